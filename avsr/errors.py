@@ -1,0 +1,32 @@
+"""What can go wrong in the user's world, as exceptions whose text is the message shown.
+
+A message names the file, the problem with its numbers, then the remedy. Mistakes of ours are `assert`s.
+"""
+
+
+class AvsrError(Exception):
+    """Anything the user can put right; `str(error)` is one sentence and a remedy."""
+
+
+class BadMedia(AvsrError):
+    """A recording that cannot be read, or holds neither sound nor picture that can be used."""
+
+
+class NoFace(AvsrError):
+    """Lips were asked for and no face was found in enough frames."""
+
+
+class BadManifest(AvsrError):
+    """A corpus list with a missing field, a wrong value or a file that is not there."""
+
+
+class BadCheckpoint(AvsrError):
+    """Weights that are damaged, of another shape, or made with another recipe."""
+
+
+class MissingAsset(AvsrError):
+    """A file the program needs could not be found, fetched, or had the wrong sha256."""
+
+
+class BadOutput(AvsrError):
+    """A result that could not be written: no such folder, no permission, disk full."""

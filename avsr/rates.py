@@ -1,0 +1,47 @@
+"""Rates and sizes, defined once; everything else derives from them by exact division.
+
+    audio 16 kHz  ->  log-mel 100 /s  ->  memory 50 /s        video 25 /s  ->  memory 50 /s (each frame twice)
+"""
+
+
+def exact_div(a: int, b: int) -> int:
+    """`a / b` where no remainder is allowed."""
+    assert a % b == 0, f"{a} is not a multiple of {b}"
+    return a // b
+
+
+SAMPLE_RATE = 16_000                                        # audio samples per second, mono
+VIDEO_FPS = 25                                              # frames per second, after resampling
+HOP = 160                                                   # samples from one log-mel column to the next: 10 ms
+N_FFT = 400                                                 # samples in one log-mel window: 25 ms
+FEATURE_RATE = exact_div(SAMPLE_RATE, HOP)                  # log-mel columns per second: 100
+MEMORY_RATE = exact_div(FEATURE_RATE, 2)                    # encoder positions per second: 50
+SAMPLES_PER_FRAME = exact_div(SAMPLE_RATE, VIDEO_FPS)       # 640
+FEATURES_PER_FRAME = exact_div(FEATURE_RATE, VIDEO_FPS)     # 4
+MEMORY_PER_FRAME = exact_div(MEMORY_RATE, VIDEO_FPS)        # 2
+PIECE_SECONDS = 30                                          # the longest stretch a model is given at once (Whisper's)
+PIECE_SAMPLES = PIECE_SECONDS * SAMPLE_RATE
+PIECE_FEATURES = PIECE_SECONDS * FEATURE_RATE               # 3000
+PIECE_FRAMES = PIECE_SECONDS * VIDEO_FPS                    # 750
+MOUTH_SIZE = 96                                             # pixels, square, as cached
+MOUTH_INPUT = 88                                            # pixels, square, as the lip network takes it
+
+
+def frames_to_seconds(n_frames: int) -> float:
+    """Start time in seconds of video frame number `n_frames`."""
+    return n_frames / VIDEO_FPS
+
+
+def seconds_to_frames(seconds: float) -> int:
+    """Number of the video frame nearest to a time in seconds."""
+    return round(seconds * VIDEO_FPS)
+
+
+def frames_to_samples(n_frames: int) -> int:
+    """Audio samples spanned by `n_frames` video frames."""
+    return n_frames * SAMPLES_PER_FRAME
+
+
+def samples_to_frames(n_samples: int) -> int:
+    """Video frames that cover `n_samples` audio samples (rounded up)."""
+    return -(-n_samples // SAMPLES_PER_FRAME)

@@ -1,0 +1,49 @@
+"""Where and how things run: device, dtype, threads, and the progress protocol. Imports torch only inside functions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from avsr.errors import AvsrError
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[str, float, float | None], None]
+"""`progress(stage, done, total)`: seconds, files or bytes done so far; `total` is None when it is not known."""
+
+
+def no_progress(stage: str, done: float, total: float | None) -> None:
+    """The progress callback of callers who do not want one."""
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The torch device for `auto`, `cpu` or `cuda` (also `cuda:1`).
+
+    Raises AvsrError when CUDA is asked for and there is none.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise AvsrError(f"--device {device}: not a device this program knows.  Use auto, cpu or cuda.")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise AvsrError(f"--device {device}: torch sees no CUDA device here.  Use --device cpu.")
+    return torch.device(device)
+
+
+def pick_dtype(device: torch.device) -> torch.dtype:
+    """float32 on the CPU; on CUDA bfloat16 where it is fast (compute capability 8 and up), float16 before that."""
+    import torch
+
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+def n_cores() -> int:
+    """Processor cores this process may use (respects affinity and containers that set it)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
