@@ -1,0 +1,196 @@
+"""Models on disk: tensors plus readable JSON, never pickle; and by which names models are found.
+
+    folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and all that decoding must know
+A folder holds model.safetensors, model.json and tokenizer.json; JSON is written last and names the sha256 of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avsr import assets, rates
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.lips import LipRecipe
+from avsr.runtime import Progress, no_progress
+from avsr.text import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from avsr.models.avsr import AVSR
+
+LAYOUT = 1                                                  # of model.json; a newer one is refused
+DEFAULT_MODEL = "tiny.en"
+HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "model.safetensors")
+RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network ready for use, and what goes with it.
+
+    pad_seconds: length to which sound is padded with silence before the network hears it (Whisper's 30), None for none.
+    lips_trained: whether what it sees means anything yet.
+    suppress, suppress_begin, alignment_heads: see models.whisper.WhisperSettings.
+    training: free facts for the reader: data and licence, git commit, step, scores.
+    """
+
+    name: str
+    model: AVSR
+    tokenizer: Tokenizer
+    recipe: LipRecipe = field(default_factory=LipRecipe)
+    lips_trained: bool = False
+    pad_seconds: int | None = rates.PIECE_SECONDS
+    suppress: tuple[int, ...] = ()
+    suppress_begin: tuple[int, ...] = ()
+    alignment_heads: tuple[tuple[int, int], ...] = ()
+    training: dict = field(default_factory=dict)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Two-letter codes this model can be told to write."""
+        return tuple(self.tokenizer.languages) or ("en",)
+
+
+def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
+         progress: Progress = no_progress) -> Checkpoint:
+    """A model by folder (ours or Hugging Face's Whisper), by Whisper size (`tiny.en`, `large-v3`), or by hub name.
+
+    `lips` False leaves the lip network out, which saves its memory and the 3 s that importing torchvision takes. A
+    Whisper gets a new lip network behind closed gates. Raises BadCheckpoint or MissingAsset.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        checkpoint = _load_ours(folder, lips) if (folder / "model.json").exists() else _load_whisper(folder, str(name), lips)
+    elif folder.exists():
+        raise BadCheckpoint(f"{name}: a file, but a model is a folder with model.json and model.safetensors.  Name the folder.")
+    else:
+        checkpoint = _load_by_name(str(name), lips, progress)
+    checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return checkpoint
+
+
+def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
+    from avsr.models.whisper import SIZES
+
+    size = "large-v3-turbo" if name == "turbo" else "large-v3" if name == "large" else name
+    if size == "tiny.en":
+        try:
+            return _load_packaged(lips, progress)
+        except assets.MissingAsset as error:
+            missing = error
+    if size not in SIZES and size.count("/") != 1:
+        nearest = get_close_matches(name, SIZES, 1)
+        hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(SIZES)}, a folder, or owner/model of the hub."
+        raise BadCheckpoint(f"{name}: no such model or folder.  {hint}")
+    repo = f"openai/whisper-{size}" if size in SIZES else size
+    try:
+        paths = [assets.hub_file(repo, file, progress=progress) for file in HUB_FILES]
+    except AvsrError as error:
+        if size == "tiny.en":
+            raise missing from error
+        raise
+    return _load_whisper(paths[0].parent, name, lips)
+
+
+def _load_packaged(lips: bool, progress: Progress) -> Checkpoint:
+    """tiny.en from the file that the extra `offline` brings."""
+    from avsr.models.whisper import load_ctranslate2
+
+    weights, config, tokenizer = (assets.find(f"whisper-tiny.en.{part}", progress=progress)
+                                  for part in ("ct2", "config.json", "tokenizer.json"))
+    model, settings = load_ctranslate2(weights, config, lips="resnet18" if lips else None)
+    return Checkpoint("tiny.en", model, Tokenizer(tokenizer), **vars(settings))
+
+
+def _load_whisper(folder: Path, name: str, lips: bool) -> Checkpoint:
+    from avsr.models.whisper import load_folder
+
+    for file in ("config.json", "tokenizer.json"):
+        if not (folder / file).exists():
+            raise BadCheckpoint(f"{folder}: holds no {file} and no model.json, so it is no model.  Name a model's folder.")
+    model, settings = load_folder(folder, lips="resnet18" if lips else None)
+    return Checkpoint(name, model, Tokenizer(folder / "tokenizer.json"), **vars(settings))
+
+
+def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Path:
+    """Write a model folder; with `half` weights are stored as float16. Whatever interrupts it, an older model stays whole.
+
+    Raises BadOutput.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    state = {name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().cpu()
+             for name, tensor in checkpoint.model.state_dict().items()}
+    fresh = {name: folder / f".{name}.new" for name in ("model.safetensors", "tokenizer.json", "model.json")}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, fresh["model.safetensors"])
+        shutil.copyfile(checkpoint.tokenizer.path, fresh["tokenizer.json"])
+        description = _describe(checkpoint, {name: _sha256(fresh[name]) for name in list(fresh)[:2]})
+        fresh["model.json"].write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name, path in fresh.items():
+            os.replace(path, folder / name)
+    except OSError as error:
+        for path in fresh.values():
+            path.unlink(missing_ok=True)
+        raise BadOutput(f"{folder}: the model cannot be written ({error.strerror}).  Choose another folder.") from error
+    return folder
+
+
+def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
+    kept = {f.name: getattr(checkpoint, f.name) for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "recipe")}
+    return {"layout": LAYOUT, "dims": asdict(checkpoint.model.dims), "rates": {name: getattr(rates, name) for name in RATES},
+            "recipe": asdict(checkpoint.recipe), "sha256": sha256, **kept}
+
+
+def _load_ours(folder: Path, lips: bool) -> Checkpoint:
+    from avsr.models.avsr import AVSR, Dims, without_lips
+    from avsr.models.whisper import read_json, read_safetensors
+
+    facts = read_json(folder / "model.json")
+    if facts.get("layout") != LAYOUT:
+        raise BadCheckpoint(f"{folder}: model.json of layout {facts.get('layout')}, known is {LAYOUT}.  Install a newer avsr.")
+    for name, value in facts["rates"].items():
+        if getattr(rates, name, None) != value:
+            raise BadCheckpoint(f"{folder}: made with {name} = {value}, here it is {getattr(rates, name, None)}.  "
+                                "Use the version of avsr it was trained with.")
+    for name, sha256 in facts["sha256"].items():
+        if not (folder / name).exists() or _sha256(folder / name) != sha256:
+            raise BadCheckpoint(f"{folder / name}: missing, or not the one model.json names.  Copy the whole folder again.")
+    dims = _build(Dims, facts["dims"], folder)
+    dims = dims if lips else without_lips(dims)
+    model = AVSR(dims)
+    weights = {name: tensor for name, tensor in read_safetensors(folder / "model.safetensors").items()
+               if lips or name in model.state_dict()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise BadCheckpoint(f"{folder}: its weights do not fit its dims ({' '.join(str(error).split())[:200]}).  "
+                            "Fetch the model again.") from error
+    tuples = {name: tuple(facts[name]) for name in ("suppress", "suppress_begin")}
+    heads = tuple((layer, head) for layer, head in facts["alignment_heads"])
+    return Checkpoint(facts["name"], model, Tokenizer(folder / "tokenizer.json"), _build(LipRecipe, facts["recipe"], folder),
+                      facts["lips_trained"], facts["pad_seconds"], **tuples, alignment_heads=heads, training=facts["training"])
+
+
+def _build(kind: type, values: dict, folder: Path):
+    """A dataclass from JSON; a field it does not have, or lacks, is named."""
+    known = {f.name for f in fields(kind)}
+    if strange := sorted(values.keys() ^ known):
+        raise BadCheckpoint(f"{folder}: its {kind.__name__} differs from this version's in {', '.join(strange)}.  "
+                            "Use the version of avsr it was trained with.")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

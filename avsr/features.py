@@ -1,0 +1,47 @@
+"""Log-mel features, exactly Whisper's: the only audio front end.
+
+    audio (S,) float32, SAMPLE_RATE  ->  log-mel (ceil(S / HOP), n_mels) float32, FEATURE_RATE a second
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from avsr.rates import HOP, N_FFT, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+FLOOR = 1e-10                                               # power below this counts as silence: -100 dB
+RANGE = 8.0                                                 # log10 units kept below the loudest bin: 80 dB
+
+
+@lru_cache(maxsize=4)
+def mel_filters(n_mels: int) -> torch.Tensor:
+    """Slaney-style mel filters as librosa makes them: (n_mels, N_FFT // 2 + 1) float32."""
+    import torch
+    from librosa.filters import mel
+
+    return torch.from_numpy(mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels))
+
+
+def log_mel(audio: np.ndarray | torch.Tensor, *, n_mels: int = 80, n_samples: int | None = None) -> torch.Tensor:
+    """Whisper's log-mel spectrogram (Radford et al. 2022; openai/whisper `audio.py`).
+
+    audio: (S,) float32 in [-1, 1], SAMPLE_RATE, or (B, S). `n_samples` pads with silence or cuts to that length
+    first, as Whisper pads to 30 s; without it a last part of a HOP is completed with silence.
+    Returns (frames, n_mels) or (B, frames, n_mels) float32, roughly in [-1, 1.5]; on the device of `audio`.
+    """
+    import torch
+
+    samples = torch.as_tensor(audio, dtype=torch.float32)
+    target = n_samples if n_samples is not None else -(-max(samples.shape[-1], N_FFT) // HOP) * HOP
+    samples = torch.nn.functional.pad(samples[..., :target], (0, max(0, target - samples.shape[-1])))
+    window = torch.hann_window(N_FFT, device=samples.device)
+    spectrum = torch.stft(samples, N_FFT, HOP, window=window, return_complex=True)
+    power = spectrum[..., :-1].abs().square()               # Whisper drops the last column
+    log_power = (mel_filters(n_mels).to(samples.device) @ power).clamp_min(FLOOR).log10()
+    loudest = log_power.amax(dim=(-2, -1), keepdim=True)    # of each utterance, so that a batch equals its members
+    return ((log_power.maximum(loudest - RANGE) + 4.0) / 4.0).transpose(-2, -1)

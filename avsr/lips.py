@@ -1,0 +1,324 @@
+"""Mouths: frames and tracks in, aligned grey mouths out.
+
+    Clip.video (T, H, W, 3) uint8 RGB  +  Track.points (T, 478, 2) float32 pixels  ->  Mouths.images (T, 96, 96) uint8
+
+The recipe is part of the model: change it and old checkpoints refuse to load. It makes crops like auto_avsr's, so that
+networks trained on those see what they know: the face turned and scaled to a mean face, the mouth in the middle.
+Everybody is cropped as the frames pass; who is looked at is chosen afterwards, for each stretch of speech.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from avsr import faces, rates
+from avsr.errors import BadCheckpoint
+
+if TYPE_CHECKING:
+    from avsr.faces import Track
+    from avsr.media import Clip
+
+
+@dataclass(frozen=True)
+class LipRecipe:
+    """How a mouth is cut out; stored with every model and every cache.
+
+    Groups of mesh points that do not talk (corners of the right eye, of the left eye, base of the nose; the person's
+    right) are averaged and laid on `reference`, the same points of the mean face in 256x256 that auto_avsr publishes.
+    The mouth is where the inner edge of the upper lip is: it does not drop with the jaw, and lies where auto_avsr's
+    detector puts the centre of the mouth (within 2 pixels on GRID).
+    """
+
+    landmarks: str = "mediapipe-mesh-478"
+    size: int = rates.MOUTH_SIZE                                            # pixels of the mean face, square
+    anchors: tuple[tuple[int, ...], ...] = ((33, 133), (362, 263), (98, 97, 2, 326, 327))
+    reference: tuple[tuple[float, float], ...] = ((102.07, 94.27), (156.36, 93.58), (129.00, 135.90))
+    mouth: tuple[int, ...] = (81, 82, 13, 312, 311)
+    smooth: int = 12                                                        # frames: half before, half after
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as JSON can hold them; `from_dict` takes them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LipRecipe:
+        """The recipe stored as `values` (tuples may have become lists). Raises BadCheckpoint on other fields."""
+        names = {field.name for field in fields(cls)}
+        if wrong := sorted(names ^ set(values)):
+            known = "is not there" if wrong[0] in names else "is not known to this version"
+            raise BadCheckpoint(f"lip recipe: field '{wrong[0]}' {known}.  Prepare or train again with this version.")
+        return cls(**{name: _tuples(value) for name, value in values.items()})
+
+    def differences(self, other: LipRecipe) -> list[str]:
+        """One line, `field: mine against theirs`, for each field that differs; empty where mouths are comparable."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{name}: {mine[name]} against {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+
+
+@dataclass(frozen=True)
+class Mouths:
+    """One person's mouth over consecutive frames.
+
+    images: (T, 96, 96) uint8 grey; black where nobody is seen, and outside the picture
+    missing: (T,) bool: True where no face was found; the images there come from interpolated landmarks, or are black
+    size: (T,) float32: side of the face in pixels of the source; 0 where nobody is seen
+    score: (T,) float32 in 0..1: steadiness of the face, 0 where missing
+    start_frame: number of the first frame, from the start of the recording
+    person: number of the person; of the one mostly seen where several cameras were joined
+    """
+
+    images: np.ndarray
+    missing: np.ndarray
+    size: np.ndarray
+    score: np.ndarray
+    start_frame: int
+    person: int
+
+    @property
+    def end_frame(self) -> int:
+        """One past the number of the last frame."""
+        return self.start_frame + len(self.images)
+
+
+@dataclass
+class _Cropping:
+    """A person whose track goes on: points from `first` on, of which those before `next` only serve smoothing."""
+
+    first: int               # frame of marks[0]
+    start: int               # first frame of the track
+    next: int                # frame to be cropped next
+    marks: np.ndarray        # (N, anchors + 1, 2) float64
+    size: np.ndarray         # (N,) float32
+    score: np.ndarray        # (N,) float32
+    missing: np.ndarray      # (N,) bool
+
+
+class MouthCropper:
+    """Crops the mouths of everybody in a recording given in consecutive windows, as their tracks become final.
+
+        with FaceTracker() as tracker:
+            cropper = MouthCropper()
+            for clip in media.windows(path):
+                mouths += cropper.update(clip, tracker.update(clip))
+            mouths += cropper.finish(tracker.finish())
+
+    Grey frames are kept only while a live track may still need them: about 20 of them with the usual tracker.
+    """
+
+    def __init__(self, recipe: LipRecipe | None = None) -> None:
+        self.recipe = recipe or LipRecipe()
+        self._frames: dict[int, np.ndarray] = {}           # number -> (H, W) uint8 grey, or RGB of the current clip
+        self._people: dict[int, _Cropping] = {}
+
+    def update(self, clip: Clip, tracks: Iterable[Track]) -> list[Mouths]:
+        """Mouths that are final, given the next window and the pieces of tracks that it completed."""
+        if clip.video is not None:
+            self._frames.update(enumerate(clip.video, clip.start_frame))
+        mouths = self._crop(tracks)
+        self._forget()
+        return mouths
+
+    def finish(self, tracks: Iterable[Track] = ()) -> list[Mouths]:
+        """The rest, given the pieces that the tracker's `finish` returned."""
+        mouths = self._crop(tracks)
+        assert not self._people, "the tracker must be finished first"
+        self._frames.clear()
+        return mouths
+
+    def _crop(self, tracks: Iterable[Track]) -> list[Mouths]:
+        made = [self._extend(track) for track in tracks]
+        return [mouths for mouths in made if mouths is not None]
+
+    def _extend(self, track: Track) -> Mouths | None:
+        """Add a piece to its person and crop what has all its neighbours."""
+        person = self._people.pop(track.person, None)
+        person = _continue(person, track, _marks(track.points, self.recipe))
+        stop = track.end_frame if track.last else track.end_frame - self.recipe.smooth // 2
+        mouths = None
+        if stop > person.next:
+            mouths = self._cut(person, stop, track.person)
+            person.next = stop
+        if not track.last:
+            self._people[track.person] = _trim(person, self.recipe.smooth // 2)
+        return mouths
+
+    def _cut(self, person: _Cropping, stop: int, number: int) -> Mouths:
+        here = slice(person.next - person.first, stop - person.first)
+        marks = _smooth(person, here, self.recipe.smooth // 2)
+        matrices = _matrices(marks, self.recipe)
+        greys = (_grey(self._frames[frame]) for frame in range(person.next, stop))
+        images = np.stack([_warp(grey, matrix, self.recipe.size) for grey, matrix in zip(greys, matrices, strict=True)])
+        return Mouths(images, person.missing[here], person.size[here], person.score[here], person.next, number)
+
+    def _forget(self) -> None:
+        """Drop the frames nobody needs; keep the others in grey, as copies, so that the clip can go."""
+        if not self._people:
+            self._frames.clear()
+            return
+        oldest = min(person.next for person in self._people.values())
+        self._frames = {
+            number: _grey(frame) if frame.ndim == 3 else frame
+            for number, frame in self._frames.items()
+            if number >= oldest
+        }
+
+
+def crop(clip: Clip, track: Track, recipe: LipRecipe | None = None) -> Mouths:
+    """The mouths (T, 96, 96) of a whole track within a whole clip: what a MouthCropper gives in pieces, joined."""
+    cropper = MouthCropper(recipe)
+    pieces = cropper.update(clip, [track])
+    assert track.last, "a piece of a track: give it to a MouthCropper"
+    return pieces[0]
+
+
+def choose(mouths: Iterable[Mouths], start_frame: int, end_frame: int) -> Mouths | None:
+    """Whom to look at from `start_frame` to before `end_frame`: the largest, steadiest face.
+
+    Where that person's track does not reach, as after a cut to another camera, the next best who was not in sight
+    beside the ones already taken steps in. Returns (end_frame - start_frame) frames, black and missing where nobody
+    is seen; None where nobody is seen at all.
+    """
+    people: dict[int, list[Mouths]] = defaultdict(list)
+    for piece in mouths:
+        if piece.start_frame < end_frame and piece.end_frame > start_frame:
+            people[piece.person].append(piece)
+    stretches = [_stretch(pieces, start_frame, end_frame) for pieces in people.values()]
+    stretches.sort(key=lambda one: (-_weight(one), one.person))
+    if not stretches or _weight(stretches[0]) == 0:
+        return None
+    best = stretches[0]
+    for other in stretches[1:]:
+        if _weight(other) > 0 and not np.any((other.size > 0) & (best.size > 0)):
+            best = _filled(best, other)
+    return best
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _marks(points: np.ndarray, recipe: LipRecipe) -> np.ndarray:
+    """(T, 478, 2) -> (T, anchors + 1, 2) float64: means of the groups of anchors, and last the mouth."""
+    groups = (*recipe.anchors, recipe.mouth)
+    return np.stack([points[:, group].astype(np.float64).mean(axis=1) for group in groups], axis=1)
+
+
+def _continue(person: _Cropping | None, track: Track, marks: np.ndarray) -> _Cropping:
+    size = faces.face_size(track.points)
+    if person is None:
+        start = track.start_frame
+        return _Cropping(start, start, start, marks, size, track.score, track.missing)
+    assert track.start_frame == person.first + len(person.marks), f"a piece of person {track.person} is not there"
+    person.marks = np.concatenate([person.marks, marks])
+    person.size = np.concatenate([person.size, size])
+    person.score = np.concatenate([person.score, track.score])
+    person.missing = np.concatenate([person.missing, track.missing])
+    return person
+
+
+def _trim(person: _Cropping, reach: int) -> _Cropping:
+    """Forget what no later frame is smoothed with."""
+    old = max(0, person.next - reach - person.first)
+    person.first += old
+    for name in ("marks", "size", "score", "missing"):
+        setattr(person, name, getattr(person, name)[old:])
+    return person
+
+
+def _smooth(person: _Cropping, here: slice, reach: int) -> np.ndarray:
+    """Mean of up to `reach` frames on either side, fewer towards the ends of a track, moved back to where the frame's
+    own marks have their centre: shape and scale are steadied, the place does not lag."""
+    smoothed = []
+    for now in range(here.start, here.stop):
+        near = min(reach, now + person.first - person.start, len(person.marks) - 1 - now)
+        mean = person.marks[now - near : now + near + 1].mean(axis=0)
+        smoothed.append(mean + (person.marks[now].mean(axis=0) - mean.mean(axis=0)))
+    return np.stack(smoothed)
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least-squares rotation, scaling and shift (no mirror) of points (..., N, 2) onto (N, 2) -> (..., 2, 3) float64.
+
+    Umeyama's problem, which for the plane has a closed form in complex numbers.
+    """
+    a, b = (np.asarray(points, np.float64) @ np.array([1, 1j]) for points in (source, target))
+    a_mean, b_mean = a.mean(axis=-1, keepdims=True), b.mean(axis=-1, keepdims=True)
+    spread = (np.abs(a - a_mean) ** 2).sum(axis=-1)
+    turn = ((a - a_mean).conj() * (b - b_mean)).sum(axis=-1) / np.maximum(spread, 1e-12)
+    shift = b_mean[..., 0] - turn * a_mean[..., 0]
+    rows = [[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def _matrices(marks: np.ndarray, recipe: LipRecipe) -> np.ndarray:
+    """(T, anchors + 1, 2) -> (T, 2, 3) float64: from pixels of the frame to pixels of the crop."""
+    matrices = similarity(marks[:, :-1], np.array(recipe.reference))
+    mouth = np.einsum("tij,tj->ti", matrices[:, :, :2], marks[:, -1])
+    matrices[:, :, 2] = recipe.size / 2 - mouth
+    return matrices
+
+
+def _grey(frame: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def _warp(grey: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) uint8 -> (size, size) uint8. Of a close-up, blocks of pixels are averaged first, or it would alias."""
+    import cv2
+
+    block = max(1, int(1 / max(float(np.hypot(*matrix[:, 0])), 1e-6)))
+    if block > 1:
+        grey, matrix = _shrunk(grey, matrix, size, block)
+    return cv2.warpAffine(grey, matrix, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def _shrunk(grey: np.ndarray, matrix: np.ndarray, size: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the frame that the crop shows, `block` times smaller, and the matrix for it."""
+    import cv2
+
+    corners = np.array([[-1, -1], [size, -1], [-1, size], [size, size]], np.float64)
+    there = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    limits = np.array(grey.shape[::-1])
+    low = np.clip(np.floor(there.min(axis=0)).astype(int) - block, 0, limits - 1)
+    count = np.maximum((np.clip(np.ceil(there.max(axis=0)).astype(int) + block, 1, limits) - low) // block, 1)
+    part = grey[low[1] : low[1] + count[1] * block, low[0] : low[0] + count[0] * block]
+    small = cv2.resize(part, tuple(int(n) for n in count), interpolation=cv2.INTER_AREA)
+    shift = matrix[:, :2] @ (low + (block - 1) / 2) + matrix[:, 2]       # centre of the first block
+    return small, np.column_stack([matrix[:, :2] * block, shift])
+
+
+def _weight(mouths: Mouths) -> float:
+    """Area of the face, times its steadiness, summed over the frames in which it was found."""
+    return float((np.square(mouths.size, dtype=np.float64) * mouths.score * ~mouths.missing).sum())
+
+
+def _stretch(pieces: list[Mouths], start: int, end: int) -> Mouths:
+    """One person from `start` to before `end`, black, missing and of size 0 where the pieces do not reach."""
+    images = np.zeros((end - start, *pieces[0].images.shape[1:]), np.uint8)
+    missing = np.ones(end - start, bool)
+    size, score = np.zeros((2, end - start), np.float32)
+    for piece in pieces:
+        low, high = max(start, piece.start_frame), min(end, piece.end_frame)
+        there, here = slice(low - start, high - start), slice(low - piece.start_frame, high - piece.start_frame)
+        images[there], missing[there] = piece.images[here], piece.missing[here]
+        size[there], score[there] = piece.size[here], piece.score[here]
+    return Mouths(images, missing, size, score, start, pieces[0].person)
+
+
+def _filled(best: Mouths, other: Mouths) -> Mouths:
+    there = other.size > 0
+    return Mouths(
+        np.where(there[:, None, None], other.images, best.images),
+        np.where(there, other.missing, best.missing),
+        np.where(there, other.size, best.size),
+        np.where(there, other.score, best.score),
+        best.start_frame,
+        best.person,
+    )

@@ -1,0 +1,206 @@
+"""Listening and looking: a recording in windows, pieces of speech out, each with its sound and its speaker's mouth.
+
+    media.Recording -> Clip windows -> (speech.SpeechCutter, faces.FaceTracker -> lips.MouthCropper -> choose) -> Heard
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from avsr import media
+from avsr.faces import FaceTracker
+from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
+from avsr.rates import PIECE_FRAMES, frames_to_samples, samples_to_frames
+from avsr.runtime import Progress, no_progress
+from avsr.speech import Piece, SpeechCutter, SpeechProbability
+
+BY_EYE_FRAMES = 100                                         # to a window with pictures: 4 s, 276 MB at 1280x720
+BY_EAR_FRAMES = PIECE_FRAMES                                # to a window of sound alone: 30 s, 2 MB
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A piece on its way to the network: sound (S,) float32 or None, mouths over its frames or None."""
+
+    piece: Piece
+    audio: np.ndarray | None
+    mouths: Mouths | None
+
+
+class Listener:
+    """The pieces of a recording in order, each as soon as its sound and its mouths are complete. Iterate once.
+
+    recipe: how mouths are cut out, None to listen only. vad: cut at pauses, or every 30 s as they come.
+    save_lips: a folder for a small video of the mouths. duration_s: seconds of the recording taken in so far.
+    """
+
+    def __init__(self, recording: media.Recording, recipe: LipRecipe | None, *, vad: bool = True,
+                 save_lips: Path | None = None, progress: Progress = no_progress):
+        self.recording, self.recipe, self.vad = recording, recipe, vad
+        self.save_lips, self.progress, self.duration_s = save_lips, progress, 0.0
+
+    def __iter__(self) -> Iterator[Heard]:
+        ears, waiting = _Ears(self.vad), []
+        with ExitStack() as stack:
+            eyes = None
+            if self.recipe is not None:
+                eyes = stack.enter_context(_Eyes(self.recipe, keep_all=self.save_lips is not None))
+            for clip in self.recording.windows(BY_EAR_FRAMES if eyes is None else BY_EYE_FRAMES):
+                waiting += ears.update(clip)
+                if eyes is not None:
+                    eyes.update(clip)
+                while waiting and (eyes is None or waiting[0].end_frame <= eyes.settled):
+                    yield _take(waiting.pop(0), ears, eyes)
+                oldest = min([ears.settled] + [piece.start_frame for piece in waiting])
+                for sense in (ears, eyes):
+                    if sense is not None:
+                        sense.forget(oldest)
+                self.duration_s = clip.start_s + clip.duration_s
+                self.progress("transcribe", self.duration_s, self.recording.duration_s)
+            if eyes is not None:
+                eyes.finish()
+            for piece in waiting + ears.finish():
+                yield _take(piece, ears, eyes)
+            if eyes is not None and self.save_lips is not None:
+                eyes.save(self.save_lips, Path(self.recording.name).stem)
+
+
+def _take(piece: Piece, ears: _Ears, eyes: _Eyes | None) -> Heard:
+    return Heard(piece, ears.take(piece), None if eyes is None else eyes.take(piece))
+
+
+class _Ears:
+    """Sound and the pieces it falls into; keeps what may still be needed."""
+
+    def __init__(self, vad: bool):
+        self.probability = SpeechProbability() if vad else None
+        self.cutter = SpeechCutter()
+        self.chunks: list[tuple[int, np.ndarray]] = []      # first frame, samples
+        self.n_frames = self.taken = 0
+
+    def update(self, clip: media.Clip) -> list[Piece]:
+        self.n_frames = clip.start_frame + clip.n_frames
+        if clip.audio is not None:
+            self.chunks.append((clip.start_frame, clip.audio))
+        if self.probability is not None and clip.audio is not None:
+            return self.cutter.update(self.probability.update(clip.audio))
+        pieces = []
+        while self.n_frames - self.taken >= PIECE_FRAMES:
+            pieces.append(Piece(self.taken, self.taken + PIECE_FRAMES))
+            self.taken += PIECE_FRAMES
+        return pieces
+
+    def finish(self) -> list[Piece]:
+        if self.probability is not None:
+            pieces = self.cutter.update(self.probability.finish()) + self.cutter.finish()
+            return [replace(piece, end_frame=min(piece.end_frame, self.n_frames)) for piece in pieces]
+        return [Piece(self.taken, self.n_frames)] if self.n_frames > self.taken else []
+
+    @property
+    def settled(self) -> int:
+        return self.taken if self.probability is None else self.cutter.settled
+
+    def take(self, piece: Piece) -> np.ndarray | None:
+        parts = []
+        for start, samples in self.chunks:
+            low, high = frames_to_samples(piece.start_frame - start), frames_to_samples(piece.end_frame - start)
+            if high > 0 and low < len(samples):
+                parts.append(samples[max(0, low):high])
+        return np.concatenate(parts) if parts else None
+
+    def forget(self, before: int) -> None:
+        self.chunks = [(start, samples) for start, samples in self.chunks if start + samples_to_frames(len(samples)) > before]
+
+
+class _Eyes:
+    """Everybody's mouths; keeps what may still be needed, or all of them for `save`."""
+
+    def __init__(self, recipe: LipRecipe, *, keep_all: bool):
+        self.tracker, self.cropper = FaceTracker(), MouthCropper(recipe)
+        # Frames that tracker and cropper may hold back, see there.
+        self.lag = self.tracker.max_gap + 4 * self.tracker.stride + recipe.smooth
+        self.mouths: list[Mouths] = []
+        self.kept: list[Mouths] = []
+        self.audio: list[np.ndarray] = []
+        self.keep_all, self.settled, self.n_frames = keep_all, 0, 0
+
+    def __enter__(self) -> _Eyes:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.tracker.close()
+
+    def update(self, clip: media.Clip) -> None:
+        self._add(self.cropper.update(clip, self.tracker.update(clip)))
+        self.n_frames = clip.start_frame + clip.n_frames
+        self.settled = self.n_frames - self.lag
+        if self.keep_all and clip.audio is not None:
+            self.audio.append(clip.audio)
+
+    def finish(self) -> None:
+        self._add(self.cropper.finish(self.tracker.finish()))
+        self.settled = self.n_frames
+
+    def _add(self, mouths: list[Mouths]) -> None:
+        self.mouths += mouths
+        if self.keep_all:
+            self.kept += mouths
+
+    def take(self, piece: Piece) -> Mouths | None:
+        return choose(self.mouths, piece.start_frame, piece.end_frame)
+
+    def forget(self, before: int) -> None:
+        self.mouths = [mouths for mouths in self.mouths if mouths.end_frame > before]
+
+    def save(self, folder: Path, stem: str) -> None:
+        """All chosen mouths of the recording, with its sound, as {stem}.lips.mp4."""
+        chosen = choose(self.kept, 0, self.n_frames)
+        if chosen is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            audio = np.concatenate(self.audio) if self.audio else None
+            media.write(chosen.images, folder / f"{stem}.lips.mp4", audio=audio)
+
+
+def ahead(items: Iterable, n: int) -> Iterator:
+    """The same items, made by a thread that runs up to `n` of them ahead. Its exception is raised here."""
+    line: queue.Queue = queue.Queue(maxsize=n)
+    stop, end = threading.Event(), object()
+
+    def put(item: object) -> None:
+        while not stop.is_set():
+            try:
+                return line.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        return None
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    break
+            put((end, None))
+        except BaseException as error:                      # raised again where the items are used
+            put((end, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = line.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()

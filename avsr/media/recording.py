@@ -1,0 +1,235 @@
+"""Clips, and the recordings they come from: the door of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from avsr.errors import BadMedia
+from avsr.media.picture import Pictures, show
+from avsr.media.sound import in_pieces, lay_out, runs
+from avsr.media.streams import NOUNS, Opener, Track, cut_short, pick
+from avsr.rates import SAMPLE_RATE, frames_to_samples, frames_to_seconds, samples_to_frames
+
+SPARE_SAMPLES = 16                    # 1 ms of rounding in time stamps makes no further frame
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A stretch of one recording.
+
+    video: (T, H, W, 3) uint8 RGB, C-contiguous, VIDEO_FPS a second; None when there is no picture.
+    shown: (T,) bool, False where the source shows nothing (before its first frame, after its last) and the frame is
+        black; None with video.
+    audio: (S,) float32 mono, SAMPLE_RATE; sample frames_to_samples(t) belongs to frame t; None when there is no sound.
+        S is frames_to_samples(T), or any number in the last clip of a recording without picture.
+    start_frame: number of the first frame, counted from the start of the recording.
+    """
+
+    video: np.ndarray | None = None
+    shown: np.ndarray | None = None
+    audio: np.ndarray | None = None
+    start_frame: int = 0
+
+    @property
+    def n_frames(self) -> int:
+        """Video frames, or as many as cover the sound where there is no picture."""
+        if self.video is not None:
+            return len(self.video)
+        return 0 if self.audio is None else samples_to_frames(len(self.audio))
+
+    @property
+    def start_s(self) -> float:
+        """Start in seconds from the start of the recording."""
+        return frames_to_seconds(self.start_frame)
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        if self.video is None and self.audio is not None:
+            return len(self.audio) / SAMPLE_RATE
+        return frames_to_seconds(self.n_frames)
+
+
+Source = str | Path | bytes | BinaryIO | np.ndarray | Clip
+
+
+class Recording:
+    """An open recording, read once from start to end. Use `open_recording`; it is a context manager.
+
+    name: how messages call it.  duration_s: the container's estimate in seconds, None when it gives none.
+    problems: sentences about what was damaged, skipped or missing; complete once `windows` has ended.
+    """
+
+    def __init__(self, name: str, duration_s: float | None = None):
+        self.name = name
+        self.duration_s = duration_s
+        self.problems: list[str] = []
+        self._pictures: Pictures | None = None
+        self._sounds: Iterator[np.ndarray] | None = None
+        self._tracks: list[Track] = []
+        self._start_frame = 0
+        self._open = ExitStack()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._open.close()
+
+    @property
+    def has_video(self) -> bool:
+        """Whether Clips have pictures."""
+        return self._pictures is not None
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether Clips have sound."""
+        return self._sounds is not None
+
+    def windows(self, n_frames: int = 100) -> Iterator[Clip]:
+        """Consecutive Clips of `n_frames` frames, the last one shorter, that cover the recording. Can be called once.
+
+        No more than two are in memory at a time. Raises BadMedia when there is nothing at all to give.
+        """
+        assert n_frames > 0, n_frames
+        pictures = iter(self._pictures.frames) if self._pictures else iter(())
+        sounds = in_pieces(self._sounds or (), frames_to_samples(n_frames))
+        start = self._start_frame
+        while True:
+            clip = replace(self._window(pictures, next(sounds, None), n_frames), start_frame=start)
+            ended = clip.n_frames < n_frames
+            start += clip.n_frames
+            if clip.n_frames:
+                yield clip
+            if ended:
+                break
+            del clip                                         # no window lives in here while the next is made
+        if start == self._start_frame:
+            raise BadMedia(f"{self.name}: it is 0 s long.  Check that it was recorded and copied to its end.")
+        for track in self._tracks:
+            self.problems += track.complaints(self.name)
+        self.problems += cut_short(self.name, self._tracks, self.duration_s)
+
+    def _window(self, pictures: Iterator, audio: np.ndarray | None, n_frames: int) -> Clip:
+        """The next Clip: shorter than `n_frames`, or empty, at the end of the recording."""
+        sound = np.zeros(0, np.float32) if audio is None else audio
+        if self._pictures is None:
+            return Clip(audio=sound)
+        video = np.zeros((n_frames, *self._pictures.size, 3), np.uint8)
+        shown = np.zeros(n_frames, bool)
+        n = 0
+        for n, picture in zip(range(1, n_frames + 1), pictures, strict=False):
+            if picture is not None:
+                video[n - 1], shown[n - 1] = picture, True
+        n = max(n, samples_to_frames(max(0, len(sound) - SPARE_SAMPLES)))
+        if self._sounds is None:
+            return Clip(video[:n], shown[:n])
+        if len(sound) != frames_to_samples(n):
+            sound = np.pad(sound[: frames_to_samples(n)], (0, max(0, frames_to_samples(n) - len(sound))))
+        return Clip(video[:n], shown[:n], sound)
+
+
+def open_recording(source: Source, *, max_side: int = 1280, want_video: bool = True,
+                   want_audio: bool = True) -> Recording:
+    """Open a file (by path, as bytes, or as a binary file, which is read from its start), a waveform or a Clip.
+
+    Pictures are scaled down until no side is longer than `max_side` pixels. What is not wanted is never decoded.
+    Raises BadMedia when there is no such file, or nothing in it can be decoded.
+    """
+    if isinstance(source, np.ndarray):
+        source = Clip(audio=_checked_waveform(source))
+    if isinstance(source, Clip):
+        return _open_clip(source, want_video, want_audio)
+    opener = Opener(source)
+    recording = Recording(opener.name)
+    try:
+        _open_streams(recording, opener, max_side, want_video, want_audio)
+    except BaseException:
+        recording.close()
+        raise
+    return recording
+
+
+def windows(source: Source, n_frames: int = 100, **options) -> Iterator[Clip]:
+    """Clips of `n_frames` frames, the last one shorter. Options and errors are those of `open_recording`."""
+    with open_recording(source, **options) as recording:
+        yield from recording.windows(n_frames)
+
+
+def read(source: Source, **options) -> Clip:
+    """The whole recording as one Clip: 3 bytes a pixel are held in memory. Options and errors as `open_recording`."""
+    with open_recording(source, **options) as recording:
+        clips = list(recording.windows())
+        if len(clips) == 1:
+            return clips[0]
+        join = {name: np.concatenate([getattr(clip, name) for clip in clips])
+                for name in ("video", "shown", "audio") if getattr(clips[0], name) is not None}
+        return Clip(**join, start_frame=clips[0].start_frame)
+
+
+def _checked_waveform(audio: np.ndarray) -> np.ndarray:
+    if audio.ndim != 1 or audio.dtype.kind != "f" or not len(audio):
+        raise BadMedia(f"waveform: shape {audio.shape} and type {audio.dtype}, but sound must be (S,) float32, mono, "
+                       f"{SAMPLE_RATE} a second.  Mix its channels down and resample it first.")
+    return np.ascontiguousarray(audio, np.float32)
+
+
+def _open_clip(clip: Clip, want_video: bool, want_audio: bool) -> Recording:
+    recording = Recording("clip", clip.duration_s)
+    recording._start_frame = clip.start_frame
+    if want_video and clip.video is not None:
+        shown = np.ones(len(clip.video), bool) if clip.shown is None else clip.shown
+        frames = (frame if seen else None for frame, seen in zip(clip.video, shown, strict=True))
+        recording._pictures = Pictures(clip.video.shape[1:3], frames)
+    if want_audio and clip.audio is not None:
+        recording._sounds = iter([clip.audio])
+    if not (recording.has_video or recording.has_audio):
+        raise BadMedia("clip: it holds nothing of what is wanted.  Ask for its sound if it has no picture, or both.")
+    return recording
+
+
+def _open_streams(recording: Recording, opener: Opener, max_side: int, want_video: bool, want_audio: bool) -> None:
+    """Fill a Recording with the picture and the sound of a container, on a common zero.
+
+    What is not wanted still takes part in zero, by its header, so that times do not depend on what is asked for.
+    """
+    container = recording._open.enter_context(opener.open())
+    recording.duration_s = container.duration / 1e6 if container.duration else None
+    tracks: dict[str, Track] = {}
+    starts, failed = [], []
+    for kind, wanted in (("video", want_video), ("audio", want_audio)):
+        stream = pick(container, kind)
+        if stream is None:
+            continue
+        if not wanted:
+            starts += [] if stream.start_time is None else [float(stream.start_time * stream.time_base)]
+            continue
+        own = recording._open.enter_context(opener.open())
+        track = Track(own, own.streams[stream.index])
+        if track.first is None:
+            failed.append(f"{recording.name}: nothing of its {track.noun} can be decoded ({track.codec})")
+            continue
+        tracks[kind] = track
+        starts.append(track.start_s)
+    if not tracks:
+        wanted = " or ".join(NOUNS[kind] for kind, want in (("video", want_video), ("audio", want_audio)) if want)
+        raise BadMedia(f"{'. '.join(failed)}.  Convert it with another program, or get it again." if failed else
+                       f"{recording.name}: there is no {wanted} in it.  Check that it is the right file.")
+    recording.problems += [f"{sentence}; the rest was kept." for sentence in failed]
+    for track in tracks.values():
+        track.set_zero(min(starts), recording.duration_s)
+    recording._tracks = list(tracks.values())
+    if "video" in tracks:
+        recording._pictures = show(tracks["video"], max_side)
+    if "audio" in tracks:
+        recording._sounds = lay_out(runs(tracks["audio"]))

@@ -1,0 +1,1 @@
+"""The network: blocks, audio, video, fusion, decoder -> AVSR; and published weights into it."""

@@ -1,0 +1,160 @@
+"""The whole network: `Dims` describe it, `AVSR` is it, `Memory` is what it hears and sees.
+
+    log-mel (B, 100/s, n_mels) -> audio blocks ─┐ Exchange in the top layers
+    mouths  (B, 25/s, 88, 88)  -> lip blocks   ─┘ -> Memory (B, 50/s, D) -> Decoder -> logits (N, L, V)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from avsr.models.audio import AudioEncoder
+from avsr.models.blocks import length_mask
+from avsr.models.decoder import Cache, Decoder
+from avsr.models.fusion import Exchange
+from avsr.models.video import LipEncoder
+from avsr.rates import MEMORY_PER_FRAME
+
+
+@dataclass(frozen=True)
+class Dims:
+    """Everything needed to build the network; with its weights it is a model. `lips` None: a network without eyes."""
+
+    width: int = 256
+    n_heads: int = 4
+    n_mels: int = 80
+    n_audio_layers: int = 4
+    n_video_layers: int = 4
+    n_fusion_layers: int = 2                                # of the audio layers, from the top
+    n_decoder_layers: int = 3
+    n_vocab: int = 51_864
+    n_context: int = 448                                    # tokens
+    n_ctc: int = 29                                         # blank, space, a-z, apostrophe; 0: no CTC heads
+    lips: str | None = "resnet18"
+
+    def __post_init__(self):
+        assert self.n_fusion_layers <= self.n_audio_layers
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the encoders made of B utterances, MEMORY_RATE positions a second.
+
+    audio (B, S, D) or None; audio_mask (B, S) bool, None when all S positions count.
+    video (B, Sv, D) or None; video_mask (B, Sv) bool, False for padding and for frames without a face.
+    """
+
+    audio: Tensor | None
+    video: Tensor | None
+    audio_mask: Tensor | None = None
+    video_mask: Tensor | None = None
+
+    def select(self, utterances: Tensor) -> Memory:
+        """The memory of these utterances (B',) only."""
+        def keep(x):
+            return None if x is None else x.index_select(0, utterances)
+
+        return Memory(keep(self.audio), keep(self.video), keep(self.audio_mask), keep(self.video_mask))
+
+    @property
+    def n_utterances(self) -> int:
+        """B."""
+        return len(self.audio if self.audio is not None else self.video)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return (self.audio if self.audio is not None else self.video).device
+
+
+class AVSR(nn.Module):
+    """Hears, sees, and writes. Either input may be None."""
+
+    def __init__(self, dims: Dims):
+        super().__init__()
+        self.dims = dims
+        see = dims.lips is not None
+        self.audio = AudioEncoder(dims.n_mels, dims.width, dims.n_heads, dims.n_audio_layers)
+        self.decoder = Decoder(dims.n_vocab, dims.n_context, dims.width, dims.n_heads, dims.n_decoder_layers, video=see)
+        self.ctc = nn.ModuleDict({"audio": nn.Linear(dims.width, dims.n_ctc)} if dims.n_ctc else {})
+        if see:
+            self.video = LipEncoder(dims.lips, dims.width, dims.n_heads, dims.n_video_layers)
+            self.exchanges = nn.ModuleList(Exchange(dims.width, dims.n_heads) for _ in range(dims.n_fusion_layers))
+            if dims.n_ctc:
+                self.ctc["video"] = nn.Linear(dims.width, dims.n_ctc)
+                self.ctc["fused"] = nn.Linear(2 * dims.width, dims.n_ctc)
+
+    def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
+               seen: Tensor | None = None) -> Memory:
+        """Listen and look.
+
+        mel: (B, columns, n_mels) float, FEATURE_RATE; mel_lengths (B,) columns that count, None for all of them.
+        mouths: (B, T, 88, 88) float grey levels in [0, 1], VIDEO_FPS; seen (B, T) bool, None for all of them.
+        An utterance that lacks a modality in a batch that has it comes with length 0, or nothing seen.
+        """
+        assert mel is not None or mouths is not None, "neither sound nor sight"
+        assert mouths is None or self.dims.lips is not None, "this network has no eyes"
+        audio = video = audio_mask = video_mask = None
+        if mouths is not None:
+            seen = torch.ones(mouths.shape[:2], dtype=torch.bool, device=mouths.device) if seen is None else seen
+            video = self.video(mouths, seen)
+            video_mask = seen.repeat_interleave(MEMORY_PER_FRAME, dim=1)
+        if mel is not None:
+            audio = self.audio.front(mel, mel_lengths)
+            if mel_lengths is not None:
+                audio_mask = length_mask((mel_lengths + 1) // 2, audio.shape[1])
+            audio, video = self._top(audio, video, audio_mask, video_mask)
+        return Memory(audio, None if video is None else self.video.norm(video), audio_mask, video_mask)
+
+    def _top(self, audio: Tensor, video: Tensor | None, audio_mask: Tensor | None,
+             video_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The audio blocks, the last of which exchange with the video."""
+        first_fused = self.dims.n_audio_layers - self.dims.n_fusion_layers
+        for i, block in enumerate(self.audio.blocks):
+            audio = block(audio, audio_mask)
+            if video is not None and i >= first_fused:
+                heard = audio_mask
+                if heard is None:
+                    heard = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device)
+                audio, video = self.exchanges[i - first_fused](audio, video, heard, video_mask)
+        return self.audio.norm(audio), video
+
+    def start(self, memory: Memory) -> Cache:
+        """An empty cache for decoding from `memory`."""
+        return self.decoder.start(memory)
+
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 for what follows the last; grows the cache."""
+        return self.decoder(tokens, cache, last_only=True)[:, 0]
+
+    def forward(self, tokens: Tensor, mel: Tensor | None, mouths: Tensor | None = None, *,
+                mel_lengths: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """Teacher forcing: tokens (B, L) and inputs as in `encode` -> logits (B, L, V) float32."""
+        memory = self.encode(mel, mouths, mel_lengths=mel_lengths, seen=seen)
+        return self.decoder(tokens, self.start(memory))
+
+    def ctc_log_probs(self, memory: Memory) -> dict[str, Tensor]:
+        """CTC log-probabilities (B, S, n_ctc) float32 by name: `audio`, `video`, and, where both exist, `fused`."""
+        out = {}
+        if memory.audio is not None:
+            out["audio"] = self.ctc["audio"](memory.audio)
+        if memory.video is not None:
+            out["video"] = self.ctc["video"](memory.video)
+        if len(out) == 2:
+            length = memory.video.shape[1]                  # Whisper pads sound to 30 s: the rest holds nothing
+            both = torch.cat([memory.audio[:, :length], memory.video[:, :memory.audio.shape[1]]], dim=-1)
+            out["fused"] = self.ctc["fused"](both)
+        return {name: logits.float().log_softmax(dim=-1) for name, logits in out.items()}
+
+    @property
+    def gates(self) -> dict[str, float]:
+        """How far each gate is open, tanh(g), by its name."""
+        return {name: parameter.tanh().item() for name, parameter in self.named_parameters() if name.endswith("_gate")}
+
+
+def without_lips(dims: Dims) -> Dims:
+    """The same network, sound only."""
+    return replace(dims, lips=None)

@@ -1,0 +1,102 @@
+"""What every part of the network is built from: Whisper's pre-norm attention blocks, with masks and a cache.
+
+Legend for all of `models/`: B utterances, K hypotheses per utterance, N = B * K rows, T video frames, S memory
+positions (50 a second), L tokens, D model width, H heads. Masks are bool, True where there is something to attend to.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def sinusoids(length: int, width: int, *, stride: int = 1, device: torch.device | None = None) -> Tensor:
+    """Whisper's sinusoidal positions (length, width) float32; row t is position `t * stride`."""
+    assert width % 2 == 0, f"width {width} is odd"
+    step = math.log(10_000) / (width // 2 - 1)
+    scales = torch.exp(-step * torch.arange(width // 2, device=device))
+    angles = (torch.arange(length, device=device) * stride)[:, None] * scales[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def over_keys(mask: Tensor | None) -> Tensor | None:
+    """(B, S) of valid keys -> (B, 1, 1, S), as attention takes it."""
+    return None if mask is None else mask[:, None, None, :]
+
+
+def length_mask(lengths: Tensor, size: int) -> Tensor:
+    """(B,) lengths -> (B, size) bool, True before each length."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention from queries (N, L, D) to keys of B utterances, N = B * K.
+
+    The K hypotheses of one utterance share its keys: they are folded into the query length, so that a beam never
+    copies the memory. Self-attention is the case K = 1.
+    """
+
+    def __init__(self, width: int, n_heads: int):
+        super().__init__()
+        assert width % n_heads == 0, f"width {width} does not divide into {n_heads} heads"
+        self.n_heads = n_heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries look at: (B, S, D) -> keys and values, each (B, H, S, D / H)."""
+        return self._heads(self.key(x)), self._heads(self.value(x))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (N, L, D); keys, values (B, H, S, D / H); mask broadcastable to (B, 1, K * L, S). Returns (N, L, D).
+
+        A query whose keys are all masked gets zeros: nothing was there to be seen.
+        """
+        n_rows, length, width = x.shape
+        n_utterances = keys.shape[0]
+        query = self._heads(self.query(x).view(n_utterances, -1, width))         # (B, H, K * L, D / H)
+        if mask is None:
+            blind = None
+        else:
+            blind = ~mask.any(dim=-1, keepdim=True)                              # (B, 1, 1 or K * L, 1)
+            mask = mask | blind                                                  # keeps softmax away from 0 / 0
+        attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        x = self.out(attended.transpose(1, 2).reshape(n_utterances, -1, width))
+        if blind is not None:
+            x = x.masked_fill(blind.squeeze(1), 0.0)
+        return x.view(n_rows, length, width)
+
+    def weights(self, x: Tensor, keys: Tensor) -> Tensor:
+        """The attention logits before softmax, for alignment: (B, L, D), (B, H, S, D / H) -> (B, H, L, S)."""
+        return self._heads(self.query(x)) @ keys.transpose(-2, -1) / math.sqrt(keys.shape[-1])
+
+    def _heads(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        return x.view(batch, length, self.n_heads, width // self.n_heads).transpose(1, 2)
+
+
+def feed_forward(width: int) -> nn.Sequential:
+    """Whisper's: four times as wide inside, exact GELU."""
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention and feed-forward over an utterance: (B, S, D) -> (B, S, D)."""
+
+    def __init__(self, width: int, n_heads: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, n_heads)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed = feed_forward(width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """mask (B, S): padded positions are neither looked at nor counted."""
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, *self.attention.keys_values(normed), over_keys(mask))
+        return x + self.feed(self.feed_norm(x))

@@ -1,0 +1,122 @@
+"""The mouth: tokens and memories -> next-token scores, a step at a time, with an explicit cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from avsr.models.blocks import Attention, feed_forward, over_keys
+from avsr.models.fusion import GatedCrossAttention
+
+
+@dataclass
+class Cache:
+    """What the decoder remembers between steps.
+
+    own: per layer, keys and values of the tokens so far, each (N, H, L, D / H).
+    audio, video: per layer, keys and values of the memories, each (B, H, S, D / H); None without that modality.
+    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts.
+    """
+
+    own: list[tuple[Tensor, Tensor]]
+    audio: list[tuple[Tensor, Tensor]] | None
+    video: list[tuple[Tensor, Tensor]] | None
+    audio_mask: Tensor | None
+    video_mask: Tensor | None
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens taken in so far."""
+        return self.own[0][0].shape[2] if self.own else 0
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Keep these hypotheses (N',) in this order; they must stay with their utterances."""
+        self.own = [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.own]
+
+    def select_utterances(self, utterances: Tensor) -> None:
+        """Keep the memories of these utterances (B',), in this order; `select_rows` must keep their rows alike."""
+        def keep(pairs):
+            return pairs and [(keys.index_select(0, utterances), values.index_select(0, utterances))
+                              for keys, values in pairs]
+
+        self.audio, self.video = keep(self.audio), keep(self.video)
+        self.audio_mask = None if self.audio_mask is None else self.audio_mask[utterances]
+        self.video_mask = None if self.video_mask is None else self.video_mask[utterances]
+
+
+class DecoderBlock(nn.Module):
+    """Gated look at the video, then Whisper's decoder block: self-attention, cross-attention to audio, feed-forward."""
+
+    def __init__(self, width: int, n_heads: int, *, video: bool):
+        super().__init__()
+        self.video = GatedCrossAttention(width, n_heads) if video else None
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, n_heads)
+        self.audio_norm = nn.LayerNorm(width)
+        self.audio = Attention(width, n_heads)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed = feed_forward(width)
+
+
+class Decoder(nn.Module):
+    """Whisper's text decoder with video. Logits share the embedding's weights."""
+
+    def __init__(self, n_vocab: int, n_context: int, width: int, n_heads: int, n_layers: int, *, video: bool):
+        super().__init__()
+        self.embedding = nn.Embedding(n_vocab, width)
+        self.positions = nn.Parameter(torch.randn(n_context, width) * 0.01)
+        self.blocks = nn.ModuleList(DecoderBlock(width, n_heads, video=video) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def start(self, memory) -> Cache:
+        """A cache over a `Memory`, holding no tokens yet. The memories' keys and values are computed here, once."""
+        audio = video = None
+        if memory.audio is not None:
+            audio = [block.audio.keys_values(memory.audio) for block in self.blocks]
+        if memory.video is not None:
+            video = [block.video.attention.keys_values(memory.video) for block in self.blocks]
+        return Cache([], audio, video, memory.audio_mask, memory.video_mask)
+
+    def forward(self, tokens: Tensor, cache: Cache, *, last_only: bool = False) -> Tensor:
+        """The next tokens (N, L) int64 after what the cache holds -> logits (N, L, V) float32; the cache grows by L.
+
+        N is a multiple of the cache's utterances: row n belongs to utterance n // (N / B).
+        """
+        x = self.hidden(tokens, cache)
+        return self.logits(x[:, -1:] if last_only else x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(N, L, D) -> (N, L, V) float32."""
+        return (x @ self.embedding.weight.T).float()
+
+    def hidden(self, tokens: Tensor, cache: Cache, looks: list[Tensor] | None = None) -> Tensor:
+        """As `forward`, before the logits: (N, L, D). `looks` collects what each block looks at the audio
+        with, or at the video where there is no audio: (N, L, D) per block."""
+        past, length = cache.n_tokens, tokens.shape[1]
+        assert past + length <= self.positions.shape[0], f"{past + length} tokens, room for {self.positions.shape[0]}"
+        x = self.embedding(tokens) + self.positions[past:past + length]
+        causal = None                                                       # one new token may look at everything
+        if length > 1:
+            causal = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)[None, None]
+        own = []
+        for i, block in enumerate(self.blocks):
+            if cache.video is not None:
+                if looks is not None and cache.audio is None:
+                    looks.append(block.video.attention_norm(x))
+                x = block.video(x, *cache.video[i], cache.video_mask)
+            normed = block.attention_norm(x)
+            keys, values = block.attention.keys_values(normed)
+            if cache.own:
+                keys, values = torch.cat([cache.own[i][0], keys], dim=2), torch.cat([cache.own[i][1], values], dim=2)
+            own.append((keys, values))
+            x = x + block.attention(normed, keys, values, causal)
+            if cache.audio is not None:
+                normed = block.audio_norm(x)
+                if looks is not None:
+                    looks.append(normed)
+                x = x + block.audio(normed, *cache.audio[i], over_keys(cache.audio_mask))
+            x = x + block.feed(block.feed_norm(x))
+        cache.own = own
+        return self.norm(x)

@@ -1,0 +1,240 @@
+"""Published Whisper weights into an `AVSR`: Hugging Face safetensors of any size, and CTranslate2's file of tiny.en.
+
+    folder or file -> Dims, tensors by our names, and what Whisper's generation settings say
+
+Names on both sides are tables below; what is left over or missing is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avsr.errors import BadCheckpoint
+from avsr.models.avsr import AVSR, Dims
+
+SIZES = ("tiny.en", "tiny", "base.en", "base", "small.en", "small", "medium.en", "medium",
+         "large-v1", "large-v2", "large-v3", "large-v3-turbo")
+
+# (ours, Hugging Face's, CTranslate2's) within a block; both encoders' blocks and the decoder's use these.
+_SHARED = [
+    ("attention_norm", "self_attn_layer_norm", "self_attention/layer_norm"),
+    ("feed_norm", "final_layer_norm", "ffn/layer_norm"),
+    ("feed.0", "fc1", "ffn/linear_0"),
+    ("feed.2", "fc2", "ffn/linear_1"),
+    ("attention.out", "self_attn.out_proj", "self_attention/linear_1"),
+]
+_DECODER_ONLY = [
+    ("audio_norm", "encoder_attn_layer_norm", "attention/layer_norm"),
+    ("audio.query", "encoder_attn.q_proj", "attention/linear_0"),
+    ("audio.out", "encoder_attn.out_proj", "attention/linear_2"),
+]
+_OUTSIDE = [
+    ("audio.conv1", "encoder.conv1", "encoder/conv1"),
+    ("audio.conv2", "encoder.conv2", "encoder/conv2"),
+    ("audio.norm", "encoder.layer_norm", "encoder/layer_norm"),
+    ("decoder.embedding", "decoder.embed_tokens", "decoder/embeddings"),
+    ("decoder.norm", "decoder.layer_norm", "decoder/layer_norm"),
+]
+_PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
+
+
+@dataclass(frozen=True)
+class WhisperSettings:
+    """What decoding needs to know beside the weights (`generation_config.json`).
+
+    suppress: tokens never written; suppress_begin: not as the first; alignment_heads: (layer, head) of the decoder
+    whose look at the audio follows the words.
+    """
+
+    suppress: tuple[int, ...] = ()
+    suppress_begin: tuple[int, ...] = ()
+    alignment_heads: tuple[tuple[int, int], ...] = ()
+
+
+def build(dims: Dims, weights: dict[str, Tensor], *, source: str) -> AVSR:
+    """An `AVSR` whose sound parts are Whisper's; its lips, if `dims` has any, are new and their gates closed.
+
+    Raises BadCheckpoint naming weights that are missing, left over or of another shape.
+    """
+    model = AVSR(dims)
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if _is_whispers(name)}
+    missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
+    wrong = [f"{n} {tuple(weights[n].shape)} for {tuple(wanted[n])}" for n in wanted.keys() & weights.keys()
+             if weights[n].shape != wanted[n]]
+    for what, names in (("lacks", missing), ("has unknown", extra), ("has wrong shapes:", wrong)):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise BadCheckpoint(f"{source}: {what} {shown}.  Fetch the model again, or name another with --model.")
+    model.load_state_dict(weights, strict=False)            # the lips' own weights stay as they were made
+    return model.eval()
+
+
+def _is_whispers(name: str) -> bool:
+    return not (name.startswith(("video.", "exchanges.", "ctc.")) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
+
+
+def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:
+    """A folder in Hugging Face's layout: config.json, *.safetensors, generation_config.json.
+
+    Raises BadCheckpoint when it holds no Whisper.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("model_type") != "whisper":
+        raise BadCheckpoint(f"{folder}: a model of type {config.get('model_type')!r}, not whisper.  Known: {', '.join(SIZES)}.")
+    weights = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        weights |= rename_hugging_face(read_safetensors(path))
+    dims = Dims(
+        width=config["d_model"], n_heads=config["decoder_attention_heads"], n_mels=config["num_mel_bins"],
+        n_audio_layers=config["encoder_layers"], n_decoder_layers=config["decoder_layers"],
+        n_fusion_layers=min(2, config["encoder_layers"]), n_vocab=config["vocab_size"],
+        n_context=config["max_target_positions"], lips=lips,
+    )
+    path = folder / "generation_config.json"
+    return build(dims, weights, source=str(folder)), _settings(read_json(path) if path.exists() else config)
+
+
+def load_ctranslate2(model: Path, config: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:
+    """CTranslate2's `model.bin` (version 6, float16 or float32) with its `config.json`.
+
+    Raises BadCheckpoint for another version, quantised weights, or a damaged file.
+    """
+    raw = read_ctranslate2(model)
+    weights = rename_ctranslate2(raw)
+    def count(part: str) -> int:
+        return len({name.split("/")[1] for name in raw if name.startswith(f"{part}/layer_") and name.count("/") > 2})
+
+    n_vocab, width = raw["decoder/embeddings/weight"].shape
+    dims = Dims(
+        width=width, n_heads=int(raw["decoder/num_heads"]), n_mels=raw["encoder/conv1/weight"].shape[1],
+        n_audio_layers=count("encoder"), n_decoder_layers=count("decoder"), n_fusion_layers=min(2, count("encoder")),
+        n_vocab=n_vocab, n_context=raw["decoder/position_encodings/encodings"].shape[0], lips=lips,
+    )
+    return build(dims, weights, source=str(model)), _settings(read_json(config))
+
+
+def _settings(config: dict) -> WhisperSettings:
+    """From a generation_config.json, or CTranslate2's config.json, which names the same things otherwise."""
+    return WhisperSettings(
+        suppress=tuple(config.get("suppress_tokens") or config.get("suppress_ids") or ()),
+        suppress_begin=tuple(config.get("begin_suppress_tokens") or config.get("suppress_ids_begin") or ()),
+        alignment_heads=tuple((layer, head) for layer, head in config.get("alignment_heads") or ()),
+    )
+
+
+def rename_hugging_face(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Hugging Face's names to ours. The tied output projection and the fixed sinusoids are not kept."""
+    out = {}
+    for name, tensor in weights.items():
+        name = name.removeprefix("model.")
+        if name in ("proj_out.weight", "encoder.embed_positions.weight"):
+            continue
+        out[_from_hugging_face(name)] = tensor
+    return out
+
+
+def _from_hugging_face(name: str) -> str:
+    if name == "decoder.embed_positions.weight":
+        return "decoder.positions"
+    stem, _, kind = name.rpartition(".")
+    if (match := re.fullmatch(r"(encoder|decoder)\.layers\.(\d+)\.(.+)", stem)) is None:
+        return next((f"{ours}.{kind}" for ours, theirs, _ in _OUTSIDE if theirs == stem), name)
+    part, layer, inner = match.groups()
+    prefix = f"{'audio' if part == 'encoder' else 'decoder'}.blocks.{layer}"
+    if projection := re.fullmatch(r"self_attn\.([qkv])_proj", inner):
+        return f"{prefix}.attention.{_PROJECTIONS[projection[1]]}.{kind}"
+    if projection := re.fullmatch(r"encoder_attn\.([kv])_proj", inner):
+        return f"{prefix}.audio.{_PROJECTIONS[projection[1]]}.{kind}"
+    return next((f"{prefix}.{ours}.{kind}" for ours, theirs, _ in _SHARED + _DECODER_ONLY if theirs == inner), name)
+
+
+def rename_ctranslate2(raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """CTranslate2's names to ours; its fused projections are taken apart, settings among the weights left out."""
+    out: dict[str, Tensor] = {"decoder.positions": _tensor(raw["decoder/position_encodings/encodings"])}
+    for name, array in raw.items():
+        if array.ndim == 0 or name.endswith(("alignment_heads", "position_encodings/encodings")):
+            continue
+        stem, _, kind = name.rpartition("/")
+        kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
+        match = re.fullmatch(r"(encoder|decoder)/layer_(\d+)/(.+)", stem)
+        if match is None:
+            out[next((f"{ours}.{kind}" for ours, _, theirs in _OUTSIDE if theirs == stem), name)] = _tensor(array)
+            continue
+        part, layer, inner = match.groups()
+        prefix = f"{'audio' if part == 'encoder' else 'decoder'}.blocks.{layer}"
+        fused = {"self_attention/linear_0": ("attention", "qkv"), "attention/linear_1": ("audio", "kv")}.get(inner)
+        if fused is None:
+            ours = next((ours for ours, _, theirs in _SHARED + _DECODER_ONLY if theirs == inner), inner)
+            out[f"{prefix}.{ours}.{kind}"] = _tensor(array)
+            continue
+        where, letters = fused
+        for letter, chunk in zip(letters, np.split(array, len(letters)), strict=True):
+            if (letter, kind) != ("k", "bias"):             # Whisper's keys have no bias: zeros in this layout
+                out[f"{prefix}.{where}.{_PROJECTIONS[letter]}.{kind}"] = _tensor(chunk)
+    return out
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))
+
+
+_CT2_TYPES = {0: np.dtype("<f4"), 1: np.dtype("i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 4: np.dtype("<f2")}
+
+
+def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
+    """The variables of a CTranslate2 `model.bin`, by name (layout: OpenNMT/CTranslate2 `model_spec.py`, version 6)."""
+    data = memoryview(path.read_bytes())
+    at = 0
+
+    def take(layout: str) -> tuple:
+        nonlocal at
+        at += struct.calcsize(layout)
+        return struct.unpack_from(layout, data, at - struct.calcsize(layout))
+
+    def text() -> str:
+        nonlocal at
+        (length,) = take("<H")
+        at += length
+        return bytes(data[at - length:at - 1]).decode()
+
+    try:
+        (version,), spec = take("<I"), text()
+        if version != 6 or spec != "WhisperSpec":
+            raise BadCheckpoint(f"{path}: CTranslate2 layout {version} of {spec}, known is 6 of WhisperSpec.  Convert again.")
+        take("<I")                                          # the spec's revision
+        variables = {}
+        for _ in range(take("<I")[0]):
+            name, (n_dims,) = text(), take("<B")
+            shape, (kind, n_bytes) = take(f"<{n_dims}I"), take("<BI")
+            variables[name] = np.frombuffer(data[at:at + n_bytes], _CT2_TYPES[kind]).reshape(shape)
+            at += n_bytes
+    except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+        raise BadCheckpoint(f"{path}: damaged at byte {at} of {len(data)} ({error}).  Install or fetch it again.") from error
+    return variables
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of one file, as float32. Raises BadCheckpoint when it is cut short or no such file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read as weights ({error}).  Fetch the model again.") from error
+
+
+def read_json(path: Path) -> dict:
+    """One JSON object. Raises BadCheckpoint."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f"{path}: cannot be read as JSON ({error}).  Fetch the model again.") from error

@@ -1,0 +1,187 @@
+"""Where somebody speaks: sound in, stretches worth recognising out, cut at pauses.
+
+    audio (S,) float32, in windows -> Piece per stretch of speech of at most PIECE_SECONDS
+Probabilities by silero-vad's network (MIT, in its package); the cutting is ours, so that an hour needs no memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from avsr import assets
+from avsr.rates import PIECE_FRAMES, SAMPLE_RATE, SAMPLES_PER_FRAME, frames_to_seconds
+
+STEP = 512                                                  # samples to a probability: 32 ms, silero's own
+CONTEXT = 64                                                # samples of the step before, which its network also sees
+BLOCK = 512                                                 # steps to a call: 16 s
+
+
+@dataclass(frozen=True)
+class SpeechOptions:
+    """How speech is told from pauses; the first four as silero-vad has them.
+
+    threshold: probability from which speech begins; `release` that from which it ends (below).
+    min_speech, min_silence, pad: seconds; pad is kept on both sides of speech.
+    max_gap: seconds of pause over which one piece may reach.
+    """
+
+    threshold: float = 0.5
+    release: float = 0.35
+    min_speech: float = 0.1
+    min_silence: float = 0.5
+    pad: float = 0.3
+    max_gap: float = 2.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the recording, in video frames of 40 ms from its start, `end_frame` excluded."""
+
+    start_frame: int
+    end_frame: int
+
+    @property
+    def start_s(self) -> float:
+        """Seconds from the recording's start."""
+        return frames_to_seconds(self.start_frame)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds."""
+        return frames_to_seconds(self.end_frame - self.start_frame)
+
+
+class SpeechProbability:
+    """Silero's network over consecutive windows: its state is carried along, so that windows equal the whole."""
+
+    def __init__(self):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            str(assets.find("silero_vad.onnx")), options, providers=["CPUExecutionProvider"])
+        self._hidden = self._cell = np.zeros((1, 1, 128), dtype=np.float32)
+        self._rest = np.zeros(CONTEXT, dtype=np.float32)     # the context of the next step, then what is left over
+
+    def update(self, audio: np.ndarray) -> np.ndarray:
+        """The next samples (S,) float32 -> probabilities (n,) float32, one for each whole STEP that is complete."""
+        samples = np.concatenate([self._rest, audio.astype(np.float32, copy=False)])
+        n_steps = (len(samples) - CONTEXT) // STEP
+        self._rest = samples[n_steps * STEP:].copy()
+        out = [np.zeros(0, dtype=np.float32)]
+        for first in range(0, n_steps, BLOCK):
+            n = min(BLOCK, n_steps - first)
+            rows = np.lib.stride_tricks.sliding_window_view(samples[first * STEP:], CONTEXT + STEP)[:n * STEP:STEP]
+            probabilities, self._hidden, self._cell = self._session.run(
+                ["speech_probs", "hn", "cn"],
+                {"input": np.ascontiguousarray(rows), "h": self._hidden, "c": self._cell})
+            out.append(probabilities.reshape(-1))
+        return np.concatenate(out)
+
+    def finish(self) -> np.ndarray:
+        """The last, unfinished step, completed with silence: (0 or 1,) float32."""
+        left = len(self._rest) - CONTEXT
+        return self.update(np.zeros(STEP - left, dtype=np.float32)) if left else np.zeros(0, dtype=np.float32)
+
+
+class SpeechCutter:
+    """Probabilities in, pieces out as soon as nothing that follows can change them.
+
+    `settled` is the frame before which everything is decided: sound and mouths from before it need not be kept.
+    """
+
+    def __init__(self, options: SpeechOptions = SpeechOptions()):
+        self.options = options
+        self._probabilities = np.zeros(0, dtype=np.float32)  # from step `_first` on
+        self._first = 0
+        self._n_steps = 0
+        self._speech: int | None = None                      # step at which the speech now heard began
+        self._silence: int | None = None                     # step at which it may have ended
+        self._open: list[int] | None = None                  # the piece being gathered: first and last step
+
+    @property
+    def settled(self) -> int:
+        """See the class; in frames."""
+        first = min(step for step in (self._n_steps, self._speech, self._open and self._open[0]) if step is not None)
+        return max(0, self._frame(first - self._steps(self.options.pad)))
+
+    def update(self, probabilities: np.ndarray) -> list[Piece]:
+        """The next probabilities (n,), one per STEP."""
+        self._probabilities = np.concatenate([self._probabilities, probabilities])
+        pieces = []
+        for probability in probabilities.tolist():
+            pieces += self._one(probability)
+            self._n_steps += 1
+        self._forget()
+        return pieces
+
+    def finish(self) -> list[Piece]:
+        """Nothing follows."""
+        pieces = self._end_speech(self._n_steps) if self._speech is not None else []
+        if self._open is not None:
+            pieces.append(self._close())
+        return pieces
+
+    def _one(self, probability: float) -> list[Piece]:
+        step, options = self._n_steps, self.options
+        if self._speech is None:
+            if probability >= options.threshold:
+                self._speech, self._silence = step, None
+            elif self._open is not None and step - self._open[1] > self._steps(options.max_gap):
+                return [self._close()]
+            return []
+        if probability >= options.threshold:
+            self._silence = None
+        elif probability < options.release and self._silence is None:
+            self._silence = step
+        if self._silence is not None and step - self._silence >= self._steps(options.min_silence):
+            return self._end_speech(self._silence)
+        if step - self._speech >= self._longest:             # nobody paused: cut where it is quietest
+            return self._end_speech(self._quietest(self._speech + self._longest // 2, step), go_on=True)
+        return []
+
+    def _end_speech(self, end: int, *, go_on: bool = False) -> list[Piece]:
+        """Speech from `_speech` to `end` joins the open piece, or closes it and opens the next."""
+        start, pieces = self._speech, []
+        self._speech, self._silence = (end, None) if go_on else (None, None)
+        if end - start < self._steps(self.options.min_speech):
+            return []
+        if self._open is not None and (end - self._open[0] > self._longest or go_on):
+            pieces.append(self._close())
+        self._open = [start, end] if self._open is None else [self._open[0], end]
+        if go_on:
+            pieces.append(self._close())
+        return pieces
+
+    def _close(self) -> Piece:
+        """The open piece, padded, but never into what comes before the start or beyond the limit."""
+        (first, last), pad = self._open, self._steps(self.options.pad)
+        self._open = None
+        start = max(0, self._frame(first - pad))
+        end = -(-(min(last + pad, max(self._n_steps, last)) * STEP) // SAMPLES_PER_FRAME)
+        return Piece(start, min(end, start + PIECE_FRAMES))
+
+    def _quietest(self, first: int, last: int) -> int:
+        """The step with the least speech in [first, last)."""
+        return first + int(self._probabilities[first - self._first:last - self._first].argmin())
+
+    def _forget(self) -> None:
+        keep = min(step for step in (self._n_steps, self._speech) if step is not None)
+        self._probabilities = self._probabilities[keep - self._first:]
+        self._first = keep
+
+    @property
+    def _longest(self) -> int:
+        """Steps that fit into a piece beside its padding."""
+        return PIECE_FRAMES * SAMPLES_PER_FRAME // STEP - 2 * self._steps(self.options.pad) - 1
+
+    @staticmethod
+    def _steps(seconds: float) -> int:
+        return round(seconds * SAMPLE_RATE / STEP)
+
+    @staticmethod
+    def _frame(step: int) -> int:
+        return step * STEP // SAMPLES_PER_FRAME

@@ -1,0 +1,121 @@
+"""Text to tokens and back, and tokens to words.
+
+A tokenizer is the `tokenizer.json` that comes with a model; Whisper's special tokens are found in it by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from avsr.errors import BadCheckpoint
+
+# Written without spaces between words; Whisper times these by character (openai/whisper tokenizer.py).
+SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+# Punctuation that joins the word after it, and the word before it, as openai/whisper and faster-whisper join them.
+OPENING = "\"'“¿([{-"
+CLOSING = "\"'.。,，!！?？:：”)]}、"
+
+
+@dataclass(frozen=True)
+class WordTokens:
+    """One word as the decoder spelt it: `text` with the space that precedes it, and its tokens."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+class Tokenizer:
+    """Byte-pair tokens with Whisper's special tokens. `languages` is empty for an English-only model."""
+
+    def __init__(self, path: Path | str):
+        """Raises BadCheckpoint when the file is not a Whisper tokenizer."""
+        import tokenizers
+
+        self.path = Path(path)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:                          # the library raises bare Exception
+            raise BadCheckpoint(f"{path}: not a tokenizer file ({error}).  Fetch the model's tokenizer.json again.") from error
+        vocabulary = self._tokenizer.get_vocab()
+        self._ids = {name: i for name, i in vocabulary.items() if name.startswith("<|") and name.endswith("|>")}
+        self.end = self._id("<|endoftext|>")
+        self.start = self._id("<|startoftranscript|>")
+        self.previous = self._id("<|startofprev|>")
+        self.transcribe = self._id("<|transcribe|>")
+        self.no_timestamps = self._id("<|notimestamps|>")
+        self.no_speech = self._ids.get("<|nospeech|>", self._ids.get("<|nocaptions|>"))
+        self.first_timestamp = self.no_timestamps + 1       # <|0.00|>, then one every 20 ms, named or not
+        # An English-only tokenizer also holds a language list, but its end token comes one id earlier (50256).
+        multilingual = self.end > 50_256
+        names = {name[2:-2]: i for name, i in self._ids.items() if self.start < i < self._ids.get("<|translate|>", 0)}
+        self.languages: dict[str, int] = names if multilingual else {}
+
+    def _id(self, name: str) -> int:
+        if name not in self._ids:
+            raise BadCheckpoint(f"{self.path}: no token {name}, so not Whisper's.  Fetch the model's tokenizer.json again.")
+        return self._ids[name]
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, stored with checkpoints."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def prompt(self, language: str | None) -> list[int]:
+        """The tokens every transcription begins with. `language` is ignored by an English-only model."""
+        head = [self.start, self.languages[language], self.transcribe] if self.languages else [self.start]
+        return [*head, self.no_timestamps]
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text, no specials added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of the tokens; specials and timestamps are left out. Half a character comes out as U+FFFD."""
+        return self._tokenizer.decode([token for token in tokens if token < self.end], skip_special_tokens=False)
+
+    def words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
+        """Split text tokens into words with their punctuation (Whisper's method; its `split_to_word_tokens`)."""
+        pieces = self._characters([token for token in tokens if token < self.end])
+        if language not in SPACELESS:
+            pieces = _join_at_spaces(pieces)
+        return _join_punctuation(pieces)
+
+    def _characters(self, tokens: list[int]) -> list[WordTokens]:
+        """The shortest runs of tokens that decode to whole characters."""
+        pieces, run = [], []
+        for token in tokens:
+            run.append(token)
+            text = self.decode(run)
+            if "\ufffd" not in text:
+                pieces.append(WordTokens(text, tuple(run)))
+                run = []
+        if run:
+            pieces.append(WordTokens(self.decode(run), tuple(run)))
+        return pieces
+
+
+def _join_at_spaces(pieces: list[WordTokens]) -> list[WordTokens]:
+    words: list[WordTokens] = []
+    for piece in pieces:
+        if not words or piece.text.startswith(" ") or piece.text.strip() in string.punctuation:
+            words.append(piece)
+        else:
+            words[-1] = WordTokens(words[-1].text + piece.text, words[-1].tokens + piece.tokens)
+    return words
+
+
+def _join_punctuation(words: list[WordTokens]) -> list[WordTokens]:
+    joined: list[WordTokens] = []
+    for word in words:
+        before = joined[-1] if joined else None
+        opens = before is not None and before.text.startswith(" ") and before.text.strip() in OPENING
+        closes = before is not None and bool(word.text) and word.text in CLOSING
+        if before is not None and before.text.strip() and (opens or closes):
+            joined[-1] = WordTokens(before.text + word.text, before.tokens + word.tokens)
+        else:
+            joined.append(word)
+    return joined

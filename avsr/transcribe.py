@@ -1,0 +1,281 @@
+"""The main job: any recording of people talking to text with word times.
+
+    path | bytes | arrays -> media windows -> pieces of speech, with mouths -> AVSR -> decode -> align -> Transcript
+A recording passes through in windows, so an hour needs no more memory than a minute. Listening and looking run ahead
+in a thread while the network works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avsr import align, decode, media, transcript
+from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load
+from avsr.errors import AvsrError, BadMedia, NoFace
+from avsr.features import log_mel
+from avsr.lips import Mouths
+from avsr.listen import Heard, Listener, ahead
+from avsr.models.avsr import Memory
+from avsr.rates import FEATURE_RATE, HOP, MOUTH_INPUT, SAMPLE_RATE
+from avsr.runtime import Progress, no_progress, pick_device, pick_dtype
+from avsr.speech import Piece
+from avsr.transcript import Segment, Transcript
+
+MODALITIES = ("auto", "a", "v", "av")
+LEAST_SAMPLES = SAMPLE_RATE // 10                           # less sound than 0.1 s is no speech
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to transcribe; what `avsr transcribe --help` lists under the same names.
+
+    beam_size: texts kept in the search, 1 is greedy. batch_size: pieces of up to 30 s that go through the network at once.
+    temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a piece's frames
+    that may lack a face before the piece goes by sound alone. vad: look for speech first; without, every 30 s are taken
+    as they come. save_lips: a folder in which to write the mouths that were looked at, as a small video.
+    """
+
+    beam_size: int = 5
+    batch_size: int = 8
+    temperature: float = 0.0
+    max_missing: float = 0.25
+    vad: bool = True
+    save_lips: str | Path | None = None
+
+    def __post_init__(self):
+        for name in ("beam_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise AvsrError(f"{name} {getattr(self, name)}: must be at least 1.  Leave it out for the usual one.")
+        if not 0 <= self.max_missing <= 1:
+            raise AvsrError(f"max_missing {self.max_missing}: must be a share from 0 to 1.  The usual one is 0.25.")
+
+
+def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL, modality: str = "auto",
+               language: str | None = None, device: str = "auto", on_segment: Callable[[Segment], None] | None = None,
+               progress: Progress = no_progress, **settings) -> Transcript:
+    """What is said in a recording.
+
+    source: a file's path, its bytes, an open file, a waveform (S,) float32 at 16 kHz, or a media.Clip.
+    model: see checkpoint.load; give a Checkpoint to load it only once.
+    modality: `a` by sound, `v` by sight, `av` by both, `auto` what the recording and the model allow.
+    language: two letters; None lets a multilingual model find out.
+    on_segment: called with each segment as it is found. progress: called with seconds of the recording done.
+    settings: fields of Settings.
+
+    Raises BadMedia, NoFace, BadCheckpoint, MissingAsset; what could be put up with is told in `problems`.
+    """
+    options = make_settings(settings)
+    if modality not in MODALITIES:
+        raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(MODALITIES)}.")
+    target = pick_device(device)
+    checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
+    _check_language(checkpoint, language)
+    if modality == "v" and not checkpoint.lips_trained:
+        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by sight alone.  "
+                        "Use --modality a or auto, or a model that has learnt to read lips.")
+    look = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
+    with media.open_recording(source, want_video=look, want_audio=modality != "v") as recording, torch.inference_mode():
+        used, reason = decide(modality, checkpoint, recording)
+        job = _Job(checkpoint, used, language, options, recording.name)
+        save_lips = None if options.save_lips is None else Path(options.save_lips)
+        listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=options.vad and used != "v",
+                            save_lips=save_lips, progress=progress)
+        heard = ahead(listener, 2 * options.batch_size)
+        segments: list[Segment] = []
+        for batch in _batched(heard, options.batch_size):
+            for segment in job.run(batch):
+                segments.append(segment)
+                if on_segment is not None:
+                    on_segment(segment)
+        used, reason, problems = job.verdict(used, reason)
+        return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments), job.language or "en",
+                          checkpoint.name, used, reason, listener.duration_s, (*recording.problems, *problems))
+
+
+def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
+    """The checkpoint as `transcribe` wants it: its lips are left out where nobody will look."""
+    lips = modality in ("v", "av") or (modality == "auto" and _may_see(model))
+    return load(model, lips=lips, device=device, dtype=pick_dtype(device), progress=progress)
+
+
+def _may_see(model: str | Path) -> bool:
+    """Whether a model could have trained lips: a folder of ours; published Whispers never do."""
+    return (Path(model) / "model.json").exists()
+
+
+def make_settings(values: dict) -> Settings:
+    """Settings from keyword arguments. Raises AvsrError for a name that does not exist."""
+    known = [field.name for field in fields(Settings)]
+    for name in values:
+        if name not in known:
+            nearest = (get_close_matches(name, known, 1, 0) or known)[0]
+            raise AvsrError(f"transcribe has no setting {name!r}.  Use {nearest}, or any of {', '.join(known)}.")
+    return Settings(**values)
+
+
+def _check_language(checkpoint: Checkpoint, language: str | None) -> None:
+    if language is not None and language not in checkpoint.languages:
+        nearest = get_close_matches(language, checkpoint.languages, 1, 0)[0]
+        raise AvsrError(f"{checkpoint.name}: does not write language {language!r}; it knows {len(checkpoint.languages)}.  "
+                        f"Use {nearest}, or a multilingual model such as --model tiny.")
+
+
+def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) -> tuple[str, str]:
+    """The modality to use, `a`, `v` or `av`, and why, in a sentence. Raises BadMedia where nothing is left."""
+    sound, picture = recording.has_audio, recording.has_video
+    if not sound and not (picture and checkpoint.lips_trained):
+        why = ("and this model has no trained lips" if picture else
+               "and no picture was asked for" if modality == "a" else "and no picture either")
+        raise BadMedia(f"{recording.name}: there is no sound in it, {why}.  Use a model that reads lips with --modality v, "
+                       "or a recording with sound.")
+    if modality == "v":
+        return "v", "sight alone was asked for"
+    if modality == "a":
+        return "a", "sound alone was asked for"
+    if not sound:
+        return "v", "the recording has no sound"
+    if not checkpoint.lips_trained and modality == "auto":
+        return "a", "this model has no trained lips"
+    if not picture:
+        return "a", "the recording has no picture"
+    return "av", "both were asked for" if modality == "av" else "the recording has both and the model reads lips"
+
+
+def _batched(items: Iterator, n: int) -> Iterator[list]:
+    while batch := list(islice(items, n)):
+        yield batch
+
+
+class _Job:
+    """One recording through one model; counts what was seen and what was not."""
+
+    def __init__(self, checkpoint: Checkpoint, modality: str, language: str | None, options: Settings, name: str):
+        self.checkpoint, self.modality, self.options, self.name = checkpoint, modality, options, name
+        self.language = language or (None if checkpoint.tokenizer.languages else "en")
+        self.device = next(checkpoint.model.parameters()).device
+        self.dtype = next(checkpoint.model.parameters()).dtype
+        self.n_frames = self.n_missing = self.n_pieces = self.n_blind = 0
+
+    def run(self, batch: Sequence[Heard]) -> list[Segment]:
+        """The segments of some pieces, in order."""
+        batch = [self._seen(heard) for heard in batch]
+        batch = [heard for heard in batch if self._worth(heard)]
+        if not batch:
+            return []
+        memory = self._encode(batch)
+        if self.language is None:
+            self.language = detect_language(self.checkpoint, memory)
+        prompts = [self.checkpoint.tokenizer.prompt(self.language)] * len(batch)
+        first = self.options.temperature
+        warmer = tuple(t for t in decode.DecodeOptions().temperatures if t > first)
+        texts = decode.decode(
+            self.checkpoint.model, self.checkpoint.tokenizer, memory, prompts, suppress=self.checkpoint.suppress,
+            suppress_begin=self.checkpoint.suppress_begin,
+            options=decode.DecodeOptions(beam_size=self.options.beam_size, temperatures=(first, *warmer)))
+        words = align.align(
+            self.checkpoint.model, self.checkpoint.tokenizer, memory, prompts, [text.tokens for text in texts],
+            [heard.piece.duration_s for heard in batch], language=self.language, heads=self.checkpoint.alignment_heads)
+        return [segment for heard, text, timed in zip(batch, texts, words, strict=True)
+                for segment in self._segments(heard.piece, text, timed)]
+
+    def _seen(self, heard: Heard) -> Heard:
+        """Without its mouths if too few of them show a face; counts."""
+        self.n_pieces += 1
+        n_frames = heard.piece.end_frame - heard.piece.start_frame
+        missing = n_frames if heard.mouths is None else int(heard.mouths.missing.sum())
+        self.n_frames += n_frames
+        self.n_missing += missing
+        if missing > self.options.max_missing * n_frames:
+            self.n_blind += 1
+            return replace(heard, mouths=None)
+        return heard
+
+    def _worth(self, heard: Heard) -> bool:
+        if self.modality == "v":
+            return heard.mouths is not None
+        return heard.audio is not None and len(heard.audio) >= LEAST_SAMPLES
+
+    def _encode(self, batch: Sequence[Heard]) -> Memory:
+        mel = lengths = mouths = seen = None
+        if "a" in self.modality:
+            mel, lengths = hear([heard.audio for heard in batch], self.checkpoint.model.dims.n_mels, self.checkpoint.pad_seconds)
+            mel = mel.to(self.device, self.dtype)
+            lengths = None if lengths is None else lengths.to(self.device)
+        if "v" in self.modality and any(heard.mouths is not None for heard in batch):
+            mouths, seen = see([heard.mouths for heard in batch])
+            mouths, seen = mouths.to(self.device, self.dtype), seen.to(self.device)
+        return self.checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)
+
+    def _segments(self, piece: Piece, text: decode.Hypothesis, timed: Sequence[transcript.Word]) -> Iterator[Segment]:
+        tokenizer = self.checkpoint.tokenizer
+        spelt = iter(tokenizer.words(list(text.tokens), self.language))
+        for group in transcript.segment([_at(word, piece) for word in timed]):
+            tokens = tuple(token for word in islice(spelt, len(group)) for token in word.tokens)
+            said = "".join(word.text for word in group).strip()
+            if said:
+                yield Segment(
+                    said, group[0].start, group[-1].end, tuple(group), text.avg_logprob,
+                    decode.compression_ratio(tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
+                    float(np.mean([word.confidence for word in group])), round(piece.start_s * FEATURE_RATE))
+
+    def verdict(self, modality: str, reason: str) -> tuple[str, str, list[str]]:
+        """The modality really used, why, and what the user should know. Raises NoFace when sight was all there was."""
+        problems = []
+        if self.n_pieces == 0:
+            problems.append(
+                f"{self.name}: nobody speaks in it, as far as can be heard.  Use --no-vad to take it all as speech.")
+        if self.n_blind and "v" in modality:
+            limit = f"limit {self.options.max_missing:.0%}"
+            share = f"no face in {self.n_missing} of {self.n_frames} frames ({limit})"
+            if self.n_blind == self.n_pieces and modality == "v":
+                raise NoFace(f"{self.name}: {share}.  Use --modality a to go by sound alone, or --max-missing "
+                             f"{min(1, self.n_missing / self.n_frames + 0.01):.2f} to keep it.")
+            kind = "left out" if modality == "v" else "taken by sound alone"
+            problems.append(f"{self.name}: {share}: {self.n_blind} of {self.n_pieces} pieces were {kind}.")
+            if self.n_blind == self.n_pieces:
+                return "a", f"no face in {self.n_missing} of {self.n_frames} frames", problems
+        return modality, reason, problems
+
+
+def _at(word: transcript.Word, piece: Piece) -> transcript.Word:
+    """The word on the recording's clock."""
+    end = min(word.end, piece.duration_s)
+    return replace(word, start=round(piece.start_s + min(word.start, end), 3), end=round(piece.start_s + end, 3))
+
+
+def hear(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Sounds (S,) each -> log-mel (B, columns, n_mels) float32 and lengths (B,), None where all are padded with silence."""
+    if pad_seconds is not None:
+        return torch.stack([log_mel(one, n_mels=n_mels, n_samples=pad_seconds * SAMPLE_RATE) for one in audio]), None
+    mels = [log_mel(one, n_mels=n_mels) for one in audio]
+    lengths = torch.tensor([-(-len(one) // HOP) for one in audio])
+    return torch.nn.utils.rnn.pad_sequence(mels, batch_first=True), lengths
+
+
+def see(mouths: Sequence[Mouths | None]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mouths of B pieces -> (B, T, 88, 88) float32 in [0, 1], the centre of each crop, and seen (B, T) bool."""
+    n_frames = max(len(one.images) for one in mouths if one is not None)
+    seen = torch.zeros(len(mouths), n_frames, dtype=torch.bool)
+    images = torch.zeros(len(mouths), n_frames, MOUTH_INPUT, MOUTH_INPUT)
+    for i, one in enumerate(mouths):
+        if one is not None:
+            edge = (one.images.shape[1] - MOUTH_INPUT) // 2
+            centre = one.images[:, edge:edge + MOUTH_INPUT, edge:edge + MOUTH_INPUT]
+            images[i, :len(centre)] = torch.from_numpy(centre.astype(np.float32) / 255)
+            seen[i, :len(centre)] = torch.from_numpy(~one.missing)
+    return images, seen
+
+
+def detect_language(checkpoint: Checkpoint, memory: Memory) -> str:
+    """The language most of these pieces seem to be in: Whisper's first token after the start, summed over them."""
+    tokenizer = checkpoint.tokenizer
+    start = torch.full((memory.n_utterances, 1), tokenizer.start, device=memory.device)
+    scores = checkpoint.model.step(start, checkpoint.model.start(memory)).log_softmax(dim=-1).sum(dim=0)
+    return max(tokenizer.languages, key=lambda name: scores[tokenizer.languages[name]].item())

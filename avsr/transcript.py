@@ -1,0 +1,399 @@
+"""Transcripts: what was said and when, written as txt, srt, vtt, tsv and json.
+
+    Words + Segments -> Transcript -> text of one format | files
+The formats are those of openai-whisper's command line, and so is every option. All times are in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from avsr.errors import AvsrError, BadOutput
+
+FORMATS = ("txt", "srt", "vtt", "tsv", "json")
+LINE_WIDTH = 42                                             # characters a line and
+LINE_COUNT = 2                                              # lines a cue: the usual limits of broadcast subtitles
+CUE_SECONDS = 7.0                                           # the longest one subtitle stays, and
+SHORTEST_CUE = 0.1                                          # the shortest: players hide what lasts 0 s
+CUE_PAUSE = 3.0                                             # a silence that ends a cue which may span segments
+HAN = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"             # scripts without spaces between words
+WIDE = re.compile(f"[{HAN}\u3000-\u303f\uac00-\ud7a3\uff01-\uff60]")    # characters that fill two columns
+UNTIMED_WORD = re.compile(rf"\s*(?:[{HAN}][、。！？…」』）]*|[^\s{HAN}]+)")
+CLOSERS = "\"'”’»)]}」』）】"
+SENTENCE_ENDS = tuple("?!。？！｡؟۔।")
+CLAUSE_ENDS = tuple(",;:–—，、；：،؛")
+ABBREVIATION = re.compile(r"(mr|mrs|ms|dr|prof|st|jr|sr|vs|[^\W\d_](\.[^\W\d_])*)\.$", re.IGNORECASE)
+LINE_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
+
+
+@dataclass(frozen=True)
+class Word:
+    """One spoken word. `text` begins with a space if one precedes it, as in whisper: joining words gives the text."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float | None = None                         # 0 to 1
+
+
+@dataclass(frozen=True)
+class Segment:
+    """About a sentence. `words` is empty where no word was timed; a measure that was not taken is None."""
+
+    text: str
+    start: float
+    end: float
+    words: tuple[Word, ...] = ()
+    avg_logprob: float | None = None                        # natural logarithm, mean over the tokens
+    compression_ratio: float | None = None                  # of the text by zlib: above 2.4 it repeats itself
+    no_speech_prob: float | None = None                     # 0 to 1
+    temperature: float = 0.0
+    tokens: tuple[int, ...] = ()
+    confidence: float | None = None                         # 0 to 1
+    seek: int = 0                                           # log-mel column at which the decoded piece began
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """All that was said in one recording, and how it was found out."""
+
+    text: str
+    segments: tuple[Segment, ...]
+    language: str                                           # two letters, as in ISO 639-1
+    model: str
+    modality: str                                           # "a", "v" or "av"
+    modality_reason: str                                    # one sentence
+    duration: float
+    problems: tuple[str, ...] = ()                          # what the reader should know, a sentence each
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Every timed word, in order."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+
+Block = list[list[Word]]                                    # the words of one cue, by line
+Limit = int | None
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One subtitle on the screen from `start` to `end`, rounded to a millisecond."""
+
+    start: float
+    end: float
+    lines: tuple[str, ...]
+
+
+def parse_formats(names: str) -> tuple[str, ...]:
+    """The formats named in `txt,srt` or `all`. Raises AvsrError for one that does not exist."""
+    wanted = [name.strip().lower() for name in names.split(",")]
+    for name in wanted:
+        if name not in (*FORMATS, "all"):
+            raise AvsrError(f"{name!r} is not an output format.  Use any of {', '.join(FORMATS)}, or all.")
+    return FORMATS if "all" in wanted else tuple(dict.fromkeys(wanted))
+
+
+def format_transcript(transcript: Transcript, format: str, *, word_timestamps: bool = False, **layout) -> str:
+    """The transcript in one of FORMATS.
+
+    `word_timestamps` puts the words into json; `layout`, the options of `cues`, shapes srt and vtt.
+    Raises AvsrError for an unknown format or a limit below 1.
+    """
+    subtitles = cues(transcript, **layout)
+    if format == "json":
+        return _json(transcript, word_timestamps=word_timestamps)
+    if format not in WRITERS:
+        raise AvsrError(f"{format!r} is not one output format.  Use one of {', '.join(FORMATS)}.")
+    return WRITERS[format](transcript, subtitles)
+
+
+def write(
+    transcript: Transcript, formats: str | Iterable[str], *, output_dir: str | Path, stem: str, **options
+) -> list[Path]:
+    """Write `{stem}.{format}` for each format into `output_dir`, which is made if need be.
+
+    `formats` is a list of names or what `parse_formats` takes; `options` are those of `format_transcript`.
+    All files appear whole or none does. Raises BadOutput where they cannot be written, AvsrError as above.
+    """
+    names, folder = parse_formats(formats if isinstance(formats, str) else ",".join(formats)), Path(output_dir)
+    texts = {folder / f"{stem}.{name}": format_transcript(transcript, name, **options) for name in names}
+    parts = {target: folder / f".avsr-{secrets.token_hex(6)}.part" for target in texts}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for target, part in parts.items():
+            with part.open("xb") as file:
+                file.write(texts[target].encode("utf-8", "replace"))
+                file.flush()
+                os.fsync(file.fileno())
+        for target, part in parts.items():
+            os.replace(part, target)
+    except OSError as error:
+        raise BadOutput(
+            f"{folder / stem}: {', '.join(names)} cannot be written ({error.strerror}).  "
+            "Make room or get permission there, or choose another folder with --output-dir."
+        ) from error
+    finally:
+        for part in parts.values():
+            with suppress(OSError):                         # it was renamed, or could never be made
+                part.unlink()
+    return list(texts)
+
+
+def segment(
+    words: Sequence[Word], *, max_seconds: float = 7.0, max_characters: int = 84, pause: float = 0.8
+) -> list[tuple[Word, ...]]:
+    """Groups of words the size of a subtitle: cut at sentence ends and at silences longer than `pause` seconds, and
+    what is longer than the limits at the best comma or silence inside it. A single word is never cut.
+    """
+
+    def fits(group: Sequence[Word]) -> bool:
+        return group[-1].end - group[0].start <= max_seconds and len(_text(group)) <= max_characters
+
+    def ends(word: Word, following: Word) -> bool:
+        return following.start - word.end > pause or _ends_sentence(word, following)
+
+    return [tuple(part) for group in _group(words, ends) for part in _cut(group, fits)]
+
+
+def _group(words: Sequence[Word], ends: Callable[[Word, Word], bool]) -> list[list[Word]]:
+    """Runs of words, cut wherever `ends(word, the next word)`."""
+    groups: list[list[Word]] = []
+    for i, word in enumerate(words):
+        if i == 0 or ends(words[i - 1], word):
+            groups.append([])
+        groups[-1].append(word)
+    return groups
+
+
+def _cut(words: Sequence[Word], fits: Callable[[Sequence[Word]], bool]) -> Iterator[Sequence[Word]]:
+    """Cut in two, and each part again, until every part fits."""
+    if len(words) < 2 or fits(words):
+        yield words
+        return
+
+    def merit(i: int) -> float:
+        comma = words[i - 1].text.rstrip(CLOSERS).endswith(CLAUSE_ENDS)
+        silence = min(words[i].start - words[i - 1].end, 1.0)           # a comma is worth a second of it
+        return comma + silence - abs(i / len(words) - 0.5)
+
+    margin = len(words) // 5                                # never leave a scrap at either end
+    best = max(range(max(1, margin), len(words) - margin), key=merit)
+    yield from _cut(words[:best], fits)
+    yield from _cut(words[best:], fits)
+
+
+def _ends_sentence(word: Word, following: Word) -> bool:
+    text = word.text.strip().rstrip(CLOSERS)
+    if not text.endswith((".", "…")):                       # the marks that are also used inside sentences
+        return text.endswith(SENTENCE_ENDS)
+    return not (ABBREVIATION.fullmatch(text) or following.text.lstrip()[:1].islower())
+
+
+def cues(
+    transcript: Transcript,
+    *,
+    max_line_width: int | None = None,
+    max_line_count: int | None = None,
+    max_words_per_line: int | None = None,
+    highlight_words: bool = False,
+) -> list[Cue]:
+    """The subtitles: starts and ends never run backwards, and no two overlap.
+
+    Without limits: segments, cut where they are longer than 7 s or two lines of 42 characters (21 wide ones).
+    With limits, as in whisper: `max_line_width` characters a line (a longer word has a line to itself);
+    `max_line_count` lines a cue; with both, cues span segments and end at silences over 3 s; `max_words_per_line`
+    ends a cue too unless both others are set. `highlight_words` gives a cue for each word, with that word in <u>.
+    A segment without timed words has its time shared out by length. Raises AvsrError for a limit below 1.
+    """
+    limits = (max_line_width, max_line_count, max_words_per_line)
+    if any(limit is not None and limit < 1 for limit in limits):
+        names = "max_line_width, max_line_count, max_words_per_line"
+        raise AvsrError(f"{names} are {limits}: each must be at least 1.  Leave one out to have no limit.")
+    segments = [words for part in transcript.segments if (words := _timed_words(part))]
+    if any(limits):
+        blocks = list(_limited_blocks(segments, *limits))
+    else:
+        blocks = [block for words in segments for block in _default_blocks(words)]
+    spans = zip(blocks, _spans(blocks), strict=True)
+    if highlight_words:
+        return [cue for block, span in spans for cue in _highlighted(block, *span)]
+    return [Cue(*span, tuple(map(_text, block))) for block, span in spans]
+
+
+def _timed_words(part: Segment) -> list[Word]:
+    """The words of a segment that show; without any, its text cut up and its time shared out by length."""
+    if part.words:
+        return [word for word in part.words if word.text.strip()]
+    words, start = [], part.start
+    for text in (texts := UNTIMED_WORD.findall(part.text)):
+        end = start + (part.end - part.start) * len(text) / sum(map(len, texts))
+        words.append(Word(text, start, end))
+        start = end
+    return words
+
+
+def _default_blocks(words: list[Word]) -> Iterator[Block]:
+    n_wide = len(WIDE.findall(_text(words)))
+    width = LINE_WIDTH // 2 if 2 * n_wide > len(_text(words)) else LINE_WIDTH
+
+    def fits(group: Sequence[Word]) -> bool:
+        return group[-1].end - group[0].start <= CUE_SECONDS and len(_lines(group, width)) <= LINE_COUNT
+
+    groups = [words] if fits(words) else segment(words, max_characters=width * LINE_COUNT)
+    for part in (part for group in groups for part in _cut(group, fits)):
+        n_lines = len(_lines(part, width))                  # as few as can be, then of even length
+        even = min(len(_text(part)) // n_lines, width)
+        yield next(lines for w in range(even, width + 1) if len(lines := _lines(part, w)) <= n_lines)
+
+
+def _limited_blocks(segments: list[list[Word]], width: Limit, count: Limit, n_words: Limit) -> Iterator[Block]:
+    """Blocks of `count` lines of `width` characters and `n_words` words; None is no limit."""
+    if width and count:
+        words = [word for part in segments for word in part]
+        groups = _group(words, lambda word, following: following.start - word.end > CUE_PAUSE)
+    else:
+        groups = [group for part in segments for group in _every(part, n_words)]
+    yield from (block for group in groups for block in _every(_lines(group, width, n_words), count))
+
+
+def _every(items: list, n: Limit) -> list[list]:
+    """Slices of `n` items; None is all in one."""
+    return [items[i : i + (n or len(items))] for i in range(0, len(items), n or len(items))]
+
+
+def _lines(words: Sequence[Word], width: Limit, max_words: Limit = None) -> Block:
+    """Fill lines of `width` characters one after the other."""
+    lines: Block = []
+    for word in words:
+        length = len(_text([*lines[-1], word])) if lines else 0
+        if lines and length <= (width or math.inf) and len(lines[-1]) < (max_words or math.inf):
+            lines[-1].append(word)
+        else:
+            lines.append([word])
+    return lines
+
+
+def _spans(blocks: list[Block]) -> list[tuple[float, float]]:
+    """Start and end of each cue: in order, apart, and long enough to be seen where there is room."""
+    starts = list(accumulate((round(block[0][0].start, 3) for block in blocks), max, initial=0.0))[1:]
+    spans = []
+    for block, start, following in zip(blocks, starts, [*starts[1:], math.inf], strict=False):
+        end = max(word.end for line in block for word in line)
+        spans.append((start, min(round(max(end, start + SHORTEST_CUE), 3), following)))
+    return spans
+
+
+def _highlighted(block: Block, start: float, end: float) -> Iterator[Cue]:
+    """One cue for each word, in <u>, and one without for each silence between them."""
+    plain, now = tuple(map(_text, block)), start
+    for line in block:
+        for i, word in enumerate(line):
+            begins = min(max(round(word.start, 3), now), end)
+            if begins > now:
+                yield Cue(now, begins, plain)
+            now = min(max(round(word.end, 3), begins), end)
+            yield Cue(begins, now, tuple(_text(other, i if other is line else None) for other in block))
+    if end > now:
+        yield Cue(now, end, plain)
+
+
+def _text(words: Iterable[Word], underlined: int | None = None) -> str:
+    """One line of text; the arrow that separates times in srt and vtt is shortened."""
+    texts = [word.text for word in words]
+    if underlined is not None:
+        word = texts[underlined].strip()
+        texts[underlined] = texts[underlined].replace(word, f"<u>{word}</u>")
+    return re.sub("-{2,}>", "->", _one_line("".join(texts)))
+
+
+def _one_line(text: str) -> str:
+    return LINE_BREAKS.sub(" ", text).strip()
+
+
+def format_timestamp(seconds: float, *, always_hours: bool, decimal_mark: str) -> str:
+    """`01:02:03,004`; times before 0 are shown as 0."""
+    minutes, milliseconds = divmod(max(0, round(seconds * 1000)), 60_000)
+    hours, minutes = divmod(minutes, 60)
+    shown_hours = f"{hours:02d}:" if always_hours or hours else ""
+    return f"{shown_hours}{minutes:02d}:{milliseconds // 1000:02d}{decimal_mark}{milliseconds % 1000:03d}"
+
+
+def _txt(transcript: Transcript, _: list[Cue]) -> str:
+    return "".join(f"{text}\n" for part in transcript.segments if (text := _one_line(part.text)))
+
+
+def _tsv(transcript: Transcript, _: list[Cue]) -> str:
+    rows = ["start\tend\ttext\n"]
+    for part in transcript.segments:
+        start, end = (max(0, round(1000 * seconds)) for seconds in (part.start, part.end))
+        rows.append(f"{start}\t{end}\t{_one_line(part.text)}\n")
+    return "".join(rows)
+
+
+def _srt(_: Transcript, subtitles: list[Cue]) -> str:
+    blocks = (_timed(cue, cue.lines, always_hours=True, decimal_mark=",") for cue in subtitles)
+    return "".join(f"{i}\n{block}" for i, block in enumerate(blocks, start=1))
+
+
+def _vtt(_: Transcript, subtitles: list[Cue]) -> str:
+    def escaped(line: str) -> str:                          # WebVTT reads & and < as markup; only our own <u> is
+        line = line.replace("&", "&amp;").replace("<", "&lt;")
+        return line.replace("&lt;u>", "<u>").replace("&lt;/u>", "</u>")
+
+    blocks = (_timed(cue, map(escaped, cue.lines), always_hours=False, decimal_mark=".") for cue in subtitles)
+    return "".join(("WEBVTT\n\n", *blocks))
+
+
+def _timed(cue: Cue, lines: Iterable[str], **style) -> str:
+    times = (format_timestamp(seconds, **style) for seconds in (cue.start, cue.end))
+    return "\n".join((" --> ".join(times), *lines, "", ""))
+
+
+WRITERS = {"txt": _txt, "srt": _srt, "vtt": _vtt, "tsv": _tsv}
+
+
+def _json(transcript: Transcript, *, word_timestamps: bool) -> str:
+    content = {
+        "text": transcript.text,
+        "segments": [_segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
+        **{name: getattr(transcript, name) for name in ("language", "model", "modality", "modality_reason")},
+        "duration": _number(transcript.duration, 3),
+        "problems": list(transcript.problems),
+    }
+    return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
+    measures = ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob", "confidence")
+    return {
+        "id": i,
+        "seek": int(part.seek),
+        "start": _number(part.start, 3),
+        "end": _number(part.end, 3),
+        "text": part.text,
+        "tokens": [int(token) for token in part.tokens],
+        **{name: _number(getattr(part, name)) for name in measures},
+        **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {}),
+    }
+
+
+def _word_row(word: Word) -> dict:
+    """`probability` is whisper's name for what is `confidence` here: one value under both."""
+    confidence = _number(word.confidence)
+    times = {"start": _number(word.start, 3), "end": _number(word.end, 3)}
+    return {"word": word.text, **times, "probability": confidence, "confidence": confidence}
+
+
+def _number(value: float | None, digits: int = 6) -> float | None:
+    """A plain float (numpy's are not JSON), and None for what JSON has no word for."""
+    return None if value is None or not math.isfinite(value) else round(float(value), digits)
