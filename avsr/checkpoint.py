@@ -1,7 +1,7 @@
 """Models on disk: tensors plus readable JSON, never pickle; and by which names models are found.
 
     folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and all that decoding must know
-A folder holds model.safetensors, model.json and tokenizer.json; JSON is written last and names the sha256 of the others.
+A folder holds model.json, which names the sha256 of the others, model.safetensors and tokenizer.json.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,11 +24,12 @@ from avsr.text import Tokenizer
 if TYPE_CHECKING:
     import torch
 
-    from avsr.models.avsr import AVSR
+    from avsr.models.avsr import AVSR, Dims
 
 LAYOUT = 1                                                  # of model.json; a newer one is refused
 DEFAULT_MODEL = "tiny.en"
 HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "model.safetensors")
+PARTS = ("model.safetensors", "tokenizer.json")             # beside model.json
 RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
 
 
@@ -121,65 +122,121 @@ def _load_whisper(folder: Path, name: str, lips: bool) -> Checkpoint:
 
 
 def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Path:
-    """Write a model folder; with `half` weights are stored as float16. Whatever interrupts it, an older model stays whole.
+    """Write a model folder; with `half` weights are stored as float16. Whatever interrupts it, the folder holds a whole
+    model, the older or the new: model.json is renamed first, and its sha256 tell which of the other files are meant.
 
     Raises BadOutput.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder = Path(folder)
     state = {name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().cpu()
              for name, tensor in checkpoint.model.state_dict().items()}
-    fresh = {name: folder / f".{name}.new" for name in ("model.safetensors", "tokenizer.json", "model.json")}
+    fresh = {name: _fresh(folder, name) for name in (*PARTS, "model.json")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = checkpoint.tokenizer.path.read_bytes()
+        _settle(folder)
         save_file(state, fresh["model.safetensors"])
-        shutil.copyfile(checkpoint.tokenizer.path, fresh["tokenizer.json"])
-        description = _describe(checkpoint, {name: _sha256(fresh[name]) for name in list(fresh)[:2]})
+        fresh["tokenizer.json"].write_bytes(tokenizer)
+        description = _describe(checkpoint, {name: _sha256(fresh[name]) for name in PARTS})
         fresh["model.json"].write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        for name, path in fresh.items():
-            os.replace(path, folder / name)
-    except OSError as error:
+        os.replace(fresh["model.json"], folder / "model.json")
+    except (OSError, SafetensorError) as error:
         for path in fresh.values():
-            path.unlink(missing_ok=True)
-        raise BadOutput(f"{folder}: the model cannot be written ({error.strerror}).  Choose another folder.") from error
+            with suppress(OSError):
+                path.unlink()
+        reason = getattr(error, "strerror", None) or error
+        raise BadOutput(f"{folder}: the model cannot be written ({reason}).  Choose another folder.") from error
+    with suppress(OSError):                                 # `load` finds them under either name
+        for name in PARTS:
+            os.replace(fresh[name], folder / name)
     return folder
 
 
+def _fresh(folder: Path, name: str) -> Path:
+    """The name under which a file is written."""
+    return folder / f".{name}.new"
+
+
+def _settle(folder: Path) -> None:
+    """What an interrupted `save` left under its temporary name, though it belongs to the model, gets its own."""
+    from avsr.models.whisper import read_json
+
+    with suppress(BadCheckpoint):
+        sha256 = read_json(folder / "model.json").get("sha256", {})
+        for name in PARTS:
+            if _fresh(folder, name).exists() and _sha256(_fresh(folder, name)) == sha256.get(name):
+                os.replace(_fresh(folder, name), folder / name)
+
+
+def _part(folder: Path, name: str, sha256: str | None) -> Path:
+    """The file that model.json means, under its name or the one it was written with."""
+    for path in (folder / name, _fresh(folder, name)):
+        if path.exists() and _sha256(path) == sha256:
+            return path
+    raise BadCheckpoint(f"{folder / name}: missing, or not the one model.json names.  Copy the whole folder again.")
+
+
+def _facts() -> list[str]:
+    """The fields of a Checkpoint that model.json holds as they are."""
+    return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "recipe")]
+
+
 def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
-    kept = {f.name: getattr(checkpoint, f.name) for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "recipe")}
     return {"layout": LAYOUT, "dims": asdict(checkpoint.model.dims), "rates": {name: getattr(rates, name) for name in RATES},
-            "recipe": asdict(checkpoint.recipe), "sha256": sha256, **kept}
+            "recipe": asdict(checkpoint.recipe), "sha256": sha256, **{name: getattr(checkpoint, name) for name in _facts()}}
 
 
 def _load_ours(folder: Path, lips: bool) -> Checkpoint:
-    from avsr.models.avsr import AVSR, Dims, without_lips
-    from avsr.models.whisper import read_json, read_safetensors
+    from avsr.models.avsr import AVSR, without_lips
+    from avsr.models.whisper import read_safetensors
 
-    facts = read_json(folder / "model.json")
-    if facts.get("layout") != LAYOUT:
-        raise BadCheckpoint(f"{folder}: model.json of layout {facts.get('layout')}, known is {LAYOUT}.  Install a newer avsr.")
-    for name, value in facts["rates"].items():
-        if getattr(rates, name, None) != value:
-            raise BadCheckpoint(f"{folder}: made with {name} = {value}, here it is {getattr(rates, name, None)}.  "
-                                "Use the version of avsr it was trained with.")
-    for name, sha256 in facts["sha256"].items():
-        if not (folder / name).exists() or _sha256(folder / name) != sha256:
-            raise BadCheckpoint(f"{folder / name}: missing, or not the one model.json names.  Copy the whole folder again.")
-    dims = _build(Dims, facts["dims"], folder)
+    facts = _read_facts(folder)
+    weights_path, tokenizer_path = (_part(folder, name, facts["sha256"].get(name)) for name in PARTS)
+    dims = _read_dims(facts["dims"], folder)
     dims = dims if lips else without_lips(dims)
     model = AVSR(dims)
-    weights = {name: tensor for name, tensor in read_safetensors(folder / "model.safetensors").items()
+    weights = {name: tensor for name, tensor in read_safetensors(weights_path).items()
                if lips or name in model.state_dict()}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise BadCheckpoint(f"{folder}: its weights do not fit its dims ({' '.join(str(error).split())[:200]}).  "
                             "Fetch the model again.") from error
-    tuples = {name: tuple(facts[name]) for name in ("suppress", "suppress_begin")}
-    heads = tuple((layer, head) for layer, head in facts["alignment_heads"])
-    return Checkpoint(facts["name"], model, Tokenizer(folder / "tokenizer.json"), _build(LipRecipe, facts["recipe"], folder),
-                      facts["lips_trained"], facts["pad_seconds"], **tuples, alignment_heads=heads, training=facts["training"])
+    kept = {name: facts[name] for name in _facts()} | {"lips_trained": facts["lips_trained"] and dims.lips is not None}
+    kept |= {name: tuple(facts[name]) for name in ("suppress", "suppress_begin")}
+    kept["alignment_heads"] = tuple((layer, head) for layer, head in facts["alignment_heads"])
+    recipe = _build(LipRecipe, facts["recipe"], folder)
+    return Checkpoint(model=model, tokenizer=Tokenizer(tokenizer_path), recipe=recipe, **kept)
+
+
+def _read_facts(folder: Path) -> dict:
+    """model.json, of this layout, with nothing missing and the rates of this version."""
+    from avsr.models.whisper import read_json
+
+    facts = read_json(folder / "model.json")
+    if facts.get("layout") != LAYOUT:
+        raise BadCheckpoint(f"{folder}: model.json of layout {facts.get('layout')}, known is {LAYOUT}.  Install a newer avsr.")
+    if absent := [name for name in ("dims", "rates", "recipe", "sha256", *_facts()) if name not in facts]:
+        raise BadCheckpoint(f"{folder}: its model.json lacks {', '.join(absent)}.  Copy the whole folder again.")
+    for name, value in facts["rates"].items():
+        if getattr(rates, name, None) != value:
+            raise BadCheckpoint(f"{folder}: made with {name} = {value}, here it is {getattr(rates, name, None)}.  "
+                                "Use the version of avsr it was trained with.")
+    return facts
+
+
+def _read_dims(values: dict, folder: Path) -> Dims:
+    from avsr.models.avsr import Dims
+    from avsr.models.video import FRONTS
+
+    dims = _build(Dims, values, folder)
+    if dims.lips is not None and dims.lips not in FRONTS:
+        raise BadCheckpoint(f"{folder}: its lips are of kind {dims.lips!r}, known are {', '.join(FRONTS)}.  "
+                            "Use the version of avsr it was trained with.")
+    return dims
 
 
 def _build(kind: type, values: dict, folder: Path):

