@@ -186,7 +186,7 @@ def _facts() -> list[str]:
 
 def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
     return {"layout": LAYOUT, "dims": asdict(checkpoint.model.dims), "rates": {name: getattr(rates, name) for name in RATES},
-            "recipe": asdict(checkpoint.recipe), "sha256": sha256, **{name: getattr(checkpoint, name) for name in _facts()}}
+            "recipe": checkpoint.recipe.to_dict(), "sha256": sha256, **{name: getattr(checkpoint, name) for name in _facts()}}
 
 
 def _load_ours(folder: Path, lips: bool) -> Checkpoint:
@@ -208,7 +208,7 @@ def _load_ours(folder: Path, lips: bool) -> Checkpoint:
     kept = {name: facts[name] for name in _facts()} | {"lips_trained": facts["lips_trained"] and dims.lips is not None}
     kept |= {name: tuple(facts[name]) for name in ("suppress", "suppress_begin")}
     kept["alignment_heads"] = tuple((layer, head) for layer, head in facts["alignment_heads"])
-    recipe = _build(LipRecipe, facts["recipe"], folder)
+    recipe = _read_recipe(facts["recipe"], folder)
     return Checkpoint(model=model, tokenizer=Tokenizer(tokenizer_path), recipe=recipe, **kept)
 
 
@@ -232,20 +232,20 @@ def _read_dims(values: dict, folder: Path) -> Dims:
     from avsr.models.avsr import Dims
     from avsr.models.video import FRONTS
 
-    dims = _build(Dims, values, folder)
+    remedy = "Use the version of avsr it was trained with."
+    if strange := sorted(values.keys() ^ {f.name for f in fields(Dims)}):
+        raise BadCheckpoint(f"{folder}: its Dims differ from this version's in {', '.join(strange)}.  {remedy}")
+    dims = Dims(**values)
     if dims.lips is not None and dims.lips not in FRONTS:
-        raise BadCheckpoint(f"{folder}: its lips are of kind {dims.lips!r}, known are {', '.join(FRONTS)}.  "
-                            "Use the version of avsr it was trained with.")
+        raise BadCheckpoint(f"{folder}: its lips are of kind {dims.lips!r}, known are {', '.join(FRONTS)}.  {remedy}")
     return dims
 
 
-def _build(kind: type, values: dict, folder: Path):
-    """A dataclass from JSON; a field it does not have, or lacks, is named."""
-    known = {f.name for f in fields(kind)}
-    if strange := sorted(values.keys() ^ known):
-        raise BadCheckpoint(f"{folder}: its {kind.__name__} differs from this version's in {', '.join(strange)}.  "
-                            "Use the version of avsr it was trained with.")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+def _read_recipe(values: dict, folder: Path) -> LipRecipe:
+    try:
+        return LipRecipe.from_dict(values)
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{folder}: {error}") from error
 
 
 def _sha256(path: Path) -> str:

@@ -47,3 +47,8 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 def n_cores() -> int:
     """Processor cores this process may use (respects affinity and containers that set it)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers(device: torch.device) -> int:
+    """How many batches to work on side by side: one on a GPU, up to four on the CPU's cores."""
+    return 1 if device.type == "cuda" else min(4, n_cores())

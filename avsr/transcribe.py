@@ -7,10 +7,12 @@ in a thread while the network works.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from avsr.lips import Mouths
 from avsr.listen import Heard, Listener, ahead
 from avsr.models.avsr import Memory
 from avsr.rates import FEATURE_RATE, HOP, MOUTH_INPUT, SAMPLE_RATE
-from avsr.runtime import Progress, no_progress, pick_device, pick_dtype
+from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, workers
 from avsr.speech import Piece
 from avsr.transcript import Segment, Transcript
 
@@ -81,7 +83,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by sight alone.  "
                         "Use --modality a or auto, or a model that has learnt to read lips.")
     look = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
-    with media.open_recording(source, want_video=look, want_audio=modality != "v") as recording, torch.inference_mode():
+    with media.open_recording(source, want_video=look, want_audio=modality != "v") as recording:
         used, reason = decide(modality, checkpoint, recording)
         job = _Job(checkpoint, used, language, options, recording.name)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
@@ -89,11 +91,10 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
                             save_lips=save_lips, progress=progress)
         heard = ahead(listener, 2 * options.batch_size)
         segments: list[Segment] = []
-        for batch in _batched(heard, options.batch_size):
-            for segment in job.run(batch):
-                segments.append(segment)
-                if on_segment is not None:
-                    on_segment(segment)
+        for segment in _recognise(job, job.admit(heard), options.batch_size):
+            segments.append(segment)
+            if on_segment is not None:
+                on_segment(segment)
         used, reason, problems = job.verdict(used, reason)
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments), job.language or "en",
                           checkpoint.name, used, reason, listener.duration_s, (*recording.problems, *problems))
@@ -148,9 +149,32 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
     return "av", "both were asked for" if modality == "av" else "the recording has both and the model reads lips"
 
 
-def _batched(items: Iterator, n: int) -> Iterator[list]:
-    while batch := list(islice(items, n)):
-        yield batch
+def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[Segment]:
+    """The segments of all pieces in order, `batch_size` pieces in the network at once.
+
+    On the CPU they are shared out to threads, each of which keeps to its own cores: the tensors of a decoding step are
+    too small for several cores to share one (2.3 times slower with two, on a machine with something else to do).
+    """
+    first = list(islice(pieces, batch_size))
+    if first and job.language is None:
+        job.language = job.detect_language(first)
+    n_workers = min(workers(job.device), len(first)) or 1
+    n_each = -(-len(first) // n_workers)
+    threads_before = torch.get_num_threads()
+    with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(max(1, n_cores() // n_workers),)) as pool:
+        running: deque[Future] = deque()
+        try:
+            everything = chain(first, pieces)
+            while batch := list(islice(everything, n_each)):
+                running.append(pool.submit(job.run, batch))
+                while len(running) > n_workers or (running and running[0].done()):
+                    yield from running.popleft().result()
+            while running:
+                yield from running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+    torch.set_num_threads(threads_before)                   # the workers' setting reached MKL as a whole
 
 
 class _Job:
@@ -163,15 +187,24 @@ class _Job:
         self.dtype = next(checkpoint.model.parameters()).dtype
         self.n_frames = self.n_missing = self.n_pieces = self.n_blind = 0
 
+    def admit(self, pieces: Iterable[Heard]) -> Iterator[Heard]:
+        """Those of the pieces that hold something for the network."""
+        for heard in map(self._seen, pieces):
+            if self._worth(heard):
+                yield heard
+
+    @torch.inference_mode()
+    def detect_language(self, batch: Sequence[Heard]) -> str:
+        """The language most of these pieces seem to be in: Whisper's first token after the start, summed over them."""
+        tokenizer, model, memory = self.checkpoint.tokenizer, self.checkpoint.model, self._encode(batch)
+        start = torch.full((memory.n_utterances, 1), tokenizer.start, device=memory.device)
+        scores = model.step(start, model.start(memory)).log_softmax(dim=-1).sum(dim=0)
+        return max(tokenizer.languages, key=lambda name: scores[tokenizer.languages[name]].item())
+
+    @torch.inference_mode()
     def run(self, batch: Sequence[Heard]) -> list[Segment]:
-        """The segments of some pieces, in order."""
-        batch = [self._seen(heard) for heard in batch]
-        batch = [heard for heard in batch if self._worth(heard)]
-        if not batch:
-            return []
+        """The segments of some admitted pieces, in order. May be called from several threads."""
         memory = self._encode(batch)
-        if self.language is None:
-            self.language = detect_language(self.checkpoint, memory)
         prompts = [self.checkpoint.tokenizer.prompt(self.language)] * len(batch)
         first = self.options.temperature
         warmer = tuple(t for t in decode.DecodeOptions().temperatures if t > first)
@@ -277,11 +310,3 @@ def see(mouths: Sequence[Mouths | None]) -> tuple[torch.Tensor, torch.Tensor]:
             images[i, :len(centre)] = torch.from_numpy(centre.astype(np.float32) / 255)
             seen[i, :len(centre)] = torch.from_numpy(~one.missing)
     return images, seen
-
-
-def detect_language(checkpoint: Checkpoint, memory: Memory) -> str:
-    """The language most of these pieces seem to be in: Whisper's first token after the start, summed over them."""
-    tokenizer = checkpoint.tokenizer
-    start = torch.full((memory.n_utterances, 1), tokenizer.start, device=memory.device)
-    scores = checkpoint.model.step(start, checkpoint.model.start(memory)).log_softmax(dim=-1).sum(dim=0)
-    return max(tokenizer.languages, key=lambda name: scores[tokenizer.languages[name]].item())

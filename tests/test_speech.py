@@ -1,0 +1,216 @@
+"""Where somebody speaks: the same in windows as at once, and no word lost between pieces."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from avsr.rates import PIECE_FRAMES, PIECE_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from avsr.speech import STEP, Piece, SpeechCutter, SpeechOptions, SpeechProbability
+
+PER_SECOND = SAMPLE_RATE / STEP                             # 31.25 steps
+
+
+# Probabilities
+
+def probabilities(audio, *sizes):
+    """In windows of these sizes, then the rest."""
+    network, out, at = SpeechProbability(), [], 0
+    for size in sizes:
+        out.append(network.update(audio[at:at + size]))
+        at += size
+    return np.concatenate([*out, network.update(audio[at:]), network.finish()])
+
+
+@pytest.fixture(scope="module")
+def sound(hello):
+    return np.concatenate([hello, np.zeros(20_000, np.float32), hello[30_000:] * 0.3, hello[:12_345]])
+
+
+@pytest.mark.filterwarnings("ignore:path is deprecated:DeprecationWarning")   # in silero_vad itself
+def test_they_are_sileros_own(sound):
+    from silero_vad import load_silero_vad
+
+    theirs = load_silero_vad(sequence=True).audio_forward(sound)
+    ours = probabilities(sound)
+    assert ours.shape == theirs.shape == (-(-len(sound) // STEP),)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert ours.min() < 0.1
+    assert ours.max() > 0.9
+
+
+@settings(max_examples=6, deadline=None)
+@given(sizes=st.lists(st.integers(0, 60_000), max_size=8))
+def test_windows_are_the_whole(sound, sizes):
+    np.testing.assert_allclose(probabilities(sound, *sizes), probabilities(sound), atol=1e-6)
+
+
+def test_an_hour_is_taken_in_blocks(sound, monkeypatch):
+    whole = probabilities(sound)
+    monkeypatch.setattr("avsr.speech.BLOCK", 7)
+    np.testing.assert_allclose(probabilities(sound), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_samples", "n"), [(0, 0), (1, 1), (511, 1), (512, 1), (513, 2)])
+def test_one_for_each_begun_step(n_samples, n):
+    assert len(probabilities(np.zeros(n_samples, np.float32))) == n
+
+
+# Pieces
+
+@st.composite
+def speech(draw):
+    """Probabilities as talk has them: stretches of speech, doubt and silence of any length, up to minutes."""
+    stretches = draw(st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 1.0]), st.one_of(st.integers(1, 40), st.integers(
+        1, 1500))), max_size=12))
+    if not stretches:
+        return np.zeros(0, np.float32)
+    steps = np.concatenate([np.full(n, level) for level, n in stretches])
+    ripple = np.random.default_rng(draw(st.integers(0, 99))).uniform(-0.1, 0.1, len(steps))
+    return np.clip(steps + ripple, 0, 1).astype(np.float32)
+
+
+OPTIONS = st.sampled_from([
+    SpeechOptions(), SpeechOptions(pad=0.0), SpeechOptions(pad=1.0, min_silence=0.1), SpeechOptions(max_gap=0.0),
+    SpeechOptions(min_speech=0.0, min_silence=0.03, max_gap=10.0)])
+
+
+def cut(steps, options, *sizes):
+    """Pieces, in order; watches `settled` on the way."""
+    cutter, pieces, settled, at = SpeechCutter(options), [], 0, 0
+    for size in [*sizes, len(steps)]:
+        fresh = cutter.update(steps[at:at + size])
+        at += size
+        assert all(piece.start_frame >= settled for piece in fresh), "a piece begins in what was forgotten"
+        assert cutter.settled >= settled
+        assert cutter.settled * SAMPLES_PER_FRAME <= min(at, len(steps)) * STEP + SAMPLES_PER_FRAME
+        settled, pieces = cutter.settled, pieces + fresh
+    fresh = cutter.finish()
+    assert all(piece.start_frame >= settled for piece in fresh)
+    assert cutter.finish() == []
+    return pieces + fresh
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=speech(), options=OPTIONS, sizes=st.lists(st.integers(1, 2000), max_size=20))
+def test_pieces_in_any_windows(steps, options, sizes):
+    pieces = cut(steps, options)
+    assert cut(steps, options, *sizes) == pieces
+    last_frame = -(-len(steps) * STEP // SAMPLES_PER_FRAME)
+    for piece in pieces:
+        assert 0 <= piece.start_frame < piece.end_frame <= last_frame
+        assert piece.end_frame - piece.start_frame <= PIECE_FRAMES
+    for piece, following in pairwise(pieces):
+        assert piece.end_frame <= following.start_frame
+
+
+def runs(flags, least):
+    """(start, end) of runs of True that are `least` long at least."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags, [0]]).astype(int)))
+    return [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= least]
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=speech(), options=OPTIONS)
+def test_all_that_is_surely_speech_is_in_a_piece(steps, options):
+    pieces = cut(steps, options)
+    covered = np.zeros(len(steps) * STEP + SAMPLES_PER_FRAME, bool)
+    for piece in pieces:
+        covered[piece.start_frame * SAMPLES_PER_FRAME:piece.end_frame * SAMPLES_PER_FRAME] = True
+    for start, end in runs(steps >= options.threshold, max(1, round(options.min_speech * PER_SECOND))):
+        assert covered[start * STEP:end * STEP].all(), (start, end, pieces)
+
+
+@settings(max_examples=100, deadline=None)
+@given(speech())
+def test_where_nobody_speaks_there_is_no_piece(steps):
+    assert cut(np.minimum(steps, 0.49), SpeechOptions()) == []
+
+
+def seconds(*stretches):
+    """(probability, seconds) each -> steps."""
+    return np.concatenate([np.full(round(length * PER_SECOND), level, np.float32) for level, length in stretches])
+
+
+def times(pieces):
+    return [(piece.start_s, piece.start_s + piece.duration_s) for piece in pieces]
+
+
+def test_a_sentence_is_padded_on_both_sides():
+    (start, end), = times(cut(seconds((0, 2), (1, 3), (0, 4)), SpeechOptions()))
+    assert (start, end) == pytest.approx((1.7, 5.3), abs=0.06)
+
+
+def test_pauses_are_bridged_up_to_a_length():
+    def talk(pause):
+        return seconds((0, 1), (1, 2), (0, pause), (1, 2), (0, 4))
+
+    assert len(cut(talk(1.5), SpeechOptions())) == 1
+    first, second = times(cut(talk(3.0), SpeechOptions()))
+    assert first == pytest.approx((0.7, 3.3), abs=0.06)
+    assert second == pytest.approx((5.7, 8.3), abs=0.06)
+
+
+def test_a_click_is_no_speech():
+    assert cut(seconds((0, 1), (1, 0.064), (0, 3)), SpeechOptions()) == []
+
+
+def test_speech_to_the_very_end_is_kept():
+    (start, end), = times(cut(seconds((0, 2), (1, 3)), SpeechOptions()))
+    assert (start, end) == pytest.approx((1.7, 5.0), abs=0.06)
+
+
+def test_a_minute_without_a_pause_is_cut_without_gap_or_overlap():
+    pieces = cut(seconds((1, 60)), SpeechOptions())
+    assert times(pieces)[0][0] == 0
+    assert times(pieces)[-1][1] == pytest.approx(60, abs=0.06)
+    assert all(a.end_frame == b.start_frame for a, b in pairwise(pieces))
+    assert all(5 < piece.duration_s <= PIECE_SECONDS for piece in pieces)
+
+
+def test_the_cut_is_where_it_is_quietest():
+    steps = seconds((1, 20), (0.4, 0.1), (1, 40))
+    first, second, *_ = cut(steps, SpeechOptions())
+    assert first.end_frame == second.start_frame
+    assert second.start_s == pytest.approx(20.05, abs=0.1)
+
+
+def test_a_cut_leaves_no_scrap_that_is_too_short_to_be_speech():
+    longest = SpeechCutter()._longest
+    steps = np.concatenate([np.full(longest - 1, 0.9), [0.6, 0.9]]).astype(np.float32)
+    assert cut(steps, SpeechOptions())[-1].end_frame == -(-len(steps) * STEP // SAMPLES_PER_FRAME)
+
+
+def test_a_long_talk_is_cut_at_its_pauses_and_pads_meet_in_the_middle():
+    steps = seconds(*[(1, 12), (0, 0.576)] * 8)
+    pieces = cut(steps, SpeechOptions(pad=1.0))
+    assert len(pieces) == 4
+    for i, (a, b) in enumerate(pairwise(pieces), start=1):
+        assert b.start_frame - a.end_frame in (0, 1)
+        assert b.start_s == pytest.approx(i * 25.152 - 0.288, abs=0.05)
+
+
+def test_memory_does_not_grow_with_the_recording():
+    cutter, rng = SpeechCutter(), np.random.default_rng(0)
+    longest = 0
+    for _ in range(600):
+        level = rng.choice([0.0, 1.0], p=[0.2, 0.8])
+        cutter.update(np.full(60, level, np.float32))
+        longest = max(longest, len(cutter._probabilities))
+    assert longest <= PIECE_SECONDS * PER_SECOND
+    assert cutter.settled / 25 > 600 * 60 / PER_SECOND - 2 * PIECE_SECONDS
+
+
+def test_a_piece_knows_its_seconds():
+    piece = Piece(50, 75)
+    assert (piece.start_s, piece.duration_s) == (2.0, 1.0)
+
+
+def test_the_demo_is_one_piece(hello):
+    pieces = SpeechCutter()
+    found = pieces.update(probabilities(hello)) + pieces.finish()
+    assert len(found) == 1
+    assert found[0].start_s < 0.7
+    assert found[0].start_s + found[0].duration_s > 5.5

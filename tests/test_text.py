@@ -1,0 +1,131 @@
+"""Text to tokens, and tokens to words: nothing is lost on the way."""
+
+import json
+import random
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from avsr.errors import BadCheckpoint
+from avsr.text import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_en_folder):
+    return Tokenizer(tiny_en_folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def multilingual(tiny_en_folder, tmp_path_factory):
+    """The same vocabulary with its special tokens one id later, as in the multilingual tokenizers."""
+    content = json.loads((tiny_en_folder / "tokenizer.json").read_text())
+    for token in content["added_tokens"]:
+        token["id"] += 1
+    vocabulary = content["model"]["vocab"]
+    specials = {token["content"] for token in content["added_tokens"]}
+    content["model"]["vocab"] = {name: i for name, i in vocabulary.items() if name not in specials} | {"filler": 50_256}
+    path = tmp_path_factory.mktemp("multilingual") / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    return Tokenizer(path)
+
+
+def joined(words):
+    return "".join(word.text for word in words), [token for word in words for token in word.tokens]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=TEXTS, language=st.sampled_from(["en", "ja"]))
+@example(text=" Ça coûte 5 € à l'été, n'est-ce pas ?", language="en")
+@example(text="\ufffd not known \ufffd\ufffd", language="en")
+@example(text=" 日本語の字幕です。", language="ja")
+@example(text="👩‍👩‍👧 family", language="en")
+def test_words_lose_nothing(tokenizer, text, language):
+    tokens = tokenizer.encode(text)
+    assert tokenizer.decode(tokens) == text
+    words = tokenizer.words(tokens, language)
+    assert joined(words) == (text, tokens)
+    assert all(word.text and word.tokens for word in words)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(0, 50_255), max_size=30))
+@example([95, 447, 64])                                     # halves of characters that never meet
+def test_words_lose_nothing_of_tokens_that_are_no_text(tokenizer, tokens):
+    words = tokenizer.words(tokens, "en")
+    assert joined(words) == (tokenizer.decode(tokens), tokens)
+
+
+def test_words_are_what_a_reader_takes_for_words(tokenizer):
+    text = " Hello, this isn't it: \"Roe v. Wade\" (1973), U.S. law... ¿Qué?"
+    assert [word.text for word in tokenizer.words(tokenizer.encode(text), "en")] == [
+        " Hello,", " this", " isn't", " it:", ' "Roe', " v.", ' Wade"', " (1973),", " U", ".S.", " law...", " ¿Qué?"]
+
+
+def test_characters_are_never_torn_apart(tokenizer):
+    words = tokenizer.words(tokenizer.encode("日本の鮨👍🏽"), "ja")
+    assert "".join(word.text for word in words) == "日本の鮨👍🏽"
+    assert not any("\ufffd" in word.text for word in words)
+    assert max(len(word.tokens) for word in words) > 1, "no character needed two tokens: this shows nothing"
+
+
+def test_words_agree_with_faster_whisper(tokenizer):
+    from faster_whisper.tokenizer import Tokenizer as Theirs
+
+    theirs = Theirs(tokenizer._tokenizer, False, task="transcribe", language="en")
+    rng = random.Random(0)
+    some = [" the", " café", "’s", " don't", " 3", ".5", " naïve", " Straße", " it's", " re", "-use", " €", "5", " x"]
+    for _ in range(30):
+        tokens = tokenizer.encode("".join(rng.choice(some) for _ in range(12)))
+        pieces, _ = theirs.split_to_word_tokens(tokens)
+        ours = "|".join(word.text for word in tokenizer.words(tokens, "en"))
+        # Theirs join punctuation later, in `merge_punctuations`; only letters and digits are split here.
+        assert ours.replace("|", "") == "".join(pieces)
+        assert [piece for piece in pieces if piece.strip().isalpha()] == [
+            word for word in ours.split("|") if word.strip().isalpha()]
+
+
+def test_english_only(tokenizer):
+    assert tokenizer.languages == {}
+    assert tokenizer.prompt(None) == tokenizer.prompt("en") == [tokenizer.start, tokenizer.no_timestamps] == [50_257, 50_362]
+    assert (tokenizer.end, tokenizer.no_speech, tokenizer.first_timestamp) == (50_256, 50_361, 50_363)
+
+
+def test_multilingual(multilingual):
+    assert multilingual.end == 50_257
+    assert len(multilingual.languages) == 99
+    assert {"en", "de", "zh", "cy"} <= multilingual.languages.keys()
+    assert multilingual.prompt("de") == [50_258, multilingual.languages["de"], multilingual.transcribe, 50_363]
+    assert multilingual.languages["en"] == 50_259
+
+
+def test_specials_are_not_text(tokenizer):
+    hello = tokenizer.encode(" Hello")
+    tokens = [*tokenizer.prompt("en"), *hello, tokenizer.first_timestamp + 7, tokenizer.end]
+    assert tokenizer.decode(tokens) == " Hello"
+    assert joined(tokenizer.words(tokens, "en")) == (" Hello", hello)
+    assert tokenizer.words([], "en") == []
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    (None, "not a tokenizer file"),
+    ("{}", "not a tokenizer file"),
+    ("\x00\x01garbage", "not a tokenizer file"),
+    ('{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}', "no token <|endoftext|>"),
+])
+def test_a_wrong_file_is_named_with_a_remedy(tmp_path, content, says):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadCheckpoint) as caught:
+        Tokenizer(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert says in str(caught.value)
+    assert "Fetch the model's tokenizer.json again." in str(caught.value)
+
+
+def test_its_hash_is_the_files(tokenizer):
+    assert tokenizer.sha256 == "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"
