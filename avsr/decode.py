@@ -214,7 +214,8 @@ class Sample:
         # One number per row through the running sum of the chances: a fifth of the time torch.multinomial takes.
         summed = (logprobs / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         drawn = torch.cat([torch.rand(self.size, 1, generator=rng) for rng in self.rngs]) * summed[:, -1:]
-        chosen = torch.searchsorted(summed, drawn, right=True)[:, 0].clamp_max(summed.shape[1] - 1)
+        drawn = drawn.minimum(summed[:, -1:] * (1 - 1e-6))  # rounding up to the whole sum would pick the last token
+        chosen = torch.searchsorted(summed, drawn, right=True)[:, 0]
         gained = logprobs.gather(1, chosen[:, None])[:, 0].view_as(self.totals)
         self.totals += gained.masked_fill(self.ended, 0.0)
         ends = (chosen == self.end).view_as(self.ended) & ~self.ended

@@ -99,7 +99,7 @@ class FaceTracker:
     track.
     """
 
-    def __init__(self, *, max_faces: int = 4, stride: int = 2, max_gap: int = 12) -> None:
+    def __init__(self, *, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> None:
         self.stride, self.max_gap = stride, max_gap
         self._landmarker = _Landmarker(max_faces)
         self._people: list[_Person] = []
@@ -206,7 +206,7 @@ class FaceTracker:
         self._hidden = {number for number in self._hidden if number >= min(oldest, self._next - 1)}
 
 
-def track(clips: Clip | Iterable[Clip], *, max_faces: int = 4, stride: int = 2, max_gap: int = 12) -> list[Track]:
+def track(clips: Clip | Iterable[Clip], *, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> list[Track]:
     """All tracks of a whole clip, or of the consecutive windows of a recording, in order of appearance."""
     pieces: list[Track] = []
     with FaceTracker(max_faces=max_faces, stride=stride, max_gap=max_gap) as tracker:

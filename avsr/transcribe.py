@@ -155,11 +155,16 @@ def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[
     On the CPU they are shared out to threads, each of which keeps to its own cores: the tensors of a decoding step are
     too small for several cores to share one (2.3 times slower with two, on a machine with something else to do).
     """
-    first = list(islice(pieces, batch_size))
+    n_workers = workers(job.device)
+    n_each = -(-batch_size // n_workers)
+    if "v" in job.modality and n_workers > 1:               # looking is slow: begin as soon as a little has been seen
+        n_each = -(-n_each // 2)
+    first = list(islice(pieces, n_each))
     if first and job.language is None:
         job.language = job.detect_language(first)
-    n_workers = min(workers(job.device), len(first)) or 1
-    n_each = -(-len(first) // n_workers)
+    if len(first) < n_each:                                 # that was all: share it out
+        n_workers = min(n_workers, max(1, len(first)))
+        n_each = -(-max(1, len(first)) // n_workers)
     threads_before = torch.get_num_threads()
     with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(max(1, n_cores() // n_workers),)) as pool:
         running: deque[Future] = deque()
@@ -238,7 +243,8 @@ class _Job:
     def _encode(self, batch: Sequence[Heard]) -> Memory:
         mel = lengths = mouths = seen = None
         if "a" in self.modality:
-            mel, lengths = hear([heard.audio for heard in batch], self.checkpoint.model.dims.n_mels, self.checkpoint.pad_seconds)
+            n_mels = self.checkpoint.model.dims.n_mels
+            mel, lengths = hear([heard.audio for heard in batch], n_mels, self.checkpoint.pad_seconds)
             mel = mel.to(self.device, self.dtype)
             lengths = None if lengths is None else lengths.to(self.device)
         if "v" in self.modality and any(heard.mouths is not None for heard in batch):
@@ -293,7 +299,8 @@ def hear(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | None) -> t
     mels = [log_mel(one, n_mels=n_mels) for one in audio]
     if pad_seconds is not None:
         n_columns = pad_seconds * FEATURE_RATE
-        return torch.stack([torch.nn.functional.pad(mel[:n_columns], (0, 0, 0, max(0, n_columns - len(mel)))) for mel in mels]), None
+        filled = [torch.nn.functional.pad(mel[:n_columns], (0, 0, 0, max(0, n_columns - len(mel)))) for mel in mels]
+        return torch.stack(filled), None
     lengths = torch.tensor([-(-len(one) // HOP) for one in audio])
     return torch.nn.utils.rnn.pad_sequence(mels, batch_first=True), lengths
 

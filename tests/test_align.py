@@ -1,9 +1,7 @@
 """Word times: the warping path is the cheapest, and the words are where they were really said."""
 
 import csv
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,7 +136,6 @@ HELLO = " Hello, this video was made by a computer. You can read the words on my
 
 def test_phrases_begin_and_end_where_the_voice_does(tiny_en):
     pytest.importorskip("espeakng_loader")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data" / "demo"))
     from talking_voice import speak
 
     speech, lead = speak(HELLO.strip()), 0.5

@@ -142,6 +142,16 @@ def test_patience_waits_for_more_texts():
     assert (text, score) == ((2, 3), pytest.approx(math.log(0.7 * 0.9), abs=1e-4))
 
 
+def test_a_text_ends_only_from_among_the_best():
+    table = torch.full((5, 5), 1e-9)
+    table[1, 2], table[1, 3] = 0.6, 0.4
+    table[2, END], table[2, 2] = 0.9, 0.1
+    table[3, 4], table[3, END] = 0.6, 0.4                   # this end, 0.16, is third after 0.54 and 0.24
+    table[4, END] = 1.0
+    text, score = run([Chain(table.log())], size=2, length_penalty=2.0)[0]
+    assert (text, score) == ((3, 4), pytest.approx(math.log(0.24), abs=1e-4))
+
+
 @pytest.mark.parametrize("max_tokens", [1, 3])
 def test_an_endless_text_is_cut(max_tokens):
     table = torch.full((3, 3), -20.0)

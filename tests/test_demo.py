@@ -1,6 +1,5 @@
 """The talking face: it says what it is told, its lips follow, and it can be made again."""
 
-import sys
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,16 +7,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import talking_face
+import talking_portrait
+import talking_voice
+from talking_voice import OPENING, WIDTH, Phoneme
 
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 DEMO = Path(__file__).resolve().parents[1] / "data" / "demo"
 HELLO = DEMO / "hello.mp4"
-sys.path.insert(0, str(DEMO))
-import talking_face  # noqa: E402
-import talking_portrait  # noqa: E402
-import talking_voice  # noqa: E402
-from talking_voice import OPENING, WIDTH, Phoneme  # noqa: E402
 
 
 def read_frames(path) -> np.ndarray:

@@ -75,7 +75,7 @@ def test_between_looks_landmarks_are_near_those_of_every_frame(grid_clip):
 
 def test_two_people_keep_their_numbers(real_data):
     whole = next(media.windows(real_data / WILD, 50))
-    tracks = faces.track(whole)
+    tracks = faces.track(whole, stride=2)
     assert len(tracks) == 2
     left, right = sorted(tracks, key=lambda track: track.box[0, 0])
     assert len(left.points) > 45
@@ -96,7 +96,7 @@ def test_a_short_gap_is_interpolated_and_marked(astronaut):
     frames = [pasted((240, 320), (20 + 2 * i, 20, astronaut)) for i in range(30)]
     frames[10:16] = [np.zeros_like(frames[0])] * 6
     shown = [not 10 <= i < 16 for i in range(30)]
-    (track,) = faces.track(clip(frames, shown))
+    (track,) = faces.track(clip(frames, shown), stride=2)
     assert np.flatnonzero(track.missing).tolist() == list(range(9, 16))      # frame 9 lies after the last look
     assert (track.score[track.missing] == 0).all()
     assert np.abs(np.diff(track.points[8:17, 1, 0]) - 2).max() < 0.5
@@ -105,7 +105,7 @@ def test_a_short_gap_is_interpolated_and_marked(astronaut):
 def test_a_long_gap_starts_a_new_track(astronaut):
     frames = [pasted((240, 320), (60, 20, astronaut))] * 40
     shown = np.array([not 10 <= i < 30 for i in range(40)])
-    tracks = faces.track(clip([f * np.uint8(s) for f, s in zip(frames, shown, strict=True)], shown))
+    tracks = faces.track(clip([f * np.uint8(s) for f, s in zip(frames, shown, strict=True)], shown), stride=2)
     assert [(track.person, track.start_frame, track.end_frame) for track in tracks] == [(0, 0, 9), (1, 30, 40)]
 
 
@@ -135,7 +135,7 @@ def test_a_face_that_jumps_is_another_person(astronaut):
 def test_side_by_side_faces_moving_together_stay_apart(astronaut):
     smaller = astronaut[::-1][::-1, ::-1]
     frames = [pasted((260, 520), (10 + 3 * i, 10, astronaut), (340 - 3 * i, 50, smaller)) for i in range(24)]
-    tracks = faces.track(clip(frames))
+    tracks = faces.track(clip(frames), stride=2)
     assert len(tracks) == 2
     for track in tracks:
         step = np.diff(track.points[:23, :, 0].mean(axis=1))          # the last frame repeats the look before it

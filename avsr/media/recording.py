@@ -223,8 +223,11 @@ def _open_streams(recording: Recording, opener: Opener, max_side: int, want_vide
         starts.append(track.start_s)
     if not tracks:
         wanted = " or ".join(NOUNS[kind] for kind, want in (("video", want_video), ("audio", want_audio)) if want)
+        silent_film = not want_video and pick(container, "video") is not None
+        remedy = ("Its lips could be read: --modality v and a model that has learnt to." if silent_film else
+                  "Check that it is the right file.")
         raise BadMedia(f"{'. '.join(failed)}.  Convert it with another program, or get it again." if failed else
-                       f"{recording.name}: there is no {wanted} in it.  Check that it is the right file.")
+                       f"{recording.name}: there is no {wanted} in it.  {remedy}")
     recording.problems += [f"{sentence}; the rest was kept." for sentence in failed]
     for track in tracks.values():
         track.set_zero(min(starts), recording.duration_s)

@@ -80,14 +80,16 @@ def main() -> None:
     (HERE / "results.jsonl").write_text("\n".join([*kept, *(json.dumps(row, ensure_ascii=False) for row in rows)]) + "\n")
     ours, theirs = named
     if arguments.what == "wild":
-        errors, words = (sum(n_errors(row[theirs], row[ours]) for row in rows), sum(len(normalise(row[theirs]).split()) for row in rows))
+        errors = sum(n_errors(row[theirs], row[ours]) for row in rows)
+        words = sum(len(normalise(row[theirs]).split()) for row in rows)
         print(f"words of {theirs}: {words}; differing: {errors} = {100 * errors / words:.1f} %")
         return
     words = np.array([len(normalise(row["reference"]).split()) for row in rows])
     for name in named:
         errors = np.array([n_errors(row["reference"], row[name]) for row in rows])
         low, high = interval(errors, words)
-        print(f"{name}: WER {100 * errors.sum() / words.sum():.2f} % ({low:.1f} - {high:.1f}) on {words.sum()} words, {len(rows)} clips")
+        wer = 100 * errors.sum() / words.sum()
+        print(f"{name}: WER {wer:.2f} % ({low:.1f} - {high:.1f}) on {words.sum()} words, {len(rows)} clips")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     uv run experiments/speed/make_recording.py 10 /tmp/ten.mkv       # minutes of GRID, picture and sound
     uv run experiments/speed/make_recording.py 10 /tmp/ten.wav       # of the wild clips' sound: natural speech
+    uv run experiments/speed/make_recording.py 10 /tmp/heads.mkv --heads    # two talking heads in turn, 512x512
 """
 
 import itertools
@@ -22,9 +23,12 @@ TALKS = ("ajinkyaT__00005.avi", "astorfi__sample_video.mp4", "facerecognition__s
 MINUTES_ENCODED = 2                                         # the rest is the same packets again
 
 
-def clips() -> Iterator[media.Clip]:
-    """GRID clips of one speaker, about `MINUTES_ENCODED` minutes of 3 s each."""
-    for path in itertools.islice(sorted((DATA / "grid" / "s1").glob("*.mkv")), MINUTES_ENCODED * 20):
+def clips(heads: bool) -> Iterator[media.Clip]:
+    """About `MINUTES_ENCODED` minutes: GRID clips of one speaker, 3 s each, or two talking heads, 8 s each."""
+    paths = sorted((DATA / "grid" / "s1").glob("*.mkv"))
+    if heads:
+        paths = sorted((DATA / "wild").glob("sadtalker__*.mp4")) * 8
+    for path in itertools.islice(paths, MINUTES_ENCODED * 20):
         yield media.read(path)
 
 
@@ -58,8 +62,9 @@ def main() -> None:
         media.write(None, target, audio=np.resize(talk, minutes * 60 * SAMPLE_RATE))
         return
     short = target.with_name(f".{target.stem}.part.mkv")
-    parts = list(clips())
-    media.write((frame for clip in parts for frame in clip.video), short, audio=np.concatenate([clip.audio for clip in parts]))
+    parts = list(clips("--heads" in sys.argv))
+    media.write((frame for clip in parts for frame in clip.video), short, audio=np.concatenate([clip.audio for clip in parts]),
+                crf=23)
     repeat(short, target, -(-minutes // MINUTES_ENCODED))
     short.unlink()
 

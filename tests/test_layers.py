@@ -1,0 +1,88 @@
+"""The house: a file imports only from files above it, nothing heavy at import, one home for numbers and for printing."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
+# In the order in which data flows; a folder stands for its files.
+ORDER = ["errors", "rates", "runtime", "assets",
+         "media", "faces", "lips", "features", "speech",
+         "text", "transcript",
+         "models",
+         "checkpoint", "decode", "align", "listen",
+         "transcribe",
+         "cli"]
+MODELS = ["blocks", "audio", "video", "fusion", "decoder", "avsr", "whisper"]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Names of the package's modules that a file imports, wherever in the file; `avsr.media.write` for a file in a folder."""
+    out = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            out |= {alias.name for alias in node.names if alias.name.startswith("avsr.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == "avsr":
+            out |= {f"avsr.{alias.name}" for alias in node.names if not alias.name.startswith("__")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("avsr."):
+            out.add(node.module)
+    return out
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != PACKAGE / "__init__.py"],
+                         ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_imports_only_from_above(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    own = ORDER.index(parts[0])
+    for module in imported(path):
+        names = module.split(".")[1:]
+        above = ORDER.index(names[0])
+        assert above <= own, f"{path.name} imports {module}, which comes later"
+        if above == own and parts[0] == "models":
+            assert MODELS.index(names[1]) < MODELS.index(parts[1]), f"{path.name} imports {module}"
+
+
+def test_every_file_is_in_the_order_and_says_what_it_is():
+    assert {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES} - {"__init__"} == set(ORDER)
+    for path in FILES:
+        assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_importing_the_package_and_asking_for_help_loads_nothing_heavy():
+    code = ("import sys, avsr, avsr.cli; from click.testing import CliRunner; "
+            "assert CliRunner().invoke(avsr.cli.main, ['transcribe', '--help']).exit_code == 0; "
+            "print(sorted({'torch', 'numpy', 'av', 'mediapipe', 'cv2', 'rich', 'librosa'} & set(sys.modules)))")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_the_function_transcribe_is_not_hidden_by_the_file():
+    code = "import avsr.transcribe; from avsr.transcribe import Settings; import avsr; assert callable(avsr.transcribe)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_only_the_command_line_prints():
+    for path in FILES:
+        calls = [node for node in ast.walk(ast.parse(path.read_text()))
+                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"]
+        assert not calls or path.name == "cli.py", path
+
+
+def test_rates_have_one_home():
+    for path in FILES:
+        if path.name != "rates.py":
+            assert not re.search(r"(?<![\w.])(16000|16_000|640)(?![\w.])", path.read_text()), path
+
+
+def test_sizes_stay_readable():
+    for path in FILES:
+        text = path.read_text()
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"

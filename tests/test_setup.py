@@ -1,0 +1,56 @@
+"""Set-up: conda and uv install the same, nothing in git names a registry, CI runs the README's command."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_environment_yml_has_the_same_set_as_pyproject():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["offline"],
+              *(name for name in project["dependency-groups"]["dev"] if not name.startswith("avsr")),
+              *project["tool"]["uv"]["constraint-dependencies"]]
+    names = {re.split(r"[<>=]", requirement)[0] for requirement in wanted}
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = (entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
+    assert pip[0] == "-e ."
+    listed: dict[str, str] = dict(re.match(r"([\w.-]+)(.*)", line).groups() for line in pip[1:])
+    assert set(listed) == names
+    for requirement in wanted:
+        name = re.split(r"[<>=]", requirement)[0]
+        assert requirement.removeprefix(name) in listed[name].split(","), requirement
+
+
+def test_ci_runs_the_command_the_readme_gives():
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    assert "uv run pytest" in readme
+    assert ci.rstrip().endswith("uv run pytest")
+
+
+def test_the_readme_tree_is_true():
+    readme = (ROOT / "README.md").read_text()
+    tree = readme[readme.index("<!-- tree -->"):readme.index("<!-- end of tree -->")]
+    named = set(re.findall(r"^\s*([a-z_]+\.py|[a-z_]+/)", tree, re.MULTILINE))
+    there = {path.name + ("/" if path.is_dir() else "") for path in (ROOT / "avsr").iterdir() if path.name[0] not in "._"}
+    assert named >= there, there - named
+    for name in named:
+        assert any(ROOT.rglob(name.rstrip("/"))), name
+
+
+def test_git_holds_no_lock_file_no_registry_and_no_path_of_a_machine():
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    for name in listing.stdout.split():
+        assert not name.endswith(".lock"), name
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".json", ".jsonl", ""} and path.is_file():
+            text = path.read_text(errors="replace")
+            assert "pypi" + ".org" not in text, name
+            assert not re.search(r"(?<![\w.])/(work|root|home)/\w", text), name
