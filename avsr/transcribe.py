@@ -65,7 +65,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     """What is said in a recording.
 
     source: a file's path, its bytes, an open file, a waveform (S,) float32 at 16 kHz, or a media.Clip.
-    model: see checkpoint.load; give a Checkpoint to load it only once.
+    model: see checkpoint.load; give a Checkpoint to load it only once, on the device where it is to run.
     modality: `a` by sound, `v` by sight, `av` by both, `auto` what the recording and the model allow.
     language: two letters; None lets a multilingual model find out.
     on_segment: called with each segment as it is found. progress: called with seconds of the recording done.
@@ -179,7 +179,7 @@ def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[
         finally:
             for future in running:
                 future.cancel()
-    torch.set_num_threads(threads_before)                   # the workers' setting reached MKL as a whole
+            torch.set_num_threads(threads_before)           # the workers' setting reached MKL as a whole
 
 
 class _Job:
