@@ -49,7 +49,8 @@ def main() -> None:
             results[name].append(run(command))
             print(name, {key: round(value, 1) for key, value in results[name][-1].items()}, flush=True)
     medians = {name: {key: round(median(row[key] for row in rows), 1) for key in rows[0]} for name, rows in results.items()}
-    summary = {"seconds": round(seconds, 1), "cores": len(os.sched_getaffinity(0)), "runs": arguments.runs, **medians}
+    summary = {"file": arguments.file.name, "seconds": round(seconds, 1), "cores": len(os.sched_getaffinity(0)),
+               "runs": arguments.runs, **medians}
     first, *others = results.values()
     summary["real_time_factor"] = round(median(row["wall_s"] for row in first) / seconds, 3)
     if others:
