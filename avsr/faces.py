@@ -5,8 +5,7 @@
 The landmarker is the slowest step before the network (18 ms a face on one core), so it sees every `stride`-th frame
 and what lies between is interpolated: at stride 3 the mouth is on average 0.5 pixels of its 96x96 crop from where
 looking at every frame puts it (GRID), 1.3 to 2 where people move much (at stride 2: 0.3, 1.0 to 1.2).
-Windows of a long recording may be given one
-after another: what comes out does not depend on where the windows end.
+What comes out does not depend on where the windows of a long recording end.
 """
 
 from __future__ import annotations
