@@ -122,3 +122,31 @@ def _join_punctuation(words: list[WordTokens]) -> list[WordTokens]:
         else:
             joined.append(word)
     return joined
+
+
+CTC_LETTERS = " abcdefghijklmnopqrstuvwxyz'"                # class 0 is the blank, class i letter i - 1
+SPECIALS = ("<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
+
+
+def ctc_classes(text: str) -> list[int]:
+    """Text as CTC spells it: lower-case letters, apostrophes, single spaces; all else is left out."""
+    kept = "".join(letter for letter in text.lower() if letter in CTC_LETTERS)
+    return [CTC_LETTERS.index(letter) + 1 for letter in " ".join(kept.split())]
+
+
+def ctc_text(classes: Sequence[int]) -> str:
+    """The text of CTC classes whose repeats and blanks are already gone."""
+    return "".join(CTC_LETTERS[i - 1] for i in classes)
+
+
+def write_letters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
+    """Write a tokenizer.json of single letters, with Whisper's special tokens, and open it."""
+    import tokenizers
+
+    vocabulary = {letter: i for i, letter in enumerate(dict.fromkeys(letters))}
+    model = tokenizers.models.BPE(vocab=vocabulary, merges=[])
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.decoder = tokenizers.decoders.Fuse()
+    tokenizer.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    tokenizer.save(str(path))
+    return Tokenizer(path)

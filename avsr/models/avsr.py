@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from avsr.models.audio import AudioEncoder
 from avsr.models.blocks import length_mask
 from avsr.models.decoder import Cache, Decoder
-from avsr.models.fusion import Exchange
+from avsr.models.fusion import Exchange, Trust
 from avsr.models.video import LipEncoder
 from avsr.rates import MEMORY_PER_FRAME
 
@@ -34,6 +34,8 @@ class Dims:
     n_context: int = 448                                    # tokens
     n_ctc: int = 29                                         # blank, space, a-z, apostrophe; 0: no CTC heads
     lips: str | None = "resnet18"
+    video_width: int | None = None                          # of the video blocks; None: as wide as the rest
+    n_trust: int = 0                                        # hidden units of the judge of the lips; 0: always believed
 
     def __post_init__(self):
         assert self.n_fusion_layers <= self.n_audio_layers
@@ -45,19 +47,24 @@ class Memory:
 
     audio (B, S, D) or None; audio_mask (B, S) bool, None when all S positions count.
     video (B, Sv, D) or None; video_mask (B, Sv) bool, False for padding and for frames without a face.
+    lips (B, Sv, D): the video before it heard anything. trust (B,) in [0, 1]: how far the lips are believed, from
+    trust_logits (B,); None when nobody judges them: a network without a judge, or nothing to compare them with.
     """
 
     audio: Tensor | None
     video: Tensor | None
     audio_mask: Tensor | None = None
     video_mask: Tensor | None = None
+    lips: Tensor | None = None
+    trust: Tensor | None = None
+    trust_logits: Tensor | None = None
 
     def select(self, utterances: Tensor) -> Memory:
         """The memory of these utterances (B',) only."""
         def keep(x):
             return None if x is None else x.index_select(0, utterances)
 
-        return Memory(keep(self.audio), keep(self.video), keep(self.audio_mask), keep(self.video_mask))
+        return Memory(**{field.name: keep(getattr(self, field.name)) for field in fields(self)})
 
     @property
     def n_utterances(self) -> int:
@@ -81,7 +88,9 @@ class AVSR(nn.Module):
         self.decoder = Decoder(dims.n_vocab, dims.n_context, dims.width, dims.n_heads, dims.n_decoder_layers, video=see)
         self.ctc = nn.ModuleDict({"audio": nn.Linear(dims.width, dims.n_ctc)} if dims.n_ctc else {})
         if see:
-            self.video = LipEncoder(dims.lips, dims.width, dims.n_heads, dims.n_video_layers)
+            self.video = LipEncoder(dims.lips, dims.width, dims.video_width or dims.width, dims.width // dims.n_heads,
+                                    dims.n_video_layers)
+            self.trust = Trust(dims.width, dims.n_trust) if dims.n_trust else None
             self.exchanges = nn.ModuleList(Exchange(dims.width, dims.n_heads) for _ in range(dims.n_fusion_layers))
             if dims.n_ctc:
                 self.ctc["video"] = nn.Linear(dims.width, dims.n_ctc)
@@ -97,30 +106,37 @@ class AVSR(nn.Module):
         """
         assert mel is not None or mouths is not None, "neither sound nor sight"
         assert mouths is None or self.dims.lips is not None, "this network has no eyes"
-        audio = video = audio_mask = video_mask = None
+        audio = audio_mask = None
+        memory = Memory(None, None)
         if mouths is not None:
             seen = torch.ones(mouths.shape[:2], dtype=torch.bool, device=mouths.device) if seen is None else seen
             video = self.video(mouths, seen)
-            video_mask = seen.repeat_interleave(MEMORY_PER_FRAME, dim=1)
-        if mel is not None:
-            audio = self.audio.front(mel, mel_lengths)
-            if mel_lengths is not None:
-                audio_mask = length_mask((mel_lengths + 1) // 2, audio.shape[1])
-            audio, video = self._top(audio, video, audio_mask, video_mask)
-        return Memory(audio, None if video is None else self.video.norm(video), audio_mask, video_mask)
-
-    def _top(self, audio: Tensor, video: Tensor | None, audio_mask: Tensor | None,
-             video_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The audio blocks, the last of which exchange with the video."""
-        first_fused = self.dims.n_audio_layers - self.dims.n_fusion_layers
-        for i, block in enumerate(self.audio.blocks):
+            lips = self.video.norm(video)
+            memory = Memory(None, lips, None, seen.repeat_interleave(MEMORY_PER_FRAME, dim=1), lips)
+        if mel is None:
+            return memory
+        audio = self.audio.front(mel, mel_lengths)
+        if mel_lengths is not None:
+            audio_mask = length_mask((mel_lengths + 1) // 2, audio.shape[1])
+        below = self.dims.n_audio_layers - self.dims.n_fusion_layers
+        for block in self.audio.blocks[:below]:
             audio = block(audio, audio_mask)
-            if video is not None and i >= first_fused:
-                heard = audio_mask
-                if heard is None:
-                    heard = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device)
-                audio, video = self.exchanges[i - first_fused](audio, video, heard, video_mask)
-        return self.audio.norm(audio), video
+        memory = replace(memory, audio=audio, audio_mask=audio_mask)
+        return self._fuse(memory, None if mouths is None else video)
+
+    def _fuse(self, memory: Memory, video: Tensor | None) -> Memory:
+        """The top audio blocks, exchanging with the video (B, Sv, D) before its norm, where there is one."""
+        audio, audio_mask, video_mask = memory.audio, memory.audio_mask, memory.video_mask
+        if video is not None and self.trust is not None:
+            logits = self.trust(audio, video, audio_mask, video_mask)
+            memory = replace(memory, trust=Trust.degree(logits), trust_logits=logits)
+        if video is not None:
+            heard = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device) if audio_mask is None else audio_mask
+        for i, block in enumerate(self.audio.blocks[self.dims.n_audio_layers - self.dims.n_fusion_layers:]):
+            audio = block(audio, audio_mask)
+            if video is not None:
+                audio, video = self.exchanges[i](audio, video, heard, video_mask, memory.trust)
+        return replace(memory, audio=self.audio.norm(audio), video=None if video is None else self.video.norm(video))
 
     def start(self, memory: Memory) -> Cache:
         """An empty cache for decoding from `memory`."""

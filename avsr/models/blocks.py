@@ -80,9 +80,9 @@ class Attention(nn.Module):
         return x.view(batch, length, self.n_heads, width // self.n_heads).transpose(1, 2)
 
 
-def feed_forward(width: int) -> nn.Sequential:
+def feed_forward(width: int, times: int = 4) -> nn.Sequential:
     """Whisper's: four times as wide inside, exact GELU."""
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+    return nn.Sequential(nn.Linear(width, times * width), nn.GELU(), nn.Linear(times * width, width))
 
 
 class Block(nn.Module):

@@ -17,7 +17,7 @@ class Cache:
 
     own: per layer, keys and values of the tokens so far, each (N, H, L, D / H).
     audio, video: per layer, keys and values of the memories, each (B, H, S, D / H); None without that modality.
-    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts.
+    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts. trust: see `Memory`.
     """
 
     own: list[tuple[Tensor, Tensor]]
@@ -25,6 +25,7 @@ class Cache:
     video: list[tuple[Tensor, Tensor]] | None
     audio_mask: Tensor | None
     video_mask: Tensor | None
+    trust: Tensor | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -44,6 +45,7 @@ class Cache:
         self.audio, self.video = keep(self.audio), keep(self.video)
         self.audio_mask = None if self.audio_mask is None else self.audio_mask[utterances]
         self.video_mask = None if self.video_mask is None else self.video_mask[utterances]
+        self.trust = None if self.trust is None else self.trust[utterances]
 
 
 class DecoderBlock(nn.Module):
@@ -77,7 +79,7 @@ class Decoder(nn.Module):
             audio = [block.audio.keys_values(memory.audio) for block in self.blocks]
         if memory.video is not None:
             video = [block.video.attention.keys_values(memory.video) for block in self.blocks]
-        return Cache([], audio, video, memory.audio_mask, memory.video_mask)
+        return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.trust)
 
     def forward(self, tokens: Tensor, cache: Cache, *, last_only: bool = False) -> Tensor:
         """The next tokens (N, L) int64 after what the cache holds -> logits (N, L, V) float32; the cache grows by L.
@@ -105,7 +107,7 @@ class Decoder(nn.Module):
             if cache.video is not None:
                 if looks is not None and cache.audio is None:
                     looks.append(block.video.attention_norm(x))
-                x = block.video(x, *cache.video[i], cache.video_mask)
+                x = block.video(x, *cache.video[i], cache.video_mask, cache.trust)
             normed = block.attention_norm(x)
             keys, values = block.attention.keys_values(normed)
             if cache.own:
