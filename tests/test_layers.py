@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
 ORDER = ["errors", "rates", "runtime", "assets",
-         "media", "faces", "lips", "features", "speech",
+         "media", "faces", "lips", "features", "speech", "noise", "augment",
          "text", "transcript",
          "models",
          "checkpoint", "decode", "align", "listen",

@@ -1,0 +1,130 @@
+"""Levels of sound, and speech mixed with noise at an exact signal-to-noise ratio.
+
+The ratio in words: the level of the speech while somebody speaks (ITU-T P.56 active speech level), less the RMS level of
+exactly the noise that is added, in dB. With `level="rms"` the pauses of the speech count as well, as in most papers.
+Speech is never scaled and nothing is clipped: a sum may pass 1.0, which float32 holds and log-mel does not mind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from avsr.errors import BadMedia
+from avsr.rates import HOP, SAMPLE_RATE
+
+TIME_CONSTANT = 0.03                  # seconds, of each of P.56's two smoothing stages
+HANGOVER = 0.2                        # seconds for which speech is taken to go on after its envelope has fallen
+MARGIN = 15.9                         # dB from the threshold of activity up to the active level
+FADE = HOP                            # samples of equal-power crossfade where one sound follows another: 10 ms
+
+
+def rms_level(audio: np.ndarray) -> float:
+    """Mean power in dB over full scale (1.0); -inf for silence."""
+    audio = np.asarray(audio, np.float64)
+    power = audio @ audio / max(len(audio), 1)
+    return -math.inf if power == 0 else 10 * math.log10(power)
+
+
+def active_level(audio: np.ndarray) -> float:
+    """Active speech level in dB over full scale (1.0), by method B of ITU-T P.56; -inf for silence.
+
+    The power of the whole is spread over the time in which the envelope is above a threshold, or was within the last
+    0.2 s; the threshold is the one that lies 15.9 dB below the resulting level. Thresholds are the powers of two, as for
+    16-bit sound, without its limits; between two of them levels are interpolated in dB.
+    """
+    audio = np.asarray(audio, np.float64)
+    power, long_term = audio @ audio, rms_level(audio)
+    if not math.isfinite(long_term):
+        return long_term
+    envelope = _envelope(audio)
+    hangover = round(HANGOVER * SAMPLE_RATE)
+    below: tuple[float, float] | None = None                 # level and margin at the next lower threshold
+    for exponent in count(math.floor((long_term - MARGIN) / (20 * math.log10(2)))):
+        above = np.flatnonzero(envelope >= 2.0 ** exponent)
+        if not len(above):                                   # a click: its envelope never comes near its power
+            return long_term if below is None else below[0]
+        n_active = np.minimum(np.diff(above, append=len(audio)), hangover + 1).sum()
+        level = 10 * math.log10(power / n_active)
+        margin = level - 20 * math.log10(2) * exponent
+        if margin <= MARGIN:
+            if below is None:
+                return level
+            share = (below[1] - MARGIN) / (below[1] - margin)
+            return below[0] + share * (level - below[0])
+        below = level, margin
+    raise AssertionError("the envelope has a maximum")
+
+
+LEVELS = {"active": active_level, "rms": rms_level}
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Speech in noise.
+
+    audio: (S,) float32, not clipped
+    snr_db: achieved, measured on the float32 noise that was added; None where none was
+    offset: first sample of the noise that was used
+    gain: what the noise was multiplied with; 0 where none was added
+    """
+
+    audio: np.ndarray
+    snr_db: float | None
+    offset: int
+    gain: float
+
+
+def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float | None, *, rng: np.random.Generator,
+        level: str = "active") -> Mixed:
+    """Add noise to speech (S,) float32 at `snr_db`; None leaves the speech as it is, 0 is as loud as the speech.
+
+    A random stretch of the noise (N,) is used; where it is shorter than the speech it is repeated, crossfaded. `level` is
+    how speech is measured, "active" or "rms" (see the top of this file). Raises BadMedia where either is silent.
+    """
+    if snr_db is None:
+        return Mixed(np.array(speech, np.float32), None, 0, 0.0)
+    speech_level = _level("speech", LEVELS[level](speech), speech)
+    offset = int(rng.integers(max(1, len(noise) - len(speech) + 1 if len(noise) >= len(speech) else len(noise))))
+    cut = joined(noise[offset:], lambda: noise, len(speech))
+    noise_level = _level("noise", rms_level(cut), cut)
+    gain = 10 ** ((speech_level - snr_db - noise_level) / 20)
+    added = (cut.astype(np.float64) * gain).astype(np.float32)
+    return Mixed(np.asarray(speech, np.float32) + added, speech_level - rms_level(added), offset, gain)
+
+
+def _level(what: str, level: float, audio: np.ndarray) -> float:
+    if math.isfinite(level):
+        return level
+    problem = "is silent" if level == -math.inf else "holds samples that are not numbers"
+    raise BadMedia(f"{what}: it {problem} over all {len(audio)} samples ({len(audio) / SAMPLE_RATE:.2f} s), so a "
+                   "signal-to-noise ratio has no meaning.  Leave it out, or mix without noise (snr_db None).")
+
+
+def _envelope(audio: np.ndarray) -> np.ndarray:
+    """P.56's envelope: the absolute value through two equal one-pole filters."""
+    from scipy.signal import lfilter
+
+    g = math.exp(-1 / (SAMPLE_RATE * TIME_CONSTANT))
+    return lfilter([(1 - g) ** 2], [1, -2 * g, g * g], np.abs(audio))
+
+
+def joined(first: np.ndarray, following: Callable[[], np.ndarray], n_samples: int) -> np.ndarray:
+    """(n_samples,): `first`, then as many further sounds as it takes, each faded into the next."""
+    if len(first) >= n_samples:
+        return first[:n_samples]
+    parts, length = [first], len(first)
+    while length < n_samples:
+        sound, last = following(), parts.pop()
+        n = min(FADE, len(last) // 2, len(sound) // 2)
+        turn = (np.arange(n, dtype=np.float32) + 0.5) * np.float32(np.pi / 2 / max(n, 1))
+        seam = last[len(last) - n:] * np.cos(turn) + sound[:n] * np.sin(turn)
+        parts += [last[: len(last) - n], seam, sound[n:]]
+        length += len(sound) - n
+        if not length:
+            return np.zeros(n_samples, np.float32)           # nothing but empty sounds; `mix` says so
+    return np.concatenate(parts)[:n_samples]
