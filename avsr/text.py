@@ -6,7 +6,9 @@ A tokenizer is the `tokenizer.json` that comes with a model; Whisper's special t
 from __future__ import annotations
 
 import hashlib
+import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,3 +152,25 @@ def write_letters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
     tokenizer.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     tokenizer.save(str(path))
     return Tokenizer(path)
+
+
+NORMALISER = "avsr-en-1"                                    # stored with scores: another rule below is another name here
+DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+NUMBERS = [*DIGITS, *TEENS, *(f"{ten} {one}".strip() for ten in TENS for one in ["", *DIGITS[1:]])]      # 0 to 99
+
+
+def normalise(text: str) -> str:
+    """English text as it is compared: "Bin blue at F2 now." and "bin blue at f two now" become the same.
+
+    Lower case; punctuation and symbols become spaces, but for apostrophes inside words and points inside numbers; letters
+    and numbers that touch part (f2, mp3), but not 2nd or 90s; whole numbers from 0 to 99 are spelt out; single spaces.
+    Nothing else is expanded: 1999, 007, 3.5, contractions, fillers and British spelling stay as they are.
+    """
+    text = unicodedata.normalize("NFKC", text).lower().translate(str.maketrans("\u2018\u2019\u02bc`", "''''"))
+    text = text.replace("_", " ")
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)                       # 10,000
+    text = re.sub(r"[^\w'.]|(?<!\w)'|'(?!\w)|(?<!\d)\.|\.(?!\d)", " ", text)
+    text = re.sub(r"(?<=[^\W\d])(?=\d)|(?<=\d)(?=[^\W\d])(?!(?:st|nd|rd|th|s)\b)", " ", text)
+    return " ".join(NUMBERS[int(word)] if re.fullmatch(r"[0-9]|[1-9][0-9]", word) else word for word in text.split())

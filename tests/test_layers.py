@@ -14,7 +14,7 @@ ORDER = ["errors", "rates", "runtime", "assets",
          "media", "faces", "lips", "features", "speech", "noise", "augment",
          "text", "transcript",
          "models",
-         "checkpoint", "decode", "align", "listen",
+         "checkpoint", "decode", "align", "listen", "metrics",
          "transcribe",
          "cli"]
 MODELS = ["blocks", "audio", "video", "fusion", "decoder", "avsr", "whisper"]
