@@ -182,7 +182,7 @@ def served(three):
 
 
 def test_over_http_as_from_the_disk_one_range_at_a_time(three, served):
-    folder, inside, entries = three
+    _, inside, entries = three
     server, url = served
     assert cache.read_recipe(url, LipRecipe()) == LipRecipe()
     for number in (2, 0, 1):

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 ORDER = ["errors", "rates", "runtime", "assets",
          "media", "faces", "lips", "features", "speech", "noise", "augment",
          "text", "transcript",
+         "manifest", "cache",
          "models",
          "checkpoint", "decode", "align", "listen", "metrics",
          "transcribe",
