@@ -1,0 +1,25 @@
+"""Manifests: what was said where, as JSON Lines, one `Utterance` a line; read, write, split, validate.
+
+    corpora/ -> Corpus(utterances, dropped) -> manifest.jsonl -> prepare.py (adds cache entries) -> dataset.py
+Text stays text: no token ids, no corpus names. rows.py holds what a line is, step.py how lips and sound are compared,
+checks.py everything that may be wrong with an utterance though its line is well formed.
+"""
+
+from avsr.manifest.checks import (
+    Limits,
+    Problem,
+    check,
+    check_all,
+    check_speakers,
+    content_hash,
+    read_problems,
+    validate,
+    write_dropped,
+    write_problems,
+)
+from avsr.manifest.rows import CacheEntry, Corpus, Dropped, TimedWord, Utterance, append, by_lot, read, split, write
+from avsr.manifest.step import correlations, energy, lag, mouth_opening
+
+__all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "append", "by_lot", "check",
+           "check_all", "check_speakers", "content_hash", "correlations", "energy", "lag", "mouth_opening", "read",
+           "read_problems", "split", "validate", "write", "write_dropped", "write_problems"]
