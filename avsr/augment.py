@@ -74,13 +74,16 @@ def jitter(images: np.ndarray, rng: np.random.Generator, *, scale: float = 0.1, 
     size, turn, light, range_, curve = rng.uniform(-1, 1, 5) * (scale, degrees, brightness, contrast, gamma)
     table = (np.arange(256) / 255) ** (1 + curve)
     table = (table - 0.5) * (1 + range_) + 0.5 + light / 255
-    images = np.clip(table * 255, 0, 255).round().astype(np.uint8)[images]
-    if not (scale or degrees):
-        return images
+    table = np.clip(table * 255, 0, 255).round().astype(np.uint8)
     height, width = images.shape[1:]
+    lit = cv2.LUT(images.reshape(-1, width), table).reshape(images.shape) if len(images) else images
+    if not (scale or degrees):
+        return lit
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), turn, 1 + size)
-    return np.stack([cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR,
-                                    borderMode=cv2.BORDER_REPLICATE) for image in images])
+    turned = np.empty_like(lit)
+    for before, after in zip(lit, turned, strict=True):
+        cv2.warpAffine(before, matrix, (width, height), dst=after, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return turned
 
 
 def erase(images: np.ndarray, rng: np.random.Generator, *, smallest: float = 0.1, largest: float = 0.4) -> np.ndarray:

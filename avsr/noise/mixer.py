@@ -27,14 +27,13 @@ def open_sources(config: Mapping[str, object], *, base: Path | str = ".") -> dic
     """Sources by name from a plain description, as TOML holds it; paths are relative to `base`.
 
         natural = "noise/esc10/*/[1-4]-*.ogg"                          a folder or a pattern, or a list of them
-        babble = {talkers = "lombard/*", exclude = "s3[89]", n_talkers = [4, 8]}   patterns of folders, one a talker
-        rival = {talkers = "lombard/*", n_talkers = 1, prefix = "lombard-"}        prefix: of the talkers' names
-        ssn = {shaped = "grid/train"}
+        babble = {talkers = "lombard", exclude = "s3[89]", n_talkers = [4, 8]}     a folder with one folder a talker
+        rival = {talkers = "lombard/s3[0-4]", n_talkers = 1, prefix = "lombard-"}  prefix: of the talkers' names
+        ssn = {shaped = "grid/s1"}
         white = true                                                   or pink, brown; or {colour = 1.5}
-    `exclude` drops files or folders whose name matches one of its patterns. False leaves a source out.
+    `exclude` drops files and folders whose name matches one of its patterns. False leaves a source out. Raises AvsrError.
     """
-    sources = {name: _open(name, value, Path(base)) for name, value in config.items() if value is not False}
-    return sources
+    return {name: _open(name, value, Path(base)) for name, value in config.items() if value is not False}
 
 
 def _open(name: str, value: object, base: Path) -> NoiseSource:
@@ -42,6 +41,8 @@ def _open(name: str, value: object, base: Path) -> NoiseSource:
         if name not in COLOURS:
             raise AvsrError(f"noise '{name}' = true: only {', '.join(COLOURS)} need no more.  Name a folder of files.")
         return Coloured(COLOURS[name])
+    if not isinstance(value, str | Path | list | tuple | Mapping):
+        raise AvsrError(f"noise '{name}' = {value!r}: this names no files.  Give a folder, a pattern, or a list of them.")
     options = dict(value) if isinstance(value, Mapping) else {"files": value}
     kinds = [kind for kind in KINDS if kind in options]
     allowed = {"exclude", *kinds, *(("n_talkers", "prefix") if "talkers" in options else ())}
@@ -53,7 +54,7 @@ def _open(name: str, value: object, base: Path) -> NoiseSource:
     exclude = _list(options.get("exclude", ()))
     if kinds == ["talkers"]:
         n = options.get("n_talkers", (4, 8))
-        folders = [path for path in _matches(name, options["talkers"], exclude, base) if path.is_dir()]
+        folders = _talkers(_matches(name, options["talkers"], exclude, base), exclude)
         talkers = {options.get("prefix", "") + folder.name: _files(name, folder, exclude, base) for folder in folders}
         return Babble(talkers, n if isinstance(n, int) else tuple(n))
     return {"files": Recordings, "shaped": SpeechShaped}[kinds[0]](_files(name, options[kinds[0]], exclude, base))
@@ -74,6 +75,13 @@ def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) ->
             raise AvsrError(f"noise '{name}': {whole} matches 0 files or folders.  Check the path, relative to {base}.")
         found.update(paths)
     return sorted(found)
+
+
+def _talkers(paths: Sequence[Path], exclude: Sequence[str]) -> list[Path]:
+    """The folders among `paths`, or where a folder holds folders, those."""
+    inside = {path: [one for one in sorted(path.iterdir()) if one.is_dir()] for path in paths if path.is_dir()}
+    folders = [one for path, subfolders in inside.items() for one in subfolders or [path]]
+    return [folder for folder in folders if not any(fnmatch(folder.name, one) for one in exclude)]
 
 
 def _files(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:

