@@ -166,11 +166,12 @@ MODALITIES = ("av", "a", "v")
 
 def draw_modality(probabilities: Mapping[str, float], rng: np.random.Generator) -> str:
     """"av", "a" or "v" with the given chances, which must add up to 1: for example av 0.5, a 0.25, v 0.25."""
-    unknown = sorted(set(probabilities) - set(MODALITIES))
     total = sum(probabilities.values())
-    if unknown or abs(total - 1) > 1e-6 or min(probabilities.values()) < 0:
-        problem = f"'{unknown[0]}' is none of av, a, v" if unknown else f"they add up to {total:g}, not 1"
-        raise AvsrError(f"chances of modalities {dict(probabilities)}: {problem}.  Write for example "
+    problems = [f"'{name}' is none of {', '.join(MODALITIES)}" for name in probabilities if name not in MODALITIES]
+    problems += [f"{name} is {chance:g}, below 0" for name, chance in probabilities.items() if chance < 0]
+    problems += [f"they add up to {total:g}, not 1"] if abs(total - 1) > 1e-6 else []
+    if problems:
+        raise AvsrError(f"chances of modalities {dict(probabilities)}: {problems[0]}.  Write for example "
                         "av = 0.5, a = 0.25, v = 0.25.")
     names = list(probabilities)
     return names[int(rng.choice(len(names), p=np.array(list(probabilities.values())) / total))]
