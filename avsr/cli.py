@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from avsr.checkpoint import Checkpoint
+    from avsr.train import Trained
     from avsr.transcript import Segment
 
 # Whisper's users type underscores: both spellings are understood.
@@ -78,6 +79,41 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
         if len(paths) > 1:
             _say(f"{len(failures)} of {len(paths)} files failed: {', '.join(failures)}")
         sys.exit(1)
+
+
+@main.command("train", context_settings=CONTEXT)
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting in place of the config's, as train.lr=3e-4.")
+@click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
+              help="Where the run is kept.  [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Go on with the run that is there.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=None,
+              help="Stop after so long; --resume goes on from there.")
+@click.option("--device", default="auto", help="auto, cpu or cuda.")
+@click.option("--quiet", "-q", is_flag=True, help="No line per step; errors are still shown.")
+def train_command(config: str, overrides: tuple[str, ...], output_dir: str | None, resume: bool, minutes: float | None,
+                  device: str, quiet: bool) -> None:
+    """Train a model as a config says; under torchrun, on several GPUs or machines."""
+    with _told():
+        from avsr.config import read_config
+
+        settings = read_config(config, overrides)
+        folder = Path(output_dir or Path("runs") / settings.name)
+        from avsr.train import Options, train  # heavy imports wait until the config is known to be sound
+
+        say = (lambda line: None) if quiet else _say
+        trained = train(settings, folder, Options(resume=resume, minutes=minutes, device=device, say=say))
+        _say(_how_to_go_on(trained, config))
+
+
+def _how_to_go_on(trained: Trained, config: str) -> str:
+    """What the user may do with what a run has left."""
+    lines = [] if trained.done else [f"Stopped at step {trained.step}.  Go on:  avsr train {config} --resume"]
+    if trained.model is None:
+        return "\n".join([*lines, "Nothing was validated yet, so there is no model to use; see train.valid_every."])
+    scores = ", ".join(f"{name} {score:.1f}" for name, score in trained.scores.items())
+    return "\n".join([*lines, f"The model is {trained.model} (validation WER %: {scores}).",
+                      f"Use it:  avsr transcribe clip.mp4 --model {trained.model}"])
 
 
 class _Output:

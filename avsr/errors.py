@@ -30,3 +30,7 @@ class MissingAsset(AvsrError):
 
 class BadOutput(AvsrError):
     """A result that could not be written: no such folder, no permission, disk full."""
+
+
+class BadConfig(AvsrError):
+    """A training config with an unknown key, a value out of range, or a missing section."""

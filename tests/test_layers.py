@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 ORDER = ["errors", "rates", "runtime", "assets",
          "media", "faces", "lips", "features", "speech", "noise", "augment",
          "text", "transcript",
-         "manifest", "cache",
-         "models",
+         "manifest", "corpora", "cache", "config", "dataset", "batch",
+         "models", "losses",
          "checkpoint", "decode", "align", "listen", "metrics",
-         "transcribe",
+         "train", "transcribe",
          "cli"]
 MODELS = ["blocks", "audio", "video", "fusion", "decoder", "avsr", "whisper"]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -1,0 +1,200 @@
+"""What a training run is told: dataclass defaults, one short TOML with what differs, `--set key=value` on top.
+
+    config.toml + overrides -> Config
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from avsr.errors import BadConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained. `start`: nothing (None), or a model by name or folder, whose sound parts, tokenizer and, where the
+    dims allow, lips are taken over. `lips_from`: a model whose lip network and video blocks are taken over."""
+
+    start: str | None = None
+    lips_from: str | None = None
+    dims: dict[str, Any] = field(default_factory=dict)      # fields of models.avsr.Dims that differ
+    gates: float = 0.0                                      # tanh of it: how far new gates are open at the start
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What it learns from. Paths are relative to the config file."""
+
+    train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
+    valid: tuple[str, ...] = ()                             # manifests; their rows of split `valid`
+    noise: dict[str, Any] = field(default_factory=dict)     # see noise.open_sources
+    snr: tuple[float, float] = (-10.0, 20.0)                # dB, drawn evenly
+    p_clean: float = 0.3                                    # share of sounds left without noise
+    p_both: float = 0.4                                     # modality dropout: both, and
+    p_sound: float = 0.3                                    # sound alone; sight alone otherwise
+    p_speed: float = 0.5                                    # share played 0.9 to 1.1 times as fast
+    p_foreign: float = 0.0                                  # share of pairs that get somebody else's mouth, for the judge
+    augment: bool = True
+    frames: int = 900                                       # in a batch, at 25 a second
+    max_seconds: float = 30.0                               # longer utterances are left out, and counted
+    n_labels: int = 500                                     # most frequent words that get frame labels of their own
+    workers: int = 1                                        # processes that make batches; 0: none beside the trainer
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses, see losses.py; 0 leaves one out."""
+
+    attention: float = 1.0
+    smoothing: float = 0.1
+    ctc_audio: float = 0.2
+    ctc_video: float = 0.2
+    ctc_fused: float = 0.2
+    frames: float = 1.0
+    trust: float = 0.0
+    trusted_loss: float = 0.5                               # CTC loss per letter up to which lips count as readable
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it learns."""
+
+    steps: int = 10_000
+    lr: float = 1e-3
+    rates: dict[str, float] = field(default_factory=dict)   # factors on lr by pattern of names; the first that fits; 0: frozen
+    warmup: int = 500                                       # steps
+    final: float = 0.05                                     # of lr, at the end of the cosine
+    weight_decay: float = 0.03
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = 5.0                                       # norm of the gradient
+    accumulate: int = 1                                     # batches to a step
+    seed: int = 1
+    threads: int = 0                                        # of torch on the CPU; 0: as many as it likes
+    valid_every: int = 500                                  # steps
+    save_every: int = 200
+    keep: int = 3                                           # best checkpoints, averaged at the end
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run. `folder`: where the config lies, which its paths are relative to."""
+
+    name: str
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    folder: Path = Path()
+
+    def path(self, name: str) -> Path:
+        """A path as the config means it."""
+        return self.folder / name
+
+
+POSITIVE = ("train.steps", "train.lr", "train.clip", "train.accumulate", "train.valid_every", "train.save_every", "train.keep",
+            "data.frames", "data.max_seconds")
+SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "loss.smoothing", "train.final")
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key."""
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadConfig(f"{path}: cannot be read ({error.strerror}).  Name a config.toml, as in experiments/.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path}: not TOML ({error}).  Mend that line.") from error
+    for override in overrides:
+        _override(values, override)
+    values.setdefault("name", path.resolve().parent.name)
+    config = _build(Config, {**values, "folder": path.resolve().parent}, str(path), "")
+    _check(config, path)
+    return config
+
+
+def _override(values: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text                                        # a bare word is a string
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise BadConfig(f"--set {override}: {section} is no section.  Write it as train.lr=3e-4.")
+    values[last] = value
+
+
+def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any:
+    """The dataclass `kind` from a table."""
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in fields(kind)]
+    out = {}
+    for key, value in values.items():
+        if key not in known:
+            public = [name for name in known if name != "folder"]
+            nearest = get_close_matches(key, public, 1, 0.5)
+            hint = f"Did you mean {prefix}{nearest[0]}?" if nearest else f"Known are {', '.join(public)}."
+            raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                raise BadConfig(f"{path}: {prefix}{key} is a section, not {value!r}.  Write [{prefix}{key}] above its settings.")
+            out[key] = _build(hints[key], value, path, f"{key}.")
+        else:
+            out[key] = _fit(value, hints[key], f"{path}: {prefix}{key}")
+    return kind(**out)
+
+
+def _fit(value: Any, hint: Any, what: str) -> Any:
+    """`value` as the type that the field wants, or BadConfig."""
+    kind = typing.get_origin(hint) or hint
+    if kind is types.UnionType:                             # T | None: TOML has no null, the word stands for it
+        return None if value == "none" else _fit(value, typing.get_args(hint)[0], what)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is tuple and isinstance(value, list):
+        arguments = typing.get_args(hint)
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) == len(value):
+            return tuple(_fit(item, one, what) for item, one in zip(value, inner, strict=True))
+    if kind is Path or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
+        return value
+    name = {float: "a number", int: "a whole number", str: "text", bool: "true or false", dict: "a table"}.get(kind, f"{hint}")
+    raise BadConfig(f"{what} is {json.dumps(value, default=str)}, but must be {name}.  Correct it.")
+
+
+def _check(config: Config, path: Path) -> None:
+    """Numbers within their ranges, and the sections without which nothing can be learnt."""
+    def value(key: str) -> float:
+        section, _, name = key.partition(".")
+        return getattr(getattr(config, section), name)
+
+    for key in POSITIVE:
+        if value(key) <= 0:
+            raise BadConfig(f"{path}: {key} is {value(key)}, but must be above 0.  Correct it.")
+    for key in SHARES:
+        if not 0 <= value(key) <= 1:
+            raise BadConfig(f"{path}: {key} is {value(key)}, but is a share from 0 to 1.  Correct it.")
+    if config.data.p_both + config.data.p_sound > 1:
+        raise BadConfig(f"{path}: data.p_both + data.p_sound is {config.data.p_both + config.data.p_sound:.2f}, but what is "
+                        "left to 1 is sight alone.  Lower one of them.")
+    for section, weights in (("loss", vars(config.loss)), ("train.rates", config.train.rates)):
+        for key, weight in weights.items():
+            if not isinstance(weight, int | float) or weight < 0:
+                raise BadConfig(f"{path}: {section}.{key} is {weight}, but must be 0 or above.  Correct it.")
+    if not config.data.train or not config.data.valid:
+        missing = "train" if not config.data.train else "valid"
+        raise BadConfig(f"{path}: data.{missing} names no manifest.  Add a section [data] with train = [\"...\"] and "
+                        "valid = [\"...\"], as `avsr prepare` made them.")

@@ -1,0 +1,177 @@
+"""Utterances to what the network learns from: sound in noise, mouths, tokens, frame labels.
+
+    Utterance + cache -> Example: log-mel (C, n_mels), mouths (T, 88, 88) uint8, tokens, CTC classes, a label per frame
+All chance comes from one generator per example, so that a resumed run draws what an undisturbed one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from avsr import noise
+from avsr.augment import Augment, augment_mouths, augment_sound, centre, speed
+from avsr.cache import Cached, read_entry
+from avsr.errors import BadManifest
+from avsr.features import log_mel
+from avsr.manifest import TimedWord, Utterance, read
+from avsr.rates import FEATURES_PER_FRAME, VIDEO_FPS
+from avsr.text import Tokenizer, ctc_classes
+
+NO_LABEL = -100                                             # torch's cross-entropy passes over these frames
+SILENCE = 0                                                 # the label of frames in which nobody speaks
+
+
+@dataclass(frozen=True)
+class Row:
+    """An utterance and where its manifest lies, which its cache entry is relative to."""
+
+    utterance: Utterance
+    base: Path
+
+    @property
+    def n_frames(self) -> int:
+        """Video frames, as cached."""
+        return self.utterance.cache.n_frames
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How an example is to be made. modality: av, a or v. foreign: a row whose mouth replaces the right one."""
+
+    modality: str
+    foreign: Row | None = None
+    snr_db: float | None = None                             # where the noise is not left to chance
+    varied: bool = True                                     # augmented, and in noise by chance
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance as the network takes it; what the modality leaves out is None.
+
+    mel (C, n_mels) float32; mouths (T, 88, 88) uint8, seen (T,) bool; tokens, classes: of text and of CTC; labels (T,)
+    int64 with NO_LABEL where nothing is known; matched: whether mouth and sound belong together.
+    """
+
+    id: str
+    mel: np.ndarray | None
+    mouths: np.ndarray | None
+    seen: np.ndarray | None
+    tokens: list[int]
+    classes: list[int]
+    labels: np.ndarray
+    matched: bool
+
+
+def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tuple[list[Row], list[str]]:
+    """The prepared rows of a split, and a line for each that cannot be used. Raises BadManifest when none can."""
+    rows, left_out = [], []
+    for path in manifests:
+        for utterance in read(path):
+            if utterance.split != split:
+                continue
+            if utterance.cache is None:
+                left_out.append(f"{utterance.id}: not prepared")
+            elif utterance.cache.n_frames > max_seconds * VIDEO_FPS:
+                left_out.append(f"{utterance.id}: {utterance.cache.n_frames / VIDEO_FPS:.1f} s, limit {max_seconds:g}")
+            else:
+                rows.append(Row(utterance, Path(path).parent))
+    if not rows:
+        names = ", ".join(str(path) for path in manifests)
+        raise BadManifest(f"{names}: no prepared utterance of split {split!r} ({len(left_out)} left out).  "
+                          "Make the manifest with avsr prepare.")
+    return rows, left_out
+
+
+def label_words(rows: Sequence[Row], n_labels: int) -> dict[str, int]:
+    """Label by word for the most frequent words with known times; 0 is silence."""
+    counts = Counter(word.text.lower() for row in rows for word in row.utterance.words or ())
+    return {word: i + 1 for i, (word, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n_labels])}
+
+
+class Examples:
+    """Makes examples of rows. Can be pickled, so that worker processes can hold one each."""
+
+    def __init__(self, tokenizer: Path, n_mels: int, labels: Mapping[str, int], mixer: noise.NoiseMixer | None,
+                 augment: Augment | None = None, *, p_speed: float = 0.5):
+        self.tokenizer_path, self.n_mels, self.labels = tokenizer, n_mels, dict(labels)
+        self.mixer, self.augment, self.p_speed = mixer, augment, p_speed
+        self.tokenizer: Tokenizer | None = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "tokenizer": None}
+
+    def make(self, row: Row, draw: Draw, rng: np.random.Generator) -> Example:
+        """One example. Raises BadManifest when the cache lacks what is asked for."""
+        utterance, cached = row.utterance, read_entry(row.base, row.utterance.cache)
+        if draw.foreign is not None:
+            cached = _dubbed(cached, read_entry(draw.foreign.base, draw.foreign.utterance.cache))
+        words = utterance.words
+        if draw.varied and self.augment is not None and rng.random() < self.p_speed:
+            cached, words = self._speed(cached, words, rng)
+        mel = mouths = seen = None
+        if "a" in draw.modality:
+            if cached.audio is None:
+                raise BadManifest(f"{utterance.id}: sound was asked for, but its cache holds none.  Prepare it again.")
+            mel = log_mel(self._sound(cached.audio, utterance, draw, rng), n_mels=self.n_mels).numpy()
+        if "v" in draw.modality:
+            mouths, seen = self._sight(cached, utterance, draw, rng)
+        n_frames = len(mouths) if mouths is not None else -(-len(mel) // FEATURES_PER_FRAME)
+        tokens, classes = self._spell(utterance.text)
+        return Example(utterance.id, mel, mouths, seen, tokens, classes, frame_labels(words, n_frames, self.labels),
+                       draw.foreign is None)
+
+    def _speed(self, cached: Cached, words: tuple[TimedWord, ...] | None,
+               rng: np.random.Generator) -> tuple[Cached, tuple[TimedWord, ...] | None]:
+        times = None if words is None else np.array([(word.start, word.end) for word in words]).reshape(-1, 2)
+        factor = 1 + self.augment.speed * rng.uniform(-1, 1)
+        images, missing, audio, times = speed(cached.images, cached.missing, cached.audio, factor, times)
+        if words is not None:
+            words = tuple(TimedWord(word.text, *map(float, time)) for word, time in zip(words, times, strict=True))
+        return replace(cached, images=images, missing=missing, audio=audio), words
+
+    def _sound(self, audio: np.ndarray, utterance: Utterance, draw: Draw, rng: np.random.Generator) -> np.ndarray:
+        if not draw.varied:
+            if draw.snr_db is None or self.mixer is None:
+                return audio
+            return replace(self.mixer, snrs=(draw.snr_db,), snr_range=None, p_clean=0.0)(audio, utterance.speaker, rng).audio
+        if self.mixer is not None:
+            audio = self.mixer(audio, utterance.speaker, rng).audio
+        return audio if self.augment is None else augment_sound(audio, self.augment, rng)
+
+    def _sight(self, cached: Cached, utterance: Utterance, draw: Draw,
+               rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        if cached.images is None:
+            raise BadManifest(f"{utterance.id}: lips were asked for, but its cache holds none.  Prepare it again.")
+        varied = draw.varied and self.augment is not None
+        return (augment_mouths(cached.images, self.augment, rng) if varied else centre(cached.images)), ~cached.missing
+
+    def _spell(self, text: str) -> tuple[list[int], list[int]]:
+        if self.tokenizer is None:
+            self.tokenizer = Tokenizer(self.tokenizer_path)
+        return self.tokenizer.encode(f" {text.strip()}"), ctc_classes(text)
+
+
+def _dubbed(heard: Cached, seen: Cached) -> Cached:
+    """The sound of one with the mouth of another, as long as the sound: cut, or nobody seen after its end."""
+    n = heard.n_frames
+    images = np.zeros((n, *seen.images.shape[1:]), np.uint8)
+    missing = np.ones(n, bool)
+    m = min(n, len(seen.images))
+    images[:m], missing[:m] = seen.images[:m], seen.missing[:m]
+    return replace(heard, images=images, missing=missing)
+
+
+def frame_labels(words: Sequence[TimedWord] | None, n_frames: int, labels: Mapping[str, int]) -> np.ndarray:
+    """(T,) int64: the label of the word said in the middle of each frame, SILENCE between words, NO_LABEL for words
+    without a label, and everywhere when no times are known."""
+    if words is None:
+        return np.full(n_frames, NO_LABEL)
+    out = np.full(n_frames, SILENCE)
+    for word in words:
+        out[max(0, round(word.start * VIDEO_FPS)):max(0, round(word.end * VIDEO_FPS))] = labels.get(word.text.lower(), NO_LABEL)
+    return out

@@ -1,0 +1,126 @@
+"""What is minimised: label-smoothed attention, CTC on each memory, frame labels, and the judge of the lips.
+
+    Batch -> Learner (network + label heads) -> Losses
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from avsr.batch import IGNORE, Batch
+from avsr.config import LossConfig
+from avsr.dataset import NO_LABEL
+from avsr.models.avsr import AVSR, Memory
+from avsr.rates import MEMORY_PER_FRAME
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The weighted sum to minimise, and each part by its name, unweighted."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class Learner(nn.Module):
+    """A network with what only training needs: linear heads that name the word said at each frame.
+
+    Frame labels are what lets lips learn from little data: on 800 clips of one speaker character CTC alone stays at 94 %
+    WER where frame labels reach 9 % in the same time. The lips get them before they have heard anything.
+    """
+
+    def __init__(self, model: AVSR, config: LossConfig, n_labels: int):
+        super().__init__()
+        self.model, self.config = model, config
+        names = ("audio", "lips") if model.dims.lips is not None else ("audio",)
+        self.labels = nn.ModuleDict({name: nn.Linear(model.dims.width, n_labels) for name in names} if n_labels > 1 else {})
+
+    def forward(self, batch: Batch) -> Losses:
+        """All losses whose weight is above 0 and whose inputs are there."""
+        config = self.config
+        mouths = None if batch.mouths is None else batch.mouths.float() / 255
+        memory = self.model.encode(batch.mel, mouths, mel_lengths=batch.mel_lengths, seen=batch.seen)
+        parts = {}
+        if config.frames and self.labels:
+            parts |= self._frames(memory, batch)
+        parts |= self._ctc(memory, batch)
+        if config.trust and memory.trust_logits is not None:
+            parts["trust"] = self._trust(memory, batch)
+        if config.attention:
+            parts["attention"] = self._attention(memory, batch)
+        weights = {"frames_audio": config.frames, "frames_lips": config.frames, "trust": config.trust,
+                   "attention": config.attention, "ctc_audio": config.ctc_audio, "ctc_video": config.ctc_video,
+                   "ctc_fused": config.ctc_fused}
+        return Losses(sum(weights[name] * value for name, value in parts.items()), parts)
+
+    def _frames(self, memory: Memory, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy per frame. Labels of somebody else's sound say nothing about the lips."""
+        out = {}
+        for name, states in (("audio", memory.audio), ("lips", memory.lips)):
+            if states is None or name not in self.labels:
+                continue
+            labels = batch.labels if name == "audio" else batch.labels.masked_fill(~batch.matched[:, None], NO_LABEL)
+            if name == "lips":
+                labels = labels.masked_fill(~batch.seen, NO_LABEL)
+            logits = self.labels[name](states[:, ::MEMORY_PER_FRAME])[:, :labels.shape[1]]
+            labels = labels[:, :logits.shape[1]]
+            if (labels != NO_LABEL).any():
+                out[f"frames_{name}"] = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NO_LABEL,
+                                                        label_smoothing=self.config.smoothing)
+        return out
+
+    def _ctc(self, memory: Memory, batch: Batch) -> dict[str, Tensor]:
+        wanted = {name for name in ("audio", "video", "fused") if getattr(self.config, f"ctc_{name}")}
+        if not wanted or not self.model.dims.n_ctc:
+            return {}
+        out = {}
+        for name, log_probs in self.model.ctc_log_probs(memory).items():
+            if name in wanted:
+                per_letter = ctc_per_letter(log_probs, memory_lengths(memory, batch, log_probs.shape[1]), batch)
+                kept = batch.matched if name != "audio" else torch.ones_like(batch.matched)
+                if kept.any():
+                    out[f"ctc_{name}"] = per_letter[kept].mean()
+        return out
+
+    def _attention(self, memory: Memory, batch: Batch) -> Tensor:
+        """Of matched pairs only: of others the judge must see to it that the lips are not believed."""
+        kept = batch.matched.nonzero()[:, 0]
+        if len(kept) < len(batch.ids):
+            memory = memory.select(kept)
+        tokens, targets = batch.tokens[kept], batch.targets[kept]
+        if not len(kept):
+            return memory.audio.sum() * 0
+        if memory.trust is not None:                        # what is said is learnt apart from whether it is believed
+            memory = replace(memory, trust=None)
+        logits = self.model.decoder(tokens, self.model.start(memory))
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
+                               label_smoothing=self.config.smoothing)
+
+    def _trust(self, memory: Memory, batch: Batch) -> Tensor:
+        """Lips are to be believed as far as they belong to the sound and can be read: by their own CTC loss."""
+        with torch.no_grad():
+            log_probs = self.model.ctc["video"](memory.lips).float().log_softmax(dim=-1)
+            per_letter = ctc_per_letter(log_probs, memory_lengths(memory, batch, log_probs.shape[1]), batch)
+            target = (batch.matched & (per_letter < self.config.trusted_loss)).float()
+        return F.binary_cross_entropy_with_logits(memory.trust_logits.float(), target)
+
+
+def memory_lengths(memory: Memory, batch: Batch, size: int) -> Tensor:
+    """(B,) positions of the memory that belong to each utterance."""
+    if memory.audio is None:
+        frames = batch.seen.shape[1] - batch.seen.flip(1).int().argmax(dim=1)
+        return (frames * MEMORY_PER_FRAME).clamp(1, size)
+    if batch.mel_lengths is None:
+        return torch.full((len(batch.ids),), size, device=batch.tokens.device)
+    return ((batch.mel_lengths + 1) // 2).clamp(1, size)
+
+
+def ctc_per_letter(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """CTC loss (B,) of log-probabilities (B, S, n_ctc), divided by each text's number of letters."""
+    loss = F.ctc_loss(log_probs.transpose(0, 1), batch.classes, lengths, batch.class_lengths, reduction="none",
+                      zero_infinity=True)
+    return loss / batch.class_lengths.clamp_min(1)

@@ -1,0 +1,8 @@
+"""Training: a Config in, a model folder out; stops, resumes, and runs on one core or many GPUs.
+
+    begin.py (network, tokenizer)  ->  loop.py (steps)  <->  state.py (files);  valid.py (WER per modality)
+"""
+
+from avsr.train.loop import Options, Trained, train
+
+__all__ = ["Options", "Trained", "train"]

@@ -1,0 +1,126 @@
+"""Where training starts: nothing, or a model whose parts are taken over.
+
+    Config -> Checkpoint with a network to train, and its tokenizer
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import torch
+
+from avsr import checkpoint
+from avsr.checkpoint import Checkpoint
+from avsr.config import Config
+from avsr.errors import BadCheckpoint, BadConfig
+from avsr.models.avsr import AVSR, Dims
+from avsr.models.video import FRONTS
+from avsr.runtime import Progress, no_progress
+from avsr.text import NORMALISER, write_letters
+
+LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
+
+
+def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> Checkpoint:
+    """The network as it is before the first step. Raises BadConfig or BadCheckpoint.
+
+    With `model.start` all weights are taken over whose names and shapes fit, and what is new may only be lips, gates,
+    CTC heads and the judge. Without it the network starts from nothing and spells letters.
+    """
+    torch.manual_seed(config.train.seed)
+    if config.model.start is None:
+        tokenizer = write_letters(folder / "tokenizer.json")
+        dims = _dims(config, Dims(n_vocab=tokenizer.no_timestamps + 1, n_context=256, lips="compact"))
+        start = Checkpoint(config.name, AVSR(dims), tokenizer, pad_seconds=None)
+        torch.nn.init.normal_(start.model.decoder.embedding.weight, std=dims.width ** -0.5)     # logits share it: near 1
+    else:
+        start = _taken_over(config, progress)
+    if config.model.lips_from is not None:
+        _take_lips(start.model, config, progress)
+    if config.model.gates:
+        for name, parameter in start.model.named_parameters():
+            if name.endswith("_gate") and parameter.item() == 0:
+                torch.nn.init.constant_(parameter, math.atanh(config.model.gates))
+    start.model.float().requires_grad_(True)
+    return start
+
+
+def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
+    """A model by name, or by a folder that the config's path is relative to."""
+    folder = config.path(name)
+    return checkpoint.load(folder if folder.is_dir() else name, progress=progress)
+
+
+def _taken_over(config: Config, progress: Progress) -> Checkpoint:
+    base = _load(config.model.start, config, progress)
+    given = asdict(base.model.dims)
+    if not base.lips_trained:                               # a Whisper: its lips are new, and of the kind the config says
+        given |= {"lips": "compact", "video_width": 256, "n_ctc": 29}
+    dims = _dims(config, Dims(**given))
+    model = AVSR(dims)
+    known, wanted = base.model.state_dict(), model.state_dict()
+    fitting = {name: tensor for name, tensor in known.items() if name in wanted and wanted[name].shape == tensor.shape}
+    new = [name for name in wanted if name not in fitting and not _may_be_new(name)]
+    if new:
+        raise BadCheckpoint(f"{config.model.start}: {len(new)} of its weights do not fit the config's dims, {new[0]} for one.  "
+                            "Remove the dims that differ from [model.dims].")
+    model.load_state_dict(fitting, strict=False)
+    return replace(base, name=config.name, model=model)
+
+
+def _may_be_new(name: str) -> bool:
+    return name.startswith(("video.", "exchanges.", "ctc.", "trust.")) or ".video." in name
+
+
+def _take_lips(model: AVSR, config: Config, progress: Progress) -> None:
+    """The lip network and the video blocks of another model."""
+    other = _load(config.model.lips_from, config, progress).model.state_dict()
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(LIPS)}
+    if misfit := [name for name, tensor in wanted.items() if name not in other or other[name].shape != tensor.shape]:
+        raise BadCheckpoint(f"{config.model.lips_from}: its lips do not fit this model's in {misfit[0]} and "
+                            f"{len(misfit) - 1} more.  "
+                            "Give both the same lips, video_width, n_video_layers and width of heads.")
+    model.load_state_dict({name: other[name] for name in wanted}, strict=False)
+
+
+def _dims(config: Config, default: Dims) -> Dims:
+    known = {f.name for f in fields(Dims)}
+    given = config.model.dims
+    if strange := sorted(given.keys() - known):
+        raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
+    if given.get("lips", "compact") not in FRONTS:
+        raise BadConfig(f"{config.name}: model.dims.lips is {given['lips']!r}.  Known are {', '.join(FRONTS)}.")
+    for name, value in given.items():
+        if name != "lips" and (not isinstance(value, int) or value < 0):
+            raise BadConfig(f"{config.name}: model.dims.{name} is {value!r}, but must be a whole number.  Correct it.")
+    dims = replace(default, **given)
+    if dims.n_fusion_layers > dims.n_audio_layers or dims.width % dims.n_heads:
+        raise BadConfig(f"{config.name}: {dims.n_fusion_layers} fusion layers among {dims.n_audio_layers} audio layers, width "
+                        f"{dims.width} in {dims.n_heads} heads.  Fuse in at most all of them; heads must divide the width.")
+    return dims
+
+
+def facts(config: Config, step: int, scores: dict[str, float], hours_of_data: float) -> dict:
+    """What model.json tells its reader about the training."""
+    return {"name": config.name, "start": config.model.start, "data": [Path(name).as_posix() for name in config.data.train],
+            "hours_of_data": round(hours_of_data, 3), "step": step, "valid_wer": scores, "normaliser": NORMALISER,
+            "commit": _commit(), "torch": torch.__version__.partition("+")[0]}
+
+
+def _commit() -> str | None:
+    """The commit this code is of, where it lies in a clone."""
+    try:
+        out = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
+                             check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip()
+
+
+def finished(start: Checkpoint, config: Config, training: dict) -> Checkpoint:
+    """The checkpoint to be saved: whether its lips mean anything depends on whether they were trained."""
+    sees = start.model.dims.lips is not None and (config.data.p_sound < 1 or start.lips_trained)
+    return replace(start, name=config.name, lips_trained=sees, training=training)

@@ -1,0 +1,346 @@
+"""The loop: batches in, steps out, WER now and then, and everything on disk in time.
+
+    Config -> begin -> [ batch -> losses -> gradient -> step ] -> valid -> state, best models, the averaged model
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from avsr import checkpoint, noise
+from avsr.augment import Augment
+from avsr.batch import Batch, Batches, Endless, loader
+from avsr.checkpoint import Checkpoint
+from avsr.config import Config
+from avsr.dataset import Examples, label_words, read_rows
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.losses import Learner, Losses
+from avsr.rates import FEATURE_RATE, VIDEO_FPS
+from avsr.runtime import Progress, no_progress, pick_device
+from avsr.train.begin import begin, facts, finished
+from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
+from avsr.train.valid import Validation
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a run ended. model: its folder, None where nothing was validated yet. scores: WER by modality."""
+
+    folder: Path
+    model: Path | None
+    step: int
+    done: bool
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How this call goes about it, which does not change what is learnt."""
+
+    resume: bool = False
+    minutes: float | None = None                            # after which it stops, to be resumed
+    device: str = "auto"
+    say: Say = lambda line: None
+    progress: Progress = no_progress
+
+
+def train(config: Config, folder: str | Path, options: Options = Options()) -> Trained:
+    """Train what `config` says into `folder`. Under `torchrun` each process takes its share of the batches.
+
+    Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number.
+    """
+    folder = Path(folder)
+    if not options.resume and (folder / STATE).exists():
+        raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
+    device = _join_group(options.device)
+    try:
+        return _Run(config, folder, options, device).run()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _join_group(asked: str) -> torch.device:
+    """This process's device; with `torchrun`, after joining the others."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return pick_device(asked)
+    cuda = asked != "cpu" and torch.cuda.is_available()
+    distributed.init_process_group("nccl" if cuda else "gloo")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    return device
+
+
+class _Run:
+    """One run of one process."""
+
+    def __init__(self, config: Config, folder: Path, options: Options, device: torch.device):
+        self.config, self.folder, self.options, self.device = config, folder, options, device
+        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self.world = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.started = time.monotonic()
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows, left_out = read_rows([config.path(name) for name in config.data.train], "train", config.data.max_seconds)
+        valid_rows, _ = read_rows([config.path(name) for name in config.data.valid], "valid", config.data.max_seconds)
+        self.say(f"{len(self.rows)} utterances, {self.hours:.2f} hours; {len(left_out)} left out"
+                 + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
+        self.start = begin(config, folder, progress=options.progress)
+        labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
+        sources = noise.open_sources(config.data.noise, base=config.folder)
+        mixer = noise.NoiseMixer(sources, snr_range=config.data.snr, p_clean=config.data.p_clean) if sources else None
+        path, n_mels = self.start.tokenizer.path, self.start.model.dims.n_mels
+        self.examples = Examples(path, n_mels, labels, mixer, Augment() if config.data.augment else None,
+                                 p_speed=config.data.p_speed)
+        self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
+        self.learner = Learner(self.start.model, config.loss, len(labels) + 1).to(device)
+        self.optimiser = _optimiser(self.learner, config)
+        self.position = Position()
+        if options.resume:
+            self.position = load_state(folder, self.learner, self.optimiser, self._about())
+            self.say(f"resumed at step {self.position.step}")
+        self.before = self.position.seconds
+
+    @property
+    def hours(self) -> float:
+        """Of training data."""
+        return sum(row.n_frames for row in self.rows) / VIDEO_FPS / 3600
+
+    def say(self, line: str) -> None:
+        """One voice for all processes."""
+        if self.rank == 0:
+            self.options.say(line)
+
+    def _modalities(self) -> list[str]:
+        data = self.config.data
+        shares = {"a": data.p_sound, "v": 1 - data.p_both - data.p_sound, "av": data.p_both}
+        return [name for name, share in shares.items() if share > 1e-9]
+
+    def _about(self) -> dict:
+        return {"dims": asdict(self.start.model.dims), "labels": len(self.examples.labels), "seed": self.config.train.seed,
+                "frames": self.config.data.frames, "accumulate": self.config.train.accumulate, "processes": self.world}
+
+    # --- steps ---
+
+    def run(self) -> Trained:
+        """Steps until the last one, or until time is up."""
+        train, position = self.config.train, self.position
+        network = self.learner
+        if self.world > 1:
+            network = DistributedDataParallel(self.learner, find_unused_parameters=True,
+                                              device_ids=[self.device] if self.device.type == "cuda" else None)
+        batches, diary = self._batches(), _Diary(self.folder, self.rank)
+        self.learner.train()
+        _settle_frozen(self.learner)
+        stopped = position.step >= train.steps
+        try:
+            while not stopped:
+                line = self._step(network, batches)
+                self.say(line.text)
+                diary.write(position.step, line.values)
+                due = position.step % train.valid_every == 0 or position.step == train.steps
+                if due:
+                    diary.write(position.step, self._validate())
+                stopped = position.step >= train.steps or self._time_is_up()
+                if stopped or due or position.step % train.save_every == 0:
+                    self._save()
+        except KeyboardInterrupt:
+            self.say(f"interrupted; resume from step {self._saved_step()} with --resume")
+            raise
+        finally:
+            diary.close()
+            batches.close()
+        return self._finish()
+
+    def _batches(self) -> Iterator[tuple[Batch, float]]:
+        """Batches on the device, with the seconds spent waiting for each."""
+        tokenizer, pad = self.start.tokenizer, self.start.pad_seconds
+        data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end,
+                       None if pad is None else pad * FEATURE_RATE)
+        sampler = Endless(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
+                          first=self.position.step * self.config.train.accumulate * self.world)
+        source = iter(loader(data, sampler, self.config.data.workers, pin=self.device.type == "cuda"))
+        while True:
+            asked = time.monotonic()
+            batch = next(source)
+            yield batch.to(self.device), time.monotonic() - asked
+
+    def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> _Line:
+        began, waited, ids, n_clips = time.monotonic(), 0.0, [], 0
+        train, step = self.config.train, self.position.step
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["factor"] * learning_rate(self.config, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        for _ in range(train.accumulate):
+            batch, seconds = next(batches)
+            waited += seconds
+            ids += batch.ids
+            n_clips += len(batch.ids) * self.world
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                losses: Losses = network(batch)
+            (losses.total / train.accumulate).backward()
+        norm = nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], train.clip)
+        total, norm = losses.total.item(), norm.item()
+        if not math.isfinite(total) or not math.isfinite(norm):
+            self._stop_at_nan(ids, total, norm)
+        self.optimiser.step()
+        self.position.step += 1
+        spent = time.monotonic() - began
+        self.position.seconds = self.before + time.monotonic() - self.started
+        return _Line(self.position.step, train.steps, batch.modality, total,
+                     {name: value.item() for name, value in losses.parts.items()},
+                     {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent})
+
+    def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
+        path = self.folder / f"nan-{self.rank}.json"
+        path.write_text(json.dumps({"step": self.position.step, "ids": ids, "loss": str(total), "norm": str(norm)}) + "\n")
+        raise AvsrError(f"{self.folder}: at step {self.position.step} the loss is {total} and its gradient's norm {norm}.  The "
+                        f"batch's ids are in {path}; look at them, or lower train.lr and --resume from step "
+                        f"{self._saved_step()}.")
+
+    def _saved_step(self) -> int:
+        path = self.folder / STATE
+        return json.loads(path.read_text())["step"] if path.exists() else 0
+
+    def _time_is_up(self) -> bool:
+        """All processes agree, or some would wait for the others for ever."""
+        up = self.options.minutes is not None and time.monotonic() - self.started > 60 * self.options.minutes
+        if self.world > 1:
+            flag = torch.tensor(float(up), device=self.device)
+            distributed.broadcast(flag, 0)
+            up = bool(flag.item())
+        return up
+
+    # --- what is kept ---
+
+    def _checkpoint(self, scores: dict[str, float]) -> Checkpoint:
+        return finished(self.start, self.config, facts(self.config, self.position.step, scores, self.hours))
+
+    def _validate(self) -> dict[str, float]:
+        scores = {}
+        if self.rank == 0:
+            began = time.monotonic()
+            scores = self.validation(self.start, self.device)
+            _settle_frozen(self.learner)
+            keep_best(self.folder, self.position, self._checkpoint(scores), scores, self.config.train.keep)
+            said = "  ".join(f"{name} {score:.1f}" for name, score in scores.items())
+            self.say(f"valid at step {self.position.step}: WER % {said}  ({time.monotonic() - began:.0f} s)")
+        if self.world > 1:
+            distributed.barrier()
+        return {f"valid_{name}": score for name, score in scores.items()}
+
+    def _save(self) -> None:
+        if self.rank == 0:
+            save_state(self.folder, self.position, self.learner, self.optimiser, self._about())
+
+    def _finish(self) -> Trained:
+        """The averaged model, or the best where that is better, as `model/`."""
+        position, done = self.position, self.position.step >= self.config.train.steps
+        if self.rank or not position.best:
+            return Trained(self.folder, None, position.step, done, {})
+        last = {name: tensor.clone() for name, tensor in self.start.model.state_dict().items()}
+        mean = self.validation(averaged(self.folder, position, self.start), self.device)
+        scores = position.best[0][2]
+        if sum(mean.values()) <= sum(scores.values()):
+            scores = mean
+        else:
+            best_one(self.folder, position, self.start)
+        path = checkpoint.save(self._checkpoint(scores), self.folder / "model")
+        self.start.model.load_state_dict(last)
+        return Trained(self.folder, path, position.step, done, scores)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What there is to say about a step."""
+
+    step: int
+    steps: int
+    modality: str
+    total: float
+    parts: dict[str, float]
+    pace: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in self.parts.items())
+        return (f"step {self.step}/{self.steps}  {self.modality:<2}  loss {self.total:.3f}  {parts}  lr {self.pace['lr']:.1e}  "
+                f"norm {self.pace['norm']:.1f}  {self.pace['clips_s']:.1f} clips/s  waiting {self.pace['wait']:.0%}")
+
+    @property
+    def values(self) -> dict[str, float]:
+        return {"loss": self.total, **{f"{name}_{self.modality}": value for name, value in self.parts.items()}, **self.pace}
+
+
+class _Diary:
+    """Figures by step, for TensorBoard and as JSON Lines."""
+
+    def __init__(self, folder: Path, rank: int):
+        self.writer = self.file = None
+        if rank == 0:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder / "tensorboard"))
+            self.file = (folder / "log.jsonl").open("a")
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Values by name."""
+        if self.writer is not None and values:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+            self.file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
+            self.file.flush()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            self.file.close()
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear warm-up, then a cosine to `final` of `lr` at the last step."""
+    train = config.train
+    if step < train.warmup:
+        return train.lr * (step + 1) / train.warmup
+    along = min(1.0, (step - train.warmup) / max(1, train.steps - train.warmup))
+    return train.lr * (train.final + (1 - train.final) * 0.5 * (1 + math.cos(math.pi * along)))
+
+
+def _optimiser(learner: Learner, config: Config) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices only; parts with a rate of 0 are frozen. Raises BadCheckpoint if nothing is left."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in learner.named_parameters():
+        name = name.removeprefix("model.")
+        factor = next((rate for pattern, rate in config.train.rates.items() if fnmatch(name, pattern)), 1.0)
+        parameter.requires_grad_(factor > 0)
+        if factor > 0:
+            decay = config.train.weight_decay if parameter.ndim > 1 and "embedding" not in name else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    if not groups:
+        raise BadCheckpoint(f"{config.name}: train.rates freezes every weight.  Give some part a rate above 0.")
+    return torch.optim.AdamW([{"params": parameters, "factor": factor, "weight_decay": decay}
+                              for (factor, decay), parameters in groups.items()],
+                             lr=config.train.lr, betas=config.train.betas)
+
+
+def _settle_frozen(learner: nn.Module) -> None:
+    """Frozen parts keep their running means (batch norm) as well as their weights."""
+    for module in learner.modules():
+        own = list(module.parameters())
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in own):
+            module.eval()

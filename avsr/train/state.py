@@ -1,0 +1,125 @@
+"""What a run leaves on disk: everything needed to go on bit for bit, and the best models so far.
+
+    runs/NAME/state.json + state-STEP.safetensors   network, label heads, optimiser: as they were, float32
+    runs/NAME/best/step-STEP/                        model folders, the `keep` best on validation
+    runs/NAME/model/                                 the result
+Whole or not at all: tensors are written first, and state.json, which names them, is renamed into place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from avsr import checkpoint
+from avsr.checkpoint import Checkpoint
+from avsr.errors import BadCheckpoint, BadOutput
+from avsr.models.whisper import read_json, read_safetensors
+
+STATE = "state.json"
+
+
+@dataclass
+class Position:
+    """Where a run is: steps done, seconds spent, and the models kept, best first, as (score, step, WER by modality)."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: list[tuple[float, int, dict[str, float]]] = field(default_factory=list)
+
+
+def save_state(folder: Path, position: Position, learner: nn.Module, optimiser: torch.optim.Optimizer,
+               about: dict) -> None:
+    """Write all of it. `about`: facts that a resumed run must share, such as dims. Raises BadOutput."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {f"learner.{name}": tensor.detach().contiguous().cpu() for name, tensor in learner.state_dict().items()}
+    names = {parameter: name for name, parameter in learner.named_parameters()}
+    for parameter, values in optimiser.state.items():
+        for key, value in values.items():
+            tensors[f"optimiser.{key}.{names[parameter]}"] = value.detach().contiguous().cpu()
+    fresh = folder / f"state-{position.step}.safetensors"
+    part = folder / f".{STATE}.new"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part.with_suffix(".tensors"))
+        os.replace(part.with_suffix(".tensors"), fresh)
+        part.write_text(json.dumps({**asdict(position), "tensors": fresh.name, "about": about}, indent=1) + "\n")
+        os.replace(part, folder / STATE)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BadOutput(f"{folder}: the training state cannot be written ({reason}).  Make room, then go on with --resume; "
+                        "the last whole state is kept.") from error
+    for old in folder.glob("state-*.safetensors"):
+        if old != fresh:
+            old.unlink()
+
+
+def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, about: dict) -> Position:
+    """Take up what `save_state` left. Raises BadCheckpoint: none there, or of another network."""
+    if not (folder / STATE).exists():
+        raise BadCheckpoint(f"{folder}: no run to resume here ({STATE} is missing).  Start it without --resume.")
+    state = read_json(folder / STATE)
+    for key, value in about.items():
+        theirs = state["about"].get(key)
+        if theirs != value:
+            raise BadCheckpoint(f"{folder}: {_difference(key, theirs, value)}.  Resume with the config it was made with, or "
+                                "start a new run with --output-dir.")
+    tensors = read_safetensors(folder / state["tensors"])
+    learner.load_state_dict({name.removeprefix("learner."): tensor for name, tensor in tensors.items()
+                             if name.startswith("learner.")})
+    _load_optimiser(optimiser, dict(learner.named_parameters()), tensors)
+    best = [(score, step, scores) for score, step, scores in state["best"]]
+    return Position(state["step"], state["seconds"], best)
+
+
+def _difference(key: str, theirs: object, ours: object) -> str:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        name = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
+        key, theirs, ours = f"{key}.{name}", theirs.get(name), ours.get(name)
+    return f"the run there has {key} = {theirs}, this one {ours}"
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]) -> None:
+    trained = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+    for name, tensor in tensors.items():
+        if not name.startswith("optimiser."):
+            continue
+        _, key, parameter_name = name.split(".", 2)
+        parameter = parameters[parameter_name]
+        if id(parameter) in trained:
+            value = tensor if key == "step" else tensor.to(parameter.device)
+            optimiser.state[parameter][key] = value.clone()
+
+
+def keep_best(folder: Path, position: Position, model: Checkpoint, scores: dict[str, float], keep: int) -> None:
+    """Save the model if it is among the `keep` best by mean WER, and drop what no longer is."""
+    score = sum(scores.values()) / len(scores)
+    position.best = sorted([*position.best, (score, position.step, scores)], key=lambda entry: entry[:2])[:keep]
+    steps = {step for _, step, _ in position.best}
+    if position.step in steps:
+        checkpoint.save(model, folder / "best" / f"step-{position.step}", half=False)
+    for old in (folder / "best").glob("step-*"):
+        if int(old.name.removeprefix("step-")) not in steps:
+            shutil.rmtree(old)
+
+
+def averaged(folder: Path, position: Position, model: Checkpoint) -> Checkpoint:
+    """The mean of the best models' weights in `model`'s network."""
+    states = [read_safetensors(folder / "best" / f"step-{step}" / "model.safetensors") for _, step, _ in position.best]
+    mean = {name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(tensor.dtype)
+            if tensor.is_floating_point() else tensor for name, tensor in states[0].items()}
+    model.model.load_state_dict(mean)
+    return model
+
+
+def best_one(folder: Path, position: Position, model: Checkpoint) -> Checkpoint:
+    """The best model's weights in `model`'s network."""
+    return averaged(folder, replace(position, best=position.best[:1]), model)

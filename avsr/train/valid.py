@@ -1,0 +1,64 @@
+"""Validation: WER per modality on a fixed set, half of it clean, half in noise at one level; never the test set.
+
+    network + rows -> WER in percent by modality
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from avsr.batch import collate
+from avsr.checkpoint import Checkpoint
+from avsr.dataset import Draw, Examples, Row
+from avsr.decode import DecodeOptions, decode
+from avsr.metrics import NOTHING, word_errors
+from avsr.rates import FEATURE_RATE
+from avsr.text import normalise
+
+SNR_DB = 0.0                                                # of every second utterance
+AT_ONCE = 16                                                # utterances
+GREEDY = DecodeOptions(beam_size=1, temperatures=(0.0,), compression_ratio_threshold=None, logprob_threshold=None,
+                       no_speech_threshold=None)
+
+
+class Validation:
+    """The same sounds, noise and mouths each time it is asked."""
+
+    def __init__(self, rows: Sequence[Row], examples: Examples, modalities: Sequence[str]):
+        self.rows, self.examples, self.modalities = list(rows), examples, tuple(modalities)
+
+    @torch.inference_mode()
+    def __call__(self, checkpoint: Checkpoint, device: torch.device) -> dict[str, float]:
+        """WER in percent by modality, of greedy search."""
+        model, was_training = checkpoint.model, checkpoint.model.training
+        model.eval()
+        scores = {}
+        for modality in self.modalities:
+            said = []
+            for first in range(0, len(self.rows), AT_ONCE):
+                said += self._transcribe(checkpoint, self.rows[first:first + AT_ONCE], first, modality, device)
+            errors = sum((word_errors(normalise(text["reference"]), normalise(text["hypothesis"])) for text in said), NOTHING)
+            scores[modality] = round(errors.percent, 3)
+        model.train(was_training)
+        return scores
+
+    def _transcribe(self, checkpoint: Checkpoint, rows: Sequence[Row], first: int, modality: str,
+                    device: torch.device) -> list[dict]:
+        made = []
+        for number, row in enumerate(rows, start=first):
+            draw = Draw(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
+            made.append(self.examples.make(row, draw, np.random.default_rng(zlib.crc32(row.utterance.id.encode()))))
+        tokenizer = checkpoint.tokenizer
+        prompt = tokenizer.prompt(None)
+        pad = None if checkpoint.pad_seconds is None else checkpoint.pad_seconds * FEATURE_RATE
+        batch = collate(made, prompt, tokenizer.end, pad).to(device)
+        mouths = None if batch.mouths is None else batch.mouths.float() / 255
+        memory = checkpoint.model.encode(batch.mel, mouths, mel_lengths=batch.mel_lengths, seen=batch.seen)
+        texts = decode(checkpoint.model, tokenizer, memory, [prompt] * len(rows), suppress=checkpoint.suppress,
+                       suppress_begin=checkpoint.suppress_begin, options=GREEDY)
+        return [{"reference": row.utterance.text, "hypothesis": tokenizer.decode(text.tokens)}
+                for row, text in zip(rows, texts, strict=True)]
