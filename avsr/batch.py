@@ -176,9 +176,9 @@ class Endless(Sampler):
 
 def loader(batches: Batches, sampler: Endless, n_workers: int, *, pin: bool) -> DataLoader:
     """Batches in the sampler's order, made ahead in `n_workers` processes; 0: when asked for, in this one."""
-    return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=n_workers, pin_memory=pin,
-                      prefetch_factor=4 if n_workers else None, persistent_workers=bool(n_workers),
-                      multiprocessing_context="spawn" if n_workers else None, worker_init_fn=_settle_worker if n_workers else None)
+    ahead = {"prefetch_factor": 4, "persistent_workers": True, "multiprocessing_context": "spawn",
+             "worker_init_fn": _settle_worker} if n_workers else {}
+    return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=n_workers, pin_memory=pin, **ahead)
 
 
 def _settle_worker(number: int) -> None:

@@ -83,7 +83,8 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
 
 @main.command("train", context_settings=CONTEXT)
 @click.argument("config", type=click.Path(dir_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting in place of the config's, as train.lr=3e-4.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="A setting in place of the config's, as train.lr=3e-4.")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where the run is kept.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on with the run that is there.")

@@ -150,7 +150,8 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
             raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise BadConfig(f"{path}: {prefix}{key} is a section, not {value!r}.  Write [{prefix}{key}] above its settings.")
+                raise BadConfig(f"{path}: {prefix}{key} is a section, not {value!r}.  "
+                                f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
             out[key] = _fit(value, hints[key], f"{path}: {prefix}{key}")
