@@ -56,6 +56,7 @@ def test_the_same_generator_gives_the_same_mouths_and_leaves_the_cache_alone(cha
         assert result.flags.c_contiguous
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_a_crop_is_one_place_of_all_frames_mirrored_or_not(seed):
     images = mouths(3)
@@ -105,6 +106,7 @@ def test_scale_and_rotation_are_about_the_middle():
         assert 0.88 < np.sqrt(moved.sum() / (disc / 255).sum()) < 1.12
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_erase_covers_one_rectangle_in_all_frames(seed):
     images = mouths(3)
@@ -115,6 +117,7 @@ def test_erase_covers_one_rectangle_in_all_frames(seed):
     assert covered.sum() > 0.98 * len(rows) * len(columns)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(0, 1000))
 def test_frames_are_hidden_once_a_second_and_no_longer_than_asked(n, seed):
     images = mouths(n)[:, :4, :4]
@@ -147,6 +150,7 @@ def test_sound_is_hidden_at_most_two_fifths_and_its_level_moves_by_decibels():
     assert np.array_equal(augment_sound(audio, NONE, rng()), audio)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.integers(0, 1000))
 def test_log_mel_is_masked_in_time_and_in_bands(n, seed):
     features = rng(1).normal(size=(n, 80)).astype(np.float32)

@@ -179,6 +179,7 @@ def test_text_is_normalised(text, wanted):
     assert normalise(text) == wanted
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=0x24F), max_size=40))
 def test_normalising_twice_changes_nothing_more(text):
     once = normalise(text)
