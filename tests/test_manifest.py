@@ -293,7 +293,7 @@ def shifted(images: np.ndarray, audio: np.ndarray, frames: int) -> tuple[np.ndar
 def test_lips_out_of_step_are_found_by_speaker(frames):
     rng = np.random.default_rng(1)
     clips = [shifted(*mouths(rng, 75), frames) for _ in range(20)]
-    curves = [manifest.checks.step_curve(images, None, audio) for images, audio in clips]
+    curves = [manifest.step_curve(images, None, audio) for images, audio in clips]
     assert fields(manifest.check_speakers({"s1": curves, "few": curves[:19]})) == ([] if frames == 0 else ["step"])
     for problem in manifest.check_speakers({"s1": curves}):
         assert problem.id == "speaker s1"
@@ -305,7 +305,7 @@ def test_lips_out_of_step_are_found_in_a_clip_where_that_is_plain():
     (problem,) = manifest.check(FULL, images=images, missing=np.zeros(len(images), bool), audio=audio)
     assert problem.field == "step"
     assert problem.reason == "lips come 8 frames after the sound"
-    assert manifest.checks.step_curve(images, np.arange(len(images)) < 40, audio) is None
+    assert manifest.step_curve(images, np.arange(len(images)) < 40, audio) is None
 
 
 def test_real_lips_are_in_step_and_shifted_ones_are_not(real_data):
@@ -322,7 +322,7 @@ def test_real_lips_are_in_step_and_shifted_ones_are_not(real_data):
         pairs = [shifted(images, audio[:len(images) * SAMPLES_PER_FRAME], frames) for images, audio in clips]
         if not frames:
             assert [problem for images, audio in pairs for problem in manifest.check(FULL, images=images, audio=audio)] == []
-        curves = [manifest.checks.step_curve(images, None, audio) for images, audio in pairs]
+        curves = [manifest.step_curve(images, None, audio) for images, audio in pairs]
         assert fields(manifest.check_speakers({"s1": curves}, limits=limits)) == wanted
 
 

@@ -13,6 +13,7 @@ from avsr.manifest.checks import (
     check_speakers,
     content_hash,
     read_problems,
+    step_curve,
     validate,
     write_dropped,
     write_problems,
@@ -22,4 +23,4 @@ from avsr.manifest.step import correlations, energy, lag, mouth_opening
 
 __all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "append", "by_lot", "check",
            "check_all", "check_speakers", "content_hash", "correlations", "energy", "lag", "mouth_opening", "read",
-           "read_problems", "split", "validate", "write", "write_dropped", "write_problems"]
+           "read_problems", "split", "step_curve", "validate", "write", "write_dropped", "write_problems"]

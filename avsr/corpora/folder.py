@@ -1,0 +1,101 @@
+"""Clips of one's own: a .txt of the same name beside each, or a table that names them.
+
+    clip.mp4 + clip.txt | anna/clip.mp4 + anna/clip.txt | train/anna/clip.mp4 + ... | metadata.csv, .tsv or .jsonl
+A table has a header with media and text, and may have id, speaker, split, start, end, language; all else becomes labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from avsr.corpora.files import SPLITS, assign, below, is_sound, recordings, refusal, table, transcript
+from avsr.errors import BadManifest
+from avsr.manifest import Corpus, Dropped, Utterance
+
+TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
+COLUMNS = ("id", "media", "text", "speaker", "split", "start", "end", "language")
+
+
+def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
+    """Clips of a folder, or those of a table, as utterances.
+
+    folder: a folder, or the path of a table; a folder with a metadata.csv, .tsv or .jsonl is read by that. Without a table
+    the sub-folder's name is the speaker, and a first sub-folder train, valid or test the split. split_list: a table with
+    columns utterance (the id), split, and speaker where ids repeat. Raises BadManifest.
+    """
+    folder = Path(folder).resolve()
+    path = folder if folder.is_file() else next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    if path is not None and path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
+        raise BadManifest(f"{path}: neither a folder nor a table.  Name a folder, or a .csv, .tsv or .jsonl file.")
+    corpus = _by_table(path) if path else _by_name(folder)
+    if split_list is None:
+        return corpus
+    chosen = assign(((row.id, row) for row in corpus.utterances), Path(split_list))
+    return Corpus(chosen.utterances, corpus.dropped + chosen.dropped)
+
+
+def _by_name(folder: Path) -> Corpus:
+    paths, dropped = recordings(folder)
+    found: dict[str, Utterance] = {}
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        text = transcript(path.with_suffix(".txt"))
+        if name in found:
+            if not is_sound(path) or is_sound(found[name].media):
+                dropped.append(Dropped(path.as_posix(), f"the same name as {found[name].media}"))
+        elif text:
+            *above, _ = name.split("/")
+            split = SPLITS.get(above.pop(0).lower()) if above and above[0].lower() in SPLITS else "train"
+            found[name] = Utterance(name, path.as_posix(), text, above[-1] if above else None, split)
+        elif not path.with_suffix(".txt").exists():
+            dropped.append(Dropped(path.as_posix(), "no .txt beside it"))
+        else:
+            dropped.append(Dropped(path.as_posix(), "its .txt is no UTF-8 text" if text is None else "its .txt is empty"))
+    stems = {path.with_suffix("") for path in paths} | {Path(item.item).with_suffix("") for item in dropped}
+    texts = [path for path in below(folder) if path.suffix == ".txt"]
+    if paths and not any(path.with_suffix("") in stems for path in texts):
+        raise refusal(folder, "recordings with a .txt of the same name, or metadata.csv",
+                      "Write one of the two as data/README.md shows.")
+    dropped += [Dropped(path.as_posix(), "no recording beside it") for path in texts if path.with_suffix("") not in stems]
+    return Corpus([found[name] for name in sorted(found)], dropped)
+
+
+def _by_table(path: Path) -> Corpus:
+    rows = table(path, ("media", "text"))
+    often = Counter(row.get("media") for row in rows)
+    found: dict[str, Utterance] = {}
+    dropped = []
+    for number, row in enumerate(rows, start=1):
+        utterance = _utterance(row, path.parent, often[row.get("media")] > 1)
+        if isinstance(utterance, str):
+            dropped.append(Dropped(f"{path.as_posix()}: row {number}: {row.get('media', '')}", utterance))
+        elif utterance.id in found:
+            dropped.append(Dropped(f"{path.as_posix()}: row {number}: {row['media']}", f"the id {utterance.id} is taken"))
+        else:
+            found[utterance.id] = utterance
+    return Corpus(list(found.values()), dropped)
+
+
+def _utterance(row: dict[str, str], base: Path, shared: bool) -> Utterance | str:
+    """A row's utterance, or why there is none. shared: other rows are of the same recording."""
+    if absent := [name for name in ("media", "text") if name not in row]:
+        return f"no {absent[0]}"
+    media, url = row["media"], "://" in row["media"]
+    if not url:
+        file = (base / media).absolute()
+        if not file.is_file() or not file.stat().st_size:
+            return "the file is empty (0 bytes)" if file.is_file() else "no such file"
+        media = file.as_posix()
+    try:
+        start, end = (float(row[name]) if name in row else None for name in ("start", "end"))
+    except ValueError:
+        return f"start {row.get('start')}, end {row.get('end')}: no numbers of seconds"
+    if not 0 <= (start or 0.0) < (math.inf if end is None else end) or end == math.inf:
+        return f"start {row.get('start')}, end {row.get('end')}: not one after the other"
+    id_ = row.get("id") or Path(row["media"]).with_suffix("").as_posix() + (f"@{start or 0:g}" if shared else "")
+    labels = {name: value for name, value in row.items() if name not in COLUMNS}
+    split = SPLITS.get(row.get("split", "train").lower(), row.get("split", "train"))
+    text, language = " ".join(row["text"].split()), row.get("language", "en")
+    return Utterance(id_, media, text, row.get("speaker"), split, language, start, end, labels=labels)

@@ -1,0 +1,109 @@
+"""GRID: 34 talkers, sentences of six words, the text in the file's name.
+
+    s1/bbaf2n.mpg | s1_processed/bbaf2n.mpg | s1/video/mpg_6000/bbaf2n.mpg | audio_25k/s1/bbaf2n.wav  (or .mkv, .mp4, .avi)
+Times of words come from an .align file beside the clip, and only where its words are the name's: the corpus's published
+`alignments/` folders are shuffled across speakers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from avsr.corpora.files import assign, is_sound, recordings, refusal
+from avsr.errors import BadManifest
+from avsr.manifest import Corpus, Dropped, TimedWord, Utterance, by_lot
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDS = (
+    {"b": "bin", "l": "lay", "p": "place", "s": "set"},
+    {"b": "blue", "g": "green", "r": "red", "w": "white"},
+    {"a": "at", "b": "by", "i": "in", "w": "with"},
+    {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"},             # w has two syllables more than the others
+    {"z": "zero"} | {str(digit): word for digit, word in enumerate(DIGITS) if digit},
+    {"a": "again", "n": "now", "p": "please", "s": "soon"},
+)
+ALIGN_RATE = 25_000                                         # units a second in .align files
+UNSEEN = ("s1", "s2", "s20", "s22")                         # LipNet's test speakers (arXiv 1611.01599)
+SEEN_PER_SPEAKER = 255                                      # its other protocol: so many sentences of each speaker
+PROTOCOLS = ("unseen", "seen")
+
+
+def read(folder: Path, *, split_list: Path | str | None = None) -> Corpus:
+    """GRID, or part of it, as utterances.
+
+    split_list: a table with columns speaker, utterance, split (and text); or `unseen`: s1, s2, s20 and s22 are `test`;
+    or `seen`: 255 utterances of each speaker, drawn by lot, are. None takes the folder's splits.tsv; without one `unseen`
+    where another speaker is there to train on, else `seen`. Raises BadManifest.
+    """
+    folder = Path(folder).resolve()
+    paths, dropped = recordings(folder)
+    found: dict[tuple[str, str], Utterance] = {}
+    for path in paths:
+        speaker, name = _speaker(path, folder), path.stem.lower()
+        text = sentence(name)
+        if text is None:
+            dropped.append(Dropped(path.as_posix(), "its name is no GRID sentence, such as bbaf2n"))
+        elif speaker is None:
+            dropped.append(Dropped(path.as_posix(), "it lies in no folder of a speaker, such as s1"))
+        elif (speaker, name) not in found:
+            words, problem = _words(path.with_suffix(".align"), text)
+            dropped += [Dropped(path.with_suffix(".align").as_posix(), problem)] if problem else []
+            found[speaker, name] = Utterance(f"{speaker}_{name}", path.as_posix(), text, speaker, words=words)
+        elif not is_sound(path) or is_sound(found[speaker, name].media):     # sound beside its video is no second clip
+            dropped.append(Dropped(path.as_posix(), f"the same speaker and sentence as {found[speaker, name].media}"))
+    if paths and not found:
+        raise refusal(folder, "GRID's clips, such as s1/bbaf2n.mpg")
+    corpus = _split([(name, found[speaker, name]) for speaker, name in sorted(found)], folder, split_list)
+    return Corpus(corpus.utterances, dropped + corpus.dropped)
+
+
+def sentence(name: str) -> str | None:
+    """`bbaf2n` -> `bin blue at f two now`; None for what is no GRID sentence."""
+    if len(name) != len(WORDS) or any(letter not in words for letter, words in zip(name, WORDS, strict=True)):
+        return None
+    return " ".join(words[letter] for letter, words in zip(name, WORDS, strict=True))
+
+
+def _speaker(path: Path, folder: Path) -> str | None:
+    """Of the nearest folder named as a speaker, the one asked for included."""
+    for part in reversed((folder.name, *path.relative_to(folder).parts[:-1])):
+        if match := re.fullmatch(r"(s\d+)(_processed)?", part, re.IGNORECASE):
+            return match[1].lower()
+    return None
+
+
+def _words(path: Path, text: str) -> tuple[tuple[TimedWord, ...] | None, str | None]:
+    """Times of words, or None and, where there is a file, why it is not used."""
+    if not path.exists():
+        return None, None
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        words = tuple(TimedWord(word, int(start) / ALIGN_RATE, int(end) / ALIGN_RATE) for start, end, word in rows
+                      if word not in ("sil", "sp"))
+    except (OSError, ValueError):
+        return None, "times of words not used: not three columns of start, end and word"
+    if " ".join(word.text for word in words) != text:
+        return None, f"times of words not used: they are of {' '.join(word.text for word in words)!r}"
+    if any(not 0 <= word.start <= word.end for word in words):
+        return None, "times of words not used: they run backwards"
+    return words, None
+
+
+def _split(found: list[tuple[str, Utterance]], folder: Path, split_list: Path | str | None) -> Corpus:
+    if split_list is None and (folder / "splits.tsv").exists():
+        split_list = folder / "splits.tsv"
+    speakers = {utterance.speaker for _, utterance in found}
+    protocol = ("unseen" if speakers - set(UNSEEN) else "seen") if split_list is None else str(split_list)
+    if protocol not in PROTOCOLS:
+        if not Path(protocol).exists():
+            raise BadManifest(f"{protocol}: no such split list.  Name a table, or one of {', '.join(PROTOCOLS)}.")
+        return assign(found, Path(protocol))
+    utterances = [utterance for _, utterance in found]
+    test = {utterance.id for utterance in utterances if utterance.speaker in UNSEEN}
+    if protocol == "seen":
+        groups = groupby(utterances, key=lambda utterance: utterance.speaker)
+        test = {id_ for _, group in groups for id_ in by_lot((row.id for row in group), seed=0)[:SEEN_PER_SPEAKER]}
+    return Corpus([replace(row, split="test" if row.id in test else "train") for row in utterances], [])

@@ -1,0 +1,55 @@
+"""Lombard GRID: 54 other talkers say GRID's sentences, plainly or (with noise in their ears) raised: the Lombard effect.
+
+    s30/s30_l_bbbm4a.opus | front/s30_l_bbbm4a.mov | side/s30_l_bbbm4a.mov | audio/s30_l_bbbm4a.wav
+The name holds talker, style (l Lombard, p plain) and sentence. Talkers are not GRID's, so `lombard-s30` is what we call s30.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from avsr.corpora.files import assign, is_sound, recordings, refusal
+from avsr.corpora.grid import sentence
+from avsr.manifest import Corpus, Dropped, Utterance
+
+STYLES = {"l": "lombard", "p": "plain"}
+TEST = tuple(f"lombard-s{number}" for number in (38, 39, 40))               # ours: no split is published
+
+
+def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
+    """Lombard GRID, or part of it, as utterances with the labels style, and view where a clip lies below front/ or side/.
+
+    split_list: a table with columns utterance (such as s30_l_bbbm4a) and split; without one s38, s39 and s40 are `test`.
+    Sound that has its video from the front is left to that. Raises BadManifest.
+    """
+    folder = Path(folder).resolve()
+    paths, dropped = recordings(folder)
+    found: dict[str, tuple[str, Utterance]] = {}
+    for path in paths:
+        match = re.fullmatch(r"(s\d+)_([lp])_(\w{6})", path.stem.lower())
+        text = match and sentence(match[3])
+        if not text:
+            other = "_WRONG_" in path.stem                    # two of the 221 on our disk
+            dropped.append(Dropped(path.as_posix(), "its name says that another sentence was spoken" if other
+                                   else "its name is not of the kind s30_l_bbbm4a"))
+            continue
+        parts = {part.lower() for part in (folder.name, *path.relative_to(folder).parts[:-1])}
+        view = "side" if "side" in parts else "front" if "front" in parts else None
+        speaker, name = f"lombard-{match[1]}", path.stem.lower()
+        id_ = f"lombard-{name}{'-side' if view == 'side' else ''}"
+        labels = {"style": STYLES[match[2]]} | ({"view": view} if view else {})
+        if id_ not in found:
+            split = "test" if speaker in TEST else "train"
+            found[id_] = name, Utterance(id_, path.as_posix(), text, speaker, split, labels=labels)
+        elif not is_sound(path) or is_sound(found[id_][1].media):
+            dropped.append(Dropped(path.as_posix(), f"the same talker, style and sentence as {found[id_][1].media}"))
+    if paths and not found:
+        raise refusal(folder, "Lombard GRID's clips, such as s30_l_bbbm4a.wav")
+    pairs = [found[id_] for id_ in sorted(found)]
+    if split_list is None:
+        return Corpus([utterance for _, utterance in pairs], dropped)
+    bare = [(name, replace(utterance, speaker=utterance.speaker.removeprefix("lombard-"))) for name, utterance in pairs]
+    corpus = assign(bare, Path(split_list))                                  # the list calls talkers as the corpus does
+    return Corpus([replace(row, speaker=f"lombard-{row.speaker}") for row in corpus.utterances], dropped + corpus.dropped)
