@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -79,6 +80,41 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
         if len(paths) > 1:
             _say(f"{len(failures)} of {len(paths)} files failed: {', '.join(failures)}")
         sys.exit(1)
+
+
+@main.command("prepare", context_settings=CONTEXT)
+@click.argument("corpus")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes.  [default: one on each core]")
+@click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
+              help="Share of frames that may lack a face before an utterance is dropped.")
+@click.option("--max-dropped", type=click.FloatRange(0, 1), default=0.05,
+              help="Share of utterances that may be dropped before it is an error.")
+@click.option("--modality", type=click.Choice(["av", "a", "v"]), default="av",
+              help="Keep mouths and sound (av), sound alone (a), or mouths alone (v).")
+@click.option("--split-list", default=None, metavar="FILE",
+              help="Table of which utterance is in which split, or a name the corpus knows.  [default: the corpus's own]")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
+def prepare_command(corpus: str, source: Path, output: Path, split_list: str | None, quiet: bool, **options) -> None:
+    """Crop the mouths of a corpus and write a manifest with a cache, from which models are trained.
+
+    CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command again goes on
+    where it was stopped.
+    """
+    with _told():
+        from avsr.corpora import CORPORA
+        from avsr.prepare import PrepareSettings, prepare
+
+        if corpus not in CORPORA:
+            raise AvsrError(f"{corpus}: not a corpus this program knows.  Use one of {', '.join(CORPORA)}.")
+        settings = PrepareSettings(**options)
+        found = CORPORA[corpus](source, split_list=split_list)
+        with _Bars(quiet) as bars:
+            prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)
+        if not quiet:
+            _say(prepared.summary())
+        prepared.check()
 
 
 @main.command("train", context_settings=CONTEXT)
@@ -246,13 +282,17 @@ class _Bars:
         if stage != self.stage:
             if self.task is not None:
                 self.rich.remove_task(self.task)
-            self.stage = stage
-            self.task = self.rich.add_task(self.name if stage == "transcribe" else stage, total=total, amount="")
-        self.rich.update(self.task, completed=done, total=total, amount=_amount(stage, done, total))
+            self.stage, self.began = stage, (time.monotonic(), done)
+            name = self.name if stage == "transcribe" else stage
+            self.task = self.rich.add_task(name, total=total, completed=done, amount="")
+        rate = (done - self.began[1]) / max(time.monotonic() - self.began[0], 1e-3)
+        self.rich.update(self.task, completed=done, total=total, amount=_amount(stage, done, total, rate))
 
 
-def _amount(stage: str, done: float, total: float | None) -> str:
-    """Seconds of the recording, or megabytes of a download."""
+def _amount(stage: str, done: float, total: float | None, rate: float) -> str:
+    """Seconds of the recording, clips with their rate, or megabytes of a download."""
+    if stage == "prepare":
+        return f"{done:.0f} of {total:.0f} clips, {rate:.1f}/s"
     if stage == "transcribe":
         return f"{done:.0f} s" if total is None else f"{done:.0f} of {total:.0f} s"
     return f"{done / 1e6:.0f} MB" if total is None else f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else ""

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 ORDER = ["errors", "rates", "runtime", "assets",
          "media", "faces", "lips", "features", "speech", "noise", "augment",
          "text", "transcript",
-         "manifest", "corpora", "cache", "config", "dataset", "batch",
+         "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
          "checkpoint", "decode", "align", "listen", "metrics",
          "train", "transcribe",

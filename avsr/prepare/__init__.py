@@ -1,0 +1,182 @@
+"""Corpora to manifests with a cache: decode, track, crop and pack every utterance, in parallel, so that it can be resumed.
+
+    Utterances -> jobs (one recording each) -> worker processes -> shards, journal -> manifest.jsonl, dropped.tsv,
+    problems.tsv, pages/
+Workers crop (crop.py, pool.py); this process alone writes (journal.py), in the order of the corpus: the same bytes come
+out with any number of workers and however often it was killed in between. pages.py shows the mouths.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from avsr import assets, manifest
+from avsr.errors import BadManifest, BadOutput
+from avsr.manifest import Dropped, Problem, Utterance
+from avsr.prepare import pool
+from avsr.prepare.crop import Job, Outcome, PrepareSettings, no_faces, work
+from avsr.prepare.journal import Done, Journal, identity
+from avsr.prepare.pages import write_pages
+from avsr.runtime import Progress, n_cores, no_progress
+
+__all__ = ["PrepareSettings", "Prepared", "prepare"]
+
+HELD_BYTES = 256 * 2**20              # of results that wait for an earlier one to be written
+DIED = "worker died"
+SHOWN = 12                            # reasons in a summary
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came of it: the manifest, what was dropped and why, and what may be wrong with the rest.
+
+    n_asked: utterances there were to prepare. n_done_before: of those, what an earlier run had done. dropped: with what
+    the corpus reader left out, which `max_dropped` does not count: a split list may leave out most of a corpus.
+    """
+
+    manifest: Path
+    utterances: list[Utterance]
+    dropped: list[Dropped]
+    problems: list[Problem]
+    n_asked: int
+    n_done_before: int
+    settings: PrepareSettings
+
+    def summary(self) -> str:
+        """Lines for people: how many, what was dropped and what may be wrong, by reason, the commonest first."""
+        before = f", {self.n_done_before} of them by an earlier run" if self.n_done_before else ""
+        lines = [f"{self.manifest}: {len(self.utterances)} utterances{before}"]
+        for name, reasons in (("dropped", self.dropped_reasons), ("problems", Counter(one.reason for one in self.problems))):
+            if reasons:
+                lines.append(f"{self.manifest.with_name(name + '.tsv')}: {sum(reasons.values())} {name}")
+                lines += [f"  {count:6d}  {reason}" for reason, count in reasons.most_common(SHOWN)]
+        return "\n".join(lines)
+
+    @property
+    def dropped_reasons(self) -> Counter[str]:
+        """How many were dropped for each kind of reason: what stands before the colon."""
+        return Counter(dropped.reason.partition(":")[0] for dropped in self.dropped)
+
+    def check(self) -> None:
+        """Raises BadManifest where more utterances were dropped than `max_dropped` allows, or none is left."""
+        lost = self.n_asked - len(self.utterances)
+        if self.n_asked and self.utterances and lost <= self.settings.max_dropped * self.n_asked:
+            return
+        listed = self.manifest.with_name("dropped.tsv")
+        share = f"{lost / self.n_asked:.0%}" if self.n_asked else "all"
+        raise BadManifest(f"{self.manifest}: {lost} of {self.n_asked} utterances were dropped ({share}, limit "
+                          f"{self.settings.max_dropped:.0%}); the others can be used.  {listed} lists them with the reason; "
+                          "--max-dropped puts up with them, --max-missing and --modality with some of the reasons.")
+
+
+def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: PrepareSettings | None = None,
+            dropped: Sequence[Dropped] = (), progress: Progress = no_progress) -> Prepared:
+    """Crop, pack and check `utterances` into `folder`; go on where an earlier run stopped.
+
+    utterances: media paths absolute, or relative to the current folder. dropped: what the corpus reader could not use,
+    which is listed with the rest. progress: called with utterances done, those of earlier runs included.
+
+    Writes manifest.jsonl (in the order of `utterances`), shards, dropped.tsv, problems.tsv and pages/. Raises BadManifest
+    for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write, and MissingAsset.
+    """
+    settings = settings or PrepareSettings()
+    folder = Path(os.path.realpath(folder))
+    everything = [_within(utterance, folder) for utterance in utterances]
+    _check_ids(everything)
+    if "v" in settings.modality:
+        assets.find("face_landmarker.task")                  # before any worker is started
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with Journal(folder, settings.recipe, settings.modality, settings.max_bytes) as journal:
+            done = {utterance.id for utterance in everything if _is_done(journal.rows.get(utterance.id), utterance, settings)}
+            jobs = _jobs([utterance for utterance in everything if utterance.id not in done], folder)
+            try:
+                _work_off(jobs, journal, settings, len(everything), len(done), progress)
+                journal.finish()
+            except OSError as error:
+                raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of {len(everything)} utterances.  Make "
+                                "room and run the same command again: what is done is kept.") from error
+            rows = [journal.rows[utterance.id] for utterance in everything]
+    except OSError as error:
+        raise BadOutput(f"{folder}: it cannot be written to ({error.strerror}).  Choose another folder.") from error
+    return _conclude(folder, everything, rows, len(done), list(dropped), settings)
+
+
+def _within(utterance: Utterance, folder: Path) -> Utterance:
+    """With its media path relative to the manifest."""
+    if "://" in utterance.media:
+        return utterance
+    return replace(utterance, media=os.path.relpath(os.path.abspath(utterance.media), folder))
+
+
+def _check_ids(utterances: Sequence[Utterance]) -> None:
+    for id_, count in Counter(utterance.id for utterance in utterances).most_common(1):
+        if count > 1:
+            raise BadManifest(f"corpus: {count} utterances have the id {id_!r}.  Ids must be unique: rename them.")
+
+
+def _is_done(row: Done | None, utterance: Utterance, settings: PrepareSettings) -> bool:
+    """Whether nothing needs to be done again. What was dropped is tried again, but for faces that were looked for."""
+    if row is None or row.what != identity(utterance):
+        return False
+    return row.dropped is None or (row.share is not None and no_faces(row.share, settings.max_missing) is not None)
+
+
+def _jobs(utterances: Sequence[Utterance], folder: Path) -> list[Job]:
+    """One job a recording, in the order in which recordings first come."""
+    by_media: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        by_media[utterance.media].append(utterance)
+    return [Job(media if "://" in media else os.path.normpath(folder / media), tuple(theirs))
+            for media, theirs in by_media.items()]
+
+
+def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, n_total: int, n_done: int,
+              progress: Progress) -> None:
+    """Everything that is still to be done, written down in the order of the jobs."""
+    early: dict[int, list[Outcome]] = {}                     # done before the jobs in front of them
+    next_job = 0
+
+    def hold() -> bool:
+        return sum(len(one.packed.blob) for outcomes in early.values() for one in outcomes if one.packed) > HELD_BYTES
+
+    progress("prepare", n_done, n_total)
+    for number, outcomes in pool.run(partial(work, settings=settings), jobs, settings.workers or n_cores(), hold=hold):
+        early[number] = outcomes or [Outcome(utterance.id, dropped=DIED) for utterance in jobs[number].utterances]
+        n_done += len(early[number])
+        progress("prepare", n_done, n_total)
+        while next_job in early:
+            for outcome, utterance in zip(early.pop(next_job), jobs[next_job].utterances, strict=True):
+                journal.add(outcome, utterance)
+            next_job += 1
+
+
+def _conclude(folder: Path, everything: Sequence[Utterance], rows: Sequence[Done], n_before: int, dropped: list[Dropped],
+              settings: PrepareSettings) -> Prepared:
+    """Manifest, tables and pages from what was written down."""
+    kept, problems = [], []
+    hashes: dict[str, str] = {}
+    curves: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for utterance, row in zip(everything, rows, strict=True):
+        reason = row.dropped or (None if row.share is None else no_faces(row.share, settings.max_missing))
+        if reason is not None:
+            dropped.append(Dropped(utterance.id, reason))
+            continue
+        kept.append(replace(utterance, cache=row.cache))
+        problems += row.problems
+        if row.sound_hash is not None:
+            hashes[utterance.id] = row.sound_hash
+        if row.curve is not None and utterance.speaker is not None:
+            curves[utterance.speaker].append(row.curve)
+    problems += manifest.check_all(kept, hashes) + manifest.check_speakers(curves)
+    path = folder / "manifest.jsonl"
+    manifest.write(path, kept)
+    manifest.write_dropped(folder / "dropped.tsv", dropped)
+    manifest.write_problems(folder / "problems.tsv", problems)
+    write_pages(folder, kept)
+    return Prepared(path, kept, dropped, problems, len(everything), n_before, settings)

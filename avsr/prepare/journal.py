@@ -1,0 +1,174 @@
+"""What is already done, so that a run can be killed at any moment and taken up again: nothing lost, nothing twice.
+
+    Outcome -> bytes at the end of a shard, then one line of journal.jsonl
+Only one process writes, first the bytes and then the line. So a line means that its bytes are there; what a kill left
+behind the last whole line (half an utterance, half a line) is overwritten. A power cut may lose bytes of which the line
+was saved: of the shard that was being written every utterance is read back before going on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from avsr import cache
+from avsr.errors import AvsrError, BadManifest, BadOutput
+from avsr.lips import LipRecipe
+from avsr.manifest import CacheEntry, Problem, Utterance
+from avsr.prepare.crop import Outcome
+
+NAME = "journal.jsonl"
+SYNC_EVERY = 64                       # utterances: the most that a power cut can cost, about 20 s of one core
+
+
+@dataclass(frozen=True)
+class Done:
+    """A line: what became of an utterance. what: see `identity`; the rest as in Outcome."""
+
+    id: str
+    what: tuple
+    cache: CacheEntry | None
+    dropped: str | None
+    share: float | None
+    problems: tuple[Problem, ...]
+    sound_hash: str | None
+    curve: tuple[float, ...] | None
+
+
+def identity(utterance: Utterance) -> tuple:
+    """What an utterance must have in common with a line to be the same piece of work."""
+    return utterance.media, utterance.start, utterance.end, utterance.text
+
+
+class Journal:
+    """The journal and the shards of a folder, open for adding. Raises BadManifest for a cache made in another way.
+
+    rows: what is done, by id.
+    """
+
+    def __init__(self, folder: Path, recipe: LipRecipe, modality: str, max_bytes: int):
+        self.folder, self.rows = folder, {}
+        self._since_sync = 0
+        path = folder / NAME
+        started = path.exists()
+        if started:
+            cache.read_recipe(folder, recipe)
+        elif any(folder.glob("shard-*.tar*")) or (folder / "manifest.jsonl").exists():
+            raise BadOutput(f"{folder}: there is a manifest or a cache in it and no {NAME}.  Choose an empty folder.")
+        else:
+            cache.write_recipe(folder, recipe)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self._lock()
+            end = self._read({"version": 1, "modality": modality})
+            os.ftruncate(self._file, end)
+            os.lseek(self._file, end, os.SEEK_SET)
+            if end == 0:
+                self._append({"version": 1, "modality": modality})
+            self.writer = self._take_up(max_bytes)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.writer.close()
+        os.close(self._file)
+
+    def add(self, outcome: Outcome, utterance: Utterance) -> None:
+        """Write down an outcome, its bytes first. OSError, as of a full disk, leaves what was added before."""
+        entry = None if outcome.packed is None else self.writer.add(outcome.packed)
+        done = Done(outcome.id, identity(utterance), entry, outcome.dropped, outcome.share, outcome.problems,
+                    outcome.sound_hash, outcome.curve)
+        self._since_sync += 1
+        if self._since_sync >= SYNC_EVERY:
+            self.writer.sync()
+            self._since_sync = 0
+        self._append(asdict(done))
+        self.rows[done.id] = done
+
+    def finish(self) -> None:
+        """Complete the last shard."""
+        self.writer.finish()
+        os.fsync(self._file)
+
+    def _lock(self) -> None:
+        """Two at once would write over one another. The lock goes with the process, however it ends."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AvsrError(f"{self.folder}: another avsr prepare is at work in it.  Wait for it, or choose another "
+                            "folder.") from error
+        except OSError:                                      # a mount that knows no locks
+            pass
+
+    def _read(self, header: dict[str, Any]) -> int:
+        """Fill `rows`; returns where the last whole line ends."""
+        end = 0
+        with open(self.folder / NAME, "rb") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                if end == 0:
+                    self._check(row, header)
+                else:
+                    done = _done(row)
+                    self.rows[done.id] = done
+                end += len(line)
+        return end
+
+    def _check(self, row: dict[str, Any], header: dict[str, Any]) -> None:
+        wrong = [f"{key}: {row.get(key)} against {value}" for key, value in header.items() if row.get(key) != value]
+        if wrong:
+            raise BadManifest(f"{self.folder / NAME}: the cache was made in another way ({'; '.join(wrong)}).  Prepare into an "
+                              "empty folder, or as before.")
+
+    def _take_up(self, max_bytes: int) -> cache.ShardWriter:
+        """A writer that goes on where the good bytes end. Rows whose bytes are not there are forgotten."""
+        whole = {path.name: path.stat().st_size for path in self.folder.glob("shard-*.tar")}
+        parts = sorted(path.name.removesuffix(".part") for path in self.folder.glob("shard-*.tar.part"))
+        self.rows = {id_: row for id_, row in self.rows.items() if row.cache is None or row.cache.shard in parts
+                     or row.cache.offset + row.cache.size <= whole.get(row.cache.shard, 0)}
+        if not parts:
+            numbers = [int(name[len("shard-"):-len(".tar")]) for name in whole]
+            return cache.ShardWriter(self.folder, max_bytes=max_bytes, shard=max(numbers, default=-1) + 1)
+        part = parts[-1]
+        offset = 0
+        for row in sorted((row for row in self.rows.values() if row.cache and row.cache.shard == part),
+                          key=lambda row: row.cache.offset):
+            if not (row.cache.offset == offset and self._is_whole(row, part)):
+                break
+            offset += row.cache.size
+        self.rows = {id_: row for id_, row in self.rows.items()
+                     if not (row.cache and row.cache.shard == part and row.cache.offset >= offset)}
+        return cache.ShardWriter(self.folder, max_bytes=max_bytes, shard=int(part[len("shard-"):-len(".tar")]), offset=offset)
+
+    def _is_whole(self, row: Done, part: str) -> bool:
+        with open(self.folder / f"{part}.part", "rb") as file, suppress(BadManifest):
+            file.seek(row.cache.offset)
+            cache.unpack(file.read(row.cache.size), row.cache, row.id)
+            return True
+        return False
+
+    def _append(self, row: dict[str, Any]) -> None:
+        line = memoryview(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        while line:
+            line = line[os.write(self._file, line):]
+
+
+def _done(row: dict[str, Any]) -> Done:
+    problems = tuple(Problem(**problem) for problem in row["problems"])
+    entry = None if row["cache"] is None else CacheEntry(**row["cache"])
+    curve = None if row["curve"] is None else tuple(row["curve"])
+    return Done(**{**row, "what": tuple(row["what"]), "cache": entry, "problems": problems, "curve": curve})

@@ -1,0 +1,61 @@
+"""Pages of mouths: one picture per speaker, to see at a glance whether the crops are right.
+
+    prepared utterances, cache -> pages/SPEAKER.png: a row per utterance, its id and frames spread over its length
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from avsr import cache
+from avsr.errors import BadOutput
+from avsr.manifest import Utterance
+
+ROWS = 24                             # utterances to a page, spread over the speaker's
+FRAMES = 10                           # of each utterance
+LABEL = 14                            # pixels above each row of mouths
+RED = (40, 40, 230)                   # BGR: frame of a mouth where no face was found
+
+
+def write_pages(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
+    """A page for every speaker with mouths in the cache of `folder`. Raises BadOutput."""
+    import cv2
+
+    speakers: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        if utterance.cache is not None and "v" in utterance.cache.modality:
+            speakers[utterance.speaker or "unknown"].append(utterance)
+    paths = []
+    for speaker, theirs in sorted(speakers.items()):
+        chosen = [theirs[i] for i in np.unique(np.linspace(0, len(theirs) - 1, ROWS).round().astype(int))]
+        page = np.concatenate([_row(folder, utterance) for utterance in chosen])
+        path = folder / "pages" / (re.sub(r"[^\w-]+", "_", speaker) + ".png")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(cv2.imencode(".png", page)[1].tobytes())
+        except OSError as error:
+            raise BadOutput(f"{path}: it cannot be written ({error.strerror}).  Make room, and run again.") from error
+        paths.append(path)
+    return paths
+
+
+def _row(folder: Path, utterance: Utterance) -> np.ndarray:
+    """(LABEL + 96, FRAMES * 96, 3) uint8 BGR."""
+    import cv2
+
+    cached = cache.read_entry(folder, utterance.cache, name=utterance.id)
+    size = cached.images.shape[1]
+    row = np.zeros((LABEL + size, FRAMES * size, 3), np.uint8)
+    text = f"{utterance.id}   {cached.n_frames} frames, {int(cached.missing.sum())} without a face   {utterance.text}"
+    cv2.putText(row, text, (3, LABEL - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    for i, frame in enumerate(np.linspace(0, cached.n_frames - 1, FRAMES).round().astype(int)):
+        here = row[LABEL:, i * size:(i + 1) * size]
+        here[:] = cached.images[frame][:, :, None]
+        if cached.missing[frame]:
+            cv2.rectangle(here, (0, 0), (size - 1, size - 1), RED, 2)
+    return row
