@@ -1,7 +1,8 @@
 """Models on disk: tensors plus readable JSON, never pickle; and by which names models are found.
 
-    folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and all that decoding must know
-A folder holds model.json, which names the sha256 of the others, model.safetensors and tokenizer.json.
+    shipped name | folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and all that decoding must know
+A folder holds model.json, which names the sha256 of the others, model.safetensors and tokenizer.json. A model that has a
+`base` holds only what was added to it: its sound parts and its tokenizer are the base's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from avsr.models.avsr import AVSR, Dims
 
 LAYOUT = 1                                                  # of model.json; a newer one is refused
-DEFAULT_MODEL = "tiny.en"
+DEFAULT_MODEL = "default"
+SHIPPED = Path(__file__).parent / "weights"                 # models that come with the program, a folder each
 HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "model.safetensors")
 PARTS = ("model.safetensors", "tokenizer.json")             # beside model.json
 RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
@@ -38,7 +40,7 @@ class Checkpoint:
     """A network ready for use, and what goes with it.
 
     pad_seconds: length to which sound is padded with silence before the network hears it (Whisper's 30), None for none.
-    lips_trained: whether what it sees means anything yet.
+    lips_trained: whether what it sees means anything yet. base: the model whose sound parts it has, untouched.
     suppress, suppress_begin, alignment_heads: see models.whisper.WhisperSettings.
     training: free facts for the reader: data and licence, git commit, step, scores.
     """
@@ -48,6 +50,7 @@ class Checkpoint:
     tokenizer: Tokenizer
     recipe: LipRecipe = field(default_factory=LipRecipe)
     lips_trained: bool = False
+    base: str | None = None
     pad_seconds: int | None = rates.PIECE_SECONDS
     suppress: tuple[int, ...] = ()
     suppress_begin: tuple[int, ...] = ()
@@ -62,20 +65,34 @@ class Checkpoint:
 
 def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
          progress: Progress = no_progress) -> Checkpoint:
-    """A model by folder (ours or Hugging Face's Whisper), by Whisper size (`tiny.en`, `large-v3`), or by hub name.
+    """A model by folder (ours or Hugging Face's Whisper), by name (`default`, `grid`; Whisper's `tiny.en`, `large-v3`), or
+    by its name on the hub.
 
     `lips` False leaves the lip network out, which saves its memory and the 3 s that importing torchvision takes. A
     Whisper gets a new lip network behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
     folder = Path(name)
+    if str(name) in shipped():
+        folder = SHIPPED / str(name)
     if folder.is_dir():
-        checkpoint = _load_ours(folder, lips) if (folder / "model.json").exists() else _load_whisper(folder, str(name), lips)
+        ours = (folder / "model.json").exists()
+        checkpoint = _load_ours(folder, lips, progress) if ours else _load_whisper(folder, str(name), lips)
     elif folder.exists():
         raise BadCheckpoint(f"{name}: a file, but a model is a folder with model.json and model.safetensors.  Name the folder.")
     else:
         checkpoint = _load_by_name(str(name), lips, progress)
     checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return checkpoint
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the program."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/model.json"))
+
+
+def may_see(name: str | Path) -> bool:
+    """Whether a model could have trained lips: a shipped one, or a folder of ours; published Whispers never do."""
+    return str(name) in shipped() or (Path(name) / "model.json").exists()
 
 
 def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
@@ -88,8 +105,9 @@ def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
         except assets.MissingAsset as error:
             missing = error
     if size not in SIZES and size.count("/") != 1:
-        nearest = get_close_matches(name, SIZES, 1)
-        hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(SIZES)}, a folder, or owner/model of the hub."
+        names = (*shipped(), *SIZES)
+        nearest = get_close_matches(name, names, 1)
+        hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(names)}, a folder, or owner/model of the hub."
         raise BadCheckpoint(f"{name}: no such model or folder.  {hint}")
     repo = f"openai/whisper-{size}" if size in SIZES else size
     try:
@@ -130,17 +148,21 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Pa
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    from avsr.models.whisper import is_whispers
+
     folder = Path(folder)
     state = {name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().cpu()
-             for name, tensor in checkpoint.model.state_dict().items()}
-    fresh = {name: _fresh(folder, name) for name in (*PARTS, "model.json")}
+             for name, tensor in checkpoint.model.state_dict().items() if checkpoint.base is None or not is_whispers(name)}
+    parts = _parts(checkpoint.base)
+    fresh = {name: _fresh(folder, name) for name in (*parts, "model.json")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = checkpoint.tokenizer.path.read_bytes()
         _settle(folder)
         save_file(state, fresh["model.safetensors"])
-        fresh["tokenizer.json"].write_bytes(tokenizer)
-        description = _describe(checkpoint, {name: _sha256(fresh[name]) for name in PARTS})
+        if "tokenizer.json" in parts:
+            fresh["tokenizer.json"].write_bytes(tokenizer)
+        description = _describe(checkpoint, {name: _sha256(fresh[name]) for name in parts})
         fresh["model.json"].write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(fresh["model.json"], folder / "model.json")
     except (OSError, SafetensorError) as error:
@@ -150,9 +172,14 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Pa
         reason = getattr(error, "strerror", None) or error
         raise BadOutput(f"{folder}: the model cannot be written ({reason}).  Choose another folder.") from error
     with suppress(OSError):                                 # `load` finds them under either name
-        for name in PARTS:
+        for name in parts:
             os.replace(fresh[name], folder / name)
     return folder
+
+
+def _parts(base: str | None) -> tuple[str, ...]:
+    """The files beside model.json."""
+    return PARTS if base is None else PARTS[:1]
 
 
 def _fresh(folder: Path, name: str) -> Path:
@@ -189,17 +216,23 @@ def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
             "recipe": checkpoint.recipe.to_dict(), "sha256": sha256, **{name: getattr(checkpoint, name) for name in _facts()}}
 
 
-def _load_ours(folder: Path, lips: bool) -> Checkpoint:
+def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
     from avsr.models.avsr import AVSR, without_lips
-    from avsr.models.whisper import read_safetensors
+    from avsr.models.whisper import is_whispers, read_safetensors
 
     facts = _read_facts(folder)
-    weights_path, tokenizer_path = (_part(folder, name, facts["sha256"].get(name)) for name in PARTS)
+    paths = [_part(folder, name, facts["sha256"].get(name)) for name in _parts(facts["base"])]
     dims = _read_dims(facts["dims"], folder)
     dims = dims if lips else without_lips(dims)
     model = AVSR(dims)
-    weights = {name: tensor for name, tensor in read_safetensors(weights_path).items()
-               if lips or name in model.state_dict()}
+    wanted = model.state_dict()
+    weights = {name: tensor for name, tensor in read_safetensors(paths[0]).items() if lips or name in wanted}
+    if facts["base"] is None:
+        tokenizer = Tokenizer(paths[1])
+    else:
+        base = load(facts["base"], lips=False, progress=progress)
+        weights |= {name: tensor for name, tensor in base.model.state_dict().items() if is_whispers(name)}
+        tokenizer = base.tokenizer
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -209,7 +242,7 @@ def _load_ours(folder: Path, lips: bool) -> Checkpoint:
     kept |= {name: tuple(facts[name]) for name in ("suppress", "suppress_begin")}
     kept["alignment_heads"] = tuple((layer, head) for layer, head in facts["alignment_heads"])
     recipe = _read_recipe(facts["recipe"], folder)
-    return Checkpoint(model=model, tokenizer=Tokenizer(tokenizer_path), recipe=recipe, **kept)
+    return Checkpoint(model=model, tokenizer=tokenizer, recipe=recipe, **kept)
 
 
 def _read_facts(folder: Path) -> dict:

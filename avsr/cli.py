@@ -36,8 +36,9 @@ def main() -> None:
 
 @main.command("transcribe", context_settings=CONTEXT)
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...")
-@click.option("--model", default="tiny.en", 
-              help="Whisper size (tiny.en to large-v3), a model's folder, or owner/model of the hub.")
+@click.option("--model", default="default",
+              help="default (Whisper tiny.en with lips), grid, a Whisper size (tiny.en to large-v3), a model's folder, or "
+                   "owner/model of the hub.")
 @click.option("--modality", type=click.Choice(["auto", "a", "v", "av"]), default="auto",
               help="Go by sound (a), sight (v), both (av), or whatever the file and the model allow (auto).")
 @click.option("--language", default=None, help="Two letters, e.g. en; found out if not given and the model is multilingual.")

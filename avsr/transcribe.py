@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from avsr import align, decode, media, transcript
-from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load
+from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
 from avsr.errors import AvsrError, BadMedia, NoFace
 from avsr.features import log_mel
 from avsr.lips import Mouths
@@ -102,13 +102,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
     """The checkpoint as `transcribe` wants it: its lips are left out where nobody will look."""
-    lips = modality in ("v", "av") or (modality == "auto" and _may_see(model))
+    lips = modality in ("v", "av") or (modality == "auto" and may_see(model))
     return load(model, lips=lips, device=device, dtype=pick_dtype(device), progress=progress)
-
-
-def _may_see(model: str | Path) -> bool:
-    """Whether a model could have trained lips: a folder of ours; published Whispers never do."""
-    return (Path(model) / "model.json").exists()
 
 
 def make_settings(values: dict) -> Settings:

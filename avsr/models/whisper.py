@@ -68,7 +68,7 @@ def build(dims: Dims, weights: dict[str, Tensor], *, source: str) -> AVSR:
     Raises BadCheckpoint naming weights that are missing, left over or of another shape.
     """
     model = AVSR(dims)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if _is_whispers(name)}
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if is_whispers(name)}
     missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     wrong = [f"{n} {tuple(weights[n].shape)} for {tuple(wanted[n])}" for n in wanted.keys() & weights.keys()
              if weights[n].shape != wanted[n]]
@@ -80,8 +80,9 @@ def build(dims: Dims, weights: dict[str, Tensor], *, source: str) -> AVSR:
     return model.eval()
 
 
-def _is_whispers(name: str) -> bool:
-    return not (name.startswith(("video.", "exchanges.", "ctc.")) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
+def is_whispers(name: str) -> bool:
+    """Whether a weight is one that Whisper has too: not of lips, exchanges, CTC heads or the judge of the lips."""
+    return not (name.startswith(("video.", "exchanges.", "ctc.", "trust.")) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
 
 
 def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import subprocess
 from dataclasses import asdict, fields, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.video import FRONTS
+from avsr.models.whisper import is_whispers
 from avsr.runtime import Progress, no_progress
 from avsr.text import NORMALISER, write_letters
 
@@ -63,16 +65,20 @@ def _taken_over(config: Config, progress: Progress) -> Checkpoint:
     model = AVSR(dims)
     known, wanted = base.model.state_dict(), model.state_dict()
     fitting = {name: tensor for name, tensor in known.items() if name in wanted and wanted[name].shape == tensor.shape}
-    new = [name for name in wanted if name not in fitting and not _may_be_new(name)]
+    new = [name for name in wanted if name not in fitting and is_whispers(name)]
     if new:
         raise BadCheckpoint(f"{config.model.start}: {len(new)} of its weights do not fit the config's dims, {new[0]} for one.  "
                             "Remove the dims that differ from [model.dims].")
     model.load_state_dict(fitting, strict=False)
-    return replace(base, name=config.name, model=model)
+    untouched = all(rate(config, name) == 0 for name, _ in model.named_parameters() if is_whispers(name))
+    named = not config.path(config.model.start).is_dir() and not checkpoint.may_see(config.model.start)
+    origin = config.model.start if named else base.base     # whose sound parts need not be stored again
+    return replace(base, name=config.name, model=model, base=origin if untouched else None)
 
 
-def _may_be_new(name: str) -> bool:
-    return name.startswith(("video.", "exchanges.", "ctc.", "trust.")) or ".video." in name
+def rate(config: Config, name: str) -> float:
+    """The factor on the learning rate of a weight; 0: frozen."""
+    return next((factor for pattern, factor in config.train.rates.items() if fnmatch(name, pattern)), 1.0)
 
 
 def _take_lips(model: AVSR, config: Config, progress: Progress) -> None:

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ from avsr.errors import AvsrError, BadCheckpoint, BadOutput
 from avsr.losses import Learner, Losses
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
-from avsr.train.begin import begin, facts, finished
+from avsr.train.begin import begin, facts, finished, rate
 from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
 from avsr.train.valid import Validation
 
@@ -325,8 +324,7 @@ def _optimiser(learner: Learner, config: Config) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only; parts with a rate of 0 are frozen. Raises BadCheckpoint if nothing is left."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in learner.named_parameters():
-        name = name.removeprefix("model.")
-        factor = next((rate for pattern, rate in config.train.rates.items() if fnmatch(name, pattern)), 1.0)
+        factor = rate(config, name.removeprefix("model."))
         parameter.requires_grad_(factor > 0)
         if factor > 0:
             decay = config.train.weight_decay if parameter.ndim > 1 and "embedding" not in name else 0.0
