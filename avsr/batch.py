@@ -27,6 +27,7 @@ class Batch:
     mel: (B, C, n_mels) float32 or None, mel_lengths (B,); mouths: (B, T, 88, 88) uint8 or None, seen (B, T) bool.
     tokens: (B, L) int64, what the decoder is given; targets: (B, L), what it is to say, IGNORE where nothing.
     classes: (sum of class_lengths,) CTC classes end to end; labels: (B, T) frame labels; matched: (B,) bool.
+    sounds: names of the versions of the sounds, see dataset.Draw.
     """
 
     ids: list[str]
@@ -41,6 +42,7 @@ class Batch:
     labels: Tensor
     matched: Tensor
     n_frames: int
+    sounds: list[str] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -67,6 +69,7 @@ class Plan:
     modality: str
     foreign: tuple[int | None, ...]
     seed: tuple[int, ...]
+    sound: int | None = None
 
 
 def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_columns: int | None) -> Batch:
@@ -99,7 +102,8 @@ def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_co
     return Batch([example.id for example in examples], mel, mel_lengths, mouths, seen, tokens, targets,
                  torch.tensor([i for example in examples for i in example.classes], dtype=torch.long),
                  torch.tensor([len(example.classes) for example in examples]), labels,
-                 torch.tensor([example.matched for example in examples]), sum(len(example.labels) for example in examples))
+                 torch.tensor([example.matched for example in examples]), sum(len(example.labels) for example in examples),
+                 None if examples[0].sound is None else [example.sound for example in examples])
 
 
 def buckets(lengths: Sequence[int], max_frames: int, rng: np.random.Generator) -> list[list[int]]:
@@ -127,7 +131,8 @@ def buckets(lengths: Sequence[int], max_frames: int, rng: np.random.Generator) -
 def plan_epoch(rows: Sequence[Row], config: DataConfig, seed: int, epoch: int) -> list[Plan]:
     """The batches of an epoch. Rows without mouths, or without sound, keep to themselves and to what they have."""
     rng = np.random.default_rng((seed, epoch))
-    plans = []
+    plans: list[Plan] = []
+    sound = epoch % config.sound_draws if config.sound_draws else None
     groups = {has: [i for i, row in enumerate(rows) if row.utterance.cache.modality == has] for has in ("av", "a", "v")}
     for has, members in groups.items():
         for batch in buckets([rows[i].n_frames for i in members], config.frames, rng):
@@ -139,7 +144,7 @@ def plan_epoch(rows: Sequence[Row], config: DataConfig, seed: int, epoch: int) -
             foreign = tuple(int(rng.choice(groups["av"])) if modality == "av" and rng.random() < config.p_foreign else None
                             for _ in chosen)
             foreign = tuple(None if other == own else other for own, other in zip(chosen, foreign, strict=True))
-            plans.append(Plan(chosen, modality, foreign, (seed, epoch, len(plans))))
+            plans.append(Plan(chosen, modality, foreign, (seed, epoch, len(plans)), sound))
     return [plans[i] for i in rng.permutation(len(plans))]
 
 
@@ -153,7 +158,7 @@ class Batches(Dataset):
     def __getitem__(self, plan: Plan) -> Batch:
         made = []
         for place, (number, foreign) in enumerate(zip(plan.rows, plan.foreign, strict=True)):
-            draw = Draw(plan.modality, None if foreign is None else self.rows[foreign])
+            draw = Draw(plan.modality, None if foreign is None else self.rows[foreign], sound=plan.sound)
             made.append(self.examples.make(self.rows[number], draw, np.random.default_rng((*plan.seed, place))))
         return collate(made, self.prompt, self.end, self.pad_columns)
 

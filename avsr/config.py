@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from avsr.augment import Augment
 from avsr.errors import BadConfig
 
 
@@ -42,7 +43,8 @@ class DataConfig:
     p_sound: float = 0.3                                    # sound alone; sight alone otherwise
     p_speed: float = 0.5                                    # share played 0.9 to 1.1 times as fast
     p_foreign: float = 0.0                                  # share of pairs that get somebody else's mouth, for the judge
-    augment: bool = True
+    sound_draws: int = 0                                    # versions of a sound in noise, encoded once and kept; 0: always new
+    augment: dict[str, float] = field(default_factory=dict)  # fields of augment.Augment that differ
     frames: int = 900                                       # in a batch, at 25 a second
     max_seconds: float = 30.0                               # longer utterances are left out, and counted
     n_labels: int = 500                                     # most frequent words that get frame labels of their own
@@ -191,7 +193,17 @@ def _check(config: Config, path: Path) -> None:
     if config.data.p_both + config.data.p_sound > 1:
         raise BadConfig(f"{path}: data.p_both + data.p_sound is {config.data.p_both + config.data.p_sound:.2f}, but what is "
                         "left to 1 is sight alone.  Lower one of them.")
-    for section, weights in (("loss", vars(config.loss)), ("train.rates", config.train.rates)):
+    if config.data.sound_draws and config.data.p_speed:
+        raise BadConfig(f"{path}: data.sound_draws keeps encoded sounds, which cannot change their speed.  "
+                        "Set data.p_speed = 0.")
+    known = [f.name for f in fields(Augment)]
+    for name in config.data.augment:
+        if name not in known:
+            nearest = get_close_matches(name, known, 1, 0.5)
+            hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
+            raise BadConfig(f"{path}: data.augment.{name} is not a setting.  {hint}")
+    numbers = {"data.augment": config.data.augment, "loss": vars(config.loss), "train.rates": config.train.rates}
+    for section, weights in numbers.items():
         for key, weight in weights.items():
             if not isinstance(weight, int | float) or weight < 0:
                 raise BadConfig(f"{path}: {section}.{key} is {weight}, but must be 0 or above.  Correct it.")

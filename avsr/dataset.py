@@ -6,6 +6,7 @@ All chance comes from one generator per example, so that a resumed run draws wha
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,12 +42,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Draw:
-    """How an example is to be made. modality: av, a or v. foreign: a row whose mouth replaces the right one."""
+    """How an example is to be made. modality: av, a or v. foreign: a row whose mouth replaces the right one.
+
+    varied: augmented, and in noise by chance; else in noise at snr_db. sound: number of the sound's version, where an
+    utterance has only so many; None where chance has no end.
+    """
 
     modality: str
     foreign: Row | None = None
-    snr_db: float | None = None                             # where the noise is not left to chance
-    varied: bool = True                                     # augmented, and in noise by chance
+    snr_db: float | None = None
+    varied: bool = True
+    sound: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class Example:
     """One utterance as the network takes it; what the modality leaves out is None.
 
     mel (C, n_mels) float32; mouths (T, 88, 88) uint8, seen (T,) bool; tokens, classes: of text and of CTC; labels (T,)
-    int64 with NO_LABEL where nothing is known; matched: whether mouth and sound belong together.
+    int64 with NO_LABEL where nothing is known; matched: whether the mouth is to be believed: it belongs to the sound, and
+    the manifest has no label `trust` that says no. sound: name of this version of the sound, where there are only so many.
     """
 
     id: str
@@ -65,6 +72,7 @@ class Example:
     classes: list[int]
     labels: np.ndarray
     matched: bool
+    sound: str | None = None
 
 
 def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tuple[list[Row], list[str]]:
@@ -117,13 +125,15 @@ class Examples:
         if "a" in draw.modality:
             if cached.audio is None:
                 raise BadManifest(f"{utterance.id}: sound was asked for, but its cache holds none.  Prepare it again.")
-            mel = log_mel(self._sound(cached.audio, utterance, draw, rng), n_mels=self.n_mels).numpy()
+            own = rng if draw.sound is None else np.random.default_rng((draw.sound, zlib.crc32(utterance.id.encode())))
+            mel = log_mel(self._sound(cached.audio, utterance, draw, own), n_mels=self.n_mels).numpy()
         if "v" in draw.modality:
             mouths, seen = self._sight(cached, utterance, draw, rng)
         n_frames = len(mouths) if mouths is not None else -(-len(mel) // FEATURES_PER_FRAME)
         tokens, classes = self._spell(utterance.text)
         return Example(utterance.id, mel, mouths, seen, tokens, classes, frame_labels(words, n_frames, self.labels),
-                       draw.foreign is None)
+                       draw.foreign is None and utterance.labels.get("trust") != "no",
+                       None if draw.sound is None else f"{utterance.id}#{draw.sound}")
 
     def _speed(self, cached: Cached, words: tuple[TimedWord, ...] | None,
                rng: np.random.Generator) -> tuple[Cached, tuple[TimedWord, ...] | None]:

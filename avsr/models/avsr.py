@@ -97,32 +97,35 @@ class AVSR(nn.Module):
                 self.ctc["fused"] = nn.Linear(2 * dims.width, dims.n_ctc)
 
     def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
-               seen: Tensor | None = None) -> Memory:
+               seen: Tensor | None = None, heard: Tensor | None = None) -> Memory:
         """Listen and look.
 
         mel: (B, columns, n_mels) float, FEATURE_RATE; mel_lengths (B,) columns that count, None for all of them.
         mouths: (B, T, 88, 88) float grey levels in [0, 1], VIDEO_FPS; seen (B, T) bool, None for all of them.
         An utterance that lacks a modality in a batch that has it comes with length 0, or nothing seen.
+        heard: what `listen` made of the sound, in place of mel.
         """
-        assert mel is not None or mouths is not None, "neither sound nor sight"
+        assert mel is not None or mouths is not None or heard is not None, "neither sound nor sight"
         assert mouths is None or self.dims.lips is not None, "this network has no eyes"
-        audio = audio_mask = None
         memory = Memory(None, None)
         if mouths is not None:
             seen = torch.ones(mouths.shape[:2], dtype=torch.bool, device=mouths.device) if seen is None else seen
             video = self.video(mouths, seen)
             lips = self.video.norm(video)
             memory = Memory(None, lips, None, seen.repeat_interleave(MEMORY_PER_FRAME, dim=1), lips)
-        if mel is None:
+        if mel is None and heard is None:
             return memory
+        audio = self.listen(mel, mel_lengths) if heard is None else heard
+        audio_mask = None if mel_lengths is None else length_mask((mel_lengths + 1) // 2, audio.shape[1])
+        return self._fuse(replace(memory, audio=audio, audio_mask=audio_mask), None if mouths is None else video)
+
+    def listen(self, mel: Tensor, mel_lengths: Tensor | None = None) -> Tensor:
+        """The audio blocks below the exchanges: mel (B, 2S, n_mels) -> (B, S, D), which `encode` takes as `heard`."""
         audio = self.audio.front(mel, mel_lengths)
-        if mel_lengths is not None:
-            audio_mask = length_mask((mel_lengths + 1) // 2, audio.shape[1])
-        below = self.dims.n_audio_layers - self.dims.n_fusion_layers
-        for block in self.audio.blocks[:below]:
-            audio = block(audio, audio_mask)
-        memory = replace(memory, audio=audio, audio_mask=audio_mask)
-        return self._fuse(memory, None if mouths is None else video)
+        mask = None if mel_lengths is None else length_mask((mel_lengths + 1) // 2, audio.shape[1])
+        for block in self.audio.blocks[:self.dims.n_audio_layers - self.dims.n_fusion_layers]:
+            audio = block(audio, mask)
+        return audio
 
     def _fuse(self, memory: Memory, video: Tensor | None) -> Memory:
         """The top audio blocks, exchanging with the video (B, Sv, D) before its norm, where there is one."""

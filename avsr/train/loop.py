@@ -23,7 +23,7 @@ from avsr.batch import Batch, Batches, Endless, loader
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.dataset import Examples, label_words, read_rows
-from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadOutput
 from avsr.losses import Learner, Losses
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
@@ -104,10 +104,10 @@ class _Run:
         sources = noise.open_sources(config.data.noise, base=config.folder)
         mixer = noise.NoiseMixer(sources, snr_range=config.data.snr, p_clean=config.data.p_clean) if sources else None
         path, n_mels = self.start.tokenizer.path, self.start.model.dims.n_mels
-        self.examples = Examples(path, n_mels, labels, mixer, Augment() if config.data.augment else None,
+        self.examples = Examples(path, n_mels, labels, mixer, Augment(**config.data.augment),
                                  p_speed=config.data.p_speed)
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
-        self.learner = Learner(self.start.model, config.loss, len(labels) + 1).to(device)
+        self.learner = Learner(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
         self.optimiser = _optimiser(self.learner, config)
         self.position = Position()
         if options.resume:
@@ -124,6 +124,18 @@ class _Run:
         """One voice for all processes."""
         if self.rank == 0:
             self.options.say(line)
+
+    def _sounds(self) -> Path | None:
+        """Where encoded sounds are kept, if the ears do not learn and the config wants it. Raises BadConfig."""
+        if not self.config.data.sound_draws:
+            return None
+        learning = [name for name, _ in self.start.model.audio.named_parameters() if rate(self.config, f"audio.{name}")]
+        if learning:
+            raise BadConfig(f"{self.config.name}: data.sound_draws keeps encoded sounds, but audio.{learning[0]} learns.  Set "
+                            "train.rates \"audio.*\" = 0, or data.sound_draws = 0.")
+        path = self.folder / "sounds"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
 
     def _modalities(self) -> list[str]:
         data = self.config.data
