@@ -99,6 +99,25 @@ def erase(images: np.ndarray, rng: np.random.Generator, *, smallest: float = 0.1
     return images
 
 
+def ruin(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(T, H, W) uint8 of which nothing can be read: one frame standing still, frames out of order, upside down, blurred or
+    in snow. They teach a network when not to believe its eyes."""
+    import cv2
+
+    way = int(rng.integers(5))
+    if way == 0:
+        return np.repeat(images[rng.integers(len(images))][None], len(images), axis=0)
+    if way == 1:
+        return images[rng.permutation(len(images))]
+    if way == 2:
+        return np.ascontiguousarray(images[:, ::-1])
+    if way == 3:
+        width = float(rng.uniform(6, 16))
+        return np.stack([cv2.GaussianBlur(image, (0, 0), width) for image in images])
+    snow = rng.normal(0, rng.uniform(60, 150), images.shape)
+    return np.clip(images + snow, 0, 255).astype(np.uint8)
+
+
 # --- time ---
 
 def time_mask(values: np.ndarray, rng: np.random.Generator, *, longest: int = 10, every: int = VIDEO_FPS) -> np.ndarray:

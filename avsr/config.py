@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class DataConfig:
     p_sound: float = 0.3                                    # sound alone; sight alone otherwise
     p_speed: float = 0.5                                    # share played 0.9 to 1.1 times as fast
     p_foreign: float = 0.0                                  # share of pairs that get somebody else's mouth, for the judge
+    p_ruined: float = 0.0                                   # share of mouths of which nothing can be read, likewise
     sound_draws: int = 0                                    # versions of a sound in noise, encoded once and kept; 0: always new
     augment: dict[str, float] = field(default_factory=dict)  # fields of augment.Augment that differ
     frames: int = 900                                       # in a batch, at 25 a second
@@ -103,7 +105,9 @@ class Config:
 
 POSITIVE = ("train.steps", "train.lr", "train.clip", "train.accumulate", "train.valid_every", "train.save_every", "train.keep",
             "data.frames", "data.max_seconds")
-SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "loss.smoothing", "train.final")
+NOT_NEGATIVE = ("data.n_labels", "data.sound_draws", "data.workers", "train.warmup", "train.weight_decay", "train.seed",
+                "train.threads")
+SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "data.p_ruined", "loss.smoothing", "train.final")
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -118,7 +122,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _override(values, override)
     values.setdefault("name", path.resolve().parent.name)
-    config = _build(Config, {**values, "folder": path.resolve().parent}, str(path), "")
+    config = replace(_build(Config, values, str(path), ""), folder=path.resolve().parent)
     _check(config, path)
     return config
 
@@ -142,13 +146,12 @@ def _override(values: dict, override: str) -> None:
 def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any:
     """The dataclass `kind` from a table."""
     hints = typing.get_type_hints(kind)
-    known = [f.name for f in fields(kind)]
+    known = [f.name for f in fields(kind) if f.name != "folder"]
     out = {}
     for key, value in values.items():
         if key not in known:
-            public = [name for name in known if name != "folder"]
-            nearest = get_close_matches(key, public, 1, 0.5)
-            hint = f"Did you mean {prefix}{nearest[0]}?" if nearest else f"Known are {', '.join(public)}."
+            nearest = get_close_matches(key, known, 1, 0.5)
+            hint = f"Did you mean {prefix}{nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
             raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
@@ -174,7 +177,10 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
             return tuple(_fit(item, one, what) for item, one in zip(value, inner, strict=True))
     if kind is Path or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
         return value
-    name = {float: "a number", int: "a whole number", str: "text", bool: "true or false", dict: "a table"}.get(kind, f"{hint}")
+    name = {float: "a number", int: "a whole number", str: "text", bool: "true or false", dict: "a table"}.get(kind)
+    if kind is tuple:
+        inner = typing.get_args(hint)
+        name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
     raise BadConfig(f"{what} is {json.dumps(value, default=str)}, but must be {name}.  Correct it.")
 
 
@@ -185,12 +191,15 @@ def _check(config: Config, path: Path) -> None:
         return getattr(getattr(config, section), name)
 
     for key in POSITIVE:
-        if value(key) <= 0:
+        if not 0 < value(key) < math.inf:
             raise BadConfig(f"{path}: {key} is {value(key)}, but must be above 0.  Correct it.")
+    for key in NOT_NEGATIVE:
+        if not 0 <= value(key) < math.inf:
+            raise BadConfig(f"{path}: {key} is {value(key)}, but must be 0 or above.  Correct it.")
     for key in SHARES:
         if not 0 <= value(key) <= 1:
             raise BadConfig(f"{path}: {key} is {value(key)}, but is a share from 0 to 1.  Correct it.")
-    if config.data.p_both + config.data.p_sound > 1:
+    if config.data.p_both + config.data.p_sound > 1 + 1e-9:
         raise BadConfig(f"{path}: data.p_both + data.p_sound is {config.data.p_both + config.data.p_sound:.2f}, but what is "
                         "left to 1 is sight alone.  Lower one of them.")
     if config.data.sound_draws and config.data.p_speed:
@@ -205,8 +214,15 @@ def _check(config: Config, path: Path) -> None:
     numbers = {"data.augment": config.data.augment, "loss": vars(config.loss), "train.rates": config.train.rates}
     for section, weights in numbers.items():
         for key, weight in weights.items():
-            if not isinstance(weight, int | float) or weight < 0:
-                raise BadConfig(f"{path}: {section}.{key} is {weight}, but must be 0 or above.  Correct it.")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise BadConfig(f"{path}: {section}.{key} is {weight}, but must be a number, 0 or above.  Correct it.")
+    low, high = config.data.snr
+    if not -math.inf < low <= high < math.inf:
+        raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")
+    if not all(0 <= beta < 1 for beta in config.train.betas):
+        raise BadConfig(f"{path}: train.betas is {list(config.train.betas)}, but both are from 0 to below 1.  Correct it.")
+    if not -1 < config.model.gates < 1:
+        raise BadConfig(f"{path}: model.gates is {config.model.gates:g}, but gates are between -1 and 1.  Correct it.")
     if not config.data.train or not config.data.valid:
         missing = "train" if not config.data.train else "valid"
         raise BadConfig(f"{path}: data.{missing} names no manifest.  Add a section [data] with train = [\"...\"] and "

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from avsr import noise
-from avsr.augment import Augment, augment_mouths, augment_sound, centre, speed
+from avsr.augment import Augment, augment_mouths, augment_sound, centre, ruin, speed
 from avsr.cache import Cached, read_entry
 from avsr.errors import BadManifest
 from avsr.features import log_mel
 from avsr.manifest import TimedWord, Utterance, read
 from avsr.rates import FEATURES_PER_FRAME, VIDEO_FPS
-from avsr.text import Tokenizer, ctc_classes
+from avsr.text import Tokenizer, ctc_classes, normalise
 
 NO_LABEL = -100                                             # torch's cross-entropy passes over these frames
 SILENCE = 0                                                 # the label of frames in which nobody speaks
@@ -76,14 +76,21 @@ class Example:
 
 
 def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tuple[list[Row], list[str]]:
-    """The prepared rows of a split, and a line for each that cannot be used. Raises BadManifest when none can."""
-    rows, left_out = [], []
+    """The prepared rows of a split, and a line for each that cannot be used. Raises BadManifest when none can, or where
+    two manifests have an id in common."""
+    rows, left_out, homes = [], [], {}
     for path in manifests:
         for utterance in read(path):
             if utterance.split != split:
                 continue
+            if utterance.id in homes:
+                raise BadManifest(f"{path}: id {utterance.id!r} is in {homes[utterance.id]} too, of split {split!r} in both.  "
+                                  "Name each manifest once, and give corpora ids of their own.")
+            homes[utterance.id] = path
             if utterance.cache is None:
                 left_out.append(f"{utterance.id}: not prepared")
+            elif utterance.cache.n_frames == 0:
+                left_out.append(f"{utterance.id}: 0 frames")
             elif utterance.cache.n_frames > max_seconds * VIDEO_FPS:
                 left_out.append(f"{utterance.id}: {utterance.cache.n_frames / VIDEO_FPS:.1f} s, limit {max_seconds:g}")
             else:
@@ -105,13 +112,17 @@ class Examples:
     """Makes examples of rows. Can be pickled, so that worker processes can hold one each."""
 
     def __init__(self, tokenizer: Path, n_mels: int, labels: Mapping[str, int], mixer: noise.NoiseMixer | None,
-                 augment: Augment | None = None, *, p_speed: float = 0.5):
+                 augment: Augment | None = None, *, p_speed: float = 0.5, p_ruined: float = 0.0):
         self.tokenizer_path, self.n_mels, self.labels = tokenizer, n_mels, dict(labels)
-        self.mixer, self.augment, self.p_speed = mixer, augment, p_speed
+        self.mixer, self.augment, self.p_speed, self.p_ruined = mixer, augment, p_speed, p_ruined
         self.tokenizer: Tokenizer | None = None
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "tokenizer": None}
+
+    def n_tokens(self, row: Row) -> int:
+        """How many tokens its text has."""
+        return len(self._spell(row.utterance.text)[0])
 
     def make(self, row: Row, draw: Draw, rng: np.random.Generator) -> Example:
         """One example. Raises BadManifest when the cache lacks what is asked for."""
@@ -157,13 +168,20 @@ class Examples:
                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         if cached.images is None:
             raise BadManifest(f"{utterance.id}: lips were asked for, but its cache holds none.  Prepare it again.")
-        varied = draw.varied and self.augment is not None
-        return (augment_mouths(cached.images, self.augment, rng) if varied else centre(cached.images)), ~cached.missing
+        if not draw.varied or self.augment is None:
+            return centre(cached.images), ~cached.missing
+        images = augment_mouths(cached.images, self.augment, rng)
+        if self.p_ruined and rng.random() < self.p_ruined:
+            images = ruin(images, rng)
+        return images, ~cached.missing
 
     def _spell(self, text: str) -> tuple[list[int], list[int]]:
+        """Tokens and CTC classes. Letters alone (LRS is all capitals) get the text as it is compared, or what they lack,
+        capitals and digits, would be left out of it without a word."""
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.tokenizer_path)
-        return self.tokenizer.encode(f" {text.strip()}"), ctc_classes(text)
+        plain = normalise(text)
+        return self.tokenizer.encode(f" {text.strip() if self.tokenizer.encode('A1') else plain}"), ctc_classes(plain)
 
 
 def _dubbed(heard: Cached, seen: Cached) -> Cached:

@@ -105,7 +105,7 @@ class _Run:
         mixer = noise.NoiseMixer(sources, snr_range=config.data.snr, p_clean=config.data.p_clean) if sources else None
         path, n_mels = self.start.tokenizer.path, self.start.model.dims.n_mels
         self.examples = Examples(path, n_mels, labels, mixer, Augment(**config.data.augment),
-                                 p_speed=config.data.p_speed)
+                                 p_speed=config.data.p_speed, p_ruined=config.data.p_ruined)
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.learner = Learner(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
         self.optimiser = _optimiser(self.learner, config)
