@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avsr.config import DataConfig
 from avsr.dataset import NO_LABEL, Draw, Example, Examples, Row
+from avsr.errors import AvsrError
 
 IGNORE = -100                                               # in `targets`, where nothing is to be said
-MAX_PADDING = 0.05                                          # of the frames of a batch
+MAX_PADDING = 0.05                                          # of the frames of a batch, before any change of speed
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Batch:
     mel: (B, C, n_mels) float32 or None, mel_lengths (B,); mouths: (B, T, 88, 88) uint8 or None, seen (B, T) bool.
     tokens: (B, L) int64, what the decoder is given; targets: (B, L), what it is to say, IGNORE where nothing.
     classes: (sum of class_lengths,) CTC classes end to end; labels: (B, T) frame labels; matched: (B,) bool.
+    lengths: (B,) video frames, or as many as cover the sound.
     sounds: names of the versions of the sounds, see dataset.Draw.
     """
 
@@ -41,7 +43,7 @@ class Batch:
     class_lengths: Tensor
     labels: Tensor
     matched: Tensor
-    n_frames: int
+    lengths: Tensor
     sounds: list[str] | None = None
 
     def to(self, device: torch.device) -> Batch:
@@ -102,14 +104,16 @@ def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_co
     return Batch([example.id for example in examples], mel, mel_lengths, mouths, seen, tokens, targets,
                  torch.tensor([i for example in examples for i in example.classes], dtype=torch.long),
                  torch.tensor([len(example.classes) for example in examples]), labels,
-                 torch.tensor([example.matched for example in examples]), sum(len(example.labels) for example in examples),
+                 torch.tensor([example.matched for example in examples]),
+                 torch.tensor([len(example.labels) for example in examples]),
                  None if examples[0].sound is None else [example.sound for example in examples])
 
 
 def buckets(lengths: Sequence[int], max_frames: int, rng: np.random.Generator) -> list[list[int]]:
     """Batches of row numbers of at most `max_frames` padded frames and MAX_PADDING of padding, in random company.
 
-    Rows are shuffled, then sorted by length classes 2 % apart, so that neighbours are alike but not always the same.
+    Rows are shuffled, then sorted by length classes 2 % apart, so that neighbours are alike but not always the same. A row
+    that is longer than `max_frames` gets a batch of its own.
     """
     order = rng.permutation(len(lengths))
     classes = np.round(np.log(np.maximum(1, np.asarray(lengths)))[order] / np.log(1.02)) if len(order) else np.zeros(0)
@@ -139,7 +143,7 @@ def plan_epoch(rows: Sequence[Row], config: DataConfig, seed: int, epoch: int) -
             chosen = tuple(members[i] for i in batch)
             modality = has
             if has == "av":
-                shares = (config.p_both, config.p_sound, 1 - config.p_both - config.p_sound)
+                shares = (config.p_both, config.p_sound, max(0.0, 1 - config.p_both - config.p_sound))     # 1 - 0.9 - 0.1 < 0
                 modality = str(rng.choice(["av", "a", "v"], p=shares))
             foreign = tuple(int(rng.choice(groups["av"])) if modality == "av" and rng.random() < config.p_foreign else None
                             for _ in chosen)
@@ -155,7 +159,14 @@ class Batches(Dataset):
         self.rows, self.examples = rows, examples
         self.prompt, self.end, self.pad_columns = tuple(prompt), end, pad_columns
 
-    def __getitem__(self, plan: Plan) -> Batch:
+    def __getitem__(self, plan: Plan) -> Batch | AvsrError:
+        """The batch, or what is wrong with it: raised in a worker process, it would reach the user as a traceback."""
+        try:
+            return self._make(plan)
+        except AvsrError as error:
+            return error
+
+    def _make(self, plan: Plan) -> Batch:
         made = []
         for place, (number, foreign) in enumerate(zip(plan.rows, plan.foreign, strict=True)):
             draw = Draw(plan.modality, None if foreign is None else self.rows[foreign], sound=plan.sound)

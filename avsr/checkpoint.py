@@ -230,7 +230,10 @@ def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
     if facts["base"] is None:
         tokenizer = Tokenizer(paths[1])
     else:
-        base = load(facts["base"], lips=False, progress=progress)
+        try:
+            base = load(facts["base"], lips=False, progress=progress)
+        except AvsrError as error:
+            raise type(error)(f"{folder}: it only adds to {facts['base']}, which is needed too: {error}") from error
         weights |= {name: tensor for name, tensor in base.model.state_dict().items() if is_whispers(name)}
         tokenizer = base.tokenizer
     try:
@@ -249,7 +252,7 @@ def _read_facts(folder: Path) -> dict:
     """model.json, of this layout, with nothing missing and the rates of this version."""
     from avsr.models.whisper import read_json
 
-    facts = read_json(folder / "model.json")
+    facts = {"base": None, **read_json(folder / "model.json")}          # models from before there were bases have none
     if facts.get("layout") != LAYOUT:
         raise BadCheckpoint(f"{folder}: model.json of layout {facts.get('layout')}, known is {LAYOUT}.  Install a newer avsr.")
     if absent := [name for name in ("dims", "rates", "recipe", "sha256", *_facts()) if name not in facts]:

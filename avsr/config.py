@@ -107,7 +107,8 @@ POSITIVE = ("train.steps", "train.lr", "train.clip", "train.accumulate", "train.
             "data.frames", "data.max_seconds")
 NOT_NEGATIVE = ("data.n_labels", "data.sound_draws", "data.workers", "train.warmup", "train.weight_decay", "train.seed",
                 "train.threads")
-SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "data.p_ruined", "loss.smoothing", "train.final")
+SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "data.p_ruined",
+          "loss.smoothing", "train.final")
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -62,7 +62,10 @@ class Learner(nn.Module):
         weights = {"frames_audio": config.frames, "frames_lips": config.frames, "trust": config.trust,
                    "attention": config.attention, "ctc_audio": config.ctc_audio, "ctc_video": config.ctc_video,
                    "ctc_fused": config.ctc_fused}
-        return Losses(sum(weights[name] * value for name, value in parts.items()), parts)
+        total = sum((weights[name] * value for name, value in parts.items()), batch.tokens.new_zeros((), dtype=torch.float32))
+        if torch.is_grad_enabled() and not total.requires_grad:         # only frozen parts had a say: still a gradient, of 0
+            total = total + 0 * next(parameter for parameter in self.parameters() if parameter.requires_grad).flatten()[0]
+        return Losses(total, parts)
 
     def _heard(self, batch: Batch) -> Tensor:
         """What the ears make of the sounds, from the folder where it has been made before. Whisper takes 0.8 s of a core
@@ -74,11 +77,13 @@ class Learner(nn.Module):
             with torch.no_grad():
                 made = self.model.listen(batch.mel[fresh], lengths)
             for i, sound in zip(fresh, made, strict=True):
+                n = len(sound) if batch.mel_lengths is None else (int(batch.mel_lengths[i]) + 1) // 2
                 part = paths[i].with_suffix(f".{os.getpid()}.part")
                 with part.open("wb") as file:
-                    np.save(file, sound.half().cpu().numpy())
+                    np.save(file, sound[:n].half().cpu().numpy())        # the next batch may be longer or shorter
                 os.replace(part, paths[i])
-        return torch.stack([torch.from_numpy(np.load(path)) for path in paths]).to(batch.mel.device, batch.mel.dtype)
+        sounds = [torch.from_numpy(np.load(path)) for path in paths]
+        return nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(batch.mel.device, batch.mel.dtype)
 
     def _frames(self, memory: Memory, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy per frame. Labels of somebody else's sound say nothing about the lips."""
@@ -103,7 +108,7 @@ class Learner(nn.Module):
         out = {}
         for name, log_probs in self.model.ctc_log_probs(memory).items():
             if name in wanted:
-                per_letter = ctc_per_letter(log_probs, memory_lengths(memory, batch, log_probs.shape[1]), batch)
+                per_letter = ctc_per_letter(log_probs, memory_lengths(name, batch, log_probs.shape[1]), batch)
                 kept = batch.matched if name != "audio" else torch.ones_like(batch.matched)
                 if kept.any():
                     out[f"ctc_{name}"] = per_letter[kept].mean()
@@ -127,23 +132,24 @@ class Learner(nn.Module):
         """Lips are to be believed as far as they belong to the sound and can be read: by their own CTC loss."""
         with torch.no_grad():
             log_probs = self.model.ctc["video"](memory.lips).float().log_softmax(dim=-1)
-            per_letter = ctc_per_letter(log_probs, memory_lengths(memory, batch, log_probs.shape[1]), batch)
+            per_letter = ctc_per_letter(log_probs, memory_lengths("video", batch, log_probs.shape[1]), batch,
+                                        impossible=torch.inf)
             target = (batch.matched & (per_letter < self.config.trusted_loss)).float()
         return F.binary_cross_entropy_with_logits(memory.trust_logits.float(), target)
 
 
-def memory_lengths(memory: Memory, batch: Batch, size: int) -> Tensor:
-    """(B,) positions of the memory that belong to each utterance."""
-    if memory.audio is None:
-        frames = batch.seen.shape[1] - batch.seen.flip(1).int().argmax(dim=1)
-        return (frames * MEMORY_PER_FRAME).clamp(1, size)
-    if batch.mel_lengths is None:
-        return torch.full((len(batch.ids),), size, device=batch.tokens.device)
-    return ((batch.mel_lengths + 1) // 2).clamp(1, size)
+def memory_lengths(name: str, batch: Batch, size: int) -> Tensor:
+    """(B,) positions of the audio, video or fused memory that belong to each utterance, at most `size`."""
+    lengths = batch.lengths * MEMORY_PER_FRAME
+    if batch.mel_lengths is not None and name != "video":
+        heard = (batch.mel_lengths + 1) // 2
+        lengths = heard if name == "audio" else torch.minimum(lengths, heard)
+    return lengths.clamp(1, size)
 
 
-def ctc_per_letter(log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
-    """CTC loss (B,) of log-probabilities (B, S, n_ctc), divided by each text's number of letters."""
+def ctc_per_letter(log_probs: Tensor, lengths: Tensor, batch: Batch, *, impossible: float = 0.0) -> Tensor:
+    """CTC loss (B,) of log-probabilities (B, S, n_ctc), divided by each text's number of letters; `impossible` where there
+    are more letters than positions."""
     loss = F.ctc_loss(log_probs.transpose(0, 1), batch.classes, lengths, batch.class_lengths, reduction="none",
-                      zero_infinity=True)
+                      zero_infinity=impossible == 0)
     return loss / batch.class_lengths.clamp_min(1)

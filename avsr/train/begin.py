@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 from dataclasses import asdict, fields, replace
 from fnmatch import fnmatch
@@ -21,7 +22,7 @@ from avsr.models.avsr import AVSR, Dims
 from avsr.models.video import FRONTS
 from avsr.models.whisper import is_whispers
 from avsr.runtime import Progress, no_progress
-from avsr.text import NORMALISER, write_letters
+from avsr.text import NORMALISER, Tokenizer, write_letters
 
 LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
 
@@ -34,7 +35,7 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
     """
     torch.manual_seed(config.train.seed)
     if config.model.start is None:
-        tokenizer = write_letters(folder / "tokenizer.json")
+        tokenizer = _letters(folder / "tokenizer.json")
         dims = _dims(config, Dims(n_vocab=tokenizer.no_timestamps + 1, n_context=256, lips="compact"))
         start = Checkpoint(config.name, AVSR(dims), tokenizer, pad_seconds=None)
         torch.nn.init.normal_(start.model.decoder.embedding.weight, std=dims.width ** -0.5)     # logits share it: near 1
@@ -48,6 +49,14 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
                 torch.nn.init.constant_(parameter, math.atanh(config.model.gates))
     start.model.float().requires_grad_(True)
     return start
+
+
+def _letters(path: Path) -> Tokenizer:
+    """The tokenizer of letters. Under torchrun every process writes it, while others already read it: by renaming."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    write_letters(part)
+    os.replace(part, path)
+    return Tokenizer(path)
 
 
 def _load(name: str, config: Config, progress: Progress) -> Checkpoint:

@@ -5,29 +5,32 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from avsr import checkpoint, noise
+from avsr import cache, checkpoint, noise
 from avsr.augment import Augment
 from avsr.batch import Batch, Batches, Endless, loader
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.dataset import Examples, label_words, read_rows
-from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadOutput
+from avsr.errors import AvsrError, BadConfig, BadOutput
 from avsr.losses import Learner, Losses
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, rate
+from avsr.train.diary import Diary, Line
 from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
 from avsr.train.valid import Validation
 
@@ -77,7 +80,8 @@ def _join_group(asked: str) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return pick_device(asked)
     cuda = asked != "cpu" and torch.cuda.is_available()
-    distributed.init_process_group("nccl" if cuda else "gloo")
+    # The others wait while the first one validates: with nccl's own 10 minutes a large set would end the run.
+    distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -94,18 +98,25 @@ class _Run:
         self.started = time.monotonic()
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.rows, left_out = read_rows([config.path(name) for name in config.data.train], "train", config.data.max_seconds)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
+        manifests = [config.path(name) for name in config.data.train]
+        self.rows, left_out = read_rows(manifests, "train", config.data.max_seconds)
         valid_rows, _ = read_rows([config.path(name) for name in config.data.valid], "valid", config.data.max_seconds)
-        self.say(f"{len(self.rows)} utterances, {self.hours:.2f} hours; {len(left_out)} left out"
-                 + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
         self.start = begin(config, folder, progress=options.progress)
+        for manifest in manifests:
+            cache.read_recipe(manifest.parent, self.start.recipe)
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
         sources = noise.open_sources(config.data.noise, base=config.folder)
         mixer = noise.NoiseMixer(sources, snr_range=config.data.snr, p_clean=config.data.p_clean) if sources else None
         path, n_mels = self.start.tokenizer.path, self.start.model.dims.n_mels
         self.examples = Examples(path, n_mels, labels, mixer, Augment(**config.data.augment),
                                  p_speed=config.data.p_speed, p_ruined=config.data.p_ruined)
+        left_out += self._leave_out_long()
+        self.say(f"{len(self.rows)} utterances, {self.hours:.2f} hours; {len(left_out)} left out"
+                 + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.learner = Learner(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
         self.optimiser = _optimiser(self.learner, config)
@@ -124,6 +135,18 @@ class _Run:
         """One voice for all processes."""
         if self.rank == 0:
             self.options.say(line)
+
+    def _leave_out_long(self) -> list[str]:
+        """Drop rows whose text the decoder has no room for, and say which. Raises BadConfig when none is left."""
+        n_context = self.start.model.dims.n_context
+        room = n_context - len(self.start.tokenizer.prompt(None))
+        sizes = [self.examples.n_tokens(row) for row in self.rows]
+        long = [f"{row.utterance.id}: {size} tokens, limit {room}"
+                for row, size in zip(self.rows, sizes, strict=True) if size > room]
+        self.rows = [row for row, size in zip(self.rows, sizes, strict=True) if size <= room]
+        if not self.rows:
+            raise BadConfig(f"{self.config.name}: no text fits model.dims.n_context = {n_context} ({long[0]}).  Set it higher.")
+        return long
 
     def _sounds(self) -> Path | None:
         """Where encoded sounds are kept, if the ears do not learn and the config wants it. Raises BadConfig."""
@@ -155,7 +178,7 @@ class _Run:
         if self.world > 1:
             network = DistributedDataParallel(self.learner, find_unused_parameters=True,
                                               device_ids=[self.device] if self.device.type == "cuda" else None)
-        batches, diary = self._batches(), _Diary(self.folder, self.rank)
+        batches, diary = self._batches(), Diary(self.folder, self.rank, position.step)
         self.learner.train()
         _settle_frozen(self.learner)
         stopped = position.step >= train.steps
@@ -171,7 +194,7 @@ class _Run:
                 if stopped or due or position.step % train.save_every == 0:
                     self._save()
         except KeyboardInterrupt:
-            self.say(f"interrupted; resume from step {self._saved_step()} with --resume")
+            self.say(f"interrupted at step {position.step}; {self._way_on()}")
             raise
         finally:
             diary.close()
@@ -189,9 +212,11 @@ class _Run:
         while True:
             asked = time.monotonic()
             batch = next(source)
+            if isinstance(batch, AvsrError):
+                raise batch
             yield batch.to(self.device), time.monotonic() - asked
 
-    def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> _Line:
+    def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> Line:
         began, waited, ids, n_clips = time.monotonic(), 0.0, [], 0
         train, step = self.config.train, self.position.step
         for group in self.optimiser.param_groups:
@@ -213,20 +238,22 @@ class _Run:
         self.position.step += 1
         spent = time.monotonic() - began
         self.position.seconds = self.before + time.monotonic() - self.started
-        return _Line(self.position.step, train.steps, batch.modality, total,
-                     {name: value.item() for name, value in losses.parts.items()},
-                     {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent})
+        return Line(self.position.step, train.steps, batch.modality, total,
+                    {name: value.item() for name, value in losses.parts.items()},
+                    {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent})
 
     def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
         path = self.folder / f"nan-{self.rank}.json"
         path.write_text(json.dumps({"step": self.position.step, "ids": ids, "loss": str(total), "norm": str(norm)}) + "\n")
         raise AvsrError(f"{self.folder}: at step {self.position.step} the loss is {total} and its gradient's norm {norm}.  The "
-                        f"batch's ids are in {path}; look at them, or lower train.lr and --resume from step "
-                        f"{self._saved_step()}.")
+                        f"batch's ids are in {path}; look at them, or lower train.lr and {self._way_on()}.")
 
-    def _saved_step(self) -> int:
+    def _way_on(self) -> str:
+        """What is left to do with a run that broke off."""
         path = self.folder / STATE
-        return json.loads(path.read_text())["step"] if path.exists() else 0
+        if not path.exists():
+            return "start again, as no state was saved yet"
+        return f"go on from step {json.loads(path.read_text())['step']} with --resume"
 
     def _time_is_up(self) -> bool:
         """All processes agree, or some would wait for the others for ever."""
@@ -276,53 +303,6 @@ class _Run:
         return Trained(self.folder, path, position.step, done, scores)
 
 
-@dataclass(frozen=True)
-class _Line:
-    """What there is to say about a step."""
-
-    step: int
-    steps: int
-    modality: str
-    total: float
-    parts: dict[str, float]
-    pace: dict[str, float]
-
-    @property
-    def text(self) -> str:
-        parts = "  ".join(f"{name} {value:.3f}" for name, value in self.parts.items())
-        return (f"step {self.step}/{self.steps}  {self.modality:<2}  loss {self.total:.3f}  {parts}  lr {self.pace['lr']:.1e}  "
-                f"norm {self.pace['norm']:.1f}  {self.pace['clips_s']:.1f} clips/s  waiting {self.pace['wait']:.0%}")
-
-    @property
-    def values(self) -> dict[str, float]:
-        return {"loss": self.total, **{f"{name}_{self.modality}": value for name, value in self.parts.items()}, **self.pace}
-
-
-class _Diary:
-    """Figures by step, for TensorBoard and as JSON Lines."""
-
-    def __init__(self, folder: Path, rank: int):
-        self.writer = self.file = None
-        if rank == 0:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(folder / "tensorboard"))
-            self.file = (folder / "log.jsonl").open("a")
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Values by name."""
-        if self.writer is not None and values:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-            self.file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
-            self.file.flush()
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-            self.file.close()
-
-
 def learning_rate(config: Config, step: int) -> float:
     """Linear warm-up, then a cosine to `final` of `lr` at the last step."""
     train = config.train
@@ -333,7 +313,12 @@ def learning_rate(config: Config, step: int) -> float:
 
 
 def _optimiser(learner: Learner, config: Config) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only; parts with a rate of 0 are frozen. Raises BadCheckpoint if nothing is left."""
+    """AdamW; weight decay on matrices only; parts with a rate of 0 are frozen. Raises BadConfig if nothing is left."""
+    names = [name.removeprefix("model.") for name, _ in learner.named_parameters()]
+    for pattern in config.train.rates:
+        if not fnmatch.filter(names, pattern):
+            parts = ", ".join(sorted({f"{name.partition('.')[0]}.*" for name in names}))
+            raise BadConfig(f"{config.name}: train.rates \"{pattern}\" fits no weight.  Known are {parts}, and names within.")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in learner.named_parameters():
         factor = rate(config, name.removeprefix("model."))
@@ -342,7 +327,7 @@ def _optimiser(learner: Learner, config: Config) -> torch.optim.AdamW:
             decay = config.train.weight_decay if parameter.ndim > 1 and "embedding" not in name else 0.0
             groups.setdefault((factor, decay), []).append(parameter)
     if not groups:
-        raise BadCheckpoint(f"{config.name}: train.rates freezes every weight.  Give some part a rate above 0.")
+        raise BadConfig(f"{config.name}: train.rates freezes every weight.  Give some part a rate above 0.")
     return torch.optim.AdamW([{"params": parameters, "factor": factor, "weight_decay": decay}
                               for (factor, decay), parameters in groups.items()],
                              lr=config.train.lr, betas=config.train.betas)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -54,12 +55,22 @@ def save_state(folder: Path, position: Position, learner: nn.Module, optimiser: 
         part.write_text(json.dumps({**asdict(position), "tensors": fresh.name, "about": about}, indent=1) + "\n")
         os.replace(part, folder / STATE)
     except (OSError, SafetensorError) as error:
+        for path in (part.with_suffix(".tensors"), part, fresh):            # half of a file would fill the disk for good
+            if path.name != _tensors_of(folder):
+                with suppress(OSError):
+                    path.unlink()
         reason = getattr(error, "strerror", None) or error
         raise BadOutput(f"{folder}: the training state cannot be written ({reason}).  Make room, then go on with --resume; "
                         "the last whole state is kept.") from error
     for old in folder.glob("state-*.safetensors"):
         if old != fresh:
             old.unlink()
+    _drop_worse(folder, position)
+
+
+def _tensors_of(folder: Path) -> str | None:
+    """The name of the file that the state in `folder` needs."""
+    return read_json(folder / STATE).get("tensors") if (folder / STATE).exists() else None
 
 
 def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, about: dict) -> Position:
@@ -100,23 +111,28 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.P
 
 
 def keep_best(folder: Path, position: Position, model: Checkpoint, scores: dict[str, float], keep: int) -> None:
-    """Save the model if it is among the `keep` best by mean WER, and drop what no longer is."""
+    """Save the model if it is among the `keep` best by mean WER. What no longer is goes with the next state, not before:
+    a run killed in between takes up the state that still names it."""
     score = sum(scores.values()) / len(scores)
     position.best = sorted([*position.best, (score, position.step, scores)], key=lambda entry: entry[:2])[:keep]
     steps = {step for _, step, _ in position.best}
     if position.step in steps:
         checkpoint.save(model, folder / "best" / f"step-{position.step}", half=False)
+
+
+def _drop_worse(folder: Path, position: Position) -> None:
+    names = {f"step-{step}" for _, step, _ in position.best}
     for old in (folder / "best").glob("step-*"):
-        if int(old.name.removeprefix("step-")) not in steps:
+        if old.name not in names:
             shutil.rmtree(old)
 
 
 def averaged(folder: Path, position: Position, model: Checkpoint) -> Checkpoint:
-    """The mean of the best models' weights in `model`'s network."""
+    """The mean of the best models' weights in `model`'s network; what they did not store, being their base's, is there."""
     states = [read_safetensors(folder / "best" / f"step-{step}" / "model.safetensors") for _, step, _ in position.best]
     mean = {name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(tensor.dtype)
             if tensor.is_floating_point() else tensor for name, tensor in states[0].items()}
-    model.model.load_state_dict(mean)
+    model.model.load_state_dict(model.model.state_dict() | mean)
     return model
 
 

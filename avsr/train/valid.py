@@ -15,6 +15,7 @@ from avsr.batch import collate
 from avsr.checkpoint import Checkpoint
 from avsr.dataset import Draw, Examples, Row
 from avsr.decode import DecodeOptions, decode
+from avsr.errors import BadManifest
 from avsr.metrics import NOTHING, word_errors
 from avsr.rates import FEATURE_RATE
 from avsr.text import normalise
@@ -29,7 +30,15 @@ class Validation:
     """The same sounds, noise and mouths each time it is asked."""
 
     def __init__(self, rows: Sequence[Row], examples: Examples, modalities: Sequence[str]):
-        self.rows, self.examples, self.modalities = list(rows), examples, tuple(modalities)
+        """Rows are asked for the modalities they have. Raises BadManifest where none has one of them, or no text a word."""
+        self.examples = examples
+        self.rows = {modality: [(number, row) for number, row in enumerate(rows)
+                                if set(modality) <= set(row.utterance.cache.modality)] for modality in modalities}
+        for modality, some in self.rows.items():
+            if not any(normalise(row.utterance.text) for _, row in some):
+                raise BadManifest(f"validation: {len(some)} of {len(rows)} utterances can be used for modality {modality}, and "
+                                  "none of them has a word.  Add some to split 'valid', or set data.p_both and data.p_sound "
+                                  "such that it is not trained.")
 
     @torch.inference_mode()
     def __call__(self, checkpoint: Checkpoint, device: torch.device) -> dict[str, float]:
@@ -37,19 +46,19 @@ class Validation:
         model, was_training = checkpoint.model, checkpoint.model.training
         model.eval()
         scores = {}
-        for modality in self.modalities:
+        for modality, rows in self.rows.items():
             said = []
-            for first in range(0, len(self.rows), AT_ONCE):
-                said += self._transcribe(checkpoint, self.rows[first:first + AT_ONCE], first, modality, device)
+            for first in range(0, len(rows), AT_ONCE):
+                said += self._transcribe(checkpoint, rows[first:first + AT_ONCE], modality, device)
             errors = sum((word_errors(normalise(text["reference"]), normalise(text["hypothesis"])) for text in said), NOTHING)
             scores[modality] = round(errors.percent, 3)
         model.train(was_training)
         return scores
 
-    def _transcribe(self, checkpoint: Checkpoint, rows: Sequence[Row], first: int, modality: str,
+    def _transcribe(self, checkpoint: Checkpoint, rows: Sequence[tuple[int, Row]], modality: str,
                     device: torch.device) -> list[dict]:
         made = []
-        for number, row in enumerate(rows, start=first):
+        for number, row in rows:
             draw = Draw(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
             made.append(self.examples.make(row, draw, np.random.default_rng(zlib.crc32(row.utterance.id.encode()))))
         tokenizer = checkpoint.tokenizer
@@ -61,4 +70,4 @@ class Validation:
         texts = decode(checkpoint.model, tokenizer, memory, [prompt] * len(rows), suppress=checkpoint.suppress,
                        suppress_begin=checkpoint.suppress_begin, options=GREEDY)
         return [{"reference": row.utterance.text, "hypothesis": tokenizer.decode(text.tokens)}
-                for row, text in zip(rows, texts, strict=True)]
+                for (_, row), text in zip(rows, texts, strict=True)]
