@@ -33,6 +33,7 @@ from avsr.train.begin import begin, facts, finished, rate
 from avsr.train.diary import Diary, Line
 from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
 from avsr.train.valid import Validation
+from avsr.train.words import timed
 
 Say = Callable[[str], None]
 
@@ -108,6 +109,8 @@ class _Run:
         self.start = begin(config, folder, progress=options.progress)
         for manifest in manifests:
             cache.read_recipe(manifest.parent, self.start.recipe)
+        if config.data.align is not None and config.loss.frames:
+            self.rows = timed(self.rows, config.data.align, folder / "words.jsonl", device, options.progress)
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
         sources = noise.open_sources(config.data.noise, base=config.folder)
         mixer = noise.NoiseMixer(sources, snr_range=config.data.snr, p_clean=config.data.p_clean) if sources else None
