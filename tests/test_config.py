@@ -1,0 +1,136 @@
+"""Configs: defaults, one short TOML, overrides; every error is a sentence with the file, the key and a remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from avsr.config import Config, DataConfig, LossConfig, ModelConfig, TrainConfig, read_config
+from avsr.errors import BadConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = '[data]\ntrain = ["a.jsonl"]\nvalid = ["b.jsonl"]\n'
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "config.toml").write_text(text)
+        return tmp_path / "run" / "config.toml"
+
+    return write
+
+
+def test_what_is_not_said_is_the_default(written):
+    path = written(DATA)
+    config = read_config(path)
+    data = DataConfig(("a.jsonl",), ("b.jsonl",))
+    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), path.parent)
+    assert config.path("a.jsonl") == path.parent / "a.jsonl"
+    assert config.path("/x/a.jsonl") == Path("/x/a.jsonl")
+
+
+def test_overrides_go_over_the_file_each_as_its_type(written):
+    path = written(f'name = "mine"\n{DATA}snr = [0, 5]\n[train]\nsteps = 7\n')
+    config = read_config(path, ["train.steps=9", "train.lr=3e-4", "model.start=tiny.en", "data.snr=[-5, 5]", "loss.trust=1",
+                                "train.rates={\"audio.*\" = 0.0}", "model.dims.lips=compact", "data.noise.white=true"])
+    assert config.name == "mine"
+    assert (config.train.steps, config.train.lr, config.model.start, config.data.snr) == (9, 3e-4, "tiny.en", (-5.0, 5.0))
+    assert config.loss.trust == 1.0
+    assert isinstance(config.loss.trust, float)
+    assert config.train.rates == {"audio.*": 0.0}
+    assert config.model.dims == {"lips": "compact"}
+    assert config.data.noise == {"white": True}
+    assert read_config(path, ["model.start=none"]).model.start is None
+    assert read_config(path).train.steps == 7
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*/*.toml")), ids=lambda path: "/".join(path.parts[-2:]))
+def test_the_configs_that_come_with_it_can_be_read(path):
+    assert read_config(path).data.train
+
+
+WRONG = {
+    "a misspelt key": ("[train]\nstepps = 3", [], "train.stepps is not a setting.  Did you mean train.steps?"),
+    "a misspelt section": ("[trian]\nsteps = 3", [], "trian is not a setting.  Did you mean train?"),
+    "a key like no other": ("[loss]\nxyzzy = 3", [], "loss.xyzzy is not a setting.  Known are attention, smoothing,"),
+    "a misspelt augmentation": ("[data.augment]\nmask_second = 0", [],
+                                "data.augment.mask_second is not a setting.  Did you mean mask_seconds?"),
+    "where it lies": ('folder = "x"', [], "folder is not a setting"),
+    "a misspelt override": ("", ["train.lrr=1"], "train.lrr is not a setting.  Did you mean train.lr?"),
+    "a negative learning rate": ("[train]\nlr = -1e-3", [], "train.lr is -0.001, but must be above 0.  Correct it."),
+    "a learning rate that is no number": ("[train]\nlr = nan", [], "train.lr is nan, but must be above 0"),
+    "no step": ("", ["train.steps=0"], "train.steps is 0, but must be above 0"),
+    "a negative factor": ('[train.rates]\n"audio.*" = -0.1', [], "train.rates.audio.* is -0.1, but must be a number, 0"),
+    "a factor that is text": ('[train.rates]\n"audio.*" = "0"', [], "train.rates.audio.* is 0, but must be a number"),
+    "a negative weight": ("[loss]\nctc_audio = -1", [], "loss.ctc_audio is -1.0, but must be a number, 0 or above"),
+    "a negative seed": ("", ["train.seed=-1"], "train.seed is -1, but must be 0 or above"),
+    "negative workers": ("", ["data.workers=-1"], "data.workers is -1, but must be 0 or above"),
+    "text for a number": ('[train]\nsteps = "many"', [], 'train.steps is "many", but must be a whole number.  Correct it.'),
+    "half a step": ("[train]\nsteps = 1.5", [], "train.steps is 1.5, but must be a whole number"),
+    "true for a number": ("[train]\nsteps = true", [], "train.steps is true, but must be a whole number"),
+    "true for a rate": ("[train]\nlr = true", [], "train.lr is true, but must be a number"),
+    "a number for text": ("name = 3", [], "name is 3, but must be text"),
+    "one number for two": ("", ["data.snr=[3]"], "data.snr is [3], but must be a list of 2 numbers"),
+    "text for a list": ("", ["data.train=a.jsonl"], 'data.train is "a.jsonl", but must be a list of texts'),
+    "a list for a table": ("[model]\ndims = [1]", [], "model.dims is [1], but must be a table"),
+    "a number for a section": ("loss = 3", [], "loss is a section, not 3.  Write [loss] above its settings."),
+    "a share above 1": ("", ["data.p_both=1.5"], "data.p_both is 1.5, but is a share from 0 to 1.  Correct it."),
+    "a share below 0": ("", ["data.p_foreign=-0.5"], "data.p_foreign is -0.5, but is a share from 0 to 1"),
+    "shares that are more than all": ("", ["data.p_both=0.6", "data.p_sound=0.6"], "data.p_both + data.p_sound is 1.20, but"),
+    "loud before soft": ("", ["data.snr=[20, -10]"], "data.snr is [20, -10], but runs from the lowest to the highest.  Swap"),
+    "a beta of 1": ("", ["train.betas=[0.9, 1.0]"], "train.betas is [0.9, 1.0], but both are from 0 to below 1"),
+    "gates wider than open": ("", ["model.gates=1.0"], "model.gates is 1, but gates are between -1 and 1"),
+    "kept sounds at another speed": ("", ["data.sound_draws=2"], "Set data.p_speed = 0."),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_in_a_sentence_with_file_key_and_remedy(written, case):
+    text, overrides, says = WRONG[case]
+    path = written(f"{text}\n{'' if text.startswith('[data') else DATA}" if text.startswith(("name", "folder", "loss"))
+                   else DATA + text)
+    with pytest.raises(BadConfig) as caught:
+        read_config(path, overrides)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert says in message
+    assert ".  " in message
+    assert message.endswith((".", "?"))
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("text", "missing"), [
+    ("", "train"), ("[train]\nsteps = 3", "train"), ('[data]\ntrain = ["x"]', "valid")])
+def test_without_data_it_says_what_to_add(written, text, missing):
+    path = written(text)
+    with pytest.raises(BadConfig, match=rf"data\.{missing} names no manifest.  Add a section \[data\] with train = ") as caught:
+        read_config(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_shares_that_are_all_but_for_rounding_are_taken(written):
+    config = read_config(written(DATA), ["data.p_both=0.9", "data.p_sound=0.1"])
+    assert 1 - config.data.p_both - config.data.p_sound < 0, "this pair shows nothing"
+
+
+@pytest.mark.parametrize(("override", "says"), [("train.lr", "has no value"), ("train.lr.x=3", "lr is no section"),
+                                                ("name.x=3", "name is no section")])
+def test_an_override_must_be_one(written, override, says):
+    with pytest.raises(BadConfig, match=rf"--set {override}: {says}.  Write it as train\.lr=3e-4\."):
+        read_config(written(f'name = "x"\n{DATA}[train]\nlr = 1e-3\n'), [override])
+
+
+def test_what_is_no_toml_says_in_which_line(written):
+    path = written("[data]\ntrain = [1 2]\n")
+    with pytest.raises(BadConfig, match=r"config\.toml: not TOML \(.*line.*\)\.  Mend that line\."):
+        read_config(path)
+    path.write_bytes(b"name = '\xff'")
+    with pytest.raises(BadConfig, match=r"config\.toml: not TOML"):
+        read_config(path)
+
+
+def test_no_such_file(tmp_path):
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(BadConfig, match=r"cannot be read \(.*\)\.  Name a config\.toml"):
+            read_config(path)
