@@ -79,6 +79,7 @@ class TrainConfig:
     final: float = 0.05                                     # of lr, at the end of the cosine
     weight_decay: float = 0.03
     betas: tuple[float, float] = (0.9, 0.98)
+    dropout: float = 0.0                                    # in the audio and video blocks
     clip: float = 5.0                                       # norm of the gradient
     accumulate: int = 1                                     # batches to a step
     seed: int = 1
@@ -109,7 +110,7 @@ POSITIVE = ("train.steps", "train.lr", "train.clip", "train.accumulate", "train.
 NOT_NEGATIVE = ("data.n_labels", "data.sound_draws", "data.workers", "train.warmup", "train.weight_decay", "train.seed",
                 "train.threads")
 SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "data.p_ruined",
-          "loss.smoothing", "train.final")
+          "loss.smoothing", "train.final", "train.dropout")
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -86,10 +86,14 @@ def feed_forward(width: int, times: int = 4) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention and feed-forward over an utterance: (B, S, D) -> (B, S, D)."""
+    """Pre-norm self-attention and feed-forward over an utterance: (B, S, D) -> (B, S, D).
+
+    `dropout` is the share of what each adds that training leaves out; set by the trainer, no matter for anything else.
+    """
 
     def __init__(self, width: int, n_heads: int):
         super().__init__()
+        self.dropout = 0.0
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(width, n_heads)
         self.feed_norm = nn.LayerNorm(width)
@@ -98,5 +102,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """mask (B, S): padded positions are neither looked at nor counted."""
         normed = self.attention_norm(x)
-        x = x + self.attention(normed, *self.attention.keys_values(normed), over_keys(mask))
-        return x + self.feed(self.feed_norm(x))
+        x = x + self._drop(self.attention(normed, *self.attention.keys_values(normed), over_keys(mask)))
+        return x + self._drop(self.feed(self.feed_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -27,6 +28,7 @@ from avsr.config import Config
 from avsr.dataset import Examples, label_words, read_rows
 from avsr.errors import AvsrError, BadConfig, BadOutput
 from avsr.losses import Learner, Losses
+from avsr.models.blocks import Block
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, rate
@@ -122,6 +124,9 @@ class _Run:
                  + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.learner = Learner(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
+        for module in self.learner.modules():
+            if isinstance(module, Block):
+                module.dropout = config.train.dropout
         self.optimiser = _optimiser(self.learner, config)
         self.position = Position()
         if options.resume:
@@ -225,11 +230,12 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = group["factor"] * learning_rate(self.config, step)
         self.optimiser.zero_grad(set_to_none=True)
-        for _ in range(train.accumulate):
+        for part in range(train.accumulate):
             batch, seconds = next(batches)
             waited += seconds
             ids += batch.ids
             n_clips += len(batch.ids) * self.world
+            torch.manual_seed(zlib.crc32(f"{train.seed} {step} {part} {self.rank}".encode()))     # of dropout
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                 losses: Losses = network(batch)
             (losses.total / train.accumulate).backward()
