@@ -133,19 +133,21 @@ def buckets(lengths: Sequence[int], max_frames: int, rng: np.random.Generator) -
 
 
 def plan_epoch(rows: Sequence[Row], config: DataConfig, seed: int, epoch: int) -> list[Plan]:
-    """The batches of an epoch. Rows without mouths, or without sound, keep to themselves and to what they have."""
+    """The batches of an epoch. Rows without mouths, or without sound, keep to themselves and to what they have; so do rows
+    whose mouths are not to be believed, of which only the judge learns, and that takes both."""
     rng = np.random.default_rng((seed, epoch))
     plans: list[Plan] = []
     sound = epoch % config.sound_draws if config.sound_draws else None
-    groups = {has: [i for i, row in enumerate(rows) if row.utterance.cache.modality == has] for has in ("av", "a", "v")}
-    for has, members in groups.items():
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(row.utterance.cache.modality if row.believed else "not believed", []).append(i)
+    mouths = groups.get("av", []) + groups.get("not believed", [])
+    shares = (config.p_both, config.p_sound, max(0.0, 1 - config.p_both - config.p_sound))         # 1 - 0.9 - 0.1 < 0
+    for has, members in sorted(groups.items()):
         for batch in buckets([rows[i].n_frames for i in members], config.frames, rng):
             chosen = tuple(members[i] for i in batch)
-            modality = has
-            if has == "av":
-                shares = (config.p_both, config.p_sound, max(0.0, 1 - config.p_both - config.p_sound))     # 1 - 0.9 - 0.1 < 0
-                modality = str(rng.choice(["av", "a", "v"], p=shares))
-            foreign = tuple(int(rng.choice(groups["av"])) if modality == "av" and rng.random() < config.p_foreign else None
+            modality = str(rng.choice(["av", "a", "v"], p=shares)) if has == "av" else "av" if has == "not believed" else has
+            foreign = tuple(int(rng.choice(mouths)) if modality == "av" and rng.random() < config.p_foreign else None
                             for _ in chosen)
             foreign = tuple(None if other == own else other for own, other in zip(chosen, foreign, strict=True))
             plans.append(Plan(chosen, modality, foreign, (seed, epoch, len(plans)), sound))

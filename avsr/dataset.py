@@ -39,6 +39,11 @@ class Row:
         """Video frames, as cached."""
         return self.utterance.cache.n_frames
 
+    @property
+    def believed(self) -> bool:
+        """False where the manifest's label `trust` says no: such a mouth only teaches not to believe it."""
+        return self.utterance.labels.get("trust") != "no"
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -143,7 +148,7 @@ class Examples:
         n_frames = len(mouths) if mouths is not None else -(-len(mel) // FEATURES_PER_FRAME)
         tokens, classes = self._spell(utterance.text)
         return Example(utterance.id, mel, mouths, seen, tokens, classes, frame_labels(words, n_frames, self.labels),
-                       draw.foreign is None and utterance.labels.get("trust") != "no",
+                       draw.foreign is None and row.believed,
                        None if draw.sound is None else f"{utterance.id}#{draw.sound}")
 
     def _speed(self, cached: Cached, words: tuple[TimedWord, ...] | None,

@@ -121,7 +121,7 @@ class Learner(nn.Module):
             memory = memory.select(kept)
         tokens, targets = batch.tokens[kept], batch.targets[kept]
         if not len(kept):
-            return memory.audio.sum() * 0
+            return (memory.audio if memory.video is None else memory.video).sum() * 0
         if memory.trust is not None:                        # what is said is learnt apart from whether it is believed
             memory = replace(memory, trust=None)
         logits = self.model.decoder(tokens, self.model.start(memory))
