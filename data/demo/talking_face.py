@@ -49,6 +49,7 @@ def render(
     together: bool = False,
     voice: str = "en-us+f2",
     words_per_minute: int = 140,
+    pitch: int = 50,
 ) -> Take:
     """Film one face, or one for each text, side by side, an empty text being a face that keeps silent.
 
@@ -58,7 +59,7 @@ def render(
     sounds, phonemes, start = [], [], silence_s[0]
     end = start
     for line in texts:
-        speech = speak(line, voice=voice, words_per_minute=words_per_minute)
+        speech = speak(line, voice=voice, words_per_minute=words_per_minute, pitch=pitch)
         sounds.append((round(start * SAMPLE_RATE), speech.samples))
         phonemes.append(tuple(Phoneme(p.ipa, p.start_s + start, p.end_s + start) for p in speech.phonemes))
         end = max(end, start + len(speech.samples) / SAMPLE_RATE)
