@@ -249,7 +249,8 @@ class _Run:
         self.position.seconds = self.before + time.monotonic() - self.started
         return Line(self.position.step, train.steps, batch.modality, total,
                     {name: value.item() for name, value in losses.parts.items()},
-                    {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent})
+                    {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent,
+                      "minutes": self.position.seconds / 60})
 
     def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
         path = self.folder / f"nan-{self.rank}.json"
