@@ -112,7 +112,7 @@ def wild(folder: Path, checkpoint: Checkpoint, facts: dict, rows) -> int:
             continue
         sound, both = (rows.by_key[rows.key(row)] for row in pair)
         score = word_errors(normalise(sound["hypothesis"]), normalise(both["hypothesis"]))
-        total += score
-        print(f"| {path.name} | {score.words} | {score.errors} | {both['used']} | {'-' if both['trust'] is None else both['trust']} |", flush=True)
+        total, trust = total + score, "-" if both["trust"] is None else both["trust"]
+        print(f"| {path.name} | {score.words} | {score.errors} | {both['used']} | {trust} |", flush=True)
     print(f"\nOf {total.words} words by sound alone {total.errors} differ; {n_failed} recordings failed.")
     return n_failed
