@@ -90,7 +90,7 @@ class AVSR(nn.Module):
         if see:
             self.video = LipEncoder(dims.lips, dims.width, dims.video_width or dims.width, dims.width // dims.n_heads,
                                     dims.n_video_layers)
-            self.trust = Trust(dims.width, dims.n_trust) if dims.n_trust else None
+            self.trust = Trust(dims.width, dims.n_trust, self.video.front.width) if dims.n_trust else None
             self.exchanges = nn.ModuleList(Exchange(dims.width, dims.n_heads) for _ in range(dims.n_fusion_layers))
             if dims.n_ctc:
                 self.ctc["video"] = nn.Linear(dims.width, dims.n_ctc)
@@ -110,14 +110,22 @@ class AVSR(nn.Module):
         memory = Memory(None, None)
         if mouths is not None:
             seen = torch.ones(mouths.shape[:2], dtype=torch.bool, device=mouths.device) if seen is None else seen
-            video = self.video(mouths, seen)
+            looks = self.video.look(mouths, seen)
+            video = self.video(looks, seen)
             lips = self.video.norm(video)
             memory = Memory(None, lips, None, seen.repeat_interleave(MEMORY_PER_FRAME, dim=1), lips)
         if mel is None and heard is None:
             return memory
         audio = self.listen(mel, mel_lengths) if heard is None else heard
         audio_mask = None if mel_lengths is None else length_mask((mel_lengths + 1) // 2, audio.shape[1])
-        return self._fuse(replace(memory, audio=audio, audio_mask=audio_mask), None if mouths is None else video)
+        memory = replace(memory, audio=audio, audio_mask=audio_mask)
+        if mouths is None:
+            return self._fuse(memory, None)
+        if self.trust is not None:
+            logits = self.trust(audio, video, audio_mask, memory.video_mask)
+            trust = self.trust.degree(logits) * self.trust.familiar(looks, seen).to(logits.dtype)
+            memory = replace(memory, trust=trust, trust_logits=logits)
+        return self._fuse(memory, video)
 
     def listen(self, mel: Tensor, mel_lengths: Tensor | None = None) -> Tensor:
         """The audio blocks below the exchanges: mel (B, 2S, n_mels) -> (B, S, D), which `encode` takes as `heard`."""
@@ -130,9 +138,6 @@ class AVSR(nn.Module):
     def _fuse(self, memory: Memory, video: Tensor | None) -> Memory:
         """The top audio blocks, exchanging with the video (B, Sv, D) before its norm, where there is one."""
         audio, audio_mask, video_mask = memory.audio, memory.audio_mask, memory.video_mask
-        if video is not None and self.trust is not None:
-            logits = self.trust(audio, video, audio_mask, video_mask)
-            memory = replace(memory, trust=Trust.degree(logits), trust_logits=logits)
         if video is not None:
             heard = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device) if audio_mask is None else audio_mask
         for i, block in enumerate(self.audio.blocks[self.dims.n_audio_layers - self.dims.n_fusion_layers:]):

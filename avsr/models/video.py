@@ -107,13 +107,17 @@ class LipEncoder(nn.Module):
         self.lift = nn.Identity() if inside == width else nn.Linear(inside, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, mouths: Tensor, seen: Tensor) -> Tensor:
+    def look(self, mouths: Tensor, seen: Tensor) -> Tensor:
         """mouths (B, T, 88, 88) float grey levels in [0, 1]; seen (B, T) bool, False for padding and faceless frames.
 
-        Returns (B, 2T, D): each frame twice, at positions 2t of the audio memory's clock, before the last norm.
+        Returns what the lip network makes of each frame, (B, T, F).
         """
-        mouths = ((mouths - GREY_MEAN) / GREY_STD) * seen[:, :, None, None]
-        x = self.project(self.front(mouths, seen))
+        return self.front(((mouths - GREY_MEAN) / GREY_STD) * seen[:, :, None, None], seen)
+
+    def forward(self, looks: Tensor, seen: Tensor) -> Tensor:
+        """What `look` made -> (B, 2T, D): each frame twice, at positions 2t of the audio memory's clock, before the last
+        norm."""
+        x = self.project(looks)
         x = x + sinusoids(x.shape[1], x.shape[2], stride=MEMORY_PER_FRAME, device=x.device).to(x.dtype)
         for block in self.blocks:
             x = block(x, seen)

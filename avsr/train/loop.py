@@ -34,7 +34,7 @@ from avsr.runtime import Progress, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, rate
 from avsr.train.diary import Diary, Line
 from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
-from avsr.train.valid import Validation
+from avsr.train.valid import Validation, familiarise
 from avsr.train.words import timed
 
 Say = Callable[[str], None]
@@ -308,6 +308,8 @@ class _Run:
             scores = mean
         else:
             best_one(self.folder, position, self.start)
+        if getattr(self.start.model, "trust", None) is not None:
+            familiarise(self.start, self.rows, self.validation.examples, self.device)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model")
         self.start.model.load_state_dict(last)
         return Trained(self.folder, path, position.step, done, scores)
