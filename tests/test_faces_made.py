@@ -59,5 +59,21 @@ def test_a_clip_is_filmed_read_as_a_corpus_and_kept(tmp_path, monkeypatch):
     (tmp_path / "made-0001.txt").write_text("Another seed.\n")
     with pytest.raises(BadOutput, match=r"made-0001\.txt: says 'Another seed\.', where .* --seed"):
         make_faces.make_faces(tmp_path, 1)
+
+
+def test_half_a_folder_is_not_believed(tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make_faces.talking_face, "render", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_faces.make_faces(tmp_path, 3)
+    corpus = folder.read(tmp_path)
+    assert not corpus.utterances
+    assert {dropped.reason for dropped in corpus.dropped} == {"no such file"}
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(BadOutput, match="cannot be written"):
-        make_faces.make_faces(tmp_path / "made-0001.mp4" / "below", 1)
+        make_faces.make_faces(tmp_path / "file" / "below", 1)

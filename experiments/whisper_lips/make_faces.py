@@ -261,23 +261,23 @@ def make_faces(folder: str | Path, n_clips: int, *, seed: int = 1, progress: Cal
     """
     folder = Path(folder)
     plans = plan(n_clips, seed)
-    n_kept, film_s, start = 0, 0.0, time.process_time()
+    kept = [clip for clip in plans if (folder / f"{clip.name}.mp4").exists()]
+    for clip in kept:
+        _check_text(folder / f"{clip.name}.txt", clip.text)
+    table = folder / "metadata.csv"
+    write_text(table, _table(plans))                         # first: without it half a folder would be read, and be believed
+    film_s, start = 0.0, time.process_time()
     for i, clip in enumerate(plans):
-        path, beside = folder / f"{clip.name}.mp4", folder / f"{clip.name}.txt"
-        if path.exists():
-            _check_text(beside, clip.text)
-            n_kept += 1
+        if clip in kept:
             continue
-        write_text(beside, clip.text + "\n")                  # before the clip, which vouches for it
+        write_text(folder / f"{clip.name}.txt", clip.text + "\n")                    # before the clip, which vouches for it
         take = talking_face.render(clip.text, **clip.scene)
         frames = film(take.frames, clip.look, np.random.default_rng([seed, i, 1]))
-        media.write(frames, path, audio=take.samples[:-SILENCE_CUT], fps=clip.scene["fps"], crf=clip.crf)
+        media.write(frames, folder / f"{clip.name}.mp4", audio=take.samples[:-SILENCE_CUT], fps=clip.scene["fps"], crf=clip.crf)
         film_s += len(take.samples) / SAMPLE_RATE
         if progress:
             progress(i + 1, clip)
-    table = folder / "metadata.csv"
-    write_text(table, _table(plans))
-    return Made(table, n_clips, n_kept, film_s, time.process_time() - start)
+    return Made(table, n_clips, len(kept), film_s, time.process_time() - start)
 
 
 def _check_text(beside: Path, text: str) -> None:
