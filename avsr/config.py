@@ -65,7 +65,7 @@ class LossConfig:
     ctc_fused: float = 0.2
     frames: float = 1.0
     trust: float = 0.0
-    trusted_loss: float = 0.5                               # CTC loss per letter up to which lips count as readable
+    trusted_loss: float = 1.2                               # CTC loss per letter up to which lips count as readable
 
 
 @dataclass(frozen=True)

@@ -303,7 +303,7 @@ def decode(model: AVSR, tokenizer, memory: Memory, prompts: list[list[int]], *, 
         strategy = (Sample(len(todo), options, tokenizer.end, temperature) if temperature > 0
                     else Beam(len(todo), options, tokenizer.end))
         texts = search([scorer], torch.tensor([prompts[i] for i in todo], device=device), strategy, rules=rules,
-                       max_tokens=min(options.max_tokens, model.dims.n_context - n_prompt),
+                       max_tokens=min(options.max_tokens, model.dims.n_context - n_prompt - 1),   # the end has its place too
                        length_penalty=options.length_penalty)
         for i, (tokens, logprob), no_speech in zip(todo, texts, scorer.no_speech.tolist(), strict=True):
             best[i] = Hypothesis(tokens, logprob, no_speech, temperature)

@@ -64,7 +64,7 @@ class Familiar(nn.Module):
     A network cannot be asked to doubt what it never saw. So the mean of what the lip network made of each training
     clip is kept as a centre and the main directions around it; the distance from that plane (PCA's residual, as in novelty
     detection; Hoffmann 2007) is told in units of `reach`, which 99 % of the training clips stay within. Measured with lips of
-    GRID: validation clips 0.3 to 0.8 (5.0 and 2.6 for two speakers of 5 training clips each), unseen speakers 2 to 13,
+    GRID: held-out clips of s1 0.3 to 2.1 (5.0 and 2.6 for two speakers of 5 training clips each), unseen speakers 2 to 13,
     13 clips of other people's video 6 to 40.
     """
 
