@@ -84,8 +84,12 @@ def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimize
             raise BadCheckpoint(f"{folder}: {_difference(key, theirs, value)}.  Resume with the config it was made with, or "
                                 "start a new run with --output-dir.")
     tensors = read_safetensors(folder / state["tensors"])
-    learner.load_state_dict({name.removeprefix("learner."): tensor for name, tensor in tensors.items()
-                             if name.startswith("learner.")})
+    try:
+        learner.load_state_dict({name.removeprefix("learner."): tensor for name, tensor in tensors.items()
+                                 if name.startswith("learner.")})
+    except RuntimeError as error:
+        raise BadCheckpoint(f"{folder}: its network is not this version's ({' '.join(str(error).split())[:200]}).  Go on with "
+                            "the version of avsr it was begun with, or start a new run with --output-dir.") from error
     _load_optimiser(optimiser, dict(learner.named_parameters()), tensors)
     best = [(score, step, scores) for score, step, scores in state["best"]]
     return Position(state["step"], state["seconds"], best)
