@@ -2,7 +2,7 @@
 
     shipped name | folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and all that decoding must know
 A folder holds model.json, which names the sha256 of the others, model.safetensors and tokenizer.json. A model that has a
-`base` holds only what was added to it: its sound parts and its tokenizer are the base's.
+`base` holds only what differs from it; all else, perhaps the tokenizer as well, is taken from the base.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Checkpoint:
     """A network ready for use, and what goes with it.
 
     pad_seconds: length to which sound is padded with silence before the network hears it (Whisper's 30), None for none.
-    lips_trained: whether what it sees means anything yet. base: the model whose sound parts it has, untouched.
+    lips_trained: whether what it sees means anything yet. base: the model that what is untouched comes from.
     suppress, suppress_begin, alignment_heads: see models.whisper.WhisperSettings.
     training: free facts for the reader: data and licence, git commit, step, scores.
     """
@@ -148,12 +148,16 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Pa
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    from avsr.models.whisper import is_whispers
-
     folder = Path(folder)
+    tensors, parts = checkpoint.model.state_dict(), PARTS
+    if checkpoint.base is not None:
+        base = load(checkpoint.base, lips=False)
+        theirs = base.model.state_dict()
+        tensors = {name: tensor for name, tensor in tensors.items()
+                   if name not in theirs or tensor.shape != theirs[name].shape or not tensor.cpu().float().equal(theirs[name])}
+        parts = PARTS[:1] if base.tokenizer.sha256 == checkpoint.tokenizer.sha256 else PARTS
     state = {name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().cpu()
-             for name, tensor in checkpoint.model.state_dict().items() if checkpoint.base is None or not is_whispers(name)}
-    parts = _parts(checkpoint.base)
+             for name, tensor in tensors.items()}
     fresh = {name: _fresh(folder, name) for name in (*parts, "model.json")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,11 +179,6 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Pa
         for name in parts:
             os.replace(fresh[name], folder / name)
     return folder
-
-
-def _parts(base: str | None) -> tuple[str, ...]:
-    """The files beside model.json."""
-    return PARTS if base is None else PARTS[:1]
 
 
 def _fresh(folder: Path, name: str) -> Path:
@@ -218,24 +217,20 @@ def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
 
 def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
     from avsr.models.avsr import AVSR, without_lips
-    from avsr.models.whisper import is_whispers, read_safetensors
+    from avsr.models.whisper import read_safetensors
 
     facts = _read_facts(folder)
-    paths = [_part(folder, name, facts["sha256"].get(name)) for name in _parts(facts["base"])]
+    listed = [name for name in PARTS if name in facts["sha256"] or facts["base"] is None or name == PARTS[0]]
+    weights_path, *tokenizer_path = (_part(folder, name, facts["sha256"].get(name)) for name in listed)
     dims = _read_dims(facts["dims"], folder)
     dims = dims if lips else without_lips(dims)
     model = AVSR(dims)
     wanted = model.state_dict()
-    weights = {name: tensor for name, tensor in read_safetensors(paths[0]).items() if lips or name in wanted}
-    if facts["base"] is None:
-        tokenizer = Tokenizer(paths[1])
-    else:
-        try:
-            base = load(facts["base"], lips=False, progress=progress)
-        except AvsrError as error:
-            raise type(error)(f"{folder}: it only adds to {facts['base']}, which is needed too: {error}") from error
-        weights |= {name: tensor for name, tensor in base.model.state_dict().items() if is_whispers(name)}
-        tokenizer = base.tokenizer
+    weights = {name: tensor for name, tensor in read_safetensors(weights_path).items() if lips or name in wanted}
+    base = None if facts["base"] is None else load(facts["base"], lips=False, progress=progress)
+    if base is not None:
+        weights = {name: tensor for name, tensor in base.model.state_dict().items() if name in wanted} | weights
+    tokenizer = Tokenizer(tokenizer_path[0]) if tokenizer_path else base.tokenizer
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -23,9 +23,11 @@ from avsr.errors import BadConfig
 @dataclass(frozen=True)
 class ModelConfig:
     """What is trained. `start`: nothing (None), or a model by name or folder, whose sound parts, tokenizer and, where the
-    dims allow, lips are taken over. `lips_from`: a model whose lip network and video blocks are taken over."""
+    dims allow, lips are taken over. `ears_from`: a model whose audio blocks are, `lips_from`: whose lip network and video
+    blocks are."""
 
     start: str | None = None
+    ears_from: str | None = None
     lips_from: str | None = None
     dims: dict[str, Any] = field(default_factory=dict)      # fields of models.avsr.Dims that differ
     gates: float = 0.0                                      # tanh of it: how far new gates are open at the start

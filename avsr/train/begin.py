@@ -24,6 +24,7 @@ from avsr.models.whisper import is_whispers
 from avsr.runtime import Progress, no_progress
 from avsr.text import NORMALISER, Tokenizer, write_letters
 
+EARS = ("audio.",)
 LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
 
 
@@ -41,8 +42,12 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
         torch.nn.init.normal_(start.model.decoder.embedding.weight, std=dims.width ** -0.5)     # logits share it: near 1
     else:
         start = _taken_over(config, progress)
+    if config.model.ears_from is not None:
+        _take(config.model.ears_from, "ears", EARS, start.model, config, progress)
+        named = not config.path(config.model.ears_from).is_dir() and not checkpoint.may_see(config.model.ears_from)
+        start = replace(start, base=config.model.ears_from if named else None)
     if config.model.lips_from is not None:
-        _take_lips(start.model, config, progress)
+        _take(config.model.lips_from, "lips", LIPS, start.model, config, progress)
     if config.model.gates:
         for name, parameter in start.model.named_parameters():
             if name.endswith("_gate") and parameter.item() == 0:
@@ -90,15 +95,14 @@ def rate(config: Config, name: str) -> float:
     return next((factor for pattern, factor in config.train.rates.items() if fnmatch(name, pattern)), 1.0)
 
 
-def _take_lips(model: AVSR, config: Config, progress: Progress) -> None:
-    """The lip network and the video blocks of another model."""
-    other = _load(config.model.lips_from, config, progress).model.state_dict()
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(LIPS)}
-    if misfit := [name for name, tensor in wanted.items() if name not in other or other[name].shape != tensor.shape]:
-        raise BadCheckpoint(f"{config.model.lips_from}: its lips do not fit this model's in {misfit[0]} and "
-                            f"{len(misfit) - 1} more.  "
-                            "Give both the same lips, video_width, n_video_layers and width of heads.")
-    model.load_state_dict({name: other[name] for name in wanted}, strict=False)
+def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Config, progress: Progress) -> None:
+    """The weights of another model whose names begin as `parts` do."""
+    other = _load(name, config, progress).model.state_dict()
+    wanted = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(parts)}
+    if misfit := [key for key, tensor in wanted.items() if key not in other or other[key].shape != tensor.shape]:
+        raise BadCheckpoint(f"{name}: its {what} do not fit this model's in {misfit[0]} and {len(misfit) - 1} more.  Give both "
+                            f"the same dims, as far as they tell of {what}.")
+    model.load_state_dict({key: other[key] for key in wanted}, strict=False)
 
 
 def _dims(config: Config, default: Dims) -> Dims:
