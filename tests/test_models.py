@@ -1,9 +1,10 @@
 """The network: equal to Whisper's, indifferent to padding and to what its closed gates hide."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from avsr.models import video
 from avsr.models.avsr import AVSR, Dims, without_lips
@@ -253,13 +254,125 @@ def test_ctc_heads(opened):
     assert set(opened.ctc_log_probs(opened.encode(None, mouths_of(1, 2)))) == {"video"}
 
 
-def test_the_front_end_in_stretches_is_the_whole(opened, monkeypatch):
-    mouths = mouths_of(1, 5)
+@pytest.mark.parametrize("lips", ["resnet18", "compact"])
+def test_the_front_end_in_stretches_is_the_whole(lips, monkeypatch):
+    front = make(replace(SMALL, lips=lips)).video.front
+    mouths, seen = mouths_of(2, 5), length_mask(torch.tensor([5, 3]), 5)
+    if lips == "resnet18":
+        mouths = mouths * seen[:, :, None, None]            # as LipEncoder gives them
     with torch.enable_grad():
-        whole = opened.video.front(mouths).detach()
+        whole = front(mouths, seen).detach()
     for n_frames in (128, 3, 1):
         monkeypatch.setattr(video, "FRAMES_AT_ONCE", n_frames)
-        torch.testing.assert_close(opened.video.front(mouths), whole, **TOLERANCE)
+        torch.testing.assert_close(front(mouths, seen), whole, **TOLERANCE)
+
+
+# Compact lips, blocks of their own width, the judge
+
+COMPACT = replace(SMALL, lips="compact", video_width=32, n_trust=16)
+
+
+@pytest.fixture(scope="module")
+def compact():
+    return make(COMPACT, gates=0.7)
+
+
+def test_compact_lips_are_cheap():
+    """At most 0.3 GMAC for a clip of 3 s: a laptop's share. The counter counts a multiplication and an addition apart."""
+    front = make(COMPACT).video.front
+    mouths, seen = mouths_of(1, 75), torch.ones(1, 75, dtype=torch.bool)
+    with FlopCounterMode(display=False) as counter:
+        front(mouths, seen)
+    assert 0.1e9 < counter.get_total_flops() / 2 < 0.3e9
+
+
+def test_compact_lips_batch_as_if_alone(compact):
+    tokens, mel, mouths, frames = tokens_of(2, 6), mel_of(2, 24), mouths_of(2, 6), (3, 6)
+    seen = length_mask(torch.tensor(frames), 6)
+    seen[1, 2:4] = False
+    both = compact(tokens, mel, mouths, mel_lengths=torch.tensor([12, 24]), seen=seen)
+    for i, n in enumerate(frames):
+        one = compact(tokens[i:i + 1], mel[i:i + 1, :4 * n], mouths[i:i + 1, :n], seen=seen[i:i + 1, :n])
+        torch.testing.assert_close(both[i:i + 1], one, **TOLERANCE)
+
+
+def test_compact_lips_do_not_look_at_what_is_not_seen(compact):
+    mouths, seen = mouths_of(1, 6), torch.tensor([[True, True, False, True, True, False]])
+    before = compact.encode(None, mouths, seen=seen).video
+    mouths[0, 2], mouths[0, 5] = 9.0, -5.0
+    after = compact.encode(None, mouths, seen=seen).video
+    places = seen.repeat_interleave(2, dim=1)
+    assert torch.equal(after[places], before[places])
+    mouths[0, 1] = 0.0
+    assert not torch.allclose(compact.encode(None, mouths, seen=seen).video[places], before[places], atol=1e-3)
+
+
+def test_compact_lips_see_motion(compact):
+    """The same picture in other company looks otherwise: differences of frames go in."""
+    still = mouths_of(1, 1).expand(1, 3, 88, 88)
+    moving = still.clone()
+    moving[0, 2] = 1 - moving[0, 2]
+    seen = torch.ones(1, 3, dtype=torch.bool)
+    one, other = (compact.video.front(x, seen)[0, 1] for x in (still, moving))
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+def test_video_blocks_may_have_a_width_of_their_own(compact):
+    assert compact.video.project.out_features == 32
+    assert compact.video.blocks[0].attention.query.in_features == 32
+    assert compact.video.lift.weight.shape == (64, 32)
+    assert compact.encode(None, mouths_of(1, 2)).video.shape == (1, 4, 64)
+    assert isinstance(make(SMALL).video.lift, torch.nn.Identity)
+
+
+def judged(model, logit):
+    """The same network, with a judge who always says so."""
+    torch.nn.init.zeros_(model.trust.judge[-1].weight)
+    torch.nn.init.constant_(model.trust.judge[-1].bias, logit)
+    return model
+
+
+def test_lips_that_are_not_trusted_change_nothing_at_all():
+    tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
+    model = judged(make(COMPACT, gates=0.7), -9.0)
+    memory = model.encode(mel, mouths)
+    assert memory.trust.tolist() == [0.0, 0.0]
+    assert torch.equal(model.decoder(tokens, model.start(memory)), model(tokens, mel))
+    believed = judged(model, 9.0)(tokens, mel, mouths)
+    assert not torch.allclose(believed, model(tokens, mel), atol=1e-3)
+    without = AVSR(replace(COMPACT, n_trust=0)).eval()
+    without.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("trust.")})
+    assert torch.equal(believed, without(tokens, mel, mouths)), "full trust is as no judge"
+
+
+def test_trust_is_each_utterances_own_and_stays_with_it(compact):
+    tokens, mel, mouths = tokens_of(3, 5), mel_of(3, 12), mouths_of(3, 3)
+    memory = compact.encode(mel, mouths)
+    mixed = replace(memory, trust=torch.tensor([0.0, 1.0, 0.5]))
+    logits = compact.decoder(tokens, compact.start(mixed))
+    for i in range(3):
+        one = mixed.select(torch.tensor([i]))
+        torch.testing.assert_close(logits[i:i + 1], compact.decoder(tokens[i:i + 1], compact.start(one)), **TOLERANCE)
+    cache = compact.start(mixed)
+    cache.select_utterances(torch.tensor([2, 0]))
+    assert cache.trust.tolist() == [0.5, 0.0]
+
+
+def test_nobody_judges_sight_without_sound(compact, opened):
+    assert compact.encode(None, mouths_of(1, 2)).trust is None
+    assert compact.encode(mel_of(1, 8)).trust is None
+    assert opened.encode(mel_of(1, 8), mouths_of(1, 2)).trust is None
+    memory = compact.encode(mel_of(1, 8), mouths_of(1, 2))
+    torch.testing.assert_close(memory.trust, (1.2 * memory.trust_logits.sigmoid() - 0.1).clamp(0, 1))
+
+
+def test_what_was_listened_to_before_is_not_heard_again(opened):
+    tokens, mel, mouths, lengths = tokens_of(2, 4), mel_of(2, 24), mouths_of(2, 6), torch.tensor([15, 24])
+    heard = opened.listen(mel, lengths)
+    for look in (mouths, None):
+        kept = opened.encode(None, look, mel_lengths=lengths, heard=heard)
+        fresh = opened.encode(mel, look, mel_lengths=lengths)
+        assert torch.equal(opened.decoder(tokens, opened.start(kept)), opened.decoder(tokens, opened.start(fresh)))
 
 
 @torch.enable_grad()
