@@ -115,11 +115,12 @@ def _dims(config: Config, default: Dims) -> Dims:
     for name, value in given.items():
         if name != "lips" and (not isinstance(value, int) or value < 0):
             raise BadConfig(f"{config.name}: model.dims.{name} is {value!r}, but must be a whole number.  Correct it.")
-    dims = replace(default, **given)
-    if dims.n_fusion_layers > dims.n_audio_layers or dims.width % dims.n_heads:
-        raise BadConfig(f"{config.name}: {dims.n_fusion_layers} fusion layers among {dims.n_audio_layers} audio layers, width "
-                        f"{dims.width} in {dims.n_heads} heads.  Fuse in at most all of them; heads must divide the width.")
-    return dims
+    size = asdict(default) | given
+    if size["n_fusion_layers"] > size["n_audio_layers"] or not size["n_heads"] or size["width"] % size["n_heads"]:
+        raise BadConfig(f"{config.name}: {size['n_fusion_layers']} fusion layers among {size['n_audio_layers']} audio layers, "
+                        f"width {size['width']} in {size['n_heads']} heads.  Fuse in at most all; heads must divide the "
+                        "width.")
+    return replace(default, **given)
 
 
 def facts(config: Config, step: int, scores: dict[str, float], hours_of_data: float) -> dict:
