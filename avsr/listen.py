@@ -19,7 +19,7 @@ from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
 from avsr.rates import PIECE_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
-from avsr.speech import Piece, SpeechCutter, SpeechProbability
+from avsr.speech import Piece, SpeechCutter, SpeechProbability, Widening
 
 BY_EYE_FRAMES = 100                                         # to a window with pictures: 4 s, 276 MB at 1280x720
 BY_EAR_FRAMES = PIECE_FRAMES                                # to a window of sound alone: 30 s, 2 MB
@@ -27,23 +27,29 @@ BY_EAR_FRAMES = PIECE_FRAMES                                # to a window of sou
 
 @dataclass(frozen=True)
 class Heard:
-    """A piece on its way to the network: sound (S,) float32 or None, mouths over its frames or None."""
+    """A piece on its way to the network: sound (S,) float32 or None, mouths over its frames or None.
+
+    sure: of a piece that was widened, what it holds without that, none or several; None for any other.
+    """
 
     piece: Piece
     audio: np.ndarray | None
     mouths: Mouths | None
+    sure: tuple[Heard, ...] | None = None
 
 
 class Listener:
     """The pieces of a recording in order, each as soon as its sound and its mouths are complete. Iterate once.
 
     recipe: how mouths are cut out, None to listen only. vad: cut at pauses, or every 30 s as they come.
+    doubt: widen pieces by what may be speech that noise hides, see speech.Widening; needs recipe and vad.
     save_lips: a folder for a small video of the mouths. duration_s: seconds of the recording taken in so far.
     """
 
-    def __init__(self, recording: media.Recording, recipe: LipRecipe | None, *, vad: bool = True,
+    def __init__(self, recording: media.Recording, recipe: LipRecipe | None, *, vad: bool = True, doubt: bool = False,
                  save_lips: Path | None = None, progress: Progress = no_progress):
-        self.recording, self.recipe, self.vad = recording, recipe, vad
+        assert not doubt or (recipe is not None and vad)
+        self.recording, self.recipe, self.vad, self.doubt = recording, recipe, vad, doubt
         self.save_lips, self.progress, self.duration_s = save_lips, progress, 0.0
 
     def __iter__(self) -> Iterator[Heard]:
@@ -52,13 +58,19 @@ class Listener:
             eyes = None
             if self.recipe is not None:
                 eyes = stack.enter_context(_Eyes(self.recipe, keep_all=self.save_lips is not None))
+            gaps = _Gaps(ears, eyes) if self.doubt else None
             for clip in self.recording.windows(BY_EAR_FRAMES if eyes is None else BY_EYE_FRAMES):
                 waiting += ears.update(clip)
                 if eyes is not None:
                     eyes.update(clip)
-                while waiting and (eyes is None or waiting[0].end_frame <= eyes.settled):
-                    yield _take(waiting.pop(0), ears, eyes)
+                n_ready = sum(eyes is None or piece.end_frame <= eyes.settled for piece in waiting)
+                ready, waiting = waiting[:n_ready], waiting[n_ready:]
                 oldest = min([ears.settled] + [piece.start_frame for piece in waiting])
+                if gaps is not None:
+                    ready = gaps.update(ready, min(oldest, eyes.settled))
+                    oldest = min(oldest, gaps.oldest)
+                for piece in ready:
+                    yield _take(piece, ears, eyes)
                 for sense in (ears, eyes):
                     if sense is not None:
                         sense.forget(oldest)
@@ -66,14 +78,50 @@ class Listener:
                 self.progress("transcribe", self.duration_s, self.recording.duration_s)
             if eyes is not None:
                 eyes.finish()
-            for piece in waiting + ears.finish():
+            waiting += ears.finish()
+            for piece in waiting if gaps is None else gaps.finish(waiting):
                 yield _take(piece, ears, eyes)
             if eyes is not None and self.save_lips is not None:
                 eyes.save(self.save_lips, Path(self.recording.name).stem)
 
 
 def _take(piece: Piece, ears: _Ears, eyes: _Eyes | None) -> Heard:
-    return Heard(piece, ears.take(piece), None if eyes is None else eyes.take(piece))
+    sure = None if piece.sure is None else tuple(_take(one, ears, eyes) for one in piece.sure)
+    return Heard(piece, ears.take(piece), None if eyes is None else eyes.take(piece), sure)
+
+
+class _Gaps:
+    """What lies between pieces, judged in blocks as soon as it has been heard and seen."""
+
+    def __init__(self, ears: _Ears, eyes: _Eyes):
+        self.ears, self.eyes, self.widening, self.reached = ears, eyes, Widening(), 0
+
+    @property
+    def oldest(self) -> int:
+        """The first frame that is still needed."""
+        return self.reached if self.widening.open is None else self.widening.open.start_frame
+
+    def update(self, pieces: list[Piece], upto: int) -> list[Piece]:
+        """The next pieces, before frame `upto`, where the next one may begin -> pieces to be recognised."""
+        out = []
+        for piece in pieces:
+            out += self._between(piece.start_frame, over=True)
+            out += self.widening.speech(piece, self.ears.take(piece))
+            self.reached = piece.end_frame
+        return out + self._between(upto)
+
+    def finish(self, pieces: list[Piece]) -> list[Piece]:
+        """The last pieces."""
+        return self.update(pieces, self.reached) + self._between(self.ears.n_frames, over=True) + self.widening.finish()
+
+    def _between(self, end: int, *, over: bool = False) -> list[Piece]:
+        """Blocks up to `end`; if the gap is `over` there, what is too short for a block joins the last one."""
+        out, n_block, least = [], self.widening.options.block, self.widening.options.least
+        while (left := end - self.reached) >= (least if over else n_block + least):
+            block = Piece(self.reached, end if left < n_block + least else self.reached + n_block)
+            mouths, self.reached = self.eyes.take(block), block.end_frame
+            out += self.widening.between(block, self.ears.take(block), None if mouths is None else mouths.missing)
+        return out
 
 
 class _Ears:

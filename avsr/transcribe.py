@@ -32,6 +32,7 @@ from avsr.transcript import Segment, Transcript
 
 MODALITIES = ("auto", "a", "v", "av")
 LEAST_SAMPLES = SAMPLE_RATE // 10                           # less sound than 0.1 s is no speech
+LEAST_TRUST = 0.5                                           # in lips, to go by them where no speech was heard
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         used, reason = decide(modality, checkpoint, recording)
         job = _Job(checkpoint, used, language, options, recording.name)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
-        listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=options.vad and used != "v",
-                            save_lips=save_lips, progress=progress)
+        vad = options.vad and used != "v"
+        listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=vad,
+                            doubt=vad and used == "av" and checkpoint.lips_trained, save_lips=save_lips, progress=progress)
         heard = ahead(listener, 2 * options.batch_size)
         segments: list[Segment] = []
         for segment in _recognise(job, job.admit(heard), options.batch_size):
@@ -189,7 +191,7 @@ class _Job:
 
     def admit(self, pieces: Iterable[Heard]) -> Iterator[Heard]:
         """Those of the pieces that hold something for the network."""
-        for heard in map(self._seen, pieces):
+        for heard in map(self._seen, chain.from_iterable(map(self._believed, pieces))):
             if self._worth(heard):
                 yield heard
 
@@ -217,6 +219,17 @@ class _Job:
             [heard.piece.duration_s for heard in batch], language=self.language, heads=self.checkpoint.alignment_heads)
         return [segment for heard, text, timed in zip(batch, texts, words, strict=True)
                 for segment in self._segments(heard.piece, text, timed)]
+
+    @torch.inference_mode()
+    def _believed(self, heard: Heard) -> tuple[Heard, ...]:
+        """The piece; but if it was widened, and its lips are not seen or not believed, what it was without that."""
+        if heard.sure is None:
+            return (heard,)
+        if heard.mouths is None or heard.mouths.missing.mean() > self.options.max_missing:
+            return heard.sure
+        if self.checkpoint.model.dims.n_trust and self._encode([heard]).trust.item() < LEAST_TRUST:
+            return heard.sure
+        return (heard,)
 
     def _seen(self, heard: Heard) -> Heard:
         """Without its mouths if too few of them show a face; counts."""

@@ -4,11 +4,14 @@ import threading
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from avsr import media
-from avsr.lips import LipRecipe
-from avsr.listen import Listener, ahead
-from avsr.rates import frames_to_samples
+from avsr import media, noise
+from avsr.lips import LipRecipe, Mouths
+from avsr.listen import Listener, _Gaps, ahead
+from avsr.rates import PIECE_FRAMES, frames_to_samples
+from avsr.speech import Piece
 
 
 def pieces(source, **options):
@@ -42,6 +45,79 @@ def test_without_vad_nothing_is_left_out(hello):
     heard = pieces(np.tile(hello, 7), recipe=None, vad=False)
     assert [one.piece.start_frame for one in heard] == [0, 750]
     assert sum(len(one.audio) for one in heard) == 7 * len(hello)
+
+
+class Senses:
+    """Ears and eyes in one: as loud as speech everywhere, and somebody in sight, but for the `quiet` frames."""
+
+    def __init__(self, n_frames, quiet):
+        self.n_frames, self.quiet, self.forgotten = n_frames, quiet, 0
+
+    def take(self, piece):
+        assert self.forgotten <= piece.start_frame < piece.end_frame <= self.n_frames
+        here = np.isin(np.arange(piece.start_frame, piece.end_frame), self.quiet)
+        return np.repeat(np.where(here, 1e-3, 0.3).astype(np.float32), frames_to_samples(1))
+
+
+class Watching(Senses):
+    def take(self, piece):
+        n = len(super().take(piece)) // frames_to_samples(1)
+        return Mouths(np.zeros((n, 1, 1), np.uint8), np.zeros(n, bool), np.ones(n), np.ones(n), piece.start_frame, 0)
+
+
+def between(pieces, n_frames, quiet, steps):
+    """Everything through _Gaps, looking ahead to each of `steps`."""
+    ears, eyes = Senses(n_frames, quiet), Watching(n_frames, quiet)
+    gaps, out, waiting = _Gaps(ears, eyes), [], list(pieces)
+    for now in steps:
+        ready = [piece for piece in waiting if piece.end_frame <= now]
+        waiting = waiting[len(ready):]
+        out += gaps.update(ready, min([now] + [piece.start_frame for piece in waiting]))
+        assert now - gaps.oldest <= 3 * PIECE_FRAMES, "memory"
+        ears.forgotten = eyes.forgotten = min([gaps.oldest] + [piece.start_frame for piece in waiting])
+    return out + gaps.finish(waiting)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=12), ending=st.integers(0, 900),
+       hush=st.integers(0, 3000), jumps=st.lists(st.integers(1, 300), max_size=30))
+def test_gaps_are_judged_the_same_in_any_windows(lengths, ending, hush, jumps):
+    edges = np.cumsum(lengths).tolist()
+    pieces = [Piece(a, b) for a, b in zip(edges[::2], edges[1::2], strict=False)]
+    n_frames, quiet = edges[-1] + ending, np.arange(hush, hush + 200)
+    steps = [now for now in np.cumsum(jumps).tolist() if now <= n_frames]
+    out = between(pieces, n_frames, quiet, steps)
+    assert out == between(pieces, n_frames, quiet, [])
+    assert [one for piece in out for one in ((piece,) if piece.sure is None else piece.sure)] == pieces
+    assert between(pieces, n_frames, np.arange(n_frames), steps) == pieces, "nothing changes where gaps are quiet"
+
+
+@pytest.fixture(scope="module")
+def grid_clip(real_data):
+    """A clip of the validation part."""
+    return media.read(real_data / "grid" / "s1" / "bbaf4p.mkv")
+
+
+def in_noise(clip, snr_db):
+    rng = np.random.default_rng(0)
+    audio = noise.mix(clip.audio, noise.Coloured().draw(len(clip.audio), rng), snr_db, rng=rng).audio
+    return media.Clip(clip.video, clip.shown, audio)
+
+
+@pytest.mark.parametrize("snr_db", [None, -5, -10])
+def test_what_noise_hides_is_doubted_and_what_is_sure_stays_as_it_was(grid_clip, snr_db):
+    clip = in_noise(grid_clip, snr_db)
+    plain, (one, *others) = pieces(clip, recipe=LipRecipe()), pieces(clip, recipe=LipRecipe(), doubt=True)
+    assert not others
+    sure = (one,) if snr_db is None else one.sure
+    assert (one.sure is None) == (snr_db is None)
+    assert [heard.piece for heard in sure] == [heard.piece for heard in plain]
+    for ours, theirs in zip(sure, plain, strict=True):
+        assert np.array_equal(ours.audio, theirs.audio)
+        assert np.array_equal(ours.mouths.images, theirs.mouths.images)
+    if snr_db is not None:
+        assert (one.piece.start_frame, one.piece.end_frame) == (0, clip.n_frames)
+        assert len(one.mouths.images) == clip.n_frames
 
 
 def test_ahead_keeps_order_passes_errors_on_and_stops_its_thread():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avsr.rates import PIECE_FRAMES, PIECE_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from avsr.speech import STEP, Piece, SpeechCutter, SpeechOptions, SpeechProbability
+from avsr.speech import STEP, DoubtOptions, Piece, SpeechCutter, SpeechOptions, SpeechProbability, Widening
 
 PER_SECOND = SAMPLE_RATE / STEP                             # 31.25 steps
 
@@ -214,3 +214,82 @@ def test_the_demo_is_one_piece(hello):
     assert len(found) == 1
     assert found[0].start_s < 0.7
     assert found[0].start_s + found[0].duration_s > 5.5
+
+
+# Widening
+
+def sound_of(level_db):
+    """A frame of it: how long a stretch is does not matter to how loud it is."""
+    return np.full(SAMPLES_PER_FRAME, 10 ** (level_db / 20), np.float32)
+
+
+SEEN = np.zeros(4, bool)
+KINDS = {"speech": None, "loud": (-12, SEEN), "quiet": (-40, SEEN), "faceless": (-12, ~SEEN), "nobody": (-12, None)}
+
+
+def widened(stretches):
+    """(kind, frames) each -> what came out, what went in as (kind, Piece)."""
+    widening, out, given, at = Widening(), [], [], 0
+    for kind, n in stretches:
+        piece = Piece(at, at + n)
+        if kind == "speech":
+            out += widening.speech(piece, sound_of(-12))
+        else:
+            level, missing = KINDS[kind]
+            out += widening.between(piece, sound_of(level), missing)
+        given.append((kind, piece))
+        at += n
+    return out + widening.finish(), given
+
+
+def covered(pieces):
+    """[first frame, end] of what they cover, in order."""
+    out = []
+    for piece in pieces:
+        if out and out[-1][1] == piece.start_frame:
+            out[-1][1] = piece.end_frame
+        else:
+            out.append([piece.start_frame, piece.end_frame])
+    return out
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(
+    st.tuples(st.just("speech"), st.integers(1, PIECE_FRAMES)),
+    st.tuples(st.sampled_from(list(KINDS)), st.integers(1, 30))), max_size=40))
+def test_widened_pieces_hold_all_speech_and_all_that_is_doubtful_and_nothing_else(stretches):
+    out, given = widened(stretches)
+    assert covered(out) == covered(piece for kind, piece in given if kind in ("speech", "loud"))
+    assert all(0 < piece.end_frame - piece.start_frame <= PIECE_FRAMES for piece in out)
+    sure = [one for piece in out for one in ((piece,) if piece.sure is None else piece.sure)]
+    assert sure == [piece for kind, piece in given if kind == "speech"], "without the doubtful, all is as it was"
+    assert all(Piece(piece.start_frame, piece.end_frame) not in (piece.sure or ()) for piece in out)
+
+
+def test_pieces_are_joined_only_across_what_is_doubtful():
+    a, b, c = Piece(0, 50), Piece(75, 100), Piece(125, 150)
+    out, _ = widened([("speech", 50), ("loud", 25), ("speech", 25), ("quiet", 25), ("speech", 25), ("speech", 10)])
+    assert out == [Piece(0, 100, (a, b)), c, Piece(150, 160)]
+    assert widened([("quiet", 25), ("loud", 25), ("quiet", 25)])[0] == [Piece(25, 50, ())]
+
+
+@pytest.mark.parametrize(("speech_db", "level_db", "n_missing", "doubtful"), [
+    (-17, -20, 0, True), (-17, -22, 0, False),              # as loud as speech, or clearly quieter
+    (-40, -33, 0, True), (-40, -37, 0, False),              # quiet in any case
+    (None, -23, 0, True), (None, -25, 0, False),            # no speech so far
+    (-17, -17, 2, True), (-17, -17, 3, False),              # a face in most frames
+])
+def test_what_is_doubtful(speech_db, level_db, n_missing, doubtful):
+    widening = Widening(DoubtOptions())
+    if speech_db is not None:
+        widening.speech(Piece(0, 25), sound_of(speech_db))
+    missing = np.arange(4) < n_missing
+    out = widening.between(Piece(25, 50), sound_of(level_db), missing) + widening.finish()
+    assert any(piece.sure is not None for piece in out) == doubtful
+
+
+def test_a_bang_is_not_loud_throughout():
+    sound = np.tile(sound_of(-60), 25)
+    sound[:5 * SAMPLES_PER_FRAME] = 0.9
+    widening = Widening()
+    assert widening.between(Piece(0, 25), sound, np.zeros(25, bool)) + widening.finish() == []

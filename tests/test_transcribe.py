@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from avsr import AvsrError, media, transcribe
+from avsr import AvsrError, media, noise, transcribe
 from avsr.checkpoint import Checkpoint, load, save
 from avsr.errors import BadMedia, NoFace
 from avsr.rates import SAMPLE_RATE
@@ -204,3 +205,39 @@ def test_every_broken_file_is_read_or_refused_in_a_sentence(real_data, tiny_en):
 def test_real_people_are_understood(real_data, tiny_en):
     text = transcribe(real_data / "wild" / "omniavsr__ZJNESMhIxQ0_00001_h264.mp4", model=tiny_en, modality="a").text
     assert "low-level drug cases on the streets" in text
+
+
+def judged(model, trust, monkeypatch):
+    """The model, which from now on believes all lips so far. Its gates are closed: that alone changes nothing."""
+    encode = type(model).encode
+
+    def judge(*args, **inputs):
+        memory = encode(model, *args, **inputs)
+        return replace(memory, trust=torch.full((memory.n_utterances,), trust))
+
+    monkeypatch.setattr(model, "encode", judge)
+    monkeypatch.setattr(model, "dims", replace(model.dims, n_trust=1))
+
+
+def result(transcript):
+    return transcript.segments, [problem for problem in transcript.problems if "nobody" in problem]
+
+
+@pytest.mark.parametrize("snr_db", [-5, -10])
+def test_what_noise_hides_is_read_from_lips_that_are_believed(real_data, tiny_en, with_lips, said_to_be_trained, monkeypatch,
+                                                             snr_db):
+    """At -5 dB a part of the clip is found to be speech, at -10 dB nothing. The gates are closed: one text for one piece."""
+    clip, rng = media.read(real_data / "grid" / "s1" / "bbaf4p.mkv"), np.random.default_rng(0)
+    audio = noise.mix(clip.audio, noise.Coloured().draw(len(clip.audio), rng), snr_db, rng=rng).audio
+    clip = media.Clip(clip.video, clip.shown, audio)
+
+    def said(model, modality, **settings):
+        return result(transcribe(clip, model=model, modality=modality, beam_size=1, temperature=1.0, **settings))
+
+    found, whole = said(tiny_en, "a"), said(tiny_en, "a", vad=False)
+    assert found != whole
+    assert said(with_lips, "av") == found, "lips that have learnt nothing"
+    assert said(said_to_be_trained, "av") == whole, "nobody judges the lips"
+    for trust, expected in ((0.5, whole), (0.49, found)):
+        judged(said_to_be_trained.model, trust, monkeypatch)
+        assert said(said_to_be_trained, "av") == expected
