@@ -187,7 +187,7 @@ class _Job:
         self.language = language or (None if checkpoint.tokenizer.languages else "en")
         self.device = next(checkpoint.model.parameters()).device
         self.dtype = next(checkpoint.model.parameters()).dtype
-        self.n_frames = self.n_missing = self.n_pieces = self.n_blind = 0
+        self.n_frames = self.n_missing = self.n_pieces = self.n_blind = self.n_looked_at = self.n_strange = 0
 
     def admit(self, pieces: Iterable[Heard]) -> Iterator[Heard]:
         """Those of the pieces that hold something for the network."""
@@ -207,6 +207,11 @@ class _Job:
     def run(self, batch: Sequence[Heard]) -> list[Segment]:
         """The segments of some admitted pieces, in order. May be called from several threads."""
         memory = self._encode(batch)
+        believed = memory.familiar if memory.trust is None else memory.trust
+        if believed is not None:
+            degrees = [degree for heard, degree in zip(batch, believed.tolist(), strict=True) if heard.mouths is not None]
+            self.n_looked_at += len(degrees)
+            self.n_strange += degrees.count(0.0)
         prompts = [self.checkpoint.tokenizer.prompt(self.language)] * len(batch)
         first = self.options.temperature
         warmer = tuple(t for t in decode.DecodeOptions().temperatures if t > first)
@@ -288,6 +293,11 @@ class _Job:
             problems.append(f"{self.name}: {share}: {self.n_blind} of {self.n_pieces} pieces were {kind}.")
             if self.n_blind == self.n_pieces:
                 return "a", f"no face in {self.n_missing} of {self.n_frames} frames", problems
+        if self.n_strange and modality == "v":
+            problems.append(f"{self.name}: the mouth in {self.n_strange} of {self.n_looked_at} pieces is like none this model "
+                            "learnt from: what it reads there means little.  Use --modality av if there is sound.")
+        elif self.n_strange and self.n_strange == self.n_looked_at:
+            return "a", "the lips were not believed: strange to the model, unreadable, or not of this sound", problems
         return modality, reason, problems
 
 

@@ -49,6 +49,7 @@ class Memory:
     video (B, Sv, D) or None; video_mask (B, Sv) bool, False for padding and for frames without a face.
     lips (B, Sv, D): the video before it heard anything. trust (B,) in [0, 1]: how far the lips are believed, from
     trust_logits (B,); None when nobody judges them: a network without a judge, or nothing to compare them with.
+    familiar (B,) in [0, 1]: how far the mouths are like those learnt from; None without a judge.
     """
 
     audio: Tensor | None
@@ -58,6 +59,7 @@ class Memory:
     lips: Tensor | None = None
     trust: Tensor | None = None
     trust_logits: Tensor | None = None
+    familiar: Tensor | None = None
 
     def select(self, utterances: Tensor) -> Memory:
         """The memory of these utterances (B',) only."""
@@ -114,6 +116,8 @@ class AVSR(nn.Module):
             video = self.video(looks, seen)
             lips = self.video.norm(video)
             memory = Memory(None, lips, None, seen.repeat_interleave(MEMORY_PER_FRAME, dim=1), lips)
+            if self.trust is not None:
+                memory = replace(memory, familiar=self.trust.familiar(looks, seen))
         if mel is None and heard is None:
             return memory
         audio = self.listen(mel, mel_lengths) if heard is None else heard
@@ -123,7 +127,7 @@ class AVSR(nn.Module):
             return self._fuse(memory, None)
         if self.trust is not None:
             logits = self.trust(audio, video, audio_mask, memory.video_mask)
-            trust = self.trust.degree(logits) * self.trust.familiar(looks, seen).to(logits.dtype)
+            trust = self.trust.degree(logits) * memory.familiar.to(logits.dtype)
             memory = replace(memory, trust=trust, trust_logits=logits)
         return self._fuse(memory, video)
 
