@@ -35,6 +35,7 @@ class Dims:
     n_ctc: int = 29                                         # blank, space, a-z, apostrophe; 0: no CTC heads
     lips: str | None = "resnet18"
     video_width: int | None = None                          # of the video blocks; None: as wide as the rest
+    n_local: int = 0                                        # convolutions over time below the audio blocks; Whisper has none
     n_trust: int = 0                                        # hidden units of the judge of the lips; 0: always believed
 
     def __post_init__(self):
@@ -86,7 +87,7 @@ class AVSR(nn.Module):
         super().__init__()
         self.dims = dims
         see = dims.lips is not None
-        self.audio = AudioEncoder(dims.n_mels, dims.width, dims.n_heads, dims.n_audio_layers)
+        self.audio = AudioEncoder(dims.n_mels, dims.width, dims.n_heads, dims.n_audio_layers, dims.n_local)
         self.decoder = Decoder(dims.n_vocab, dims.n_context, dims.width, dims.n_heads, dims.n_decoder_layers, video=see)
         self.ctc = nn.ModuleDict({"audio": nn.Linear(dims.width, dims.n_ctc)} if dims.n_ctc else {})
         if see:

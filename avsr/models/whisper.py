@@ -82,7 +82,8 @@ def build(dims: Dims, weights: dict[str, Tensor], *, source: str) -> AVSR:
 
 def is_whispers(name: str) -> bool:
     """Whether a weight is one that Whisper has too: not of lips, exchanges, CTC heads or the judge of the lips."""
-    return not (name.startswith(("video.", "exchanges.", "ctc.", "trust.")) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
+    added = ("video.", "exchanges.", "ctc.", "trust.", "audio.local.")
+    return not (name.startswith(added) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
 
 
 def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:
