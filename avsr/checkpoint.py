@@ -227,7 +227,10 @@ def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
     model = AVSR(dims)
     wanted = model.state_dict()
     weights = {name: tensor for name, tensor in read_safetensors(weights_path).items() if lips or name in wanted}
-    base = None if facts["base"] is None else load(facts["base"], lips=False, progress=progress)
+    try:
+        base = None if facts["base"] is None else load(facts["base"], lips=False, progress=progress)
+    except AvsrError as error:
+        raise type(error)(f"{folder}: it only adds to {facts['base']}, which is needed too: {error}") from error
     if base is not None:
         weights = {name: tensor for name, tensor in base.model.state_dict().items() if name in wanted} | weights
     tokenizer = Tokenizer(tokenizer_path[0]) if tokenizer_path else base.tokenizer

@@ -132,11 +132,11 @@ def _drop_worse(folder: Path, position: Position) -> None:
 
 
 def averaged(folder: Path, position: Position, model: Checkpoint) -> Checkpoint:
-    """The mean of the best models' weights in `model`'s network; what they did not store, being their base's, is there."""
-    states = [read_safetensors(folder / "best" / f"step-{step}" / "model.safetensors") for _, step, _ in position.best]
+    """The mean of the best models' weights in `model`'s network."""
+    states = [checkpoint.load(folder / "best" / f"step-{step}").model.state_dict() for _, step, _ in position.best]
     mean = {name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(tensor.dtype)
             if tensor.is_floating_point() else tensor for name, tensor in states[0].items()}
-    model.model.load_state_dict(model.model.state_dict() | mean)
+    model.model.load_state_dict(mean)
     return model
 
 
