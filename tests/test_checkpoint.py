@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from avsr import assets, checkpoint
 from avsr.checkpoint import Checkpoint, load, save
@@ -107,6 +108,94 @@ def test_a_whisper_is_saved_and_loaded_as_one_of_ours(tiny_en, tmp_path):
     assert loaded.alignment_heads == tiny_en.alignment_heads
     assert loaded.suppress == tiny_en.suppress
     assert loaded.languages == ("en",)
+
+
+# Models that only add to another
+
+@pytest.fixture(scope="module")
+def ears(tiny_en_folder, tmp_path_factory):
+    """A folder with the sound parts of SEEING."""
+    return save(make(tiny_en_folder, seed=5), tmp_path_factory.mktemp("ears") / "ears", half=False)
+
+
+@pytest.fixture
+def added(seeing, ears, tmp_path):
+    """SEEING on top of those ears, and its folder."""
+    model = AVSR(SEEING).eval()
+    model.load_state_dict(seeing.model.state_dict() | load(ears).model.state_dict())
+    model = replace(seeing, model=model, base=str(ears))
+    return model, save(model, tmp_path / "added", half=False)
+
+
+def test_a_model_with_a_base_stores_what_is_new(added, ears):
+    model, folder = added
+    assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
+    stored = set(load_file(folder / "model.safetensors"))
+    assert stored == model.model.state_dict().keys() - load(ears).model.state_dict().keys()
+    assert {name.partition(".")[0] for name in stored} == {"video", "exchanges", "ctc", "decoder"}
+    assert all(".video." in name for name in stored if name.startswith("decoder."))
+    loaded = load(folder)
+    assert same_weights(model, loaded)
+    assert loaded.base == str(ears)
+    assert loaded.tokenizer.sha256 == model.tokenizer.sha256
+    assert loaded.lips_trained
+    deaf = load(folder, lips=False).model.state_dict()
+    sound = load(ears).model.state_dict()
+    assert all(torch.equal(deaf[name], sound[name]) for name in sound)
+
+
+def test_a_base_that_is_not_there_is_named_with_the_model(added, tmp_path):
+    _, folder = added
+    edit(folder, lambda f: f.update(base="tinny.en"))
+    with pytest.raises(BadCheckpoint) as caught:
+        load(folder)
+    assert str(caught.value).startswith(f"{folder}: it only adds to tinny.en, which is needed too: tinny.en: no such model")
+    assert "Did you mean tiny.en?" in str(caught.value)
+
+
+def test_a_base_of_another_size_does_not_fit(added, tiny_en_folder, tmp_path):
+    _, folder = added
+    other = save(make(tiny_en_folder, replace(BLIND, width=32)), tmp_path / "other")
+    edit(folder, lambda f: f.update(base=str(other)))
+    with pytest.raises(BadCheckpoint, match=r"added: its weights do not fit its dims"):
+        load(folder)
+
+
+def test_a_model_from_before_there_were_bases_has_none(folder, original):
+    edit(folder, lambda f: f.pop("base"))
+    assert same_weights(original, load(folder), atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture
+def shipping(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def test_shipped_models_are_found_by_name(original, shipping):
+    assert checkpoint.shipped() == []
+    with pytest.raises(BadCheckpoint, match="mine: no such model or folder"):
+        load("mine")
+    save(original, shipping / "mine")
+    save(original, shipping / "yours")
+    (shipping / "no-model").mkdir()
+    assert checkpoint.shipped() == ["mine", "yours"]
+    assert same_weights(original, load("mine"), atol=1e-3, rtol=1e-3)
+    with pytest.raises(BadCheckpoint, match=r"yuors: no such model or folder.  Did you mean yours\?"):
+        load("yuors")
+    with pytest.raises(BadCheckpoint, match=r"qqq: no such model or folder.  Known: mine, yours, tiny\.en"):
+        load("qqq")
+
+
+def test_which_models_may_have_trained_lips(original, folder, shipping, tmp_path):
+    save(original, shipping / "mine")
+    (tmp_path / "whisper").mkdir()
+    (tmp_path / "whisper" / "config.json").write_text("{}")
+    assert checkpoint.may_see("mine")
+    assert checkpoint.may_see(folder)
+    assert checkpoint.may_see(str(folder))
+    for name in ("tiny.en", "large-v3", "owner/model", tmp_path / "whisper", tmp_path / "nothing"):
+        assert not checkpoint.may_see(name), name
 
 
 # What cannot be loaded

@@ -1,6 +1,7 @@
 """The main road, from a file to a Transcript, on the demo clip, on clips of its kind, and on real ones."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,16 @@ def test_auto_listens_only_while_the_lips_are_untrained(with_lips, said_to_be_tr
     transcript = transcribe(HELLO, model=with_lips)
     assert (transcript.modality, transcript.modality_reason) == ("a", "this model has no trained lips")
     assert transcribe(HELLO, model=said_to_be_trained, beam_size=1).modality == "av"
+
+
+def test_lips_are_loaded_where_somebody_may_look(tiny_en, tmp_path, monkeypatch):
+    """`auto` looks with models that may have learnt to: shipped ones and folders of ours, not published Whispers."""
+    module, asked = import_module("avsr.transcribe"), []
+    ours = save(tiny_en, tmp_path / "model")
+    monkeypatch.setattr(module, "load", lambda name, *, lips, **_: asked.append(lips))
+    for model, modality in (("tiny.en", "auto"), (ours, "auto"), (str(ours), "auto"), ("tiny.en", "av"), (ours, "a")):
+        module.load_model(model, modality, torch.device("cpu"))
+    assert asked == [False, True, True, True, False]
 
 
 def test_sight_alone_is_refused_without_trained_lips(with_lips):
