@@ -267,7 +267,7 @@ def _read_dims(values: dict, folder: Path) -> Dims:
     from avsr.models.video import FRONTS
 
     remedy = "Use the version of avsr it was trained with."
-    if strange := sorted(values.keys() ^ {f.name for f in fields(Dims)}):
+    if strange := sorted(values.keys() - {f.name for f in fields(Dims)}):      # one that is absent is younger than the model
         raise BadCheckpoint(f"{folder}: its Dims differ from this version's in {', '.join(strange)}.  {remedy}")
     dims = Dims(**values)
     if dims.lips is not None and dims.lips not in FRONTS:

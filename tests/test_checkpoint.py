@@ -258,7 +258,7 @@ def test_a_file_is_no_folder(folder):
 @pytest.mark.parametrize(("name", "says"), [
     ("tiny.eng", "tiny.eng: no such model or folder.  Did you mean tiny.en?"),
     ("larg-v3", "Did you mean large-v3?"),
-    ("qqq", "qqq: no such model or folder.  Known: tiny.en, tiny, "),
+    ("qqq", "qqq: no such model or folder.  Known: default, grid, tiny.en, tiny, "),
     ("some/where/else", "some/where/else: no such model or folder"),
 ])
 def test_an_unknown_name_suggests_the_right_one(name, says):
@@ -377,3 +377,11 @@ except BadOutput as error:
     assert f"{folder}: the model cannot be written" in done.stderr
     assert hidden(folder) == []
     assert same_weights(original, load(folder), atol=1e-3, rtol=1e-3)
+
+
+def test_a_model_older_than_a_dimension_has_its_default(seeing, tmp_path):
+    folder = save(seeing, tmp_path / "older")
+    facts = json.loads((folder / "model.json").read_text())
+    del facts["dims"]["n_local"]
+    (folder / "model.json").write_text(json.dumps(facts))
+    assert load(folder).model.dims == seeing.model.dims
