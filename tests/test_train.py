@@ -1,0 +1,570 @@
+"""Training: it learns, goes on bit for bit after whatever stopped it, says what went wrong, and leaves a model to use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from made_corpus import CONFIG, config, corpus, say
+from safetensors.torch import load_file
+
+from avsr import cache, checkpoint, manifest, transcribe
+from avsr.checkpoint import Checkpoint
+from avsr.cli import main
+from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
+from avsr.lips import LipRecipe
+from avsr.models.avsr import AVSR
+from avsr.models.whisper import is_whispers
+from avsr.text import write_letters
+from avsr.train import Options, train
+from avsr.train.begin import begin
+from avsr.train.loop import learning_rate
+from avsr.train.state import Position, averaged, keep_best, save_state
+
+ROOT = Path(__file__).resolve().parents[1]
+# Everything that chance has a hand in, so that a run that goes on must find chance where it was.
+BUSY = ("data.noise.white=true", "data.p_foreign=0.3", "data.p_speed=0.5", "train.accumulate=2", "train.valid_every=4",
+        "train.save_every=5", "loss.trust=0.3", "model.dims.n_trust=8", "data.augment={}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def state(run):
+    facts = json.loads((run / "state.json").read_text())
+    return facts, load_file(run / facts["tensors"])
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+    return True
+
+
+def at(text, error):
+    """A voice that raises `error` once a line begins with `text`."""
+    def say(line):
+        if line.startswith(text):
+            raise error
+
+    return say
+
+
+def steps_in(run):
+    return [row["step"] for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if "loss" in row]
+
+
+# A run from end to end
+
+@pytest.fixture(scope="module")
+def learnt(folder, tmp_path_factory):
+    """80 steps, which is enough for three words."""
+    run, lines = tmp_path_factory.mktemp("learnt") / "run", []
+    trained = train(config(folder, "train.steps=80", "train.valid_every=40", "train.keep=2"), run, Options(say=lines.append))
+    return trained, lines
+
+
+def test_it_learns(learnt):
+    trained, lines = learnt
+    rows = [json.loads(line) for line in (trained.folder / "log.jsonl").read_text().splitlines()]
+    for name in ("attention_a", "attention_v", "attention_av", "ctc_fused_av", "frames_lips_v", "frames_audio_a"):
+        values = [row[name] for row in rows if name in row]
+        assert np.mean(values[-3:]) < 0.7 * np.mean(values[:3]), (name, values)
+    assert (trained.step, trained.done) == (80, True)
+    assert trained.scores.keys() == {"a", "v", "av"}
+    assert min(trained.scores.values()) < 60
+    assert lines[0] == "12 utterances, 0.00 hours; 0 left out; 3 to validate"
+    assert sum(line.startswith("step ") for line in lines) == 80
+    assert [row["step"] for row in rows if "valid_av" in row] == [40, 80]
+
+
+def test_what_it_leaves_is_a_model_that_transcribes(learnt):
+    trained, _ = learnt
+    model = checkpoint.load(trained.model)
+    assert (model.name, model.lips_trained, model.pad_seconds, model.base) == ("made-up", True, None, None)
+    assert model.training["step"] == 80
+    assert model.training["valid_wer"] == trained.scores
+    assert model.training["data"] == ["manifest.jsonl"]
+    transcript = transcribe(say(["ab", "cd", "ef"]).audio, model=model, modality="a", vad=False, beam_size=1)
+    assert transcript.modality == "a"
+    assert transcript.text
+    assert set(transcript.text) <= set("abcdef ")
+
+
+def test_the_model_is_the_mean_of_the_best_or_the_best(learnt):
+    trained, _ = learnt
+    facts, _ = state(trained.folder)
+    assert [entry[0] for entry in facts["best"]] == sorted(entry[0] for entry in facts["best"])
+    best = [load_file(trained.folder / "best" / f"step-{step}" / "model.safetensors") for _, step, _ in facts["best"]]
+    assert len(best) == 2
+    final = {name: tensor.float() for name, tensor in load_file(trained.model / "model.safetensors").items()
+             if tensor.is_floating_point()}
+    mean = {name: sum(one[name].double() for one in best).float() / 2 for name in best[0]}
+    candidates = [all(torch.allclose(final[name], one[name].float(), atol=1e-3, rtol=1e-3) for name in final)
+                  for one in (mean, best[0])]
+    assert any(candidates)
+    assert not all(candidates), "the two are alike: this shows nothing"
+
+
+# Going on
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """10 steps without a stop."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(config(folder, *BUSY), run)
+    return state(run)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ten_steps_are_five_and_five(folder, tmp_path, whole, workers):
+    settings = config(folder, *BUSY, f"data.workers={workers}")
+    lines = []
+
+    def until_six(line):
+        lines.append(line)
+        if line.startswith("step 6/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path, Options(say=until_six))
+    assert lines[-1] == "interrupted at step 6; go on from step 5 with --resume"
+    assert state(tmp_path)[0]["step"] == 5
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')                                   # a line that a kill has cut in half
+    trained = train(settings, tmp_path, Options(resume=True, say=lines.append))
+    assert "resumed at step 5" in lines
+    facts, tensors = state(tmp_path)
+    assert same(tensors, whole[1])
+    assert facts["best"] == whole[0]["best"]
+    assert [step for _, step, _ in facts["best"]] != []
+    assert trained.done
+    assert steps_in(tmp_path) == list(range(1, 11))
+    assert sum(name.startswith("optimiser.exp_avg.") for name in tensors) > 50
+
+
+SCRIPT = """
+import sys, time
+from avsr.config import read_config
+from avsr.train import Options, loop
+from safetensors.torch import save_file
+
+class Kept(loop._Run):
+    def run(self):
+        out = super().run()
+        weights = {name: value.detach().clone() for name, value in self.learner.named_parameters()}
+        save_file(weights, self.folder / f"rank-{self.rank}.safetensors")
+        return out
+
+if __name__ == "__main__":
+    loop._Run = Kept
+    slowly = lambda line: time.sleep(float(sys.argv[3]))
+    loop.train(read_config(sys.argv[1], sys.argv[4:]), sys.argv[2], Options(device="cpu", say=slowly))
+"""
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_run_that_was_killed_goes_on(folder, tmp_path, whole):
+    config(folder)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run = tmp_path / "run"
+    overrides = [*BUSY, "train.save_every=1"]
+    process = subprocess.Popen([sys.executable, tmp_path / "script.py", folder / "config.toml", run, "0.3", *overrides],
+                               env=environment())
+    try:
+        deadline = time.monotonic() + 300
+        while not (run / "state.json").exists() or json.loads((run / "state.json").read_text())["step"] < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert 3 <= state(run)[0]["step"] < 10
+    train(config(folder, *overrides), run, Options(resume=True))
+    assert same(state(run)[1], whole[1])
+    assert steps_in(run) == list(range(1, 11))
+
+
+def test_two_processes_do_what_one_does_in_two_goes(folder, tmp_path):
+    config(folder)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    settings = ["train.steps=2", "data.p_both=0.5", "data.p_sound=0.2", "data.frames=30", "train.clip=1000"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           tmp_path / "script.py", folder / "config.toml", tmp_path / "two", "0", *settings],
+                          env=environment(), capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second = (load_file(tmp_path / "two" / f"rank-{rank}.safetensors") for rank in (0, 1))
+    assert same(first, second)
+    train(config(folder, *settings, "train.accumulate=2"), tmp_path / "one")
+    (facts, two), (_, one) = state(tmp_path / "two"), state(tmp_path / "one")
+    assert facts["about"]["processes"] == 2
+    assert one.keys() == two.keys()
+    # Adam divides by the size of the gradient, so where that is all rounding, weights may differ by the learning rate.
+    gradients = [torch.cat([some[name].flatten() for name in one if name.startswith("optimiser.exp_avg.")])
+                 for some in (one, two)]
+    assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[0].norm()
+    names = [name for name in one if name.startswith("learner.") and "running_" not in name]
+    near = torch.cat([((one[name] - two[name]).abs().flatten() < 1e-4).float() for name in names])
+    assert near.mean() > 0.98
+    assert (tmp_path / "two" / "model" / "model.json").exists()
+    with pytest.raises(BadCheckpoint, match=r"the run there has processes = 2, this one 1\."):
+        train(config(folder, *settings), tmp_path / "two", Options(resume=True))
+
+
+def test_time_that_is_up_stops_it_and_it_can_go_on(folder, tmp_path):
+    settings = config(folder, "train.steps=3")
+    trained = train(settings, tmp_path, Options(minutes=1e-9))
+    assert (trained.step, trained.done, trained.model, trained.scores) == (1, False, None, {})
+    assert state(tmp_path)[0]["step"] == 1
+    trained = train(settings, tmp_path, Options(resume=True))
+    assert (trained.step, trained.done) == (3, True)
+    assert trained.model == tmp_path / "model"
+    again = train(settings, tmp_path, Options(resume=True))               # nothing left to do
+    assert (again.step, again.scores) == (3, trained.scores)
+
+
+def test_a_kill_after_validation_leaves_the_models_that_the_state_names(folder, tmp_path):
+    settings = config(folder, "train.steps=4", "train.valid_every=1", "train.keep=1", "train.lr=1e-2")
+    for step in (2, 3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path, Options(say=at(f"valid at step {step}", KeyboardInterrupt()), resume=step > 2))
+        facts, _ = state(tmp_path)
+        assert facts["step"] == step - 1
+        for _, best, _ in facts["best"]:
+            checkpoint.load(tmp_path / "best" / f"step-{best}")
+        assert train(settings, tmp_path, Options(resume=True, minutes=1e-9)).model is not None
+    trained = train(settings, tmp_path, Options(resume=True))
+    assert trained.done
+    assert len(list((tmp_path / "best").iterdir())) == 1
+
+
+@pytest.mark.parametrize(("override", "says"), [
+    ("model.dims.n_decoder_layers=2", "dims.n_decoder_layers = 1, this one 2"),
+    ("train.seed=2", "seed = 1, this one 2"),
+    ("data.frames=100", "frames = 60, this one 100"),
+    ("data.n_labels=1", "labels = 3, this one 1"),
+])
+def test_another_run_is_not_resumed(folder, tmp_path_factory, override, says):
+    run = tmp_path_factory.getbasetemp() / "one-step"
+    if not run.exists():
+        train(config(folder), run, Options(minutes=1e-9))
+    with pytest.raises(BadCheckpoint) as caught:
+        train(config(folder, override), run, Options(resume=True))
+    assert str(caught.value).startswith(f"{run}: the run there has {says}.  Resume with the config it was made with")
+    with pytest.raises(BadOutput, match=r"holds a run already.  Go on with --resume, or choose another with --output-dir\."):
+        train(config(folder), run)
+
+
+def test_nothing_to_resume(folder, tmp_path):
+    with pytest.raises(BadCheckpoint, match=r"no run to resume here .*  Start it without --resume\."):
+        train(config(folder), tmp_path, Options(resume=True))
+
+
+# What goes wrong
+
+def test_a_loss_that_is_no_number_stops_with_the_ids(folder, tmp_path):
+    boom = config(folder, "train.lr=1e30", "train.warmup=0", "train.clip=1e9")
+    with pytest.raises(AvsrError) as caught:
+        train(boom, tmp_path)
+    found = json.loads((tmp_path / "nan-0.json").read_text())
+    assert found["step"] >= 1
+    assert found["ids"]
+    assert set(found["ids"]) <= {f"u{i}" for i in range(12)}
+    message = str(caught.value)
+    assert f"{tmp_path}: at step {found['step']} the loss is" in message
+    assert f"The batch's ids are in {tmp_path / 'nan-0.json'}; look at them, or lower train.lr and start again" in message
+    assert not (tmp_path / "state.json").exists()
+    with pytest.raises(AvsrError, match=r"go on from step 1 with --resume\.$"):
+        train(replace(boom, train=replace(boom.train, save_every=1, steps=2)), tmp_path / "saved")
+
+
+def test_a_full_disk_leaves_the_older_state(folder, tmp_path):
+    """A limit on the size of files stands for the disk."""
+    train(config(folder), tmp_path / "run", Options(minutes=1e-9))
+    before = state(tmp_path / "run")
+    code = f"""
+import resource, signal, sys
+from pathlib import Path
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from avsr.config import read_config
+from avsr.errors import AvsrError
+from avsr.train import Options, train
+
+def say(line):
+    if line.startswith("step 3/"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+try:
+    train(read_config({str(folder / 'config.toml')!r}, ["train.save_every=3"]), {str(tmp_path / 'run')!r},
+          Options(resume=True, say=say, device="cpu"))
+except AvsrError as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith(f"BadOutput: {tmp_path / 'run'}: the training state cannot be written")
+    assert "Make room, then go on with --resume" in done.stderr
+    after = state(tmp_path / "run")
+    assert after[0] == before[0]
+    assert same(after[1], before[1])
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left == {"state.json", "state-1.safetensors", "log.jsonl", "tensorboard", "tokenizer.json"}
+
+
+def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadOutput, match=r"file/run: cannot be made \(Not a directory\)\.  Choose another with --output-dir\."):
+        train(config(folder), tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(("overrides", "error", "says"), [
+    (["model.dims.widht=3"], BadConfig, "model.dims.widht is not a dimension.  Known are"),
+    (["model.dims.width=-3"], BadConfig, "model.dims.width is -3, but must be a whole number"),
+    (["model.dims.lips=eyes"], BadConfig, "model.dims.lips is 'eyes'.  Known are resnet18, compact"),
+    (["model.dims.n_heads=5"], BadConfig, "width 32 in 5 heads"),
+    (["model.dims.n_fusion_layers=2"], BadConfig, "2 fusion layers among 1 audio layers"),
+    (["model.dims.n_context=3"], BadConfig, r"no text fits model.dims.n_context = 3 \(u\d+: \d tokens, limit 1\)"),
+    (['train.rates={"*"=0}'], BadConfig, "train.rates freezes every weight"),
+    (['train.rates={"vidio.*"=0}'], BadConfig, r'train.rates "vidio.\*" fits no weight.  Known are audio.\*, ctc.\*,'),
+    (["data.sound_draws=1"], BadConfig, "data.sound_draws keeps encoded sounds, but audio.conv1.weight learns"),
+    (["data.noise.hum=nowhere"], AvsrError, "nowhere matches 0 files or folders"),
+    (["data.train=['none.jsonl']"], BadManifest, "none.jsonl: cannot be read"),
+    (["data.max_seconds=0.01"], BadManifest, r"no prepared utterance of split 'train' \(12 left out\)"),
+    (["model.start=tinny.en"], BadCheckpoint, "Did you mean tiny.en?"),
+])
+def test_what_cannot_be_trained_says_why_before_the_first_step(folder, tmp_path, overrides, error, says):
+    with pytest.raises(error, match=says) as caught:
+        train(config(folder, *overrides), tmp_path, Options(say=at("step", AssertionError())))
+    assert ".  " in str(caught.value)
+
+
+def test_a_cache_of_another_recipe_is_refused(tmp_path):
+    corpus(tmp_path, 2, 1)
+    cache.write_recipe(tmp_path, replace(LipRecipe(), smooth=7))
+    with pytest.raises(BadManifest, match=r"recipe\.json: the cache was made with another recipe \(lips\.smooth"):
+        train(config(tmp_path), tmp_path / "run")
+
+
+def test_a_shard_that_is_gone_is_named_in_a_sentence(tmp_path):
+    corpus(tmp_path, 2, 1)
+    settings = config(tmp_path)
+    (tmp_path / "shard-00000.tar").unlink()
+    with pytest.raises(BadManifest) as caught:
+        train(settings, tmp_path / "run")
+    assert str(caught.value) == (f"{tmp_path}/shard-00000.tar: no such file.  Copy it beside the manifest, or run avsr prepare "
+                                 "again.")
+
+
+def test_long_texts_are_left_out_and_told(tmp_path):
+    path = corpus(tmp_path, 4, 1)
+    rows = manifest.read(path)
+    manifest.write(path, [replace(rows[0], text="ab " * 20), *rows[1:]])
+    lines = []
+    train(config(tmp_path), tmp_path / "run", Options(minutes=1e-9, say=lines.append))
+    assert lines[0].startswith("3 utterances, ")
+    assert lines[0].endswith("1 left out, such as u0: 60 tokens, limit 22; 1 to validate")
+
+
+def test_rows_of_sound_alone_and_of_sight_alone(tmp_path):
+    path = corpus(tmp_path, 4, 2, n_sound=4, n_sight=4)
+    rows = manifest.read(path)
+    manifest.write(path, [replace(row, split="valid") if row.id in ("u6", "u13") else row for row in rows])
+    lines = []
+    trained = train(config(tmp_path, "train.steps=4"), tmp_path / "run", Options(say=lines.append))
+    assert trained.scores.keys() == {"a", "v", "av"}
+    assert lines[0].endswith("; 4 to validate")
+    only = [replace(row, split="train" if row.split == "train" or "v" in row.cache.modality else "valid")
+            for row in manifest.read(path)]
+    manifest.write(path, only)
+    with pytest.raises(BadManifest, match=r"0 of 1 utterances can be used for modality v, "):
+        train(config(tmp_path), tmp_path / "none")
+
+
+# What learns, and how fast
+
+def changes(folder, run, *overrides):
+    """By weight and buffer: what it was at the start, and what it is."""
+    settings = config(folder, "train.steps=3", "train.warmup=0", "train.final=1.0", "train.weight_decay=0.0", *overrides)
+    train(settings, run)
+    (run / "again").mkdir()
+    before = begin(settings, run / "again").model.state_dict()
+    return {name: (before[name], state(run)[1][f"learner.model.{name}"]) for name in before}
+
+
+def test_frozen_parts_stay_as_they_are_with_their_running_means(folder, tmp_path):
+    found = changes(folder, tmp_path, "train.valid_every=1", "data.p_both=1.0", "data.p_sound=0.0",
+                    'train.rates={"video.front.*"=0.0, "decoder.blocks.*.video.*"=1.0, "decoder.*"=0}')
+    frozen = {name: pair for name, pair in found.items()
+              if name.startswith("video.front.") or (name.startswith("decoder.") and ".video." not in name)}
+    assert any("running_mean" in name for name in frozen)
+    assert [name for name, (before, after) in frozen.items() if not torch.equal(before, after)] == []
+    unchanged = [name for name, (before, after) in found.items() if name not in frozen and torch.equal(before, after)]
+    assert unchanged == []
+    assert any(name.startswith("decoder.blocks.0.video.") for name in found.keys() - frozen.keys())
+
+
+def test_without_freezing_running_means_run(folder, tmp_path):
+    found = changes(folder, tmp_path, "data.p_sound=0.0")
+    assert not any(torch.equal(before, after) for name, (before, after) in found.items() if "running_mean" in name)
+
+
+def test_each_part_has_its_rate(folder, tmp_path):
+    """Adam's first step is as long as the rate, whatever the gradient: here, one step."""
+    found = changes(folder, tmp_path, "train.steps=1", "train.lr=1e-3", "data.p_both=1.0", "data.p_sound=0.0",
+                    'train.rates={"decoder.*"=0.1, "audio.*"=3}')
+    for part, rate in (("decoder", 1e-4), ("audio", 3e-3), ("ctc", 1e-3)):
+        steps = torch.cat([(after - before).abs().flatten() for name, (before, after) in found.items()
+                           if name.startswith(f"{part}.")])
+        assert steps.max().item() == pytest.approx(rate, rel=0.01)
+
+
+def test_warm_up_and_cosine(folder):
+    settings = config(folder, "train.lr=1.0", "train.warmup=4", "train.steps=104", "train.final=0.1")
+    rates = [learning_rate(settings, step) for step in range(105)]
+    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates[54] == pytest.approx(0.55)                             # half-way down
+    assert rates[104] == pytest.approx(0.1)
+    assert learning_rate(settings, 999) == pytest.approx(0.1)
+    assert all(a >= b for a, b in pairwise(rates[4:]))
+    assert learning_rate(config(folder, "train.lr=1.0", "train.warmup=0"), 0) == 1.0
+
+
+# Models
+
+def small(folder, **facts):
+    torch.manual_seed(len(list(folder.iterdir())))
+    letters = write_letters(folder / f"tokenizer-{len(list(folder.iterdir()))}.json")
+    dims = begin(config(folder), folder).model.dims
+    return Checkpoint("small", AVSR(dims), letters, **facts)
+
+
+@pytest.mark.parametrize("base", [False, True])
+def test_the_best_are_kept_and_averaged(tmp_path, base):
+    """Of a model with a base only what differs is stored; the mean is whole all the same."""
+    (tmp_path / "run").mkdir()
+    model, position, optimiser = small(tmp_path), Position(), torch.optim.SGD([torch.zeros(1)], 1.0)
+    if base:
+        model = replace(model, base=str(checkpoint.save(model, tmp_path / "base", half=False)))
+    states = {}
+    for step, score in ((1, 30.0), (2, 10.0), (3, 50.0), (4, 20.0)):
+        position.step = step
+        with torch.no_grad():
+            for name, parameter in model.model.named_parameters():
+                if not base or not is_whispers(name):
+                    parameter.fill_(step)
+        states[step] = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+        keep_best(tmp_path / "run", position, model, {"a": score - 5, "v": score + 5}, 2)
+        save_state(tmp_path / "run", position, torch.nn.Linear(1, 1), optimiser, {})
+    assert [(score, step) for score, step, _ in position.best] == [(10.0, 2), (20.0, 4)]
+    assert sorted(path.name for path in (tmp_path / "run" / "best").iterdir()) == ["step-2", "step-4"]
+    assert [path.name for path in (tmp_path / "run").glob("state-*")] == ["state-4.safetensors"]
+    stored = load_file(tmp_path / "run" / "best" / "step-2" / "model.safetensors")
+    assert ("audio.conv1.weight" in stored) is not base
+    mean = averaged(tmp_path / "run", position, small(tmp_path)).model.state_dict()
+    for name, tensor in mean.items():
+        if tensor.is_floating_point() and "running_" not in name:
+            want = states[4][name] if base and is_whispers(name) else torch.full_like(tensor, 3.0)
+            assert torch.equal(tensor, want), name
+
+
+def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
+    trained, _ = learnt
+    known = checkpoint.load(trained.model).model.state_dict()
+    start = begin(config(folder, f"model.start={trained.model}"), tmp_path)
+    assert same(start.model.state_dict(), known)
+    assert start.lips_trained
+    assert start.base is None
+    lips = begin(config(folder, f"model.lips_from={trained.model}"), tmp_path).model.state_dict()
+    taken = {name for name in known if torch.equal(known[name], lips[name])}
+    assert {name for name in known if name.startswith(("video.front.", "video.project.", "video.blocks."))} <= taken
+    assert "audio.conv1.weight" not in taken
+    with pytest.raises(BadCheckpoint, match=r"of its weights do not fit the config's dims, .*  Remove the dims that differ"):
+        begin(config(folder, f"model.start={trained.model}", "model.dims.width=64"), tmp_path)
+    with pytest.raises(BadCheckpoint, match=r"its lips do not fit this model's in video\.project\.weight and"):
+        begin(config(folder, f"model.lips_from={trained.model}", "model.dims.video_width=64"), tmp_path)
+
+
+def test_a_whisper_left_alone_is_not_stored_again(tiny_en, folder, tmp_path):
+    text = CONFIG.replace(CONFIG[CONFIG.index("[model.dims]"):CONFIG.index("[data]")], "")
+    frozen = 'train.rates={"decoder.blocks.*.video.*"=1, "audio.*"=0, "decoder.*"=0}'
+    start = begin(config(folder, "model.start=tiny.en", frozen, text=text), tmp_path)
+    assert (start.base, start.model.dims.lips, start.pad_seconds) == ("tiny.en", "compact", 30)
+    assert begin(config(folder, "model.start=tiny.en", text=text), tmp_path).base is None
+    known, weights = tiny_en.model.state_dict(), start.model.state_dict()
+    assert all(torch.equal(weights[name], known[name]) for name in known if is_whispers(name))
+
+
+# The command
+
+def avsr(*arguments):
+    return CliRunner().invoke(main, ["train", *map(str, arguments)])
+
+
+def test_the_command_says_how_to_use_what_it_made(folder, tmp_path):
+    config(folder)
+    run = tmp_path / "run"
+    stopped = avsr(folder / "config.toml", "--output-dir", run, "--minutes", "0.0000001", "--device", "cpu", "--quiet")
+    assert stopped.exit_code == 0
+    assert stopped.stdout == ""
+    assert f"Stopped at step 1.  Go on:  avsr train {folder / 'config.toml'} --resume" in stopped.stderr
+    assert "no model to use; see train.valid_every" in stopped.stderr
+    done = avsr(folder / "config.toml", "--output-dir", run, "--set", "train.steps=2", "--resume", "--device", "cpu")
+    assert done.exit_code == 0
+    assert "step 2/2" in done.stderr
+    assert done.stderr.rstrip().endswith(f"Use it:  avsr transcribe clip.mp4 --model {run / 'model'}")
+    assert (run / "model" / "model.json").exists()
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (["none.toml"], "none.toml: cannot be read"),
+    (["CONFIG", "--set", "train.stepps=1"], "train.stepps is not a setting.  Did you mean train.steps?"),
+    (["CONFIG", "--resume"], "no run to resume here"),
+    (["CONFIG", "--device", "tpu"], "Use auto, cpu or cuda."),
+])
+def test_what_the_command_cannot_do_is_one_sentence(folder, tmp_path, arguments, says):
+    config(folder)
+    done = avsr(*[folder / "config.toml" if one == "CONFIG" else one for one in arguments], "-o", tmp_path)
+    assert done.exit_code == 1
+    *said, line = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert not any("Traceback" in one for one in said)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_learns_in_half_precision(folder, tmp_path):
+    settings = config(folder, "train.steps=20", "data.workers=1")
+    trained = train(settings, tmp_path, Options(device="cuda"))
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [row["attention_av"] for row in rows if "attention_av" in row]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    assert all(tensor.dtype == torch.float32 for name, tensor in state(tmp_path)[1].items() if "num_batches" not in name)
+    assert trained.done
