@@ -15,6 +15,7 @@ from avsr.cli import _stems, main, transcribe_command
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
 LINES = "Hello, this video was made by a computer.\nYou can read the words on my lips.\n"
+TINY = ("--model", "tiny.en")
 OF_THE_OUTPUT = {"paths", "formats", "output_dir", "word_timestamps", "highlight_words", "max_line_width", "max_line_count",
                  "max_words_per_line", "quiet"}
 
@@ -38,7 +39,7 @@ def test_its_arguments_are_those_of_the_function():
 
 def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
     missing = tmp_path / "no such file.mp4"
-    done = avsr("transcribe", missing, HELLO, tmp_path, "--beam_size", 1)        # whisper's spelling is understood
+    done = avsr("transcribe", missing, HELLO, tmp_path, *TINY, "--beam_size", 1)        # whisper's spelling is understood
     assert done.stdout == LINES
     assert done.returncode == 1
     assert f"error: {missing}: no such file.  Check" in done.stderr
@@ -48,7 +49,7 @@ def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
 
 
 def test_files_of_every_format_are_written(tmp_path):
-    done = avsr("transcribe", HELLO, "--format", "all", "--output-dir", tmp_path / "out", "--word-timestamps", "--quiet")
+    done = avsr("transcribe", HELLO, *TINY, "--format", "all", "--output-dir", tmp_path / "out", "--word-timestamps", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, LINES, "")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["hello.json", "hello.srt", "hello.tsv", "hello.txt", "hello.vtt"]
@@ -68,7 +69,7 @@ def test_files_of_every_format_are_written(tmp_path):
     (["--output-dir", HELLO / "below-a-file"], "cannot be written to"),
 ])
 def test_what_cannot_be_done_is_one_sentence(arguments, message):
-    done = avsr("transcribe", HELLO, *arguments)
+    done = avsr("transcribe", HELLO, *TINY, *arguments)
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -79,13 +80,13 @@ def test_what_cannot_be_done_is_one_sentence(arguments, message):
 def test_a_wrong_asset_is_named(tmp_path):
     wrong = tmp_path / "model.bin"
     wrong.write_bytes(b"not a model")
-    done = avsr("transcribe", HELLO, AVSR_WHISPER_TINY_EN=str(wrong))
+    done = avsr("transcribe", HELLO, *TINY, AVSR_WHISPER_TINY_EN=str(wrong))
     assert done.returncode == 1
     assert f"error: {wrong}: not whisper-tiny.en.ct2: its sha256 begins" in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_traceback():
-    command = f'"{sys.executable}" -m avsr.cli transcribe "{HELLO}" "{HELLO}" --beam-size 1 | head -n 1'
+    command = f'"{sys.executable}" -m avsr.cli transcribe "{HELLO}" "{HELLO}" --model tiny.en --beam-size 1 | head -n 1'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout == LINES.partition("\n")[0] + "\n"
     assert "Traceback" not in done.stderr
