@@ -280,6 +280,15 @@ def test_another_run_is_not_resumed(folder, tmp_path_factory, override, says):
         train(config(folder), run)
 
 
+def test_a_run_older_than_a_dimension_is_resumed(folder, tmp_path):
+    settings = config(folder, "train.steps=2")
+    train(settings, tmp_path, Options(minutes=1e-9))
+    facts = json.loads((tmp_path / "state.json").read_text())
+    del facts["about"]["dims"]["n_local"]
+    (tmp_path / "state.json").write_text(json.dumps(facts))
+    assert train(settings, tmp_path, Options(resume=True)).step == 2
+
+
 def test_nothing_to_resume(folder, tmp_path):
     with pytest.raises(BadCheckpoint, match=r"no run to resume here .*  Start it without --resume\."):
         train(config(folder), tmp_path, Options(resume=True))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
 from avsr.errors import BadCheckpoint, BadOutput
+from avsr.models.avsr import Dims
 from avsr.models.whisper import read_json, read_safetensors
 
 STATE = "state.json"
@@ -80,6 +81,8 @@ def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimize
     state = read_json(folder / STATE)
     for key, value in about.items():
         theirs = state["about"].get(key)
+        if key == "dims" and theirs is not None:
+            theirs = asdict(Dims()) | theirs                # one that is absent is younger than the run
         if theirs != value:
             raise BadCheckpoint(f"{folder}: {_difference(key, theirs, value)}.  Resume with the config it was made with, or "
                                 "start a new run with --output-dir.")
