@@ -141,12 +141,13 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
 
         say = (lambda line: None) if quiet else _say
         trained = train(settings, folder, Options(resume=resume, minutes=minutes, device=device, say=say))
-        _say(_how_to_go_on(trained, config))
+        again = [config, *(f"--set {override}" for override in overrides)] + (["-o", output_dir] if output_dir else [])
+        _say(_how_to_go_on(trained, " ".join(again)))
 
 
-def _how_to_go_on(trained: Trained, config: str) -> str:
-    """What the user may do with what a run has left."""
-    lines = [] if trained.done else [f"Stopped at step {trained.step}.  Go on:  avsr train {config} --resume"]
+def _how_to_go_on(trained: Trained, arguments: str) -> str:
+    """What the user may do with what a run has left. arguments: those it was started with."""
+    lines = [] if trained.done else [f"Stopped at step {trained.step}.  Go on:  avsr train {arguments} --resume"]
     if trained.model is None:
         return "\n".join([*lines, "Nothing was validated yet, so there is no model to use; see train.valid_every."])
     scores = ", ".join(f"{name} {score:.1f}" for name, score in trained.scores.items())

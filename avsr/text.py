@@ -106,7 +106,8 @@ class Tokenizer:
 def _join_at_spaces(pieces: list[WordTokens]) -> list[WordTokens]:
     words: list[WordTokens] = []
     for piece in pieces:
-        if not words or piece.text.startswith(" ") or piece.text.strip() in string.punctuation:
+        mark = piece.text.strip() in string.punctuation and piece.text != "'"         # a letter tokenizer spells isn't with it
+        if not words or piece.text.startswith(" ") or mark:
             words.append(piece)
         else:
             words[-1] = WordTokens(words[-1].text + piece.text, words[-1].tokens + piece.tokens)

@@ -169,7 +169,6 @@ def test_letters_are_words_with_the_space_before_them(letters):
     assert [word.text for word in words] == [" bin", " blue"]
 
 
-@pytest.mark.xfail(reason="a lone apostrophe begins a word: Whisper's tokens never hold one inside a word", strict=True)
 def test_letters_keep_apostrophes_inside_words(letters):
     assert [word.text for word in letters.words(letters.encode(" isn't"), "en")] == [" isn't"]
 
