@@ -106,7 +106,7 @@ class Trust(nn.Module):
     Judged by what is seen, by what is heard, and by whether the two agree at each moment, which is trained with
     `losses.trust`; and by whether the mouths are `familiar`, which is measured after training.
     The sigmoid is stretched beyond [0, 1] and cut off (Louizos et al. 2018), so that a clear no is exactly 0, and
-    the output then exactly what sound alone would give.
+    the output then exactly what sound alone would give; and a clear yes is 1, with which the words were learnt.
     """
 
     def __init__(self, width: int, n_hidden: int, look_width: int):
@@ -129,5 +129,5 @@ class Trust(nn.Module):
 
     @staticmethod
     def degree(logits: Tensor) -> Tensor:
-        """Logits -> trust in [0, 1], both ends included."""
-        return (1.2 * logits.sigmoid() - 0.1).clamp(0, 1)
+        """Logits -> trust in [0, 1], both ends included: 0 up to odds of 1 to 3, 1 from odds of 3 to 1."""
+        return (2 * logits.sigmoid() - 0.5).clamp(0, 1)
