@@ -541,7 +541,7 @@ def test_the_command_says_how_to_use_what_it_made(folder, tmp_path):
     stopped = avsr(folder / "config.toml", "--output-dir", run, "--minutes", "0.0000001", "--device", "cpu", "--quiet")
     assert stopped.exit_code == 0
     assert stopped.stdout == ""
-    assert f"Stopped at step 1.  Go on:  avsr train {folder / 'config.toml'} --resume" in stopped.stderr
+    assert f"Stopped at step 1.  Go on:  avsr train {folder / 'config.toml'} -o {run} --resume" in stopped.stderr
     assert "no model to use; see train.valid_every" in stopped.stderr
     done = avsr(folder / "config.toml", "--output-dir", run, "--set", "train.steps=2", "--resume", "--device", "cpu")
     assert done.exit_code == 0
