@@ -8,6 +8,7 @@ for a 3 s clip, clips a second of the loader with one process, and the share of 
 import argparse
 import itertools
 import json
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     rows, _ = read_rows([arguments.manifest], "train", 30.0)
     labels = label_words(rows, 500)
-    tokenizer = write_letters("/tmp/avsr-letters.json")
+    tokenizer = write_letters(Path(tempfile.mkdtemp()) / "tokenizer.json")
     examples = Examples(tokenizer.path, 80, labels, NoiseMixer({"pink": Coloured(1.0)}, snr_range=(-10, 20)), Augment())
     out = {"training": arguments.manifest.parent.name, "device": arguments.device, "threads": 1}
     batches = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None)
