@@ -8,14 +8,12 @@ frames of a clip, so that nothing moves that did not move before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
-from avsr.errors import AvsrError
-from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, samples_to_frames
+from avsr.rates import MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, samples_to_frames
 
 
 @dataclass(frozen=True)
@@ -137,18 +135,6 @@ def time_mask(values: np.ndarray, rng: np.random.Generator, *, longest: int = 10
     return values
 
 
-def mask_audio(features: np.ndarray, rng: np.random.Generator, *, seconds: float = 0.4, bands: int = 2,
-               widest: int = 16) -> np.ndarray:
-    """SpecAugment of log-mel (F, n_mels): up to `seconds` hidden once a second, and `bands` bands up to `widest` mels."""
-    features = time_mask(features, rng, longest=round(seconds * FEATURE_RATE), every=FEATURE_RATE)
-    fill = features.mean()
-    for _ in range(bands):
-        width = int(rng.integers(widest + 1))
-        low = int(rng.integers(features.shape[1] - width + 1))
-        features[:, low: low + width] = fill
-    return features
-
-
 def speed(images: np.ndarray | None, missing: np.ndarray | None, audio: np.ndarray | None, factor: float,
           times: np.ndarray | None = None) -> tuple[np.ndarray | None, ...]:
     """(images, missing, audio, times) of somebody who talks `factor` times as fast; what is None stays None.
@@ -176,21 +162,3 @@ def _resampled(audio: np.ndarray, ratio: Fraction) -> np.ndarray:
 
     made = resample_poly(audio, ratio.numerator, ratio.denominator).astype(np.float32)
     return made[: round(len(audio) * ratio)]
-
-
-# --- what is heard and seen ---
-
-MODALITIES = ("av", "a", "v")
-
-
-def draw_modality(probabilities: Mapping[str, float], rng: np.random.Generator) -> str:
-    """"av", "a" or "v" with the given chances, which must add up to 1: for example av 0.5, a 0.25, v 0.25."""
-    total = sum(probabilities.values())
-    problems = [f"'{name}' is none of {', '.join(MODALITIES)}" for name in probabilities if name not in MODALITIES]
-    problems += [f"{name} is {chance:g}, below 0" for name, chance in probabilities.items() if chance < 0]
-    problems += [f"they add up to {total:g}, not 1"] if abs(total - 1) > 1e-6 else []
-    if problems:
-        raise AvsrError(f"chances of modalities {dict(probabilities)}: {problems[0]}.  Write for example "
-                        "av = 0.5, a = 0.25, v = 0.25.")
-    names = list(probabilities)
-    return names[int(rng.choice(len(names), p=np.array(list(probabilities.values())) / total))]

@@ -25,7 +25,7 @@ from avsr.augment import Augment
 from avsr.batch import Batch, Batches, Endless, loader
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config
-from avsr.dataset import Examples, label_words, read_rows
+from avsr.dataset import Examples, Row, label_words, read_rows
 from avsr.errors import AvsrError, BadConfig, BadOutput
 from avsr.losses import Learner, Losses
 from avsr.models.blocks import Block
@@ -112,7 +112,7 @@ class _Run:
         for manifest in manifests:
             cache.read_recipe(manifest.parent, self.start.recipe)
         if config.data.align is not None and config.loss.frames:
-            self.rows = timed(self.rows, config.data.align, folder / "words.jsonl", device, options.progress)
+            self.rows = self._timed()
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
         sources = noise.open_sources(config.data.noise, base=config.folder)
         mixer = noise.NoiseMixer(sources, snr_range=config.data.snr, p_clean=config.data.p_clean) if sources else None
@@ -143,6 +143,16 @@ class _Run:
         """One voice for all processes."""
         if self.rank == 0:
             self.options.say(line)
+
+    def _timed(self) -> list[Row]:
+        """The rows with word times: one process finds and writes what is not known yet, then the others read it."""
+        lacking = sum(row.utterance.words is None for row in self.rows)
+        self.say(f"word times: {lacking} utterances without, by {self.config.data.align}'s hearing unless found before")
+        arguments = (self.rows, self.config.data.align, self.folder / "words.jsonl", self.device, self.options.progress)
+        rows = timed(*arguments) if self.rank == 0 else None
+        if self.world > 1:
+            distributed.barrier()
+        return timed(*arguments) if rows is None else rows
 
     def _leave_out_long(self) -> list[str]:
         """Drop rows whose text the decoder has no room for, and say which. Raises BadConfig when none is left."""
@@ -250,7 +260,7 @@ class _Run:
         return Line(self.position.step, train.steps, batch.modality, total,
                     {name: value.item() for name, value in losses.parts.items()},
                     {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent,
-                      "minutes": self.position.seconds / 60})
+                     "minutes": self.position.seconds / 60})
 
     def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
         path = self.folder / f"nan-{self.rank}.json"

@@ -27,11 +27,10 @@ AT_ONCE = 8                                                 # utterances
 def timed(rows: Sequence[Row], model: str | Path, memory: Path, device: torch.device, progress: Progress) -> list[Row]:
     """Rows, those without word times given them by `model`'s cross-attention (see align.py), which hears the cached sound.
 
-    memory: a JSON Lines file of what was found before. Rows without sound stay as they are.
+    memory: a JSON Lines file of what was found before; a last line that a kill cut short is found again. Rows without
+    sound stay as they are.
     """
-    known = {}
-    if memory.exists():
-        known = {entry["id"]: entry["words"] for entry in map(json.loads, memory.read_text().splitlines())}
+    known = _remembered(memory)
     todo = [row for row in rows if row.utterance.words is None and "a" in row.utterance.cache.modality
             and row.utterance.id not in known]
     if todo:
@@ -45,6 +44,15 @@ def timed(rows: Sequence[Row], model: str | Path, memory: Path, device: torch.de
                     file.write(json.dumps({"id": row.utterance.id, "words": words}, ensure_ascii=False) + "\n")
     return [row if row.utterance.id not in known else replace(row, utterance=replace(
         row.utterance, words=tuple(TimedWord(*word) for word in known[row.utterance.id]))) for row in rows]
+
+
+def _remembered(memory: Path) -> dict[str, list]:
+    """Words by id; drops what follows the last whole line from the file."""
+    text = memory.read_text() if memory.exists() else ""
+    whole = text[:text.rfind("\n") + 1]
+    if whole != text:
+        memory.write_text(whole)
+    return {entry["id"]: entry["words"] for entry in map(json.loads, whole.splitlines())}
 
 
 @torch.inference_mode()
