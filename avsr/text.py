@@ -131,6 +131,12 @@ CTC_LETTERS = " abcdefghijklmnopqrstuvwxyz'"                # class 0 is the bla
 SPECIALS = ("<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
 
 
+def spell(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a sentence, as a model learns to write it. Letters alone (LRS is all capitals) get the text as it is
+    compared, or what they lack, capitals and digits, would be left out of it without a word."""
+    return tokenizer.encode(f" {text.strip() if tokenizer.encode('A1') else normalise(text)}")
+
+
 def ctc_classes(text: str) -> list[int]:
     """Text as CTC spells it: lower-case letters, apostrophes, single spaces; all else is left out."""
     kept = "".join(letter for letter in text.lower() if letter in CTC_LETTERS)

@@ -21,17 +21,15 @@ import torch
 from avsr import align, decode, media, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
 from avsr.errors import AvsrError, BadMedia, NoFace
-from avsr.features import log_mel
-from avsr.lips import Mouths
 from avsr.listen import Heard, Listener, ahead
 from avsr.models.avsr import Memory
-from avsr.rates import FEATURE_RATE, HOP, MOUTH_INPUT, SAMPLE_RATE
+from avsr.rates import FEATURE_RATE
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, workers
+from avsr.senses import LEAST_SAMPLES, hear, see
 from avsr.speech import Piece
 from avsr.transcript import Segment, Transcript
 
 MODALITIES = ("auto", "a", "v", "av")
-LEAST_SAMPLES = SAMPLE_RATE // 10                           # less sound than 0.1 s is no speech
 LEAST_TRUST = 0.5                                           # in lips, to go by them where no speech was heard
 
 
@@ -305,41 +303,3 @@ def _at(word: transcript.Word, piece: Piece) -> transcript.Word:
     """The word on the recording's clock."""
     end = min(word.end, piece.duration_s)
     return replace(word, start=round(piece.start_s + min(word.start, end), 3), end=round(piece.start_s + end, 3))
-
-
-def hear(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Sounds (S,) each -> log-mel (B, columns, n_mels) float32 and lengths (B,), None where all are `pad_seconds` long.
-
-    Short sounds are filled up with features of 0 (a power of 1e-4 in every band), as faster-whisper does, not
-    with digital silence, as openai/whisper does: that made tiny.en stop early, and gave 30.2 instead of 27.7 % WER on
-    GRID's validation clips.
-    """
-    audio = [_ended(one) for one in audio]
-    mels = [log_mel(one, n_mels=n_mels) for one in audio]
-    if pad_seconds is not None:
-        n_columns = pad_seconds * FEATURE_RATE
-        filled = [torch.nn.functional.pad(mel[:n_columns], (0, 0, 0, max(0, n_columns - len(mel)))) for mel in mels]
-        return torch.stack(filled), None
-    lengths = torch.tensor([-(-len(one) // HOP) for one in audio])
-    return torch.nn.utils.rnn.pad_sequence(mels, batch_first=True), lengths
-
-
-def _ended(audio: np.ndarray) -> np.ndarray:
-    """Without the zeros at its end: those that fill the last video frame would make a sound with pictures another than the
-    same sound without (3 of 32 words of a song)."""
-    n_samples = np.flatnonzero(audio)[-1] + 1 if audio.any() else 0
-    return audio[:n_samples] if n_samples >= LEAST_SAMPLES else audio
-
-
-def see(mouths: Sequence[Mouths | None]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mouths of B pieces -> (B, T, 88, 88) float32 in [0, 1], the centre of each crop, and seen (B, T) bool."""
-    n_frames = max(len(one.images) for one in mouths if one is not None)
-    seen = torch.zeros(len(mouths), n_frames, dtype=torch.bool)
-    images = torch.zeros(len(mouths), n_frames, MOUTH_INPUT, MOUTH_INPUT)
-    for i, one in enumerate(mouths):
-        if one is not None:
-            edge = (one.images.shape[1] - MOUTH_INPUT) // 2
-            centre = one.images[:, edge:edge + MOUTH_INPUT, edge:edge + MOUTH_INPUT]
-            images[i, :len(centre)] = torch.from_numpy(centre.astype(np.float32) / 255)
-            seen[i, :len(centre)] = torch.from_numpy(~one.missing)
-    return images, seen

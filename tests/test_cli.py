@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from avsr.cli import _stems, main, transcribe_command
+from avsr.cli import main
+from avsr.cli.transcribe import _stems, transcribe_command
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
 LINES = "Hello, this video was made by a computer.\nYou can read the words on my lips.\n"

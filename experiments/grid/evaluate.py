@@ -31,7 +31,8 @@ from avsr.metrics import Rate, difference
 from avsr.models.avsr import Memory
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
 from avsr.runtime import pick_device
-from avsr.transcribe import hear, load_model, see
+from avsr.senses import hear, see
+from avsr.transcribe import load_model
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared" / "data"

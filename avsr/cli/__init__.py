@@ -1,0 +1,20 @@
+"""The command line: parse, call, print, exit status. Text goes to standard output, all else to standard error."""
+
+import click
+
+from avsr import __version__
+from avsr.cli.benchmark import benchmark_command
+from avsr.cli.console import CONTEXT
+from avsr.cli.explain import explain_command
+from avsr.cli.train import prepare_command, train_command
+from avsr.cli.transcribe import transcribe_command
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="avsr")
+def main() -> None:
+    """Speech recognition that reads lips: any talking video to text and subtitles."""
+
+
+for command in (transcribe_command, prepare_command, train_command, benchmark_command, explain_command):
+    main.add_command(command)

@@ -1,0 +1,5 @@
+"""`python -m avsr.cli` is `avsr`."""
+
+from avsr.cli import main
+
+main()

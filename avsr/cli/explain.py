@@ -1,0 +1,48 @@
+"""`avsr explain`: why a model writes what it writes, as one page of pictures."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from avsr.cli.console import CONTEXT, Bars, check_writable, told
+
+
+@click.command("explain", context_settings=CONTEXT)
+@click.argument("path", metavar="FILE")
+@click.option("--model", default="default", help="default, grid, a Whisper size, a model's folder, or owner/model of the hub.")
+@click.option("--noise", default=None, metavar="NAME",
+              help="Noise to add: white, pink, brown, a name in --noise-config, or NAME=FOLDER of recordings.")
+@click.option("--snr", "snr_db", type=float, default=None, metavar="DB", help="Level of the speech over the noise, such as -5.")
+@click.option("--noise-config", type=click.Path(dir_okay=False, path_type=Path), default=None, metavar="FILE",
+              help="Where noise of which name lies.  [default: data/noise.toml, if there]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the stretch of noise.")
+@click.option("--reference", default=None, metavar="TEXT", help="What was said; without it the model's own text is explained.")
+@click.option("--start", type=click.FloatRange(min=0), default=None, metavar="SECONDS",
+              help="Where the piece begins.  [default: all of a recording of up to 30 s, else its first stretch of speech]")
+@click.option("--end", type=click.FloatRange(min=0), default=None, metavar="SECONDS",
+              help="Where it ends, at most 30 s later.")
+@click.option("--language", default="en", help="Two letters, of what a multilingual model is to write.")
+@click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
+              help="Where explain.html and explain.json are written.  [default: out/NAME-explain]")
+@click.option("--device", default="auto", help="auto, cpu or cuda.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar; errors are still shown.")
+def explain_command(path: str, model: str, output_dir: Path | None, device: str, quiet: bool, **settings) -> None:
+    """Show what a model heard, saw and trusted in a recording, as one page of pictures.
+
+    What it would have written from sound alone, from lips alone and from neither; what each sense is worth for each word;
+    where it listened and looked; which part of the mouth spoke. The page's path is printed; open it in a browser.
+    """
+    with told():
+        if output_dir is not None:
+            check_writable(output_dir)
+        with Bars(quiet) as bars:
+            bars.begin(path, heading=False)
+            from avsr.explain import explain  # heavy imports wait until here
+
+            command = shlex.join(["avsr", *sys.argv[1:]])
+            page = explain(path, model=model, output=output_dir, device=device, command=command, progress=bars, **settings)
+        print(page)

@@ -1,0 +1,44 @@
+"""`avsr report`: a benchmark's rows to figures, tables and a page; two benchmarks compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from avsr.cli.console import CONTEXT, Bars, check_writable, say, told
+
+
+@click.command("report", context_settings=CONTEXT)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]", type=click.Path(path_type=Path))
+@click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
+              help="Where the report is written.  [default: report in the first RUN]")
+@click.option("--group-by", default=None, metavar="LIST",
+              help="Columns by which errors are compared, as speaker,sex.  [default: speaker and every label there is]")
+@click.option("--title", default=None, help="Of the page.  [default: the runs' names]")
+@click.option("--format", "-f", "formats", default="png,svg", metavar="LIST", help="Files of each figure: any of png,svg,pdf.")
+@click.option("--quiet", "-q", is_flag=True, help="No table, no progress bar and no warnings; errors are still shown.")
+def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: str | None, title: str | None, formats: str,
+                   quiet: bool) -> None:
+    """Show what a benchmark measured: figures, tables, and a page that needs no network. Of two, compare them.
+
+    RUN is the folder that `avsr benchmark` wrote. The main table goes to standard output as well.
+    """
+    with told():
+        from avsr.report import ReportSettings, report
+
+        settings = ReportSettings(_words(group_by), title, _words(formats) or ())
+        folder = output_dir or runs[0] / "report"
+        if output_dir:
+            check_writable(folder)
+        with Bars(quiet) as bars:
+            made = report(runs, folder, settings=settings, progress=bars)
+            bars.warn(made.warnings)
+        if not quiet:
+            print(made.summary, flush=True)
+            say(f"{len(made.written)} files are in {folder}.  Open {made.page}")
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    """`speaker,sex` -> its words."""
+    return None if text is None else tuple(filter(None, (word.strip() for word in text.split(","))))

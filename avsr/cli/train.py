@@ -1,0 +1,86 @@
+"""`avsr prepare` and `avsr train`: a corpus to mouths and sound, and those to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from avsr.cli.console import CONTEXT, Bars, say, told
+from avsr.errors import AvsrError
+
+if TYPE_CHECKING:
+    from avsr.train import Trained
+
+
+@click.command("prepare", context_settings=CONTEXT)
+@click.argument("corpus")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes.  [default: one on each core]")
+@click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
+              help="Share of frames that may lack a face before an utterance is dropped.")
+@click.option("--max-dropped", type=click.FloatRange(0, 1), default=0.05,
+              help="Share of utterances that may be dropped before it is an error.")
+@click.option("--modality", type=click.Choice(["av", "a", "v"]), default="av",
+              help="Keep mouths and sound (av), sound alone (a), or mouths alone (v).")
+@click.option("--split-list", default=None, metavar="FILE",
+              help="Table of which utterance is in which split, or a name the corpus knows.  [default: the corpus's own]")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
+def prepare_command(corpus: str, source: Path, output: Path, split_list: str | None, quiet: bool, **options) -> None:
+    """Crop the mouths of a corpus and write a manifest with a cache, from which models are trained.
+
+    CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command again goes on
+    where it was stopped.
+    """
+    with told():
+        from avsr.corpora import CORPORA
+        from avsr.prepare import PrepareSettings, prepare
+
+        if corpus not in CORPORA:
+            raise AvsrError(f"{corpus}: not a corpus this program knows.  Use one of {', '.join(CORPORA)}.")
+        settings = PrepareSettings(**options)
+        found = CORPORA[corpus](source, split_list=split_list)
+        with Bars(quiet) as bars:
+            prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)
+        if not quiet:
+            say(prepared.summary())
+        prepared.check()
+
+
+@click.command("train", context_settings=CONTEXT)
+@click.argument("config", type=click.Path(dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="A setting in place of the config's, as train.lr=3e-4.")
+@click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
+              help="Where the run is kept.  [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Go on with the run that is there.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=None,
+              help="Stop after so long; --resume goes on from there.")
+@click.option("--device", default="auto", help="auto, cpu or cuda.")
+@click.option("--quiet", "-q", is_flag=True, help="No line per step; errors are still shown.")
+def train_command(config: str, overrides: tuple[str, ...], output_dir: str | None, resume: bool, minutes: float | None,
+                  device: str, quiet: bool) -> None:
+    """Train a model as a config says; under torchrun, on several GPUs or machines."""
+    with told():
+        from avsr.config import read_config
+
+        settings = read_config(config, overrides)
+        folder = Path(output_dir or Path("runs") / settings.name)
+        from avsr.train import Options, train  # heavy imports wait until the config is known to be sound
+
+        tell = (lambda line: None) if quiet else say
+        trained = train(settings, folder, Options(resume=resume, minutes=minutes, device=device, say=tell))
+        again = [config, *(f"--set {override}" for override in overrides)] + (["-o", output_dir] if output_dir else [])
+        say(_how_to_go_on(trained, " ".join(again)))
+
+
+def _how_to_go_on(trained: Trained, arguments: str) -> str:
+    """What the user may do with what a run has left. arguments: those it was started with."""
+    lines = [] if trained.done else [f"Stopped at step {trained.step}.  Go on:  avsr train {arguments} --resume"]
+    if trained.model is None:
+        return "\n".join([*lines, "Nothing was validated yet, so there is no model to use; see train.valid_every."])
+    scores = ", ".join(f"{name} {score:.1f}" for name, score in trained.scores.items())
+    return "\n".join([*lines, f"The model is {trained.model} (validation WER %: {scores}).",
+                      f"Use it:  avsr transcribe clip.mp4 --model {trained.model}"])

@@ -1,0 +1,127 @@
+"""`avsr transcribe`: recordings to text, subtitles and word times."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from avsr.cli.console import CONTEXT, Bars, check_writable, say, told
+from avsr.errors import AvsrError
+
+if TYPE_CHECKING:
+    from avsr.checkpoint import Checkpoint
+    from avsr.transcript import Segment
+
+
+@click.command("transcribe", context_settings=CONTEXT)
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...")
+@click.option("--model", default="default",
+              help="default (Whisper tiny.en with lips), grid, a Whisper size (tiny.en to large-v3), a model's folder, or "
+                   "owner/model of the hub.")
+@click.option("--modality", type=click.Choice(["auto", "a", "v", "av"]), default="auto",
+              help="Go by sound (a), sight (v), both (av), or whatever the file and the model allow (auto).")
+@click.option("--language", default=None, help="Two letters, e.g. en; found out if not given and the model is multilingual.")
+@click.option("--device", default="auto", help="auto, cpu or cuda.")
+@click.option("--beam-size", type=click.IntRange(min=1), default=5, help="Texts kept in the search; 1 is fastest.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=8, help="Pieces of up to 30 s recognised at once.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="First temperature tried; 0 is beam search.")
+@click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
+              help="Share of frames that may lack a face before a piece goes by sound alone.")
+@click.option("--vad/--no-vad", default=True, help="Look for speech first, or take everything as speech.")
+@click.option("--save-lips", type=click.Path(file_okay=False), default=None, metavar="DIR",
+              help="Write the mouths that were looked at, as a small video per file.")
+@click.option("--format", "-f", "formats", default=None, metavar="LIST",
+              help="Files to write: any of txt,srt,vtt,tsv,json, or all.  [default: txt where --output-dir is given]")
+@click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
+              help="Where to write them.  [default: here where --format is given]")
+@click.option("--word-timestamps", is_flag=True, help="Put the time of each word into json.")
+@click.option("--highlight-words", is_flag=True, help="Underline each word in srt and vtt as it is said.")
+@click.option("--max-line-width", type=click.IntRange(min=1), default=None, help="Characters to a subtitle line.")
+@click.option("--max-line-count", type=click.IntRange(min=1), default=None, help="Lines to a subtitle.")
+@click.option("--max-words-per-line", type=click.IntRange(min=1), default=None, help="Words to a subtitle line.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar and no warnings; errors are still shown.")
+def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: str | None, quiet: bool,
+                       word_timestamps: bool, highlight_words: bool, max_line_width: int | None,
+                       max_line_count: int | None, max_words_per_line: int | None, **options) -> None:
+    """Turn recordings into text: sound, video, anything FFmpeg reads."""
+    layout = {"word_timestamps": word_timestamps, "highlight_words": highlight_words, "max_line_width": max_line_width,
+              "max_line_count": max_line_count, "max_words_per_line": max_words_per_line}
+    with told():
+        from avsr.transcript import parse_formats
+
+        names = parse_formats(formats or "txt") if formats or output_dir else ()
+        folder = Path(output_dir or ".")
+        if names:
+            check_writable(folder)
+        with Bars(quiet) as bars:
+            checkpoint = _load(options, bars)
+            failures = _transcribe_all(paths, checkpoint, options, bars, _Output(names, folder, layout, _stems(paths)))
+    if failures:
+        if len(paths) > 1:
+            say(f"{len(failures)} of {len(paths)} files failed: {', '.join(failures)}")
+        sys.exit(1)
+
+
+class _Output:
+    """Where and how transcripts are written; with no formats, nowhere."""
+
+    def __init__(self, formats: Sequence[str], folder: Path, layout: dict, stems: dict[str, str]):
+        self.formats, self.folder, self.layout, self.stems = formats, folder, layout, stems
+
+
+def _load(options: dict, bars: Bars) -> Checkpoint:
+    """The model, once for all files. Heavy imports wait until here."""
+    bars("loading the model", 0, None)
+    from avsr.runtime import pick_device
+    from avsr.transcribe import load_model
+
+    return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
+
+
+def _transcribe_all(paths: Sequence[str], checkpoint: Checkpoint, options: dict, bars: Bars, output: _Output) -> list[str]:
+    """Each file in turn, whatever happens to the others. Returns the paths that failed."""
+    from avsr.transcribe import transcribe
+    from avsr.transcript import write
+
+    failures = []
+    for path in paths:
+        bars.begin(path, heading=len(paths) > 1)
+        try:
+            transcript = transcribe(path, **{**options, "model": checkpoint}, on_segment=_print_segment, progress=bars)
+            bars.warn(transcript.problems)
+            if output.formats:
+                write(transcript, output.formats, output_dir=output.folder, stem=output.stems[path], **output.layout)
+        except AvsrError as error:
+            failures.append(path)
+            say(f"error: {error}")
+        except (KeyboardInterrupt, BrokenPipeError):
+            raise
+        except Exception as error:                          # a mistake of ours must not cost the user the other files
+            if os.environ.get("AVSR_DEBUG"):
+                raise
+            failures.append(path)
+            say(f"error: {path}: {type(error).__name__}: {error}.  This is a mistake in avsr, please report it; "
+                 "AVSR_DEBUG=1 shows where.")
+    return failures
+
+
+def _print_segment(segment: Segment) -> None:
+    print(segment.text, flush=True)
+
+
+def _stems(paths: Sequence[str]) -> dict[str, str]:
+    """A name to write under for each path: its stem, its full name where stems clash, numbered where those do."""
+    stems = Counter(Path(path).stem for path in set(paths))
+    taken: Counter[str] = Counter()
+    out = {}
+    for path in dict.fromkeys(paths):
+        name = Path(path).stem if stems[Path(path).stem] == 1 else Path(path).name
+        taken[name] += 1
+        out[path] = name if taken[name] == 1 else f"{name}-{taken[name]}"
+    return out
