@@ -1,7 +1,10 @@
 """Noise: exact ratios, P.56's levels, honest babble, chance as an argument."""
 
+import os
+import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,18 +17,23 @@ from avsr.errors import AvsrError, BadMedia
 from avsr.noise import (
     Babble,
     Coloured,
+    Cut,
     NoiseMixer,
+    Plan,
+    Recorded,
     Recordings,
     SpeechShaped,
     Talker,
     active_level,
     mix,
+    open_families,
     open_sources,
+    render,
     rms_level,
 )
 from avsr.noise.mixing import FADE, MARGIN, joined
-from avsr.noise.sources import _Shelf, _speech_only
-from avsr.rates import SAMPLE_RATE
+from avsr.noise.sources import Shelf, Usable, _speech_only, _without_padding
+from avsr.rates import HOP, SAMPLE_RATE
 
 SECOND = SAMPLE_RATE
 
@@ -232,7 +240,10 @@ def test_babble_goes_on_without_pauses_though_utterances_have_them():
 
 def test_trimming_keeps_the_speech():
     speech = np.concatenate([gaussian(SECOND, 0, 0.001), gaussian(SECOND, 1), gaussian(SECOND, 2, 0.001)])
-    assert len(_speech_only(speech)) == pytest.approx(SECOND, abs=1600)
+    usable = _speech_only(speech)
+    ((start, stop),) = usable.spans
+    assert [start, stop] == pytest.approx([SECOND, 2 * SECOND], abs=1600)
+    assert active_level(usable.audio * usable.gain) == pytest.approx(0, abs=0.01)
 
 
 def test_one_talker_is_one_and_never_the_speaker():
@@ -291,13 +302,88 @@ def test_padding_in_a_recording_is_never_drawn():
         Recordings([np.zeros(SECOND, np.float32)]).draw(10, np.random.default_rng(0))
 
 
+LAYOUT = st.lists(st.tuples(st.integers(1, 2500), st.booleans()), min_size=1, max_size=6)    # samples, and whether loud
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 1000), st.integers(1, 30_000),
+       st.lists(LAYOUT.filter(lambda parts: any(loud for _, loud in parts)), min_size=1, max_size=3))
+def test_a_plan_cuts_from_the_originals_what_the_trimmed_sounds_joined_would_be(seed, n, layouts):
+    rng = np.random.default_rng(seed)
+    sounds = [np.concatenate([rng.choice([-1, 1], length) * rng.uniform(0.5, 1, length) * loud for length, loud in parts])
+              .astype(np.float32) for parts in layouts]
+    trimmed = []
+    for sound in sounds:
+        blocks = np.split(sound, range(HOP, len(sound), HOP))
+        trimmed.append(np.concatenate([block for block in blocks if np.any(block)]))
+    source, rng = Recordings(sounds), np.random.default_rng(seed)
+    first = trimmed[int(rng.integers(len(sounds)))]
+    start = int(rng.integers(max(1, len(first) - n + 1)))
+    wanted = joined(first[start:], lambda: trimmed[int(rng.integers(len(sounds)))], n)
+
+    (cuts,) = source.plan(n, np.random.default_rng(seed)).streams
+    drawn = source.draw(n, np.random.default_rng(seed))
+    np.testing.assert_allclose(drawn, wanted, atol=1e-6)
+    assert np.array_equal(render(Plan(n, (cuts,)), lambda sound: sound), drawn)
+    assert sum(cut.length - cut.fade for cut in cuts) == n
+    assert cuts[0].fade == 0
+    for cut in cuts:
+        assert any(cut.sound is sound for sound in sounds)
+        assert 0 <= cut.offset < cut.offset + cut.length <= len(cut.sound)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.integers(1, 90_000), st.sampled_from([None, "t1"]))
+def test_a_plan_of_babble_says_who_speaks_from_where_and_how_loud(seed, n, without):
+    quiet = np.zeros(8000, np.float32)
+    talkers = {name: [np.concatenate([quiet, sound, quiet])] for name, (sound,) in voices(6).items()}
+    babble, gains = Babble(talkers, (2, 5)), {name: 10 ** (-active_level(sound) / 20) for name, (sound,) in talkers.items()}
+    plan = babble.plan(n, np.random.default_rng(seed), without=without)
+    assert list(plan.talkers) == babble.choose(np.random.default_rng(seed), without=without)
+    assert without not in plan.talkers
+    for talker, cuts in zip(plan.talkers, plan.streams, strict=True):
+        for cut in cuts:
+            assert cut.sound is talkers[talker][0]
+            assert 8000 - 800 <= cut.offset < cut.offset + cut.length <= len(cut.sound) - 8000 + 800
+            assert cut.gain == pytest.approx(gains[talker], rel=1e-8)
+    assert np.array_equal(babble.draw(n, np.random.default_rng(seed), without=without), render(plan, lambda sound: sound))
+
+
+@pytest.mark.parametrize("make", [lambda: Coloured(1.5), lambda: SpeechShaped([gaussian(SECOND, 1)])])
+def test_a_plan_of_computed_noise_is_a_seed(make):
+    plan = make().plan(9000, np.random.default_rng(3))
+    (stream,) = plan.streams
+    assert 0 <= stream.seed < 2 ** 48
+    assert stream.n_fft >= 9000
+    assert np.array_equal(render(plan, lambda sound: sound), make().draw(9000, np.random.default_rng(3)))
+    assert stream.seed != make().plan(9000, np.random.default_rng(4)).streams[0].seed
+
+
+def test_gaps_in_a_recording_are_cut_out_and_told():
+    part, gap = gaussian(1600, 1), np.zeros(480, np.float32)
+    sound = np.concatenate([gap, part, gap, part, gap])
+    assert _without_padding(sound).spans == ((480, 2080), (2560, 4160))
+    (cuts,) = Recordings([sound]).plan(3200, np.random.default_rng(0)).streams
+    assert [(cut.offset, cut.length, cut.gain, cut.fade) for cut in cuts] == [(480, 1600, 1.0, 0), (2560, 1600, 1.0, 0)]
+    assert cuts[0] == Cut(sound, 480, 1600)
+
+
 def test_the_shelf_keeps_to_its_bound(monkeypatch):
     monkeypatch.setattr("avsr.noise.sources.CACHE_SECONDS", 3)
-    shelf = _Shelf(lambda audio: audio)
+    shelf, read = Shelf(lambda audio: Usable(audio, ((0, len(audio)),))), []
+
+    def sound(key):
+        return Recorded(str(key), lambda: read.append(key) or gaussian(SECOND, key))
+
     for key in range(6):
-        shelf.get(key, gaussian(SECOND, key))
-    assert list(shelf._sounds) == [3, 4, 5]
+        shelf.get(sound(key))
+    assert list(shelf._sounds) == [sound(key) for key in (3, 4, 5)]
     assert shelf._n_samples == 3 * SECOND
+    assert np.array_equal(shelf.get(sound(3)).audio, gaussian(SECOND, 3))
+    assert read == list(range(6))
+    shelf.get(sound(0))                                      # put away, so read again; 3 was used last, so 4 goes
+    assert read[-1] == 0
+    assert list(shelf._sounds) == [sound(key) for key in (5, 3, 0)]
 
 
 def test_babble_of_three_seconds_takes_under_three_milliseconds():
@@ -311,7 +397,7 @@ def test_babble_of_three_seconds_takes_under_three_milliseconds():
     assert min(took) < 0.003                                 # 0.8 ms; the least of 40, as other work shares the cores
 
 
-# --- descriptions and the mixer ---
+# --- descriptions ---
 
 @pytest.fixture
 def folder(tmp_path):
@@ -358,6 +444,177 @@ def test_a_wrong_description_is_said(folder, config, says):
         open_sources(config, base=folder)
     assert says in str(error.value)
 
+
+def test_groups_of_talkers_have_their_prefixes_and_all_means_all_but_the_speaker(folder, monkeypatch):
+    groups = {"talkers": [{"folders": "talk/s[12]", "prefix": "other-"}, "talk"], "n_talkers": "all"}
+    babble = open_sources({"b": groups}, base=folder)["b"]
+    assert list(babble.talkers) == ["other-s1", "other-s2", "s1", "s2", "s3"]
+    for without, n in ((None, 5), ("s1", 4), ("stranger", 5)):
+        assert len(babble.choose(np.random.default_rng(0), without=without)) == n
+    monkeypatch.chdir(folder.parent)
+    here = open_sources({"b": groups}, base=folder.name)["b"]                # a folder is relative once, not twice
+    assert here.draw(100, np.random.default_rng(0)).shape == (100,)
+
+
+@pytest.mark.parametrize(("config", "says"), [
+    ({"talkers": ["talk/s1", {"folders": "more/s1"}]}, "would be one talker, s1.  Give one of them a prefix"),
+    ({"talkers": [{"prefix": "x"}]}, "a group of talkers has 'prefix'.  Give folders"),
+    ({"talkers": [{"folders": "talk", "prefixes": "x"}]}, "a group of talkers has 'folders', 'prefixes'.  Give folders"),
+    ({"talkers": "talk", "n_talkers": 0}, "n_talkers = 0.  Give a number"),
+    ({"talkers": "talk", "n_talkers": True}, "n_talkers = True.  Give a number"),
+    ({"talkers": "talk", "n_talkers": [3, 2]}, "n_talkers = [3, 2].  Give a number"),
+    ({"talkers": "talk", "n_talkers": "many"}, "n_talkers = 'many'.  Give a number"),
+    ({"talkers": "talk/s[12]", "n_talkers": "all"},
+     "2 talkers, but 3 are to be heard at once.  Add talkers, or name a folder of babble (--noise NAME=FOLDER)."),
+    ({"colour": "pink"}, "colour = 'pink' is no number"),
+    ("", "this names no files.  Give a folder"),
+    ([], "holds 0 recordings"),
+])
+def test_a_wrong_group_is_said(folder, config, says):
+    (folder / "more" / "s1").mkdir(parents=True)
+    media.write(None, folder / "more" / "s1" / "x.wav", audio=gaussian(SECOND, 0))
+    with pytest.raises(AvsrError) as error:
+        open_sources({"party": config}, base=folder)
+    assert says in str(error.value)
+    assert str(error.value).startswith(("noise 'party'", "babble: "))
+
+
+# --- families by name ---
+
+def corpus(n):
+    """The recordings of a corpus of n speakers, each in two utterances."""
+    return {name: [Recorded(f"{name}-{i}", lambda sound=sound: sound) for i in (0, 1)] for name, (sound,) in voices(n).items()}
+
+
+def test_what_is_given_counts_before_what_is_configured_and_that_before_what_is_built_in(folder, tmp_path):
+    config = tmp_path / "noise.toml"
+    config.write_text(f"white = '{folder}/esc/fire'\nrain = 'nowhere'\npink = false\n"
+                      f"babble = {{talkers = '{folder}/talk', n_talkers = 2}}\n")
+    opened = open_families(["white", "rain", "pink", "babble", "talker", "speech-shaped"], config=config,
+                           given={"rain": str(folder / "esc/fire"), "mine": str(folder / "esc")}, own=corpus(4))
+    assert list(opened) == ["white", "rain", "pink", "babble", "talker", "speech-shaped", "mine"]
+    assert names(opened["white"].sources) == ["2-c.wav"]
+    assert names(opened["rain"].sources) == ["2-c.wav"]
+    assert opened["pink"] == Coloured(1.0)
+    assert list(opened["babble"].talkers) == ["s1", "s2", "s3"]
+    assert list(opened["talker"].talkers) == ["t0", "t1", "t2", "t3"]
+    for name, source in opened.items():
+        assert np.any(source.draw(2000, np.random.default_rng(0), without="t1")), name
+
+
+@pytest.mark.parametrize(("n", "heard_at_once"), [(4, 3), (6, 5), (9, 8), (12, 8)])
+def test_babble_of_a_corpus_is_of_as_many_others_as_there_are(n, heard_at_once):
+    babble = open_families(["babble"], own=corpus(n))["babble"]
+    for seed in range(5):
+        chosen = babble.choose(np.random.default_rng(seed), without="t2")
+        assert len(set(chosen)) == len(chosen) == heard_at_once
+        assert "t2" not in chosen
+
+
+def test_too_few_speakers_or_none_known_make_no_babble():
+    babble = open_families(["babble"], own=corpus(3))["babble"]
+    assert len(babble.choose(np.random.default_rng(0), without="somebody else")) == 3
+    with pytest.raises(AvsrError, match=r"babble: 2 talkers beside t0, but 3 are .*or name a folder .*--noise NAME=FOLDER"):
+        babble.draw(100, np.random.default_rng(0), without="t0")
+    with pytest.raises(AvsrError, match="babble: 2 talkers, but 3"):
+        open_families(["babble"], own=corpus(2))
+    with pytest.raises(AvsrError, match="babble: 0 talkers beside t0, but 1"):
+        open_families(["talker"], own=corpus(1))["talker"].draw(100, np.random.default_rng(0), without="t0")
+    for name in ("babble", "talker"):
+        with pytest.raises(AvsrError, match=r"an utterance has no speaker.*Put speakers into the manifest, or name a folder"):
+            open_families([name], own=corpus(9))[name].draw(100, np.random.default_rng(0))
+
+
+def test_silent_utterances_of_a_corpus_are_passed_over_and_a_silent_talker_is_said():
+    silent = [Recorded("none", lambda: None), Recorded("zeros", lambda: np.zeros(SECOND, np.float32))]
+    own = corpus(5)
+    own["t1"] = [silent[0], own["t1"][0], silent[1]]
+    talker = open_families(["talker"], own={"t0": own["t0"], "t1": own["t1"]})["talker"]
+    plans = [talker.plan(SECOND, np.random.default_rng(seed), without="t0") for seed in range(8)]
+    assert {cut.sound.name for plan in plans for cut in plan.streams[0]} == {"t1-0"}
+    talker = open_families(["talker"], own={"t0": own["t0"], "t1": silent})["talker"]
+    with pytest.raises(BadMedia, match="all 2 recordings of t1 are silent"):
+        talker.plan(SECOND, np.random.default_rng(0), without="t0")
+    with pytest.raises(BadMedia, match="speech-shaped noise: 2 recordings, all silent"):
+        open_families(["speech-shaped"], own={"t1": silent})["speech-shaped"].draw(100, np.random.default_rng(0))
+
+
+def test_a_name_nobody_knows_lists_those_known_and_says_how_to_name_a_folder(tmp_path):
+    with pytest.raises(AvsrError) as error:
+        open_families(["rian"])
+    assert str(error.value) == (
+        "--noise rian: not known; known are brown, pink, white; with a corpus's own recordings also babble, speech-shaped, "
+        "talker.  Correct the name, or name a folder of recordings: --noise rian=FOLDER.")
+    (tmp_path / "noise.toml").write_text("rain = 'here'\n")
+    with pytest.raises(AvsrError, match=r"are babble, brown, pink, rain, speech-shaped, talker, white \(with .*noise.toml\)\."):
+        open_families(["rian"], config=tmp_path / "noise.toml", own=corpus(4))
+
+
+def test_a_config_that_cannot_be_used_is_said(tmp_path):
+    config = tmp_path / "noise.toml"
+    with pytest.raises(AvsrError, match=r"noise.toml: cannot be read \(No such file"):
+        open_families(["white"], config=config)
+    config.write_text("rain = \n")
+    with pytest.raises(AvsrError, match=r"noise.toml: no TOML \(.*line 1"):
+        open_families(["white"], config=config)
+    config.write_text("babble = {talkers = 'gone'}\nrain = 'gone'\n")
+    assert open_families(["white"], config=config)           # what is not asked for need not be there
+    with pytest.raises(AvsrError, match=r"noise.toml: noise 'rain': .*gone matches 0 files or folders"):
+        open_families(["rain"], config=config)
+    with pytest.raises(AvsrError, match=r"relative to .*For the built-in one write babble = false there\."):
+        open_families(["babble"], config=config, own=corpus(4))
+
+
+def test_folders_that_are_empty_or_closed_and_files_that_are_silent_or_no_sound(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AvsrError, match="empty holds 0 recordings"):
+        open_families([], given={"rain": str(tmp_path / "empty")})
+    (tmp_path / "text.wav").write_text("no sound at all")
+    with pytest.raises(BadMedia, match=r"text\.wav: "):
+        open_families([], given={"rain": str(tmp_path / "text.wav")})["rain"].draw(100, np.random.default_rng(0))
+    media.write(None, tmp_path / "silent.wav", audio=np.zeros(SECOND, np.float32))
+    with pytest.raises(BadMedia, match=r"silent\.wav: it is silent, so it makes no noise\.  Take it out"):
+        open_families([], given={"rain": str(tmp_path / "silent.wav")})["rain"].draw(100, np.random.default_rng(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no file permissions here")
+@pytest.mark.parametrize("described", [lambda folder: str(folder), lambda folder: {"talkers": str(folder), "n_talkers": 1}])
+def test_a_closed_folder_is_said_and_not_left_out(described):
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        closed = Path(folder) / "rain"
+        closed.mkdir()
+        media.write(None, closed / "x.wav", audio=gaussian(SECOND, 0))
+        closed.chmod(0)
+        try:
+            if root:                                         # who may enter any folder
+                os.seteuid(65534)
+            with pytest.raises(AvsrError, match=r"rain: this folder cannot be read \(Permission denied\)\.  Allow it"):
+                open_sources({"rain": described(closed)})
+        finally:
+            if root:
+                os.seteuid(0)
+            closed.chmod(0o755)
+
+
+def test_the_noise_of_this_project_is_of_people_and_recordings_nobody_trained_on(real_data):
+    config = Path(__file__).resolve().parents[1] / "data" / "noise.toml"
+    opened = open_families(["babble", "talker", "music", "natural", "noisex-babble"], config=config)
+    unheard = ["lombard-s38", "lombard-s39", "lombard-s40", "s23", "s30", "s33"]
+    assert list(opened["babble"].talkers) == list(opened["talker"].talkers) == unheard
+    assert len(opened["babble"].choose(np.random.default_rng(0), without="s1")) == 6
+    assert "s30" not in opened["babble"].choose(np.random.default_rng(0), without="s30")
+    assert len(opened["talker"].choose(np.random.default_rng(0), without="s30")) == 1
+    natural = names(opened["natural"].sources)
+    assert len(natural) > 20
+    assert all(name.startswith("5-") for name in natural)
+    assert names(opened["music"].sources) == ["music.flac"]
+    for name, source in opened.items():
+        assert np.any(source.draw(8000, np.random.default_rng(0), without="s1")), name
+
+
+# --- the mixer ---
 
 def test_the_mixer_draws_sources_levels_and_clean():
     mixer = NoiseMixer({"white": Coloured(0), "babble": Babble(voices(6))}, snrs=(-5.0, 0.0, None), p_clean=0.1)

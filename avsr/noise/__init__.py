@@ -2,12 +2,17 @@
 
     speech (S,) float32  +  noise (N,) float32, both SAMPLE_RATE  ->  Mixed.audio (S,) float32
 
-Inside: mixing (levels, mix) -> sources (recordings, babble, colours) -> mixer (sources from a description, for training).
+Inside: mixing (levels, mix) -> plans (what a noise is made of, render) -> sources (recordings, babble, colours) -> families
+(sources by name) -> mixer (random noise, for training) -> rows, protocol (noise manifests, for tests that can be repeated).
 """
 
-from avsr.noise.mixer import NoiseMixer, Noisy, open_sources
+from avsr.noise.families import open_families, open_sources
+from avsr.noise.mixer import NoiseMixer, Noisy
 from avsr.noise.mixing import Mixed, active_level, mix, rms_level
+from avsr.noise.plans import Cut, Generated, Plan, Recorded, render
+from avsr.noise.protocol import NoiseManifest, Spoken
 from avsr.noise.sources import Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
 
-__all__ = ["Babble", "Coloured", "Mixed", "NoiseMixer", "NoiseSource", "Noisy", "Recordings", "SpeechShaped", "Talker",
-           "active_level", "mix", "open_sources", "rms_level"]
+__all__ = ["Babble", "Coloured", "Cut", "Generated", "Mixed", "NoiseManifest", "NoiseMixer", "NoiseSource", "Noisy", "Plan",
+           "Recorded", "Recordings", "SpeechShaped", "Spoken", "Talker", "active_level", "mix", "open_families", "open_sources",
+           "render", "rms_level"]

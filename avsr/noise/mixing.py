@@ -70,14 +70,18 @@ class Mixed:
 
     audio: (S,) float32, not clipped
     snr_db: achieved, measured on the float32 noise that was added; None where none was
-    offset: first sample of the noise that was used
+    offset: first sample of the noise that was used; None where the noise was computed, not recorded
     gain: what the noise was multiplied with; 0 where none was added
+    snr_rms: of the same mixture by plain RMS, pauses counted as speech; None where no noise was added
+    noise_id: of the row of the noise manifest, where the noise came from one
     """
 
     audio: np.ndarray
     snr_db: float | None
-    offset: int
+    offset: int | None
     gain: float
+    snr_rms: float | None = None
+    noise_id: str | None = None
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float | None, *, rng: np.random.Generator,
@@ -89,16 +93,24 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float | None, *, rng: np.
     """
     if snr_db is None:
         return Mixed(np.array(speech, np.float32), None, 0, 0.0)
-    speech_level = _level("speech", LEVELS[level](speech), speech)
+    speech_level = known_level("speech", LEVELS[level](speech), speech)
     offset = int(rng.integers(max(1, len(noise) - len(speech) + 1 if len(noise) >= len(speech) else len(noise))))
     cut = joined(noise[offset:], lambda: noise, len(speech))
-    noise_level = _level("noise", rms_level(cut), cut)
+    noise_level = known_level("noise", rms_level(cut), cut)
     gain = 10 ** ((speech_level - snr_db - noise_level) / 20)
-    added = (cut.astype(np.float64) * gain).astype(np.float32)
-    return Mixed(np.asarray(speech, np.float32) + added, speech_level - rms_level(added), offset, gain)
+    added = scaled(cut, gain)
+    added_level = rms_level(added)
+    return Mixed(np.asarray(speech, np.float32) + added, speech_level - added_level, offset, gain,
+                 rms_level(speech) - added_level)
 
 
-def _level(what: str, level: float, audio: np.ndarray) -> float:
+def scaled(noise: np.ndarray, gain: float) -> np.ndarray:
+    """Noise (N,) times a gain, multiplied in float64, as float32: what is added to speech."""
+    return (noise.astype(np.float64) * gain).astype(np.float32)
+
+
+def known_level(what: str, level: float, audio: np.ndarray) -> float:
+    """`level` of `audio`, which is called `what`. Raises BadMedia where it is no number."""
     if math.isfinite(level):
         return level
     problem = "is silent" if level == -math.inf else "holds samples that are not numbers"
@@ -121,11 +133,22 @@ def joined(first: np.ndarray, following: Callable[[], np.ndarray], n_samples: in
     parts, length = [first], len(first)
     while length < n_samples:
         sound, last = following(), parts.pop()
-        n = min(FADE, len(last) // 2, len(sound) // 2)
-        turn = (np.arange(n, dtype=np.float32) + 0.5) * np.float32(np.pi / 2 / max(n, 1))
-        seam = last[len(last) - n:] * np.cos(turn) + sound[:n] * np.sin(turn)
+        n = fade_length(len(last), len(sound))
+        out, into = (weights.astype(np.float32) for weights in fade_weights(n))
+        seam = last[len(last) - n:] * out + sound[:n] * into
         parts += [last[: len(last) - n], seam, sound[n:]]
         length += len(sound) - n
         if not length:
             return np.zeros(n_samples, np.float32)           # nothing but empty sounds; `mix` says so
     return np.concatenate(parts)[:n_samples]
+
+
+def fade_length(n_last: int, n_next: int) -> int:
+    """Samples by which a sound overlaps the one before it: FADE, or half of the shorter one."""
+    return min(FADE, n_last // 2, n_next // 2)
+
+
+def fade_weights(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(n,), (n,) float64: what the end of one sound and the start of the next are multiplied with; squares add up to 1."""
+    turn = (np.arange(n) + 0.5) * (np.pi / 2 / max(n, 1))
+    return np.cos(turn), np.sin(turn)

@@ -1,0 +1,192 @@
+"""Noise sources by name: from the command line, from a noise.toml, from a corpus's own recordings, from nothing at all.
+
+    open_sources({"natural": "esc10/*/[1-4]-*.ogg", "white": True})      a description, as training configs hold it
+    open_families(["babble", "rain"], config="noise.toml", given={"rain": "my/rain"}, own={"s1": [Recorded(...)]})
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+from glob import glob
+from pathlib import Path
+
+from avsr.errors import AvsrError, BadConfig
+from avsr.noise.plans import Recorded
+from avsr.noise.sources import Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
+
+SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
+COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
+OWN = ("babble", "speech-shaped", "talker")                 # made of the corpus's own recordings
+KINDS = ("files", "talkers", "shaped", "colour")
+
+
+def open_families(names: Sequence[str], *, config: Path | str | None = None, given: Mapping[str, str] | None = None,
+                  own: Mapping[str, Sequence[Recorded]] | None = None) -> dict[str, NoiseSource]:
+    """Name -> source, in the order of `names` and then of those only `given`. The first of these that knows a name counts:
+
+    given: NAME=PATH of the command line: a folder, a file or a pattern; relative to the working folder.
+    config: a noise.toml in the grammar of `open_sources`; paths in it are relative to its folder.
+    built in: white, pink, brown; and from `own` (speaker -> that corpus's own recordings) speech-shaped, babble (as many
+    talkers as there are beside the speaker, 3 to 8) and talker. Raises AvsrError.
+    """
+    given, described = dict(given or {}), {} if config is None else _config(Path(config))
+    builtin: dict[str, Callable[[], NoiseSource]] = {name: _colour(exponent) for name, exponent in COLOURS.items()}
+    if own:
+        builtin |= {"babble": lambda: Babble(own, "all", wants_speaker=True), "talker": lambda: Talker(own, wants_speaker=True),
+                    "speech-shaped": lambda: SpeechShaped([sound for sounds in own.values() for sound in sounds])}
+    opened: dict[str, NoiseSource] = {}
+    for name in dict.fromkeys([*names, *given]):
+        if name in given:
+            opened[name] = _open(name, given[name], Path("."))
+        elif name in described:
+            try:
+                opened[name] = _open(name, described[name], Path(config).parent)
+            except AvsrError as error:
+                instead = f"  For the built-in one write {name} = false there." if name in builtin else ""
+                raise BadConfig(f"{config}: {error}{instead}") from error
+        elif name in builtin:
+            opened[name] = builtin[name]()
+        else:
+            raise AvsrError(_unknown(name, {*described, *builtin, *given}, config))
+    return opened
+
+
+def _colour(exponent: float) -> Callable[[], NoiseSource]:
+    return lambda: Coloured(exponent)
+
+
+def _config(path: Path) -> dict[str, object]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadConfig(f"{path}: cannot be read ({error.strerror or error}).  Name a noise.toml, or none.") from error
+    except ValueError as error:                              # of TOML, or of UTF-8
+        raise BadConfig(f"{path}: no TOML ({error}).  Correct it; data/README.md shows one.") from error
+    return {name: value for name, value in table.items() if value is not False}
+
+
+def _unknown(name: str, known: set[str], config: Path | str | None) -> str:
+    own = "" if known >= set(OWN) else f"; with a corpus's own recordings also {', '.join(sorted(set(OWN) - known))}"
+    where = "" if config is None else f" (with {config})"
+    return (f"--noise {name}: not known; known are {', '.join(sorted(known))}{where}{own}.  Correct the name, or name a folder "
+            f"of recordings: --noise {name}=FOLDER.")
+
+
+def open_sources(config: Mapping[str, object], *, base: Path | str = ".") -> dict[str, NoiseSource]:
+    """Sources by name from a plain description, as TOML holds it; paths are relative to `base`.
+
+        natural = "noise/esc10/*/[1-4]-*.ogg"                          a folder or a pattern, or a list of them
+        babble = {talkers = "lombard", exclude = "s3[89]", n_talkers = [4, 8]}     a folder with one folder a talker
+        rival = {talkers = "lombard/s3[0-4]", n_talkers = 1, prefix = "lombard-"}  prefix: of the talkers' names
+        party = {talkers = [{folders = "lombard", prefix = "lombard-"}, "grid/s23"], n_talkers = "all"}     3 to 8
+        ssn = {shaped = "grid/s1"}
+        white = true                                                   or pink, brown; or {colour = 1.5}
+    `exclude` drops files and folders whose name matches one of its patterns. False leaves a source out. Raises AvsrError.
+    """
+    return {name: _open(name, value, Path(base)) for name, value in config.items() if value is not False}
+
+
+def _open(name: str, value: object, base: Path) -> NoiseSource:
+    if value is True:
+        if name not in COLOURS:
+            raise AvsrError(f"noise '{name}' = true: only {', '.join(COLOURS)} need no more.  Name a folder of files.")
+        return Coloured(COLOURS[name])
+    if value == "" or not isinstance(value, str | Path | list | tuple | Mapping):
+        raise AvsrError(f"noise '{name}' = {value!r}: this names no files.  Give a folder, a pattern, or a list of them.")
+    options = dict(value) if isinstance(value, Mapping) else {"files": value}
+    kinds = [kind for kind in KINDS if kind in options]
+    allowed = {"exclude", *kinds, *(("n_talkers", "prefix") if "talkers" in options else ())}
+    if len(kinds) != 1 or set(options) - allowed:
+        raise AvsrError(f"noise '{name}': it has {', '.join(map(repr, options)) or 'nothing'}.  Give one of "
+                        f"{', '.join(KINDS)}, with exclude, and for talkers n_talkers and prefix.")
+    if kinds == ["colour"]:
+        return Coloured(_number(name, options["colour"]))
+    exclude = _list(options.get("exclude", ()))
+    if kinds == ["talkers"]:
+        return Babble(_talkers(name, options, exclude, base), _n_talkers(name, options.get("n_talkers", (4, 8))))
+    return {"files": Recordings, "shaped": SpeechShaped}[kinds[0]](_files(name, options[kinds[0]], exclude, base))
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise AvsrError(f"noise '{name}': colour = {value!r} is no number.  0 is white, 1 pink, 2 brown.")
+    return float(value)
+
+
+def _n_talkers(name: str, value: object) -> int | tuple[int, int] | str:
+    """As Babble takes it."""
+    pair = (value, value) if isinstance(value, int) else value
+    if value == "all" or (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
+                          and 1 <= pair[0] <= pair[1]):
+        return value if isinstance(value, int | str) else tuple(value)
+    raise AvsrError(f"noise '{name}': n_talkers = {value!r}.  Give a number, [fewest, most], or \"all\".")
+
+
+def _list(value: object) -> list[str]:
+    return [str(value)] if isinstance(value, str | Path) else [str(item) for item in value]
+
+
+def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:
+    """Paths that match, sorted, those of each pattern checked to be some."""
+    found: set[Path] = set()
+    for pattern in _list(patterns):
+        whole = base / pattern
+        paths = [whole] if os.path.exists(whole) else [Path(one) for one in glob(str(whole), recursive=True)]
+        paths = [path for path in paths if not any(fnmatch(path.name, one) for one in exclude)]
+        if not paths:
+            raise AvsrError(f"noise '{name}': {whole} matches 0 files or folders.  Check the path, relative to {base}.")
+        found.update(paths)
+    return sorted(found)
+
+
+def _talkers(name: str, options: Mapping[str, object], exclude: Sequence[str], base: Path) -> dict[str, list[Path]]:
+    """Talker -> recordings, of each group of folders with its prefix."""
+    groups = options["talkers"] if isinstance(options["talkers"], list | tuple) else [options["talkers"]]
+    talkers: dict[str, Path] = {}
+    for group in groups:
+        group = dict(group) if isinstance(group, Mapping) else {"folders": group}
+        if "folders" not in group or set(group) - {"folders", "prefix"}:
+            raise AvsrError(f"noise '{name}': a group of talkers has {', '.join(map(repr, group)) or 'nothing'}.  Give folders "
+                            "and, where names repeat, prefix.")
+        prefix = str(group.get("prefix", options.get("prefix", "")))
+        for folder in _folders(name, _matches(name, group["folders"], exclude, base), exclude):
+            if talkers.setdefault(prefix + folder.name, folder) != folder:
+                raise AvsrError(f"noise '{name}': {talkers[prefix + folder.name]} and {folder} would be one talker, "
+                                f"{prefix + folder.name}.  Give one of them a prefix, as in {{folders = ..., prefix = ...}}.")
+    return {talker: _files(name, folder, exclude, Path()) for talker, folder in talkers.items()}
+
+
+def _folders(name: str, paths: Sequence[Path], exclude: Sequence[str]) -> list[Path]:
+    """The folders among `paths`, or where a folder holds folders, those."""
+    try:
+        inside = {path: [one for one in sorted(path.iterdir()) if one.is_dir()] for path in paths if path.is_dir()}
+    except OSError as error:
+        raise _unreadable(name, error) from error
+    folders = [one for path, subfolders in inside.items() for one in subfolders or [path]]
+    return [folder for folder in folders if not any(fnmatch(folder.name, one) for one in exclude)]
+
+
+def _files(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:
+    """Recordings that match, and those anywhere in folders that match."""
+    inside = [file for path in _matches(name, patterns, exclude, base)
+              for file in (_walked(name, path) if path.is_dir() else [path])]
+    files = [file for file in inside if file.suffix.lower() in SUFFIXES and not any(fnmatch(file.name, one) for one in exclude)]
+    if not files:
+        raise AvsrError(f"noise '{name}': {patterns} holds 0 recordings.  Known endings: {' '.join(sorted(SUFFIXES))}.")
+    return files
+
+
+def _walked(name: str, folder: Path) -> list[Path]:
+    """All that is in a folder and those within it, sorted."""
+    def stop(error: OSError) -> None:                        # rglob would leave such a folder out without a word
+        raise _unreadable(name, error) from error
+
+    return sorted(Path(here) / file for here, _, files in os.walk(folder, onerror=stop) for file in files)
+
+
+def _unreadable(name: str, error: OSError) -> AvsrError:
+    return AvsrError(f"noise '{name}': {error.filename}: this folder cannot be read ({error.strerror}).  Allow it, or name "
+                     "another.")

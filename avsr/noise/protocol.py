@@ -1,0 +1,304 @@
+"""A noise manifest: which noise each utterance of a test set is heard in, written once, the same for everybody.
+
+    utterances (id, speaker, sound) x noise families  ->  noise.jsonl  ->  mix(id, family, snr_db, speech)  ->  Mixed
+What is drawn for an utterance depends on its id and the family's name alone: the same in every run, at every level, and
+whatever else is in the manifest. Every recording that is used is held to its sha256, the noise to its level, and the ratio
+achieved, measured on the noise that was added, to the ratio asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avsr.errors import AvsrError, BadManifest, BadMedia, BadOutput
+from avsr.noise import rows
+from avsr.noise.mixing import LEVELS, Mixed, known_level, rms_level, scaled
+from avsr.noise.plans import Recorded, Sound, render
+from avsr.noise.sources import NoiseSource, Shelf, SpeechShaped, Usable
+from avsr.runtime import Progress, no_progress
+
+TOLERANCE_DB = 0.1                    # by which the ratio achieved may miss the ratio asked for
+RENDER_DB = 0.01                      # by which noise may be louder or softer than it was when drawn: decoders round
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """An utterance to be disturbed. audio: (S,) float32, SAMPLE_RATE, or what gives it when it is needed; None: silent."""
+
+    id: str
+    speaker: str | None
+    audio: np.ndarray | Callable[[], np.ndarray | None] | None
+
+    def samples(self) -> np.ndarray:
+        """(S,) float32."""
+        audio = self.audio() if callable(self.audio) else self.audio
+        return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
+
+
+class _Library:
+    """The recordings that rows name, each found and held to its sha256 once."""
+
+    def __init__(self, manifest: Path, families: Mapping[str, NoiseSource]):
+        self._manifest = manifest
+        self._base = Path(os.path.realpath(manifest.parent))  # where `..` leads to, past links
+        self._digests: dict[Sound, str] = {}
+        self._files: dict[tuple[str, str], Path] = {}        # of what rows say: relative path and sha256
+        self._shelf = Shelf(lambda audio: Usable(audio, ((0, len(audio)),)))
+        self._recorded: dict[str, Recorded] = {}
+        self._named: dict[str, list[Path]] = {}              # files by the last part of their path
+        for sound in (sound for source in families.values() for sound in source.recordings()):
+            if isinstance(sound, Recorded):
+                self._recorded[sound.name] = sound
+            elif not isinstance(sound, np.ndarray):
+                self._named.setdefault(Path(sound).name, []).append(Path(sound))
+
+    def audio(self, sound: Sound) -> np.ndarray:
+        """(S,) float32."""
+        return self._shelf.get(sound).audio
+
+    def place(self, sound: Sound) -> rows.Row:
+        """How a row names a recording: relative to the manifest, so that both can be moved together."""
+        if isinstance(sound, Recorded):
+            return {"recording": sound.name, "sha256": self._digest(sound)}
+        if isinstance(sound, np.ndarray):
+            raise AvsrError("noise: a waveform has no name for a manifest.  Give it one, as Recorded(name, read).")
+        path = os.path.abspath(sound)
+        with suppress(ValueError):                           # another drive of Windows
+            path = os.path.relpath(path, self._base)
+        return {"file": Path(path).as_posix(), "sha256": self._digest(Path(os.path.realpath(sound)))}
+
+    def find(self, cut: rows.Row) -> Sound:
+        """The recording of a cut. Raises AvsrError where it is gone or has changed."""
+        if "recording" in cut:
+            return self._find_recorded(cut["recording"], cut["sha256"])
+        told = cut["file"], cut["sha256"]
+        if told not in self._files:
+            self._files[told] = self._find_file(*told)
+        return self._files[told]
+
+    def _find_file(self, name: str, sha256: str) -> Path:
+        path = Path(os.path.normpath(self._base / name))     # `..` only goes up from the base, which may not be there yet
+        there = [Path(os.path.realpath(one)) for one in (path, *self._named.get(path.name, ())) if one.is_file()]
+        for one in there:                                    # the same recording may lie elsewhere now
+            if self._digest(one) == sha256:
+                return one
+        if not there:
+            raise BadManifest(f"{path}: no such file, and noise of {self._manifest} is cut from it.  Put it back, or name the "
+                              "folder that holds it now (--noise NAME=FOLDER).")
+        raise BadManifest(f"{path}: it has changed: its sha256 begins {self._digest(there[0])[:12]}, {self._manifest} wants "
+                          f"{sha256[:12]}.  Put the old file back, or choose another output folder.")
+
+    def _find_recorded(self, name: str, sha256: str) -> Recorded:
+        if name not in self._recorded:
+            raise BadManifest(f"{self._manifest}: noise is cut from {name}, which is not among the recordings given.  Open it "
+                              "with the corpus and the noise families that it was drawn from.")
+        if self._digest(self._recorded[name]) != sha256:
+            raise BadManifest(f"{name}: its sound has changed since {self._manifest} was written (sha256 of its samples begins "
+                              f"{self._digest(self._recorded[name])[:12]}, wanted {sha256[:12]}).  Use the corpus as it was, "
+                              "or choose another output folder.")
+        return self._recorded[name]
+
+    def _digest(self, sound: Path | Recorded) -> str:
+        """Of a file's bytes, or of a Recorded's samples; once."""
+        if sound not in self._digests:
+            self._digests[sound] = (_sha256(self.audio(sound)) if isinstance(sound, Recorded) else _file_sha256(sound))
+        return self._digests[sound]
+
+
+class NoiseManifest:
+    """Noise for utterances, and mixing it in. `silent`: ids whose speech is silent, so that no ratio has a meaning.
+
+    Made by `open`. header, families: the first line, and the row of each family by its name.
+    """
+
+    def __init__(self, path: Path, found: rows.Lines, families: Mapping[str, NoiseSource]):
+        self.path, self.header, self.families = path, found.header, found.families
+        self._found, self._library = found, _Library(path, families)
+        self._levels: dict[str, tuple[float, float]] = {}    # of speech by its sha256, and by RMS
+        self._lock = threading.RLock()                       # mixing goes on in several threads, and the library is one
+
+    @classmethod
+    def open(cls, path: Path | str, families: Mapping[str, NoiseSource], utterances: Iterable[Spoken], *,
+             level: str = "active", progress: Progress = no_progress) -> NoiseManifest:
+        """Read a manifest if it is there, check it, add rows that are missing, and write it, whole or not at all.
+
+        Rows that are there are never changed; without families or utterances nothing is added. level: what a ratio is
+        of, "active" (ITU-T P.56) or "rms". Raises BadManifest where a recording that is wanted has changed or is gone,
+        or a family was drawn from others; BadOutput.
+        """
+        path, spoken = Path(path), list(utterances)
+        if len({one.id for one in spoken}) < len(spoken):
+            raise BadManifest(f"{path}: two of {len(spoken)} utterances have one id.  Ids must be unique: rename one.")
+        there = rows.read_lines(path)
+        found = rows.fresh(level) if there is None else there
+        if found.header["level"] != level:
+            raise BadManifest(f"{path}: its level is {found.header['level']!r}, and {level!r} is asked for.  Ask for that, or "
+                              "choose another output folder.")
+        manifest = cls(path, found, families)
+        before = len(found.text)
+        for name, source in families.items():
+            manifest._add_family(name, source)
+        wanted = [(name, one.id) for name in families for one in spoken]
+        manifest._check([pair for pair in wanted if pair in found.lines])
+        missing = [one for one in spoken if any((name, one.id) not in found.lines for name in families)]
+        for number, one in enumerate(missing):
+            progress("noise", number, len(missing))
+            manifest._add(one, {name: source for name, source in families.items() if (name, one.id) not in found.lines})
+        if missing:
+            progress("noise", len(missing), len(missing))
+        if there is None or found.cut_off or len(found.text) > before:
+            _write(path, "".join(found.text))
+        return manifest
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Ids whose speech is silent, in the order of the file."""
+        return tuple(self._found.silent)
+
+    def __contains__(self, pair: tuple[str, str]) -> bool:
+        """Whether there is a row of (id, family)."""
+        return (pair[1], pair[0]) in self._found.lines
+
+    def __len__(self) -> int:
+        return len(self._found.lines)
+
+    def row(self, utterance: str, family: str) -> rows.Row:
+        """The row of an utterance in a noise family, as in the file."""
+        if (utterance, family) not in self:
+            raise BadManifest(f"{self.path}: no row of {utterance} in {family} among {len(self)}.  Open it with that utterance "
+                              "and family, so that they are added.")
+        return json.loads(self._found.lines[family, utterance])
+
+    def noise(self, utterance: str, family: str) -> np.ndarray:
+        """(S,) float32 as drawn, at no particular level. Raises BadManifest where it is not what it was."""
+        row = self.row(utterance, family)
+        with self._lock:
+            noise = self._render(row)
+        level = rms_level(noise)
+        if row["gain"] is not None and not abs(level - row["noise_rms_db"]) <= RENDER_DB:
+            raise BadManifest(f"{self.path}: {utterance} in {family}: the noise has {level:.3f} dB here and had "
+                              f"{row['noise_rms_db']:.3f} dB when it was drawn, so a decoder or generator differs.  Use the "
+                              f"versions in its first line, or choose another output folder.")
+        return noise
+
+    def mix(self, utterance: str, family: str, snr_db: float | None, speech: np.ndarray | None) -> Mixed:
+        """Speech (S,) float32 of an utterance (None: silent) in its noise at `snr_db`; None leaves it as it is.
+
+        Raises BadMedia where the speech is silent, BadManifest where it is not the speech that the noise was drawn for,
+        AvsrError where the ratio achieved misses by more than 0.1 dB.
+        """
+        speech = Spoken(utterance, None, speech).samples()
+        if snr_db is None:
+            return Mixed(speech.copy(), None, None, 0.0)
+        row = self.row(utterance, family)
+        sha256 = _sha256(speech)
+        if sha256 != row["speech_sha256"]:
+            raise BadManifest(f"{utterance}: this is not the speech that {self.path} was written for: {len(speech)} samples, "
+                              f"sha256 begins {sha256[:12]}; wanted {row['n_samples']} and {row['speech_sha256'][:12]}.  "
+                              "Use the corpus as it was prepared then, or choose another output folder.")
+        if sha256 not in self._levels:                       # P.56 takes 4 ms, and there are many ratios
+            level = known_level(utterance, LEVELS[self.header["level"]](speech), speech)
+            self._levels[sha256] = level, rms_level(speech)
+        speech_level, speech_rms = self._levels[sha256]
+        if not abs(snr_db) <= 200:                           # float32 ends at 770 dB, double at 6,000
+            raise AvsrError(f"{utterance}: an SNR of {snr_db:g} dB is asked for.  Ask for -200 to 200 dB.")
+        gain = row["gain"] * 10 ** (-snr_db / 20)
+        audio = speech + scaled(self.noise(utterance, family), gain)
+        added = rms_level(audio.astype(np.float64) - speech)
+        if not abs(speech_level - added - snr_db) <= TOLERANCE_DB:
+            raise AvsrError(f"{utterance} in {family}: an SNR of {snr_db:g} dB was asked for and {speech_level - added:.3f} dB "
+                            f"achieved, more than {TOLERANCE_DB} dB off.  Ask for a ratio that 32-bit sound can hold, or draw "
+                            f"the noise anew: delete {self.path}.")
+        stream = row["streams"][0]
+        offset = None if isinstance(stream, dict) else stream[0]["offset"]
+        return Mixed(audio, speech_level - added, offset, gain, speech_rms - added, row["noise_id"])
+
+    def _add_family(self, name: str, source: NoiseSource) -> None:
+        """Its row, or see that it is the family whose row is there."""
+        described = json.loads(rows.line(source.describe()))
+        if name not in self.families:
+            power = {"power": list(source.power)} if isinstance(source, SpeechShaped) else {}
+            self._found.add({"family": name, **described, **power})
+            return
+        there = {key: value for key, value in self.families[name].items() if key not in ("family", "power")}
+        if there != described:
+            differ = [key for key in sorted({*there, *described}) if there.get(key) != described.get(key)]
+            raise BadManifest(f"{self.path}: noise '{name}' was drawn from something else than is given now (by "
+                              f"{', '.join(differ)}).  Give this noise another name, or choose another output folder.")
+
+    def _check(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """That the files of these rows are what they were; a Recorded shows when it is read."""
+        for noise, utterance in pairs:
+            for stream in self.row(utterance, noise)["streams"]:
+                for cut in (() if isinstance(stream, dict) else stream):
+                    if "file" in cut:
+                        self._library.find(cut)
+
+    def _add(self, spoken: Spoken, families: Mapping[str, NoiseSource]) -> None:
+        """Rows of one utterance."""
+        speech = spoken.samples()
+        levels = {kind: measure(speech) for kind, measure in LEVELS.items()}
+        for name, source in families.items():
+            seed = rows.seed_of(name, spoken.id)
+            row = dict.fromkeys(rows.FIELDS[:-1]) | {
+                "id": spoken.id, "speaker": spoken.speaker, "noise": name, "seed": seed, "n_samples": len(speech),
+                "speech_sha256": _sha256(speech), "talkers": [], "streams": []}
+            if levels["rms"] != -math.inf:
+                level = known_level(spoken.id, levels[self.header["level"]], speech)
+                plan = source.plan(len(speech), np.random.default_rng(seed), without=spoken.speaker)
+                row |= {"talkers": list(plan.talkers), "streams": rows.streams_of(plan, self._library.place),
+                        "speech_db": round(levels["active"], 6), "speech_rms_db": round(levels["rms"], 6)}
+                noise = self._render(row)
+                noise_level = known_level(f"{name} of {spoken.id}", rms_level(noise), noise)
+                # Rounded, so that the last bit of another machine does not make another row of it.
+                row |= {"noise_rms_db": round(noise_level, 6), "gain": float(f"{10 ** ((level - noise_level) / 20):.9g}")}
+            self._found.add({**row, "noise_id": rows.noise_id(row)})
+
+    def _render(self, row: rows.Row) -> np.ndarray:
+        plan = rows.plan_of(row, self.families.get(row["noise"], {}), self._library.find)
+        for cut in (cut for stream in plan.streams if isinstance(stream, tuple) for cut in stream):
+            if cut.offset + cut.length > (n := len(self._library.audio(cut.sound))):
+                raise BadManifest(f"{cut.sound}: {n} samples come out of it here, and {self.path} cuts to sample "
+                                  f"{cut.offset + cut.length}, so a decoder differs.  Choose another output folder.")
+        return render(plan, self._library.audio)
+
+
+def _sha256(audio: np.ndarray) -> str:
+    """Of samples as little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(audio, "<f4")).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadMedia(f"{path}: cannot be read ({error.strerror or error}).  Take it out of the noise folder.") from error
+
+
+def _write(path: Path, text: str) -> None:
+    """A text file, whole or not at all. Raises BadOutput."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("xb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise BadOutput(f"{path}: cannot be written ({error.strerror or error}).  Choose another output folder.") from error
+    finally:
+        with suppress(OSError):
+            part.unlink()
