@@ -90,6 +90,16 @@ ASSETS = {
             package=("silero_vad", "data/silero_vad_16k_sequence.onnx"),
             install="pip install silero-vad==6.2.3",
         ),
+        Asset(
+            name="cmudict-en-us.dict",
+            sha256="20b5c293e1f311fb375fe067e500ec5636f4fc7af5594967263696def9b23bfe",
+            size=3_275_645,
+            licence="BSD-2-Clause",
+            variable="AVSR_CMUDICT",
+            package=("pocketsphinx", "model/en-us/cmudict-en-us.dict"),
+            url="https://raw.githubusercontent.com/cmusphinx/pocketsphinx/v5.1.1/model/en-us/cmudict-en-us.dict",
+            install="pip install pocketsphinx==5.1.1",
+        ),
     )
 }
 

@@ -118,6 +118,23 @@ def test_packages_carry_the_assets(name, cache):
     assert not cache.exists()
 
 
+def test_another_version_of_the_dictionary_is_not_taken_for_it(cache, tmp_path, monkeypatch):
+    """The package's versions differ in it, so the remedy names the one that is meant."""
+    package = tmp_path / "pocketsphinx"
+    (package / "model" / "en-us").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "model" / "en-us" / "cmudict-en-us.dict").write_text("a AH\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pocketsphinx", raising=False)
+    with pytest.raises(MissingAsset, match=r"has 5 bytes, wanted 3275645\.  Run pip install pocketsphinx==5\.1\.1 to get"):
+        assets.find("cmudict-en-us.dict")
+    mine = tmp_path / "mine.dict"
+    mine.write_text("a EY\n")
+    monkeypatch.setenv("AVSR_CMUDICT", str(mine))
+    with pytest.raises(MissingAsset, match=r"mine\.dict: not cmudict-en-us\.dict.*Set AVSR_CMUDICT to the right file"):
+        assets.find("cmudict-en-us.dict")
+
+
 def test_import_is_cheap_and_find_imports_no_package():
     code = (
         "import sys, avsr.assets as a\n"

@@ -105,3 +105,31 @@ def test_help_lists_the_commands():
     out = CliRunner().invoke(main, ["--help"]).output
     assert "transcribe" in out
     assert "reads lips" in out
+
+
+def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
+    from avsr.benchmark.settings import Settings
+    from avsr.cli.benchmark import _settings, benchmark_command
+
+    context = benchmark_command.make_context("benchmark", ["data/grid"])
+    options = {name: value for name, value in context.params.items()
+               if name not in ("manifest", "output_dir", "quiet", "outside", "save_audio")}
+    assert _settings(dict(options), ()) == Settings()
+    assert _settings(dict(options), (Path("theirs.jsonl"),)).models == ()
+    assert all(option.help for option in benchmark_command.params if isinstance(option, click.Option))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--snr", "loud"], "SNR 'loud': neither clean nor a number of dB"),
+    (["--corrupt", "blurr"], "corruption 'blurr': not known.  Use occlusion"),
+    (["--modality", "x"], "modality 'x': not known"),
+    (["--noise", "rain="], "a name is missing"),
+    (["--noise-config", "no.toml"], "no.toml: no such file"),
+    ([], "cannot be read (No such file or directory)"),
+])
+def test_a_benchmark_that_cannot_be_is_one_sentence(tmp_path, arguments, message):
+    done = avsr("benchmark", tmp_path / "nowhere", "-o", tmp_path / "out", *arguments)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line

@@ -1,0 +1,266 @@
+"""For whom it fails: rows and a column in, the error rate of each group, the worst, the largest gap out.
+
+    by_group(rows, "sex")  ->  Groups(rates, worst, best, gap, ratio, p);  face_effect  ->  the same sound with another's face
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from avsr.errors import AvsrError
+from avsr.metrics.compare import Paired, matched, paired
+from avsr.metrics.conditions import Cell
+from avsr.metrics.counting import Row, Score, empty_references, scored
+from avsr.metrics.error_rates import Rate, added, free_of_errors
+from avsr.metrics.intervals import (
+    AT_ONCE,
+    CONFIDENCE,
+    N_DRAWS,
+    Clusters,
+    Estimate,
+    by_id,
+    gap,
+    interval,
+    log_quotient,
+    ratio,
+    remembered,
+)
+
+FLOOR = {"speaker": 5, "utterance": 20}                     # fewer speakers in a group, or utterances of one, tell nothing
+N_SHUFFLES = 999
+RANGES, AS_THEY_ARE = 3, 6                                  # a column of numbers, more than 6 of them, becomes 3 ranges
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Word error rates by the values of a column.
+
+    rates: of groups of at least `floor` clusters, worst first; insufficient: of the others, how many clusters they have.
+    gap: WER of the worst group less the best, in points; ratio: one over the other. Their intervals are of these two groups;
+    `p` takes into account that they were picked: how often groups drawn by lot have as large a gap. All None where fewer
+    than two groups suffice; ratio also where the best makes no error, or differences are compared.
+    by: what is counted and drawn.  without: rows that have no value in this column (or, if speakers are drawn, no speaker).
+    """
+
+    column: str
+    rates: dict[str, Rate]
+    insufficient: dict[str, int]
+    worst: str | None
+    best: str | None
+    gap: Rate | None
+    ratio: Estimate | None
+    p: float | None
+    by: str
+    floor: int
+    without: int
+
+
+def by_group(rows: Iterable[Row], column: str, *, rng: np.random.Generator, against: Iterable[Row] | None = None,
+             floor: int | None = None, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Groups:
+    """Word error rate by group: "speaker", whose utterances are drawn, or a label of the rows, whose speakers are drawn.
+
+    against: rows of the same utterances, such as by sound alone: rates are then differences, `rows` less `against`, and
+    the gap says whether what one adds is shared out unevenly. A column of more than 6 different numbers becomes 3 ranges
+    of about as many rows. floor: at least so many speakers in a group (5), or utterances of a speaker (20).
+    Raises AvsrError where no row has the column.
+    """
+    rows = list(rows)
+    if against is None:
+        ours, theirs = scored(rows), None
+    else:
+        rows, ours, theirs = matched(rows, against)
+    by = "utterance" if column == "speaker" else "speaker"
+    values = _values(rows, column)
+    kept = [i for i, row in enumerate(rows) if values[i] is not None and row.get("speaker") is not None]
+    if not kept:
+        raise AvsrError(_no_column(rows, column))
+    without, floor = len(rows) - len(kept), FLOOR[by] if floor is None else floor
+    table = _Table(*([part[i] for i in kept] for part in (rows, values, ours)), theirs and [theirs[i] for i in kept], by)
+    sizes = table.sizes()
+    enough = [value for value, n in sizes.items() if n >= floor]
+    seed = int(rng.integers(1 << 62))
+    rates = {value: table.rate(value, np.random.default_rng(seed), confidence, n_draws) for value in enough}
+    rates = dict(sorted(((value, rate) for value, rate in rates.items()), key=_worst_first))
+    insufficient = {value: n for value, n in sizes.items() if n < floor}
+    said = [value for value, rate in rates.items() if rate.percent is not None]
+    if len(said) < 2:
+        return Groups(column, rates, insufficient, None, None, None, None, None, by, floor, without)
+    worst, best = said[0], said[-1]
+    apart = table.gap(worst, best, rng, confidence, n_draws)
+    times = table.times(worst, best, rng, confidence, n_draws) if table.positive else None
+    return Groups(column, rates, insufficient, worst, best, apart, times, table.chance(said, rng), by, floor, without)
+
+
+def gaps(cells: Mapping[Cell, Sequence[Row]], column: str, *, rng: np.random.Generator, floor: int | None = None,
+         confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> dict[Cell, Groups]:
+    """`by_group` of each cell that hears or sees: the gap as a function of SNR and modality, all from the same draws."""
+    seed = int(rng.integers(1 << 62))
+    return {cell: by_group(rows, column, rng=np.random.default_rng(seed), floor=floor, confidence=confidence, n_draws=n_draws)
+            for cell, rows in cells.items() if cell.modality != "none"}
+
+
+def columns(rows: Iterable[Row]) -> list[str]:
+    """What rows can be grouped by: labels that some row has, and "speaker" where speakers are named."""
+    rows = list(rows)
+    labels = {name for row in rows for name, value in (row.get("labels") or {}).items() if value is not None}
+    return [*(["speaker"] if any(row.get("speaker") is not None for row in rows) else []), *sorted(labels)]
+
+
+@dataclass(frozen=True)
+class FaceEffect:
+    """What it does to see another speaker's face to the same sound.
+
+    overall: WER with another's face less that with one's own, of all rows.  groups: the same by whose face it was, and
+    whether it matters whose: its gap and p.  unseen: rows without `corruption` that have no counterpart.
+    """
+
+    overall: Paired
+    groups: Groups
+    unseen: int
+
+
+def face_effect(rows_with_face: Iterable[Row], rows_without: Iterable[Row], *, rng: np.random.Generator,
+                column: str = "speaker", floor: int | None = None, confidence: float = CONFIDENCE,
+                n_draws: int = N_DRAWS) -> FaceEffect:
+    """The counterfactual test: rows of corruption "face" against those of the same sound with the right one, by face.
+
+    column: what faces are grouped by, "speaker" or a label, looked up by the id in `face` among all rows given. Draws are of
+    the speakers who are heard; floor: at least so many of them with a group's faces.
+    Raises AvsrError where a row with another's face names none, or has no counterpart, or no face has the column.
+    """
+    shown, whole = list(rows_with_face), list(rows_without)
+    base, known = by_id(whole, "rows with their own face"), {row["id"]: row for row in [*shown, *whole]}
+    for row in shown:
+        if row.get("face") is None or row["id"] not in base:
+            raise AvsrError(f"rows with another's face: {row['id']} "
+                            f"{'does not name the face' if row.get('face') is None else 'is not there with its own'}.  "
+                            "Make both in one run of the benchmark.")
+    faces = [known.get(row["face"], {}) for row in shown]
+    values = _values(faces, column)
+    if not any(value is not None for value in values):
+        raise AvsrError(_no_column(faces, column))
+    name = f"face: {column}"
+    marked = [{**row, "labels": {name: value}} for row, value in zip(shown, values, strict=True)]
+    own = [base[row["id"]] for row in shown]
+    options = {"confidence": confidence, "n_draws": n_draws}
+    groups = by_group(marked, name, rng=rng, against=own, floor=floor, **options)
+    return FaceEffect(paired(shown, own, rng=rng, **options), groups, len(whole) - len(shown))
+
+
+def _values(rows: Sequence[Row], column: str) -> list[str | None]:
+    """Of each row, in this column; many different numbers become ranges."""
+    values = [row.get("speaker") if column == "speaker" else (row.get("labels") or {}).get(column) for row in rows]
+    numbers = [value for value in values if value is not None]
+    if len(set(numbers)) > AS_THEY_ARE and all(type(value) in (int, float) for value in numbers):
+        edges = np.quantile(numbers, np.arange(1, RANGES) / RANGES, method="inverted_cdf")
+        bins = [None if value is None else int(np.searchsorted(edges, value)) for value in values]
+        inside = {one: [value for value, its in zip(values, bins, strict=True) if its == one] for one in {*bins} - {None}}
+        names = {one: f"{min(some):g} to {max(some):g}" for one, some in inside.items()}
+        return [None if one is None else names[one] for one in bins]
+    return [None if value is None else str(value) for value in values]
+
+
+def _no_column(rows: Sequence[Row], column: str) -> str:
+    there = columns(rows)
+    if column in there or column == "speaker":
+        return f"groups by {column}: no row names its speaker, and speakers are what is drawn.  Name them in the manifest."
+    return (f"groups by {column}: no row has this label; there are {', '.join(there) or 'none, and no speaker either'}.  "
+            "Choose one of those, or add the label to the manifest and run the benchmark again.")
+
+
+def _worst_first(item: tuple[str, Rate]) -> tuple:
+    return item[1].percent is None, -(item[1].percent or 0), item[0]
+
+
+def _orders(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """So many orders of n things, (orders, n) int."""
+    return rng.permuted(np.tile(np.arange(shape[1]), (shape[0], 1)), axis=1)
+
+
+class _Table:
+    """Errors (or differences of them) and words of rows that have a value and a cluster."""
+
+    def __init__(self, rows: Sequence[Row], values: Sequence[str], scores: Sequence[Score],
+                 theirs: Sequence[Score] | None, by: str):
+        self.rows, self.values, self.scores, self.by = rows, np.array(values), scores, by
+        names = sorted({row["speaker"] for row in rows}) if by == "speaker" else []
+        numbers = {name: i for i, name in enumerate(names)}
+        which = [numbers[row["speaker"]] for row in rows] if names else range(len(rows))
+        self.which = np.array(which, int)
+        self.positive = theirs is None
+        self.words = np.array([one.words for one in scores], float)
+        self.errors = np.array([one.errors for one in scores], float)
+        if theirs is not None:
+            self.errors -= [one.errors for one in theirs]
+
+    def sizes(self) -> dict[str, int]:
+        """Clusters that each value has."""
+        return {str(value): len(np.unique(self.which[self.values == value])) for value in np.unique(self.values)}
+
+    def sums(self, *values: str) -> np.ndarray:
+        """(n, 2 * values): errors and words in each group, of the clusters that have rows in any."""
+        _, which = np.unique(self.which[np.isin(self.values, values)], return_inverse=True)
+        found = Clusters(which, int(which.max()) + 1, self.by)
+        kept = self.values[np.isin(self.values, values)]
+        errors, words = (column[np.isin(self.values, values)] for column in (self.errors, self.words))
+        return found.sums(*(np.where(kept == value, column, 0.0) for value in values for column in (errors, words)))
+
+    def rate(self, value: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
+        inside = np.flatnonzero(self.values == value)
+        sums, total = self.sums(value), added(self.scores[i] for i in inside)
+        counts = len(sums), self.by, total, len(inside), empty_references(self.rows[i] for i in inside)
+        if not total.words:
+            return Rate(None, None, None, *counts)
+        low, high = interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws, positive=self.positive)
+        if self.positive and not total.errors and high is not None:
+            high = free_of_errors(total.words, confidence) / 100
+        percents = (None if one is None else 100 * float(one) for one in (sums[:, 0].sum() / total.words, low, high))
+        return Rate(*percents, *counts)
+
+    def gap(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
+        sums = self.sums(worst, best)
+        inside = np.flatnonzero(self.values == worst)
+        low, high = interval(sums, gap, rng, confidence=confidence, n_draws=n_draws)
+        value = float(gap(sums.sum(axis=0))[0])
+        return Rate(100 * value, *(None if one is None else 100 * one for one in (low, high)), len(sums), self.by,
+                    added(self.scores[i] for i in inside), int(np.isin(self.values, [worst, best]).sum()))
+
+    def times(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Estimate | None:
+        sums = self.sums(worst, best)
+        if not sums.sum(axis=0).all():
+            return None
+        bounds = interval(sums, log_quotient, rng, confidence=confidence, n_draws=n_draws)
+        value = float(np.exp(log_quotient(sums.sum(axis=0))[0]))
+        return Estimate(value, *(None if one is None else float(np.exp(one)) for one in bounds))
+
+    def chance(self, values: Sequence[str], rng: np.random.Generator) -> float:
+        """How often the largest gap is as large when values are dealt out anew: among clusters, or where a cluster has
+        several (a pose, a face), among its rows. The deal observed counts as one, so that this is never 0."""
+        kept = np.isin(self.values, values)
+        which, labels = self.which[kept], self.values[kept]
+        errors, words = self.errors[kept], self.words[kept]
+        _, first, which = np.unique(which, return_index=True, return_inverse=True)
+        if (labels[first][which] == labels).all():
+            found = Clusters(which, len(first), self.by)
+            errors, words = found.sums(errors, words).T
+            labels, which = labels[first], np.zeros(len(first))
+        member = (labels[:, None] == np.array(values)[None]).astype(float)                    # (units, groups)
+
+        def largest(order: np.ndarray) -> np.ndarray:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rates = (errors[order] @ member) / (words[order] @ member)
+            return np.nanmax(rates, axis=-1) - np.nanmin(rates, axis=-1)
+
+        observed, as_large = largest(np.arange(len(labels))[None])[0] * (1 - 1e-9), 1
+        at_once = max(1, AT_ONCE // len(labels))
+        for start in range(0, N_SHUFFLES, at_once):
+            shape = min(at_once, N_SHUFFLES - start), len(labels)
+            if which.any():
+                orders = np.argsort(which + rng.random(shape), axis=1)[:, np.argsort(np.argsort(which, kind="stable"))]
+            else:
+                orders = remembered(_orders, shape, rng)
+            as_large += int(np.sum(largest(orders) >= observed))
+        return as_large / (N_SHUFFLES + 1)
