@@ -74,7 +74,7 @@ class LossConfig:
 class TrainConfig:
     """How it learns."""
 
-    steps: int = 10_000
+    steps: int = 10_000                                     # 0: only what follows the last one, as the judges' lessons
     lr: float = 1e-3
     rates: dict[str, float] = field(default_factory=dict)   # factors on lr by pattern of names; the first that fits; 0: frozen
     warmup: int = 500                                       # steps
@@ -92,6 +92,18 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class JudgesConfig:
+    """What the judges of lips and sound learn from after the last step, see train/judges.py; sights 0: not then."""
+
+    sights: int = 0                                         # of each sound, beside its own mouth: damaged, foreign
+    rows: int = 300                                         # utterances at most, no speaker before another
+    attune_steps: int = 300                                 # in which they find each sound's own mouth, of all utterances
+    steps: int = 400                                        # in which they learn when to look and to hear
+    lr: float = 3e-3
+    margin: float = 0.05                                    # share of the words that looking must save
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run. `folder`: where the config lies, which its paths are relative to."""
 
@@ -100,6 +112,7 @@ class Config:
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
+    judges: JudgesConfig = JudgesConfig()
     folder: Path = Path()
 
     def path(self, name: str) -> Path:
@@ -107,10 +120,11 @@ class Config:
         return self.folder / name
 
 
-POSITIVE = ("train.steps", "train.lr", "train.clip", "train.accumulate", "train.valid_every", "train.save_every", "train.keep",
-            "data.frames", "data.max_seconds")
-NOT_NEGATIVE = ("data.n_labels", "data.sound_draws", "data.workers", "train.warmup", "train.weight_decay", "train.seed",
-                "train.threads")
+POSITIVE = ("train.lr", "train.clip", "train.accumulate", "train.valid_every", "train.save_every", "train.keep",
+            "data.frames", "data.max_seconds", "judges.rows", "judges.attune_steps",
+            "judges.steps", "judges.lr")
+NOT_NEGATIVE = ("data.n_labels", "data.sound_draws", "data.workers", "train.steps", "train.warmup", "train.weight_decay",
+                "train.seed", "train.threads", "judges.sights", "judges.margin")
 SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "data.p_ruined",
           "loss.smoothing", "train.final", "train.dropout")
 
@@ -204,6 +218,9 @@ def _check(config: Config, path: Path) -> None:
     for key in SHARES:
         if not 0 <= value(key) <= 1:
             raise BadConfig(f"{path}: {key} is {value(key)}, but is a share from 0 to 1.  Correct it.")
+    if not config.train.steps and not config.judges.sights:
+        raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no judges learn after it.  Correct it, or set "
+                        "judges.sights.")
     if config.data.p_both + config.data.p_sound > 1 + 1e-9:
         raise BadConfig(f"{path}: data.p_both + data.p_sound is {config.data.p_both + config.data.p_sound:.2f}, but what is "
                         "left to 1 is sight alone.  Lower one of them.")

@@ -17,11 +17,12 @@ import numpy as np
 from avsr import noise
 from avsr.augment import Augment, augment_mouths, augment_sound, centre, ruin, speed
 from avsr.cache import Cached, read_entry
+from avsr.corrupt import fitted
 from avsr.errors import BadManifest
 from avsr.features import log_mel
 from avsr.manifest import TimedWord, Utterance, read
 from avsr.rates import FEATURES_PER_FRAME, VIDEO_FPS
-from avsr.text import Tokenizer, ctc_classes, normalise
+from avsr.text import Tokenizer, ctc_classes, normalise, spell
 
 NO_LABEL = -100                                             # torch's cross-entropy passes over these frames
 SILENCE = 0                                                 # the label of frames in which nobody speaks
@@ -181,21 +182,15 @@ class Examples:
         return images, ~cached.missing
 
     def _spell(self, text: str) -> tuple[list[int], list[int]]:
-        """Tokens and CTC classes. Letters alone (LRS is all capitals) get the text as it is compared, or what they lack,
-        capitals and digits, would be left out of it without a word."""
+        """Tokens and CTC classes."""
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.tokenizer_path)
-        plain = normalise(text)
-        return self.tokenizer.encode(f" {text.strip() if self.tokenizer.encode('A1') else plain}"), ctc_classes(plain)
+        return spell(self.tokenizer, text), ctc_classes(normalise(text))
 
 
 def _dubbed(heard: Cached, seen: Cached) -> Cached:
     """The sound of one with the mouth of another, as long as the sound: cut, or nobody seen after its end."""
-    n = heard.n_frames
-    images = np.zeros((n, *seen.images.shape[1:]), np.uint8)
-    missing = np.ones(n, bool)
-    m = min(n, len(seen.images))
-    images[:m], missing[:m] = seen.images[:m], seen.missing[:m]
+    images, missing = fitted((seen.images, seen.missing), heard.n_frames)
     return replace(heard, images=images, missing=missing)
 
 

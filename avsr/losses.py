@@ -49,7 +49,7 @@ class Learner(nn.Module):
         """All losses whose weight is above 0 and whose inputs are there."""
         config = self.config
         mouths = None if batch.mouths is None else batch.mouths.float() / 255
-        heard = None if batch.mel is None or batch.sounds is None or self.remembered is None else self._heard(batch)
+        heard = None if batch.mel is None or batch.sounds is None else remembered(self.model, batch, self.remembered)
         memory = self.model.encode(batch.mel, mouths, mel_lengths=batch.mel_lengths, seen=batch.seen, heard=heard)
         parts = {}
         if config.frames and self.labels:
@@ -66,24 +66,6 @@ class Learner(nn.Module):
         if torch.is_grad_enabled() and not total.requires_grad:         # only frozen parts had a say: still a gradient, of 0
             total = total + 0 * next(parameter for parameter in self.parameters() if parameter.requires_grad).flatten()[0]
         return Losses(total, parts)
-
-    def _heard(self, batch: Batch) -> Tensor:
-        """What the ears make of the sounds, from the folder where it has been made before. Whisper takes 0.8 s of a core
-        for it (it hears 30 s each time), the disk 2 ms."""
-        paths = [self.remembered / f"{quote(name, safe='')}.npy" for name in batch.sounds]
-        fresh = [i for i, path in enumerate(paths) if not path.exists()]
-        if fresh:
-            lengths = None if batch.mel_lengths is None else batch.mel_lengths[fresh]
-            with torch.no_grad():
-                made = self.model.listen(batch.mel[fresh], lengths)
-            for i, sound in zip(fresh, made, strict=True):
-                n = len(sound) if batch.mel_lengths is None else (int(batch.mel_lengths[i]) + 1) // 2
-                part = paths[i].with_suffix(f".{os.getpid()}.part")
-                with part.open("wb") as file:
-                    np.save(file, sound[:n].half().cpu().numpy())        # the next batch may be longer or shorter
-                os.replace(part, paths[i])
-        sounds = [torch.from_numpy(np.load(path)) for path in paths]
-        return nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(batch.mel.device, batch.mel.dtype)
 
     def _frames(self, memory: Memory, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy per frame. Labels of somebody else's sound say nothing about the lips."""
@@ -123,7 +105,7 @@ class Learner(nn.Module):
         if not len(kept):
             return (memory.audio if memory.video is None else memory.video).sum() * 0
         if memory.trust is not None:                        # what is said is learnt apart from whether it is believed
-            memory = replace(memory, trust=None)
+            memory = replace(memory, trust=None, heed=None)
         logits = self.model.decoder(tokens, self.model.start(memory))
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
                                label_smoothing=self.config.smoothing)
@@ -136,6 +118,27 @@ class Learner(nn.Module):
                                         impossible=torch.inf)
             target = (batch.matched & (per_letter < self.config.trusted_loss)).float()
         return F.binary_cross_entropy_with_logits(memory.trust_logits.float(), target)
+
+
+def remembered(model: AVSR, batch: Batch, folder: Path | None) -> Tensor | None:
+    """What the ears make of a batch's sounds (B, S, D), from the folder where it has been made before; None without one.
+    Whisper takes 0.8 s of a core for it (it hears 30 s each time), the disk 2 ms."""
+    if folder is None:
+        return None
+    paths = [folder / f"{quote(name, safe='')}.npy" for name in batch.sounds]
+    fresh = [i for i, path in enumerate(paths) if not path.exists()]
+    if fresh:
+        lengths = None if batch.mel_lengths is None else batch.mel_lengths[fresh]
+        with torch.no_grad():
+            made = model.listen(batch.mel[fresh], lengths)
+        for i, sound in zip(fresh, made, strict=True):
+            n = len(sound) if batch.mel_lengths is None else (int(batch.mel_lengths[i]) + 1) // 2
+            part = paths[i].with_suffix(f".{os.getpid()}.part")
+            with part.open("wb") as file:
+                np.save(file, sound[:n].half().cpu().numpy())           # the next batch may be longer or shorter
+            os.replace(part, paths[i])
+    sounds = [torch.from_numpy(np.load(path)) for path in paths]
+    return nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(batch.mel.device, batch.mel.dtype)
 
 
 def memory_lengths(name: str, batch: Batch, size: int) -> Tensor:

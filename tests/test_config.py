@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from avsr.config import Config, DataConfig, LossConfig, ModelConfig, TrainConfig, read_config
+from avsr.config import Config, DataConfig, JudgesConfig, LossConfig, ModelConfig, TrainConfig, read_config
 from avsr.errors import BadConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,7 @@ def test_what_is_not_said_is_the_default(written):
     path = written(DATA)
     config = read_config(path)
     data = DataConfig(("a.jsonl",), ("b.jsonl",))
-    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), path.parent)
+    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), JudgesConfig(), path.parent)
     assert config.path("a.jsonl") == path.parent / "a.jsonl"
     assert config.path("/x/a.jsonl") == Path("/x/a.jsonl")
 

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from avsr.models import video
 from avsr.models.avsr import AVSR, Dims, without_lips
 from avsr.models.blocks import Attention, length_mask, sinusoids
-from avsr.models.fusion import GatedCrossAttention
+from avsr.models.fusion import GatedCrossAttention, Judge, agreement
 from avsr.models.whisper import build, rename_hugging_face
 
 SMALL = Dims(width=64, n_heads=4, n_audio_layers=3, n_video_layers=1, n_fusion_layers=2, n_decoder_layers=2, n_vocab=50,
@@ -356,6 +356,67 @@ def test_trust_is_each_utterances_own_and_stays_with_it(compact):
     cache = compact.start(mixed)
     cache.select_utterances(torch.tensor([2, 0]))
     assert cache.trust.tolist() == [0.5, 0.0]
+
+
+def heeding(trust, heed):
+    """A network with both judges, who always say so."""
+    model = judged(make(replace(COMPACT, n_heed=4, n_fusion_layers=0), gates=0.7), trust)
+    torch.nn.init.zeros_(model.heed.judge[-1].weight)
+    torch.nn.init.constant_(model.heed.judge[-1].bias, heed)
+    return model
+
+
+def test_sound_that_is_not_heeded_leaves_what_sight_alone_gives():
+    tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
+    model = heeding(9.0, -9.0)
+    memory = model.encode(mel, mouths)
+    assert memory.heed.tolist() == [0.0, 0.0]
+    assert torch.equal(model.decoder(tokens, model.start(memory)), model(tokens, None, mouths))
+    assert not torch.allclose(heeding(9.0, 9.0)(tokens, mel, mouths), model(tokens, None, mouths), atol=1e-3)
+
+
+@pytest.mark.parametrize("heed", [-9.0, 0.0, 9.0])
+def test_sound_is_heeded_wholly_where_lips_are_not_believed(heed):
+    tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
+    model = heeding(-9.0, heed)
+    assert model.encode(mel, mouths).heed.tolist() == [1.0, 1.0]
+    assert torch.equal(model(tokens, mel, mouths), model(tokens, mel)), "to the last bit"
+
+
+def test_nobody_judges_sound_without_sight_or_sight_without_sound():
+    model = heeding(9.0, 0.0)
+    assert model.encode(mel_of(1, 8)).heed is None
+    assert model.encode(None, mouths_of(1, 2)).heed is None
+    assert model.encode(mel_of(1, 8), mouths_of(1, 2)).heed.tolist() == [0.5]
+    with pytest.raises(AssertionError, match="judged only where lips are"):
+        Dims(n_heed=4)
+
+
+def test_heed_is_each_utterances_own_and_stays_with_it():
+    tokens, mel, mouths = tokens_of(3, 5), mel_of(3, 12), mouths_of(3, 3)
+    model = heeding(9.0, 9.0)
+    mixed = replace(model.encode(mel, mouths), heed=torch.tensor([0.0, 1.0, 0.5]))
+    logits = model.decoder(tokens, model.start(mixed))
+    for i in range(3):
+        one = mixed.select(torch.tensor([i]))
+        torch.testing.assert_close(logits[i:i + 1], model.decoder(tokens[i:i + 1], model.start(one)), **TOLERANCE)
+    cache = model.start(mixed)
+    cache.select_utterances(torch.tensor([2, 0]))
+    assert cache.heed.tolist() == [0.5, 0.0]
+
+
+def test_agreement_is_found_at_any_lag_up_to_the_longest():
+    heard = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 40, dtype=torch.bool)
+    for lag in (-10, -4, 0, 6, 10):
+        agree = agreement(heard, heard.roll(lag, dims=1), None, mask, Judge.lags())
+        torch.testing.assert_close(agree, torch.ones(2))
+    assert (agreement(heard, heard.roll(20, dims=1), None, mask, Judge.lags()) < 0.5).all()
+    half = mask.clone()
+    half[1, 20:] = False
+    spoilt = heard.clone()
+    spoilt[1, 20:] = 7.0
+    torch.testing.assert_close(agreement(heard, spoilt, None, half, Judge.lags()), torch.ones(2))
 
 
 def test_nobody_judges_sight_without_sound(compact, opened):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,19 +15,22 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from made_corpus import CONFIG, config, corpus, say
+from made_corpus import CONFIG, config, corpus, say, utterance
 from safetensors.torch import load_file
 
 from avsr import cache, checkpoint, manifest, transcribe
 from avsr.checkpoint import Checkpoint
 from avsr.cli import main
+from avsr.config import JudgesConfig
+from avsr.dataset import Row
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
 from avsr.lips import LipRecipe
-from avsr.models.avsr import AVSR
+from avsr.models.avsr import AVSR, Dims
 from avsr.models.whisper import is_whispers
 from avsr.text import write_letters
 from avsr.train import Options, train
 from avsr.train.begin import begin
+from avsr.train.judges import Lesson, balanced, damaged, teach
 from avsr.train.loop import learning_rate
 from avsr.train.state import Position, averaged, keep_best, save_state
 
@@ -366,6 +370,8 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["data.train=['none.jsonl']"], BadManifest, "none.jsonl: cannot be read"),
     (["data.max_seconds=0.01"], BadManifest, r"no prepared utterance of split 'train' \(12 left out\)"),
     (["model.start=tinny.en"], BadCheckpoint, "Did you mean tiny.en?"),
+    (["judges.sights=2"], BadConfig, "judges.sights is 2, but there is no judge to learn.  Set model.dims.n_trust"),
+    (["judges.sights=2", "model.dims.n_trust=4"], BadConfig, "with 1 fusion layers a sound is another with every sight"),
 ])
 def test_what_cannot_be_trained_says_why_before_the_first_step(folder, tmp_path, overrides, error, says):
     with pytest.raises(error, match=says) as caught:
@@ -424,6 +430,80 @@ def changes(folder, run, *overrides):
     (run / "again").mkdir()
     before = begin(settings, run / "again").model.state_dict()
     return {name: (before[name], state(run)[1][f"learner.model.{name}"]) for name in before}
+
+
+JUDGED = ("model.dims.n_fusion_layers=0", "model.dims.n_trust=4", "judges.sights=2", "judges.steps=3", "judges.attune_steps=3")
+
+
+def test_judges_learn_after_the_last_step_and_nothing_else_does(folder, tmp_path):
+    said = []
+    first = train(config(folder, *JUDGED, "train.steps=2"), tmp_path / "first", Options(say=said.append))
+    assert any(line == "judges: taught by 12 lessons of 3 sights" for line in said)
+    again = config(folder, *JUDGED, "train.steps=0", "judges.lr=0.1", f"model.start={first.model}", "model.dims.n_heed=4")
+    second = train(again, tmp_path / "second")
+    assert (second.step, second.done) == (0, True)
+    before, after = (load_file(run.model / "model.safetensors") for run in (first, second))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.startswith("trust.") for name in changed)
+    assert {name.partition(".")[0] for name in after.keys() - before.keys()} == {"heed"}
+
+
+def test_without_steps_and_judges_there_is_nothing_to_do(folder):
+    with pytest.raises(BadConfig, match=r"train\.steps is 0, but must be above 0"):
+        config(folder, "train.steps=0")
+
+
+def test_judges_learn_to_believe_what_helps():
+    """Mouths of ones help, mouths of minus ones harm; sound of ones harms those who see well."""
+    rng = torch.Generator().manual_seed(0)
+
+    def lesson(wrecked):
+        good = torch.tensor([True, False, True, False])
+        video = (good.float() * 2 - 1)[:, None, None] + torch.randn(4, 20, 32, generator=rng)
+        audio = (1.0 if wrecked else -1.0) + torch.randn(20, 32, generator=rng)
+        return Lesson(audio.half(), video.half(), torch.ones(4, 20, dtype=torch.bool), torch.tensor(0.5),
+                      torch.where(good, 0.2, 1.0), torch.where(good, 0.4 if wrecked else 0.0, 1.0))
+
+    torch.manual_seed(0)
+    model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=0, n_decoder_layers=1,
+                      n_vocab=50, lips="compact", n_trust=8, n_heed=8))
+    bias = torch.randn(32, generator=rng)                   # LayerNorm takes away what all of a moment's values share
+
+    def shifted(one):
+        return replace(one, audio=one.audio + one.audio.mean().sign().half() * bias.half(),
+                       video=one.video + one.video.mean(dim=(1, 2), keepdim=True).sign() * bias.half())
+
+    taught = [shifted(lesson(i % 2 == 0)) for i in range(32)]
+    teach(model, taught, JudgesConfig(steps=60, lr=1e-2), seed=0)
+    for wrecked in (True, False):
+        new = shifted(lesson(wrecked))
+        audio = new.audio.float()[None].expand(4, -1, -1)
+        asked = (audio, new.video.float(), None, new.seen)
+        assert (model.trust(*asked) > 0).tolist() == [True, False, True, False]
+        assert (model.heed(*asked) > 0)[[0, 2]].tolist() == [not wrecked] * 2
+
+
+def test_each_speaker_has_a_say_before_any_has_two():
+    rows = [Row(utterance(f"{speaker}{i}", ["ab"], "train", speaker=speaker), Path())
+            for speaker, n in (("s1", 50), ("s2", 3), ("s3", 1)) for i in range(n)]
+    chosen = balanced(rows, 10, np.random.default_rng(0))
+    counts = Counter(row.utterance.speaker for row in chosen)
+    assert counts == {"s1": 6, "s2": 3, "s3": 1}
+    assert len(balanced(rows, 100, np.random.default_rng(0))) == 54
+    assert [row.utterance.id for row in balanced(rows, 10, np.random.default_rng(0))] == [row.utterance.id for row in chosen]
+
+
+def test_damage_is_drawn_and_leaves_what_it_was_given():
+    sight = say(["ab", "cd"])
+    before, seen = sight.images.copy(), []
+    for seed in range(40):
+        made = damaged(sight, np.random.default_rng(seed))
+        assert made.images.shape == before.shape
+        assert made.missing.shape == (len(before),)
+        seen.append(np.array_equal(made.images, before))
+    assert np.array_equal(sight.images, before)
+    assert 1 <= sum(seen) <= 20, "some stay as they are, most do not"
 
 
 def test_frozen_parts_stay_as_they_are_with_their_running_means(folder, tmp_path):

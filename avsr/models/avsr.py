@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from avsr.models.audio import AudioEncoder
 from avsr.models.blocks import length_mask
 from avsr.models.decoder import Cache, Decoder
-from avsr.models.fusion import Exchange, Trust
+from avsr.models.fusion import Exchange, Heed, Trust
 from avsr.models.video import LipEncoder
 from avsr.rates import MEMORY_PER_FRAME
 
@@ -37,9 +37,11 @@ class Dims:
     video_width: int | None = None                          # of the video blocks; None: as wide as the rest
     n_local: int = 0                                        # convolutions over time below the audio blocks; Whisper has none
     n_trust: int = 0                                        # hidden units of the judge of the lips; 0: always believed
+    n_heed: int = 0                                         # of the judge of the sound, as far as lips are; 0: always heard
 
     def __post_init__(self):
         assert self.n_fusion_layers <= self.n_audio_layers
+        assert self.n_trust or not self.n_heed, "sound is judged only where lips are"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Memory:
     video (B, Sv, D) or None; video_mask (B, Sv) bool, False for padding and for frames without a face.
     lips (B, Sv, D): the video before it heard anything. trust (B,) in [0, 1]: how far the lips are believed, from
     trust_logits (B,); None when nobody judges them: a network without a judge, or nothing to compare them with.
-    familiar (B,) in [0, 1]: how far the mouths are like those learnt from; None without a judge.
+    familiar (B,) in [0, 1]: how far the mouths are like those learnt from; None without a judge. heed (B,) in [0, 1]: how far
+    the decoder still listens, at most by `trust` less than 1; None where nobody judges the sound, or there is none, or no lips.
     """
 
     audio: Tensor | None
@@ -61,6 +64,7 @@ class Memory:
     trust: Tensor | None = None
     trust_logits: Tensor | None = None
     familiar: Tensor | None = None
+    heed: Tensor | None = None
 
     def select(self, utterances: Tensor) -> Memory:
         """The memory of these utterances (B',) only."""
@@ -94,6 +98,7 @@ class AVSR(nn.Module):
             self.video = LipEncoder(dims.lips, dims.width, dims.video_width or dims.width, dims.width // dims.n_heads,
                                     dims.n_video_layers)
             self.trust = Trust(dims.width, dims.n_trust, self.video.front.width) if dims.n_trust else None
+            self.heed = Heed(dims.width, dims.n_heed) if dims.n_heed else None
             self.exchanges = nn.ModuleList(Exchange(dims.width, dims.n_heads) for _ in range(dims.n_fusion_layers))
             if dims.n_ctc:
                 self.ctc["video"] = nn.Linear(dims.width, dims.n_ctc)
@@ -130,6 +135,9 @@ class AVSR(nn.Module):
             logits = self.trust(audio, video, audio_mask, memory.video_mask)
             trust = self.trust.degree(logits) * memory.familiar.to(logits.dtype)
             memory = replace(memory, trust=trust, trust_logits=logits)
+            if self.heed is not None:
+                heed = self.heed.degree(self.heed(audio, video, audio_mask, memory.video_mask))
+                memory = replace(memory, heed=1 - trust * (1 - heed))
         return self._fuse(memory, video)
 
     def listen(self, mel: Tensor, mel_lengths: Tensor | None = None) -> Tensor:

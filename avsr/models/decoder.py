@@ -17,7 +17,7 @@ class Cache:
 
     own: per layer, keys and values of the tokens so far, each (N, H, L, D / H).
     audio, video: per layer, keys and values of the memories, each (B, H, S, D / H); None without that modality.
-    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts. trust: see `Memory`.
+    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts. trust, heed: see `Memory`.
     """
 
     own: list[tuple[Tensor, Tensor]]
@@ -26,6 +26,7 @@ class Cache:
     audio_mask: Tensor | None
     video_mask: Tensor | None
     trust: Tensor | None = None
+    heed: Tensor | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -46,6 +47,7 @@ class Cache:
         self.audio_mask = None if self.audio_mask is None else self.audio_mask[utterances]
         self.video_mask = None if self.video_mask is None else self.video_mask[utterances]
         self.trust = None if self.trust is None else self.trust[utterances]
+        self.heed = None if self.heed is None else self.heed[utterances]
 
 
 class DecoderBlock(nn.Module):
@@ -79,7 +81,7 @@ class Decoder(nn.Module):
             audio = [block.audio.keys_values(memory.audio) for block in self.blocks]
         if memory.video is not None:
             video = [block.video.attention.keys_values(memory.video) for block in self.blocks]
-        return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.trust)
+        return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.trust, memory.heed)
 
     def forward(self, tokens: Tensor, cache: Cache, *, last_only: bool = False) -> Tensor:
         """The next tokens (N, L) int64 after what the cache holds -> logits (N, L, V) float32; the cache grows by L.
@@ -102,6 +104,7 @@ class Decoder(nn.Module):
         causal = None                                                       # one new token may look at everything
         if length > 1:
             causal = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)[None, None]
+        heed = None if cache.heed is None else cache.heed.repeat_interleave(len(x) // len(cache.heed))[:, None, None]
         own = []
         for i, block in enumerate(self.blocks):
             if cache.video is not None:
@@ -118,7 +121,8 @@ class Decoder(nn.Module):
                 normed = block.audio_norm(x)
                 if looks is not None:
                     looks.append(normed)
-                x = x + block.audio(normed, *cache.audio[i], over_keys(cache.audio_mask))
+                heard = block.audio(normed, *cache.audio[i], over_keys(cache.audio_mask))
+                x = x + (heard if heed is None else heed * heard)
             x = x + block.feed(block.feed_norm(x))
         cache.own = own
         return self.norm(x)

@@ -81,8 +81,8 @@ def build(dims: Dims, weights: dict[str, Tensor], *, source: str) -> AVSR:
 
 
 def is_whispers(name: str) -> bool:
-    """Whether a weight is one that Whisper has too: not of lips, exchanges, CTC heads or the judge of the lips."""
-    added = ("video.", "exchanges.", "ctc.", "trust.", "audio.local.")
+    """Whether a weight is one that Whisper has too: not of lips, exchanges, CTC heads or the judges."""
+    added = ("video.", "exchanges.", "ctc.", "trust.", "heed.", "audio.local.")
     return not (name.startswith(added) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
 
 

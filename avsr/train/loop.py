@@ -33,8 +33,9 @@ from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, rate
 from avsr.train.diary import Diary, Line
+from avsr.train.judges import can_be_judged, familiarise, judge
 from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
-from avsr.train.valid import Validation, familiarise
+from avsr.train.valid import Validation
 from avsr.train.words import timed
 
 Say = Callable[[str], None]
@@ -109,6 +110,7 @@ class _Run:
         self.rows, left_out = read_rows(manifests, "train", config.data.max_seconds)
         valid_rows, _ = read_rows([config.path(name) for name in config.data.valid], "valid", config.data.max_seconds)
         self.start = begin(config, folder, progress=options.progress)
+        can_be_judged(self.start.model.dims, config)
         for manifest in manifests:
             cache.read_recipe(manifest.parent, self.start.recipe)
         if config.data.align is not None and config.loss.frames:
@@ -309,17 +311,25 @@ class _Run:
     def _finish(self) -> Trained:
         """The averaged model, or the best where that is better, as `model/`."""
         position, done = self.position, self.position.step >= self.config.train.steps
-        if self.rank or not position.best:
+        if self.rank or not (position.best or done):
             return Trained(self.folder, None, position.step, done, {})
         last = {name: tensor.clone() for name, tensor in self.start.model.state_dict().items()}
-        mean = self.validation(averaged(self.folder, position, self.start), self.device)
-        scores = position.best[0][2]
-        if sum(mean.values()) <= sum(scores.values()):
-            scores = mean
-        else:
-            best_one(self.folder, position, self.start)
+        scores = {}
+        if position.best:
+            mean = self.validation(averaged(self.folder, position, self.start), self.device)
+            scores = position.best[0][2]
+            if sum(mean.values()) <= sum(scores.values()):
+                scores = mean
+            else:
+                best_one(self.folder, position, self.start)
         if getattr(self.start.model, "trust", None) is not None:
-            familiarise(self.start, self.rows, self.validation.examples, self.device)
+            familiarise(self.start, self.rows, seed=self.config.train.seed)
+            if self.config.judges.sights and done:
+                n_lessons = judge(self.start, self.rows, self.examples, self.config.judges, self._sounds(),
+                                  seed=self.config.train.seed, progress=self.options.progress)
+                self.say(f"judges: taught by {n_lessons} lessons of {1 + self.config.judges.sights} sights")
+                scores = {}                                 # others by now
+        scores = scores or self.validation(self.start, self.device)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model")
         self.start.model.load_state_dict(last)
         return Trained(self.folder, path, position.step, done, scores)

@@ -22,7 +22,6 @@ from avsr.text import normalise
 
 SNR_DB = 0.0                                                # of every second utterance
 AT_ONCE = 16                                                # utterances
-FAMILIAR_ROWS = 512
 GREEDY = DecodeOptions(beam_size=1, temperatures=(0.0,), compression_ratio_threshold=None, logprob_threshold=None,
                        no_speech_threshold=None)
 
@@ -72,21 +71,3 @@ class Validation:
                        suppress_begin=checkpoint.suppress_begin, options=GREEDY)
         return [{"reference": row.utterance.text, "hypothesis": tokenizer.decode(text.tokens)}
                 for (_, row), text in zip(rows, texts, strict=True)]
-
-
-@torch.inference_mode()
-def familiarise(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, device: torch.device) -> None:
-    """Show the judge of the lips the mouths of up to 512 training rows, so that it knows strangers (models.fusion.Familiar)."""
-    model = checkpoint.model.eval()
-    seen_rows = [row for row in rows if row.believed and "v" in row.utterance.cache.modality]
-    chosen = seen_rows[::-(-len(seen_rows) // FAMILIAR_ROWS)] if seen_rows else []
-    familiar = model.trust.familiar
-    if len(chosen) < 2 * len(familiar.directions):
-        return                                              # too few to tell what is usual: all stays familiar
-    means = []
-    for first in range(0, len(chosen), AT_ONCE):
-        some = chosen[first:first + AT_ONCE]
-        made = [examples.make(row, Draw("v", varied=False), np.random.default_rng(0)) for row in some]
-        batch = collate(made, checkpoint.tokenizer.prompt(None), checkpoint.tokenizer.end, None).to(device)
-        means.append(familiar.pool(model.video.look(batch.mouths.float() / 255, batch.seen), batch.seen))
-    familiar.learn(torch.cat(means))
