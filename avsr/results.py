@@ -114,6 +114,13 @@ class Results:
                     raise BadOutput(f"{self.path}: its rows of {row['system']} have {name} {_short(row.get(name))}, and now it "
                                     f"is {_short(facts[name])}.  Use another --output-dir.")
 
+    def check_same(self, row: Row) -> None:
+        """Raises BadOutput where a row of the same system and condition is there and says something else."""
+        there = self.by_key.get(key(row))
+        if there is not None and there != row:
+            raise BadOutput(f"{self.path}: {row['id']} by {row['system']} is there already, with the text "
+                            f"{there['hypothesis']!r}, and now it is {row['hypothesis']!r}.  Use another --output-dir.")
+
     def add(self, rows: Sequence[Row]) -> None:
         """Append to the file at once. Raises BadOutput."""
         self.by_key |= {key(row): row for row in rows}

@@ -22,7 +22,7 @@ SHOWN = 5                                                   # ids of what was sk
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--split", default="test", help="Which utterances of the manifest.")
 @click.option("--model", "models", multiple=True, metavar="NAME",
-              help="A model by name or folder; may be given again.  [default: default, or none where --rows is given]")
+              help="A model by name or folder; may be given again; none for no model.  [default: default, or none with --rows]")
 @click.option("--against", multiple=True, metavar="RECOGNISER",
               help="Another recogniser in the same noise: faster-whisper:SIZE, pocketsphinx, pocketsphinx:FILE.gram; may be "
                    "given again.")
@@ -42,7 +42,7 @@ SHOWN = 5                                                   # ids of what was sk
 @click.option("--level", type=click.Choice(["active", "rms"]), default="active",
               help="How loud speech is: while somebody speaks (ITU-T P.56), or over all of the clip.")
 @click.option("--noise-config", type=click.Path(), default=None, metavar="FILE",
-              help="What noises are.  [default: noise.toml beside the manifest, else data/noise.toml]")
+              help="What noises are; none: those built in.  [default: noise.toml beside the manifest, or data/noise.toml]")
 @click.option("--noise-manifest", type=click.Path(), default=None, metavar="FILE",
               help="Which noise each utterance gets; made where it is not there.  [default: noise.jsonl in the output]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/benchmark"),
@@ -81,9 +81,10 @@ def _settings(options: dict, outside: tuple[Path, ...]):
     from avsr.corrupt import parse_corruptions
 
     noises, given = parse_noises(text for text in options.pop("noises") if text != "none")
-    models = options.pop("models") or (() if outside else ("default",))
-    return Settings(models=models, noises=noises, given=given, snrs=parse_snrs(options.pop("snr")),
-                    corruptions=parse_corruptions(options.pop("corrupt")), corrupt_snrs=parse_snrs(options.pop("corrupt_snr")),
+    models = options.pop("models") or (("none",) if outside else ("default",))
+    return Settings(models=tuple(name for name in models if name != "none"), noises=noises, given=given,
+                    snrs=parse_snrs(options.pop("snr")), corruptions=parse_corruptions(options.pop("corrupt")),
+                    corrupt_snrs=parse_snrs(options.pop("corrupt_snr")),
                     modalities=parse_modalities(options.pop("modality")), **options)
 
 

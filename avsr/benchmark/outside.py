@@ -1,0 +1,251 @@
+"""What other systems wrote about the same test set: a file of predictions in, rows like ours out, scored by the same code.
+
+    predictions.jsonl | .csv | .tsv  +  utterances of the manifest  ->  rows (results.py)
+
+A line needs `id` and `hypothesis`. `system`, `modality`, `noise`, `snr_db`, `corruption`, `amount` and `duration_s` say
+what it is of: by default the file's name, sound alone, clean. A line of the index that `--save-audio` writes, with the
+hypothesis put in, is such a line. What was said, by whom, and their labels come from the manifest.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from avsr.benchmark.conditions import speech_facts
+from avsr.errors import BadManifest
+from avsr.manifest import Utterance
+from avsr.rates import SAMPLE_RATE
+from avsr.results import LAYOUT, MODALITIES, OF, Row, key
+from avsr.text import NORMALISER, normalise
+
+FIELDS: dict[str, type] = {
+    "id": str, "hypothesis": str, "system": str, "modality": str, "noise": str, "snr_db": float, "corruption": str,
+    "amount": float, "duration_s": float, "normaliser": str, "reference": str, "snr_achieved": float, "snr_rms": float,
+    "noise_id": str, "noise_offset": int, "face": str}
+NEEDED = ("id", "hypothesis")
+# Known from our own rows and from audio.jsonl, and not taken over: the manifest knows some better, others tell of our model.
+UNUSED = ("file", "layout", "sha256", "search", "speaker", "split", "labels", "trust", "heed", "gate", "loss")
+KINDS = {str: "text", float: "a number", int: "a whole number"}
+TABLES = {".csv": ",", ".tsv": "\t"}
+SHOWN = 3                                                   # ids named in a message; the rest is counted
+
+
+class _Wrong(ValueError):
+    """What is wrong with a line, without its file and number."""
+
+
+def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, system: str | None = None,
+                     split: str | None = None, silent: Collection[str] = (), allow_missing: bool = False) -> list[Row]:
+    """The rows of a file of predictions, in its order.
+
+    system: of lines that name none; the file's stem if None.  split: as the rows are to say it; each utterance's own if
+    None.  silent: ids whose speech is silent, so that nobody can have met them at an SNR.  allow_missing: take systems and
+    conditions that lack utterances too; `missing` then tells which.
+
+    Raises BadManifest, with file and line: for a line that is cut off, of wrong types or of another normaliser, for ids
+    that are not among the utterances or come twice in one condition, and for utterances that are missing.
+    """
+    path = Path(path)
+    known, lines, strange, rows = {one.id: one for one in utterances}, {}, {}, []
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        try:
+            values = _values(line)
+            if values["id"] not in known:
+                strange.setdefault(values["id"], number)
+                continue
+            row = _row(values, known[values["id"]], system or path.stem, split)
+        except _Wrong as error:
+            raise BadManifest(f"{where}: {error}") from error
+        if (first := lines.setdefault(key(row), number)) != number:
+            raise BadManifest(f"{where}: {row['id']} is there already, in line {first}, of the same system and condition "
+                              f"({_named(row)}).  Take one of them out.")
+        rows.append(row)
+    if strange:
+        first = ", ".join(f"{one!r} in line {number}" for one, number in list(strange.items())[:SHOWN])
+        raise BadManifest(f"{path}: ids that are not among the {len(known)} utterances measured: {len(strange)}, {first}"
+                          f"{', ...' if len(strange) > SHOWN else ''}.  One that is: {min(known, default='none')!r}.  Name the "
+                          "right split, or take the lines out.")
+    if not rows:
+        raise BadManifest(f"{path}: no predictions in it.  Write a line with id and hypothesis for each utterance.")
+    if not allow_missing and (gaps := missing(rows, utterances, silent=silent)):
+        condition, ids = next(iter(gaps.items()))
+        raise BadManifest(f"{path}: predictions missing: {sum(map(len, gaps.values()))}; of {condition} {len(ids)} of the "
+                          f"{len(known)} utterances, {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''}"
+                          f"{f'; and of {len(gaps) - 1} other conditions' if len(gaps) > 1 else ''}.  Add them, with an empty "
+                          "hypothesis where nothing was recognised.")
+    return rows
+
+
+def missing(rows: Iterable[Row], utterances: Sequence[Utterance], *, silent: Collection[str] = ()) -> dict[str, list[str]]:
+    """Ids of utterances without a row, for each system and condition, by its name, that has rows and lacks some."""
+    there: dict[str, set[str]] = defaultdict(set)
+    noisy = {}
+    for row in rows:
+        there[_named(row)].add(row["id"])
+        noisy[_named(row)] = row["noise"] is not None
+    out = {}
+    for name, ids in there.items():
+        excused = set(silent) if noisy[name] else set()
+        if gaps := [one.id for one in utterances if one.id not in ids and one.id not in excused]:
+            out[name] = gaps
+    return out
+
+
+# --- lines ---
+
+def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Number of each line that is not empty, and what it holds."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadManifest(f"{path}: it cannot be read ({error.strerror or error}).  Name a file of predictions: JSON Lines, "
+                          ".csv or .tsv.") from error
+    except UnicodeDecodeError as error:
+        raise BadManifest(f"{path}: byte {error.start} is no UTF-8.  Save the file as UTF-8.") from error
+    yield from _table(path, text) if path.suffix.lower() in TABLES else _json_lines(path, text)
+
+
+def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    lines = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):                        # it has no end of line either
+                raise BadManifest(f"{path}, line {number}: cut off after {len(line)} letters.  Let the system write it to its "
+                                  "end, or delete this line and have it say the rest.") from error
+            raise BadManifest(f"{path}, line {number}: not JSON ({error}).  Write one object a line, as "
+                              '{"id": "...", "hypothesis": "..."}.') from error
+        if not isinstance(row, dict):
+            raise BadManifest(f"{path}, line {number}: {_shown(row)}, where an object in braces belongs.  Write one object a "
+                              'line, as {"id": "...", "hypothesis": "..."}.')
+        yield number, row
+
+
+def _table(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """A table with a header; a cell that is empty is absent, but for a hypothesis."""
+    delimiter = TABLES[path.suffix.lower()]
+    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if twice := [name for name, count in Counter(header).items() if count > 1]:
+            raise BadManifest(f"{path}, line 1: the header has {twice[0]!r} twice.  Take one of the columns out.")
+        for cells in reader:
+            if not any(cells):
+                continue
+            if len(cells) != len(header):
+                raise BadManifest(f"{path}, line {reader.line_num}: {len(cells)} cells, where the header has {len(header)}.  "
+                                  "Put text that holds the delimiter in double quotes; write a line that is cut off anew.")
+            yield reader.line_num, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)
+                                    if cell or name == "hypothesis"}
+    except csv.Error as error:
+        raise BadManifest(f"{path}, line {reader.line_num}: not a table ({error}).  Close its double quotes, or write the "
+                          "line anew where it is cut off.") from error
+
+
+def _cell(name: str, cell: str) -> str | float:
+    """A number where the column is one of numbers and it can be read as such, else the text."""
+    if FIELDS.get(name, str) is str:
+        return cell
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+# --- what a line says ---
+
+def _values(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a line by name, each of its type, None where absent."""
+    for name in line:
+        if name not in FIELDS and name not in UNUSED:
+            nearest = get_close_matches(name, FIELDS, 1)
+            raise _Wrong(f"unknown key {name!r}.  " + (f"Did you mean {nearest[0]}?" if nearest else
+                                                       f"Known are {', '.join(FIELDS)}; take it out."))
+    for name in NEEDED:
+        if line.get(name) is None:
+            raise _Wrong(f"no {name}.  A line needs {' and '.join(NEEDED)}; write \"\" where nothing was recognised.")
+    return {name: _value(name, line.get(name)) for name in FIELDS}
+
+
+def _value(name: str, value: Any) -> Any:
+    kind = FIELDS[name]
+    if value is None:
+        return None
+    if kind is str and isinstance(value, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise _Wrong(f"{name} holds half a surrogate pair.  Write the letter itself.")
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12     # so no NaN either
+    if kind is float and number:
+        return float(value) + 0.0                           # -0.0 is 0.0
+    if kind is int and number and value == int(value):
+        return int(value)
+    raise _Wrong(f"{name} is {_shown(value)}, it must be {KINDS[kind]}.  Correct it.")
+
+
+def _row(values: dict[str, Any], utterance: Utterance, system: str, split: str | None) -> Row:
+    """A whole row, in the order of keys that rows of ours have."""
+    _check(values, utterance)
+    mix = ("noise", "snr_db", "snr_achieved", "snr_rms", "noise_id", "noise_offset", "corruption", "amount", "face")
+    return {"layout": LAYOUT, "system": values["system"] or system, "sha256": None, "modality": values["modality"] or "a",
+            "search": None, "id": utterance.id, "speaker": utterance.speaker, "split": split or utterance.split,
+            "labels": speech_facts(utterance.labels), "reference": utterance.text, "hypothesis": values["hypothesis"],
+            "normaliser": NORMALISER, **{name: values[name] for name in mix},
+            "trust": None, "heed": None, "gate": None, "loss": None,
+            "duration_s": _duration(utterance) if values["duration_s"] is None else values["duration_s"]}
+
+
+def _check(values: dict[str, Any], utterance: Utterance) -> None:
+    """What a line says agrees with itself, with the manifest and with how it will be scored. Raises _Wrong."""
+    if (modality := values["modality"] or "a") not in MODALITIES:
+        raise _Wrong(f"modality is {modality!r}.  Use a (sound), v (lips), av (both) or none (neither).")
+    if values["normaliser"] not in (None, NORMALISER):
+        raise _Wrong(f"its text is to be compared by the normaliser {values['normaliser']!r}, and rows here by "
+                     f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
+    if (values["noise"] is None) != (values["snr_db"] is None):
+        there, absent = ("noise", "snr_db") if values["snr_db"] is None else ("snr_db", "noise")
+        raise _Wrong(f"{there} is {_shown(values[there])} and there is no {absent}.  Give both, or leave both out where it is "
+                     "clean.")
+    if values["amount"] is not None and values["corruption"] is None:
+        raise _Wrong(f"amount is {values['amount']:g} and there is no corruption.  Name it, or leave amount out.")
+    for sense, name in (("a", "noise"), ("v", "corruption")):
+        if sense not in modality and values[name] is not None:
+            raise _Wrong(f"modality is {modality!r}, to which {name} {values[name]!r} is nothing.  Give such a line once, "
+                         f"without {name}, or correct modality.")
+    if values["duration_s"] is not None and values["duration_s"] <= 0:
+        raise _Wrong(f"duration_s is {values['duration_s']:g}, it must be above 0.  Correct it, or leave it out.")
+    if values["reference"] is not None and normalise(values["reference"]) != normalise(utterance.text):
+        raise _Wrong(f"reference is {_shown(values['reference'])}, and the manifest has {_shown(utterance.text)} for "
+                     f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
+
+
+def _duration(utterance: Utterance) -> float | None:
+    if utterance.cache is not None and utterance.cache.n_samples:
+        return round(utterance.cache.n_samples / SAMPLE_RATE, 3)
+    return None if utterance.end is None else round(utterance.end - (utterance.start or 0.0), 3)
+
+
+def _named(row: Row) -> str:
+    """System and condition of a row in words, another for each."""
+    return ", ".join(f"{name} {row[name]}" if isinstance(row[name], float) else row[name]
+                     for name in OF[:-1] if row[name] is not None)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -1,0 +1,185 @@
+"""Whom the benchmark asks: a model of ours by each of its senses, or another recogniser by sound.
+
+    sounds (S,) and mouths of B utterances -> for each task, what was written, how likely the truth was, how long it took
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from avsr.benchmark.against import Rival
+from avsr.cache import Cached
+from avsr.checkpoint import SHIPPED, Checkpoint, may_see, shipped
+from avsr.decode import DecodeOptions
+from avsr.errors import AvsrError
+from avsr.models.avsr import Memory
+from avsr.runtime import Progress, pick_device, workers
+from avsr.senses import Senses, recognise, spelt, token_log_probs
+from avsr.text import spell
+from avsr.transcribe import load_model
+
+OPTIONS = DecodeOptions(temperatures=(0.0,))                # no second tries by chance: one answer to one sound
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of B utterances by one modality: a dict for each, to go into its row, and the seconds it took."""
+
+    rows: list[dict[str, Any]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """B utterances as one task shows them. mouths: None where there is none; texts: what was really said."""
+
+    modality: str
+    mouths: Sequence[Cached | None]
+
+
+class Subject(Protocol):
+    """name: the row's `system`. facts: sha256 and search, as rows have them. modalities: what it can be asked by.
+    workers: how many batches it takes side by side."""
+
+    name: str
+    facts: dict[str, Any]
+    modalities: tuple[str, ...]
+    workers: int
+    device: str
+
+    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
+        """The answer to each question about B utterances: sounds (S,) float32, texts as they were really said."""
+
+
+class Own:
+    """A model of ours. `none` writes nothing; it only tells how likely it finds each text without hearing or seeing."""
+
+    def __init__(self, name: str, *, beam_size: int, device: str, modalities: Sequence[str], progress: Progress):
+        self.torch_device = pick_device(device)
+        looks = any("v" in one for one in modalities) and may_see(name)
+        self.checkpoint: Checkpoint = load_model(name, "av" if looks else "a", self.torch_device, progress)
+        self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
+        self.options = replace(OPTIONS, beam_size=beam_size)
+        self.facts = {"sha256": _sha256(name), "search": f"beam {beam_size}"}
+        able = self.checkpoint.lips_trained
+        self.modalities = tuple(one for one in modalities if able or "v" not in one)
+        self.workers, self.device = workers(self.torch_device), self.torch_device.type
+        self.gate = _gate(self.checkpoint)
+
+    @torch.inference_mode()
+    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
+        """See Subject."""
+        spelled = [spell(self.checkpoint.tokenizer, text) for text in texts]
+        senses, hearing, out = Senses(self.checkpoint, sounds, None), Watch(self.torch_device), []
+        if any("a" in question.modality for question in questions):
+            with hearing:
+                senses.listen()
+        for question in questions:
+            watch = Watch(self.torch_device)
+            with watch:
+                memory = senses.facing(question.mouths).memory(question.modality)
+                written = self._written(question, memory)
+            losses = [-round(one.mean().item(), 4) for one in token_log_probs(self.checkpoint, memory, spelled)]
+            trust, heed = (_listed(getattr(memory, name, None), len(texts)) for name in ("trust", "heed"))
+            rows = [{"hypothesis": text, "trust": believed, "heed": heeded, "gate": self._opening(question, i, believed),
+                     "loss": loss} for i, (text, believed, heeded, loss) in
+                    enumerate(zip(written, trust, heed, losses, strict=True))]
+            out.append(Answer(rows, watch.seconds + ("a" in question.modality) * hearing.seconds))
+        return out
+
+    def _written(self, question: Question, memory: Memory) -> list[str]:
+        """Texts; by lips alone nothing where there is no face, as `transcribe` has it."""
+        if question.modality == "none" or (question.modality == "v" and not any(one is not None for one in question.mouths)):
+            return [""] * memory.n_utterances
+        texts = [spelt(self.checkpoint, one) for one in recognise(self.checkpoint, memory, self.options)]
+        if question.modality == "v":
+            texts = [text if mouth is not None else "" for text, mouth in zip(texts, question.mouths, strict=True)]
+        return texts
+
+    def _opening(self, question: Question, number: int, trust: float | None) -> float | None:
+        if "v" not in question.modality or self.gate is None:
+            return None
+        there = question.mouths[number] is not None
+        return round(self.gate * there * (1.0 if trust is None else trust), 4)
+
+
+class Watch:
+    """Seconds spent inside `with`; a GPU is waited for."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, 0.0
+
+    def __enter__(self) -> Watch:
+        self.start = self._now()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.seconds += self._now() - self.start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class Other:
+    """Another recogniser, see against.py: by sound alone, one batch after the other."""
+
+    modalities = ("a",)
+    workers = 1
+
+    def __init__(self, rival: Rival):
+        self.rival, self.name, self.device = rival, rival.name, rival.device
+        self.facts = {"sha256": rival.sha256, "search": rival.search}
+
+    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
+        """See Subject."""
+        (question,) = questions
+        assert question.modality == "a"
+        start = time.perf_counter()
+        written = self.rival.recognise(sounds)
+        nothing = {"trust": None, "heed": None, "gate": None, "loss": None}
+        return [Answer([{"hypothesis": text, **nothing} for text in written], time.perf_counter() - start)]
+
+
+@contextmanager
+def own_threads(n: int) -> Iterator[None]:
+    """So many torch threads to an operation while it lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _listed(values: torch.Tensor | None, n: int) -> list[float | None]:
+    return [None] * n if values is None else [round(one, 4) for one in values.tolist()]
+
+
+def _gate(checkpoint: Checkpoint) -> float | None:
+    """Mean opening, |tanh g|, of the gates through which the video reaches what becomes words; None without eyes."""
+    gates = [abs(value) for name, value in checkpoint.model.gates.items()
+             if name.endswith("attention_gate") and "into_video" not in name]
+    return float(np.mean(gates)) if gates else None
+
+
+def _sha256(name: str) -> str | None:
+    """Of a model's weights, as its model.json has it; None for Whispers by name, whose name says it."""
+    folder = SHIPPED / name if name in shipped() else Path(name)
+    try:
+        return json.loads((folder / "model.json").read_text())["sha256"]["model.safetensors"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AvsrError(f"{folder / 'model.json'}: it does not say what its weights are ({error}).  Copy the model "
+                        "again.") from error
