@@ -59,7 +59,7 @@ def test_whisper_hears_the_demo(whisper, hello):
 
 
 def test_pocketsphinx_with_its_open_vocabulary_writes_words_of_its_own(grid):
-    """Its 130,000 words and language model know nothing of GRID: more than nine words in ten come out wrong."""
+    """Its 130,000 words and language model know nothing of GRID: 84 % of the words of 20 clips come out wrong."""
     pytest.importorskip("pocketsphinx")
     rival = open_rival("pocketsphinx")
     assert (rival.name, rival.search, rival.facts["by"]) == ("pocketsphinx", "language model en-us", "en-us.lm.bin")

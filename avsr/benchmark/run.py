@@ -101,7 +101,7 @@ class _Run:
         self.done.skipped += [tuple(line.split(": ", 1)) for line in left_out]
         self.rows = self._utterances()
         self.noises = self._noise(output)
-        self.devices: set[str] = set()
+        self.systems: dict[str, dict[str, Any]] = {}
 
     # --- what is measured on what ---
 
@@ -183,7 +183,7 @@ class _Run:
     def measure(self, subject: Subject) -> None:
         """Every row of a subject that is not there yet."""
         self.results.check({"system": subject.name, "split": self.settings.split, "normaliser": NORMALISER, **subject.facts})
-        self.devices.add(subject.device)
+        self.systems[subject.name] = {**subject.facts, "device": subject.device, **subject.about}
         missing = set(self.settings.modalities) - set(subject.modalities)
         if "v" in missing and isinstance(subject, Own):
             self.say(f"{subject.name}: no trained lips, so by sound alone.")
@@ -278,8 +278,8 @@ class _Run:
         keep(self.done.folder, self.results.by_key.values(), {row.utterance.id: row for row in self.rows})
         self.done.n_rows = len(self.results)
         facts = {"command": self.command, "avsr": __version__, "python": platform.python_version(),
-                 "torch": torch.__version__.partition("+")[0], "devices": sorted(self.devices), "cores": n_cores(),
-                 "normaliser": NORMALISER,
+                 "torch": torch.__version__.partition("+")[0], "cores": n_cores(), "normaliser": NORMALISER,
+                 "systems": self.systems,
                  "settings": {**asdict(self.settings), "corruptions": list(map(str, self.settings.corruptions))},
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}
         (self.done.folder / RUN).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -47,11 +47,12 @@ class Question:
 
 
 class Subject(Protocol):
-    """name: the row's `system`. facts: sha256 and search, as rows have them. modalities: what it can be asked by.
-    workers: how many batches it takes side by side."""
+    """name: the row's `system`. facts: sha256 and search, as rows have them. about: what else run.json tells of it.
+    modalities: what it can be asked by. workers: how many batches it takes side by side."""
 
     name: str
     facts: dict[str, Any]
+    about: dict[str, Any]
     modalities: tuple[str, ...]
     workers: int
     device: str
@@ -70,6 +71,7 @@ class Own:
         self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
         self.options = replace(OPTIONS, beam_size=beam_size)
         self.facts = {"sha256": _sha256(name), "search": f"beam {beam_size}"}
+        self.about = {"model": name, "training": self.checkpoint.training}
         able = self.checkpoint.lips_trained
         self.modalities = tuple(one for one in modalities if able or "v" not in one)
         self.workers, self.device = workers(self.torch_device), self.torch_device.type
@@ -139,7 +141,7 @@ class Other:
 
     def __init__(self, rival: Rival):
         self.rival, self.name, self.device = rival, rival.name, rival.device
-        self.facts = {"sha256": rival.sha256, "search": rival.search}
+        self.facts, self.about = {"sha256": rival.sha256, "search": rival.search}, dict(rival.facts)
 
     def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
         """See Subject."""
