@@ -15,11 +15,13 @@ from avsr.cli.console import CONTEXT, Bars, check_writable, say, told
               help="Where the report is written.  [default: report in the first RUN]")
 @click.option("--group-by", default=None, metavar="LIST",
               help="Columns by which errors are compared, as speaker,sex.  [default: speaker and every label there is]")
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE",
+              help="Only rows with this value, as speaker=s1 or noise=babble; may be given again.")
 @click.option("--title", default=None, help="Of the page.  [default: the runs' names]")
 @click.option("--format", "-f", "formats", default="png,svg", metavar="LIST", help="Files of each figure: any of png,svg,pdf.")
 @click.option("--quiet", "-q", is_flag=True, help="No table, no progress bar and no warnings; errors are still shown.")
-def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: str | None, title: str | None, formats: str,
-                   quiet: bool) -> None:
+def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: str | None, where: tuple[str, ...],
+                   title: str | None, formats: str, quiet: bool) -> None:
     """Show what a benchmark measured: figures, tables, and a page that needs no network. Of two, compare them.
 
     RUN is the folder that `avsr benchmark` wrote. The main table goes to standard output as well.
@@ -27,7 +29,7 @@ def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: st
     with told():
         from avsr.report import ReportSettings, report
 
-        settings = ReportSettings(_words(group_by), title, _words(formats) or ())
+        settings = ReportSettings(_words(group_by), title, _words(formats) or (), _pairs(where))
         folder = output_dir or runs[0] / "report"
         if output_dir:
             check_writable(folder)
@@ -42,3 +44,13 @@ def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: st
 def _words(text: str | None) -> tuple[str, ...] | None:
     """`speaker,sex` -> its words."""
     return None if text is None else tuple(filter(None, (word.strip() for word in text.split(","))))
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    """`speaker=s1` -> {"speaker": "s1"}."""
+    from avsr.errors import AvsrError
+
+    for text in texts:
+        if not all(text.partition("=")):
+            raise AvsrError(f"--where {text}: it names no column and value.  Write it as speaker=s1.")
+    return dict(text.split("=", 1) for text in texts)

@@ -1,0 +1,107 @@
+"""What a model heard, saw and trusted: a recording in, one page of pictures and a file of numbers out.
+
+    recording -> Scene (piece, noise) -> Passes (neither, sound, sight, both) -> looks, gates, CTC, saliency -> page
+
+Inside: scene -> passes, looks, saliency (from the network) -> account (numbers) -> canvas, pictures -> page (HTML).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+
+from avsr import media
+from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
+from avsr.errors import AvsrError, BadOutput
+from avsr.explain.account import Found, account
+from avsr.explain.looks import look, read_ctc, read_gates
+from avsr.explain.page import draw_all, record, render
+from avsr.explain.passes import run_passes
+from avsr.explain.saliency import integrated_gradients
+from avsr.explain.scene import Scene, Settings, open_scene
+from avsr.rates import MEMORY_RATE
+from avsr.runtime import Progress, no_progress, pick_device
+
+__all__ = ["PAGE", "Found", "Scene", "Settings", "explain", "find_out"]
+
+PAGE, NUMBERS = "explain.html", "explain.json"
+
+
+def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MODEL, output: str | Path | None = None,
+            device: str = "auto", command: str | None = None, progress: Progress = no_progress, **settings) -> Path:
+    """Write explain.html and explain.json about a piece of a recording, of at most 30 s; returns the page's path.
+
+    source, model: as `transcribe` takes them. output: the folder, out/NAME-explain where none is given.
+    command: what the page says it was made with. settings: fields of Settings.
+    Raises AvsrError and its kinds; what could be put up with is told on the page.
+    """
+    wanted = make_settings(settings)
+    checkpoint = model
+    if not isinstance(model, Checkpoint):
+        progress("loading the model", 0, None)
+        checkpoint = load(model, lips=may_see(model), device=pick_device(device), dtype=torch.float32, progress=progress)
+    if wanted.language not in checkpoint.languages:
+        raise AvsrError(f"{checkpoint.name}: does not write language {wanted.language!r}.  "
+                        f"Use one of {', '.join(checkpoint.languages[:20])}, or another model.")
+    found = find_out(source, checkpoint, wanted, progress)
+    progress("draw", 0, None)
+    numbers = account(found, checkpoint, wanted.reference, wanted.language)
+    page = render(numbers, draw_all(found), record(found.scene), command)
+    folder = Path("out") / f"{Path(found.scene.name).stem}-explain" if output is None else Path(output)
+    texts = {NUMBERS: json.dumps(numbers, ensure_ascii=False) + "\n", PAGE: page}
+    _write(folder, texts)
+    return folder / PAGE
+
+
+def make_settings(values: Mapping[str, object]) -> Settings:
+    """Settings from keyword arguments. Raises AvsrError for a name that does not exist."""
+    known = [field.name for field in fields(Settings)]
+    for name in values:
+        if name not in known:
+            nearest = (get_close_matches(name, known, 1, 0) or known)[0]
+            raise AvsrError(f"explain has no setting {name!r}.  Use {nearest}, or any of {', '.join(known)}.")
+    return Settings(**values)
+
+
+def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, progress: Progress = no_progress) -> Found:
+    """Everything the page tells, as arrays and numbers."""
+    scene = open_scene(source, checkpoint.recipe if checkpoint.lips_trained else None, settings, progress)
+    passes = run_passes(checkpoint, scene, settings.reference, settings.language, progress)
+    memory = passes.memories[scene.modalities[-1]]
+    n_positions = round(scene.piece.duration_s * MEMORY_RATE)
+    trust = None if memory.trust is None else memory.trust.item()
+    looks, calls = look(checkpoint, memory, passes.tokens, settings.language, n_positions) if passes.words else ({}, {})
+    gates = read_gates(checkpoint.model, passes.calls | calls, trust, n_positions)
+    ctc, untrained = read_ctc(checkpoint, passes.memories, n_positions)
+    saliency = None
+    if scene.mouths is not None and passes.tokens and trust != 0:       # of lips that are not believed nothing matters
+        saliency = integrated_gradients(passes.senses, passes.tokens, modality=scene.modalities[-1],
+                                        language=settings.language, progress=progress)
+    return Found(scene, passes, trust, None if memory.familiar is None else memory.familiar.item(), looks, gates, ctc,
+                 tuple(untrained), saliency)
+
+
+def _write(folder: Path, texts: Mapping[str, str]) -> None:
+    """Each file whole or not at all; the last one when all others are there."""
+    parts = {name: folder / f".avsr-{secrets.token_hex(6)}.part" for name in texts}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in parts.items():
+            part.write_text(texts[name], encoding="utf-8", errors="replace")
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    except OSError as error:
+        raise BadOutput(f"{folder}: the page cannot be written ({error.strerror}).  Make room or get permission there, or "
+                        "choose another folder with --output-dir.") from error
+    finally:
+        for part in parts.values():
+            with suppress(OSError):
+                part.unlink()

@@ -1,0 +1,133 @@
+"""The four passes: a Scene through the model with nothing, by sound, by sight and by both; who is worth how much of the text.
+
+    Scene + Checkpoint  ->  Passes: memory, text and log-probabilities of each, Shapley shares of the whole and of each word
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from avsr.align import align
+from avsr.checkpoint import Checkpoint
+from avsr.decode import DecodeOptions
+from avsr.errors import AvsrError
+from avsr.explain.looks import gated, watching
+from avsr.explain.scene import Scene
+from avsr.metrics import Score, Shapley, shapley, word_errors
+from avsr.models.avsr import Memory
+from avsr.runtime import Progress
+from avsr.senses import Senses, recognise, spelt, token_log_probs
+from avsr.text import normalise, spell
+
+CLEAN = {"a": "a_clean", "av": "av_clean"}                  # the same cases before noise was added
+
+
+@dataclass(frozen=True)
+class SharedWord:
+    """A word, when it was said (seconds from the start of the piece), the sum of its tokens' log-probabilities in each
+    case, given the words before it, and how the change from `none` to `av` is shared out."""
+
+    text: str
+    start: float
+    end: float
+    log_probs: dict[str, float]
+    shares: Shapley
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What the cases have in common and where they part.
+
+    memories: by case of senses.MODALITIES; those that the scene does not allow are absent. texts: what each case writes, and
+    `a_clean`, `av_clean` where noise was added. scores: word errors of each, None without a reference.
+    explained: the text that is explained, which is `source`: "reference" or the case that wrote it; tokens: its tokens.
+    values: mean log-probability of a token of it in each case, the end counted, in nats. shares: of `values`.
+    wer_shares: of minus the word error rate, None without a reference. calls: what went through the gates below the decoder.
+    senses: what the memories were made from, in noise.
+    """
+
+    memories: dict[str, Memory]
+    texts: dict[str, str]
+    scores: dict[str, Score] | None
+    explained: str
+    source: str
+    tokens: tuple[int, ...]
+    values: dict[str, float]
+    shares: Shapley
+    wer_shares: Shapley | None
+    words: tuple[SharedWord, ...]
+    calls: dict[str, tuple]
+    senses: Senses
+
+
+@torch.no_grad()
+def run_passes(checkpoint: Checkpoint, scene: Scene, reference: str | None, language: str, progress: Progress) -> Passes:
+    """All cases of a scene. Raises AvsrError for a reference that is longer than the model can write."""
+    progress("listen and read", 0, None)
+    mouths = None if scene.mouths is None else [scene.mouths]
+    senses = Senses(checkpoint, None if scene.sound is None else [scene.sound], mouths)
+    with watching(gated(checkpoint.model)) as calls:
+        found = {name: senses.memory(name) for name in scene.modalities}
+    before = {}
+    if scene.disturbance is not None:
+        clean = Senses(checkpoint, [scene.clean], mouths)
+        before = {CLEAN[name]: clean.memory(name) for name in found if name in CLEAN}
+    hypotheses = {}
+    for name, memory in (found | before).items():
+        progress("write", len(hypotheses), len(found | before))
+        # What is written from nothing fails every guard and would be tried six times.
+        options = DecodeOptions(temperatures=(0.0,)) if name == "none" else DecodeOptions()
+        hypotheses[name] = recognise(checkpoint, memory, options, language)[0]
+    texts = {name: spelt(checkpoint, one) for name, one in hypotheses.items()}
+    if reference is not None:
+        source, tokens = "reference", tuple(spell(checkpoint.tokenizer, reference))
+    else:
+        written = [name for name in ("av", "a", "v") if name in texts]
+        source = next((name for name in written if texts[name]), written[0])
+        tokens = hypotheses[source].tokens
+    room = checkpoint.model.dims.n_context - len(checkpoint.tokenizer.prompt(language)) - 1
+    if len(tokens) > room:
+        raise AvsrError(f"--reference: it makes {len(tokens)} tokens, {checkpoint.name} has room for {room}.  Give only what "
+                        "is said in the piece, or choose a shorter piece with --start and --end.")
+    log_probs = {name: token_log_probs(checkpoint, memory, [tokens], language)[0] for name, memory in found.items()}
+    values = {name: one.double().mean().item() for name, one in log_probs.items()}
+    best = before.get("av_clean", before.get("a_clean", found.get("av", found.get("a", found.get("v")))))
+    words = _words(checkpoint, scene, best, tokens, log_probs, language)
+    scores = None if reference is None else {
+        name: word_errors(normalise(reference), normalise(text)) for name, text in texts.items()}
+    return Passes(found, texts, scores, checkpoint.tokenizer.decode(tokens).strip(), source, tokens, values, share(values),
+                  None if scores is None else _wer_shares(scores), words, calls, senses)
+
+
+def share(values: Mapping[str, float]) -> Shapley:
+    """The exact two-player Shapley value of a case's value; a sense that is not there changes nothing (a dummy player)."""
+    nothing = values["none"]
+    sound, sight = values.get("a", nothing), values.get("v", nothing)
+    return shapley(nothing, sound, sight, values.get("av", sound if "a" in values else sight))
+
+
+def _wer_shares(scores: Mapping[str, Score]) -> Shapley:
+    """Of minus the word error rate, as a share of the words. With neither sense nothing counts as written: -1."""
+    return share({"none": -1.0} | {name: -score.errors / score.words for name, score in scores.items()
+                                   if name in ("a", "v", "av")})
+
+
+def _words(checkpoint: Checkpoint, scene: Scene, memory: Memory, tokens: Sequence[int],
+           log_probs: Mapping[str, torch.Tensor], language: str) -> tuple[SharedWord, ...]:
+    """The words, timed by the clean sound (and the lips) where there is one, up to where speech ends: noise moves the look at
+    the sound, and the last word would take all of the silence after it."""
+    if not tokens:
+        return ()
+    end = scene.piece.duration_s if scene.speech_s is None else scene.speech_s[1]
+    timed = align(checkpoint.model, checkpoint.tokenizer, memory, [checkpoint.tokenizer.prompt(language)], [tokens],
+                  [end], language=language, heads=checkpoint.alignment_heads)[0]
+    words, at = [], 0
+    for word, parts in zip(timed, checkpoint.tokenizer.words(list(tokens), language), strict=True):
+        upto = at + len(parts.tokens)
+        sums = {name: one[at:upto].double().sum().item() for name, one in log_probs.items()}
+        words.append(SharedWord(word.text.strip(), word.start, min(word.end, end), sums, share(sums)))
+        at = upto
+    return tuple(words)

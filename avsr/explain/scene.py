@@ -1,0 +1,218 @@
+"""What is explained: a recording in, a piece of it of at most 30 s out, with its sound, in noise if asked for, and its mouth.
+
+    path | bytes | waveform | Clip  ->  Scene: clean sound, sound as it is heard, mouths, and how each was come by
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avsr import media
+from avsr.errors import AvsrError, BadMedia
+from avsr.faces import FaceTracker
+from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
+from avsr.listen import BY_EYE_FRAMES, Listener
+from avsr.noise import NoiseSource, mix, open_families
+from avsr.rates import PIECE_FRAMES, PIECE_SECONDS, VIDEO_FPS, frames_to_samples, frames_to_seconds
+from avsr.runtime import Progress
+from avsr.senses import LEAST_SAMPLES, MODALITIES
+from avsr.speech import Piece, SpeechCutter, SpeechOptions, SpeechProbability
+from avsr.text import normalise
+
+NOISE_CONFIG = Path("data") / "noise.toml"                  # read where it is there and no other is named
+MAX_MISSING = 0.25                                          # share of frames without a face, as `transcribe` has it
+SPEECH_PAD = 0.1                                            # s kept around speech
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to explain; what `avsr explain --help` lists.
+
+    noise: a family's name, or NAME=FOLDER of recordings; snr_db: at which level, both or neither. noise_config: a TOML file
+    of families. seed: of the stretch of noise. reference: what was really said. start, end: seconds of the recording.
+    language: two letters, for a model that writes several.
+    """
+
+    noise: str | None = None
+    snr_db: float | None = None
+    noise_config: str | Path | None = None
+    seed: int = 0
+    reference: str | None = None
+    start: float | None = None
+    end: float | None = None
+    language: str = "en"
+
+    def __post_init__(self):
+        if self.noise is not None and self.snr_db is None:
+            raise AvsrError(f"--noise {self.noise}: how loud is not said.  Add --snr with dB, such as --snr -5.")
+        if self.noise is None and self.snr_db is not None:
+            raise AvsrError(f"--snr {self.snr_db:g}: of what noise is not said.  Add --noise, such as --noise white.")
+        if self.snr_db is not None and not np.isfinite(self.snr_db):
+            raise AvsrError(f"--snr {self.snr_db}: not a level.  Give dB, such as -5; without noise leave both options out.")
+        if self.reference is not None and not normalise(self.reference):
+            raise AvsrError(f"--reference {self.reference!r}: it holds no word.  Give what was said, or leave it out.")
+        start = 0.0 if self.start is None else self.start
+        if not 0 <= start < np.inf or (self.end is not None and not start < self.end <= start + PIECE_SECONDS):
+            raise AvsrError(f"--start {start:g}, --end {self.end}: not a stretch that can be explained.  Give seconds from the "
+                            f"start of the recording, the end after the start and at most {PIECE_SECONDS} s after it.")
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """The noise that was added: its name, dB asked for and achieved (active level), the same mix by plain RMS, its seed."""
+
+    name: str
+    snr_db: float
+    snr_achieved: float
+    snr_rms: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A piece of a recording, in video frames from its start.
+
+    clean, sound: (S,) float32 as recorded and as heard in noise, the same where none was asked for; None without sound.
+    mouths: over the piece's frames; None where nobody can be seen. unseen: why that is so. chosen: how the piece was found.
+    speech_s: where the clean sound holds speech, seconds from the piece's start; None where none is heard.
+    duration_s: of the whole recording in seconds, None where its container does not say.
+    """
+
+    name: str
+    piece: Piece
+    chosen: str
+    duration_s: float | None
+    speech_s: tuple[float, float] | None
+    clean: np.ndarray | None
+    sound: np.ndarray | None
+    mouths: Mouths | None
+    unseen: str | None
+    disturbance: Disturbance | None
+    problems: tuple[str, ...] = ()
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those of senses.MODALITIES that this piece allows."""
+        absent = "a" * (self.sound is None) + "v" * (self.mouths is None)
+        return tuple(one for one in MODALITIES if one == "none" or not set(one) & set(absent))
+
+
+def open_scene(source: media.Source, recipe: LipRecipe | None, settings: Settings, progress: Progress) -> Scene:
+    """Choose the piece, hear and look at it, and add the noise.
+
+    recipe: how mouths are cut out, None for a model without trained lips. Raises BadMedia and AvsrError where there is
+    nothing to explain: neither sound nor mouth, nobody who speaks, nothing at --start, noise that cannot be mixed.
+    """
+    noise = _open_noise(settings)                           # a name that is not known is told before anything slow is done
+    if hasattr(source, "seekable") and not source.seekable():
+        source = source.read()                              # it is gone through more than once
+    with media.open_recording(source) as recording:
+        name, duration_s = recording.name, recording.duration_s
+        has_audio, has_video = recording.has_audio, recording.has_video
+    unseen = ("the recording has no picture" if not has_video else "this model has no trained lips" if recipe is None else None)
+    if not has_audio and unseen:
+        raise BadMedia(f"{name}: there is no sound in it, and {unseen}.  Use a model that reads lips, such as --model default, "
+                       "or a recording with sound.")
+    if not has_audio and settings.noise is not None:
+        raise BadMedia(f"{name}: there is no sound in it to which --noise {settings.noise} could be added.  Leave --noise out.")
+    piece, chosen = _choose(source, has_audio, duration_s, settings, progress)
+    piece, audio, mouths, problems = _gather(source, None if unseen else recipe, piece, name, progress)
+    if mouths is None and unseen is None:
+        unseen = "no face was found in any frame"
+    elif mouths is not None and mouths.missing.mean() > MAX_MISSING:
+        missing = f"{int(mouths.missing.sum())} of {len(mouths.missing)} frames (limit {MAX_MISSING:.0%})"
+        mouths, unseen = None, f"no face was found in {missing}"
+    if audio is not None and len(audio) < LEAST_SAMPLES:
+        audio = None
+    speech_s = None if audio is None else _speech(audio, piece.duration_s)
+    if mouths is None and (audio is None or (speech_s is None and settings.start is None and settings.end is None)):
+        what = "there is no sound in it" if audio is None else "nobody speaks in it, as far as can be heard"
+        raise BadMedia(f"{name}: {what}, and {unseen}.  Name the stretch to look into with --start and --end.")
+    if audio is not None and speech_s is None:
+        problems = (*problems, f"{name}: nobody speaks in this piece, as far as can be heard.")
+    sound, disturbance = _disturb(audio, noise, name, settings)
+    return Scene(name, piece, chosen, duration_s, speech_s, audio, sound, mouths, unseen, disturbance, problems)
+
+
+def _speech(audio: np.ndarray, duration_s: float) -> tuple[float, float] | None:
+    """From the first to the last sound of speech in a piece, in seconds."""
+    probability, cutter = SpeechProbability(), SpeechCutter(SpeechOptions(pad=SPEECH_PAD))
+    pieces = cutter.update(np.concatenate([probability.update(audio), probability.finish()])) + cutter.finish()
+    return (pieces[0].start_s, min(pieces[-1].start_s + pieces[-1].duration_s, duration_s)) if pieces else None
+
+
+def _choose(source: media.Source, has_audio: bool, duration_s: float | None, settings: Settings,
+            progress: Progress) -> tuple[Piece, str]:
+    """The piece and how it was chosen."""
+    if settings.start is not None or settings.end is not None:
+        start = int((settings.start or 0.0) * VIDEO_FPS)
+        end = start + PIECE_FRAMES if settings.end is None else math.ceil(settings.end * VIDEO_FPS)
+        return Piece(start, max(start + 1, min(end, start + PIECE_FRAMES))), "as asked for"
+    whole = Piece(0, PIECE_FRAMES)
+    if duration_s is not None and duration_s <= PIECE_SECONDS:
+        return whole, "the whole recording"
+    if has_audio:
+        with media.open_recording(source, want_video=False) as recording:
+            first = next(iter(Listener(recording, None, progress=progress)), None)
+        if first is not None:
+            return first.piece, "the first stretch in which somebody speaks"
+    return whole, f"the first {PIECE_SECONDS} s"
+
+
+def _gather(source: media.Source, recipe: LipRecipe | None, piece: Piece, name: str,
+            progress: Progress) -> tuple[Piece, np.ndarray | None, Mouths | None, tuple[str, ...]]:
+    """The piece cut to what there is, its sound (S,), its mouths, and what was wrong with the recording."""
+    sounds, mouths, reached = [], [], 0
+    with ExitStack() as stack:
+        recording = stack.enter_context(media.open_recording(source, want_video=recipe is not None))
+        tracker = None if recipe is None else stack.enter_context(FaceTracker())
+        cropper = MouthCropper(recipe)
+        # Frames beyond the piece that tracking and smoothing look at, so that its mouths are those of the whole recording.
+        margin = 0 if recipe is None else tracker.max_gap + 4 * tracker.stride + recipe.smooth
+        looked = False
+        for clip in recording.windows(BY_EYE_FRAMES):
+            reached = clip.start_frame + clip.n_frames
+            if clip.audio is not None:
+                low, high = (max(0, frame - clip.start_frame) for frame in (piece.start_frame, piece.end_frame))
+                sounds.append(clip.audio[frames_to_samples(low):frames_to_samples(high)])
+            if tracker is not None and reached > piece.start_frame - margin:
+                mouths += cropper.update(clip, tracker.update(clip))
+                looked = True
+            progress("look and listen", frames_to_seconds(min(reached, piece.end_frame)), None)
+            if reached >= piece.end_frame + margin:
+                break
+        if looked:
+            mouths += cropper.finish(tracker.finish())
+        problems = tuple(recording.problems)
+    if reached <= piece.start_frame:
+        raise AvsrError(f"{name}: it ends after {frames_to_seconds(reached):.2f} s, before --start "
+                        f"{piece.start_s:g}.  Give an earlier one.")
+    piece = Piece(piece.start_frame, min(piece.end_frame, reached))
+    audio = np.concatenate(sounds) if sounds else None
+    return piece, audio, choose(mouths, piece.start_frame, piece.end_frame) if mouths else None, problems
+
+
+def _open_noise(settings: Settings) -> NoiseSource | None:
+    if settings.noise is None:
+        return None
+    family, given, folder = settings.noise.partition("=")
+    config = settings.noise_config or (NOISE_CONFIG if NOISE_CONFIG.exists() else None)
+    return open_families([family], config=config and Path(config), given={family: folder} if given else None)[family]
+
+
+def _disturb(audio: np.ndarray | None, source: NoiseSource | None, name: str,
+             settings: Settings) -> tuple[np.ndarray | None, Disturbance | None]:
+    """The sound in the noise that was asked for, and what was added."""
+    if source is None or audio is None:
+        return audio, None
+    if not audio.any():
+        raise BadMedia(f"{name}: its sound is silent, so {settings.snr_db:g} dB to it have no meaning.  Leave --noise out.")
+    rng = np.random.default_rng(settings.seed)
+    mixed = mix(audio, source.draw(len(audio), rng), settings.snr_db, rng=rng)
+    family = settings.noise.partition("=")[0]
+    return mixed.audio, Disturbance(family, settings.snr_db, mixed.snr_db, mixed.snr_rms, settings.seed)

@@ -1,0 +1,168 @@
+"""What a report is made of: folders of runs in, their rows, timings and headings out.
+
+    RUN/results.jsonl (+ timings.jsonl, run.json, media/)  ->  Run(name, folder, rows, timings, about)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from avsr.errors import AvsrError
+from avsr.results import ALIKE, NAME, RUN, TIMINGS, read_rows
+
+Row = Mapping[str, Any]
+BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
+NAMES = {"a": "sound", "v": "lips", "av": "both", "none": "neither"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A benchmark's folder, read.
+
+    name: of the folder, as long as it takes to tell it from the others.  about: run.json, {} without one.
+    warnings: what was mended in reading, as a line that a crash had cut off.  systems: their names here -> those in its file.
+    """
+
+    name: str
+    folder: Path
+    rows: list[dict]
+    timings: list[dict] = field(default_factory=list)
+    about: dict = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    systems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def media(self) -> Path:
+        """Where small recordings of its utterances may be."""
+        return self.folder / "media"
+
+
+def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None) -> list[Run]:
+    """One or two runs, whose systems have names of their own; `where`: only rows with these values, of the row or its labels.
+
+    Raises AvsrError, as where their normalisers differ.
+    """
+    if not 1 <= len(folders) <= 2:
+        raise AvsrError(f"{len(folders)} runs given: a report is of one, or compares two.  Give one or two folders.")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise AvsrError(f"{folders[0]}: given twice, and a run compared with itself shows nothing.  Give two folders.")
+    names = _names(folders)
+    runs = [only(open_run(folder, name), where or {}) for folder, name in zip(folders, names, strict=True)]
+    rules = {run.rows[0]["normaliser"]: run for run in runs}
+    if len(rules) > 1:
+        told = ", ".join(f"{run.folder} by {rule}" for rule, run in rules.items())
+        raise AvsrError(f"rows of {len(rules)} normalisers cannot be compared: {told}.  Run the benchmark again for one of "
+                        "them.")
+    return _renamed(runs)
+
+
+def open_run(folder: Path, name: str | None = None) -> Run:
+    """Read one. Raises AvsrError where there are no rows, or they cannot be read."""
+    path = folder / NAME
+    if not folder.is_dir():
+        raise AvsrError(f"{folder}: no such folder.  Give the --output-dir of an `avsr benchmark`.")
+    if not path.is_file() and not path.with_name(f"{NAME}.gz").is_file():
+        raise AvsrError(f"{folder}: there is no {NAME} in it.  Give the --output-dir of an `avsr benchmark`.")
+    rows, n_cut = read_rows(path)
+    if not rows:
+        raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
+    _check(rows, path)
+    if not any(row["modality"] != "none" for row in rows):
+        raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, by which nothing is sensed.  Run the benchmark "
+                        "with a, v or av.")
+    warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again makes it "
+                "whole."]
+    return Run(name or folder.resolve().name, folder, rows, _lines(folder / TIMINGS), _about(folder / RUN),
+               tuple(warnings[:n_cut]), {row["system"]: row["system"] for row in rows})
+
+
+def only(run: Run, where: Mapping[str, str]) -> Run:
+    """The rows whose columns have these values. Raises AvsrError where a column or every row is missing."""
+    for column, value in where.items():
+        values = {str(_value(row, column)) for row in run.rows if _value(row, column) is not None}
+        if value not in values:
+            known = ", ".join(sorted(values)[:20]) or "no value"
+            raise AvsrError(f"{run.folder}: no row has {column} {value}; there is {known}.  Correct --where.")
+        # Silence, sight alone and clean sound belong to every noise: they are what it is compared with.
+        kept = [row for row in run.rows if str(_value(row, column)) == value or (column == "noise" and row["noise"] is None)]
+        run = replace(run, rows=kept, systems={row["system"]: row["system"] for row in kept})
+    return run
+
+
+def _value(row: Row, column: str) -> Any:
+    return row[column] if column in row else row["labels"].get(column)
+
+
+def _lines(path: Path) -> list[dict]:
+    """Batches of a file that need not be there; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    out = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+            if not all(isinstance(row[name], kind) for name, kind in BATCH.items()) or row["modality"] not in NAMES:
+                raise ValueError(f"a batch needs {', '.join(BATCH)}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise AvsrError(f"{path}, line {number}: not a batch ({error}).  Delete the file to make the report without "
+                            "speeds.") from error
+        out.append(row)
+    return out
+
+
+def _about(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(about, dict):
+            raise ValueError("not an object")
+        return about
+    except ValueError as error:
+        raise AvsrError(f"{path}: not JSON ({error}).  Delete it to make the report without a heading.") from error
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of the paths, as many as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for n in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-n:]) for path in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("the same folder twice")
+
+
+def _check(rows: Sequence[Row], path: Path) -> None:
+    """That rows of one system are one measurement, and all of them by one normaliser. Raises AvsrError."""
+    seen: dict[tuple, Any] = {}
+    for number, row in enumerate(rows, 1):
+        if row["modality"] not in NAMES:
+            raise AvsrError(f"{path}, line {number}: modality {row['modality']!r}, and there are {', '.join(NAMES)}.  "
+                            "Correct it.")
+        for name in ALIKE:
+            value = row.get(name)
+            first = seen.setdefault((name, None if name == "normaliser" else row["system"]), value)
+            if first != value:
+                raise AvsrError(f"{path}, line {number}: {row['system']} has {name} {value}, and {first} before that, so these "
+                                "rows are not one measurement.  Put them into two runs.")
+
+
+def _renamed(runs: list[Run]) -> list[Run]:
+    """Systems that have the same name in both runs are told apart by the folder's."""
+    if len(runs) < 2:
+        return runs
+    shared = set.intersection(*(set(run.systems) for run in runs))
+    if not shared:
+        return runs
+    out = []
+    for run in runs:
+        told = {system: run.name if len(run.systems) == 1 else f"{run.name}: {system}" for system in run.systems}
+        names = {system: told[system] if system in shared else system for system in run.systems}
+        rows, timings = ([{**row, "system": names.get(row["system"], row["system"])} for row in kept]
+                         for kept in (run.rows, run.timings))
+        out.append(replace(run, rows=rows, timings=timings, systems={name: system for system, name in names.items()}))
+    return out
