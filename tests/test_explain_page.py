@@ -20,6 +20,7 @@ from avsr.cli.explain import explain_command
 from avsr.errors import AvsrError, BadMedia
 from avsr.explain import Settings, explain
 from avsr.explain.looks import is_trained
+from avsr.explain.page import render
 from avsr.explain.scene import open_scene
 from avsr.faces import track
 from avsr.noise import active_level, rms_level
@@ -121,6 +122,22 @@ def test_the_numbers_are_those_of_the_page(written):
     for name, look in numbers["looks"].items():
         assert np.shape(look["weights"]) == (len(numbers["words"]), 80), name
     assert set(numbers["ctc"]) == {"audio", "video", "fused"}
+
+
+@pytest.mark.parametrize(("judged", "says"), [
+    ({"trust": 0.0, "familiar": 0.0}, "unlike any mouth it learnt from"),
+    ({"trust": 0.0, "familiar": 0.4}, "look familiar (40\u00a0%), but are judged to be of no help"),
+    ({"trust": 0.5, "familiar": 1.0}, "believes these lips by 50\u00a0%"),
+    ({"trust": 1.0, "familiar": 1.0, "heed": 0.0}, "writes exactly what it writes from the lips alone"),
+    ({"trust": 1.0, "familiar": 1.0, "heed": 0.25}, "listens to the sound by 25\u00a0% only"),
+])
+def test_what_the_judges_said(written, judged, says):
+    numbers = json.loads((written[0] / "explain.json").read_text()) | judged
+    shut = {"change": 0.0, "trust": 0.0} if judged["trust"] == 0 else {}
+    numbers["gates"] = [gate | shut for gate in numbers["gates"]]
+    text = render(numbers, {}, {"mouth": "data:,"}, None)
+    assert says in text
+    assert ("does not believe these lips, so with both it goes by sound alone" in text) == (judged["trust"] == 0)
 
 
 def test_sound_alone_and_a_model_without_eyes_say_what_is_not_shown(grid, hello, tmp_path, tiny_en):

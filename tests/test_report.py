@@ -1,158 +1,496 @@
-"""The report: from rows alone and without torch; every figure and table there; what is broken is one sentence."""
+"""The report: everything in it comes from rows, is right, can be opened without a network, and bad rows are told."""
 
 import csv
 import gzip
+import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import fields
+from html.parser import HTMLParser
 
+import made_rows
 import numpy as np
 import pytest
-from made_rows import Made, write
+from made_rows import Made
 
-from avsr.errors import AvsrError
-from avsr.metrics import Cell, cells, wer
+from avsr.cli.report import report_command
+from avsr.errors import AvsrError, BadOutput
+from avsr.metrics import by_group, difference, paired, wer
 from avsr.report import ReportSettings, report
-from avsr.results import NAME, read_rows
+from avsr.results import read_rows
 
-SMALL = Made(n_utterances=36, n_speakers=12, noises=("babble",), snrs=(None, 0.0, -10.0))
+SMALL = Made(n_utterances=50, n_speakers=10, snrs=(None, 0.0, -10.0),
+             damage=(("occlusion", 0.5), ("shift", -80.0), ("shift", 80.0), ("noface", None), ("face", None)))
+TINY = Made(6, 3, ("grid",), ("babble",), (None, 0.0), (("noface", None),))
+QUICK = ReportSettings(formats=())
+
+
+def rng():
+    return np.random.default_rng(0)
+
+
+def table(folder, name):
+    """Lines of a CSV."""
+    with (folder / "tables" / f"{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def rewrite(run, change):
+    """A run with other rows: `change` gives the row to keep, or None."""
+    path = run / "results.jsonl"
+    rows = [new for row in read_rows(path)[0] if (new := change(row)) is not None]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+class Page(HTMLParser):
+    """What a page asks for, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.wanted, self.ids, self.text, self.open = [], [], [], [""]
+        self.feed(path.read_text())
+        self.all = " ".join(" ".join(self.text).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.wanted += [value for name, value in attrs if name in ("src", "href", "data", "poster", "xlink:href")]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_data(self, data):
+        if self.open[-1] not in ("style", "script"):
+            self.text.append(data)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("run") / "one", SMALL)
+    """A folder as a benchmark leaves it, with small recordings of two utterances."""
+    folder = made_rows.write(tmp_path_factory.mktemp("runs") / "small", SMALL)
+    (folder / "media").mkdir()
+    for row in made_rows.utterances(SMALL):
+        (folder / "media" / f"{row['id']}.mp4").write_bytes(b"not a real video " + row["id"].encode())
+    return folder
 
 
 @pytest.fixture(scope="module")
-def made(run, tmp_path_factory):
-    """A report, and its page."""
-    made = report([run], tmp_path_factory.mktemp("report"))
-    return made, made.page.read_text()
+def tiny(tmp_path_factory):
+    """A folder with hardly anything in it."""
+    return made_rows.write(tmp_path_factory.mktemp("runs") / "tiny", TINY)
 
 
-def figures(made):
-    return {path.name for path in made.written}
+@pytest.fixture(scope="module")
+def made(run):
+    """Its report."""
+    return report([run], run / "report")
 
 
-def test_figures_tables_and_page_are_there(made):
-    made, page = made
-    assert {"index.html", "tables.md", "wer.png", "wer.svg", "corruption.png", "visemes.png", "trust.png", "speed.png",
-            "groups.png"} <= figures(made)
-    assert all(path.stat().st_size > 50 for path in made.written)
-    assert {path.stem for path in made.written if path.suffix == ".csv"} >= {"main", "errors", "corruptions", "gains", "speed"}
-    assert (made.page.parent / "wer.png").read_bytes()[:4] == b"\x89PNG"
-    assert "<svg" in page
+@pytest.fixture(scope="module")
+def rows(run):
+    return read_rows(run)[0]
 
 
-def test_the_page_needs_nothing_but_itself(made):
-    _, page = made
-    for address in re.findall(r"""(?:src|href)=["']([^"']+)""", page):
-        assert address.startswith(("data:", "#")), address[:80]
-    assert not re.findall(r"url\((?!['\"]?(?:data:|#))", page)
+def pick(rows, modality, noise=None, snr_db=None, corruption=None, amount=None, system="default"):
+    wanted = (system, modality, noise, snr_db, corruption, amount)
+    return [row for row in rows
+            if tuple(row[name] for name in ("system", "modality", "noise", "snr_db", "corruption", "amount")) == wanted]
 
 
-def test_the_main_table_is_what_the_metrics_say(run, made):
-    made, _ = made
-    rows, _ = read_rows(run)
-    of = cells(rows)
-    lines = list(csv.DictReader((made.page.parent / "tables" / "main.csv").open()))
-    line = next(one for one in lines if (one["system"], one["noise"], one["snr_db"]) == ("default", "babble", "0"))
-    for column, cell in {"sound": Cell("default", "a", "babble", 0.0), "lips": Cell("default", "v"),
-                         "both": Cell("default", "av", "babble", 0.0)}.items():
-        expected = wer(of[cell], rng=np.random.default_rng(0)).percent
-        assert float(line[column]) == pytest.approx(expected, abs=0.06), (column, line)
+# --- what is in it ---
+
+def test_every_figure_and_table_is_written(run, made):
+    names = {path.relative_to(run / "report").as_posix() for path in made.written}
+    figures = {f"{name}.{kind}" for name in ("wer", "corruption", "trust", "shares", "visemes", "groups", "speed")
+               for kind in ("png", "svg")}
+    tables = {f"tables/{name}.csv" for name in
+              ("main", "gains", "corruptions", "shares", "visemes", "each-speaker", "each-sex", "gaps-sex", "groups", "helped",
+               "faces", "speed", "errors", "counts", "skipped")}
+    assert figures | {"index.html", "tables.md", "written.txt"} <= names
+    assert tables - names == {"tables/each-speaker.csv"}                    # five utterances of each are too few to judge
+    assert all(path.stat().st_size for path in made.written)
+    assert "By speaker: insufficient data, fewer than two groups have 20 utterances." in made.warnings
+    assert {path.name for path in (run / "report").iterdir()} == {name.split("/")[0] for name in names}
 
 
-def test_a_broken_law_is_bold_and_says_so(made):
-    made, page = made
-    broken = [line for line in made.summary.splitlines() if "broken" in line]
-    assert len(broken) == 1                                 # babble at -10 dB, see made_rows
-    assert broken[0].startswith("| **−10**")
-    assert "broken at babble at −10 dB" in page or "broken" in page
+def test_the_main_table_is_what_the_metrics_say(run, made, rows):
+    lines = table(run / "report", "main")
+    assert [(line["noise"], line["snr_db"]) for line in lines] == [(noise, snr) for noise in ("babble", "white")
+                                                                   for snr in ("clean", "0", "-10")]
+    for line in lines:
+        condition = (None, None) if line["snr_db"] == "clean" else (line["noise"], float(line["snr_db"]))
+        sound, lips, both = pick(rows, "a", *condition), pick(rows, "v"), pick(rows, "av", *condition)
+        for name, some in (("sound", sound), ("lips", lips), ("both", both)):
+            rate = wer(some, rng=rng())
+            assert [float(line[name + end]) for end in ("", "_low", "_high")] == pytest.approx(
+                [rate.percent, rate.low, rate.high], rel=1e-5)
+        better = min(sound, lips, key=lambda some: wer(some, rng=rng()).percent)
+        less = difference(both, better, rng=rng())
+        assert [float(line["less" + end]) for end in ("", "_low", "_high")] == pytest.approx(
+            [less.percent, less.low, less.high], rel=1e-4, abs=1e-5)
+        assert line["law"] == ("kept" if less.percent <= 0.5 else "broken")
+        other = wer(pick(rows, "a", *condition, system="faster-whisper:tiny.en"), rng=rng())
+        assert float(line["faster-whisper:tiny.en sound"]) == pytest.approx(other.percent, rel=1e-5)
+    assert {line["law"] for line in lines} == {"kept", "broken"}
 
 
-def test_rows_alone_are_enough_and_torch_is_not_loaded(run, tmp_path):
-    (tmp_path / "bare").mkdir()
-    (tmp_path / "bare" / f"{NAME}.gz").write_bytes(gzip.compress((run / NAME).read_bytes()))
-    code = ("import sys; from avsr.report import report; report([sys.argv[1]], sys.argv[2]); "
-            "print(sorted({'torch', 'av', 'cv2', 'mediapipe', 'transformers'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "bare", tmp_path / "out"], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
-    assert (tmp_path / "out" / "index.html").exists()
+def test_where_the_law_is_broken_the_line_is_bold_and_says_so(run, made):
+    lines = {(line["noise"], line["snr_db"].replace("-", "−")): line["law"] for line in table(run / "report", "main")}
+    texts = (run / "report" / "tables.md").read_text().split("**default, babble: WER %**")[1].split("##")[0]
+    noise, found = "babble", {}
+    for text in texts.splitlines():
+        noise = "white" if "default, white" in text else noise
+        cells = [cell.strip() for cell in text.strip("|").split("|")]
+        if cells[0].strip("*") in ("clean", "0", "−10") and len(cells) == 7:
+            found[noise, cells[0].strip("*")] = cells
+    assert set(found) == set(lines)
+    for key, cells in found.items():
+        assert all(cell.startswith("**") for cell in cells) == (lines[key] == "broken"), key
+        assert any(cell.startswith("**") for cell in cells) == (lines[key] == "broken"), key
+    page = (run / "report" / "index.html").read_text()
+    assert page.count('<tr class="bold">') == sum(
+        line["law"] == "broken" for name in ("main", "corruptions") for line in table(run / "report", name))
+    assert made.summary.startswith("**default, babble: WER %**\n\n| SNR, dB | sound | lips | both |")
+    assert made.summary in texts or made.summary.split("\n\n")[1] in texts
 
 
-def test_two_reports_of_the_same_rows_are_alike(run, made, tmp_path):
-    made, _ = made
-    again = report([run], tmp_path)
-    for name in ("tables.md", "tables/main.csv", "wer.png"):
-        assert (tmp_path / name).read_bytes() == (made.page.parent / name).read_bytes(), name
-    assert again.summary == made.summary
+def test_bad_pictures_groups_and_counts(run, made, rows):
+    lines = table(run / "report", "corruptions")
+    line = next(one for one in lines if (one["noise"], one["corruption"], one["amount"]) == ("white", "shift", "-80"))
+    hit, whole = pick(rows, "av", "white", -10.0, "shift", -80.0), pick(rows, "av", "white", -10.0)
+    assert float(line["both"]) == pytest.approx(wer(hit, rng=rng()).percent, rel=1e-5)
+    lips = pick(rows, "v", corruption="shift", amount=-80.0)
+    assert float(line["lips"]) == pytest.approx(wer(lips, rng=rng()).percent, rel=1e-5)
+    assert float(line["cost"]) == pytest.approx(difference(hit, whole, rng=rng()).percent, rel=1e-5)
+    found = by_group(pick(rows, "av", "babble", 0.0), "sex", rng=rng())
+    (gap,) = [one for one in table(run / "report", "gaps-sex")
+              if (one["system"], one["modality"], one["noise"], one["snr_db"]) == ("default", "both", "babble", "0")]
+    assert (gap["worst"], float(gap["gap"])) == (found.worst, pytest.approx(found.gap.percent, rel=1e-5))
+    one, two = table(run / "report", "counts")
+    assert (one["system"], two["system"]) == ("default", "faster-whisper:tiny.en")
+    assert (int(one["rows"]), int(one["utterances"]), int(one["speakers"]), int(one["incomplete"])) == (
+        sum(row["system"] == "default" for row in rows), 50, 10, 0)
+    off = max(abs(row["snr_achieved"] - row["snr_db"]) for row in rows if row["system"] == "default" and row["noise"])
+    assert float(one["off_db"]) == pytest.approx(off, rel=1e-4)
+    assert table(run / "report", "skipped") == [{"run": "small", "reason": "silent speech: SNR undefined", "utterances": "1",
+                                                 "ids": "s3-00099"}]
+    fast = table(run / "report", "speed")
+    timings = [row for row in made_rows.timings(SMALL) if (row["system"], row["modality"]) == ("default", "av")]
+    (both,) = [one for one in fast if (one["system"], one["modality"]) == ("default", "both")]
+    seconds, audio = (sum(row[name] for row in timings) for name in ("seconds", "audio_s"))
+    assert float(both["real_time_factor"]) == pytest.approx(seconds / audio, rel=1e-5)
+    assert float(both["peak_mb"]) == max(row["peak_mb"] for row in timings)
 
 
-def test_two_runs_are_compared_in_pairs(run, tmp_path):
-    better = write(tmp_path / "two", replace(SMALL, quality=0.5))
-    compared = report([run, better], tmp_path / "out")
-    assert "compared" in {path.stem for path in compared.written}
-    assert "one" in compared.summary
-    assert "two" in compared.summary
-    bold = [line for line in compared.summary.splitlines() if "**" in line]
-    assert bold                                             # half the errors are told apart by 36 sentences
+def test_the_page_needs_nothing_but_itself(run, made, rows):
+    page = Page(made.page)
+    text = made.page.read_text()
+    assert all(value.startswith(("data:", "#")) for value in page.wanted)
+    assert not re.findall(r"url\((?!#)|@import|<script|<link|<iframe", text)
+    assert {value[1:] for value in page.wanted if value.startswith("#")} <= set(page.ids)
+    own = [one for one in page.ids if re.match(r"(wer|trust|groups|shares|visemes|corruption|speed)-", one)]
+    assert len(own) == len(set(own)) > 100                                   # ids of one figure are in no other
+    for heading in ("WER against noise", "Bad pictures", "Confusions", "For whom it fails", "Worst and best", "Speed"):
+        assert heading in page.all
+    assert "avsr benchmark data/grid --split test" in page.all
+    assert "signal-to-noise ratio, dB" in page.all                           # text of the figures is text
+    assert "prefers-color-scheme: dark" in text
+    assert "width=device-width" in text
 
 
-def test_only_the_rows_asked_for(run, tmp_path):
-    rows, _ = read_rows(run)
-    speaker = rows[0]["speaker"]
-    of = report([run], tmp_path, settings=ReportSettings(where={"speaker": speaker, "noise": "babble"}))
-    assert f"of {speaker}" in of.page.read_text() or speaker in of.page.read_text()
+def test_the_worst_and_the_best_are_and_can_be_heard(run, made, rows):
+    page = made.page.read_text()
+    shown = re.findall(r'<p class="faint">(s\d+-\d+), speaker', page)
+    errors = {row["id"]: 0 for row in rows}
+    for row in rows:
+        if (row["system"], row["modality"], row["corruption"]) == ("default", "av", None):
+            errors[row["id"]] += wer([row], rng=rng()).score.errors
+    counts = sorted(errors.values())
+    assert sorted(errors[one] for one in shown[:6]) == counts[-6:]
+    assert sorted(errors[one] for one in shown[6:]) == counts[:6]
+    assert page.count('<video controls preload="metadata" src="data:video/mp4;base64,') == 12
+    worst = next(row for row in rows if row["id"] == shown[0])
+    assert f'<p class="said">{worst["reference"]}</p>' in page
+
+
+def test_the_same_rows_give_the_same_report(tiny, tmp_path):
+    settings = ReportSettings(formats=("pdf",))
+    first, second = (report([tiny], tmp_path / name, settings=settings) for name in ("one", "two"))
+    for one, two in zip(first.written, second.written, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+    assert (tmp_path / "one" / "wer.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_what_an_earlier_report_left_is_taken_away_and_nothing_else(tiny, tmp_path):
+    (tmp_path / "tables").mkdir()
+    mine = tmp_path / "tables" / "mine.csv"
+    mine.write_text("kept")
+    report([tiny], tmp_path, settings=ReportSettings(formats=("svg",)))
+    assert (tmp_path / "trust.svg").exists()
+    bare = rewrite(made_rows.write(tmp_path / "bare", Made(n_utterances=4, n_speakers=2, snrs=(None,), damage=())),
+                   lambda row: {**row, "trust": None, "gate": None})
+    report([bare], tmp_path, settings=ReportSettings(formats=("svg",)))
+    assert (tmp_path / "wer.svg").exists()
+    assert not (tmp_path / "trust.svg").exists()
+    assert mine.read_text() == "kept"
+
+
+# --- two runs ---
+
+@pytest.fixture(scope="module")
+def better(tmp_path_factory):
+    """The same sentences heard by a better system of the same name, at another set of levels."""
+    return made_rows.write(tmp_path_factory.mktemp("others") / "better", Made(
+        n_utterances=50, n_speakers=10, snrs=(None, 0.0, 5.0), damage=(("noface", None),), quality=0.4, noises=("babble",)))
+
+
+def test_two_runs_are_compared_on_the_same_utterances(run, better, rows, tmp_path):
+    made = report([run, better], tmp_path, settings=QUICK)
+    lines = table(tmp_path, "compared")
+    theirs = read_rows(better)[0]
+    (line,) = [one for one in lines if (one["first"], one["modality"], one["noise"], one["snr_db"], one["corruption"]) ==
+               ("small: default", "sound", "babble", "0", "")]
+    found = paired(pick(theirs, "a", "babble", 0.0), pick(rows, "a", "babble", 0.0), rng=rng())
+    assert [float(line["difference" + end]) for end in ("", "_low", "_high")] == pytest.approx(
+        [found.difference.percent, found.difference.low, found.difference.high], rel=1e-4)
+    assert float(line["p"]) == pytest.approx(found.p, rel=1e-5)
+    assert (line["second"], line["utterances"]) == ("better: default", "50")
+    assert "**better: default against small: default: WER %**" in made.summary
+    alone = {(one["system"], one["noise"], one["snr_db"]) for one in table(tmp_path, "one-run-only")
+             if one["modality"] == "sound"}
+    assert alone == {(f"small: {name}", noise, snr) for name in ("default", "faster-whisper:tiny.en")
+                     for noise, snr in (("babble", "-10"), ("white", "0"), ("white", "-10"))} | {
+                    (f"better: {name}", "babble", "5") for name in ("default", "faster-whisper:tiny.en")}
+    page = Page(made.page).all
+    assert "Benchmark: small and better" in page
+    assert "In one run only" in page
+
+
+def test_systems_of_different_names_keep_them(tmp_path):
+    one, two, alike = (made_rows.write(tmp_path / name / "run", Made(6, 3, (system,), (), (None,), ()))
+                       for name, system in (("x", "grid"), ("y", "tiny"), ("z", "grid")))
+    lines = report([one, two], tmp_path / "out", settings=QUICK) and table(tmp_path / "out", "compared")
+    assert {(line["first"], line["second"]) for line in lines} == {("grid", "tiny")}
+    assert "Benchmark: x/run and y/run" in (tmp_path / "out" / "index.html").read_text()
+    report([one, alike], tmp_path / "out", settings=QUICK)
+    assert {(line["first"], line["second"]) for line in table(tmp_path / "out", "compared")} == {("x/run", "z/run")}
+
+
+def test_other_noise_and_utterances_of_one_run_only_are_told(tiny, tmp_path):
+    ids = sorted({row["id"] for row in read_rows(tiny)[0]})
+    other = made_rows.write(tmp_path / "other", TINY)
+    rewrite(other, lambda row: None if row["id"] == ids[0] else {**row, "noise_offset": 7} if row["noise"] else row)
+    made = report([tiny, other], tmp_path / "out", settings=QUICK)
+    assert any(note.startswith("1 utterances are in one run only") for note in made.warnings)
+    assert any("pieces of noise (babble) are not the same" in note for note in made.warnings)
+    assert {line["utterances"] for line in table(tmp_path / "out", "compared")} == {"5"}
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda row: {**row, "id": "x" + row["id"]}, "no utterance is in both, so nothing can be paired.  Compare"),
+    (lambda row: {**row, "reference": row["reference"] + " again"}, "6 of 6 utterances have other references, such as"),
+    (lambda row: {**row, "normaliser": "whisper-en-1"}, "rows of 2 normalisers cannot be compared")])
+def test_runs_that_cannot_be_compared(tiny, tmp_path, change, message):
+    other = rewrite(made_rows.write(tmp_path / "other", TINY), change)
+    with pytest.raises(AvsrError, match=re.escape(message)):
+        report([tiny, other], tmp_path / "out")
+
+
+def test_one_run_twice_or_three(run, tmp_path):
+    with pytest.raises(AvsrError, match="given twice"):
+        report([run, run / "." / "report" / ".."], tmp_path)
+    with pytest.raises(AvsrError, match="3 runs given"):
+        report([run, tmp_path, tmp_path / "x"], tmp_path)
+
+
+# --- runs that are not whole, small or odd ---
+
+def test_a_run_that_was_stopped_is_reported_as_far_as_it_is(run, tmp_path):
+    part = made_rows.write(tmp_path / "part", TINY)
+    rewrite(part, lambda row: None if (row["modality"], row["noise"], row["id"]) == ("av", "babble", "s1-00000") else row)
+    with (part / "results.jsonl").open("a") as file:
+        file.write('{"layout": 1, "system": "defa')
+    made = report([part], tmp_path / "out", settings=QUICK)
+    assert "its last line was cut off by a crash and is left out" in made.warnings[0]
+    assert "cut off by a crash" in Page(made.page).all
+    assert any("could not be shared out between the senses" in note for note in made.warnings)
+    (ours,) = table(tmp_path / "out", "counts")
+    assert int(ours["incomplete"]) == 2                                      # with a face and without
+    assert all(line["less"] for line in table(tmp_path / "out", "main"))    # on the utterances that are there
+
+
+@pytest.mark.parametrize(("made", "change"), [
+    (Made(1, 1, ("grid",), ("babble",), (None, 0.0), ()), lambda row: row),
+    (Made(6, 3, ("pocketsphinx",), ("white",), (None, -5.0), (), seeing=0), lambda row: row),
+    (Made(6, 3, ("grid",), (), (None,), ()), lambda row: row if row["modality"] == "v" else None),
+    (Made(6, 3, ("grid",), ("babble",), (0.0, -5.0), ()), lambda row: row if row["modality"] != "v" else None),
+    (Made(6, 3, ("grid",), ("babble",), (None, 0.0), (("face", None),)),
+     lambda row: {**row, "speaker": None, "labels": {}, "reference": "" if row["id"].endswith("3") else row["reference"]}),
+    (Made(6, 3, ("one", "two"), ("babble",), (None, 0.0), (("blur", 2.0),), seeing=2),
+     lambda row: {name: row[name] for name in row if name not in ("trust", "gate", "loss", "face", "sha256", "split",
+                                                                  "snr_achieved", "duration_s", "noise_id", "noise_offset")})],
+    ids=["one utterance", "sound alone", "lips alone", "no clean, no lips", "nobody named", "least that rows must have"])
+def test_odd_runs_have_a_report(tmp_path, made, change):
+    run = rewrite(made_rows.write(tmp_path / "run", made), change)
+    for name in ("timings.jsonl", "run.json"):
+        (run / name).unlink()
+    done = report([run], tmp_path / "out", settings=QUICK)
+    assert "<svg" in done.page.read_text()
+    assert "There is no run.json beside the rows" in Page(done.page).all
+    assert table(tmp_path / "out", "main")
+    assert len(done.summary.splitlines()) >= 4
+
+
+def test_texts_are_texts_and_not_html(tmp_path):
+    run = made_rows.write(tmp_path / "run", Made(4, 2, ("a|b*c",), ("<i>",), (None, 0.0), ()))
+    rewrite(run, lambda row: {**row, "hypothesis": "<script>alert(1)</script>", "labels": {"sex": "<b>"}})
+    made = report([run], tmp_path / "out", settings=ReportSettings(title="<h1>&", formats=()))
+    page = made.page.read_text()
+    assert "<script" not in page
+    assert "<title>&lt;h1&gt;&amp;</title>" in page
+    assert "<i>" not in page
+    for line in (tmp_path / "out" / "tables.md").read_text().splitlines():
+        if line.startswith("| a"):
+            assert line.startswith("| a\\|b\\*c | ")
+
+
+def test_recordings_that_are_too_large_or_elsewhere_are_left_out(run, tmp_path, monkeypatch):
+    from avsr.report import examples
+
+    monkeypatch.setattr(examples, "MOST_BYTES", 20)
+    other = made_rows.write(tmp_path / "run", TINY)
+    (tmp_path / "secret.mp4").write_bytes(b"x")
+    (other / "media").mkdir()
+    for row in made_rows.utterances(TINY):
+        (other / "media" / f"{row['id']}.mp4").write_bytes(b"x" * (21 if row["speaker"] == "s1" else 20))
+    rewrite(other, lambda row: {**row, "id": "../../secret"} if row["id"] == "s2-00001" else row)
+    made = report([other], tmp_path / "out", settings=QUICK)
+    page = made.page.read_text()
+    shown = re.findall(r'<p class="faint">(\S+), speaker', page)
+    assert {"../../secret", "s1-00000"} <= set(shown)
+    assert page.count("<video") == sum(not one.startswith("s1-") and "secret" not in one for one in shown)
+    assert page.count("is too much for the page (limit 2e-05 MB)") == sum(one.startswith("s1-") for one in shown)
+
+
+# --- bad input ---
+
+def bad(name, text=None, change=None):
+    def make(folder):
+        run = made_rows.write(folder / name, Made(4, 2, ("grid",), ("babble",), (None, 0.0), ()))
+        if change is not None:
+            rewrite(run, change)
+        elif text is None:
+            (run / "results.jsonl").unlink()
+        else:
+            (run / "results.jsonl").write_text(text)
+        return run
+    return make
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda folder: folder / "nowhere", "nowhere: no such folder.  Give"),
+    (bad("none"), "none: there is no results.jsonl in it.  Give"),
+    (bad("empty", ""), "results.jsonl: it holds no row.  Run"),
+    (bad("cut", '{"layout": 1, "sys'), "results.jsonl: it holds no row.  Run"),
+    (bad("broken", "{}\n"), "results.jsonl, line 1: layout is not there"),
+    (bad("junk", "\x00\n"), "results.jsonl, line 1: not JSON"),
+    (bad("mixed", change=lambda row: {**row, "normaliser": "other"} if row["modality"] == "v" else row),
+     "grid has normaliser other, and avsr-en-1 before that, so these rows are not one measurement.  Put them"),
+    (bad("weights", change=lambda row: {**row, "sha256": "1" * 64} if row["modality"] == "v" else row), "grid has sha256 1111"),
+    (bad("sense", change=lambda row: {**row, "modality": "touch"} if row["modality"] == "v" else row),
+     "modality 'touch', and there are a, v, av, none.  Correct it."),
+    (bad("nothing", change=lambda row: row if row["modality"] == "none" else None), "all 4 rows are of modality none")])
+def test_rows_that_cannot_be_reported_are_told_in_one_sentence(tmp_path, make, message):
+    with pytest.raises(AvsrError) as caught:
+        report([make(tmp_path)], tmp_path / "out")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("timings.jsonl", '{"system": "grid"}\n', "timings.jsonl, line 1: not a batch"),
+    ("timings.jsonl", "[]\n", "timings.jsonl, line 1: not a batch"),
+    ("run.json", "{", "run.json: not JSON"), ("run.json", "[]", "run.json: not JSON (not an object)")])
+def test_broken_files_beside_the_rows_are_told(tmp_path, name, text, message):
+    run = made_rows.write(tmp_path / "run", Made(2, 2, ("grid",), (), (None,), ()))
+    (run / name).write_text(text)
+    with pytest.raises(AvsrError, match=re.escape(message)):
+        report([run], tmp_path / "out")
+
+
+def test_a_group_column_that_is_missing(run, tmp_path):
+    with pytest.raises(AvsrError, match=r"--group-by age: no row has this label; there are speaker, accent, sex\.  Choose"):
+        report([run], tmp_path, settings=ReportSettings(("sex", "age")))
+    made = report([run], tmp_path, settings=ReportSettings(("sex",), formats=()))
+    assert not any("By accent" in note or "By speaker" in note for note in made.warnings)
+    assert {line["column"] for line in table(tmp_path, "groups")} == {"sex"}
+
+
+def test_a_folder_that_cannot_be_written_to(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadOutput, match=r"file: it cannot be written \(File exists\)\.  Choose"):
+        report([run], tmp_path / "file", settings=QUICK)
+
+
+# --- some of the rows ---
+
+def test_only_the_rows_asked_for(run, rows, tmp_path):
+    made = report([run], tmp_path, settings=ReportSettings(where={"speaker": "s1", "noise": "babble"}, formats=()))
+    (line,) = [line for line in table(tmp_path, "main") if line["snr_db"] == "0"]
+    one = [row for row in pick(rows, "av", "babble", 0.0) if row["speaker"] == "s1"]
+    assert (float(line["both"]), line["noise"]) == (pytest.approx(wer(one, rng=rng()).percent, rel=1e-5), "babble")
+    assert "utterances of s1, split test" in Page(made.page).all
     with pytest.raises(AvsrError, match=r"no row has speaker nobody; there is .*Correct --where"):
         report([run], tmp_path, settings=ReportSettings(where={"speaker": "nobody"}))
 
 
-def test_a_line_that_a_crash_cut_off_is_told(run, tmp_path):
-    (tmp_path / "cut").mkdir()
-    text = (run / NAME).read_text()
-    (tmp_path / "cut" / NAME).write_text(text[:-30])
-    assert any("cut off" in warning for warning in report([tmp_path / "cut"], tmp_path / "out").warnings)
+def test_rows_in_an_archive_are_enough(tiny, tmp_path):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "results.jsonl.gz").write_bytes(gzip.compress((tiny / "results.jsonl").read_bytes()))
+    report([tmp_path / "bare"], tmp_path / "archive", settings=QUICK)
+    report([tiny], tmp_path / "rows", settings=QUICK)
+    assert table(tmp_path / "archive", "errors") == table(tmp_path / "rows", "errors")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda text: "", "it holds no row"),
-    (lambda text: text.replace('"normaliser": "avsr-en-1"', '"normaliser": "another"', 1), "another"),
-    (lambda text: "not a row\n" + text, "line 1: not JSON"),
-    (lambda text: text.replace('"sha256": ', '"sha256": "other", "was": ', 1), "sha256"),
-])
-def test_rows_that_cannot_be_used_are_one_sentence(run, tmp_path, change, message):
-    (tmp_path / NAME).write_text(change((run / NAME).read_text()))
-    with pytest.raises(AvsrError, match=message):
-        report([tmp_path], tmp_path / "out")
+# --- the command ---
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "avsr.cli", "report", *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_two_normalisers_cannot_be_compared(run, tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / NAME).write_text((run / NAME).read_text().replace('"avsr-en-1"', '"avsr-en-2"'))
-    with pytest.raises(AvsrError, match="2 normalisers"):
-        report([run, tmp_path / "other"], tmp_path / "out")
-
-
-def test_a_missing_group_column_names_those_there_are(run, tmp_path):
-    with pytest.raises(AvsrError, match=r"height.*sex"):
-        report([run], tmp_path, settings=ReportSettings(group_by=("height",)))
+def test_the_command_prints_the_table_and_says_where_the_rest_is(tiny, tmp_path):
+    made = report([tiny], tmp_path / "function", settings=QUICK)
+    done = command(tiny, "--output_dir", tmp_path / "out", "--format", "svg", "--group-by", "sex", "--title", "In noise")
+    assert (done.returncode, done.stdout.strip()) == (0, made.summary.strip())
+    assert f"Open {tmp_path / 'out' / 'index.html'}" in done.stderr
+    assert "<h1>In noise</h1>" in (tmp_path / "out" / "index.html").read_text()
+    assert not (tmp_path / "out" / "wer.png").exists()
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["nowhere"], "no such folder"),
-    (["--where", "speaker"], "Write it as speaker=s1"),
-    (["--format", "jpeg"], "jpeg"),
-])
-def test_the_command_says_what_is_wrong(run, tmp_path, arguments, message):
-    from click.testing import CliRunner
+    (["nowhere"], "error: nowhere: no such folder.  Give"),
+    (["nowhere", "--where", "speaker"], "error: --where speaker: it names no column and value.  Write it as speaker=s1."),
+    (["nowhere", "--format", "jpeg"], "error: --format jpeg: figures are written as png, svg, pdf.  Use any of these.")])
+def test_the_command_fails_in_one_sentence(arguments, message):
+    done = command(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
 
-    from avsr.cli import main
 
-    runs = [] if arguments == ["nowhere"] else [str(run)]
-    done = CliRunner().invoke(main, ["report", *runs, *arguments, "-o", str(tmp_path / "out")])
-    assert done.exit_code == 1
-    assert message in done.output
-    assert not (Path(tmp_path) / "out" / "index.html").exists()
+def test_no_torch_is_loaded(tiny, tmp_path):
+    code = ("import sys\nfrom click.testing import CliRunner\nfrom avsr.cli import main\n"
+            f"done = CliRunner().invoke(main, ['report', {str(tiny)!r}, '-o', {str(tmp_path)!r}, '-q', '-f', ''])\n"
+            "assert (done.exit_code, done.output) == (0, ''), done.output\n"
+            "print(sorted({'torch', 'av', 'mediapipe', 'librosa', 'tokenizers', 'matplotlib.pyplot'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert (tmp_path / "index.html").exists()
+
+
+def test_its_options_are_those_of_the_function():
+    typed = {option.name for option in report_command.params} - {"runs", "output_dir", "quiet"}
+    assert typed == {field.name for field in fields(ReportSettings)}
+    (formats,) = [option.default for option in report_command.params if option.name == "formats"]
+    assert tuple(formats.split(",")) == ReportSettings().formats
+    assert all(option.help for option in report_command.params if option.name != "runs")

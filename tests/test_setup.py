@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_environment_yml_has_the_same_set_as_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["offline"],
+    extras = project["project"]["optional-dependencies"].values()
+    wanted = [*project["project"]["dependencies"], *(name for extra in extras for name in extra),
               *(name for name in project["dependency-groups"]["dev"] if not name.startswith("avsr")),
               *project["tool"]["uv"]["constraint-dependencies"]]
     names = {re.split(r"[<>=]", requirement)[0] for requirement in wanted}

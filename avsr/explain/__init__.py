@@ -46,13 +46,13 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     wanted = make_settings(settings)
     checkpoint = model
     if not isinstance(model, Checkpoint):
-        progress("loading the model", 0, None)
+        progress("loading the model", 0, 0)
         checkpoint = load(model, lips=may_see(model), device=pick_device(device), dtype=torch.float32, progress=progress)
     if wanted.language not in checkpoint.languages:
         raise AvsrError(f"{checkpoint.name}: does not write language {wanted.language!r}.  "
                         f"Use one of {', '.join(checkpoint.languages[:20])}, or another model.")
     found = find_out(source, checkpoint, wanted, progress)
-    progress("draw", 0, None)
+    progress("drawing", 0, 0)
     numbers = account(found, checkpoint, wanted.reference, wanted.language)
     page = render(numbers, draw_all(found), record(found.scene), command)
     folder = Path("out") / f"{Path(found.scene.name).stem}-explain" if output is None else Path(output)
@@ -77,7 +77,7 @@ def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, p
     passes = run_passes(checkpoint, scene, settings.reference, settings.language, progress)
     memory = passes.memories[scene.modalities[-1]]
     n_positions = round(scene.piece.duration_s * MEMORY_RATE)
-    trust = None if memory.trust is None else memory.trust.item()
+    trust, familiar, heed = (None if one is None else one.item() for one in (memory.trust, memory.familiar, memory.heed))
     looks, calls = look(checkpoint, memory, passes.tokens, settings.language, n_positions) if passes.words else ({}, {})
     gates = read_gates(checkpoint.model, passes.calls | calls, trust, n_positions)
     ctc, untrained = read_ctc(checkpoint, passes.memories, n_positions)
@@ -85,8 +85,7 @@ def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, p
     if scene.mouths is not None and passes.tokens and trust != 0:       # of lips that are not believed nothing matters
         saliency = integrated_gradients(passes.senses, passes.tokens, modality=scene.modalities[-1],
                                         language=settings.language, progress=progress)
-    return Found(scene, passes, trust, None if memory.familiar is None else memory.familiar.item(), looks, gates, ctc,
-                 tuple(untrained), saliency)
+    return Found(scene, passes, trust, familiar, heed, looks, gates, ctc, tuple(untrained), saliency)
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:

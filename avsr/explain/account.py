@@ -27,7 +27,7 @@ DIGITS = 5                                                  # of what is written
 
 @dataclass(frozen=True)
 class Found:
-    """Everything about one piece. trust, familiar: of Memory, None where nobody judges. looks: by "audio", "video".
+    """Everything about one piece. trust, familiar, heed: of Memory, None where nobody judges. looks: by "audio", "video".
     ctc: log-probabilities of trained heads; untrained: names of the others. saliency: None where nothing was seen or
     believed."""
 
@@ -35,6 +35,7 @@ class Found:
     passes: Passes
     trust: float | None
     familiar: float | None
+    heed: float | None
     looks: dict[str, Looks]
     gates: tuple[Gate, ...]
     ctc: dict[str, np.ndarray]
@@ -58,7 +59,7 @@ def account(found: Found, checkpoint: Checkpoint, reference: str | None, languag
         "reference": reference, "normaliser": NORMALISER,
         "outputs": {name: _output(passes, name, reference) for name in passes.texts},
         "explained": {"text": passes.explained, "source": passes.source, "tokens": len(passes.tokens)},
-        "trust": found.trust, "familiar": found.familiar,
+        "trust": found.trust, "familiar": found.familiar, "heed": found.heed,
         "shares": _shares(passes.shares), "wer_shares": None if passes.wer_shares is None else _shares(passes.wer_shares),
         "words": [{"text": word.text, "start": word.start, "end": word.end, "log_probs": word.log_probs, **_shares(word.shares)}
                   for word in passes.words],

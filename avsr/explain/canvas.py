@@ -25,6 +25,7 @@ VARIABLES = {INK: "ink", FAINT: "faint", SOUND: "sound", SIGHT: "lips", BOTH: "b
 # Of the insides of heat maps, which are seen through: between those of the light and of the dark page.
 RGB = {SOUND: (0.27, 0.57, 0.86), SIGHT: (0.91, 0.56, 0.16), BOTH: (0.10, 0.58, 0.48)}
 WIDTH, PER_SECOND = 9.2, 1.0                                # inches: of a page, and at least for a second
+LONGEST_LABEL = 13                                          # letters of a word
 LEFT, RIGHT, BOTTOM = 0.95, 0.15, 0.42                      # inches around what is drawn
 
 
@@ -50,7 +51,8 @@ class TimeFigure:
         self.width = max(WIDTH, LEFT + RIGHT + PER_SECOND * duration_s)
         self.inner = self.width - LEFT - RIGHT
         turned = self._crowded(words)
-        top = 0.14 + (0.55 if turned else 0.16) * bool(words)
+        longest = max((len(short(word.text)) for word in words), default=0)
+        top = 0.2 + 0.055 * longest if turned else 0.3 if words else 0.14
         height = top + sum(heights) + gap * (len(heights) - 1) + BOTTOM
         self.figure = Figure(figsize=(self.width, height))
         self.axes, below = [], height - top
@@ -60,11 +62,12 @@ class TimeFigure:
             self.axes.append(self._axis(self.figure.add_axes(box), last=len(self.axes) == len(heights) - 1))
             below -= gap
         style = {"ha": "left" if turned else "center", "rotation": 50 if turned else 0}
+        least, at = 0.14 * duration_s / self.inner if turned else 0.0, -math.inf
         for word in words:
-            middle = (word.start + min(word.end, duration_s)) / 2
-            self.axes[0].annotate(word.text, (middle, 1), (0, 4), xycoords=("data", "axes fraction"), rotation_mode="anchor",
-                                  textcoords="offset points", va="bottom", annotation_clip=False, color=INK, fontsize=9,
-                                  **style)
+            at = max((word.start + min(word.end, duration_s)) / 2, at + least)
+            self.axes[0].annotate(short(word.text), (at, 1), (0, 4), xycoords=("data", "axes fraction"), va="bottom",
+                                  textcoords="offset points", annotation_clip=False, color=INK, fontsize=9,
+                                  rotation_mode="anchor", **style)
             for axis in self.axes:
                 axis.axvline(word.start, color=FAINT, linewidth=0.6, zorder=3)
         if words:
@@ -107,6 +110,11 @@ def _plain(axis: Axes) -> None:
     for side in ("left", "bottom"):
         axis.spines[side].set_color(FAINT)
     axis.tick_params(colors=FAINT, labelcolor=INK, labelsize=8)
+
+
+def short(text: str) -> str:
+    """A word as it fits beside a row."""
+    return text if len(text) <= LONGEST_LABEL else text[:LONGEST_LABEL - 1] + "…"
 
 
 def draw(figure: Figure, name: str, about: str) -> str:

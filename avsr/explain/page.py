@@ -114,6 +114,8 @@ def verdict(account: Mapping[str, Any]) -> str:
     gain = f"the chance of a token of this text from {chance(values['none'])} to {chance(values['av'])}"
     if account["trust"] == 0:
         return f"The model does not believe these lips, so with both it goes by sound alone. That took {gain}."
+    if account["heed"] == 0:
+        return f"The model has stopped listening to this sound, so with both it goes by the lips alone. That took {gain}."
     if shares["total"] <= 0:
         return f"Hearing and seeing did not help: they took {gain}."
     if min(shares["sound"], shares["sight"]) < 0:

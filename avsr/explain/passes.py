@@ -66,7 +66,7 @@ class Passes:
 @torch.no_grad()
 def run_passes(checkpoint: Checkpoint, scene: Scene, reference: str | None, language: str, progress: Progress) -> Passes:
     """All cases of a scene. Raises AvsrError for a reference that is longer than the model can write."""
-    progress("listen and read", 0, None)
+    progress("listening and reading", 0, 0)
     mouths = None if scene.mouths is None else [scene.mouths]
     senses = Senses(checkpoint, None if scene.sound is None else [scene.sound], mouths)
     with watching(gated(checkpoint.model)) as calls:
@@ -76,8 +76,8 @@ def run_passes(checkpoint: Checkpoint, scene: Scene, reference: str | None, lang
         clean = Senses(checkpoint, [scene.clean], mouths)
         before = {CLEAN[name]: clean.memory(name) for name in found if name in CLEAN}
     hypotheses = {}
+    progress("writing", 0, 0)
     for name, memory in (found | before).items():
-        progress("write", len(hypotheses), len(found | before))
         # What is written from nothing fails every guard and would be tried six times.
         options = DecodeOptions(temperatures=(0.0,)) if name == "none" else DecodeOptions()
         hypotheses[name] = recognise(checkpoint, memory, options, language)[0]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avsr.explain.canvas import BOTH, INK, RGB, SIGHT, SOUND, Picture, TimeFigure, draw, tick_step, times
+from avsr.explain.canvas import BOTH, INK, RGB, SIGHT, SOUND, Picture, TimeFigure, draw, short, tick_step, times
 from avsr.explain.looks import letters
 from avsr.rates import FEATURE_RATE, MEMORY_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS
 from avsr.text import CTC_LETTERS
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from avsr.lips import Mouths
 
 THUMB = 0.74                                                # inches of a mouth in the strip
-LONGEST_LABEL = 13                                          # letters of a word beside a row
 RED = (1.0, 0.16, 0.10)
 RANGE = math.log(1000)                                      # of CTC's log-probabilities that is shown, in nats
 
@@ -41,7 +40,8 @@ def shares_picture(words: Sequence[SharedWord], duration_s: float, *, sound: boo
                 continue
             axis.bar(middle, value, width, bottom=up if value > 0 else down, color=colour, linewidth=0, zorder=2)
             up, down = up + max(value, 0.0), down + min(value, 0.0)
-        axis.plot([middle], [word.shares.total], "o", markersize=4.5, color=INK, zorder=4)
+        if sound and sight:
+            axis.plot([middle], [word.shares.total], "o", markersize=4.5, color=INK, zorder=4)
     axis.axhline(0, color=INK, linewidth=0.8, zorder=3)
     low, high = axis.get_ylim()
     axis.set_ylim(min(low, -0.1), max(high, 0.1) * 1.08)
@@ -93,12 +93,8 @@ def _look_rows(axis: Axes, weights: np.ndarray, words: Sequence[SharedWord], col
                                                                              row + 0.06], color=INK, linewidth=0.7, zorder=4)
     axis.set_xlim(0, duration_s)
     axis.set_ylim(len(words), 0)
-    axis.set_yticks(np.arange(len(words)) + 0.5, [_short(word.text) for word in words])
+    axis.set_yticks(np.arange(len(words)) + 0.5, [short(word.text) for word in words])
     axis.tick_params(axis="y", length=0, labelsize=8 if len(words) <= 12 else 7)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_LABEL else text[:LONGEST_LABEL - 1] + "…"
 
 
 def seen_picture(mouths: Mouths, pixels: np.ndarray | None, weights: np.ndarray | None, words: Sequence[SharedWord]) -> Picture:

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avsr.checkpoint import Checkpoint
-from avsr.models.avsr import AVSR, Memory
+from avsr.explain.looks import watching
+from avsr.models.avsr import Memory
+from avsr.models.fusion import Familiar, Judge
 from avsr.runtime import Progress, no_progress
 from avsr.senses import Senses
 
@@ -47,9 +50,10 @@ def integrated_gradients(senses: Senses, tokens: Sequence[int], *, modality: str
     """Integrated gradients (Sundararajan et al. 2017) of the mean log-probability of a token, the end counted, over the way
     from a still picture of the mouth, the mean of its frames, to the mouth as it moves, by the midpoint rule.
 
-    senses: of one utterance that has a mouth. modality: "av", or "v" for the lips alone. How far the lips are believed and
-    how familiar they are is held at what it is for the mouth itself: what is asked is what they say. Frames without a face
-    get 0. (From an even grey, the usual start, what differs most from grey lights up: nostrils and the sides of the face.)
+    senses: of one utterance that has a mouth. modality: "av", or "v" for the lips alone. How far the lips are believed, how
+    familiar they are and how far the sound is heeded are held at what they are for the mouth itself: what is asked is what
+    the lips say. Frames without a face get 0. (From an even grey, the usual start, what differs most from grey lights up:
+    nostrils and the sides of the face.)
     """
     checkpoint, (images, seen) = senses.checkpoint, senses.look()
     model, heard, lengths = checkpoint.model, None, None
@@ -63,25 +67,26 @@ def integrated_gradients(senses: Senses, tokens: Sequence[int], *, modality: str
                                          "mel_lengths": None if lengths is None else lengths.expand(n)}
         return model.encode(None, pictures, seen=seen.expand(n, -1), **ears)
 
-    with torch.no_grad():
+    judges = {name: module for name, module in model.named_modules() if isinstance(module, (Judge, Familiar))}
+    with torch.no_grad(), watching(judges) as verdicts:
         memory = encode(images)
     value = _Value(checkpoint, memory, tokens, language)
     there = seen[:, :, None, None]
     still = (images * there).sum(dim=1, keepdim=True) / there.sum(dim=1, keepdim=True).clamp_min(1)
     way = (images - still) * there
     gradient = torch.zeros_like(images)
-    with believing(model, memory):
+    progress("weighing the mouth's pixels", 0, 0)
+    with holding(judges, verdicts):
         with torch.no_grad():
             moving, without = (value(encode(one)).item() for one in (images, images - way))
         at_once = max(1, FRAMES_AT_ONCE // images.shape[1])
         for start in range(0, steps, at_once):
-            progress("look at the mouth's pixels", start, steps)
             along = (torch.arange(start, min(steps, start + at_once), device=images.device) + 0.5) / steps
             pictures = (images - (1 - along[:, None, None, None]) * way).requires_grad_()
             with torch.enable_grad():
                 value(encode(pictures)).sum().backward()
             gradient += pictures.grad.sum(dim=0, keepdim=True)
-    return Saliency((way * gradient / steps)[0].cpu().numpy(), modality, moving, without)
+    return Saliency((way * gradient / steps)[0].float().cpu().numpy(), modality, moving, without)
 
 
 class _Value:
@@ -108,15 +113,12 @@ class _Value:
 
 
 @contextmanager
-def believing(model: AVSR, memory: Memory) -> Iterator[None]:
-    """Trust and familiarity held at those of `memory`, whatever is seen."""
-    hooks = []
-    if model.trust is not None and memory.familiar is not None:
-        hooks.append(model.trust.familiar.register_forward_hook(
-            lambda module, inputs, output: memory.familiar.expand(len(output))))
-        if memory.trust_logits is not None:
-            hooks.append(model.trust.register_forward_hook(
-                lambda module, inputs, output: memory.trust_logits.expand(len(output))))
+def holding(judges: Mapping[str, nn.Module], verdicts: Mapping[str, tuple]) -> Iterator[None]:
+    """Judges that give the verdicts (1,) seen by `looks.watching`, whatever is put before them."""
+    def again(name: str, module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        return verdicts[name][1].expand(len(output))
+
+    hooks = [judge.register_forward_hook(partial(again, name)) for name, judge in judges.items() if name in verdicts]
     try:
         yield
     finally:

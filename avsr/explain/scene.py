@@ -183,7 +183,7 @@ def _gather(source: media.Source, recipe: LipRecipe | None, piece: Piece, name: 
             if tracker is not None and reached > piece.start_frame - margin:
                 mouths += cropper.update(clip, tracker.update(clip))
                 looked = True
-            progress("look and listen", frames_to_seconds(min(reached, piece.end_frame)), None)
+            progress("transcribe", frames_to_seconds(min(reached, piece.end_frame)), frames_to_seconds(piece.end_frame))
             if reached >= piece.end_frame + margin:
                 break
         if looked:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -116,6 +118,12 @@ class Sheet:
         for axis in self.axes:
             axis.set_ylim(low if least is None else least, min(high, most))
         self.label_left()
+
+    def rooted(self, ticks: Sequence[float]) -> None:
+        """A scale of square roots upwards."""
+        for axis in self.axes:
+            axis.set_yscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))
+            axis.set_yticks(ticks)
 
     def label_left(self) -> None:
         """What is upwards is said by the first panel of each row."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AXIS_WER = "word error rate, %"
+WER_TICKS = (0, 1, 5, 10, 20, 40, 60, 80, 100, 120, 140)     # of a scale of square roots
+FAR = 12                                                    # times as much wrong
 MOST_WER = 150.0                                            # a recogniser that repeats itself has 310, and hides the rest
 
 
@@ -58,12 +60,33 @@ def wer(book: Book) -> Drawing:
                 _curves(book, axis, levels, system, noise)
             levels.axis(axis)
             axis.set(title=noise or "no noise", ylabel=AXIS_WER)
-        sheet.shared(most=MOST_WER)
+        _scaled(book, sheet)
         return sheet.finish()
 
     return Drawing("wer", "WER against noise", "Word error rate against the signal-to-noise ratio, with intervals of 95 %. "
                    "Lips do not hear the noise: their line is level. Dotted: off the scale of dB, to clean. "
-                   f"Above {MOST_WER:g} % nothing is shown.", draw)
+                   f"{_scale(book)}Above {MOST_WER:g} % nothing is shown.", draw)
+
+
+def _scaled(book: Book, sheet: Sheet) -> None:
+    """One scale of WER for all panels."""
+    if _far_apart(book):
+        sheet.rooted(WER_TICKS)
+        for axis in sheet.axes:
+            axis.set_ylabel(f"{AXIS_WER} (roots)")
+    sheet.shared(most=MOST_WER)
+
+
+def _scale(book: Book) -> str:
+    return "The scale upwards is of square roots, so that small rates can be told apart. " if _far_apart(book) else ""
+
+
+def _far_apart(book: Book) -> bool:
+    """Whether both are so much better than the worst there is that a straight scale would show them as one line."""
+    known = {cell: percent for cell in book.cells
+             if cell.modality != "none" and cell.corruption is None and (percent := book.percent(cell)) is not None}
+    both = [percent for cell, percent in known.items() if cell.modality == "av"]
+    return bool(both) and FAR * float(np.median(both)) < min(max(known.values()), MOST_WER)
 
 
 def _curves(book: Book, axis: Axes, levels: Levels, system: str, noise: str | None) -> None:
@@ -138,11 +161,12 @@ def corruption(book: Book) -> Drawing | None:
             _damage(book, axis, system, kind, amounts)
             if len(book.damaged) > 1:
                 axis.set_title(f"{system}: {axis.get_title(loc='left')}")
-        sheet.shared(most=MOST_WER)
+        _scaled(book, sheet)
         return sheet.finish()
 
     return Drawing("corruption", "When the picture is bad", "Word error rate against the damage done to the picture, for lips "
-                   "and for both; level lines: sound alone, which sees none of it. Bars: intervals of 95 %.", draw)
+                   "and for both; level lines: sound alone, which sees none of it. Bars: intervals of 95 %. "
+                   f"{_scale(book)}", draw)
 
 
 def _damage(book: Book, axis: Axes, system: str, kind: str, amounts: list[tuple[str, float | None]]) -> None:

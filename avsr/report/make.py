@@ -69,17 +69,18 @@ def report(folders: Sequence[Path | str], output: Path | str, *, settings: Repor
     """Write the report of one run, or of two compared, into a folder. Raises AvsrError, as where rows are broken."""
     settings, output = settings or ReportSettings(), Path(output)
     progress("reading", 0, 0)
-    runs = open_runs([Path(folder) for folder in folders], settings.where)
+    runs, write = open_runs([Path(folder) for folder in folders], settings.where), Writer(output)
     book = Book([row for run in runs for row in run.rows])
     progress("counting", 0, 0)
     parts = [part for part in parts_of(runs, book, settings) if any((*part.drawings, *part.tables, part.notes, part.examples))]
-    write, sections = Writer(output), []
+    sections = []
     progress("drawing", 0, 0)
     for part in parts:
         sections.append(_drawn(part, settings, write))
     title = settings.title or f"Benchmark: {' and '.join(run.name for run in runs)}"
     warnings = [warning for run in runs for warning in run.warnings]
-    page = Page(title, _facts(runs, book), findings(book), warnings, sections, [(run.name, _about(run.about)) for run in runs])
+    how = [(run.name, _about(run.about)) for run in runs if run.about]
+    page = Page(title, _facts(runs, book), findings(book), warnings, sections, how)
     write(PAGE, render(page))
     read = [(part, [table for table in part.tables if table and not table.raw]) for part in parts]
     texts = (f"## {part.title}\n\n" + "\n".join(map(markdown, kept)) for part, kept in read if kept)
@@ -120,7 +121,12 @@ class Writer:
     """Writes files into a folder and remembers them, in a file too: those that the next report has not are taken away then."""
 
     def __init__(self, folder: Path):
+        """Raises BadOutput, before the work and not after it."""
         self.folder, self.written = folder, []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._bad(folder, error) from error
 
     def finish(self) -> None:
         """An old figure beside new numbers would mislead. Raises BadOutput."""
@@ -139,9 +145,13 @@ class Writer:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data.encode() if isinstance(data, str) else data)
         except OSError as error:
-            raise BadOutput(f"{path}: it cannot be written ({error.strerror}).  Choose another folder with --output-dir, or "
-                            "make room.") from error
+            raise self._bad(path, error) from error
         self.written.append(path)
+
+    @staticmethod
+    def _bad(path: Path, error: OSError) -> BadOutput:
+        return BadOutput(f"{path}: it cannot be written ({error.strerror}).  Choose another folder with --output-dir, or make "
+                         "room.")
 
 
 def _drawn(part: Part, settings: ReportSettings, write: Writer) -> Section:
