@@ -69,10 +69,10 @@ class TimeFigure:
                                   textcoords="offset points", annotation_clip=False, color=INK, fontsize=9,
                                   rotation_mode="anchor", **style)
             for axis in self.axes:
-                axis.axvline(word.start, color=FAINT, linewidth=0.6, zorder=3)
+                axis.axvline(word.start, color=FAINT, linewidth=0.6 if len(words) <= 20 else 0.3, zorder=3)
         if words:
             for axis in self.axes:
-                axis.axvline(words[-1].end, color=FAINT, linewidth=0.6, zorder=3)
+                axis.axvline(words[-1].end, color=FAINT, linewidth=0.6 if len(words) <= 20 else 0.3, zorder=3)
 
     def _axis(self, axis: Axes, *, last: bool) -> Axes:
         axis.set_xlim(0, self.duration_s)

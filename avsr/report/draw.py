@@ -25,6 +25,7 @@ FORMATS = ("png", "svg", "pdf")
 WIDTH = 7.0                                                # inches: a paper's two columns
 NARROW = 3.3                                               # one column, or a telephone
 TITLE, GUTTER, LEGEND = 0.3, 0.1, 0.17                     # inches above a panel, beside it, and of a line of the legend
+EM, SMALLEST = 0.67, 6.0                                   # width of a bold letter in its size; points
 INK, FAINT, RULE, PAPER, WHITE = "#1b1b1c", "#66676b", "#dcdde0", "#fefefe", "#ffffff"
 # Lightness in CIELAB: 57, 65, 35: apart in grey too.
 MODALITY_COLOURS = {"a": "#3a87c8", "v": "#e08a1e", "av": "#00604f"}
@@ -133,6 +134,7 @@ class Sheet:
 
     def finish(self) -> Sheet:
         """Everything in its place, with one legend for all panels above them, each label once."""
+        self._fit_titles()
         self.head = 0.1 + self._legend(self.figure, self.width)
         self._place(self.head)
         return self
@@ -166,6 +168,20 @@ class Sheet:
         places = [divmod(i, self.columns) for i in range(len(self.axes))]
         return [tuple(round(72 * inches, 2) for inches in (GUTTER / 2 + column * pitch, self.head + row * self.height, pitch,
                                                            self.height)) for row, column in places]
+
+    def _fit_titles(self) -> None:
+        """Smaller where they are long; where that is not enough, the system's name is cut and what it does stays."""
+        room = 72 * ((self.width - GUTTER) / self.columns - self.left)
+        for axis in self.axes:
+            title = axis.get_title(loc="left")
+            size = room / max(len(title), 1) / EM
+            if size >= STYLE["axes.titlesize"]:
+                continue
+            if size < SMALLEST:
+                system, mark, what = title.rpartition(": " if ": " in title else ", ")
+                size, left = SMALLEST, int(room / SMALLEST / EM) - len(mark + what) - 1
+                title = f"{system[:max(left, 1)]}…{mark}{what}"
+            axis.set_title(title, fontsize=size)
 
     def _place(self, head: float) -> None:
         total = self.height * self.rows + head

@@ -73,7 +73,7 @@ def _scaled(book: Book, sheet: Sheet) -> None:
     if _far_apart(book):
         sheet.rooted(WER_TICKS)
         for axis in sheet.axes:
-            axis.set_ylabel(f"{AXIS_WER} (roots)")
+            axis.set_ylabel(f"{AXIS_WER} (root scale)")
     sheet.shared(most=MOST_WER)
 
 
@@ -178,9 +178,10 @@ def _damage(book: Book, axis: Axes, system: str, kind: str, amounts: list[tuple[
         if sound is not None:
             axis.axhline(sound, color=MODALITY_COLOURS["a"], linestyle=((0, (1, 1.5)), "-.", "--", "-")[i % 4], linewidth=1.2,
                          label=f"sound, {where}")
-        both = Look(f"both, {where}", MODALITY_COLOURS["av"], "s", ("-", (0, (4, 1.6)))[hollow], hollow)
+        dash = ("-", (0, (4, 1.6)))[hollow] if kind else ""  # what has no amount has no order, and no line
+        both = Look(f"both, {where}", MODALITY_COLOURS["av"], "s", dash, hollow)
         _bars(book, axis, [book.find(system, "av", *condition, *damage) for damage in places], both, 0.05 * (1 + 2 * i))
-    lips = Look("lips", MODALITY_COLOURS["v"], "o", (0, (6, 2)))
+    lips = Look("lips", MODALITY_COLOURS["v"], "o", (0, (6, 2)) if kind else "")
     _bars(book, axis, [book.find(system, "v", None, None, *damage) for damage in places], lips, -0.05)
     axis.set_xticks(range(len(places)), [_amount(*damage) for damage in places])
     axis.set_xlim(-0.4, len(places) - 0.6)
