@@ -171,7 +171,7 @@ class _Eyes:
     """Everybody's mouths; keeps what may still be needed, or all of them for `save`."""
 
     def __init__(self, recipe: LipRecipe, *, keep_all: bool):
-        self.tracker, self.cropper = FaceTracker(), MouthCropper(recipe)
+        self.tracker, self.cropper = FaceTracker(landmarks=recipe.landmarks), MouthCropper(recipe)
         # Frames that tracker and cropper may hold back, see there.
         self.lag = self.tracker.max_gap + 4 * self.tracker.stride + recipe.smooth
         self.mouths: list[Mouths] = []

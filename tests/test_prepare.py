@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from avsr import cache, faces, lips, manifest, media, prepare
-from avsr.errors import AvsrError, BadManifest, BadOutput
+from avsr.errors import AvsrError, BadManifest, BadOutput, MissingAsset
 from avsr.lips import LipRecipe
 from avsr.manifest import Dropped, Utterance
 from avsr.prepare import PrepareSettings
@@ -294,6 +294,39 @@ def test_the_command_killed_and_resumed_on_real_clips(real_data, tmp_path):
     assert one.communicate()[0] == ""
     assert one.returncode == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector):
+    """--recipe: as cropped live with that recipe, bit for bit, and what it is stands beside the manifest."""
+    path = grid_clips(real_data, "s23", 1)[0]
+    (tmp_path / "in" / "s23").mkdir(parents=True)
+    (tmp_path / "in" / "s23" / path.name).symlink_to(path)
+    command = ("grid", tmp_path / "in", tmp_path / "out", "--quiet", "--workers", 1)
+    process = avsr(*command, "--recipe", "auto-avsr")
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
+    recipe = lips.RECIPES["auto-avsr"]
+    assert cache.read_recipe(tmp_path / "out") == recipe
+    clip = media.read(path)
+    (track,) = faces.track(clip, landmarks=recipe.landmarks)
+    (row,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
+    assert np.array_equal(cache.read_entry(tmp_path / "out", row.cache).images, lips.crop(clip, track, recipe).images)
+    told = avsr(*command).communicate()[1]
+    assert "lips.landmarks: blazeface-full-range-4 against mediapipe-mesh-478" in told
+    assert "into an empty folder" in told
+
+
+def test_every_recipe_can_be_asked_for_and_wants_its_own_file(tmp_path, monkeypatch):
+    from avsr.cli.train import prepare_command
+
+    (option,) = [option for option in prepare_command.params if option.name == "recipe"]
+    assert list(option.type.choices) == list(lips.RECIPES)
+    assert lips.RECIPES[option.default] == PrepareSettings().recipe
+    for name, variable in (("avsr", "AVSR_FACE_LANDMARKER"), ("auto-avsr", "AVSR_FACE_DETECTOR")):
+        monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+        with pytest.raises(MissingAsset, match=variable):
+            prepare.prepare([], tmp_path / "out", settings=PrepareSettings(recipe=lips.RECIPES[name]))
+        monkeypatch.delenv(variable)
 
 
 def test_broken_files_are_counted_with_reasons(real_data, tmp_path):

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
               help="Share of utterances that may be dropped before it is an error.")
 @click.option("--modality", type=click.Choice(["av", "a", "v"]), default="av",
               help="Keep mouths and sound (av), sound alone (a), or mouths alone (v).")
+@click.option("--recipe", type=click.Choice(["avsr", "auto-avsr"]), default="avsr",
+              help="How mouths are cut out: as our models know them, or as lip readers published with auto_avsr do.")
 @click.option("--split-list", default=None, metavar="FILE",
               help="Table of which utterance is in which split, or a name the corpus knows.  [default: the corpus's own]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
-def prepare_command(corpus: str, source: Path, output: Path, split_list: str | None, quiet: bool, **options) -> None:
+def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_list: str | None, quiet: bool,
+                    **options) -> None:
     """Crop the mouths of a corpus and write a manifest with a cache, from which models are trained.
 
     CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command again goes on
@@ -36,11 +39,12 @@ def prepare_command(corpus: str, source: Path, output: Path, split_list: str | N
     """
     with told():
         from avsr.corpora import CORPORA
+        from avsr.lips import RECIPES
         from avsr.prepare import PrepareSettings, prepare
 
         if corpus not in CORPORA:
             raise AvsrError(f"{corpus}: not a corpus this program knows.  Use one of {', '.join(CORPORA)}.")
-        settings = PrepareSettings(**options)
+        settings = PrepareSettings(**options, recipe=RECIPES[recipe])
         found = CORPORA[corpus](source, split_list=split_list)
         with Bars(quiet) as bars:
             prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)

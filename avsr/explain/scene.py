@@ -170,7 +170,7 @@ def _gather(source: media.Source, recipe: LipRecipe | None, piece: Piece, name: 
     sounds, mouths, reached = [], [], 0
     with ExitStack() as stack:
         recording = stack.enter_context(media.open_recording(source, want_video=recipe is not None))
-        tracker = None if recipe is None else stack.enter_context(FaceTracker())
+        tracker = None if recipe is None else stack.enter_context(FaceTracker(landmarks=recipe.landmarks))
         cropper = MouthCropper(recipe)
         # Frames beyond the piece that tracking and smoothing look at, so that its mouths are those of the whole recording.
         margin = 0 if recipe is None else tracker.max_gap + 4 * tracker.stride + recipe.smooth

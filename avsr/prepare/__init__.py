@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from avsr import assets, manifest
+from avsr import assets, faces, manifest
 from avsr.errors import BadManifest, BadOutput
 from avsr.manifest import Dropped, Problem, Utterance
 from avsr.prepare import pool
@@ -89,7 +89,7 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     everything = [_within(utterance, folder) for utterance in utterances]
     _check_ids(everything)
     if "v" in settings.modality:
-        assets.find("face_landmarker.task")                  # before any worker is started
+        assets.find(faces.asset_of(settings.recipe.landmarks))      # before any worker is started
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with Journal(folder, settings.recipe, settings.modality, settings.max_bytes) as journal:

@@ -32,7 +32,8 @@ class PrepareSettings:
 
     modality: av needs a face and sound, a leaves the picture alone, v the sound. max_missing: share of frames that may
     lack a face. max_dropped: share of utterances that may be dropped before it counts as a failure. workers: processes,
-    None for one on each core. letters: those the tokenizer can write, None for all. max_bytes: of a shard.
+    None for one on each core. letters: those the tokenizer can write, None for all. max_bytes: of a shard. recipe: how
+    mouths are cut out, which must be that of the model the cache is for; on the command line one of lips.RECIPES by name.
     """
 
     modality: str = "av"
@@ -195,7 +196,7 @@ class _Senses:
     """Mouths and sound of a recording that goes by, as far back as they are still asked for."""
 
     def __init__(self, recipe: LipRecipe | None) -> None:
-        self.tracker = None if recipe is None else FaceTracker()
+        self.tracker = None if recipe is None else FaceTracker(landmarks=recipe.landmarks)
         self.cropper = None if recipe is None else MouthCropper(recipe)
         self.mouths: list[Mouths] = []
         self.chunks: list[tuple[int, np.ndarray]] = []       # first frame, samples

@@ -1,50 +1,30 @@
-"""Faces: frames in, one track of landmarks per person out.
+"""Frames in, one track of points per person out: who is who from look to look, and what lies between the looks.
 
-    Clip.video (T, H, W, 3) uint8 RGB  ->  Track.points (T, 478, 2) float32 pixels, MediaPipe's face mesh
+    Clip.video (T, H, W, 3) uint8 RGB  ->  Track, by way of search.Finder, which finds the faces of one frame
 
-The landmarker is the slowest step before the network (18 ms a face on one core), so it sees every `stride`-th frame
-and what lies between is interpolated: at stride 3 the mouth is on average 0.5 pixels of its 96x96 crop from where
-looking at every frame puts it (GRID), 1.3 to 2 where people move much (at stride 2: 0.3, 1.0 to 1.2).
 What comes out does not depend on where the windows of a long recording end.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avsr import assets, rates
+from avsr.faces.search import MESH, Finder, face_size
 
 if TYPE_CHECKING:
-    from mediapipe.tasks.python.vision import FaceLandmarker
-
     from avsr.media import Clip
 
-N_POINTS = 478            # landmarks of the mesh with irises
 THUMB = 32                # pixels: frames are compared at this size to find scene cuts
 CUT = 20.0                # grey levels between thumbnails of two frames that make a cut: 26 and more at cuts,
                           # 14 at most where people move (13 clips)
 MAX_SHIFT = 0.5           # mean landmark shift between looks, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between looks that one person can make
-SEARCH_EVERY = (12, 48)   # frames from the first search in vain to the next, and at most: each costs up to 0.1 s
-SMALLEST_SQUARE = 120     # pixels: mouths in faces that only show in smaller squares cannot be read
-SMALLEST_SHARE = 0.16     # of the picture given, in its longer side: faces from here on are found with certainty
-
-NOISE = (b"WARNING: Logging before InitGoogle", b"I0000 ", b"W0000 ", b"INFO: Created TensorFlow Lite")
-
-
-Square = tuple[int, int, int]
-"""Left, top, side in pixels; may reach outside the frame."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +33,11 @@ class Track:
 
     person: number of the person, from 0; one who is lost for long, or cut away from, comes back under a new number
     start_frame: number of the first frame, from the start of the recording
-    points: (T, 478, 2) float32 x, y in pixels (whole numbers are pixel centres); linear between found frames
-    box: (T, 4) float32 x0, y0, x1, y1 in pixels, around the points; may reach outside the picture
+    points: (T, n_points, 2) float32 x, y in pixels (whole numbers are pixel centres); linear between found frames
+    box: (T, 4) float32 x0, y0, x1, y1 in pixels, around the mesh, or as large where it is not looked for; may reach
+        outside the picture
     score: (T,) float32 in 0..1: steadiness, how little the shape changed since the last look; 0 where missing
-    missing: (T,) bool: True where the landmarker looked and found no face, or there was no picture
+    missing: (T,) bool: True where a face was looked for and not found, or there was no picture
     last: False for a piece of a track that goes on; the last piece may be empty (T = 0)
     """
 
@@ -73,6 +54,11 @@ class Track:
         """One past the number of the last frame."""
         return self.start_frame + len(self.points)
 
+    @property
+    def size(self) -> np.ndarray:
+        """(T,) float32: side in pixels of the square as large as the box."""
+        return face_size(self.box.reshape(-1, 2, 2))
+
 
 @dataclass
 class _Person:
@@ -80,7 +66,7 @@ class _Person:
 
     person: int
     first: int                                                    # first frame not yet released
-    found: list[tuple[int, np.ndarray, float]] = field(default_factory=list)    # frame, points, score
+    found: list[tuple[int, np.ndarray, float]] = field(default_factory=list)    # frame, face, score
 
     def add(self, frame: int, points: np.ndarray) -> None:
         score = _steadiness(self.found[-1][1], points) if self.found else 0.5
@@ -95,13 +81,13 @@ class FaceTracker:
                 tracks += tracker.update(clip)
             tracks += tracker.finish()
 
-    `stride`: the landmarker looks at every `stride`-th frame. `max_gap`: a face lost for more frames than this ends its
-    track.
+    `landmarks`: whose points, as a lip recipe names them. `stride`: every `stride`-th frame is looked at. `max_gap`: a
+    face lost for more frames than this ends its track.
     """
 
-    def __init__(self, *, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> None:
+    def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> None:
         self.stride, self.max_gap = stride, max_gap
-        self._landmarker = _Landmarker(max_faces)
+        self._finder = Finder(landmarks, max_faces)
         self._people: list[_Person] = []
         self._ended: list[Track] = []
         self._next: int | None = None             # number of the next frame
@@ -117,8 +103,8 @@ class FaceTracker:
         self.close()
 
     def close(self) -> None:
-        """Free the landmarker. Called by `with`, and at the latest when the tracker or the program goes."""
-        self._landmarker.close()
+        """Free what finds the faces. Called by `with`, and at the latest when the tracker or the program goes."""
+        self._finder.close()
 
     def update(self, clip: Clip) -> list[Track]:
         """The pieces of tracks that are final once `clip`, which follows the clip before it, has been seen.
@@ -149,7 +135,7 @@ class FaceTracker:
             self._thumb = None
         elif self._is_cut(frame):
             self._end(self._people, number)
-            self._landmarker.see_all()
+            self._finder.see_all()
             self._look(number, frame)
         elif number % self.stride == 0 or number - 1 in self._hidden:
             self._look(number, frame)
@@ -162,8 +148,8 @@ class FaceTracker:
         return self._change > max(CUT, 2 * usual)
 
     def _look(self, number: int, frame: np.ndarray) -> None:
-        """Landmarks of one frame, given to the people they belong to or to new ones."""
-        faces = dict(enumerate(self._landmarker.landmarks(frame, number)))
+        """The faces of one frame, given to the people they belong to or to new ones."""
+        faces = dict(enumerate(self._finder.faces(frame, number)))
         for person, face in _match([person.found[-1][1] for person in self._people], list(faces.values())):
             self._people[person].add(number, faces.pop(face))
         for points in faces.values():
@@ -199,17 +185,21 @@ class FaceTracker:
         score = scores[left] + (scores[right] - scores[left]) * weight
         missing = (span > self.stride) | np.isin(frames, list(self._hidden))
         box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
-        return Track(person.person, person.first, points, box, np.where(missing, np.float32(0), score), missing, last)
+        points, score = points[:, : self._finder.n_points], np.where(missing, np.float32(0), score)
+        return Track(person.person, person.first, points, box, score, missing, last)
 
     def _forget_hidden(self) -> None:
         oldest = min((person.first for person in self._people), default=self._next)
         self._hidden = {number for number in self._hidden if number >= min(oldest, self._next - 1)}
 
 
-def track(clips: Clip | Iterable[Clip], *, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> list[Track]:
-    """All tracks of a whole clip, or of the consecutive windows of a recording, in order of appearance."""
+def track(clips: Clip | Iterable[Clip], **options: str | int) -> list[Track]:
+    """All tracks of a whole clip, or of the consecutive windows of a recording, in order of appearance.
+
+    options: those of FaceTracker.
+    """
     pieces: list[Track] = []
-    with FaceTracker(max_faces=max_faces, stride=stride, max_gap=max_gap) as tracker:
+    with FaceTracker(**options) as tracker:
         for clip in [clips] if hasattr(clips, "video") else clips:
             pieces += tracker.update(clip)
         pieces += tracker.finish()
@@ -230,12 +220,6 @@ def _concatenate(pieces: list[Track]) -> Track:
     names = ("points", "box", "score", "missing")
     arrays = [np.concatenate([getattr(piece, name) for piece in pieces]) for name in names]
     return Track(pieces[0].person, pieces[0].start_frame, *arrays, last=pieces[-1].last)
-
-
-def face_size(points: np.ndarray) -> np.ndarray:
-    """Side in pixels of the square as large as the box around `points` (..., N, 2) -> (...)."""
-    width, height = np.moveaxis(points.max(axis=-2) - points.min(axis=-2), -1, 0)
-    return np.sqrt(width * height)
 
 
 def _steadiness(before: np.ndarray, after: np.ndarray) -> float:
@@ -268,133 +252,3 @@ def _thumbnail(frame: np.ndarray) -> np.ndarray:
     sparse = np.ascontiguousarray(frame[:: steps[0], :: steps[1]])
     grey = cv2.cvtColor(sparse, cv2.COLOR_RGB2GRAY)
     return cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32)
-
-
-class _Landmarker:
-    """MediaPipe's FaceLandmarker over a video: frames in, pixels out. Quiet, and closed before the interpreter goes.
-
-    Its detector finds faces from an eighth of the picture's width. Where it finds none in the whole frame, that is
-    searched in overlapping squares, and from then on the landmarker is shown the part round the faces found there:
-    so faces count from about a twenty-fifth of the width.
-    """
-
-    def __init__(self, max_faces: int) -> None:
-        self._task = _Task(max_faces, "VIDEO")
-        self._search = _Task(max_faces, "IMAGE")
-        self._view: Square | None = None             # the part that is looked at; None: the whole frame
-        self._next_search, self._pause = 0, SEARCH_EVERY[0]     # frame number, frames
-
-    def see_all(self) -> None:
-        """Look at whole frames again."""
-        self._view, self._next_search, self._pause = None, 0, SEARCH_EVERY[0]
-
-    def close(self) -> None:
-        """Free both tasks."""
-        self._task.close()
-        self._search.close()
-
-    def landmarks(self, frame: np.ndarray, number: int) -> list[np.ndarray]:
-        """(H, W, 3) uint8 RGB, frame number (rising) -> for each face (478, 2) float32 pixels."""
-        now = 1 + round(number * 1000 / rates.VIDEO_FPS)
-        faces = self._task.look(frame, self._view, now)
-        if not faces and self._view is not None:
-            self._view = None
-            faces = self._task.look(frame, None, now + 1)
-        if not faces and number >= self._next_search:
-            self._next_search, self._pause = number + self._pause, min(2 * self._pause, SEARCH_EVERY[1])
-            self._view = self._find(frame)
-            if self._view is not None:
-                self._pause = SEARCH_EVERY[0]
-                faces = self._task.look(frame, self._view, now + 2)
-        return faces
-
-    def _find(self, frame: np.ndarray) -> Square | None:
-        """The part of the frame round the faces found in squares as high as it, or else half as high."""
-        short = min(frame.shape[:2])
-        for side in (short, short // 2):
-            if side >= SMALLEST_SQUARE:
-                found = [face for square in _squares(frame, side) for face in self._search.look(frame, square)]
-                if found:
-                    return _view_of(found)
-        return None
-
-
-def _squares(frame: np.ndarray, side: int) -> list[Square]:
-    """Squares of `side` pixels that cover the frame and overlap by half; none where one square is the whole frame."""
-    if frame.shape[0] == frame.shape[1] == side:
-        return []
-    tops, lefts = (np.linspace(0, n - side, -(-2 * (n - side) // side) + 1).round() for n in frame.shape[:2])
-    return [(int(left), int(top), side) for top in tops for left in lefts]
-
-
-def _view_of(faces: list[np.ndarray]) -> Square:
-    """A square round the largest face, and those of the others that leave each large enough to be found in it."""
-    faces = sorted(faces, key=lambda points: -float(face_size(points)))
-    margin = 3 * float(face_size(faces[0]))
-    kept: list[np.ndarray] = []
-    for face in faces:
-        points = np.concatenate([*kept, face])
-        if not kept or float(face_size(face)) > SMALLEST_SHARE * (float(np.ptp(points, axis=0).max()) + margin):
-            kept.append(face)
-    points = np.concatenate(kept)
-    low, extent = points.min(axis=0), np.ptp(points, axis=0)
-    side = float(extent.max()) + margin
-    left, top = low + extent / 2 - side / 2
-    return round(left), round(top), round(side)
-
-
-class _Task:
-    """One MediaPipe FaceLandmarker. Quiet, and closed at the latest before the interpreter goes."""
-
-    def __init__(self, max_faces: int, mode: str) -> None:
-        from mediapipe.tasks.python import BaseOptions, vision
-
-        options = vision.FaceLandmarkerOptions(
-            base_options=BaseOptions(model_asset_path=str(assets.find("face_landmarker.task"))),
-            running_mode=vision.RunningMode[mode],
-            num_faces=max_faces,
-        )
-        with _quiet():
-            self._landmarker = vision.FaceLandmarker.create_from_options(options)
-            blank = np.zeros((64, 64, 3), np.uint8)
-            self.look(blank, None, 0 if mode == "VIDEO" else None)       # the last of the noise comes with a picture
-        self.close = weakref.finalize(self, _close, self._landmarker)
-
-    def look(self, frame: np.ndarray, square: Square | None, time_ms: int | None = None) -> list[np.ndarray]:
-        """Faces (478, 2) float32, in pixels of the frame, in the part of it inside `square`. Times must rise."""
-        import mediapipe as mp
-
-        left, top, side = square or (0, 0, max(frame.shape))
-        low = np.maximum((left, top), 0)
-        part = np.ascontiguousarray(frame[low[1] : top + side, low[0] : left + side])
-        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=part)
-        task = self._landmarker
-        result = task.detect(image) if time_ms is None else task.detect_for_video(image, time_ms)
-        size = np.array([part.shape[1], part.shape[0]])
-        faces = [np.array([(p.x, p.y) for p in face]) * size + low - 0.5 for face in result.face_landmarks]
-        return [face.astype(np.float32) for face in faces]
-
-
-def _close(landmarker: FaceLandmarker) -> None:
-    with suppress(RuntimeError):        # at the end of the program, its thread has been stopped before we are called
-        landmarker.close()
-    landmarker._handle = None           # or its __del__ closes again, after the modules it needs are gone
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MediaPipe's C++ log lines, which no setting silences, off stderr; anything else written comes out after."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            log.seek(0)
-            for line in log:
-                if not line.startswith(NOISE):
-                    os.write(2, line)

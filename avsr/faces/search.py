@@ -1,0 +1,115 @@
+"""Faces of any size in a frame: the frame in, points of each face out, by looking where they are likely to be."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from avsr import rates
+from avsr.errors import AvsrError
+from avsr.faces.blazeface import BlazeFace
+from avsr.faces.mesh import Mesh
+from avsr.faces.quiet import Square
+
+SEARCH_EVERY = (12, 48)   # frames from the first search in vain to the next, and at most: each costs up to 0.1 s
+SMALLEST_SQUARE = 120     # pixels: mouths in faces that only show in smaller squares cannot be read
+SMALLEST_SHARE = 0.16     # of the picture given, in its longer side: faces from here on are found with certainty
+
+MESH, BLAZEFACE = "mediapipe-mesh-478", "blazeface-full-range-4"
+SOURCES: dict[str, type[Mesh] | type[BlazeFace]] = {MESH: Mesh, BLAZEFACE: BlazeFace}
+
+
+def asset_of(landmarks: str) -> str:
+    """Name of the file without which these points cannot be found."""
+    return _source(landmarks).ASSET
+
+
+def n_points(landmarks: str) -> int:
+    """How many there are to a face."""
+    return _source(landmarks).N_POINTS
+
+
+def _source(landmarks: str) -> type[Mesh] | type[BlazeFace]:
+    if landmarks not in SOURCES:
+        raise AvsrError(f"landmarks {landmarks!r}: not known to this version, which has {', '.join(SOURCES)}.  Update avsr.")
+    return SOURCES[landmarks]
+
+
+def face_size(points: np.ndarray) -> np.ndarray:
+    """Side in pixels of the square as large as the box around `points` (..., N, 2) -> (...)."""
+    width, height = np.moveaxis(points.max(axis=-2) - points.min(axis=-2), -1, 0)
+    return np.sqrt(width * height)
+
+
+class Finder:
+    """Points of the faces in the frames of a video. Where none is found in the whole frame, that is searched in
+    overlapping squares, and from then on only the part round the faces found there is looked at: so the mesh's faces
+    count from about a twenty-fifth of the width.
+
+    landmarks: whose points. What is found has `n_points` of them first; any after those only say how large the face is.
+    """
+
+    def __init__(self, landmarks: str, max_faces: int) -> None:
+        source = _source(landmarks)
+        self.n_points = source.N_POINTS
+        self._task = source(max_faces, "VIDEO")
+        self._search = source(max_faces, "IMAGE")
+        self._view: Square | None = None             # the part that is looked at; None: the whole frame
+        self._next_search, self._pause = 0, SEARCH_EVERY[0]     # frame number, frames
+
+    def see_all(self) -> None:
+        """Look at whole frames again."""
+        self._view, self._next_search, self._pause = None, 0, SEARCH_EVERY[0]
+
+    def close(self) -> None:
+        """Free both tasks."""
+        self._task.close()
+        self._search.close()
+
+    def faces(self, frame: np.ndarray, number: int) -> list[np.ndarray]:
+        """(H, W, 3) uint8 RGB, frame number (rising) -> for each face (n_points or more, 2) float32 pixels."""
+        now = 1 + round(number * 1000 / rates.VIDEO_FPS)
+        faces = self._task.look(frame, self._view, now)
+        if not faces and self._view is not None:
+            self._view = None
+            faces = self._task.look(frame, None, now + 1)
+        if not faces and number >= self._next_search:
+            self._next_search, self._pause = number + self._pause, min(2 * self._pause, SEARCH_EVERY[1])
+            self._view = self._find(frame)
+            if self._view is not None:
+                self._pause = SEARCH_EVERY[0]
+                faces = self._task.look(frame, self._view, now + 2)
+        return faces
+
+    def _find(self, frame: np.ndarray) -> Square | None:
+        """The part of the frame round the faces found in squares as high as it, or else half as high."""
+        short = min(frame.shape[:2])
+        for side in (short, short // 2):
+            if side >= SMALLEST_SQUARE:
+                found = [face for square in _squares(frame, side) for face in self._search.look(frame, square)]
+                if found:
+                    return _view_of(found)
+        return None
+
+
+def _squares(frame: np.ndarray, side: int) -> list[Square]:
+    """Squares of `side` pixels that cover the frame and overlap by half; none where one square is the whole frame."""
+    if frame.shape[0] == frame.shape[1] == side:
+        return []
+    tops, lefts = (np.linspace(0, n - side, -(-2 * (n - side) // side) + 1).round() for n in frame.shape[:2])
+    return [(int(left), int(top), side) for top in tops for left in lefts]
+
+
+def _view_of(faces: list[np.ndarray]) -> Square:
+    """A square round the largest face, and those of the others that leave each large enough to be found in it."""
+    faces = sorted(faces, key=lambda points: -float(face_size(points)))
+    margin = 3 * float(face_size(faces[0]))
+    kept: list[np.ndarray] = []
+    for face in faces:
+        points = np.concatenate([*kept, face])
+        if not kept or float(face_size(face)) > SMALLEST_SHARE * (float(np.ptp(points, axis=0).max()) + margin):
+            kept.append(face)
+    points = np.concatenate(kept)
+    low, extent = points.min(axis=0), np.ptp(points, axis=0)
+    side = float(extent.max()) + margin
+    left, top = low + extent / 2 - side / 2
+    return round(left), round(top), round(side)
