@@ -20,12 +20,13 @@ from avsr import assets, rates
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput
 from avsr.lips import LipRecipe
 from avsr.runtime import Progress, no_progress
-from avsr.text import Tokenizer
+from avsr.text import Pieces, Tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
     from avsr.models.avsr import AVSR, Dims
+    from avsr.models.hybrid import Hybrid, HybridDims
 
 LAYOUT = 1                                                  # of model.json; a newer one is refused
 DEFAULT_MODEL = "default"
@@ -42,12 +43,13 @@ class Checkpoint:
     pad_seconds: length to which sound is padded with silence before the network hears it (Whisper's 30), None for none.
     lips_trained: whether what it sees means anything yet. base: the model that what is untouched comes from.
     suppress, suppress_begin, alignment_heads: see models.whisper.WhisperSettings.
+    search: settings of decode.DecodeOptions it wants in place of the usual ones, as its authors report their figures with.
     training: free facts for the reader: data and licence, git commit, step, scores.
     """
 
     name: str
-    model: AVSR
-    tokenizer: Tokenizer
+    model: AVSR | Hybrid
+    tokenizer: Tokenizer | Pieces
     recipe: LipRecipe = field(default_factory=LipRecipe)
     lips_trained: bool = False
     base: str | None = None
@@ -55,7 +57,13 @@ class Checkpoint:
     suppress: tuple[int, ...] = ()
     suppress_begin: tuple[int, ...] = ()
     alignment_heads: tuple[tuple[int, int], ...] = ()
+    search: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it can go by: `a`, `v`, `av`."""
+        return tuple(one for one in self.model.modalities if self.lips_trained or "v" not in one)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -81,6 +89,8 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
         raise BadCheckpoint(f"{name}: a file, but a model is a folder with model.json and model.safetensors.  Name the folder.")
     else:
         checkpoint = _load_by_name(str(name), lips, progress)
+    if checkpoint.model.spells_tokens:                      # its search compares sums of log-probabilities over a whole text
+        dtype = None
     checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return checkpoint
 
@@ -205,41 +215,50 @@ def _part(folder: Path, name: str, sha256: str | None) -> Path:
     raise BadCheckpoint(f"{folder / name}: missing, or not the one model.json names.  Copy the whole folder again.")
 
 
+def _network(model: AVSR | Hybrid) -> str:
+    """The kind of network, as model.json names it."""
+    return type(model).__name__.lower()
+
+
 def _facts() -> list[str]:
     """The fields of a Checkpoint that model.json holds as they are."""
     return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "recipe")]
 
 
 def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
-    return {"layout": LAYOUT, "dims": asdict(checkpoint.model.dims), "rates": {name: getattr(rates, name) for name in RATES},
+    return {"layout": LAYOUT, "network": _network(checkpoint.model), "dims": asdict(checkpoint.model.dims), "rates": {name: getattr(rates, name) for name in RATES},
             "recipe": checkpoint.recipe.to_dict(), "sha256": sha256, **{name: getattr(checkpoint, name) for name in _facts()}}
 
 
 def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
+    import torch
+
     from avsr.models.avsr import AVSR, without_lips
+    from avsr.models.hybrid import Hybrid
     from avsr.models.whisper import read_safetensors
 
     facts = _read_facts(folder)
     listed = [name for name in PARTS if name in facts["sha256"] or facts["base"] is None or name == PARTS[0]]
     weights_path, *tokenizer_path = (_part(folder, name, facts["sha256"].get(name)) for name in listed)
-    dims = _read_dims(facts["dims"], folder)
-    dims = dims if lips else without_lips(dims)
-    model = AVSR(dims)
+    dims, hybrid = _read_dims(facts, folder), facts["network"] == "hybrid"
+    dims = dims if lips or hybrid else without_lips(dims)
+    with torch.device("meta" if hybrid else "cpu"):         # 250 M random weights, to be thrown away, take 1 GB and seconds
+        model = Hybrid(dims) if hybrid else AVSR(dims)
     wanted = model.state_dict()
-    weights = {name: tensor for name, tensor in read_safetensors(weights_path).items() if lips or name in wanted}
+    weights = {name: tensor for name, tensor in read_safetensors(weights_path).items() if lips or hybrid or name in wanted}
     try:
         base = None if facts["base"] is None else load(facts["base"], lips=False, progress=progress)
     except AvsrError as error:
         raise type(error)(f"{folder}: it only adds to {facts['base']}, which is needed too: {error}") from error
     if base is not None:
         weights = {name: tensor for name, tensor in base.model.state_dict().items() if name in wanted} | weights
-    tokenizer = Tokenizer(tokenizer_path[0]) if tokenizer_path else base.tokenizer
+    tokenizer = open_tokenizer(tokenizer_path[0]) if tokenizer_path else base.tokenizer
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=hybrid)
     except RuntimeError as error:
         raise BadCheckpoint(f"{folder}: its weights do not fit its dims ({' '.join(str(error).split())[:200]}).  "
                             "Fetch the model again.") from error
-    kept = {name: facts[name] for name in _facts()} | {"lips_trained": facts["lips_trained"] and dims.lips is not None}
+    kept = {name: facts[name] for name in _facts()} | {"lips_trained": facts["lips_trained"] and model.modalities != ("a",)}
     kept |= {name: tuple(facts[name]) for name in ("suppress", "suppress_begin")}
     kept["alignment_heads"] = tuple((layer, head) for layer, head in facts["alignment_heads"])
     recipe = _read_recipe(facts["recipe"], folder)
@@ -250,7 +269,8 @@ def _read_facts(folder: Path) -> dict:
     """model.json, of this layout, with nothing missing and the rates of this version."""
     from avsr.models.whisper import read_json
 
-    facts = {"base": None, **read_json(folder / "model.json")}          # models from before there were bases have none
+    # Models from before there were bases, or networks of another kind, say nothing of them.
+    facts = {"base": None, "network": "avsr", "search": {}, **read_json(folder / "model.json")}
     if facts.get("layout") != LAYOUT:
         raise BadCheckpoint(f"{folder}: model.json of layout {facts.get('layout')}, known is {LAYOUT}.  Install a newer avsr.")
     if absent := [name for name in ("dims", "rates", "recipe", "sha256", *_facts()) if name not in facts]:
@@ -262,16 +282,23 @@ def _read_facts(folder: Path) -> dict:
     return facts
 
 
-def _read_dims(values: dict, folder: Path) -> Dims:
+def _read_dims(facts: dict, folder: Path) -> Dims | HybridDims:
     from avsr.models.avsr import Dims
-    from avsr.models.video import FRONTS
+    from avsr.models.hybrid import HybridDims
+    from avsr.models.video import BLOCKS, FRONTS
 
-    remedy = "Use the version of avsr it was trained with."
-    if strange := sorted(values.keys() - {f.name for f in fields(Dims)}):      # one that is absent is younger than the model
+    remedy, kinds = "Use the version of avsr it was trained with.", {"avsr": Dims, "hybrid": HybridDims}
+    if facts["network"] not in kinds:
+        raise BadCheckpoint(f"{folder}: its network is of kind {facts['network']!r}, known are {', '.join(kinds)}.  Install a "
+                            "newer avsr.")
+    kind, values = kinds[facts["network"]], facts["dims"]
+    if strange := sorted(values.keys() - {f.name for f in fields(kind)}):      # one that is absent is younger than the model
         raise BadCheckpoint(f"{folder}: its Dims differ from this version's in {', '.join(strange)}.  {remedy}")
-    dims = Dims(**values)
-    if dims.lips is not None and dims.lips not in FRONTS:
-        raise BadCheckpoint(f"{folder}: its lips are of kind {dims.lips!r}, known are {', '.join(FRONTS)}.  {remedy}")
+    dims = kind(**values)
+    if kind is Dims:
+        for what, name, known in (("lips", dims.lips, FRONTS), ("video blocks", dims.video_blocks, BLOCKS)):
+            if name is not None and name not in known:
+                raise BadCheckpoint(f"{folder}: its {what} are of kind {name!r}, known are {', '.join(known)}.  {remedy}")
     return dims
 
 

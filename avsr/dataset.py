@@ -19,9 +19,9 @@ from avsr.augment import Augment, augment_mouths, augment_sound, centre, ruin, s
 from avsr.cache import Cached, read_entry
 from avsr.corrupt import fitted
 from avsr.errors import BadManifest
-from avsr.features import log_mel
+from avsr.features import features
 from avsr.manifest import TimedWord, Utterance, read
-from avsr.rates import FEATURES_PER_FRAME, VIDEO_FPS
+from avsr.rates import VIDEO_FPS, samples_to_frames
 from avsr.text import Tokenizer, ctc_classes, normalise, spell
 
 NO_LABEL = -100                                             # torch's cross-entropy passes over these frames
@@ -65,7 +65,7 @@ class Draw:
 class Example:
     """One utterance as the network takes it; what the modality leaves out is None.
 
-    mel (C, n_mels) float32; mouths (T, 88, 88) uint8, seen (T,) bool; tokens, classes: of text and of CTC; labels (T,)
+    mel (C, n_mels) float32, or the waveform (S, 1); mouths (T, 88, 88) uint8, seen (T,) bool; tokens, classes: of text and of CTC; labels (T,)
     int64 with NO_LABEL where nothing is known; matched: whether the mouth is to be believed: it belongs to the sound, and
     the manifest has no label `trust` that says no. sound: name of this version of the sound, where there are only so many.
     """
@@ -143,10 +143,11 @@ class Examples:
             if cached.audio is None:
                 raise BadManifest(f"{utterance.id}: sound was asked for, but its cache holds none.  Prepare it again.")
             own = rng if draw.sound is None else np.random.default_rng((draw.sound, zlib.crc32(utterance.id.encode())))
-            mel = log_mel(self._sound(cached.audio, utterance, draw, own), n_mels=self.n_mels).numpy()
+            sound = self._sound(cached.audio, utterance, draw, own)
+            mel, n_frames = features(sound, self.n_mels).numpy(), samples_to_frames(len(sound))
         if "v" in draw.modality:
             mouths, seen = self._sight(cached, utterance, draw, rng)
-        n_frames = len(mouths) if mouths is not None else -(-len(mel) // FEATURES_PER_FRAME)
+            n_frames = len(mouths)
         tokens, classes = self._spell(utterance.text)
         return Example(utterance.id, mel, mouths, seen, tokens, classes, frame_labels(words, n_frames, self.labels),
                        draw.foreign is None and row.believed,

@@ -1,6 +1,7 @@
-"""Log-mel features, exactly Whisper's: the only audio front end.
+"""What networks take of a sound: log-mel features, exactly Whisper's, or the waveform with zero mean and unit variance.
 
     audio (S,) float32, SAMPLE_RATE  ->  log-mel (ceil(S / HOP), n_mels) float32, FEATURE_RATE a second
+                                     ->  waveform (S, 1) float32
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 FLOOR = 1e-10                                               # power below this counts as silence: -100 dB
+LEAST_VARIANCE = 1e-8                                       # added to a waveform's (auto_avsr)
 RANGE = 8.0                                                 # log10 units kept below the loudest bin: 80 dB
 
 
@@ -45,3 +47,18 @@ def log_mel(audio: np.ndarray | torch.Tensor, *, n_mels: int = 80, n_samples: in
     log_power = (mel_filters(n_mels).to(samples.device) @ power).clamp_min(FLOOR).log10()
     loudest = log_power.amax(dim=(-2, -1), keepdim=True)    # of each utterance, so that a batch equals its members
     return ((log_power.maximum(loudest - RANGE) + 4.0) / 4.0).transpose(-2, -1)
+
+
+def features(audio: np.ndarray | torch.Tensor, n_mels: int) -> torch.Tensor:
+    """What a network of so many mels takes, (length, channels) float32; 0 mels: the waveform, see `standardise`."""
+    return log_mel(audio, n_mels=n_mels) if n_mels else standardise(audio)
+
+
+def standardise(audio: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """The waveform (S,) of a whole utterance, less its mean and over its standard deviation, (S, 1) float32; as auto_avsr
+    gives it to its networks. Silence stays silence."""
+    import torch
+
+    samples = torch.as_tensor(audio, dtype=torch.float32)
+    variance, mean = torch.var_mean(samples, correction=0)
+    return ((samples - mean) * (variance + LEAST_VARIANCE).rsqrt())[:, None]

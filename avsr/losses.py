@@ -90,7 +90,7 @@ class Learner(nn.Module):
         out = {}
         for name, log_probs in self.model.ctc_log_probs(memory).items():
             if name in wanted:
-                per_letter = ctc_per_letter(log_probs, memory_lengths(name, batch, log_probs.shape[1]), batch)
+                per_letter = ctc_per_letter(log_probs, memory_lengths(name, batch, log_probs.shape[1], self.model), batch)
                 kept = batch.matched if name != "audio" else torch.ones_like(batch.matched)
                 if kept.any():
                     out[f"ctc_{name}"] = per_letter[kept].mean()
@@ -114,7 +114,7 @@ class Learner(nn.Module):
         """Lips are to be believed as far as they belong to the sound and can be read: by their own CTC loss."""
         with torch.no_grad():
             log_probs = self.model.ctc["video"](memory.lips).float().log_softmax(dim=-1)
-            per_letter = ctc_per_letter(log_probs, memory_lengths("video", batch, log_probs.shape[1]), batch,
+            per_letter = ctc_per_letter(log_probs, memory_lengths("video", batch, log_probs.shape[1], self.model), batch,
                                         impossible=torch.inf)
             target = (batch.matched & (per_letter < self.config.trusted_loss)).float()
         return F.binary_cross_entropy_with_logits(memory.trust_logits.float(), target)
@@ -132,7 +132,7 @@ def remembered(model: AVSR, batch: Batch, folder: Path | None) -> Tensor | None:
         with torch.no_grad():
             made = model.listen(batch.mel[fresh], lengths)
         for i, sound in zip(fresh, made, strict=True):
-            n = len(sound) if batch.mel_lengths is None else (int(batch.mel_lengths[i]) + 1) // 2
+            n = len(sound) if batch.mel_lengths is None else int(model.audio.positions(batch.mel_lengths[i]))
             part = paths[i].with_suffix(f".{os.getpid()}.part")
             with part.open("wb") as file:
                 np.save(file, sound[:n].half().cpu().numpy())           # the next batch may be longer or shorter
@@ -141,11 +141,11 @@ def remembered(model: AVSR, batch: Batch, folder: Path | None) -> Tensor | None:
     return nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(batch.mel.device, batch.mel.dtype)
 
 
-def memory_lengths(name: str, batch: Batch, size: int) -> Tensor:
+def memory_lengths(name: str, batch: Batch, size: int, model: AVSR) -> Tensor:
     """(B,) positions of the audio, video or fused memory that belong to each utterance, at most `size`."""
     lengths = batch.lengths * MEMORY_PER_FRAME
     if batch.mel_lengths is not None and name != "video":
-        heard = (batch.mel_lengths + 1) // 2
+        heard = model.audio.positions(batch.mel_lengths)
         lengths = heard if name == "audio" else torch.minimum(lengths, heard)
     return lengths.clamp(1, size)
 

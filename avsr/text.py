@@ -1,6 +1,7 @@
 """Text to tokens and back, and tokens to words.
 
-A tokenizer is the `tokenizer.json` that comes with a model; Whisper's special tokens are found in it by name.
+A tokenizer is the `tokenizer.json` that comes with a model: Whisper's, or ours of letters, whose special tokens are found by
+name (`Tokenizer`), or the pieces of a SentencePiece model (`Pieces`). `open_tokenizer` finds out which.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ import hashlib
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from avsr.errors import BadCheckpoint
 
@@ -20,6 +23,9 @@ SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 # Punctuation that joins the word after it, and the word before it, as openai/whisper and faster-whisper join them.
 OPENING = "\"'“¿([{-"
 CLOSING = "\"'.。,，!！?？:：”)]}、"
+BLANK, END = "<blank>", "<eos>"                             # first and last of Pieces
+WORD_BEGINS = "\u2581"                                      # SentencePiece's mark in place of a space
+UNSCORED = 10.0                                             # nats below the rarest piece (SentencePiece's penalty of the unknown)
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,13 @@ class WordTokens:
     tokens: tuple[int, ...]
 
 
-class Tokenizer:
-    """Byte-pair tokens with Whisper's special tokens. `languages` is empty for an English-only model."""
+class _Opened:
+    """A tokenizer.json. `end`: the token that ends a text."""
+
+    end: int
 
     def __init__(self, path: Path | str):
-        """Raises BadCheckpoint when the file is not a Whisper tokenizer."""
+        """Raises BadCheckpoint when the file holds no tokenizer."""
         import tokenizers
 
         self.path = Path(path)
@@ -42,6 +50,30 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:                          # the library raises bare Exception
             raise BadCheckpoint(f"{path}: not a tokenizer file ({error}).  Fetch the model's tokenizer.json again.") from error
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, stored with checkpoints."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    def words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
+        """Split text tokens into words with their punctuation (Whisper's method; its `split_to_word_tokens`)."""
+        pieces = self._characters([token for token in tokens if token < self.end])
+        if language not in SPACELESS:
+            pieces = _join_at_spaces(pieces)
+        return _join_punctuation(pieces)
+
+    def _characters(self, tokens: list[int]) -> list[WordTokens]:
+        """The shortest runs of tokens that are whole characters; together they are the whole text."""
+        raise NotImplementedError
+
+
+class Tokenizer(_Opened):
+    """Byte-pair tokens with Whisper's special tokens. `languages` is empty for an English-only model."""
+
+    def __init__(self, path: Path | str):
+        """Raises BadCheckpoint when the file is not a Whisper tokenizer."""
+        super().__init__(path)
         vocabulary = self._tokenizer.get_vocab()
         self._ids = {name: i for name, i in vocabulary.items() if name.startswith("<|") and name.endswith("|>")}
         self.end = self._id("<|endoftext|>")
@@ -61,10 +93,10 @@ class Tokenizer:
             raise BadCheckpoint(f"{self.path}: no token {name}, so not Whisper's.  Fetch the model's tokenizer.json again.")
         return self._ids[name]
 
-    @property
-    def sha256(self) -> str:
-        """Of the file, stored with checkpoints."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+    @cached_property
+    def texts(self) -> list[str]:
+        """The text of each token, "" of specials; of 50,000 made in 0.1 s."""
+        return ["" if token >= self.end else self.decode([token]) for token in range(self._tokenizer.get_vocab_size())]
 
     def prompt(self, language: str | None) -> list[int]:
         """The tokens every transcription begins with. `language` is ignored by an English-only model."""
@@ -78,13 +110,6 @@ class Tokenizer:
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of the tokens; specials and timestamps are left out. Half a character comes out as U+FFFD."""
         return self._tokenizer.decode([token for token in tokens if token < self.end], skip_special_tokens=False)
-
-    def words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
-        """Split text tokens into words with their punctuation (Whisper's method; its `split_to_word_tokens`)."""
-        pieces = self._characters([token for token in tokens if token < self.end])
-        if language not in SPACELESS:
-            pieces = _join_at_spaces(pieces)
-        return _join_punctuation(pieces)
 
     def _characters(self, tokens: list[int]) -> list[WordTokens]:
         """The shortest runs of tokens that decode to whole characters; together they decode to the whole text.
@@ -101,6 +126,68 @@ class Tokenizer:
             last = pieces.pop() if pieces else WordTokens("", ())
             pieces.append(WordTokens(last.text + whole[at:], (*last.tokens, *tokens[first:])))
         return pieces
+
+
+class Pieces(_Opened):
+    """The pieces of a SentencePiece model in the order of a published network's output: blank first, the end last, which
+    also begins a text. `write_pieces` makes its file."""
+
+    no_speech = None
+    languages: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, path: Path | str):
+        """Raises BadCheckpoint when the file holds other tokens."""
+        super().__init__(path)
+        vocabulary = self._tokenizer.get_vocab()
+        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+        if len(pieces) < 3 or (pieces[0], pieces[-1]) != (BLANK, END):
+            raise BadCheckpoint(f"{path}: its tokens do not begin with {BLANK} and end with {END}.  Import the model again.")
+        self.blank, self.end = 0, len(pieces) - 1
+        self.start = self.end
+        self.texts = ["", *(piece.replace(WORD_BEGINS, " ") for piece in pieces[1:-1]), ""]
+        self._upper = not any(piece != piece.upper() for piece in pieces[1:-1] if not piece.startswith("<"))
+
+    def prompt(self, language: str | None) -> list[int]:
+        """The token every text begins with. There is one language."""
+        return [self.start]
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text as it is compared, in capitals where the pieces are; what no piece has becomes <unk>."""
+        text = normalise(text)
+        return self._tokenizer.encode(text.upper() if self._upper else text, add_special_tokens=False).ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of the tokens, with the space that begins each word."""
+        return "".join(self.texts[token] for token in tokens)
+
+    def _characters(self, tokens: list[int]) -> list[WordTokens]:
+        return [WordTokens(self.texts[token], (token,)) for token in tokens]
+
+
+def open_tokenizer(path: Path | str) -> Tokenizer | Pieces:
+    """The tokenizer of a model's folder. Raises BadCheckpoint."""
+    holds_pieces = f'"{BLANK}"' in Path(path).read_text(encoding="utf-8", errors="replace")
+    return Pieces(path) if holds_pieces else Tokenizer(path)
+
+
+def write_pieces(path: Path | str, pieces: Sequence[str], scores: Mapping[str, float], charsmap: bytes = b"") -> Pieces:
+    """Write a tokenizer.json of SentencePiece's unigram pieces (Kudo 2018), and open it.
+
+    pieces: in the network's order, without blank and end, the one for what is unknown first; scores: log-probabilities of
+    those that the SentencePiece model has, others are cut out last; charsmap: its normaliser, precompiled.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+    unscored = min(scores.values()) - UNSCORED
+    vocabulary = [(BLANK, unscored), *((piece, scores.get(piece, unscored)) for piece in pieces), (END, unscored)]
+    tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=1))
+    steps = [normalizers.Precompiled(charsmap)] if charsmap else []
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
+    tokenizer.save(str(path))
+    return Pieces(path)
 
 
 def _join_at_spaces(pieces: list[WordTokens]) -> list[WordTokens]:
@@ -131,7 +218,7 @@ CTC_LETTERS = " abcdefghijklmnopqrstuvwxyz'"                # class 0 is the bla
 SPECIALS = ("<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
 
 
-def spell(tokenizer: Tokenizer, text: str) -> list[int]:
+def spell(tokenizer: Tokenizer | Pieces, text: str) -> list[int]:
     """The tokens of a sentence, as a model learns to write it. Letters alone (LRS is all capitals) get the text as it is
     compared, or what they lack, capitals and digits, would be left out of it without a word."""
     return tokenizer.encode(f" {text.strip() if tokenizer.encode('A1') else normalise(text)}")

@@ -103,11 +103,11 @@ def test_ctc_of_short_texts_by_hand():
 def test_a_text_too_long_for_its_frames_teaches_nothing_and_is_not_readable():
     batch = batch_of(example("x", 1, [4, 4, 5]), ONE)
     log_probs = torch.randn(2, 16, 29).log_softmax(-1)
-    lengths = memory_lengths("video", batch, 16)
+    made = learner(replace(NONE, trust=1.0, trusted_loss=1e9))          # whatever can be read at all is believed
+    lengths = memory_lengths("video", batch, 16, made.model)
     assert lengths.tolist() == [2, 16]
     assert ctc_per_letter(log_probs, lengths, batch)[0] == 0
     assert ctc_per_letter(log_probs, lengths, batch, impossible=torch.inf)[0] == torch.inf
-    made = learner(replace(NONE, trust=1.0, trusted_loss=1e9))          # whatever can be read at all is believed
     logits = memory_of(made, batch).trust_logits
     want = F.binary_cross_entropy_with_logits(logits, torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(made(batch).parts["trust"], want)
@@ -177,7 +177,7 @@ def test_the_judge_is_told_to_believe_what_matches_and_can_be_read():
     made = learner(replace(NONE, trust=3.0))
     memory = memory_of(made, batch)
     log_probs = made.model.ctc["video"](memory.lips).log_softmax(-1)
-    per_letter = ctc_per_letter(log_probs, memory_lengths("video", batch, 16), batch)
+    per_letter = ctc_per_letter(log_probs, memory_lengths("video", batch, 16, made.model), batch)
     assert per_letter[1] != per_letter[0]
     limit = per_letter[:2].mean().item()                                # one of the two can be read
     made.config = replace(made.config, trusted_loss=limit)

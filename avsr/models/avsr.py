@@ -16,7 +16,7 @@ from avsr.models.blocks import length_mask
 from avsr.models.decoder import Cache, Decoder
 from avsr.models.fusion import Exchange, Heed, Trust
 from avsr.models.video import LipEncoder
-from avsr.rates import MEMORY_PER_FRAME
+from avsr.rates import MEMORY_PER_FRAME, MEMORY_RATE
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Dims:
 
     width: int = 256
     n_heads: int = 4
-    n_mels: int = 80
+    n_mels: int = 80                                        # 0: it hears the waveform itself, see audio.WaveFront
     n_audio_layers: int = 4
     n_video_layers: int = 4
     n_fusion_layers: int = 2                                # of the audio layers, from the top
@@ -33,7 +33,8 @@ class Dims:
     n_vocab: int = 51_864
     n_context: int = 448                                    # tokens
     n_ctc: int = 29                                         # blank, space, a-z, apostrophe; 0: no CTC heads
-    lips: str | None = "resnet18"
+    lips: str | None = "resnet18"                           # see video.FRONTS
+    video_blocks: str = "transformer"                       # or conformer
     video_width: int | None = None                          # of the video blocks; None: as wide as the rest
     n_local: int = 0                                        # convolutions over time below the audio blocks; Whisper has none
     n_trust: int = 0                                        # hidden units of the judge of the lips; 0: always believed
@@ -87,6 +88,9 @@ class Memory:
 class AVSR(nn.Module):
     """Hears, sees, and writes. Either input may be None."""
 
+    memory_rate = MEMORY_RATE                               # positions of its Memory a second
+    spells_tokens = False                                   # whether its CTC heads write the decoder's tokens: they write letters
+
     def __init__(self, dims: Dims):
         super().__init__()
         self.dims = dims
@@ -96,7 +100,7 @@ class AVSR(nn.Module):
         self.ctc = nn.ModuleDict({"audio": nn.Linear(dims.width, dims.n_ctc)} if dims.n_ctc else {})
         if see:
             self.video = LipEncoder(dims.lips, dims.width, dims.video_width or dims.width, dims.width // dims.n_heads,
-                                    dims.n_video_layers)
+                                    dims.n_video_layers, dims.video_blocks)
             self.trust = Trust(dims.width, dims.n_trust, self.video.front.width) if dims.n_trust else None
             self.heed = Heed(dims.width, dims.n_heed) if dims.n_heed else None
             self.exchanges = nn.ModuleList(Exchange(dims.width, dims.n_heads) for _ in range(dims.n_fusion_layers))
@@ -108,7 +112,8 @@ class AVSR(nn.Module):
                seen: Tensor | None = None, heard: Tensor | None = None) -> Memory:
         """Listen and look.
 
-        mel: (B, columns, n_mels) float, FEATURE_RATE; mel_lengths (B,) columns that count, None for all of them.
+        mel: (B, columns, n_mels) float, FEATURE_RATE, or (B, samples, 1) where n_mels is 0: features.features gives both;
+        mel_lengths (B,) columns that count, None for all of them.
         mouths: (B, T, 88, 88) float grey levels in [0, 1], VIDEO_FPS; seen (B, T) bool, None for all of them.
         An utterance that lacks a modality in a batch that has it comes with length 0, or nothing seen.
         heard: what `listen` made of the sound, in place of mel.
@@ -127,7 +132,7 @@ class AVSR(nn.Module):
         if mel is None and heard is None:
             return memory
         audio = self.listen(mel, mel_lengths) if heard is None else heard
-        audio_mask = None if mel_lengths is None else length_mask((mel_lengths + 1) // 2, audio.shape[1])
+        audio_mask = None if mel_lengths is None else length_mask(self.audio.positions(mel_lengths), audio.shape[1])
         memory = replace(memory, audio=audio, audio_mask=audio_mask)
         if mouths is None:
             return self._fuse(memory, None)
@@ -143,7 +148,7 @@ class AVSR(nn.Module):
     def listen(self, mel: Tensor, mel_lengths: Tensor | None = None) -> Tensor:
         """The audio blocks below the exchanges: mel (B, 2S, n_mels) -> (B, S, D), which `encode` takes as `heard`."""
         audio = self.audio.front(mel, mel_lengths)
-        mask = None if mel_lengths is None else length_mask((mel_lengths + 1) // 2, audio.shape[1])
+        mask = None if mel_lengths is None else length_mask(self.audio.positions(mel_lengths), audio.shape[1])
         for block in self.audio.blocks[:self.dims.n_audio_layers - self.dims.n_fusion_layers]:
             audio = block(audio, mask)
         return audio
@@ -185,6 +190,16 @@ class AVSR(nn.Module):
             both = torch.cat([memory.audio[:, :length], memory.video[:, :memory.audio.shape[1]]], dim=-1)
             out["fused"] = self.ctc["fused"](both)
         return {name: logits.float().log_softmax(dim=-1) for name, logits in out.items()}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it is able to go by: `a`, `v`, `av`."""
+        return ("a",) if self.dims.lips is None else ("a", "v", "av")
+
+    @property
+    def doubts(self) -> bool:
+        """Whether it judges how far lips are to be believed."""
+        return self.dims.lips is not None and self.dims.n_trust > 0
 
     @property
     def gates(self) -> dict[str, float]:

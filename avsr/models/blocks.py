@@ -85,6 +85,13 @@ def feed_forward(width: int, times: int = 4) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, times * width), nn.GELU(), nn.Linear(times * width, width))
 
 
+def blank(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, C, S) with zeros beyond each length (B,), as if nothing followed there; None: all of S counts."""
+    if lengths is None:
+        return x
+    return x.masked_fill(~length_mask(lengths, x.shape[2])[:, None], 0.0)
+
+
 class Block(nn.Module):
     """Pre-norm self-attention and feed-forward over an utterance: (B, S, D) -> (B, S, D).
 

@@ -51,17 +51,19 @@ class Cache:
 
 
 class DecoderBlock(nn.Module):
-    """Gated look at the video, then Whisper's decoder block: self-attention, cross-attention to audio, feed-forward."""
+    """Gated look at the video, then Whisper's decoder block: self-attention, cross-attention to audio, feed-forward.
 
-    def __init__(self, width: int, n_heads: int, *, video: bool):
+    feed: another feed-forward than Whisper's; eps: of the layer norms."""
+
+    def __init__(self, width: int, n_heads: int, *, video: bool, feed: nn.Module | None = None, eps: float = 1e-5):
         super().__init__()
         self.video = GatedCrossAttention(width, n_heads) if video else None
-        self.attention_norm = nn.LayerNorm(width)
+        self.attention_norm = nn.LayerNorm(width, eps)
         self.attention = Attention(width, n_heads)
-        self.audio_norm = nn.LayerNorm(width)
+        self.audio_norm = nn.LayerNorm(width, eps)
         self.audio = Attention(width, n_heads)
-        self.feed_norm = nn.LayerNorm(width)
-        self.feed = feed_forward(width)
+        self.feed_norm = nn.LayerNorm(width, eps)
+        self.feed = feed_forward(width) if feed is None else feed
 
 
 class Decoder(nn.Module):
@@ -91,6 +93,12 @@ class Decoder(nn.Module):
         x = self.hidden(tokens, cache)
         return self.logits(x[:, -1:] if last_only else x)
 
+    def embed(self, tokens: Tensor, past: int) -> Tensor:
+        """Tokens (N, L), of which `past` went before, -> (N, L, D) with their positions."""
+        n_tokens = past + tokens.shape[1]
+        assert n_tokens <= self.positions.shape[0], f"{n_tokens} tokens, room for {self.positions.shape[0]}"
+        return self.embedding(tokens) + self.positions[past:n_tokens]
+
     def logits(self, x: Tensor) -> Tensor:
         """(N, L, D) -> (N, L, V) float32."""
         return (x @ self.embedding.weight.T).float()
@@ -99,8 +107,7 @@ class Decoder(nn.Module):
         """As `forward`, before the logits: (N, L, D). `looks` collects what each block looks at the audio
         with, or at the video where there is no audio: (N, L, D) per block."""
         past, length = cache.n_tokens, tokens.shape[1]
-        assert past + length <= self.positions.shape[0], f"{past + length} tokens, room for {self.positions.shape[0]}"
-        x = self.embedding(tokens) + self.positions[past:past + length]
+        x = self.embed(tokens, past)
         causal = None                                                       # one new token may look at everything
         if length > 1:
             causal = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)[None, None]

@@ -236,12 +236,12 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file, as float32. Raises BadCheckpoint when it is cut short or no such file."""
+    """All tensors of one file, numbers with a fraction as float32. Raises BadCheckpoint when it is cut short or no such file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return {name: tensor.float() for name, tensor in load_file(path).items()}
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise BadCheckpoint(f"{path}: cannot be read as weights ({error}).  Fetch the model again.") from error
 

@@ -19,7 +19,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.video import FRONTS
+from avsr.models.video import BLOCKS, FRONTS
 from avsr.models.whisper import is_whispers
 from avsr.runtime import Progress, no_progress
 from avsr.text import NORMALISER, Tokenizer, write_letters
@@ -72,6 +72,9 @@ def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
 
 def _taken_over(config: Config, progress: Progress) -> Checkpoint:
     base = _load(config.model.start, config, progress)
+    if base.model.spells_tokens:
+        raise BadConfig(f"{config.name}: model.start {config.model.start} is an imported network, which is not trained further "
+                        "here.  Its lips can be taken over: model.lips_from.")
     given = asdict(base.model.dims)
     if not base.lips_trained:                               # a Whisper: its lips are new, and of the kind the config says
         given |= {"lips": "compact", "video_width": 256, "n_ctc": 29}
@@ -110,10 +113,11 @@ def _dims(config: Config, default: Dims) -> Dims:
     given = config.model.dims
     if strange := sorted(given.keys() - known):
         raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
-    if given.get("lips", "compact") not in FRONTS:
-        raise BadConfig(f"{config.name}: model.dims.lips is {given['lips']!r}.  Known are {', '.join(FRONTS)}.")
+    for name, kinds in (("lips", FRONTS), ("video_blocks", BLOCKS)):
+        if given.get(name, next(iter(kinds))) not in kinds:
+            raise BadConfig(f"{config.name}: model.dims.{name} is {given[name]!r}.  Known are {', '.join(kinds)}.")
     for name, value in given.items():
-        if name != "lips" and (not isinstance(value, int) or value < 0):
+        if name not in ("lips", "video_blocks") and (not isinstance(value, int) or value < 0):
             raise BadConfig(f"{config.name}: model.dims.{name} is {value!r}, but must be a whole number.  Correct it.")
     size = asdict(default) | given
     if size["n_fusion_layers"] > size["n_audio_layers"] or not size["n_heads"] or size["width"] % size["n_heads"]:

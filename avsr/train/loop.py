@@ -29,6 +29,7 @@ from avsr.dataset import Examples, Row, label_words, read_rows
 from avsr.errors import AvsrError, BadConfig, BadOutput
 from avsr.losses import Learner, Losses
 from avsr.models.blocks import Block
+from avsr.models.conformer import ConformerBlock
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, rate
@@ -127,7 +128,7 @@ class _Run:
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.learner = Learner(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
         for module in self.learner.modules():
-            if isinstance(module, Block):
+            if isinstance(module, (Block, ConformerBlock)):
                 module.dropout = config.train.dropout
         self.optimiser = _optimiser(self.learner, config)
         self.position = Position()
