@@ -17,6 +17,7 @@ from avsr.decode import (
     Sample,
     Suppress,
     compression_ratio,
+    guards,
     search,
 )
 from avsr.features import log_mel
@@ -273,11 +274,12 @@ class Script:
         n_vocab, n_context = 100, 300
 
     dims = Dims()
+    spells_tokens = False
 
     def __init__(self, monkeypatch, scripts):
         self.calls = []
-        monkeypatch.setattr(decode, "DecoderScorer", lambda model, memory, **kw: memory)
-        monkeypatch.setattr(decode, "search", self.search)
+        monkeypatch.setattr(guards, "DecoderScorer", lambda model, memory, **kw: memory)
+        monkeypatch.setattr(guards, "search", self.search)
         self.scripts = scripts
 
     def search(self, scorers, prompt, strategy, **options):

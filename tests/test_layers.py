@@ -15,10 +15,10 @@ ORDER = ["errors", "rates", "runtime", "assets",
          "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
-         "checkpoint", "decode", "align", "listen", "results", "senses", "metrics",
+         "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics",
          "train", "transcribe", "benchmark", "explain", "report",
          "cli"]
-MODELS = ["blocks", "audio", "video", "fusion", "decoder", "avsr", "whisper"]
+MODELS = ["blocks", "conformer", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "whisper"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

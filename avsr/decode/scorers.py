@@ -1,0 +1,100 @@
+"""What says how likely each next token is, and what forbids tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from avsr.models.avsr import AVSR, Memory
+
+
+class Scorer(Protocol):
+    """Says how likely each next token is; `weight` multiplies it when scorers are added up."""
+
+    weight: float
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """All tokens so far, prompt included, (N, L) int64 -> scores (N, V) float32 of the next. May be logits."""
+
+    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
+        """Keep these rows (N',), in this order; `utterances` (B',) where some of them are finished, else None."""
+
+
+class PartialScorer(Protocol):
+    """As Scorer, but too slow to ask about every token: only about the most likely ones."""
+
+    weight: float
+
+    def score_at(self, tokens: Tensor, candidates: Tensor) -> Tensor:
+        """All tokens so far (N, L), tokens that may come next (N, C) int64 -> scores (N, C), normalised."""
+
+    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
+        """See Scorer."""
+
+
+class DecoderScorer:
+    """The network's own opinion: log-probabilities after everything so far.
+
+    `no_speech` (B,) holds the probability of that token right after the start token, once `score` was called.
+    """
+
+    def __init__(self, model: AVSR, memory: Memory, *, no_speech_token: int | None, start_token: int, weight: float = 1.0):
+        self.weight = weight
+        self.model = model
+        self.cache = model.start(memory)
+        self.n_utterances = memory.n_utterances
+        self.no_speech_token, self.start_token = no_speech_token, start_token
+        self.no_speech = torch.zeros(self.n_utterances)
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """(N, L) -> (N, V). The prompt, alike in all hypotheses of an utterance, is taken in once for each."""
+        if self.cache.n_tokens:
+            return self.model.step(tokens[:, self.cache.n_tokens:], self.cache)
+        n_hypotheses = tokens.shape[0] // self.n_utterances
+        prompt = tokens[::n_hypotheses]
+        hidden = self.model.decoder.hidden(prompt, self.cache)
+        if self.no_speech_token is not None:
+            at = (prompt[0] == self.start_token).nonzero()[0, 0]
+            self.no_speech = self.model.decoder.logits(hidden[:, at]).softmax(dim=-1)[:, self.no_speech_token].cpu()
+        logits = self.model.decoder.logits(hidden[:, -1])
+        rows = torch.arange(self.n_utterances, device=tokens.device).repeat_interleave(n_hypotheses)
+        self.cache.select_rows(rows)
+        return logits[rows]
+
+    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
+        """See Scorer."""
+        self.cache.select_rows(rows)
+        if utterances is not None:
+            self.cache.select_utterances(utterances)
+
+
+class Rule(Protocol):
+    """Forbids tokens by writing -inf into the scores, in place."""
+
+    def __call__(self, scores: Tensor, tokens: Tensor) -> None:
+        """scores (N, V) float32; tokens (N, L) so far, prompt included."""
+
+
+@dataclass(frozen=True)
+class Suppress:
+    """Tokens never written, and tokens not written first (after `n_prompt` tokens)."""
+
+    always: tuple[int, ...]
+    first: tuple[int, ...] = ()
+    n_prompt: int = 0
+
+    def __call__(self, scores: Tensor, tokens: Tensor) -> None:
+        """See Rule."""
+        scores.index_fill_(1, _indices(self.always, scores.device), -torch.inf)
+        if tokens.shape[1] == self.n_prompt and self.first:
+            scores.index_fill_(1, _indices(self.first, scores.device), -torch.inf)
+
+
+@lru_cache(maxsize=16)
+def _indices(ids: tuple[int, ...], device: torch.device) -> Tensor:
+    """Made once: 1600 ids, Whisper's timestamps among them, take 3 ms to convert."""
+    return torch.tensor(ids, dtype=torch.long, device=device)

@@ -1,0 +1,60 @@
+"""The search: scorers, rules and a strategy, put together, for all utterances and their hypotheses as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from avsr.decode.scorers import PartialScorer, Rule, Scorer
+from avsr.decode.strategies import Strategy, Text
+
+
+def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: Strategy, *, rules: Sequence[Rule] = (),
+           partial: Sequence[PartialScorer] = (), pre_beam: int = 0, max_tokens: int = 224,
+           length_penalty: float = 1.0) -> list[Text]:
+    """The best text of each utterance with its score, as (tokens, sum of weighted log-probabilities).
+
+    prompt: (B, P) int64. The first scorer's logits are normalised after the rules; further ones are added as they
+    come. partial: are only asked about the `pre_beam` tokens that the first scorer likes best, and about the end; then no
+    other token can be written. Utterances that are done leave the batch.
+    """
+    size, n_prompt = strategy.size, prompt.shape[1]
+    tokens = prompt.repeat_interleave(size, dim=0)
+    for n_written in range(max_tokens):
+        first = scorers[0].score(tokens)
+        for rule in rules:
+            rule(first, tokens)
+        first = first.log_softmax(dim=-1)
+        logprobs, ids = scorers[0].weight * first, None
+        for scorer in scorers[1:]:
+            logprobs = logprobs + scorer.weight * scorer.score(tokens)
+        if partial:
+            logprobs, ids = _candidates(first, logprobs, pre_beam, strategy.end)
+            for scorer in partial:
+                logprobs = logprobs + scorer.weight * scorer.score_at(tokens, ids)
+        rows, chosen, done = strategy.step(logprobs, ids, tokens[:, n_prompt:])
+        rows, chosen = rows.to(tokens.device), chosen.to(tokens.device)
+        tokens = torch.cat([tokens[rows], chosen[:, None]], dim=1)
+        if n_written + 1 == max_tokens or done.all():
+            break
+        utterances = None
+        if done.any():
+            keep = (~done).nonzero()[:, 0].cpu()
+            kept_rows = (keep[:, None] * size + torch.arange(size)).flatten().to(tokens.device)
+            rows, tokens = rows[kept_rows], tokens[kept_rows]
+            strategy.select(keep)
+            utterances = keep.to(tokens.device)
+        for scorer in (*scorers, *partial):
+            scorer.select(rows, utterances)
+    return strategy.finish(tokens[:, n_prompt:], length_penalty)
+
+
+def _candidates(first: Tensor, logprobs: Tensor, n: int, end: int) -> tuple[Tensor, Tensor]:
+    """The n best tokens by `first` (N, V), and the end, with their `logprobs`: (N, n + 1) both. The end counts once."""
+    best = first.topk(min(n, first.shape[1]), dim=1).indices
+    ids = torch.cat([best, best.new_full((len(best), 1), end)], dim=1)
+    values = logprobs.gather(1, ids)
+    values[:, :-1].masked_fill_(best == end, -torch.inf)
+    return values, ids

@@ -1,0 +1,156 @@
+"""Which of many unfinished texts to go on with: the best (Beam), or ones drawn by chance (Sample)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from avsr.decode.options import DecodeOptions
+
+Text = tuple[tuple[int, ...], float]
+"""Tokens without prompt and end, and the sum of their scores, the end's included."""
+
+
+class Strategy(Protocol):
+    """Keeps `size` texts of each of B utterances, N = B * size; `end` is the token that finishes one."""
+
+    size: int
+    end: int
+
+    def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (N, C) of next tokens, which tokens they are (N, C) or None for all of them in order, and texts so far
+        (N, L) without prompt -> rows (N,) to go on with, their next tokens (N,), and who is done (B,) bool."""
+
+    def select(self, utterances: Tensor) -> None:
+        """Keep these utterances."""
+
+    def finish(self, tokens: Tensor, length_penalty: float) -> list[Text]:
+        """The best text of every utterance there ever was, given what is written (N, L) of those that are left: by score
+        over length ** length_penalty (Wu et al. 2016, as simplified by Whisper)."""
+
+
+@dataclass
+class _Finished:
+    """Texts of one utterance that reached the end token."""
+
+    texts: list[Text] = field(default_factory=list)
+
+
+class _Texts:
+    """Finished texts of everyone, and of those still `active`."""
+
+    def __init__(self, n_utterances: int):
+        self.everyone = [_Finished() for _ in range(n_utterances)]
+        self.active = list(self.everyone)
+
+    def select(self, utterances: Tensor) -> None:
+        """Keep these active."""
+        self.active = [self.active[i] for i in utterances.tolist()]
+
+    def best(self, length_penalty: float) -> list[Text]:
+        """One of each utterance."""
+        return [max(one.texts, key=lambda text: text[1] / max(1, len(text[0])) ** length_penalty) for one in self.everyone]
+
+
+class Beam:
+    """Keeps the `size` best unfinished texts of each utterance until `size * patience` have finished.
+
+    A text finishes only if its end is among the `size` best continuations (as in fairseq and CTranslate2; Whisper also
+    takes worse ones, which fill up the finished with texts that stop early).
+    """
+
+    def __init__(self, n_utterances: int, options: DecodeOptions, end: int):
+        self.size, self.end = options.beam_size, end
+        self.texts = _Texts(n_utterances)
+        self.enough = max(1, round(options.beam_size * options.patience))
+        self.totals = torch.full((n_utterances, self.size), -torch.inf)
+        self.totals[:, 0] = 0.0                             # all begin alike: only the first may branch
+
+    def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See Strategy."""
+        n_utterances, size = self.totals.shape
+        per_row, finished = min(2 * size, logprobs.shape[1]), self.texts.active
+        values, at = logprobs.topk(per_row, dim=1)                               # of each row: enough even if all end
+        ids = at if ids is None else ids.gather(1, at)
+        sums = (self.totals.to(values.device)[:, :, None] + values.view(n_utterances, size, per_row)).flatten(1)
+        best, at = sums.topk(min(2 * size, sums.shape[1]), dim=1)
+        parents, next_ids = at // per_row, ids.view(n_utterances, -1).gather(1, at)
+        rows, chosen = [], []
+        candidates_of = zip(best.tolist(), parents.tolist(), next_ids.tolist(), strict=True)
+        for utterance, (scores, beams, candidates) in enumerate(candidates_of):
+            live = []
+            for rank, (score, beam, token) in enumerate(zip(scores, beams, candidates, strict=True)):
+                row = utterance * size + beam
+                if token == self.end:
+                    if rank < size and score > -torch.inf:
+                        finished[utterance].texts.append((tuple(tokens[row].tolist()), score))
+                elif len(live) < size:
+                    live.append((score, row, token))
+                if len(live) == size:
+                    break
+            live += [(-torch.inf, utterance * size, self.end)] * (size - len(live))
+            self.totals[utterance] = torch.tensor([score for score, _, _ in live])
+            rows += [row for _, row, _ in live]
+            chosen += [token for _, _, token in live]
+        done = torch.tensor([len(texts.texts) >= self.enough or total == -torch.inf
+                             for texts, total in zip(finished, self.totals.amax(dim=1).tolist(), strict=True)])
+        return torch.tensor(rows), torch.tensor(chosen), done
+
+    def select(self, utterances: Tensor) -> None:
+        """See Strategy."""
+        self.totals = self.totals[utterances]
+        self.texts.select(utterances)
+
+    def finish(self, tokens: Tensor, length_penalty: float) -> list[Text]:
+        """See Strategy. Out of room, unfinished texts fill up what is wanting."""
+        for finished, totals, written in zip(self.texts.active, self.totals.tolist(), tokens.split(self.size), strict=True):
+            for score, text in sorted(zip(totals, written.tolist(), strict=True), reverse=True):
+                if len(finished.texts) < self.enough and score > -torch.inf:
+                    finished.texts.append((tuple(text), score))
+        return self.texts.best(length_penalty)
+
+
+class Sample:
+    """Draws `best_of` texts for each utterance at a temperature; one seed gives one set of texts."""
+
+    def __init__(self, n_utterances: int, options: DecodeOptions, end: int, temperature: float):
+        self.size, self.end, self.temperature = options.best_of, end, temperature
+        self.texts = _Texts(n_utterances)
+        # One for each, so that the company an utterance keeps in a batch does not change its text.
+        self.rngs = [torch.Generator().manual_seed(options.seed) for _ in range(n_utterances)]
+        self.totals = torch.zeros(n_utterances, self.size)
+        self.ended = torch.zeros(n_utterances, self.size, dtype=torch.bool)
+
+    def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See Strategy; rows stay where they are."""
+        assert ids is None, "drawn from all tokens"
+        logprobs = logprobs.cpu()
+        # One number per row through the running sum of the chances: 2 ms where torch.multinomial takes 15.
+        summed = (logprobs / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        drawn = torch.cat([torch.rand(self.size, 1, generator=rng) for rng in self.rngs]) * summed[:, -1:]
+        drawn = drawn.minimum(summed[:, -1:] * (1 - 1e-6))  # rounding up to the whole sum would pick the last token
+        chosen = torch.searchsorted(summed, drawn, right=True)[:, 0]
+        gained = logprobs.gather(1, chosen[:, None])[:, 0].view_as(self.totals)
+        self.totals += gained.masked_fill(self.ended, 0.0)
+        ends = (chosen == self.end).view_as(self.ended) & ~self.ended
+        for utterance, draw in ends.nonzero().tolist():
+            text = tuple(tokens[utterance * self.size + draw].tolist())
+            self.texts.active[utterance].texts.append((text, self.totals[utterance, draw].item()))
+        self.ended |= ends
+        return torch.arange(len(chosen)), chosen, self.ended.all(dim=1)
+
+    def select(self, utterances: Tensor) -> None:
+        """See Strategy."""
+        self.totals, self.ended = self.totals[utterances], self.ended[utterances]
+        self.rngs = [self.rngs[i] for i in utterances.tolist()]
+        self.texts.select(utterances)
+
+    def finish(self, tokens: Tensor, length_penalty: float) -> list[Text]:
+        """See Strategy. Texts that did not end count as they stand."""
+        for place, draw in (~self.ended).nonzero().tolist():
+            text = tuple(tokens[place * self.size + draw].tolist())
+            self.texts.active[place].texts.append((text, self.totals[place, draw].item()))
+        return self.texts.best(length_penalty)
