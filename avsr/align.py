@@ -2,7 +2,8 @@
 
     Memory + text tokens of B utterances  ->  Word per word (Whisper's method: openai/whisper `timing.py`)
 The alignment heads' look at the audio is normalised, median-filtered over time and averaged; dynamic time warping
-through it gives each token a stretch of memory positions, 20 ms each.
+through it gives each token a stretch of memory positions, 20 ms each. Where a CTC head spells the same tokens, its likeliest
+path does.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from torch import Tensor
 
 from avsr.models.avsr import AVSR, Memory
 from avsr.models.decoder import Cache
+from avsr.models.hybrid import Hybrid
 from avsr.rates import MEMORY_RATE
-from avsr.text import Tokenizer
+from avsr.text import Pieces, Tokenizer
 from avsr.transcript import Word
 
 MEDIAN_WIDTH = 7                                            # positions: 140 ms
+PEAK_REACH = 5                                              # frames after a token's peak in CTC that may still be its: 0.2 s
 LONGEST_MEDIAN = 0.7                                        # s: a median word duration above this is not believed
 # Whisper's heads look at a word after it began: tiny.en by 0.08 s (median over 306 words of GRID's train and valid).
 LATENESS = 0.08                                             # s
 SENTENCE_MARKS = ".。!！?？"
 
 
-def align(model: AVSR, tokenizer: Tokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
+def align(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
           texts: Sequence[Sequence[int]], durations: Sequence[float], *, language: str,
           heads: Sequence[tuple[int, int]]) -> list[list[Word]]:
     """The words of each utterance, one for each that `tokenizer.words` makes of its text, in seconds from its start.
@@ -35,8 +38,10 @@ def align(model: AVSR, tokenizer: Tokenizer, memory: Memory, prompts: Sequence[S
     prompts and texts: token lists per utterance, prompts of one length; durations in seconds of what was really
     heard or seen (padding is not looked at). `heads` are (layer, head) pairs of the look at the audio; none means all
     heads of the upper half, and so does an utterance without sound, whose look at the video is taken instead. A
-    word's confidence is the mean probability of its tokens.
+    word's confidence is the mean probability of its tokens. Where CTC spells the tokens its path gives the times.
     """
+    if model.spells_tokens:
+        return _align_ctc(model, tokenizer, memory, prompts, texts, language)
     by_sound = memory.audio is not None
     lateness = LATENESS if by_sound and heads else 0.0
     heads = (list(heads) if by_sound else []) or default_heads(model)
@@ -64,6 +69,58 @@ def align(model: AVSR, tokenizer: Tokenizer, memory: Memory, prompts: Sequence[S
         starts, ends = (np.maximum(0, t - lateness) for t in token_times(attention_path(attention, prompt_length)))
         out.append(_words(tokenizer, text, chances, starts, ends, language))
     return out
+
+
+def _align_ctc(model: Hybrid, tokenizer: Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+               texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
+    """As `align`, from the likeliest path of CTC through each text; confidence is the decoder's as well."""
+    (log_probs,), out = model.ctc_log_probs(memory).values(), []
+    longest = max(len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True))
+    tokens = torch.full((len(texts), longest), tokenizer.end)
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        tokens[i, :len(prompt) + len(text)] = torch.tensor([*prompt, *text])
+    said = model.decoder(tokens.to(memory.device), model.start(memory)).log_softmax(dim=-1).exp()
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        if not len(text):
+            out.append([])
+            continue
+        n_frames = log_probs.shape[1] if memory.audio_mask is None else int(memory.audio_mask[i].sum())
+        chances = said[i, len(prompt) - 1:len(prompt) + len(text) - 1].cpu()
+        chances = chances.gather(1, torch.tensor(list(text))[:, None])[:, 0].numpy()
+        first, last = ctc_path(log_probs[i, :n_frames].double().cpu().numpy(), list(text), tokenizer.blank)
+        # A token's peak is shorter than its sound: what follows it counts up to the next one, or PEAK_REACH.
+        ends = np.minimum(np.append(first[1:], n_frames), last + 1 + PEAK_REACH)
+        out.append(_words(tokenizer, text, chances, first / model.memory_rate, ends / model.memory_rate, language))
+    return out
+
+
+def ctc_path(log_probs: np.ndarray, text: Sequence[int], blank: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest path of CTC (Graves 2006) through a text: log_probs (T, V) float64, L tokens -> first and last frame of
+    each, (L,) int64 both.
+
+    Of a text that has no path, for want of frames, the tokens are spread evenly.
+    """
+    n_frames, states = len(log_probs), np.full(2 * len(text) + 1, blank)
+    states[1::2] = text
+    skips = np.zeros(len(states), bool)                     # from token to token, without a blank between
+    skips[3::2] = states[3::2] != states[1:-2:2]
+    best = np.full(len(states), -np.inf)
+    best[:2] = log_probs[0, states[:2]]
+    steps = np.zeros((n_frames, len(states)), np.int8)
+    for t in range(1, n_frames):
+        ways = np.stack([best, np.append(-np.inf, best[:-1]), np.where(skips, np.append([-np.inf] * 2, best[:-2]), -np.inf)])
+        steps[t] = ways.argmax(axis=0)
+        best = ways.max(axis=0) + log_probs[t, states]
+    at = len(states) - 1 - int(best[-2] > best[-1])
+    if best[at] == -np.inf:
+        edges = np.linspace(0, n_frames, len(text) + 1).astype(np.int64)
+        return edges[:-1], np.maximum(edges[1:] - 1, edges[:-1])
+    path = np.empty(n_frames, np.int64)
+    for t in range(n_frames - 1, -1, -1):
+        path[t] = at
+        at -= int(steps[t, at])
+    numbers = 2 * np.arange(len(text)) + 1
+    return np.searchsorted(path, numbers, side="left"), np.searchsorted(path, numbers, side="right") - 1
 
 
 def _look(model: AVSR, layer: int, queries: Tensor, cache: Cache, i: int) -> Tensor:
@@ -135,7 +192,7 @@ def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[inside], columns[inside]
 
 
-def _words(tokenizer: Tokenizer, text: Sequence[int], chances: np.ndarray, starts: np.ndarray, ends: np.ndarray,
+def _words(tokenizer: Tokenizer | Pieces, text: Sequence[int], chances: np.ndarray, starts: np.ndarray, ends: np.ndarray,
            language: str) -> list[Word]:
     """Words with the times of what is spoken of them: a comma's stretch is the pause after the word, not the word."""
     words, at = [], 0

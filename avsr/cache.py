@@ -24,7 +24,7 @@ import numpy as np
 
 from avsr import rates
 from avsr.errors import BadCheckpoint, BadManifest, BadOutput
-from avsr.lips import LipRecipe
+from avsr.lips import RECIPES, LipRecipe
 from avsr.manifest import CacheEntry
 
 # Size of 75 mouths and speed on one core, 60 GRID clips of 5 speakers, two other jobs on the machine's two cores:
@@ -366,6 +366,7 @@ def read_recipe(base: str | Path, expected: LipRecipe | None = None) -> LipRecip
     if expected is not None:
         wrong += [f"lips.{line}" for line in recipe.differences(expected)]
     if wrong:
-        raise BadManifest(f"{place}: the cache was made with another recipe ({'; '.join(wrong)}).  Run avsr prepare into an "
+        named = next((f" --recipe {name}" for name, one in RECIPES.items() if one == expected), "")
+        raise BadManifest(f"{place}: the cache was made with another recipe ({'; '.join(wrong)}).  Run avsr prepare{named} into an "
                           "empty folder, or use the version and the model that it was made for.")
     return recipe

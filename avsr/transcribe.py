@@ -22,14 +22,16 @@ from avsr import align, decode, media, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
 from avsr.errors import AvsrError, BadMedia, NoFace
 from avsr.listen import Heard, Listener, ahead
+from avsr.lm import NGrams
 from avsr.models.avsr import Memory
 from avsr.rates import FEATURE_RATE
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, workers
-from avsr.senses import LEAST_SAMPLES, hear, see
+from avsr.senses import LEAST_SAMPLES, hear, how_to_search, see
 from avsr.speech import Piece
 from avsr.transcript import Segment, Transcript
 
 MODALITIES = ("auto", "a", "v", "av")
+GOES_BY = {"a": "sound alone", "v": "sight alone", "av": "sound and sight together"}
 LEAST_TRUST = 0.5                                           # in lips, to go by them where no speech was heard
 
 
@@ -37,13 +39,17 @@ LEAST_TRUST = 0.5                                           # in lips, to go by 
 class Settings:
     """How to transcribe; what `avsr transcribe --help` lists under the same names.
 
-    beam_size: texts kept in the search, 1 is greedy. batch_size: pieces of up to 30 s that go through the network at once.
+    beam_size: texts kept in the search, 1 is greedy; None for what the model wants, 5 for most. ctc_weight: of the models that
+    have one, see decode.DecodeOptions. lm: an ARPA file of words, or an lm.NGrams, that counts with lm_weight. batch_size: pieces of up to 30 s that go through the network at once.
     temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a piece's frames
     that may lack a face before the piece goes by sound alone. vad: look for speech first; without, every 30 s are taken
     as they come. save_lips: a folder in which to write the mouths that were looked at, as a small video.
     """
 
-    beam_size: int = 5
+    beam_size: int | None = None
+    ctc_weight: float | None = None
+    lm: str | Path | NGrams | None = None
+    lm_weight: float | None = None
     batch_size: int = 8
     temperature: float = 0.0
     max_missing: float = 0.25
@@ -52,8 +58,10 @@ class Settings:
 
     def __post_init__(self):
         for name in ("beam_size", "batch_size"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be at least 1.  Leave it out for the usual one.")
+        if self.ctc_weight is not None and not 0 <= self.ctc_weight < 1:
+            raise AvsrError(f"ctc_weight {self.ctc_weight}: must be from 0 to below 1.  Leave it out for the usual one.")
         if not 0 <= self.max_missing <= 1:
             raise AvsrError(f"max_missing {self.max_missing}: must be a share from 0 to 1.  The usual one is 0.25.")
 
@@ -78,9 +86,9 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     target = pick_device(device)
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
     _check_language(checkpoint, language)
-    if modality == "v" and not checkpoint.lips_trained:
-        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by sight alone.  "
-                        "Use --modality a or auto, or a model that has learnt to read lips.")
+    _check_modality(checkpoint, modality)
+    if options.lm is not None and not isinstance(options.lm, NGrams):
+        options = replace(options, lm=NGrams.open(options.lm, progress))
     look = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
     with media.open_recording(source, want_video=look, want_audio=modality != "v") as recording:
         used, reason = decide(modality, checkpoint, recording)
@@ -123,9 +131,27 @@ def _check_language(checkpoint: Checkpoint, language: str | None) -> None:
                         f"Use {nearest}, or a multilingual model such as --model tiny.")
 
 
+def _check_modality(checkpoint: Checkpoint, modality: str) -> None:
+    """Raises AvsrError where the model cannot go by it."""
+    if modality == "v" and not checkpoint.lips_trained:
+        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by sight alone.  "
+                        "Use --modality a or auto, or a model that has learnt to read lips.")
+    able = checkpoint.model.modalities
+    if modality not in ("auto", *able):
+        raise AvsrError(f"{checkpoint.name}: this model goes by {GOES_BY[able[0]]}, not by {GOES_BY[modality]}.  Use --modality "
+                        f"{able[0]} or auto, or another model.")
+
+
 def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) -> tuple[str, str]:
     """The modality to use, `a`, `v` or `av`, and why, in a sentence. Raises BadMedia where nothing is left."""
     sound, picture = recording.has_audio, recording.has_video
+    if checkpoint.modalities in (("v",), ("av",)):          # a published network that goes by nothing else
+        (only,) = checkpoint.modalities
+        lacks = [name for sense, name, there in (("v", "picture", picture), ("a", "sound", sound)) if sense in only and not there]
+        if lacks:
+            raise BadMedia(f"{recording.name}: there is no {lacks[0]} in it, and this model goes by {GOES_BY[only]}.  Use another "
+                           "model for it, such as --model default.")
+        return only, f"this model goes by {GOES_BY[only]}"
     if not sound and not (picture and checkpoint.lips_trained):
         why = ("and this model has no trained lips" if picture else
                "and no picture was asked for" if modality == "a" else "and no picture either")
@@ -185,6 +211,7 @@ class _Job:
         self.language = language or (None if checkpoint.tokenizer.languages else "en")
         self.device = next(checkpoint.model.parameters()).device
         self.dtype = next(checkpoint.model.parameters()).dtype
+        self.needs_lips = modality == "v" or (modality == "av" and "a" not in checkpoint.modalities)
         self.n_frames = self.n_missing = self.n_pieces = self.n_blind = self.n_looked_at = self.n_strange = 0
 
     def admit(self, pieces: Iterable[Heard]) -> Iterator[Heard]:
@@ -211,12 +238,13 @@ class _Job:
             self.n_looked_at += len(degrees)
             self.n_strange += degrees.count(0.0)
         prompts = [self.checkpoint.tokenizer.prompt(self.language)] * len(batch)
-        first = self.options.temperature
-        warmer = tuple(t for t in decode.DecodeOptions().temperatures if t > first)
+        asked = self.options
+        warmer = tuple(t for t in decode.DecodeOptions().temperatures if t > asked.temperature)
         texts = decode.decode(
             self.checkpoint.model, self.checkpoint.tokenizer, memory, prompts, suppress=self.checkpoint.suppress,
             suppress_begin=self.checkpoint.suppress_begin,
-            options=decode.DecodeOptions(beam_size=self.options.beam_size, temperatures=(first, *warmer)))
+            options=how_to_search(self.checkpoint, beam_size=asked.beam_size, ctc_weight=asked.ctc_weight, lm=asked.lm,
+                                  lm_weight=asked.lm_weight, temperatures=(asked.temperature, *warmer)))
         words = align.align(
             self.checkpoint.model, self.checkpoint.tokenizer, memory, prompts, [text.tokens for text in texts],
             [heard.piece.duration_s for heard in batch], language=self.language, heads=self.checkpoint.alignment_heads)
@@ -230,7 +258,7 @@ class _Job:
             return (heard,)
         if heard.mouths is None or heard.mouths.missing.mean() > self.options.max_missing:
             return heard.sure
-        if self.checkpoint.model.dims.n_trust and self._encode([heard]).trust.item() < LEAST_TRUST:
+        if self.checkpoint.model.doubts and self._encode([heard]).trust.item() < LEAST_TRUST:
             return heard.sure
         return (heard,)
 
@@ -247,9 +275,9 @@ class _Job:
         return heard
 
     def _worth(self, heard: Heard) -> bool:
-        if self.modality == "v":
-            return heard.mouths is not None
-        return heard.audio is not None and len(heard.audio) >= LEAST_SAMPLES
+        if self.needs_lips and heard.mouths is None:
+            return False
+        return self.modality == "v" or (heard.audio is not None and len(heard.audio) >= LEAST_SAMPLES)
 
     def _encode(self, batch: Sequence[Heard]) -> Memory:
         mel = lengths = mouths = seen = None
@@ -284,10 +312,11 @@ class _Job:
         if self.n_blind and "v" in modality:
             limit = f"limit {self.options.max_missing:.0%}"
             share = f"no face in {self.n_missing} of {self.n_frames} frames ({limit})"
-            if self.n_blind == self.n_pieces and modality == "v":
-                raise NoFace(f"{self.name}: {share}.  Use --modality a to go by sound alone, or --max-missing "
+            if self.n_blind == self.n_pieces and self.needs_lips:
+                hear = "Use --modality a to go by sound alone" if "a" in self.checkpoint.modalities else "Use a model that hears"
+                raise NoFace(f"{self.name}: {share}.  {hear}, or --max-missing "
                              f"{min(1, self.n_missing / self.n_frames + 0.01):.2f} to keep it.")
-            kind = "left out" if modality == "v" else "taken by sound alone"
+            kind = "left out" if self.needs_lips else "taken by sound alone"
             problems.append(f"{self.name}: {share}: {self.n_blind} of {self.n_pieces} pieces were {kind}.")
             if self.n_blind == self.n_pieces:
                 return "a", f"no face in {self.n_missing} of {self.n_frames} frames", problems

@@ -28,14 +28,16 @@ from avsr.benchmark.mixes import Mix, write_mixes
 from avsr.benchmark.outside import read_predictions
 from avsr.benchmark.settings import Settings
 from avsr.benchmark.subjects import Other, Own, Question, Subject, own_threads
-from avsr.cache import Cached, read_entry
+from avsr.cache import Cached, read_entry, read_recipe
 from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows
+from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
 from avsr.runtime import Progress, n_cores, no_progress, seed_of
 from avsr.text import NORMALISER
+from avsr.transcribe import GOES_BY
 
 Say = Callable[[str], None]
 
@@ -147,7 +149,7 @@ class _Run:
             yield partial(Own, name, beam_size=asked.beam_size, device=asked.device, modalities=asked.modalities,
                           progress=self.progress)
         for name in asked.against if "a" in asked.modalities else ():
-            yield lambda name=name: Other(open_rival(name, device=asked.device, beam_size=asked.beam_size))
+            yield lambda name=name: Other(open_rival(name, device=asked.device, beam_size=asked.beam_size or DecodeOptions().beam_size))
 
     def _units(self, subject: Subject) -> list[_Unit]:
         asked = self.settings
@@ -184,9 +186,8 @@ class _Run:
         """Every row of a subject that is not there yet."""
         self.results.check({"system": subject.name, "split": self.settings.split, "normaliser": NORMALISER, **subject.facts})
         self.systems[subject.name] = {**subject.facts, "device": subject.device, **subject.about}
-        missing = set(self.settings.modalities) - set(subject.modalities)
-        if "v" in missing and isinstance(subject, Own):
-            self.say(f"{subject.name}: no trained lips, so by sound alone.")
+        if isinstance(subject, Own):
+            self._compare(subject)
         units = self._units(subject)
         todo = [unit for unit in units if any(row not in self.results for row in self._asked(subject, unit))]
         total = sum(len(unit.rows) * len(unit.heard.tasks) for unit in units)
@@ -200,6 +201,15 @@ class _Run:
                 self.done.n_new += len(new)
                 count += len(unit.rows) * len(unit.heard.tasks)
                 self.progress(f"benchmark {subject.name}", count, total)
+
+    def _compare(self, subject: Own) -> None:
+        """What a model is able to do with what it is to be asked by. Raises BadManifest where its mouths are cut otherwise."""
+        missing = set(self.settings.modalities) - set(subject.modalities) - {"none"}
+        if missing:
+            able = " or ".join(GOES_BY[one] for one in subject.checkpoint.modalities)
+            self.say(f"{subject.name}: goes by {able}, so not measured by {', '.join(sorted(missing))}.")
+        if any("v" in one for one in subject.modalities):
+            read_recipe(self.path.parent, subject.checkpoint.recipe)
 
     def _asked(self, subject: Subject, unit: _Unit) -> Iterator[dict[str, Any]]:
         """The rows of a unit as far as they are known before anything is computed."""

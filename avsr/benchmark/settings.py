@@ -26,7 +26,7 @@ class Settings:
     level: str = "active"
     noise_config: str | None = None
     noise_manifest: str | None = None
-    beam_size: int = 5
+    beam_size: int | None = None                            # None: what each model wants
     batch_size: int = 16
     max_missing: float = 0.25
     limit: int | None = None

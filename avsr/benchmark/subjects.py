@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +23,9 @@ from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.models.avsr import Memory
 from avsr.runtime import Progress, pick_device, workers
-from avsr.senses import Senses, recognise, spelt, token_log_probs
+from avsr.senses import Senses, how_to_search, recognise, spelt, token_log_probs
 from avsr.text import spell
 from avsr.transcribe import load_model
-
-OPTIONS = DecodeOptions(temperatures=(0.0,))                # no second tries by chance: one answer to one sound
 
 
 @dataclass(frozen=True)
@@ -64,16 +62,20 @@ class Subject(Protocol):
 class Own:
     """A model of ours. `none` writes nothing; it only tells how likely it finds each text without hearing or seeing."""
 
-    def __init__(self, name: str, *, beam_size: int, device: str, modalities: Sequence[str], progress: Progress):
+    def __init__(self, name: str, *, beam_size: int | None, device: str, modalities: Sequence[str], progress: Progress):
         self.torch_device = pick_device(device)
         looks = any("v" in one for one in modalities) and may_see(name)
         self.checkpoint: Checkpoint = load_model(name, "av" if looks else "a", self.torch_device, progress)
         self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
-        self.options = replace(OPTIONS, beam_size=beam_size)
-        self.facts = {"sha256": _sha256(name), "search": f"beam {beam_size}"}
+        # No second tries by chance: one answer to one sound.
+        self.options = how_to_search(self.checkpoint, beam_size=beam_size, temperatures=(0.0,))
+        self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
         self.about = {"model": name, "training": self.checkpoint.training}
-        able = self.checkpoint.lips_trained
-        self.modalities = tuple(one for one in modalities if able or "v" not in one)
+        able = self.checkpoint.modalities
+        if not self.checkpoint.model.spells_tokens:         # a published network goes by one: nothing to set against `none`
+            able = ("none", *able)
+        self.modalities = tuple(one for one in modalities if one in able)
+        self.needs_lips = {"v"} if "a" in able else {"v", "av"}
         self.workers, self.device = workers(self.torch_device), self.torch_device.type
         self.gate = _gate(self.checkpoint)
 
@@ -99,11 +101,12 @@ class Own:
         return out
 
     def _written(self, question: Question, memory: Memory) -> list[str]:
-        """Texts; by lips alone nothing where there is no face, as `transcribe` has it."""
-        if question.modality == "none" or (question.modality == "v" and not any(one is not None for one in question.mouths)):
+        """Texts; nothing where lips are needed and there is no face, as `transcribe` has it."""
+        needs_lips = question.modality in self.needs_lips
+        if question.modality == "none" or (needs_lips and not any(one is not None for one in question.mouths)):
             return [""] * memory.n_utterances
         texts = [spelt(self.checkpoint, one) for one in recognise(self.checkpoint, memory, self.options)]
-        if question.modality == "v":
+        if needs_lips:
             texts = [text if mouth is not None else "" for text, mouth in zip(texts, question.mouths, strict=True)]
         return texts
 
@@ -166,6 +169,11 @@ def own_threads(n: int) -> Iterator[None]:
 
 def _listed(values: torch.Tensor | None, n: int) -> list[float | None]:
     return [None] * n if values is None else [round(one, 4) for one in values.tolist()]
+
+
+def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
+    """How texts are searched, as rows tell it."""
+    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.spells_tokens else "")
 
 
 def _gate(checkpoint: Checkpoint) -> float | None:

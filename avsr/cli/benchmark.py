@@ -49,7 +49,8 @@ SHOWN = 5                                                   # ids of what was sk
               metavar="DIR", help="Where rows go; the same command again goes on where it was stopped.")
 @click.option("--save-audio", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
               help="Write every mix as a WAV file, for recognisers outside.")
-@click.option("--beam-size", type=click.IntRange(min=1), default=5, help="Texts kept in the search; 1 is fastest.")
+@click.option("--beam-size", type=click.IntRange(min=1), default=None,
+              help="Texts kept in the search; 1 is fastest.  [default: 5, of imported models their authors' 40]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, help="Utterances recognised at once.")
 @click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
               help="Share of frames that may lack a face before an utterance goes by sound alone.")

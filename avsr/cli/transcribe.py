@@ -28,7 +28,13 @@ if TYPE_CHECKING:
               help="Go by sound (a), sight (v), both (av), or whatever the file and the model allow (auto).")
 @click.option("--language", default=None, help="Two letters, e.g. en; found out if not given and the model is multilingual.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
-@click.option("--beam-size", type=click.IntRange(min=1), default=5, help="Texts kept in the search; 1 is fastest.")
+@click.option("--beam-size", type=click.IntRange(min=1), default=None,
+              help="Texts kept in the search; 1 is fastest.  [default: 5, of imported models their authors' 40]")
+@click.option("--ctc-weight", type=click.FloatRange(0, 1, max_open=True), default=None,
+              help="Of CTC in the search, for imported models.  [default: their authors' 0.1]")
+@click.option("--lm", type=click.Path(), default=None, metavar="FILE",
+              help="A language model of words to help the search: n-grams as ARPA, plain or .gz.")
+@click.option("--lm-weight", type=click.FloatRange(min=0), default=None, help="Of the language model.  [default: 0.3]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, help="Pieces of up to 30 s recognised at once.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="First temperature tried; 0 is beam search.")
 @click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
@@ -61,6 +67,10 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
             check_writable(folder)
         with Bars(quiet) as bars:
             checkpoint = _load(options, bars)
+            if options["lm"] is not None:
+                from avsr.lm import NGrams
+
+                options["lm"] = NGrams.open(options["lm"], bars)         # once for all files
             failures = _transcribe_all(paths, checkpoint, options, bars, _Output(names, folder, layout, _stems(paths)))
     if failures:
         if len(paths) > 1:

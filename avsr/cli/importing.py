@@ -1,0 +1,60 @@
+"""`avsr import`: a published checkpoint into a model of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from avsr.cli.console import CONTEXT, Bars, say, told
+
+if TYPE_CHECKING:
+    from avsr.importers import Imported
+
+HALF_COSTS = "half the size, about 1e-3 off in log-probabilities"
+SENSES = {"a": "sound", "v": "lips", "av": "sound and lips"}
+
+
+@click.command("import", context_settings=CONTEXT)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
+              help="Where the model is written.  [default: models/NAME of the file]")
+@click.option("--tokenizer", type=click.Path(path_type=Path), default=None, metavar="PATH",
+              help="The folder with its SentencePiece files, or one of them.  [default: beside FILE, or spm/unigram there]")
+@click.option("--half", is_flag=True, help=f"Store half precision: {HALF_COSTS}.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
+def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, half: bool, quiet: bool) -> None:
+    """Make a published lip reader's or recogniser's FILE (.pth, .pt, .ckpt, .safetensors) a model for --model.
+
+    Whose file it is and how large its network is, is read from what is inside. data/README.md lists the files that are
+    known, and where they come from.
+    """
+    with told():
+        folder = output_dir or Path("models") / file.stem
+        with Bars(quiet) as bars:
+            bars("loading torch", 0, 0)
+            from avsr.importers import import_checkpoint  # heavy imports wait until here
+
+            imported = import_checkpoint(file, folder, tokenizer=tokenizer, half=half, progress=bars)
+        if not quiet:
+            say(_summary(imported, half))
+    print(imported.folder)
+
+
+def _summary(imported: Imported, half: bool) -> str:
+    """What it is, under which terms it may be used, and how."""
+    dims, known = imported.dims, imported.known
+    layers = " + ".join(f"{n} {name}" for n, name in ((dims.n_video_layers, "video"), (dims.n_audio_layers, "audio")) if n)
+    lines = [f"{imported.family.name}, by {SENSES[imported.modality]}: {layers} and {dims.n_decoder_layers} decoder blocks of "
+             f"width {dims.width}, {imported.n_parameters / 1e6:.0f} M parameters, {dims.n_vocab} tokens."]
+    if known is None:
+        lines.append("Its MD5 is none of the published files': a training of your own, or another version.")
+    else:
+        wer = "" if known.wer is None else f", {known.wer:g} % WER on LRS3 as its authors report"
+        lines.append(f"It is {known.file} of {known.source}{wer}.")
+    if half:
+        lines.append(f"Stored in half precision: {HALF_COSTS}.")
+    lines += [imported.family.licence,
+              f"Use it:  avsr transcribe talk.mp4 --model {imported.folder} --modality {imported.modality}"]
+    return "\n".join(lines)

@@ -1,0 +1,163 @@
+"""A published file's weights, by their names; nothing in it is run, and nothing it claims is believed before it is measured.
+
+    .pth, .pt, .ckpt (pickled, opened with weights_only and nothing looser), .safetensors  ->  {name: tensor}
+What a file is, its first bytes say: names of files are chosen by hand.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from avsr.errors import BadCheckpoint
+
+WRAPPED = ("state_dict", "model_state_dict", "model")       # keys under which trainers keep the weights
+PREFIXES = ("module.", "model.")                            # put before all names by data parallel training, by Lightning
+PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64,
+         torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+MOST = 2                                                    # times the file's size that its tensors may claim: they may share
+SHOWN, LONGEST = 3, 100                                     # names in a message, characters of one
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Everything that is a weight in the file, mapped from disk where its layout allows.
+
+    Each tensor is plain numbers in memory of its own. Raises BadCheckpoint.
+    """
+    try:
+        n_bytes, held = path.stat().st_size, _read(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadCheckpoint(f"{path}: cannot be read ({reason}).  Name the file that you downloaded.") from error
+    weights = _unwrapped(held, path)
+    for name, tensor in weights.items():
+        if strange := _strangeness(tensor):
+            raise BadCheckpoint(f"{path}: {listed([name])} is {strange}, not plain numbers.  Name the file as published.")
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    if claimed > MOST * n_bytes:
+        raise BadCheckpoint(f"{path}: its weights claim {_size(claimed)}, but it holds {_size(n_bytes)}.  It is not what it "
+                            "says it is: get it from its authors.")
+    return _apart(weights)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names for a message, on one line whatever is in them."""
+    names = list(names)
+    shown = [name if name.isprintable() and len(name) <= LONGEST else ascii(name[:LONGEST]) for name in names[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _read(path: Path) -> object:
+    """What is in the file, of whichever layout. Raises BadCheckpoint or OSError."""
+    if path.is_dir():
+        raise BadCheckpoint(f"{path}: a folder.  Name the file of weights in it.")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise BadCheckpoint(f"{path}: an empty file.  Download it again.")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return _read_safetensors(path)
+    if head.startswith(b"PK"):
+        _check_archive(path)
+        return _read_pickle(path, mapped=True)
+    if head.startswith(pickle.PROTO):                       # torch's layout of before 2020
+        return _read_pickle(path, mapped=False)
+    if head.lstrip().startswith(b"<"):                      # Google Drive's, in place of a large file
+        raise BadCheckpoint(f"{path}: a web page, not a checkpoint.  Download the file itself, with a browser.")
+    raise _damaged(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BadCheckpoint(f"{path}: damaged, or not safetensors ({error}).  Download it again.") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Of zip archives torch writes one kind. It maps parts as they are, so compressed ones would be read as noise."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise _damaged(path) from error
+    names = [part.filename for part in parts]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise BadCheckpoint(f"{path}: a TorchScript program, which is code and not weights.  Name the file of weights.")
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise BadCheckpoint(f"{path}: a zip archive of {listed(names) or 'nothing'}, and no checkpoint of torch.  Unpack it, "
+                            "and name the file of weights.")
+    if packed := [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]:
+        raise BadCheckpoint(f"{path}: {listed(packed)} compressed, which torch never does.  Name the file as published.")
+
+
+def _read_pickle(path: Path, *, mapped: bool) -> object:
+    """What was pickled. Only tensors and plain containers can be in it: anything else is refused before it is made."""
+    try:
+        with warnings.catch_warnings(action="ignore"):      # of what it finds odd in a file that is then refused
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError:
+        raise
+    except Exception as error:                              # whatever reading nonsense can lead to
+        asked_for = re.search(r"\bGLOBAL ([\w.]+)", str(error))
+        if asked_for is None:
+            raise _damaged(path) from error
+        raise BadCheckpoint(f"{path}: holds {listed([asked_for[1]])}, which is code and not weights; none of it was run.  Get "
+                            "the file from its authors, or save its state_dict alone with what made it.") from error
+
+
+def _damaged(path: Path) -> BadCheckpoint:
+    return BadCheckpoint(f"{path}: {_size(path.stat().st_size)} that are no checkpoint of torch, or only part of one.  "
+                         "Download it again and compare its size.")
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e5 else f"{n_bytes} bytes"
+
+
+def _unwrapped(held: object, path: Path) -> dict[str, Tensor]:
+    """The weights alone, without what trainers put around them and before their names."""
+    for name in WRAPPED:
+        if isinstance(held, dict) and isinstance(held.get(name), dict):
+            held = held[name]
+    if not isinstance(held, dict) or not any(isinstance(value, Tensor) for value in held.values()):
+        what = f"a {type(held).__name__}" if not isinstance(held, dict) else f"{len(held)} entries, none of them a weight"
+        raise BadCheckpoint(f"{path}: holds {what}.  Name a file of weights, as published.")
+    if strange := [str(name) for name, value in held.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
+        raise BadCheckpoint(f"{path}: {listed(strange)} beside {len(held) - len(strange)} weights, and no weight itself.  Name "
+                            "a file of weights alone.")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in held):
+            held = {name.removeprefix(prefix): value for name, value in held.items()}
+    return held
+
+
+def _strangeness(tensor: Tensor) -> str | None:
+    """How a tensor is more than numbers in a row, in a word; None where it is not."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"a {type(tensor).__name__}"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    if tensor.device.type != "cpu":
+        return "empty (on the meta device)"
+    return None if tensor.dtype in PLAIN else str(tensor.dtype).removeprefix("torch.")
+
+
+def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that share memory, copied: our own files cannot hold those."""
+    apart, taken = {}, set()
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.detach().clone() if place in taken else tensor.detach()
+        taken.add(place)
+    return apart
