@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -76,7 +77,7 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
     """A model by folder (ours or Hugging Face's Whisper), by name (`default`, `grid`; Whisper's `tiny.en`, `large-v3`), or
     by its name on the hub.
 
-    `lips` False leaves the lip network out, which saves its memory and the 3 s that importing torchvision takes. A
+    `lips` False leaves the lip network out of a model that can do without, which saves its memory. A
     Whisper gets a new lip network behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
     folder = Path(name)
@@ -178,6 +179,7 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Pa
             fresh["tokenizer.json"].write_bytes(tokenizer)
         description = _describe(checkpoint, {name: _sha256(fresh[name]) for name in parts})
         fresh["model.json"].write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        shutil.copymode(fresh["model.json"], fresh["model.safetensors"])         # which safetensors makes its owner's alone
         os.replace(fresh["model.json"], folder / "model.json")
     except (OSError, SafetensorError) as error:
         for path in fresh.values():
@@ -231,10 +233,8 @@ def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
 
 
 def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
-    import torch
-
     from avsr.models.avsr import AVSR, without_lips
-    from avsr.models.hybrid import Hybrid
+    from avsr.models.hybrid import outline
     from avsr.models.whisper import read_safetensors
 
     facts = _read_facts(folder)
@@ -242,8 +242,7 @@ def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
     weights_path, *tokenizer_path = (_part(folder, name, facts["sha256"].get(name)) for name in listed)
     dims, hybrid = _read_dims(facts, folder), facts["network"] == "hybrid"
     dims = dims if lips or hybrid else without_lips(dims)
-    with torch.device("meta" if hybrid else "cpu"):         # 250 M random weights, to be thrown away, take 1 GB and seconds
-        model = Hybrid(dims) if hybrid else AVSR(dims)
+    model = outline(dims) if hybrid else AVSR(dims)
     wanted = model.state_dict()
     weights = {name: tensor for name, tensor in read_safetensors(weights_path).items() if lips or hybrid or name in wanted}
     try:

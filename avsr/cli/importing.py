@@ -12,7 +12,7 @@ from avsr.cli.console import CONTEXT, Bars, say, told
 if TYPE_CHECKING:
     from avsr.importers import Imported
 
-HALF_COSTS = "half the size, about 1e-3 off in log-probabilities"
+HALF_COSTS = "half the size; log-probabilities move by up to 0.04, as measured on small networks"
 SENSES = {"a": "sound", "v": "lips", "av": "sound and lips"}
 
 

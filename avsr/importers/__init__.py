@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from avsr.importers.family import Converted, Family, Known
 from avsr.importers.pieces import convert_tokenizer, find_tokenizer
 from avsr.importers.reading import listed, read_weights
 from avsr.lips import RECIPES
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.hybrid import Hybrid, HybridDims, outline
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME
 from avsr.runtime import Progress, no_progress
 
@@ -94,8 +94,7 @@ def _build(family: Family, weights: dict[str, Tensor], path: Path) -> Hybrid:
         raise BadCheckpoint(f"{what} without {error.args[0]}: half a model, or a newer layout.  {NEWER}") from error
     if strange := _strange_sizes(found.dims):
         raise BadCheckpoint(f"{what} of {strange}, which no network has.  {NEWER}")
-    with torch.device("meta"):
-        network = Hybrid(found.dims)
+    network = outline(found.dims)
     _check_fit(found, network, what)
     network.load_state_dict(found.weights, assign=True)
     found.weights.clear()                                   # or half precision would stay beside what it becomes

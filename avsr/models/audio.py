@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsr.models.blocks import Block, blank, sinusoids
+from avsr.models.resnet import WIDTH, stages
 
 
 class LocalBlock(nn.Module):
@@ -29,27 +30,6 @@ class LocalBlock(nn.Module):
         return x + self.out(F.gelu(near).transpose(1, 2))
 
 
-class WaveBlock(nn.Module):
-    """ResNet's basic block over time, with SiLU: (B, C, S) -> (B, C', S / stride)."""
-
-    def __init__(self, n_in: int, n_out: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv1d(n_in, n_out, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm1d(n_out)
-        self.conv2 = nn.Conv1d(n_out, n_out, kernel_size=3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm1d(n_out)
-        self.downsample = None
-        if stride > 1:
-            self.downsample = nn.Sequential(nn.Conv1d(n_in, n_out, kernel_size=1, stride=stride, bias=False),
-                                            nn.BatchNorm1d(n_out))
-
-    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """lengths (B,) of what comes out; what goes in holds zeros beyond its own."""
-        there = x if self.downsample is None else self.downsample(x)
-        x = blank(F.silu(self.bn1(self.conv1(x))), lengths)
-        return blank(F.silu(self.bn2(self.conv2(x)) + there), lengths)
-
-
 class WaveFront(nn.Module):
     """The waveform itself: (B, samples, 1), zero mean and unit variance, -> (B, S, 512). 3.9 M parameters.
 
@@ -57,7 +37,7 @@ class WaveFront(nn.Module):
     `pool` of those: 20 for 25 positions a second, 10 for 50. Padding reaches nothing, unlike in the originals.
     """
 
-    width = 512
+    width = WIDTH
     stem = 4                                                # samples to a column of the first convolution
 
     def __init__(self, pool: int = 20):
@@ -65,9 +45,7 @@ class WaveFront(nn.Module):
         self.pool = pool
         self.conv1 = nn.Conv1d(1, 64, kernel_size=80, stride=self.stem, padding=38, bias=False)
         self.bn1 = nn.BatchNorm1d(64)
-        sizes = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
-        self.stages = nn.ModuleList(nn.ModuleList([WaveBlock(n_in, n_out, stride), WaveBlock(n_out, n_out, 1)])
-                                    for n_in, n_out, stride in sizes)
+        self.stages = nn.ModuleList(stages(1, nn.SiLU))
 
     @property
     def samples(self) -> int:

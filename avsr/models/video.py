@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from avsr.models.blocks import Block, sinusoids
 from avsr.models.conformer import ConformerBlock
+from avsr.models.resnet import WIDTH, stages
 from avsr.rates import MEMORY_PER_FRAME
 
 GREY_MEAN, GREY_STD = 0.421, 0.165                          # of grey levels / 255 over LRS mouths (auto_avsr)
@@ -25,22 +26,17 @@ FRAMES_AT_ONCE = 128                                        # through the ResNet
 class ResNet18Front(nn.Module):
     """mouths (B, T, 88, 88) -> (B, T, 512). About 20 GMAC for 3 s; 11.2 M parameters. auto_avsr's has nn.SiLU throughout."""
 
-    width = 512
+    width = WIDTH
 
     def __init__(self, activation: Callable[..., nn.Module] = nn.ReLU):
         super().__init__()
-        from torchvision.models import resnet18  # 3 s to import: only networks with lips pay for it
-
         self.conv = nn.Sequential(
             nn.Conv3d(1, 64, kernel_size=(5, 7, 7), stride=(1, 2, 2), padding=(2, 3, 3), bias=False),
             nn.BatchNorm3d(64),
             activation(inplace=True),
             nn.MaxPool3d(kernel_size=(1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
         )
-        trunk = resnet18(weights=None)
-        for block in (*trunk.layer1, *trunk.layer2, *trunk.layer3, *trunk.layer4):
-            block.relu = activation(inplace=True)
-        self.trunk = nn.Sequential(trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4, trunk.avgpool, nn.Flatten())
+        self.trunk = nn.Sequential(*stages(2, activation), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, mouths: Tensor, seen: Tensor) -> Tensor:
         """`seen` is not needed: what is not seen is grey already."""
