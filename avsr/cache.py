@@ -367,6 +367,6 @@ def read_recipe(base: str | Path, expected: LipRecipe | None = None) -> LipRecip
         wrong += [f"lips.{line}" for line in recipe.differences(expected)]
     if wrong:
         named = next((f" --recipe {name}" for name, one in RECIPES.items() if one == expected), "")
-        raise BadManifest(f"{place}: the cache was made with another recipe ({'; '.join(wrong)}).  Run avsr prepare{named} into an "
-                          "empty folder, or use the version and the model that it was made for.")
+        raise BadManifest(f"{place}: the cache was made with another recipe ({'; '.join(wrong)}).  Run avsr prepare{named} "
+                          "into an empty folder, or use the version and the model that it was made for.")
     return recipe

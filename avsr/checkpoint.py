@@ -228,8 +228,9 @@ def _facts() -> list[str]:
 
 
 def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
-    return {"layout": LAYOUT, "network": _network(checkpoint.model), "dims": asdict(checkpoint.model.dims), "rates": {name: getattr(rates, name) for name in RATES},
-            "recipe": checkpoint.recipe.to_dict(), "sha256": sha256, **{name: getattr(checkpoint, name) for name in _facts()}}
+    return {"layout": LAYOUT, "network": _network(checkpoint.model), "dims": asdict(checkpoint.model.dims),
+            "rates": {name: getattr(rates, name) for name in RATES}, "recipe": checkpoint.recipe.to_dict(), "sha256": sha256,
+            **{name: getattr(checkpoint, name) for name in _facts()}}
 
 
 def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:

@@ -65,9 +65,10 @@ class Draw:
 class Example:
     """One utterance as the network takes it; what the modality leaves out is None.
 
-    mel (C, n_mels) float32, or the waveform (S, 1); mouths (T, 88, 88) uint8, seen (T,) bool; tokens, classes: of text and of CTC; labels (T,)
-    int64 with NO_LABEL where nothing is known; matched: whether the mouth is to be believed: it belongs to the sound, and
-    the manifest has no label `trust` that says no. sound: name of this version of the sound, where there are only so many.
+    mel (C, n_mels) float32, or the waveform (S, 1); mouths (T, 88, 88) uint8, seen (T,) bool; tokens, classes: of text and of
+    CTC; labels (T,) int64 with NO_LABEL where nothing is known; matched: whether the mouth is to be believed: it belongs to the
+    sound, and the manifest has no label `trust` that says no. sound: name of this version of the sound, where there are only
+    so many.
     """
 
     id: str

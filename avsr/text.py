@@ -25,7 +25,7 @@ OPENING = "\"'“¿([{-"
 CLOSING = "\"'.。,，!！?？:：”)]}、"
 BLANK, END = "<blank>", "<eos>"                             # first and last of Pieces
 WORD_BEGINS = "\u2581"                                      # SentencePiece's mark in place of a space
-UNSCORED = 10.0                                             # nats below the rarest piece (SentencePiece's penalty of the unknown)
+UNSCORED = 10.0                                             # nats below the rarest piece: SentencePiece's for the unknown
 
 
 @dataclass(frozen=True)

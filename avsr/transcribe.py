@@ -40,7 +40,8 @@ class Settings:
     """How to transcribe; what `avsr transcribe --help` lists under the same names.
 
     beam_size: texts kept in the search, 1 is greedy; None for what the model wants, 5 for most. ctc_weight: of the models that
-    have one, see decode.DecodeOptions. lm: an ARPA file of words, or an lm.NGrams, that counts with lm_weight. batch_size: pieces of up to 30 s that go through the network at once.
+    have one, see decode.DecodeOptions. lm: an ARPA file of words, or an lm.NGrams, that counts with lm_weight. batch_size:
+    pieces of up to 30 s that go through the network at once.
     temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a piece's frames
     that may lack a face before the piece goes by sound alone. vad: look for speech first; without, every 30 s are taken
     as they come. save_lips: a folder in which to write the mouths that were looked at, as a small video.
@@ -138,8 +139,8 @@ def _check_modality(checkpoint: Checkpoint, modality: str) -> None:
                         "Use --modality a or auto, or a model that has learnt to read lips.")
     able = checkpoint.model.modalities
     if modality not in ("auto", *able):
-        raise AvsrError(f"{checkpoint.name}: this model goes by {GOES_BY[able[0]]}, not by {GOES_BY[modality]}.  Use --modality "
-                        f"{able[0]} or auto, or another model.")
+        raise AvsrError(f"{checkpoint.name}: this model goes by {GOES_BY[able[0]]}, not by {GOES_BY[modality]}.  Use "
+                        f"--modality {able[0]} or auto, or another model.")
 
 
 def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) -> tuple[str, str]:
@@ -147,9 +148,9 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
     sound, picture = recording.has_audio, recording.has_video
     if checkpoint.modalities in (("v",), ("av",)):          # a published network that goes by nothing else
         (only,) = checkpoint.modalities
-        lacks = [name for sense, name, there in (("v", "picture", picture), ("a", "sound", sound)) if sense in only and not there]
-        if lacks:
-            raise BadMedia(f"{recording.name}: there is no {lacks[0]} in it, and this model goes by {GOES_BY[only]}.  Use another "
+        lacks = "picture" if not picture else "sound" if "a" in only and not sound else None
+        if lacks is not None:
+            raise BadMedia(f"{recording.name}: there is no {lacks} in it, and this model goes by {GOES_BY[only]}.  Use another "
                            "model for it, such as --model default.")
         return only, f"this model goes by {GOES_BY[only]}"
     if not sound and not (picture and checkpoint.lips_trained):
@@ -313,8 +314,9 @@ class _Job:
             limit = f"limit {self.options.max_missing:.0%}"
             share = f"no face in {self.n_missing} of {self.n_frames} frames ({limit})"
             if self.n_blind == self.n_pieces and self.needs_lips:
-                hear = "Use --modality a to go by sound alone" if "a" in self.checkpoint.modalities else "Use a model that hears"
-                raise NoFace(f"{self.name}: {share}.  {hear}, or --max-missing "
+                able = "a" in self.checkpoint.modalities
+                remedy = "Use --modality a to go by sound alone" if able else "Use a model that hears"
+                raise NoFace(f"{self.name}: {share}.  {remedy}, or --max-missing "
                              f"{min(1, self.n_missing / self.n_frames + 0.01):.2f} to keep it.")
             kind = "left out" if self.needs_lips else "taken by sound alone"
             problems.append(f"{self.name}: {share}: {self.n_blind} of {self.n_pieces} pieces were {kind}.")

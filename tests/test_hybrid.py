@@ -115,7 +115,8 @@ def test_relative_attention_is_its_formula():
     scores = torch.zeros(heads, n, n)
     for i in range(n):
         for j in range(n):
-            far = torch.tensor([f((i - j) * 10_000 ** (-2 * m / width)) for m in range(width // 2) for f in (math.sin, math.cos)])
+            angles = [(i - j) * 10_000 ** (-2 * m / width) for m in range(width // 2)]
+            far = torch.tensor([wave(angle) for angle in angles for wave in (math.sin, math.cos)])
             far = (attention.distance.weight @ far).view(heads, deep)
             scores[:, i, j] = ((q[i] + u) * k[j] + (q[i] + w) * far).sum(dim=1) / math.sqrt(deep)
     wanted = attention.out(torch.einsum("hij,jhd->ihd", scores.softmax(dim=-1), v).reshape(1, n, width))
@@ -278,7 +279,7 @@ def test_a_gpu_finds_the_same_text(modality):
         model = made(modality).to(device)
         given = {} if sound is None else {"mel_lengths": (frames * SAMPLES_PER_FRAME).to(device)}
         given |= {} if mouths is None else {"seen": length_mask(frames, 12).to(device)}
-        memory = model.encode(None if sound is None else sound.to(device), None if mouths is None else mouths.to(device), **given)
+        memory = model.encode(*(None if one is None else one.to(device) for one in (sound, mouths)), **given)
         found[device] = decode(model, Tokens, memory, [[19], [19]], options=DecodeOptions(beam_size=4, length_penalty=0.0))
     for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
         assert ours.tokens == theirs.tokens

@@ -28,7 +28,7 @@ from avsr.importers import auto_avsr, import_checkpoint
 from avsr.importers.family import Converted, Family
 from avsr.importers.reading import listed, read_weights
 from avsr.lips import RECIPES
-from avsr.models.hybrid import outline
+from avsr.models.hybrid import Hybrid, outline
 from avsr.text import Pieces
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"

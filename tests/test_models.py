@@ -127,6 +127,25 @@ def test_a_batch_of_two_is_two_batches_of_one(opened, modality):
         torch.testing.assert_close(logits[i:i + 1], one, **TOLERANCE)
 
 
+@pytest.mark.parametrize("lips", ["compact", "resnet18-silu"])
+@pytest.mark.parametrize("modality", ["a", "v", "av"])
+def test_conformer_lips_and_waveforms_know_no_company_either(lips, modality):
+    model = make(replace(SMALL, n_mels=0, lips=lips, video_blocks="conformer"), gates=0.7)
+    tokens, mouths, seen = tokens_of(2, 6), mouths_of(2, 6), length_mask(torch.tensor(FRAMES), 6)
+    waves, lengths = torch.randn(2, 3840, 1, generator=torch.Generator().manual_seed(6)), torch.tensor([1920, 3840])
+    seen[1, 2:4] = False
+    sound, sight = "a" in modality, "v" in modality
+    logits = model(tokens, waves if sound else None, mouths if sight else None, mel_lengths=lengths if sound else None,
+                   seen=seen if sight else None)
+    for i, (samples, frames) in enumerate(zip(lengths.tolist(), FRAMES, strict=True)):
+        one = model(tokens[i:i + 1], waves[i:i + 1, :samples] if sound else None, mouths[i:i + 1, :frames] if sight else None,
+                    seen=seen[i:i + 1, :frames] if sight else None)
+        torch.testing.assert_close(logits[i:i + 1], one, **TOLERANCE)
+    if modality == "av":                                    # who has no sound, or nothing to be seen, in a batch that has
+        deaf = model(tokens, waves, mouths, mel_lengths=torch.tensor([0, 3840]), seen=seen)
+        torch.testing.assert_close(deaf[:1], model(tokens[:1], None, mouths[:1, :3]), **TOLERANCE)
+
+
 def test_what_lies_in_the_padding_is_not_looked_at(opened):
     tokens, mel, mouths, seen = tokens_of(1, 4), mel_of(1, 24), mouths_of(1, 4), torch.ones(1, 4, dtype=torch.bool)
     lengths, seen[0, 2] = torch.tensor([15]), False

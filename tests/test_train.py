@@ -102,6 +102,19 @@ def test_it_learns(learnt):
     assert [row["step"] for row in rows if "valid_av" in row] == [40, 80]
 
 
+def test_conformer_lips_and_a_waveform_learn_and_come_back(folder, tmp_path):
+    settings = config(folder, "train.steps=24", "train.valid_every=24", "model.dims.n_mels=0", "train.dropout=0.05",
+                      'model.dims.video_blocks="conformer"')
+    trained = train(settings, tmp_path, Options())
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    for name in ("attention_a", "attention_v", "attention_av"):
+        values = [row[name] for row in rows if name in row]
+        assert np.mean(values[-2:]) < np.mean(values[:2]), (name, values)
+    model = checkpoint.load(trained.model)
+    assert (model.model.dims.n_mels, model.model.dims.video_blocks) == (0, "conformer")
+    assert transcribe(say(["ab", "cd"]).audio, model=model, modality="a", vad=False, beam_size=1).modality == "a"
+
+
 def test_what_it_leaves_is_a_model_that_transcribes(learnt):
     trained, _ = learnt
     model = checkpoint.load(trained.model)

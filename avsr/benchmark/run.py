@@ -149,7 +149,8 @@ class _Run:
             yield partial(Own, name, beam_size=asked.beam_size, device=asked.device, modalities=asked.modalities,
                           progress=self.progress)
         for name in asked.against if "a" in asked.modalities else ():
-            yield lambda name=name: Other(open_rival(name, device=asked.device, beam_size=asked.beam_size or DecodeOptions().beam_size))
+            size = asked.beam_size or DecodeOptions().beam_size
+            yield lambda name=name, size=size: Other(open_rival(name, device=asked.device, beam_size=size))
 
     def _units(self, subject: Subject) -> list[_Unit]:
         asked = self.settings

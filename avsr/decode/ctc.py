@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from avsr.models.blocks import length_mask
 
 IMPOSSIBLE = -1e10                                          # in place of log 0, so that differences exist
-LEAST = -1e3                                                # log-probability of a frame: sums of it stay exact to 1e-9 in float64
+LEAST = -1e3                                                # of a frame: sums of it stay exact to 1e-9 in float64
 
 
 class CTCPrefixScorer:

@@ -17,6 +17,7 @@ from avsr.lm import WordScorer
 from avsr.models.avsr import AVSR, Memory
 from avsr.models.hybrid import Hybrid
 
+USUAL = DecodeOptions()
 UNKNOWN_BONUS = -10.0                                       # <unk> holds the chance of all unknown words: pyctcdecode's penalty
 
 def compression_ratio(text: str) -> float:
@@ -26,7 +27,7 @@ def compression_ratio(text: str) -> float:
 
 
 def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[int]], *, suppress: tuple[int, ...] = (),
-           suppress_begin: tuple[int, ...] = (), options: DecodeOptions = DecodeOptions()) -> list[Hypothesis]:
+           suppress_begin: tuple[int, ...] = (), options: DecodeOptions = USUAL) -> list[Hypothesis]:
     """The text of each utterance.
 
     Where CTC spells the decoder's tokens both are asked (Watanabe et al. 2017): (1 - ctc_weight) and ctc_weight of their
@@ -61,7 +62,8 @@ def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[i
     return [replace(text, tokens=()) if _is_silence(text, options) else text for text in best]
 
 
-def _decode_hybrid(model: Hybrid, tokenizer, memory: Memory, prompts: list[list[int]], options: DecodeOptions) -> list[Hypothesis]:
+def _decode_hybrid(model: Hybrid, tokenizer, memory: Memory, prompts: list[list[int]],
+                   options: DecodeOptions) -> list[Hypothesis]:
     n_frames = torch.full((memory.n_utterances,), memory.audio.shape[1], device=memory.device)
     lengths = n_frames if memory.audio_mask is None else memory.audio_mask.sum(dim=1)
     scorer = DecoderScorer(model, memory, no_speech_token=None, start_token=tokenizer.start, weight=1 - options.ctc_weight)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from avsr.lm import NGrams
 
+
 @dataclass(frozen=True)
 class DecodeOptions:
     """How to search. Names and defaults are Whisper's; None switches a guard off.

@@ -49,8 +49,8 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
         progress("loading the model", 0, 0)
         checkpoint = load(model, lips=may_see(model), device=pick_device(device), dtype=torch.float32, progress=progress)
     if checkpoint.model.spells_tokens or not checkpoint.model.dims.n_mels:
-        raise AvsrError(f"{checkpoint.name}: explain looks into gates, judges and log-mels, of which this network has none.  Use a "
-                        "model that was trained here, or avsr benchmark.")
+        raise AvsrError(f"{checkpoint.name}: explain looks into gates, judges and log-mels, of which this network has none.  "
+                        "Use a model that was trained here, or avsr benchmark.")
     if wanted.language not in checkpoint.languages:
         raise AvsrError(f"{checkpoint.name}: does not write language {wanted.language!r}.  "
                         f"Use one of {', '.join(checkpoint.languages[:20])}, or another model.")

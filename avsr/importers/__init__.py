@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Set
+from collections.abc import Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 

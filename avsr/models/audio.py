@@ -67,8 +67,8 @@ class WaveFront(nn.Module):
         return F.avg_pool1d(x, self.pool).transpose(1, 2)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Samples (B,) -> positions (B,), one at least."""
-        return (lengths // self.samples).clamp_min(1)
+        """Samples (B,) -> positions (B,)."""
+        return lengths // self.samples
 
 
 class AudioEncoder(nn.Module):

@@ -89,7 +89,7 @@ class AVSR(nn.Module):
     """Hears, sees, and writes. Either input may be None."""
 
     memory_rate = MEMORY_RATE                               # positions of its Memory a second
-    spells_tokens = False                                   # whether its CTC heads write the decoder's tokens: they write letters
+    spells_tokens = False                                   # its CTC heads write letters, not the decoder's tokens
 
     def __init__(self, dims: Dims):
         super().__init__()

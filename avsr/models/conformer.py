@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsr.models.blocks import Attention, blank, over_keys
+from avsr.models.blocks import Attention, over_keys
 
 EPS = 1e-12                                                 # of every layer norm in ESPnet's networks
 KERNEL = 31                                                 # frames that a block's convolution spans: 1.24 s at 25 a second

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from avsr.models.blocks import Attention, feed_forward, over_keys
 from avsr.models.fusion import GatedCrossAttention
 
-
 ROOM = 32                                                   # tokens by which the cache grows
 
 

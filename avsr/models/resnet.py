@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """lengths (N,) of what comes out of (N, C, S), where rows are of unlike length; what goes in is blank beyond its own."""
+        """lengths (N,) of what comes out of (N, C, S), where rows are of unlike length; what goes in is blank beyond them."""
         there = x if self.downsample is None else self.downsample(x)
         x = blank(self.activation(self.bn1(self.conv1(x))), lengths)
         return blank(self.activation(self.bn2(self.conv2(x)) + there), lengths)

@@ -236,7 +236,7 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file, numbers with a fraction as float32. Raises BadCheckpoint when it is cut short or no such file."""
+    """All tensors of one file, floating-point ones as float32. Raises BadCheckpoint when it is cut short or no such file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
