@@ -24,7 +24,7 @@ from avsr.errors import BadConfig
 class ModelConfig:
     """What is trained. `start`: nothing (None), or a model by name or folder, whose sound parts, tokenizer and, where the
     dims allow, lips are taken over. `ears_from`: a model whose audio blocks are, `lips_from`: whose lip network and video
-    blocks are."""
+    blocks are, with the crop of the mouth they know; also an imported one."""
 
     start: str | None = None
     ears_from: str | None = None

@@ -19,15 +19,16 @@ from made_corpus import CONFIG, config, corpus, say, utterance
 from safetensors.torch import load_file
 
 from avsr import cache, checkpoint, manifest, transcribe
-from avsr.checkpoint import Checkpoint
+from avsr.checkpoint import Checkpoint, save
 from avsr.cli import main
 from avsr.config import JudgesConfig
 from avsr.dataset import Row
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
-from avsr.lips import LipRecipe
+from avsr.lips import RECIPES, LipRecipe
 from avsr.models.avsr import AVSR, Dims
+from avsr.models.hybrid import Hybrid, HybridDims
 from avsr.models.whisper import is_whispers
-from avsr.text import write_letters
+from avsr.text import write_letters, write_pieces
 from avsr.train import Options, train
 from avsr.train.begin import begin
 from avsr.train.judges import Lesson, balanced, damaged, teach
@@ -372,7 +373,8 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
 @pytest.mark.parametrize(("overrides", "error", "says"), [
     (["model.dims.widht=3"], BadConfig, "model.dims.widht is not a dimension.  Known are"),
     (["model.dims.width=-3"], BadConfig, "model.dims.width is -3, but must be a whole number"),
-    (["model.dims.lips=eyes"], BadConfig, "model.dims.lips is 'eyes'.  Known are resnet18, compact"),
+    (["model.dims.lips=eyes"], BadConfig, "model.dims.lips is 'eyes'.  Known are resnet18, resnet18-silu, compact"),
+    (["model.dims.video_blocks=bricks"], BadConfig, "model.dims.video_blocks is 'bricks'.  Known are transformer, conformer"),
     (["model.dims.n_heads=5"], BadConfig, "width 32 in 5 heads"),
     (["model.dims.n_fusion_layers=2"], BadConfig, "2 fusion layers among 1 audio layers"),
     (["model.dims.n_context=3"], BadConfig, r"no text fits model.dims.n_context = 3 \(u\d+: \d tokens, limit 1\)"),
@@ -610,6 +612,31 @@ def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
         begin(config(folder, f"model.start={trained.model}", "model.dims.width=64"), tmp_path)
     with pytest.raises(BadCheckpoint, match=r"its lips do not fit this model's in video\.project\.weight and"):
         begin(config(folder, f"model.lips_from={trained.model}", "model.dims.video_width=64"), tmp_path)
+
+
+def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_path):
+    torch.manual_seed(0)
+    imported = Hybrid(HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)).eval()
+    pieces = write_pieces(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
+    source = save(Checkpoint("vsr", imported, pieces, recipe=RECIPES["auto-avsr"], lips_trained=True, pad_seconds=None),
+                  tmp_path / "vsr", half=False)
+    dims = ("width=64", "n_heads=8", "video_width=32", "n_video_layers=2", 'lips="resnet18-silu"', 'video_blocks="conformer"')
+    begun = begin(config(folder, f"model.lips_from={source}", *(f"model.dims.{one}" for one in dims)), tmp_path)
+    assert begun.recipe == RECIPES["auto-avsr"]
+    mouths, lips = torch.rand(1, 5, 88, 88), begun.model.eval().video
+    with torch.no_grad():
+        lips.lift = torch.nn.Identity()
+        ours = lips(lips.look(mouths, torch.ones(1, 5, dtype=torch.bool)), torch.ones(1, 5, dtype=torch.bool))[:, ::2]
+        theirs = imported.encode(None, mouths).audio
+    torch.testing.assert_close(imported.video.norm(ours), theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_an_imported_network_is_not_trained_further(folder, tmp_path):
+    imported = Hybrid(HybridDims(width=32, n_heads=4, n_inside=32, n_audio_layers=1, n_decoder_layers=1, n_vocab=9))
+    pieces = write_pieces(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
+    source = save(Checkpoint("asr", imported, pieces, pad_seconds=None), tmp_path / "asr")
+    with pytest.raises(BadConfig, match="lips_from"):
+        begin(config(folder, f"model.start={source}"), tmp_path)
 
 
 def test_a_whisper_left_alone_is_not_stored_again(tiny_en, folder, tmp_path):

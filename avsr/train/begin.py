@@ -47,7 +47,8 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
         named = not config.path(config.model.ears_from).is_dir() and not checkpoint.may_see(config.model.ears_from)
         start = replace(start, base=config.model.ears_from if named else None)
     if config.model.lips_from is not None:
-        _take(config.model.lips_from, "lips", LIPS, start.model, config, progress)
+        lips = _take(config.model.lips_from, "lips", LIPS, start.model, config, progress)
+        start = replace(start, recipe=lips.recipe)          # they know mouths as they learnt them
     if config.model.gates:
         for name, parameter in start.model.named_parameters():
             if name.endswith("_gate") and parameter.item() == 0:
@@ -98,14 +99,16 @@ def rate(config: Config, name: str) -> float:
     return next((factor for pattern, factor in config.train.rates.items() if fnmatch(name, pattern)), 1.0)
 
 
-def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Config, progress: Progress) -> None:
-    """The weights of another model whose names begin as `parts` do."""
-    other = _load(name, config, progress).model.state_dict()
+def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Config, progress: Progress) -> Checkpoint:
+    """The weights of another model whose names begin as `parts` do; returns that model."""
+    source = _load(name, config, progress)
+    other = source.model.state_dict()
     wanted = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(parts)}
     if misfit := [key for key, tensor in wanted.items() if key not in other or other[key].shape != tensor.shape]:
         raise BadCheckpoint(f"{name}: its {what} do not fit this model's in {misfit[0]} and {len(misfit) - 1} more.  Give both "
                             f"the same dims, as far as they tell of {what}.")
     model.load_state_dict({key: other[key] for key in wanted}, strict=False)
+    return source
 
 
 def _dims(config: Config, default: Dims) -> Dims:
