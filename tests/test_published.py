@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from made_published import make_tokenizer
 
 from avsr import media
+from avsr.cache import read_recipe
 from avsr.checkpoint import Checkpoint, load, save
 from avsr.cli import main
 from avsr.errors import AvsrError, BadCheckpoint, BadManifest, BadMedia, NoFace
@@ -35,7 +36,8 @@ def made(tmp_path_factory):
     tokenizer = write_pieces(folder / "tokenizer.json", pieces, dict.fromkeys(pieces[1:], -2.0))
     for modality, layers in LAYERS.items():
         torch.manual_seed(3)
-        model = Hybrid(HybridDims(width=32, n_heads=4, n_inside=64, n_decoder_layers=1, n_vocab=28 + 1, n_fusion=16, **layers)).eval()
+        dims = HybridDims(width=32, n_heads=4, n_inside=64, n_decoder_layers=1, n_vocab=len(PIECES) + 2, n_fusion=16, **layers)
+        model = Hybrid(dims).eval()
         with torch.no_grad():
             model.ctc.weight.mul_(8)
             model.decoder.out.weight.mul_(8)
@@ -58,8 +60,9 @@ def test_an_oracles_file_is_imported_and_transcribes_a_real_clip(name, modality,
     make_tokenizer(tmp_path)
     run = CliRunner().invoke(main, ["import", str(tmp_path / f"{name}.pth"), "-o", str(tmp_path / "model")])
     assert run.exit_code == 0, run.output
-    arguments = ["transcribe", str(real_data / "grid/s1/bbaf3s.mpg"), "--model", str(tmp_path / "model"), "--modality", modality,
-                 "--beam-size", "5", "--format", "srt,json", "--word-timestamps", "-o", str(tmp_path)]
+    clip = str(real_data / "grid/s1/bbaf3s.mpg")
+    arguments = ["transcribe", clip, "--model", str(tmp_path / "model"), "--modality", modality, "--beam-size", "5",
+                 "--format", "srt,json", "--word-timestamps", "-o", str(tmp_path)]
     run = CliRunner().invoke(main, arguments)
     assert run.exit_code == 0, run.output
     told = json.loads((tmp_path / "bbaf3s.json").read_text())
@@ -159,7 +162,8 @@ def prepared(real_data, face_detector, tmp_path_factory):
         (clips / "test" / "s1" / f"{name}.txt").write_text("bin blue at f three soon")
     for recipe in ("auto-avsr", "avsr"):
         folders[recipe] = tmp_path_factory.mktemp(recipe) / "prepared"
-        run = CliRunner().invoke(main, ["prepare", "folder", str(clips), str(folders[recipe]), "--recipe", recipe, "--workers", "1"])
+        arguments = ["prepare", "folder", str(clips), str(folders[recipe]), "--recipe", recipe, "--workers", "1"]
+        run = CliRunner().invoke(main, arguments)
         assert run.exit_code == 0, run.output
     return folders
 
@@ -168,8 +172,9 @@ def prepared(real_data, face_detector, tmp_path_factory):
                                                       ("av", {("av", None), ("av", 0.0)})])
 def test_a_benchmark_asks_it_by_what_it_can(made, prepared, tmp_path, modality, conditions):
     save(made[modality], tmp_path / modality, half=False)
-    run = CliRunner().invoke(main, ["benchmark", str(prepared["auto-avsr"]), "--model", str(tmp_path / modality), "--noise", "white",
-                                    "--snr", "clean,0", "-o", str(tmp_path / "runs")])
+    arguments = ["benchmark", str(prepared["auto-avsr"]), "--model", str(tmp_path / modality), "--noise", "white", "--snr",
+                 "clean,0", "-o", str(tmp_path / "runs")]
+    run = CliRunner().invoke(main, arguments)
     assert run.exit_code == 0, run.output
     rows = [json.loads(line) for line in (tmp_path / "runs" / "results.jsonl").read_text().splitlines()]
     assert {(row["modality"], row["snr_db"]) for row in rows} == conditions
@@ -181,12 +186,11 @@ def test_a_benchmark_asks_it_by_what_it_can(made, prepared, tmp_path, modality, 
 
 def test_mouths_of_another_recipe_are_refused_with_the_command_that_makes_the_right_ones(made, prepared, tmp_path):
     save(made["v"], tmp_path / "v", half=False)
-    run = CliRunner().invoke(main, ["benchmark", str(prepared["avsr"]), "--model", str(tmp_path / "v"), "-o", str(tmp_path / "runs")])
+    arguments = ["benchmark", str(prepared["avsr"]), "--model", str(tmp_path / "v"), "-o", str(tmp_path / "runs")]
+    run = CliRunner().invoke(main, arguments)
     assert run.exit_code == 1
     assert "avsr prepare --recipe auto-avsr" in run.output
-    with pytest.raises(BadManifest):
-        from avsr.cache import read_recipe
-
+    with pytest.raises(BadManifest, match=r"lips\.landmarks"):
         read_recipe(prepared["avsr"], load(tmp_path / "v").recipe)
 
 
