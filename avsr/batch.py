@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -201,6 +202,8 @@ def loader(batches: Batches, sampler: Endless, n_workers: int, *, pin: bool) -> 
 
 def _settle_worker(number: int) -> None:
     torch.set_num_threads(1)                                # two threads beside the trainer's would wait for each other
+    # numpy's too: on busy cores they took more than half of a sound example's time. The package comes with librosa.
+    threadpool_limits(1, user_api="blas")
 
 
 def padding(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:

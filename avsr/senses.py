@@ -7,6 +7,7 @@ The same preparation of sound and mouths serves `transcribe`, `benchmark` and `e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions, Hypothesis, decode
+from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.avsr import Memory
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE
@@ -128,7 +130,10 @@ def memories(checkpoint: Checkpoint, modalities: Iterable[str], sounds: Sequence
 
 def how_to_search(checkpoint: Checkpoint, **asked: object) -> DecodeOptions:
     """What is asked for, by names of DecodeOptions' fields; where that is None, or nothing, what the model wants, or else the
-    usual."""
+    usual. Raises BadCheckpoint where the model wants what is not known."""
+    if strange := sorted(checkpoint.search.keys() - {field.name for field in fields(DecodeOptions)}):
+        raise BadCheckpoint(f"{checkpoint.name}: its search settings {', '.join(strange)} are not known to this version.  "
+                            "Install a newer avsr, or import the model again.")
     return DecodeOptions(**{**checkpoint.search, **{name: value for name, value in asked.items() if value is not None}})
 
 

@@ -1,13 +1,16 @@
 """By neither sense, by sound, by sight and by both: one preparation, and what is shared changes nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from made_corpus import say
 
 from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions
+from avsr.errors import BadCheckpoint
 from avsr.models.avsr import AVSR, Dims
-from avsr.senses import Senses, hear, memories, recognise, see, spelt, token_log_probs
+from avsr.senses import Senses, hear, how_to_search, memories, recognise, see, spelt, token_log_probs
 from avsr.text import spell, write_letters
 
 
@@ -101,3 +104,12 @@ def test_the_company_in_a_batch_changes_nothing(checkpoint, said):
         alone = memories(checkpoint, ("av",), [said[i].audio], [said[i]])["av"]
         assert torch.allclose(log_probs, token_log_probs(checkpoint, alone, [texts[i]])[0], atol=1e-4)
     assert together.trust.isfinite().all()
+
+
+def test_what_a_model_wants_of_the_search_gives_way_to_what_is_asked(checkpoint):
+    wants = replace(checkpoint, search={"beam_size": 40, "ctc_weight": 0.2})
+    assert how_to_search(checkpoint) == DecodeOptions()
+    found = how_to_search(wants, beam_size=3, ctc_weight=None, lm_weight=None)
+    assert (found.beam_size, found.ctc_weight, found.lm_weight) == (3, 0.2, DecodeOptions().lm_weight)
+    with pytest.raises(BadCheckpoint, match="its search settings bean_size are not known"):
+        how_to_search(replace(checkpoint, search={"bean_size": 3}))
