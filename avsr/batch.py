@@ -202,7 +202,7 @@ def loader(batches: Batches, sampler: Endless, n_workers: int, *, pin: bool) -> 
 
 def _settle_worker(number: int) -> None:
     torch.set_num_threads(1)                                # two threads beside the trainer's would wait for each other
-    # numpy's too: on busy cores they took more than half of a sound example's time. The package comes with librosa.
+    # numpy's too: on busy cores they took more than half of a sound example's time.
     threadpool_limits(1, user_api="blas")
 
 

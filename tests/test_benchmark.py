@@ -19,6 +19,7 @@ from avsr.benchmark.settings import Settings
 from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
 from avsr.errors import AvsrError, BadManifest, BadOutput
+from avsr.lips import LipRecipe
 from avsr.models.avsr import AVSR, Dims
 from avsr.noise import NoiseManifest, active_level, rms_level
 from avsr.rates import SAMPLE_RATE
@@ -277,6 +278,7 @@ def test_other_weights_do_not_join_the_rows_of_a_model(folder, settings, whole, 
 def test_silent_speech_is_told_and_counted(folder, settings, tmp_path):
     rows = [row for row in manifest.read(folder / "manifest.jsonl") if row.split == "test"]
     cached = say(["ab", "cd"])
+    cache.write_recipe(tmp_path, LipRecipe())
     with cache.ShardWriter(tmp_path) as writer:
         entry = writer.add(cache.pack("mute", replace(cached, audio=np.zeros_like(cached.audio))))
         others = [writer.add(cache.pack(row.id, cache.read_entry(folder, row.cache))) for row in rows[:3]]
