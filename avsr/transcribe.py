@@ -95,7 +95,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         used, reason = decide(modality, checkpoint, recording)
         job = _Job(checkpoint, used, language, options, recording.name)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
-        vad = options.vad and used != "v"
+        # Who only reads lips is left to itself: the sound may still say where somebody speaks.
+        vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio))
         listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=vad,
                             doubt=vad and used == "av" and checkpoint.lips_trained, save_lips=save_lips, progress=progress)
         heard = ahead(listener, 2 * options.batch_size)

@@ -86,6 +86,14 @@ def test_left_to_itself_it_goes_by_what_it_can(made, clip, modality):
     assert all(0 <= word.confidence <= 1 for word in told.words)
 
 
+def test_lips_left_to_themselves_look_where_somebody_is_heard_to_speak(made, clip):
+    """The clip begins with half a second of silence."""
+    heard, blind = transcribe(clip, model=made["v"]), transcribe(clip, model=made["v"], modality="v")
+    assert (heard.modality, blind.modality) == ("v", "v")
+    assert heard.segments[0].seek > 20
+    assert blind.segments[0].seek == 0
+
+
 @pytest.mark.parametrize(("modality", "asked", "says"), [
     ("v", "a", "v: this model goes by sight alone, not by sound alone.  Use --modality v or auto"),
     ("v", "av", "not by sound and sight together"), ("av", "a", "goes by sound and sight together, not by sound alone"),

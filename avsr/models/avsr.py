@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from avsr.models.audio import AudioEncoder
 from avsr.models.blocks import length_mask
-from avsr.models.decoder import Cache, Decoder
+from avsr.models.decoder import Decoder, Network
 from avsr.models.fusion import Exchange, Heed, Trust
 from avsr.models.video import LipEncoder
 from avsr.rates import MEMORY_PER_FRAME, MEMORY_RATE
@@ -85,7 +85,7 @@ class Memory:
         return (self.audio if self.audio is not None else self.video).device
 
 
-class AVSR(nn.Module):
+class AVSR(Network):
     """Hears, sees, and writes. Either input may be None."""
 
     memory_rate = MEMORY_RATE                               # positions of its Memory a second
@@ -163,20 +163,6 @@ class AVSR(nn.Module):
             if video is not None:
                 audio, video = self.exchanges[i](audio, video, heard, video_mask, memory.trust)
         return replace(memory, audio=self.audio.norm(audio), video=None if video is None else self.video.norm(video))
-
-    def start(self, memory: Memory) -> Cache:
-        """An empty cache for decoding from `memory`."""
-        return self.decoder.start(memory)
-
-    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 for what follows the last; grows the cache."""
-        return self.decoder(tokens, cache, last_only=True)[:, 0]
-
-    def forward(self, tokens: Tensor, mel: Tensor | None, mouths: Tensor | None = None, *,
-                mel_lengths: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
-        """Teacher forcing: tokens (B, L) and inputs as in `encode` -> logits (B, L, V) float32."""
-        memory = self.encode(mel, mouths, mel_lengths=mel_lengths, seen=seen)
-        return self.decoder(tokens, self.start(memory))
 
     def ctc_log_probs(self, memory: Memory) -> dict[str, Tensor]:
         """CTC log-probabilities (B, S, n_ctc) float32 by name: `audio`, `video`, and, where both exist, `fused`."""

@@ -165,3 +165,23 @@ class Decoder(nn.Module):
             x = x + block.feed(block.feed_norm(x))
         cache.own = own
         return self.norm(x)
+
+
+class Network(nn.Module):
+    """What every network of ours can do once it has made a Memory by `encode`: write from it, a step at a time."""
+
+    decoder: Decoder
+
+    def start(self, memory) -> Cache:
+        """An empty cache for decoding from a `Memory`."""
+        return self.decoder.start(memory)
+
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 for what follows the last; grows the cache."""
+        return self.decoder(tokens, cache, last_only=True)[:, 0]
+
+    def forward(self, tokens: Tensor, mel: Tensor | None, mouths: Tensor | None = None, *,
+                mel_lengths: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """Teacher forcing: tokens (B, L) and inputs as in `encode` -> logits (B, L, V) float32."""
+        memory = self.encode(mel, mouths, mel_lengths=mel_lengths, seen=seen)
+        return self.decoder(tokens, self.start(memory))

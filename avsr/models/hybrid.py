@@ -20,7 +20,7 @@ from avsr.models.audio import WaveFront
 from avsr.models.avsr import Memory
 from avsr.models.blocks import length_mask
 from avsr.models.conformer import EPS, KERNEL, ConformerBlock, interleaved_sinusoids
-from avsr.models.decoder import Cache, Decoder, DecoderBlock
+from avsr.models.decoder import Decoder, DecoderBlock, Network
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Front
 from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS
 
@@ -112,7 +112,7 @@ class HybridDecoder(Decoder):
         return self.out(x).float()
 
 
-class Hybrid(nn.Module):
+class Hybrid(Network):
     """Hears, or sees, or both at once; and writes. The scale sqrt(D) that the originals put on what enters encoder and
     decoder is in the weights of `project` and `embedding`; a key's bias, which no softmax sees, is left out."""
 
@@ -184,20 +184,6 @@ class Hybrid(nn.Module):
         grey = _fitted(mouths, n_frames)
         there = length_mask(frames, n_frames)[:, :, None, None]
         return (((grey - self.dims.grey_mean) / self.dims.grey_std) * there)
-
-    def start(self, memory: Memory) -> Cache:
-        """An empty cache for decoding from `memory`."""
-        return self.decoder.start(memory)
-
-    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 for what follows the last; grows the cache."""
-        return self.decoder(tokens, cache, last_only=True)[:, 0]
-
-    def forward(self, tokens: Tensor, mel: Tensor | None, mouths: Tensor | None = None, *,
-                mel_lengths: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
-        """Teacher forcing: tokens (B, L) and inputs as in `encode` -> logits (B, L, V) float32."""
-        memory = self.encode(mel, mouths, mel_lengths=mel_lengths, seen=seen)
-        return self.decoder(tokens, self.start(memory))
 
     def ctc_log_probs(self, memory: Memory) -> dict[str, Tensor]:
         """CTC log-probabilities (B, T, V) float32 of the decoder's tokens, under the name of what they were made from."""
