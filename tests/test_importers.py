@@ -617,3 +617,18 @@ def test_the_command_as_it_is_typed(published, tmp_path, ears):
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n")
     assert "40 tokens" in done.stderr
     assert "Warning" not in done.stderr
+
+
+def test_the_data_page_lists_every_known_file_with_its_command():
+    page = (Path(__file__).parents[1] / "data" / "README.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for family in importers.FAMILIES:
+        for known in family.known:
+            (row,) = [row for row in rows if f"| {known.md5} |" in row]
+            senses = {"v": "lips", "a": "sound", "av": "both at once"}[known.modality]
+            assert f"| `{known.file}` | {senses} |" in row
+            assert f"`avsr import {known.file} -o models/" in row
+            if known.wer is not None:
+                assert f"| {known.wer:.1f} |" in row or f"| {known.wer} |" in row
+    folders = [row.rsplit("-o models/", 1)[1].split()[0].strip("`|") for row in rows if "-o models/" in row]
+    assert len(set(folders)) == len(folders), "two of them would overwrite each other"

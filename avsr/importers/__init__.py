@@ -103,7 +103,8 @@ def _build(family: Family, weights: dict[str, Tensor], path: Path) -> Hybrid:
 
 def _strange_sizes(dims: HybridDims) -> str | None:
     """In words, what would make our network fail rather than theirs misfit; None where all is well."""
-    sizes = {name: value for name, value in asdict(dims).items() if isinstance(value, int) and not name.endswith("_layers")}
+    sizes = {name: value for name, value in asdict(dims).items() if isinstance(value, int)
+             and not name.endswith(("_layers", "_mels"))}
     if empty := [name for name, value in sizes.items() if value < 1]:
         return f"{listed(empty)} 0"
     if dims.width % dims.n_heads or dims.width % 2:

@@ -43,11 +43,11 @@ class HybridDims:
     fusion_norm: str = "batch"                              # or layer
     grey_mean: float = GREY_MEAN                            # of grey levels / 255 that the lips were trained on
     grey_std: float = GREY_STD
-
-    n_mels: ClassVar[int] = 0                               # it hears the waveform
+    n_mels: int = 0                                         # it hears the waveform, see features.standardise, and nothing else
 
     def __post_init__(self):
         assert self.n_audio_layers or self.n_video_layers, "neither ears nor eyes"
+        assert self.n_mels == 0, "its ears take waveforms"
 
 
 class Stream(nn.Module):
