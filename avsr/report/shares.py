@@ -37,6 +37,8 @@ def credited(book: Book) -> Credited:
     found: dict[tuple[str, Condition, str], Shares] = {}
     failed: dict[str, int] = {}
     for system in book.seeing:
+        if len({cell.modality for cell in book.cells if cell.system == system}) == 1:   # as imported models: no shares
+            continue
         for condition in book.conditions_measured:
             cell = book.find(system, "av", *condition)
             for measure in MEASURES if cell is not None else ():
