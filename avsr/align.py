@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avsr.decode import given_log_probs
 from avsr.models.avsr import AVSR, Memory
 from avsr.models.decoder import Cache
 from avsr.models.hybrid import Hybrid
@@ -75,18 +76,13 @@ def _align_ctc(model: Hybrid, tokenizer: Pieces, memory: Memory, prompts: Sequen
                texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, from the likeliest path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []
-    longest = max(len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True))
-    tokens = torch.full((len(texts), longest), tokenizer.end)
-    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
-        tokens[i, :len(prompt) + len(text)] = torch.tensor([*prompt, *text])
-    said = model.decoder(tokens.to(memory.device), model.start(memory)).log_softmax(dim=-1).exp()
-    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+    said = given_log_probs(model, memory, prompts, texts, tokenizer.end)
+    for i, text in enumerate(texts):
         if not len(text):
             out.append([])
             continue
         n_frames = log_probs.shape[1] if memory.audio_mask is None else int(memory.audio_mask[i].sum())
-        chances = said[i, len(prompt) - 1:len(prompt) + len(text) - 1].cpu()
-        chances = chances.gather(1, torch.tensor(list(text))[:, None])[:, 0].numpy()
+        chances = said[i][:len(text)].exp().numpy()
         first, last = ctc_path(log_probs[i, :n_frames].double().cpu().numpy(), list(text), tokenizer.blank)
         # A token's peak is shorter than its sound: what follows it counts up to the next one, or PEAK_REACH.
         ends = np.minimum(np.append(first[1:], n_frames), last + 1 + PEAK_REACH)

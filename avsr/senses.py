@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from avsr.checkpoint import Checkpoint
-from avsr.decode import DecodeOptions, Hypothesis, decode
+from avsr.decode import DecodeOptions, Hypothesis, decode, given_log_probs
 from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.avsr import Memory
@@ -151,15 +151,6 @@ def spelt(checkpoint: Checkpoint, hypothesis: Hypothesis) -> str:
 
 def token_log_probs(checkpoint: Checkpoint, memory: Memory, texts: Sequence[Sequence[int]],
                     language: str = "en") -> list[Tensor]:
-    """Log-probability of each token of given texts and of their end, every token before it given (teacher forcing).
-
-    texts: tokens of each of B utterances without prompt and end. Returns (L + 1,) float32 each.
-    """
-    tokenizer = checkpoint.tokenizer
-    prompt = tokenizer.prompt(language)
-    written = [[*prompt, *text, tokenizer.end] for text in texts]
-    longest = max(map(len, written))
-    tokens = torch.tensor([one + [tokenizer.end] * (longest - len(one)) for one in written], device=memory.device)
-    logits = checkpoint.model.decoder(tokens[:, :-1], checkpoint.model.start(memory))
-    log_probs = logits.log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[:, :, 0].cpu()
-    return [log_probs[i, len(prompt) - 1:len(one) - 1] for i, one in enumerate(written)]
+    """Log-probability of each token of given texts and of their end, every token before it given; see given_log_probs."""
+    prompt = checkpoint.tokenizer.prompt(language)
+    return given_log_probs(checkpoint.model, memory, [prompt] * len(texts), texts, checkpoint.tokenizer.end)

@@ -258,3 +258,14 @@ def test_nothing_is_made_of_noise_where_lips_are_not_believed(real_data, said_to
     transcript = transcribe(in_white_noise(real_data, -10), model=said_to_be_trained, modality="av")
     assert transcript.segments == ()
     assert "nobody speaks" in transcript.problems[0]
+
+
+def test_a_language_model_helps_whisper_and_does_not_make_it_doubt_itself(tiny_en, hello, tmp_path):
+    """Unknown words cost 10 nats each: were that counted, the guards would have all of it drawn by chance."""
+    path = tmp_path / "words.arpa"
+    path.write_text("\\data\\\nngram 1=5\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-3 <unk>\n-0.3 hello\n-0.3 video\n\n\\end\\\n")
+    plain = transcribe(hello, model=tiny_en, modality="a")
+    helped = transcribe(hello, model=tiny_en, modality="a", lm=path, lm_weight=0.05)
+    assert {segment.temperature for segment in helped.segments} == {0.0}
+    assert helped.segments[0].avg_logprob == pytest.approx(plain.segments[0].avg_logprob, abs=0.02)
+    assert helped.text == plain.text == "Hello, this video was made by a computer. You can read the words on my lips."

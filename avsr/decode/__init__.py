@@ -9,9 +9,9 @@ from avsr.decode.ctc import CTCPrefixScorer
 from avsr.decode.guards import compression_ratio, decode
 from avsr.decode.hybrid import HybridBeam
 from avsr.decode.options import DecodeOptions, Hypothesis
-from avsr.decode.scorers import DecoderScorer, PartialScorer, Rule, Scorer, Suppress
+from avsr.decode.scorers import DecoderScorer, PartialScorer, Rule, Scorer, Suppress, given_log_probs
 from avsr.decode.search import search
 from avsr.decode.strategies import Beam, Sample, Strategy
 
 __all__ = ["Beam", "CTCPrefixScorer", "DecodeOptions", "DecoderScorer", "HybridBeam", "Hypothesis", "PartialScorer", "Rule",
-           "Sample", "Scorer", "Strategy", "Suppress", "compression_ratio", "decode", "search"]
+           "Sample", "Scorer", "Strategy", "Suppress", "compression_ratio", "decode", "given_log_probs", "search"]

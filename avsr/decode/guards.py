@@ -10,7 +10,7 @@ import torch
 from avsr.decode.ctc import CTCPrefixScorer
 from avsr.decode.hybrid import HybridBeam
 from avsr.decode.options import DecodeOptions, Hypothesis
-from avsr.decode.scorers import DecoderScorer, Suppress
+from avsr.decode.scorers import DecoderScorer, Suppress, given_log_probs
 from avsr.decode.search import search
 from avsr.decode.strategies import Beam, Sample
 from avsr.lm import WordScorer
@@ -50,10 +50,13 @@ def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[i
         scorer = DecoderScorer(model, part, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start)
         strategy = (Sample(len(todo), options, tokenizer.end, temperature) if temperature > 0
                     else Beam(len(todo), options, tokenizer.end))
-        lm = [] if temperature > 0 else _lm(model, tokenizer, n_prompt, options)       # by chance the network draws alone
+        lm = [] if temperature > 0 else _lm(model, tokenizer, n_prompt, options)               # chance is the network's alone
         texts = search([scorer, *lm], torch.tensor([prompts[i] for i in todo], device=device), strategy, rules=rules,
                        max_tokens=min(options.max_tokens, model.dims.n_context - n_prompt - 1),   # the end has its place too
                        length_penalty=options.length_penalty)
+        if lm:                                              # the guards ask what the network itself believes
+            own = given_log_probs(model, part, [prompts[i] for i in todo], [tokens for tokens, _ in texts], tokenizer.end)
+            texts = [(tokens, one.sum().item()) for (tokens, _), one in zip(texts, own, strict=True)]
         for i, (tokens, logprob), no_speech in zip(todo, texts, scorer.no_speech.tolist(), strict=True):
             best[i] = Hypothesis(tokens, logprob, no_speech, temperature)
         todo = [i for i in todo if _fails(best[i], tokenizer, options)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from avsr.models.avsr import AVSR, Memory
+from avsr.models.hybrid import Hybrid
 
 
 class Scorer(Protocol):
@@ -98,3 +100,17 @@ class Suppress:
 def _indices(ids: tuple[int, ...], device: torch.device) -> Tensor:
     """Made once: 1600 ids, Whisper's timestamps among them, take 3 ms to convert."""
     return torch.tensor(ids, dtype=torch.long, device=device)
+
+
+def given_log_probs(model: AVSR | Hybrid, memory: Memory, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]],
+                    end: int) -> list[Tensor]:
+    """What the decoder alone makes of texts that are given (teacher forcing): log-probability of each token and of the end.
+
+    prompts, texts: tokens of each of B utterances, texts without prompt and end. Returns (L + 1,) float32 each, on the CPU.
+    """
+    written = [[*prompt, *text, end] for prompt, text in zip(prompts, texts, strict=True)]
+    longest = max(map(len, written))
+    tokens = torch.tensor([one + [end] * (longest - len(one)) for one in written], device=memory.device)
+    logits = model.decoder(tokens[:, :-1], model.start(memory))
+    log_probs = logits.log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[:, :, 0].cpu()
+    return [log_probs[i, len(prompt) - 1:len(one) - 1] for i, (prompt, one) in enumerate(zip(prompts, written, strict=True))]
