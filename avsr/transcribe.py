@@ -63,6 +63,8 @@ class Settings:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be at least 1.  Leave it out for the usual one.")
         if self.ctc_weight is not None and not 0 <= self.ctc_weight < 1:
             raise AvsrError(f"ctc_weight {self.ctc_weight}: must be from 0 to below 1.  Leave it out for the usual one.")
+        if self.lm_weight is not None and self.lm_weight < 0:
+            raise AvsrError(f"lm_weight {self.lm_weight}: must be at least 0.  Leave it out for the usual one.")
         if not 0 <= self.max_missing <= 1:
             raise AvsrError(f"max_missing {self.max_missing}: must be a share from 0 to 1.  The usual one is 0.25.")
 
@@ -88,6 +90,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
     _check_language(checkpoint, language)
     _check_modality(checkpoint, modality)
+    _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
     look = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
@@ -142,6 +145,19 @@ def _check_modality(checkpoint: Checkpoint, modality: str) -> None:
     if modality not in ("auto", *able):
         raise AvsrError(f"{checkpoint.name}: this model goes by {GOES_BY[able[0]]}, not by {GOES_BY[modality]}.  Use "
                         f"--modality {able[0]} or auto, or another model.")
+
+
+def _check_search(checkpoint: Checkpoint, options: Settings) -> None:
+    """Raises AvsrError for a setting that would have no effect."""
+    joint = checkpoint.model.spells_tokens
+    if joint and options.temperature:
+        raise AvsrError(f"{checkpoint.name}: its texts are searched, not drawn by chance, so it has no temperature.  Leave out "
+                        "--temperature.")
+    if not joint and options.ctc_weight is not None:
+        raise AvsrError(f"{checkpoint.name}: its CTC, if any, spells letters, which cannot be weighed against its tokens.  "
+                        "Leave out --ctc-weight, or use an imported model.")
+    if options.lm is None and options.lm_weight is not None:
+        raise AvsrError(f"lm_weight {options.lm_weight}: there is no language model for it.  Name one with --lm.")
 
 
 def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) -> tuple[str, str]:

@@ -13,6 +13,7 @@ import pytest
 
 from avsr.cli import main
 from avsr.cli.transcribe import _stems, transcribe_command
+from avsr.lips import RECIPES
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
 LINES = "Hello, this video was made by a computer.\nYou can read the words on my lips.\n"
@@ -133,3 +134,8 @@ def test_a_benchmark_that_cannot_be_is_one_sentence(tmp_path, arguments, message
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_prepare_offers_every_recipe():
+    (option,) = (one for one in main.commands["prepare"].params if one.name == "recipe")
+    assert tuple(option.type.choices) == tuple(RECIPES)

@@ -128,6 +128,16 @@ def test_its_search_is_its_authors_unless_told_otherwise(made, clip):
         transcribe(clip, model=made["a"], ctc_weight=1)
 
 
+@pytest.mark.parametrize(("settings", "says"), [
+    ({"temperature": 0.4}, "a: its texts are searched, not drawn by chance"),
+    ({"lm_weight": 0.5}, "lm_weight 0.5: there is no language model for it"),
+    ({"lm_weight": -1}, "lm_weight -1: must be at least 0"),
+])
+def test_a_setting_without_effect_is_not_passed_over(made, clip, settings, says):
+    with pytest.raises(AvsrError, match=says):
+        transcribe(clip, model=made["a"], **settings)
+
+
 # A language model beside it
 
 ARPA = """\\data\\

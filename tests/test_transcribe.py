@@ -260,6 +260,11 @@ def test_nothing_is_made_of_noise_where_lips_are_not_believed(real_data, said_to
     assert "nobody speaks" in transcript.problems[0]
 
 
+def test_a_weight_for_a_ctc_that_spells_letters_is_not_passed_over(tiny_en, hello):
+    with pytest.raises(AvsrError, match="its CTC, if any, spells letters"):
+        transcribe(hello, model=tiny_en, modality="a", ctc_weight=0.1)
+
+
 def test_a_language_model_helps_whisper_and_does_not_make_it_doubt_itself(tiny_en, hello, tmp_path):
     """Unknown words cost 10 nats each: were that counted, the guards would have all of it drawn by chance."""
     path = tmp_path / "words.arpa"

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
               help="A language model of words to help the search: n-grams as ARPA, plain or .gz.")
 @click.option("--lm-weight", type=click.FloatRange(min=0), default=None, help="Of the language model.  [default: 0.3]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, help="Pieces of up to 30 s recognised at once.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, help="First temperature tried; 0 is beam search.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0,
+              help="First temperature tried; 0 is beam search, the only one of imported models.")
 @click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
               help="Share of frames that may lack a face before a piece goes by sound alone.")
 @click.option("--vad/--no-vad", default=True, help="Look for speech first, or take everything as speech.")

@@ -1,4 +1,4 @@
-"""The beam of hybrid CTC/attention models, as ESPnet and auto_avsr search it, for a batch and without leaving the device."""
+"""The beam of hybrid CTC/attention models, as ESPnet and auto_avsr search it: a batch at a time, on its device."""
 
 from __future__ import annotations
 

@@ -78,6 +78,7 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, n_mels: int, width: int, n_heads: int, n_layers: int, n_local: int = 0):
         super().__init__()
+        self.hears_waves = not n_mels
         if n_mels:
             self.conv1 = nn.Conv1d(n_mels, width, kernel_size=3, padding=1)
             self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
@@ -87,8 +88,6 @@ class AudioEncoder(nn.Module):
         self.local = nn.ModuleList(LocalBlock(width) for _ in range(n_local))
         self.blocks = nn.ModuleList(Block(width, n_heads) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
-
-        self.hears_waves = not n_mels
 
     def front(self, mel: Tensor, lengths: Tensor | None) -> Tensor:
         """log-mel (B, 2S, n_mels), its lengths (B,) in columns, or waveform (B, 320 S, 1) -> (B, S, D) with positions.

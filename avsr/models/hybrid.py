@@ -183,7 +183,7 @@ class Hybrid(Network):
         """Normed grey levels, nothing (0) beyond each utterance: (B, T, 88, 88) -> (B, n_frames, 88, 88)."""
         grey = _fitted(mouths, n_frames)
         there = length_mask(frames, n_frames)[:, :, None, None]
-        return (((grey - self.dims.grey_mean) / self.dims.grey_std) * there)
+        return (grey - self.dims.grey_mean) / self.dims.grey_std * there
 
     def ctc_log_probs(self, memory: Memory) -> dict[str, Tensor]:
         """CTC log-probabilities (B, T, V) float32 of the decoder's tokens, under the name of what they were made from."""
