@@ -1,6 +1,7 @@
 """What a training run is told: dataclass defaults, one short TOML with what differs, `--set key=value` on top.
 
     config.toml + overrides -> Config
+A config that says `extends = "other.toml"` takes over what that file in the same folder says, and names only what differs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from typing import Any
 
 from avsr.augment import Augment
 from avsr.errors import BadConfig
+
+# Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
+OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,10 @@ class DataConfig:
     """What it learns from. Paths are relative to the config file."""
 
     train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
+    optional: dict[str, Any] = field(default_factory=dict)  # more to train on, may be absent; by name: {manifest, teaches}
     valid: tuple[str, ...] = ()                             # manifests; their rows of split `valid`
-    noise: dict[str, Any] = field(default_factory=dict)     # see noise.open_sources
+    max_valid: int = 500                                    # utterances to validate with, evenly picked; 0: all there are
+    noise: dict[str, Any] = field(default_factory=lambda: dict(OWN_NOISE))      # see noise.open_training_sources
     snr: tuple[float, float] = (-10.0, 20.0)                # dB, drawn evenly
     p_clean: float = 0.3                                    # share of sounds left without noise
     p_both: float = 0.4                                     # modality dropout: both, and
@@ -123,8 +129,8 @@ class Config:
 POSITIVE = ("train.lr", "train.clip", "train.accumulate", "train.valid_every", "train.save_every", "train.keep",
             "data.frames", "data.max_seconds", "judges.rows", "judges.attune_steps",
             "judges.steps", "judges.lr")
-NOT_NEGATIVE = ("data.n_labels", "data.sound_draws", "data.workers", "train.steps", "train.warmup", "train.weight_decay",
-                "train.seed", "train.threads", "judges.sights", "judges.margin")
+NOT_NEGATIVE = ("data.n_labels", "data.max_valid", "data.sound_draws", "data.workers", "train.steps", "train.warmup",
+                "train.weight_decay", "train.seed", "train.threads", "judges.sights", "judges.margin")
 SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "data.p_ruined",
           "loss.smoothing", "train.final", "train.dropout")
 
@@ -132,18 +138,39 @@ SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key."""
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadConfig(f"{path}: cannot be read ({error.strerror}).  Name a config.toml, as in experiments/.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadConfig(f"{path}: not TOML ({error}).  Mend that line.") from error
+    values = _read(path)
     for override in overrides:
         _override(values, override)
     values.setdefault("name", path.resolve().parent.name)
     config = replace(_build(Config, values, str(path), ""), folder=path.resolve().parent)
     _check(config, path)
     return config
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a config file over those of the file that it extends. above: the files that extend this one."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadConfig(f"{path}: cannot be read ({error.strerror}).  Name a config.toml, as in experiments/.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path}: not TOML ({error}).  Mend that line.") from error
+    if (other := values.pop("extends", None)) is None:
+        return values
+    if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
+        raise BadConfig(f"{path}: extends is {other!r}, but must be the name of a file in the same folder.  Correct it.")
+    if path.with_name(other) in (path, *above):
+        raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
+    return _merged(_read(path.with_name(other), (path, *above)), values)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Both tables in one, the values of `above` where both have one."""
+    out = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both else value
+    return out
 
 
 def _override(values: dict, override: str) -> None:
@@ -233,6 +260,11 @@ def _check(config: Config, path: Path) -> None:
             nearest = get_close_matches(name, known, 1, 0.5)
             hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
             raise BadConfig(f"{path}: data.augment.{name} is not a setting.  {hint}")
+    for name, one in config.data.optional.items():          # false leaves out what another config names
+        if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
+                                     and all(isinstance(text, str) and text for text in one.values())):
+            raise BadConfig(f"{path}: data.optional.{name} is {json.dumps(one, default=str)}, but must be a table of two "
+                            "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     numbers = {"data.augment": config.data.augment, "loss": vars(config.loss), "train.rates": config.train.rates}
     for section, weights in numbers.items():
         for key, weight in weights.items():

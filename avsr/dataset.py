@@ -10,6 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,9 +105,25 @@ def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tupl
                 rows.append(Row(utterance, Path(path).parent))
     if not rows:
         names = ", ".join(str(path) for path in manifests)
-        raise BadManifest(f"{names}: no prepared utterance of split {split!r} ({len(left_out)} left out).  "
-                          "Make the manifest with avsr prepare.")
+        remedy = ("Run avsr prepare again with --valid-share 0.05, which draws some." if split == "valid"
+                  else "Make the manifest with avsr prepare, from a corpus or a split list that has this split.")
+        raise BadManifest(f"{names}: no prepared utterance of split {split!r} ({len(left_out)} left out).  {remedy}")
     return rows, left_out
+
+
+def sound_of(row: Row) -> np.ndarray | None:
+    """The cached sound of an utterance, (S,) float32, SAMPLE_RATE; None where it was prepared without."""
+    return read_entry(row.base, row.utterance.cache).audio
+
+
+def recordings_by_speaker(rows: Sequence[Row]) -> tuple[dict[str, list[noise.Recorded]], int]:
+    """The sounds of all rows that have one, as noise is made of them, by speaker; and how many of them have no speaker."""
+    own: dict[str, list[noise.Recorded]] = {}
+    heard = [row for row in rows if "a" in row.utterance.cache.modality]
+    for row in heard:
+        if row.utterance.speaker is not None:
+            own.setdefault(row.utterance.speaker, []).append(noise.Recorded(row.utterance.id, partial(sound_of, row)))
+    return own, sum(row.utterance.speaker is None for row in heard)
 
 
 def label_words(rows: Sequence[Row], n_labels: int) -> dict[str, int]:

@@ -1,19 +1,19 @@
 """Fixtures every test may use. Real clips come from ../shared/data, present in CI and absent on a user's machine."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from places import ROOT, SHARED
 
 # Two threads that share cores with other work wait for each other: a ResNet-18 took 0.5 s instead of 0.04 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def shared_data() -> Path | None:
     """The folder of real clips, or None on a machine that does not have it."""
-    folder = ROOT.parent / "shared" / "data"
+    folder = SHARED / "data"
     return folder if folder.is_dir() else None
 
 
@@ -24,6 +24,17 @@ def real_data() -> Path:
     if folder is None:
         pytest.skip("real clips (../shared/data) are not on this machine")
     return folder
+
+
+@pytest.fixture
+def noise_grid_config(real_data, tmp_path) -> Path:
+    """The noise of experiments/noise_grid, with its recordings where its README wants them."""
+    here = tmp_path / "repository"
+    (here / "experiments" / "noise_grid").mkdir(parents=True)
+    (here / "data").mkdir()
+    for name, source in (("noise", "noise"), ("lombard-audio", "lombard_audio"), ("GRID", "grid")):
+        (here / "data" / name).symlink_to(real_data / source)
+    return shutil.copy(ROOT / "experiments" / "noise_grid" / "noise.toml", here / "experiments" / "noise_grid")
 
 
 @pytest.fixture(scope="session")

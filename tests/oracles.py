@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from places import SHARED
 from safetensors.torch import load_file
 
 from avsr.importers import auto_avsr
 from avsr.models.hybrid import Hybrid, outline
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "oracles"
+FOLDER = SHARED / "oracles"
 NAMES = ("vsr", "asr", "av")
 
 

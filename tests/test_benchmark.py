@@ -14,7 +14,7 @@ from made_corpus import corpus, say, utterance
 
 from avsr import cache, checkpoint, manifest, media
 from avsr.benchmark.conditions import Heard, conditions, noise_config, parse_modalities, parse_noises, parse_snrs
-from avsr.benchmark.run import benchmark
+from avsr.benchmark.run import Options, benchmark
 from avsr.benchmark.settings import Settings
 from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
@@ -116,19 +116,30 @@ def test_what_is_typed_wrong_is_said(call, message):
         call()
 
 
-def test_the_noise_config_that_is_nearest_counts(tmp_path, monkeypatch):
+def test_a_noise_config_counts_only_where_it_is_named(folder, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "corpus").mkdir()
-    (tmp_path / "data").mkdir()
-    at = tmp_path / "corpus" / "manifest.jsonl"
-    assert noise_config(None, at) is None
-    (tmp_path / "data" / "noise.toml").touch()
-    assert noise_config(None, at).resolve() == tmp_path / "data" / "noise.toml"
-    (tmp_path / "corpus" / "noise.toml").touch()
-    assert noise_config(None, at) == tmp_path / "corpus" / "noise.toml"
-    assert noise_config("none", at) is None
+    for place in (tmp_path, tmp_path / "data", folder):
+        place.mkdir(exist_ok=True)
+        (place / "noise.toml").write_text('white = "nowhere"\n')
+    try:
+        small = replace(settings, noises=("white",), snrs=(0.0,), corruptions=(), modalities=("a",), limit=2)
+        assert benchmark(folder, tmp_path / "out", small).n_rows == 2
+        with pytest.raises(AvsrError, match=r"noise\.toml: noise 'white': .*nowhere matches 0 files"):
+            benchmark(folder, tmp_path / "named", replace(small, noise_config=str(folder / "noise.toml")))
+    finally:
+        (folder / "noise.toml").unlink()
+    assert (noise_config(None), noise_config("none")) == (None, None)
     with pytest.raises(AvsrError, match=r"no\.toml: no such file"):
-        noise_config("no.toml", at)
+        noise_config("no.toml")
+
+
+def test_noise_that_is_not_named_is_babble_or_what_the_speakers_can_make(folder, settings, tmp_path):
+    said = []
+    small = replace(settings, noises=None, snrs=(0.0,), corruptions=(), modalities=("a",), limit=2)
+    benchmark(folder, tmp_path / "out", small, options=Options(say=said.append))
+    assert {row["noise"] for row in read_rows(tmp_path / "out")[0]} == {"speech-shaped"}
+    assert said == ["The noise is speech-shaped and not babble: of babble, it needs 4 speakers at least, and the corpus has 3."
+                    "  Name a folder of other people's speech (--noise babble=FOLDER) to have babble."]
 
 
 # --- rows ---

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from avsr.config import Config, DataConfig, JudgesConfig, LossConfig, ModelConfig, TrainConfig, read_config
+from avsr.config import OWN_NOISE, Config, DataConfig, JudgesConfig, LossConfig, ModelConfig, TrainConfig, read_config
 from avsr.errors import BadConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +24,8 @@ def written(tmp_path):
 def test_what_is_not_said_is_the_default(written):
     path = written(DATA)
     config = read_config(path)
-    data = DataConfig(("a.jsonl",), ("b.jsonl",))
+    data = DataConfig(("a.jsonl",), valid=("b.jsonl",))
+    assert config.data.noise == OWN_NOISE
     assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), JudgesConfig(), path.parent)
     assert config.path("a.jsonl") == path.parent / "a.jsonl"
     assert config.path("/x/a.jsonl") == Path("/x/a.jsonl")
@@ -45,9 +46,39 @@ def test_overrides_go_over_the_file_each_as_its_type(written):
     assert read_config(path).train.steps == 7
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*/*.toml")), ids=lambda path: "/".join(path.parts[-2:]))
+CONFIGS = sorted(path for path in (ROOT / "experiments").glob("*/*.toml") if path.name != "noise.toml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-2:]))
 def test_the_configs_that_come_with_it_can_be_read(path):
-    assert read_config(path).data.train
+    config = read_config(path)
+    assert config.data.train
+    assert "shared" not in path.read_text()                  # what lies beside the repository only some machines have
+
+
+def test_a_config_takes_over_what_it_extends_and_names_what_differs(written):
+    path = written(f'name = "base"\n{DATA}[data.noise]\nwhite = true\npink = true\n[train]\nsteps = 7\nlr = 0.5\n')
+    path.with_name("more.toml").write_text('extends = "run.toml"\n[data.noise]\npink = false\n[train]\nsteps = 9\n'
+                                           .replace("run.toml", path.name))
+    config = read_config(path.with_name("more.toml"), ["train.lr=0.25"])
+    assert (config.name, config.train.steps, config.train.lr) == ("base", 9, 0.25)
+    assert config.data.noise == {"white": True, "pink": False}
+    assert config.data.train == ("a.jsonl",)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ('extends = "no.toml"', "no.toml: cannot be read (No such file or directory)"),
+    ('extends = "../run/config.toml"', "must be the name of a file in the same folder"),
+    ("extends = 3", "extends is 3, but must be the name of a file in the same folder"),
+    ('extends = "more.toml"', "extends more.toml, which extends this file again"),
+    ('extends = "again.toml"', "extends more.toml, which extends this file again"),
+])
+def test_what_cannot_be_extended_is_said(tmp_path, text, says):
+    (tmp_path / "again.toml").write_text('extends = "more.toml"\n')
+    (tmp_path / "more.toml").write_text(text)
+    with pytest.raises(BadConfig) as error:
+        read_config(tmp_path / "more.toml")
+    assert says in str(error.value)
 
 
 WRONG = {

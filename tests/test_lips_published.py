@@ -1,11 +1,11 @@
 """Named recipes: "auto-avsr" makes the crops that auto_avsr makes, and the recipes stored so far still load."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from places import SHARED
 
 from avsr import faces, lips, media
 from avsr.errors import BadCheckpoint
@@ -13,8 +13,7 @@ from avsr.faces import FaceTracker, Track
 from avsr.lips import RECIPES, LipRecipe, MouthCropper
 from avsr.media import Clip
 
-ROOT = Path(__file__).resolve().parents[1]
-ORACLE = ROOT.parent / "shared" / "oracles" / "auto_avsr_crops" / "crops.npz"
+ORACLE = SHARED / "oracles" / "auto_avsr_crops" / "crops.npz"
 NAMES = ("s1_bbaf2n", "s26_bgbsza", "s31_bgiq6p")
 RECIPE = RECIPES["auto-avsr"]
 STORED_BEFORE = {

@@ -198,6 +198,26 @@ def test_a_fraction_is_drawn_of_each_speaker_whatever_the_order(fraction, seed):
     assert manifest.split(PEOPLE[::-1], "valid", fraction=fraction, among="train", seed=seed) == drawn[::-1]
 
 
+@given(n_train=st.integers(0, 60), n_test=st.integers(0, 3), n_valid=st.integers(0, 2), n_speakers=st.integers(1, 5),
+       share=st.floats(0, 0.9))
+def test_a_corpus_without_a_validation_split_gets_one_of_its_training_utterances(n_train, n_test, n_valid, n_speakers, share):
+    kinds = ["train"] * n_train + ["test"] * n_test + ["valid"] * n_valid
+    rows = [Utterance(f"u{i}", f"u{i}.mp4", "ab", f"s{i % n_speakers}", split) for i, split in enumerate(kinds)]
+    drawn = manifest.draw_valid(rows, share)
+    assert [row.id for row in drawn] == [row.id for row in rows]
+    moved = [new for old, new in zip(rows, drawn, strict=True) if old.split != new.split]
+    assert all(row.split == "valid" for row in moved)
+    if n_valid or n_train < 2 or not share:
+        assert drawn == rows
+    else:
+        assert 1 <= len(moved) < n_train
+        for speaker in {row.speaker for row in rows}:
+            there = sum(row.speaker == speaker and row.split == "train" for row in rows)
+            assert sum(row.speaker == speaker for row in moved) <= max(1, round(share * there))
+        assert manifest.draw_valid(rows[::-1], share) == drawn[::-1]      # a matter of the ids alone
+        assert manifest.draw_valid(drawn, share) == drawn                 # once there is one, it stays
+
+
 def test_another_seed_draws_others():
     ids = [row.id for row in PEOPLE]
     assert manifest.by_lot(ids, 0) != manifest.by_lot(ids, 1)

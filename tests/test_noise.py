@@ -1,6 +1,7 @@
 """Noise: exact ratios, P.56's levels, honest babble, chance as an argument."""
 
 import os
+import pickle
 import tempfile
 import time
 from dataclasses import replace
@@ -28,6 +29,7 @@ from avsr.noise import (
     mix,
     open_families,
     open_sources,
+    open_training_sources,
     render,
     rms_level,
 )
@@ -432,7 +434,7 @@ def test_a_description_opens_what_it_names(folder):
 @pytest.mark.parametrize(("config", "says"), [
     ({"rain": "nowhere/*.wav"}, "nowhere/*.wav matches 0 files or folders.  Check the path"),
     ({"rain": "talk/s1/x.align"}, "holds 0 recordings.  Known endings"),
-    ({"rain": True}, "only white, pink, brown need no more"),
+    ({"rain": True}, "only white, pink, brown, babble, speech-shaped, talker need no more"),
     ({"rain": {"files": "esc", "n_talkers": 3}}, "'files', 'n_talkers'.  Give one of"),
     ({"rain": {}}, "it has nothing.  Give one of"),
     ({"rain": 3}, "noise 'rain' = 3: "),
@@ -598,9 +600,37 @@ def test_a_closed_folder_is_said_and_not_left_out(described):
             closed.chmod(0o755)
 
 
-def test_the_noise_of_this_project_is_of_people_and_recordings_nobody_trained_on(real_data):
-    config = Path(__file__).resolve().parents[1] / "data" / "noise.toml"
-    opened = open_families(["babble", "talker", "music", "natural", "noisex-babble"], config=config)
+def test_training_makes_noise_of_its_own_speakers_and_leaves_out_what_it_has_no_files_for(folder):
+    config = {"white": True, "babble": True, "talker": True, "speech-shaped": True, "pink": False, "rain": {
+        "files": "nowhere/*.wav", "optional": "rain"}, "esc": {"files": "esc", "optional": "fire"}}
+    sources, left_out = open_training_sources(config, corpus(4), base=folder)
+    assert sorted(sources) == ["babble", "esc", "speech-shaped", "talker", "white"]
+    assert left_out == [f"noise 'rain' is left out, so the model does not learn rain: noise 'rain': {folder}/nowhere/*.wav "
+                        f"matches 0 files or folders.  Check the path, relative to {folder}."]
+    for source in sources.values():
+        assert np.any(source.draw(1000, np.random.default_rng(0), without="t0"))
+    mixer = pickle.loads(pickle.dumps(NoiseMixer(open_training_sources({"white": True}, {})[0])))      # for other processes
+    assert mixer(gaussian(2000, 0), "t0", np.random.default_rng(1)).source in ("white", None)
+
+
+@pytest.mark.parametrize(("n_speakers", "n_unnamed", "left"), [
+    (0, 9, {"babble": "it needs 4 speakers at least, and the corpus has 0", "talker": "2 speakers", "speech-shaped": "1 "}),
+    (1, 0, {"babble": "it needs 4 speakers at least, and the corpus has 1", "talker": "it needs 2 speakers"}),
+    (3, 0, {"babble": "it needs 4 speakers at least, and the corpus has 3"}),
+    (4, 2, {"babble": "it needs the speaker of every utterance, and 2 have none", "talker": "and 2 have none"}),
+])
+def test_noise_that_the_training_corpus_cannot_make_is_left_out_with_the_reason(n_speakers, n_unnamed, left):
+    families = {"white": True, "babble": True, "talker": True, "speech-shaped": True}
+    sources, sentences = open_training_sources(families, corpus(n_speakers), n_unnamed=n_unnamed)
+    assert sorted(sources) == sorted(families.keys() - left.keys())
+    assert len(sentences) == len(left)
+    for sentence, (name, why) in zip(sentences, left.items(), strict=True):
+        assert sentence.startswith(f"noise '{name}' is left out: ")
+        assert why in sentence
+
+
+def test_the_noise_of_this_project_is_of_people_and_recordings_nobody_trained_on(noise_grid_config):
+    opened = open_families(["babble", "talker", "music", "natural", "noisex-babble"], config=noise_grid_config)
     unheard = ["lombard-s38", "lombard-s39", "lombard-s40", "s23", "s30", "s33"]
     assert list(opened["babble"].talkers) == list(opened["talker"].talkers) == unheard
     assert len(opened["babble"].choose(np.random.default_rng(0), without="s1")) == 6

@@ -490,13 +490,13 @@ def test_what_cannot_be_in_a_manifest(folder):
         NoiseManifest.open(folder / "file" / "noise.jsonl", families(folder, "pink"), utterances)
 
 
-def test_the_noise_of_this_project_mixed_into_real_speech(real_data, tmp_path):
-    config = Path(__file__).resolve().parents[1] / "data" / "noise.toml"
+def test_the_noise_of_this_project_mixed_into_real_speech(real_data, noise_grid_config, tmp_path):
     from avsr import media
 
     clips = [next((real_data / "grid" / name).glob("*.mpg")) for name in ("s1", "s30")]
     utterances = [Spoken(clip.stem, clip.parent.name, media.read(clip, want_video=False).audio) for clip in clips]
-    made = NoiseManifest.open(tmp_path / "noise.jsonl", open_families(["babble", "natural"], config=config), utterances)
+    families_ = open_families(["babble", "natural"], config=noise_grid_config)
+    made = NoiseManifest.open(tmp_path / "noise.jsonl", families_, utterances)
     assert [len(made.row(one.id, "babble")["talkers"]) for one in utterances] == [6, 5]
     for one in utterances:
         for snr_db in SNRS:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import avsr
-from avsr import checkpoint
+from avsr import checkpoint, media
+from avsr.errors import BadMedia
 from avsr.metrics import word_errors
 from avsr.text import normalise
 
@@ -68,3 +69,62 @@ def test_default_goes_by_sound_alone_on_a_face_it_does_not_know(default):
 def test_default_hears_exactly_as_whisper_does(default, tiny_en, hello):
     ours, theirs = (avsr.transcribe(hello, model=model, modality="a") for model in (default, tiny_en))
     assert ours.segments == theirs.segments
+
+
+# --- no sound: text from lips alone only where they are known, or asked for ---
+
+def without_sound(source: Path, target: Path) -> Path:
+    """The picture of a recording in a file of its own, its packets as they are."""
+    import av
+
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = given.streams.video[0]
+        copy = made.add_stream_from_template(stream)
+        for packet in given.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                made.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif", "h264"])
+def test_nothing_is_invented_of_a_face_without_sound_that_default_does_not_know(default, tmp_path, ending):
+    clip = media.read(ROOT / "data" / "demo" / "hello.mp4", want_audio=False)
+    mute = tmp_path / f"mute.{ending}"
+    if ending == "mp4":
+        without_sound(ROOT / "data" / "demo" / "hello.mp4", mute)
+    else:
+        write_frames(clip.video[:50, ::2, ::2], mute, "gif" if ending == "gif" else "libx264")
+    transcript = avsr.transcribe(mute, model=default)
+    assert (transcript.text, transcript.segments, transcript.modality) == ("", (), "v")
+    assert any("the lips are not like those this model learnt from" in problem and "--modality v" in problem
+               for problem in transcript.problems)
+
+
+def write_frames(frames, path: Path, codec: str) -> None:
+    """Frames (T, H, W, 3) uint8 RGB as a GIF or as a bare H.264 stream without a container, 25 a second."""
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream(codec, rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb8" if codec == "gif" else "yuv420p"
+        for frame in frames:
+            made.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame)).reformat(format=stream.pix_fmt)))
+        made.mux(stream.encode())
+
+
+def test_lips_that_default_knows_are_read_without_sound_and_those_of_strangers_only_where_asked(default, real_data, tmp_path):
+    known = without_sound(real_data / "grid" / "s1" / "bbas1s.mpg", tmp_path / "known.mpg")
+    strangers = [next((real_data / "grid" / speaker).glob("*.mpg")) for speaker in ("s23", "s30", "s33")]
+    assert normalise(avsr.transcribe(known, model=default).text) == CLIPS["s1/bbas1s.mpg"]
+    for clip in strangers:
+        mute = without_sound(clip, tmp_path / f"{clip.stem}.mpg")
+        assert avsr.transcribe(mute, model=default).text == ""
+        assert avsr.transcribe(mute, model=default, modality="v").text
+
+
+def test_grid_which_cannot_tell_says_so(grid, tmp_path):
+    mute = without_sound(ROOT / "data" / "demo" / "hello.mp4", tmp_path / "mute.mp4")
+    with pytest.raises(BadMedia, match=r"mute\.mp4: there is no sound in it, and this model cannot tell .* --modality v"):
+        avsr.transcribe(mute, model=grid)

@@ -81,16 +81,13 @@ def conditions(noises: Sequence[str], snrs: Sequence[float | None], corruptions:
     return [one for one in kept if one.tasks]
 
 
-def noise_config(asked: str | Path | None, manifest: Path) -> Path | None:
-    """The file that says what noises are: the one asked for, else noise.toml beside the manifest, else data/noise.toml; `none`
-    for what is built in alone."""
-    if asked == "none":
+def noise_config(asked: str | Path | None) -> Path | None:
+    """The file that says what noises are: the one asked for; None, or `none`, for what is built in alone. Raises AvsrError."""
+    if asked is None or asked == "none":
         return None
-    if asked is not None:
-        if not Path(asked).is_file():
-            raise AvsrError(f"{asked}: no such file.  Name a noise.toml; data/noise.toml shows how it is written.")
-        return Path(asked)
-    return next((path for path in (manifest.parent / "noise.toml", Path("data") / "noise.toml") if path.is_file()), None)
+    if not Path(asked).is_file():
+        raise AvsrError(f"{asked}: no such file.  Name a noise.toml; experiments/noise_grid/noise.toml shows one.")
+    return Path(asked)
 
 
 def speech_facts(labels: Mapping[str, str]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from avsr.benchmark.settings import Settings
 from avsr.benchmark.subjects import Other, Own, Question, Subject, own_threads
 from avsr.cache import Cached, read_entry, read_recipe
 from avsr.corrupt import Corruption, corrupt
-from avsr.dataset import Row, read_rows
+from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
@@ -95,13 +95,15 @@ class _Run:
     def __init__(self, manifest: Path, output: Path, settings: Settings, options: Options):
         self.path = manifest / "manifest.jsonl" if manifest.is_dir() else manifest
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
-        self.noise_config = noise_config(settings.noise_config, self.path)
+        self.noise_config = noise_config(settings.noise_config)
         output.mkdir(parents=True, exist_ok=True)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
         self.everyone, left_out = read_rows([self.path], settings.split, PIECE_SECONDS)
         self.done.skipped += [tuple(line.split(": ", 1)) for line in left_out]
         self.rows = self._utterances()
+        if settings.noises is None:
+            self.settings = replace(settings, noises=self._usual_noise())
         self.noises = self._noise(output)
         self.systems: dict[str, dict[str, Any]] = {}
 
@@ -124,6 +126,15 @@ class _Run:
                             "asked for.  Leave out --corrupt face, or measure more speakers.")
         return sorted(rows, key=lambda row: (row.n_frames, row.utterance.id))
 
+    def _usual_noise(self) -> tuple[str, ...]:
+        """The noise that is measured where none was named: babble of the test's own speakers, or what they can make."""
+        why = noise.why_not_own("babble", *recordings_by_speaker(self.everyone))
+        if why is None:
+            return ("babble",)
+        self.say(f"The noise is speech-shaped and not babble: of babble, {why}.  Name a folder of other people's speech "
+                 "(--noise babble=FOLDER) to have babble.")
+        return ("speech-shaped",)
+
     def _noise(self, output: Path) -> noise.NoiseManifest | None:
         """The noise of every utterance in every family, from the noise manifest, which is made where it is not there.
 
@@ -131,12 +142,9 @@ class _Run:
         """
         if not self.settings.noises:
             return None
-        own: dict[str, list[noise.Recorded]] = {}
-        for row in self.everyone:
-            if row.utterance.speaker is not None and "a" in row.utterance.cache.modality:
-                own.setdefault(row.utterance.speaker, []).append(noise.Recorded(row.utterance.id, partial(_sound, row)))
+        own, _ = recordings_by_speaker(self.everyone)
         families = noise.open_families(self.settings.noises, config=self.noise_config, given=self.settings.given, own=own)
-        spoken = [noise.Spoken(row.utterance.id, row.utterance.speaker, partial(_sound, row)) for row in self.rows]
+        spoken = [noise.Spoken(row.utterance.id, row.utterance.speaker, partial(sound_of, row)) for row in self.rows]
         path = output / NOISE if self.settings.noise_manifest is None else Path(self.settings.noise_manifest)
         made = noise.NoiseManifest.open(path, families, spoken, level=self.settings.level, progress=self.progress)
         self.done.skipped += [(one, "its speech is silent, so it has no SNR: measured clean only") for one in made.silent]
@@ -168,7 +176,7 @@ class _Run:
         for heard in conditions(asked.noises, asked.snrs, asked.corruptions, asked.corrupt_snrs, ("a",)):
             for row in self.rows:
                 if heard.noise is None or row.utterance.id not in self.noises.silent:
-                    audio, facts = self._mixed(row, _sound(row), heard)
+                    audio, facts = self._mixed(row, sound_of(row), heard)
                     yield Mix(row.utterance, heard.noise, heard.snr_db, audio, facts)
 
     def take_in(self, path: Path) -> None:
@@ -295,10 +303,6 @@ class _Run:
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}
         (self.done.folder / RUN).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return self.done
-
-
-def _sound(row: Row) -> np.ndarray:
-    return read_entry(row.base, row.utterance.cache).audio
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable, units: Sequence[_Unit], n_ahead: int) -> Iterator[tuple[_Unit, Any]]:

@@ -17,7 +17,7 @@ class Settings:
     split: str = "test"
     models: tuple[str, ...] = ("default",)
     against: tuple[str, ...] = ()
-    noises: tuple[str, ...] = ("babble",)
+    noises: tuple[str, ...] | None = None                   # None: babble of the test's own speakers, or speech-shaped noise
     given: Mapping[str, str] = field(default_factory=dict)
     snrs: tuple[float | None, ...] = (None, 20.0, 10.0, 5.0, 0.0, -5.0, -10.0)
     corruptions: tuple[Corruption, ...] = ()

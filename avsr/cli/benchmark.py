@@ -31,9 +31,9 @@ SHOWN = 5                                                   # ids of what was sk
                    "may be given again.")
 @click.option("--modality", default="none,a,v,av",
               help="Any of a (sound), v (lips), av (both), none (neither: what the model expects unheard and unseen).")
-@click.option("--noise", "noises", multiple=True, default=("babble",), metavar="LIST",
+@click.option("--noise", "noises", multiple=True, metavar="LIST",
               help="Families of noise: white, pink, brown, speech-shaped, babble, talker, those of the noise config, or "
-                   "NAME=FOLDER.  `none` for clean only.")
+                   "NAME=FOLDER; none for clean only.  [default: babble, or speech-shaped where there are under 4 speakers]")
 @click.option("--snr", default="clean,20,10,5,0,-5,-10", metavar="LIST", help="Signal-to-noise ratios in dB, and clean.")
 @click.option("--corrupt", default="", metavar="LIST",
               help="Bad pictures: occlusion, blur, lowres, dropped, shift, noface, face, each with an amount of its own as "
@@ -42,7 +42,7 @@ SHOWN = 5                                                   # ids of what was sk
 @click.option("--level", type=click.Choice(["active", "rms"]), default="active",
               help="How loud speech is: while somebody speaks (ITU-T P.56), or over all of the clip.")
 @click.option("--noise-config", type=click.Path(), default=None, metavar="FILE",
-              help="What noises are; none: those built in.  [default: noise.toml beside the manifest, or data/noise.toml]")
+              help="A TOML file that says which noises there are beside the built-in ones.  [default: none]")
 @click.option("--noise-manifest", type=click.Path(), default=None, metavar="FILE",
               help="Which noise each utterance gets; made where it is not there.  [default: noise.jsonl in the output]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/benchmark"),
@@ -81,9 +81,10 @@ def _settings(options: dict, outside: tuple[Path, ...]):
     from avsr.benchmark.settings import Settings
     from avsr.corrupt import parse_corruptions
 
-    noises, given = parse_noises(text for text in options.pop("noises") if text != "none")
+    typed = options.pop("noises")
+    noises, given = parse_noises(text for text in typed if text != "none")
     models = options.pop("models") or (("none",) if outside else ("default",))
-    return Settings(models=tuple(name for name in models if name != "none"), noises=noises, given=given,
+    return Settings(models=tuple(name for name in models if name != "none"), noises=noises if typed else None, given=given,
                     snrs=parse_snrs(options.pop("snr")), corruptions=parse_corruptions(options.pop("corrupt")),
                     corrupt_snrs=parse_snrs(options.pop("corrupt_snr")),
                     modalities=parse_modalities(options.pop("modality")), **options)

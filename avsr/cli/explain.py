@@ -18,7 +18,7 @@ from avsr.cli.console import CONTEXT, Bars, check_writable, told
               help="Noise to add: white, pink, brown, a name in --noise-config, or NAME=FOLDER of recordings.")
 @click.option("--snr", "snr_db", type=float, default=None, metavar="DB", help="Level of the speech over the noise, such as -5.")
 @click.option("--noise-config", type=click.Path(dir_okay=False, path_type=Path), default=None, metavar="FILE",
-              help="Where noise of which name lies.  [default: data/noise.toml, if there]")
+              help="A TOML file that says which noises there are beside the built-in ones.  [default: none]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the stretch of noise.")
 @click.option("--reference", default=None, metavar="TEXT", help="What was said; without it the model's own text is explained.")
 @click.option("--start", type=click.FloatRange(min=0), default=None, metavar="SECONDS",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
               help="Share of frames that may lack a face before an utterance is dropped.")
 @click.option("--max-dropped", type=click.FloatRange(0, 1), default=0.05,
               help="Share of utterances that may be dropped before it is an error.")
+@click.option("--valid-share", type=click.FloatRange(0, 1, max_open=True), default=0.05,
+              help="Share of each speaker's training utterances that become split valid, where the corpus has no such split.")
 @click.option("--modality", type=click.Choice(["av", "a", "v"]), default="av",
               help="Keep mouths and sound (av), sound alone (a), or mouths alone (v).")
 @click.option("--recipe", type=click.Choice(["avsr", "auto-avsr"]), default="avsr",

@@ -24,7 +24,6 @@ from avsr.senses import LEAST_SAMPLES, MODALITIES
 from avsr.speech import Piece, SpeechCutter, SpeechOptions, SpeechProbability
 from avsr.text import normalise
 
-NOISE_CONFIG = Path("data") / "noise.toml"                  # read where it is there and no other is named
 MAX_MISSING = 0.25                                          # share of frames without a face, as `transcribe` has it
 SPEECH_PAD = 0.1                                            # s kept around speech
 
@@ -201,8 +200,7 @@ def _open_noise(settings: Settings) -> NoiseSource | None:
     if settings.noise is None:
         return None
     family, given, folder = settings.noise.partition("=")
-    config = settings.noise_config or (NOISE_CONFIG if NOISE_CONFIG.exists() else None)
-    return open_families([family], config=config and Path(config), given={family: folder} if given else None)[family]
+    return open_families([family], config=settings.noise_config, given={family: folder} if given else None)[family]
 
 
 def _disturb(audio: np.ndarray | None, source: NoiseSource | None, name: str,

@@ -18,9 +18,21 @@ from avsr.manifest.checks import (
     write_dropped,
     write_problems,
 )
-from avsr.manifest.rows import CacheEntry, Corpus, Dropped, TimedWord, Utterance, append, by_lot, read, split, write
+from avsr.manifest.rows import (
+    CacheEntry,
+    Corpus,
+    Dropped,
+    TimedWord,
+    Utterance,
+    append,
+    by_lot,
+    draw_valid,
+    read,
+    split,
+    write,
+)
 from avsr.manifest.step import correlations, energy, lag, mouth_opening
 
 __all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "append", "by_lot", "check",
-           "check_all", "check_speakers", "content_hash", "correlations", "energy", "lag", "mouth_opening", "read",
-           "read_problems", "split", "step_curve", "validate", "write", "write_dropped", "write_problems"]
+           "check_all", "check_speakers", "content_hash", "correlations", "draw_valid", "energy", "lag", "mouth_opening",
+           "read", "read_problems", "split", "step_curve", "validate", "write", "write_dropped", "write_problems"]

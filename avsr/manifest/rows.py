@@ -171,6 +171,22 @@ def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | 
     return [replace(utterance, split=name) if utterance.id in chosen else utterance for utterance in utterances]
 
 
+def draw_valid(utterances: Iterable[Utterance], share: float, seed: int = 0) -> list[Utterance]:
+    """The same utterances, a share of those in split `train` put into split `valid`, where no utterance is in it yet.
+
+    The share, from 0 to 1, is drawn of each speaker by `by_lot`; where that is less than one utterance of every speaker, one
+    of all is drawn. A corpus of one training utterance, and a share of 0, change nothing.
+    """
+    utterances = list(utterances)
+    training = [utterance.id for utterance in utterances if utterance.split == "train"]
+    if not share or len(training) < 2 or any(utterance.split == "valid" for utterance in utterances):
+        return utterances
+    drawn = split(utterances, "valid", fraction=share, among="train", seed=seed)
+    if any(utterance.split == "valid" for utterance in drawn):
+        return drawn
+    return split(utterances, "valid", ids=by_lot(training, seed)[:1], among="train")
+
+
 def by_lot(ids: Iterable[str], seed: int) -> list[str]:
     """Ids in an order of chance that depends on the seed and on each id alone: new ids do not reshuffle the old."""
     return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed} {id_}".encode()).digest())

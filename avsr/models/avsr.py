@@ -55,6 +55,8 @@ class Memory:
     trust_logits (B,); None when nobody judges them: a network without a judge, or nothing to compare them with.
     familiar (B,) in [0, 1]: how far the mouths are like those learnt from; None without a judge. heed (B,) in [0, 1]: how far
     the decoder still listens, at most by `trust` less than 1; None where nobody judges the sound, or there is none, or no lips.
+    ood_distance (B,): distance of the mouths from those of the training clips, of which 99 % are below 1 (fusion.Familiar);
+    None without a judge.
     """
 
     audio: Tensor | None
@@ -66,6 +68,7 @@ class Memory:
     trust_logits: Tensor | None = None
     familiar: Tensor | None = None
     heed: Tensor | None = None
+    ood_distance: Tensor | None = None
 
     def select(self, utterances: Tensor) -> Memory:
         """The memory of these utterances (B',) only."""
@@ -128,7 +131,8 @@ class AVSR(Network):
             lips = self.video.norm(video)
             memory = Memory(None, lips, None, seen.repeat_interleave(MEMORY_PER_FRAME, dim=1), lips)
             if self.trust is not None:
-                memory = replace(memory, familiar=self.trust.familiar(looks, seen))
+                distance = self.trust.familiar.relative_distance(looks, seen)
+                memory = replace(memory, familiar=self.trust.familiar(distance), ood_distance=distance)
         if mel is None and heard is None:
             return memory
         audio = self.listen(mel, mel_lengths) if heard is None else heard

@@ -80,9 +80,13 @@ class Familiar(nn.Module):
         self.register_buffer("directions", torch.zeros(n_directions, width))
         self.register_buffer("reach", torch.tensor(torch.inf))              # until `learn`, all is familiar
 
-    def forward(self, looks: Tensor, seen: Tensor) -> Tensor:
-        """looks (B, T, F) of the lip network, seen (B, T) -> (B,) in [0, 1]."""
-        return ((self.far - self.distance(looks, seen) / self.reach) / (self.far - self.near)).clamp(0, 1)
+    def forward(self, distance: Tensor) -> Tensor:
+        """Relative distances (B,), as `relative_distance` gives them -> degrees (B,) in [0, 1]."""
+        return ((self.far - distance) / (self.far - self.near)).clamp(0, 1)
+
+    def relative_distance(self, looks: Tensor, seen: Tensor) -> Tensor:
+        """looks (B, T, F) of the lip network, seen (B, T) bool -> distances (B,) float32 in units of `reach`."""
+        return self.distance(looks, seen) / self.reach
 
     def distance(self, looks: Tensor, seen: Tensor) -> Tensor:
         """Squared distance (B,) of each utterance's mean from the plane."""

@@ -6,7 +6,7 @@ Inside: mixing (levels, mix) -> plans (what a noise is made of, render) -> sourc
 (sources by name) -> mixer (random noise, for training) -> rows, protocol (noise manifests, for tests that can be repeated).
 """
 
-from avsr.noise.families import open_families, open_sources
+from avsr.noise.families import open_families, open_sources, open_training_sources, why_not_own
 from avsr.noise.mixer import NoiseMixer, Noisy
 from avsr.noise.mixing import Mixed, active_level, mix, rms_level
 from avsr.noise.plans import Cut, Generated, Plan, Recorded, render
@@ -15,4 +15,4 @@ from avsr.noise.sources import Babble, Coloured, NoiseSource, Recordings, Speech
 
 __all__ = ["Babble", "Coloured", "Cut", "Generated", "Mixed", "NoiseManifest", "NoiseMixer", "NoiseSource", "Noisy", "Plan",
            "Recorded", "Recordings", "SpeechShaped", "Spoken", "Talker", "active_level", "mix", "open_families", "open_sources",
-           "render", "rms_level"]
+           "open_training_sources", "render", "rms_level", "why_not_own"]

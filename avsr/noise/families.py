@@ -1,6 +1,7 @@
 """Noise sources by name: from the command line, from a noise.toml, from a corpus's own recordings, from nothing at all.
 
-    open_sources({"natural": "esc10/*/[1-4]-*.ogg", "white": True})      a description, as training configs hold it
+    open_sources({"natural": "esc10/*/[1-4]-*.ogg", "white": True})      a description
+    open_training_sources({"babble": True}, own)                          the same, as training configs hold it
     open_families(["babble", "rain"], config="noise.toml", given={"rain": "my/rain"}, own={"s1": [Recorded(...)]})
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from avsr.errors import AvsrError, BadConfig
 from avsr.noise.plans import Recorded
-from avsr.noise.sources import Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
+from avsr.noise.sources import CROWD, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
@@ -33,10 +34,7 @@ def open_families(names: Sequence[str], *, config: Path | str | None = None, giv
     talkers as there are beside the speaker, 3 to 8) and talker. Raises AvsrError.
     """
     given, described = dict(given or {}), {} if config is None else _config(Path(config))
-    builtin: dict[str, Callable[[], NoiseSource]] = {name: _colour(exponent) for name, exponent in COLOURS.items()}
-    if own:
-        builtin |= {"babble": lambda: Babble(own, "all", wants_speaker=True), "talker": lambda: Talker(own, wants_speaker=True),
-                    "speech-shaped": lambda: SpeechShaped([sound for sounds in own.values() for sound in sounds])}
+    builtin = _builtin(own)
     opened: dict[str, NoiseSource] = {}
     for name in dict.fromkeys([*names, *given]):
         if name in given:
@@ -52,6 +50,28 @@ def open_families(names: Sequence[str], *, config: Path | str | None = None, giv
         else:
             raise AvsrError(_unknown(name, {*described, *builtin, *given}, config))
     return opened
+
+
+def _builtin(own: Mapping[str, Sequence[Recorded]] | None) -> dict[str, Callable[[], NoiseSource]]:
+    """What opens each family that needs no files of its own."""
+    builtin: dict[str, Callable[[], NoiseSource]] = {name: _colour(exponent) for name, exponent in COLOURS.items()}
+    if own:
+        builtin |= {"babble": lambda: Babble(own, "all", wants_speaker=True), "talker": lambda: Talker(own, wants_speaker=True),
+                    "speech-shaped": lambda: SpeechShaped([sound for sounds in own.values() for sound in sounds])}
+    return builtin
+
+
+def why_not_own(name: str, own: Mapping[str, Sequence[Recorded]], n_unnamed: int = 0) -> str | None:
+    """Why a corpus cannot make the built-in family `name` of its own recordings; None where it can.
+
+    own: speaker -> recordings. n_unnamed: utterances without a speaker, who might be heard behind himself.
+    """
+    needed = {"babble": CROWD[0] + 1, "talker": 2, "speech-shaped": 1}.get(name, 0)
+    if len(own) < needed:
+        return f"it needs {needed} speakers at least, and the corpus has {len(own)}"
+    if n_unnamed and needed > 1:
+        return f"it needs the speaker of every utterance, and {n_unnamed} have none"
+    return None
 
 
 def _colour(exponent: float) -> Callable[[], NoiseSource]:
@@ -89,10 +109,45 @@ def open_sources(config: Mapping[str, object], *, base: Path | str = ".") -> dic
     return {name: _open(name, value, Path(base)) for name, value in config.items() if value is not False}
 
 
+def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequence[Recorded]], *, n_unnamed: int = 0,
+                          base: Path | str = ".") -> tuple[dict[str, NoiseSource], list[str]]:
+    """As `open_sources`, with what training adds; and a sentence for each source that had to be left out.
+
+        babble = true                                                  or talker, speech-shaped: made of the training speakers
+        rain = {files = "noise/rain", optional = "rain"}               left out where no such files exist; the text says what
+                                                                       the model does not learn without them
+    own, n_unnamed: see `why_not_own`. A family that the training corpus cannot make is left out as well.
+    Raises AvsrError.
+    """
+    opened: dict[str, NoiseSource] = {}
+    left_out = []
+    for name, value in config.items():
+        if value is True and name in OWN:
+            why = why_not_own(name, own, n_unnamed)
+            if why is None:
+                opened[name] = _builtin(own)[name]()
+            else:
+                left_out.append(f"noise '{name}' is left out: {why}.")
+        elif isinstance(value, Mapping) and "optional" in value:
+            described = {key: one for key, one in value.items() if key != "optional"}
+            try:
+                opened[name] = _open(name, described, Path(base))
+            except NoSuchNoise as error:
+                left_out.append(f"noise '{name}' is left out, so the model does not learn {value['optional']}: {error}")
+        elif value is not False:
+            opened[name] = _open(name, value, Path(base))
+    return opened, left_out
+
+
+class NoSuchNoise(AvsrError):
+    """A description of noise whose path matches nothing."""
+
+
 def _open(name: str, value: object, base: Path) -> NoiseSource:
     if value is True:
         if name not in COLOURS:
-            raise AvsrError(f"noise '{name}' = true: only {', '.join(COLOURS)} need no more.  Name a folder of files.")
+            raise AvsrError(f"noise '{name}' = true: only {', '.join((*COLOURS, *OWN))} need no more, the last three only in a "
+                            "training config.  Name a folder of files.")
         return Coloured(COLOURS[name])
     if value == "" or not isinstance(value, str | Path | list | tuple | Mapping):
         raise AvsrError(f"noise '{name}' = {value!r}: this names no files.  Give a folder, a pattern, or a list of them.")
@@ -137,7 +192,7 @@ def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) ->
         paths = [whole] if os.path.exists(whole) else [Path(one) for one in glob(str(whole), recursive=True)]
         paths = [path for path in paths if not any(fnmatch(path.name, one) for one in exclude)]
         if not paths:
-            raise AvsrError(f"noise '{name}': {whole} matches 0 files or folders.  Check the path, relative to {base}.")
+            raise NoSuchNoise(f"noise '{name}': {whole} matches 0 files or folders.  Check the path, relative to {base}.")
         found.update(paths)
     return sorted(found)
 

@@ -35,7 +35,8 @@ SHOWN = 12                            # reasons in a summary
 class Prepared:
     """What came of it: the manifest, what was dropped and why, and what may be wrong with the rest.
 
-    n_asked: utterances there were to prepare. n_done_before: of those, what an earlier run had done. dropped: with what
+    n_asked: utterances there were to prepare. n_done_before: of those, what an earlier run had done. n_drawn: of those, what
+    was put into split `valid` because the corpus has no such split. dropped: with what
     the corpus reader left out, which `max_dropped` does not count: a split list may leave out most of a corpus.
     """
 
@@ -46,16 +47,25 @@ class Prepared:
     n_asked: int
     n_done_before: int
     settings: PrepareSettings
+    n_drawn: int = 0
 
     def summary(self) -> str:
         """Lines for people: how many, what was dropped and what may be wrong, by reason, the commonest first."""
         before = f", {self.n_done_before} of them by an earlier run" if self.n_done_before else ""
-        lines = [f"{self.manifest}: {len(self.utterances)} utterances{before}"]
+        lines = [f"{self.manifest}: {len(self.utterances)} utterances{before}{self._splits()}"]
+        if self.n_drawn:
+            lines.append(f"  The corpus has no split 'valid', so {self.n_drawn} of its training utterances were drawn for it "
+                         f"({self.settings.valid_share:.0%} of each speaker; --valid-share 0 draws none).")
         for name, reasons in (("dropped", self.dropped_reasons), ("problems", Counter(one.reason for one in self.problems))):
             if reasons:
                 lines.append(f"{self.manifest.with_name(name + '.tsv')}: {sum(reasons.values())} {name}")
                 lines += [f"  {count:6d}  {reason}" for reason, count in reasons.most_common(SHOWN)]
         return "\n".join(lines)
+
+    def _splits(self) -> str:
+        """How many utterances are in each split, the largest first."""
+        counts = Counter(utterance.split or "no split" for utterance in self.utterances)
+        return f" ({', '.join(f'{count} {name}' for name, count in counts.most_common())})" if counts else ""
 
     @property
     def dropped_reasons(self) -> Counter[str]:
@@ -88,6 +98,9 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     folder = Path(os.path.realpath(folder))
     everything = [_within(utterance, folder) for utterance in utterances]
     _check_ids(everything)
+    n_valid = sum(utterance.split == "valid" for utterance in everything)
+    everything = manifest.draw_valid(everything, settings.valid_share)
+    n_drawn = sum(utterance.split == "valid" for utterance in everything) - n_valid
     if "v" in settings.modality:
         assets.find(faces.asset_of(settings.recipe.landmarks))      # before any worker is started
     try:
@@ -104,7 +117,7 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
             rows = [journal.rows[utterance.id] for utterance in everything]
     except OSError as error:
         raise BadOutput(f"{folder}: it cannot be written to ({error.strerror}).  Choose another folder.") from error
-    return _conclude(folder, everything, rows, len(done), list(dropped), settings)
+    return replace(_conclude(folder, everything, rows, len(done), list(dropped), settings), n_drawn=n_drawn)
 
 
 def _within(utterance: Utterance, folder: Path) -> Utterance:

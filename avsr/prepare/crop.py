@@ -31,7 +31,8 @@ class PrepareSettings:
     """How to prepare; what `avsr prepare --help` lists under the same names.
 
     modality: av needs a face and sound, a leaves the picture alone, v the sound. max_missing: share of frames that may
-    lack a face. max_dropped: share of utterances that may be dropped before it counts as a failure. workers: processes,
+    lack a face. max_dropped: share of utterances that may be dropped before it counts as a failure. valid_share: share of the
+    training utterances that are drawn for split `valid` where the corpus has none, see manifest.draw_valid. workers: processes,
     None for one on each core. letters: those the tokenizer can write, None for all. max_bytes: of a shard. recipe: how
     mouths are cut out, which must be that of the model the cache is for; on the command line one of lips.RECIPES by name.
     """
@@ -39,6 +40,7 @@ class PrepareSettings:
     modality: str = "av"
     max_missing: float = 0.25
     max_dropped: float = 0.05
+    valid_share: float = 0.05
     workers: int | None = None
     letters: str | None = None
     max_bytes: int = cache.MAX_BYTES
@@ -47,7 +49,7 @@ class PrepareSettings:
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:
             raise AvsrError(f"modality {self.modality}: not known.  Use one of {', '.join(MODALITIES)}.")
-        for name in ("max_missing", "max_dropped"):
+        for name in ("max_missing", "max_dropped", "valid_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be a share from 0 to 1.  Leave it out for the usual one.")
         if self.workers is not None and self.workers < 1:

@@ -20,7 +20,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from avsr import cache, checkpoint, noise
+from avsr import cache, checkpoint
 from avsr.augment import Augment
 from avsr.batch import Batch, Batches, Endless, loader
 from avsr.checkpoint import Checkpoint
@@ -33,6 +33,7 @@ from avsr.models.conformer import ConformerBlock
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, rate
+from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
 from avsr.train.diary import Diary, Line
 from avsr.train.judges import can_be_judged, familiarise, judge
 from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
@@ -107,9 +108,9 @@ class _Run:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
-        manifests = [config.path(name) for name in config.data.train]
+        manifests = training_manifests(config, self.say)
         self.rows, left_out = read_rows(manifests, "train", config.data.max_seconds)
-        valid_rows, _ = read_rows([config.path(name) for name in config.data.valid], "valid", config.data.max_seconds)
+        valid_rows = rows_to_validate(config)
         self.start = begin(config, folder, progress=options.progress)
         can_be_judged(self.start.model.dims, config)
         for manifest in manifests:
@@ -117,8 +118,7 @@ class _Run:
         if config.data.align is not None and config.loss.frames:
             self.rows = self._timed()
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
-        sources = noise.open_sources(config.data.noise, base=config.folder)
-        mixer = noise.NoiseMixer(sources, snr_range=config.data.snr, p_clean=config.data.p_clean) if sources else None
+        mixer = noise_mixer(config, self.rows, self.say) if self._modalities() != ["v"] else None
         path, n_mels = self.start.tokenizer.path, self.start.model.dims.n_mels
         self.examples = Examples(path, n_mels, labels, mixer, Augment(**config.data.augment),
                                  p_speed=config.data.p_speed, p_ruined=config.data.p_ruined)

@@ -1,0 +1,52 @@
+"""What a run learns from, as its config names it: manifests, utterances to validate with, and noise.
+
+    Config -> paths of manifests, Rows of split valid, NoiseMixer; what is optional and absent is told
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from avsr.config import Config
+from avsr.dataset import Row, read_rows, recordings_by_speaker
+from avsr.noise import NoiseMixer, open_training_sources
+
+Say = Callable[[str], None]
+
+
+def training_manifests(config: Config, say: Say) -> list[Path]:
+    """Paths of the manifests to train on: those of `data.train`, and those of `data.optional` that exist.
+
+    `say` is called with a sentence for each optional manifest that does not exist.
+    """
+    found = [config.path(name) for name in config.data.train]
+    for one in filter(None, config.data.optional.values()):
+        path = config.path(one["manifest"])
+        if path.exists():
+            found.append(path)
+        else:
+            say(f"{os.path.relpath(path)} does not exist, so the model does not learn from {one['teaches']}.")
+    return found
+
+
+def rows_to_validate(config: Config) -> list[Row]:
+    """The utterances of split `valid`, or `data.max_valid` of them, evenly picked. Raises BadManifest where there is none."""
+    data = config.data
+    rows, _ = read_rows([config.path(name) for name in data.valid], "valid", data.max_seconds)
+    n = min(data.max_valid or len(rows), len(rows))
+    return [rows[i * len(rows) // n] for i in range(n)]
+
+
+def noise_mixer(config: Config, rows: Sequence[Row], say: Say) -> NoiseMixer | None:
+    """The noise of training, some of it made of `rows`, the training utterances; None where no family of noise is left.
+
+    `say` is called with a sentence for each family that is left out. Raises AvsrError.
+    """
+    data = config.data
+    own, n_unnamed = recordings_by_speaker(rows)
+    sources, left_out = open_training_sources(data.noise, own, n_unnamed=n_unnamed, base=config.folder)
+    for sentence in left_out:
+        say(sentence)
+    return NoiseMixer(sources, snr_range=data.snr, p_clean=data.p_clean) if sources else None
