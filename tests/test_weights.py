@@ -117,7 +117,7 @@ def write_frames(frames, path: Path, codec: str) -> None:
 def test_lips_that_default_knows_are_read_without_sound_and_those_of_strangers_only_where_asked(default, real_data, tmp_path):
     known = without_sound(real_data / "grid" / "s1" / "bbas1s.mpg", tmp_path / "known.mpg")
     strangers = [next((real_data / "grid" / speaker).glob("*.mpg")) for speaker in ("s23", "s30", "s33")]
-    assert normalise(avsr.transcribe(known, model=default).text) == CLIPS["s1/bbas1s.mpg"]
+    assert word_errors(CLIPS["s1/bbas1s.mpg"], normalise(avsr.transcribe(known, model=default).text)).errors <= 1
     for clip in strangers:
         mute = without_sound(clip, tmp_path / f"{clip.stem}.mpg")
         assert avsr.transcribe(mute, model=default).text == ""
