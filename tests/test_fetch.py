@@ -301,7 +301,7 @@ def test_an_answer_that_is_no_record(zenodo, tmp_path, answer, problem):
 
 def test_a_web_page_in_place_of_the_record(zenodo, tmp_path):
     zenodo.faults["3625687"] = [("send", {"Content-Type": "text/html"}, b"<html>", None)]
-    with pytest.raises(BadDownload, match=r"record 3625687: .* a web page \(HTML\) .*login"):
+    with pytest.raises(BadDownload, match=r"records/3625687: the record could not be read: .* a web page \(HTML\) .*AVSR_Z"):
         avsr.fetch("grid", tmp_path, speakers="1")
 
 
@@ -547,7 +547,8 @@ def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path):
     for arguments, problem in (((), "avsr fetch: no name is given."), (("grid",), "avsr fetch: no folder for grid is given."),
                                (("gird", tmp_path), "gird: nothing that can be fetched is called so.  Did you mean grid?"),
                                (("x!", tmp_path), "x!: nothing that can be fetched is called so.  avsr fetch --list shows"),
-                               (("grid", tmp_path, "--speakers", "1"), "record 3625687: could not be fetched from http")):
+                               (("grid", tmp_path, "--speakers", "1"),
+                                "http://127.0.0.1:9/records/3625687: the record could not be read: no connection (")):
         done = cli(*arguments, "-q", AVSR_ZENODO="http://127.0.0.1:9")
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(f"error: {problem}"), done.stderr

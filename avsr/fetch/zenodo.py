@@ -28,7 +28,12 @@ def read_record(number: str) -> Record:
     """What the record holds. Raises BadDownload."""
     address = f"{(os.environ.get(VARIABLE) or API).rstrip('/')}/records/{number}"
     try:
-        data = json.loads(read(address, f"record {number}"))
+        answer = read(address, f"record {number}")
+    except BadDownload as error:
+        raise BadDownload(f"{address}: the record could not be read: {error.problem}.  Check the network and {VARIABLE}, then "
+                          "run again.", error.problem, network=True) from error
+    try:
+        data = json.loads(answer)
         files = {entry["key"]: _remote(entry, address) for entry in data["files"]}
         licence = (data.get("metadata") or {}).get("license")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
