@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from avsr.checkpoint import Checkpoint as Checkpoint
     from avsr.checkpoint import load as load
     from avsr.errors import AvsrError as AvsrError
+    from avsr.fetch import fetch as fetch
     from avsr.transcribe import transcribe as transcribe
     from avsr.transcript import Segment as Segment
     from avsr.transcript import Transcript as Transcript
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _HOMES = {"transcribe": "avsr.transcribe", "load": "avsr.checkpoint", "Checkpoint": "avsr.checkpoint",
           "Transcript": "avsr.transcript", "Segment": "avsr.transcript", "Word": "avsr.transcript",
-          "AvsrError": "avsr.errors"}
+          "AvsrError": "avsr.errors", "fetch": "avsr.fetch"}
 __all__ = sorted(_HOMES)
 
 
@@ -36,8 +37,9 @@ def __dir__() -> list[str]:
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
-        # Importing the file avsr/transcribe.py would otherwise hide the function that has its name.
-        super().__setattr__(name, value.transcribe if name == "transcribe" and isinstance(value, ModuleType) else value)
+        # Importing the file avsr/transcribe.py or the folder avsr/fetch would otherwise hide the function that has its name.
+        is_home = name in ("transcribe", "fetch") and isinstance(value, ModuleType)
+        super().__setattr__(name, getattr(value, name) if is_home else value)
 
 
 sys.modules[__name__].__class__ = _Package

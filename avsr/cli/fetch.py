@@ -1,0 +1,91 @@
+"""`avsr fetch`: corpora and noise from their publishers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from avsr.cli.console import CONTEXT, Bars, say, told
+from avsr.errors import AvsrError
+
+if TYPE_CHECKING:
+    from avsr.fetch import Fetched, Source
+
+
+@click.command("fetch", context_settings=CONTEXT)
+@click.argument("name", required=False)
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--list", "show_list", is_flag=True, help="Show what can be fetched: name, size, licence. Nothing is fetched.")
+@click.option("--speakers", default=None, metavar="NUMBERS",
+              help="Speakers of a corpus that comes by speaker, such as 1-4 or 1,3,20-25.  [default: all]")
+@click.option("--part", "parts", multiple=True, metavar="PART",
+              help="A part of it, such as side of lombard; may be repeated.  [default: the usual ones, see --list]")
+@click.option("--accept-licence", is_flag=True, help="Agree to a licence that forbids some uses.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress bar, licence or summary; errors are still shown.")
+def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet: bool, **options) -> None:
+    """Fetch the corpus or noise NAME into FOLDER: downloaded, checked, unpacked, ready for `avsr prepare` or `--noise`.
+
+    The same command again goes on where it was stopped, and fetches nothing where all is there. AVSR_ZENODO names another
+    address of Zenodo's API, such as a mirror's; https_proxy and http_proxy count.
+    """
+    with told():
+        from avsr.fetch import fetch, source_of
+
+        if show_list:
+            _print_list()
+            return
+        if name is None or folder is None:
+            what = "no name" if name is None else f"no folder for {name}"
+            raise AvsrError(f"avsr fetch: {what} is given.  Write avsr fetch NAME FOLDER; avsr fetch --list shows the names.")
+        source = source_of(name)
+        if not quiet:
+            say(f"{name}: {source.what}.\nLicence: {source.licence} ({source.terms}).  Cite {source.cite}.")
+        with Bars(quiet) as bars:
+            fetched = fetch(name, folder, progress=bars, **options)
+        if not quiet:
+            say(_summary(fetched))
+    print(folder)
+
+
+def _print_list() -> None:
+    """Every entry, in the order of the table."""
+    from avsr.fetch import SOURCES
+
+    for source in SOURCES.values():
+        print("\n".join(_entry(source)))
+
+
+def _entry(source: Source) -> list[str]:
+    """An entry of the list."""
+    place = f"Zenodo record {source.record}" if source.record else next(iter(source.files.values())).url
+    unchecked = [file.name for file in source.files.values() if file.checksum is None]
+    lines = [f"{source.name} ({source.kind}): {source.what}",
+             f"    size: {source.size}",
+             f"    licence: {source.licence} ({source.terms})" + ("; needs --accept-licence" if source.must_agree else ""),
+             f"    from: {place}" + ("; no checksum is published, the archive's own are tested" if unchecked else "")]
+    others = [part for part in source.parts if part not in source.default]
+    if source.speakers:
+        lines.append(f"    --speakers 1-{source.speakers}" + "".join(f"; {why}" for why in source.absent.values()))
+    elif others:
+        lines.append(f"    --part: {', '.join(source.default)} (default), {', '.join(others)}")
+    elif len(source.parts) > 1:
+        lines.append(f"    --part: {', '.join(source.parts)} (default: all)")
+    return lines
+
+
+def _summary(fetched: Fetched) -> str:
+    """What is there now, and how to go on."""
+    old = [part for part in fetched.parts if part not in fetched.fresh]
+    lines = [f"note: {note}." for note in fetched.notes]
+    if old:
+        lines.append(f"{_names(old)}: whole already, nothing was fetched.")
+    if fetched.fresh:
+        lines.append(f"{_names(fetched.fresh)}: fetched, checked and unpacked.")
+    lines.append(f"{fetched.folder}: {fetched.n_files} files, {fetched.n_bytes / 1e6:.1f} MB.")
+    return "\n".join([*lines, f"Go on:  {fetched.source.use.format(folder=fetched.folder)}"])
+
+
+def _names(parts: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(parts) if len(parts) < 7 else f"{', '.join(parts[:3])} ... {parts[-1]} ({len(parts)} parts)"
