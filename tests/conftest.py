@@ -31,9 +31,9 @@ def noise_grid_config(real_data, tmp_path) -> Path:
     """The noise of experiments/noise_grid, with its recordings where its README wants them."""
     here = tmp_path / "repository"
     (here / "experiments" / "noise_grid").mkdir(parents=True)
-    (here / "data").mkdir()
-    for name, source in (("noise", "noise"), ("lombard-audio", "lombard_audio"), ("GRID", "grid")):
-        (here / "data" / name).symlink_to(real_data / source)
+    (here / "data" / "raw").mkdir(parents=True)
+    for name, source in (("noise", "noise"), ("esc-10", "noise/esc10"), ("lombard-audio", "lombard_audio"), ("grid", "grid")):
+        (here / "data" / "raw" / name).symlink_to(real_data / source)
     return shutil.copy(ROOT / "experiments" / "noise_grid" / "noise.toml", here / "experiments" / "noise_grid")
 
 

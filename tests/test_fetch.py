@@ -538,7 +538,7 @@ def test_the_command(zenodo, tmp_path):
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'GRID'}\n")
     assert "Licence: CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/).  Cite Cooke" in done.stderr
     assert "note: s21 has no video; its sound is in --part audio_25k.\ns1, s20: fetched, checked and unpacked.\n" in done.stderr
-    assert f"12 files, 0.2 MB.\nGo on:  avsr prepare grid {tmp_path / 'GRID'} data/prepared/grid\n" in done.stderr
+    assert f"12 files, 0.2 MB.\nGo on:  avsr prepare grid {tmp_path / 'GRID'} data/grid\n" in done.stderr
     again = cli("grid", tmp_path / "GRID", "--speakers", "1", AVSR_ZENODO="http://127.0.0.1:9")
     assert (again.returncode, "s1: whole already, nothing was fetched." in again.stderr) == (0, True)
 

