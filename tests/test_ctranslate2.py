@@ -4,54 +4,33 @@ import json
 import re
 import shutil
 import struct
-from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
+from made_whispers import as_ctranslate2, small_whisper
 
 from avsr import checkpoint
 from avsr.errors import BadCheckpoint
 from avsr.models.ctranslate2 import floats, read_ctranslate2
 from avsr.models.whisper import load_ctranslate2
 
-N_VOCAB, WIDTH = 51_864, 32
 TYPES = ("float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
-CONFIG = {"suppress_ids": [1, 2], "suppress_ids_begin": [220], "lang_ids": [50_258], "alignment_heads": [[1, 0]]}
 
 
 @pytest.fixture(scope="module")
 def network():
-    """A small Whisper of random weights, by transformers. Its biases are all zero and its norms all one, as many as there are:
-    CTranslate2 stores one of them, and names the others as its aliases."""
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
-
-    torch.manual_seed(0)
-    return WhisperForConditionalGeneration(WhisperConfig(
-        d_model=WIDTH, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=4 * WIDTH, decoder_ffn_dim=4 * WIDTH, vocab_size=N_VOCAB, max_target_positions=30)).eval()
+    return small_whisper()
 
 
 @pytest.fixture(scope="module")
 def converted(network, tmp_path_factory, tiny_en_folder):
-    """Function from a type to a folder in faster-whisper's layout, written by CTranslate2's own converter."""
-    from ctranslate2.converters.transformers import WhisperLoader
-    from tokenizers import Tokenizer
-
-    folders, ids = {}, Tokenizer.from_file(str(tiny_en_folder / "tokenizer.json")).get_vocab()
-    vocabulary = sorted(ids, key=ids.get)
+    """Function from a type to a folder in faster-whisper's layout."""
+    folders = {}
 
     def convert(kind):
         if kind not in folders:
-            spec = WhisperLoader().get_model_spec(deepcopy(network))        # which it scales in place
-            for name, value in CONFIG.items():
-                setattr(spec.config, name, value)
-            spec.register_vocabulary(vocabulary + [f"<|{i * 0.02:.2f}|>" for i in range(N_VOCAB - len(vocabulary))])
-            spec.validate()
-            spec.optimize(quantization=kind)
-            folders[kind] = tmp_path_factory.mktemp(kind)
-            spec.save(str(folders[kind]))
-            shutil.copyfile(tiny_en_folder / "tokenizer.json", folders[kind] / "tokenizer.json")
+            folders[kind] = as_ctranslate2(network, tmp_path_factory.mktemp(kind), tiny_en_folder / "tokenizer.json", kind)
         return folders[kind]
 
     return convert
