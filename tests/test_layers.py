@@ -18,7 +18,7 @@ ORDER = ["errors", "rates", "runtime", "download", "assets", "fetch",
          "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics",
          "train", "transcribe", "benchmark", "explain", "report",
          "cli"]
-MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "whisper"]
+MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2", "whisper"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -1,9 +1,7 @@
 """Published weights: what another program makes of the same file is what ours makes of it."""
 
 import json
-import re
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -14,7 +12,8 @@ from avsr.checkpoint import Checkpoint
 from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
-from avsr.models.whisper import load_ctranslate2, load_folder, read_ctranslate2
+from avsr.models.ctranslate2 import read_ctranslate2
+from avsr.models.whisper import load_folder
 from avsr.rates import PIECE_SAMPLES
 
 
@@ -47,11 +46,12 @@ def test_tiny_en_is_what_it_should_be(tiny_en):
     assert not tiny_en.lips_trained
 
 
-def test_the_encoder_is_ctranslate2s(tiny_en, memory, mel, theirs, packaged, monkeypatch):
+def test_the_encoder_is_ctranslate2s(tiny_en, memory, mel, theirs, tiny_en_folder, monkeypatch):
     reference = torch.from_numpy(np.array(theirs.encode(mel[0].T.contiguous().numpy())))
     assert reference.shape == memory.audio.shape == (1, 1500, 384)
     assert (memory.audio - reference).abs().mean() < 1e-3
     # Its file holds the sinusoids rounded to half precision, ours are exact; with the same ones nothing differs.
+    packaged = read_ctranslate2(tiny_en_folder / "model.bin")
     rounded = torch.from_numpy(packaged["encoder/position_encodings/encodings"].astype(np.float32))
     monkeypatch.setattr("avsr.models.audio.sinusoids", lambda length, width, device: rounded[:length])
     with torch.inference_mode():
@@ -132,6 +132,35 @@ def test_weights_in_shards_and_half_precision(folder, copy):
             torch.testing.assert_close(parts[name], tensor, atol=1e-3, rtol=1e-3)
 
 
+def test_a_folder_without_generation_config_goes_by_config_json(copy):
+    (copy / "generation_config.json").unlink()
+    edit(copy / "config.json", suppress_tokens=[5], begin_suppress_tokens=[6])
+    loaded = checkpoint.load(copy, lips=False)
+    assert (loaded.suppress, loaded.suppress_begin, loaded.alignment_heads) == ((5,), (6,), ())
+
+
+def test_weights_of_another_precision_beside_them_are_left_alone(copy):
+    """As in the hub's large-v3, which holds model.fp32-00001-of-00002.safetensors beside model.safetensors."""
+    for name in ("model.fp32-00001-of-00002.safetensors", "model.fp16.safetensors", "model-00001-of-00002.safetensors"):
+        (copy / name).write_bytes(b"garbage")
+    assert checkpoint.load(copy, lips=False).model.dims.width == 32
+
+
+def test_an_index_says_which_files_are_the_shards(folder, copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    names = sorted(weights)
+    where = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(names)}
+    for file in set(where.values()):
+        save_file({name: weights[name] for name in names if where[name] == file}, copy / file)
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (copy / "model-00001-of-00003.safetensors").write_bytes(b"garbage")
+    whole, parts = (load_folder(path)[0].state_dict() for path in (folder, copy))
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items() if not name.startswith("ctc"))
+
+
 def edit(path, **changes):
     content = json.loads(path.read_text())
     for name, value in changes.items():
@@ -153,13 +182,22 @@ def reshape_weights(folder, change):
 CONV = "model.encoder.conv1.weight"
 WRONG_FOLDERS = {
     "another kind of model": (lambda f: edit(f / "config.json", model_type="bert"), "a model of type 'bert', not whisper"),
-    "no type": (lambda f: edit(f / "config.json", model_type=None), "a model of type None, not whisper"),
+    "no type": (lambda f: edit(f / "config.json", model_type=None), "its config.json names neither a model_type"),
     "config without a field": (lambda f: edit(f / "config.json", d_model=None), "config.json: lacks d_model"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: holds a JSON list"),
     "config is garbage": (lambda f: (f / "config.json").write_text("{"), "config.json: cannot be read as JSON"),
     "config gone": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
     "tokenizer gone": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer.json"),
-    "weights gone": (lambda f: (f / "model.safetensors").unlink(), "lacks audio.blocks.0.attention"),
+    "weights gone": (lambda f: (f / "model.safetensors").unlink(), "holds neither model.safetensors nor model.bin"),
+    "weights pickled": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+                        "its weights are in pytorch_model.bin, a pickle, which may run any code"),
+    "a shard gone": (lambda f: (f / "model.safetensors").rename(f / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'), "model-00001-of-00002.safetensors: cannot be read"),
+    "an index without files": (lambda f: (f / "model.safetensors").rename(f / "model.safetensors.index.json").write_text("{}"),
+                               "model.safetensors.index.json: lists no files in its weight_map"),
+    "an index that leaves the folder": (
+        lambda f: (f / "model.safetensors").rename(f / "model.safetensors.index.json").write_text(
+            '{"weight_map": {"a": "../model.safetensors"}}'), "model.safetensors.index.json: lists no files in its weight_map"),
     "weights cut short": (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
                           "model.safetensors: cannot be read as weights"),
     "weights are garbage": (lambda f: (f / "model.safetensors").write_bytes(b"garbage"), "cannot be read as weights"),
@@ -179,84 +217,5 @@ def test_a_wrong_folder_is_named_with_a_remedy(copy, case):
     message = str(caught.value)
     assert message.startswith(str(copy))
     assert says in message
-    assert any(remedy in message for remedy in ("Fetch the model again", "Known: tiny.en", "Name a model's folder")), message
-
-
-# CTranslate2's file
-
-def write_ctranslate2(path, variables):
-    """A model.bin of these variables; a float16 array is marked as such (layout: OpenNMT/CTranslate2 model_spec.py)."""
-    kinds = {np.dtype("float32"): 0, np.dtype("int8"): 1, np.dtype("int16"): 2, np.dtype("float16"): 4}
-
-    def text(value):
-        return struct.pack("<H", len(value) + 1) + value.encode() + b"\0"
-
-    parts = [struct.pack("<I", 6), text("WhisperSpec"), struct.pack("<II", 3, len(variables))]
-    for name, array in variables.items():
-        parts += [text(name), struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape),
-                  struct.pack("<BI", kinds[array.dtype], array.nbytes), array.tobytes()]
-    path.write_bytes(b"".join([*parts, struct.pack("<I", 0)]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def packaged(tiny_en_folder):
-    return read_ctranslate2(tiny_en_folder / "model.bin")
-
-
-@pytest.fixture(scope="module")
-def small(packaged):
-    """One layer of each kind and 60 tokens of it."""
-    variables = {name: array for name, array in packaged.items() if not re.search(r"/layer_[1-9]", name)}
-    return variables | {"decoder/embeddings/weight": packaged["decoder/embeddings/weight"][:60]}
-
-
-def test_any_size_is_read_off_the_file(small, tiny_en, tiny_en_folder, tmp_path):
-    path = write_ctranslate2(tmp_path / "model.bin", small)
-    again = read_ctranslate2(path)
-    assert again.keys() == small.keys()
-    assert all(np.array_equal(again[name], array) for name, array in small.items())
-    model, _ = load_ctranslate2(path, tiny_en_folder / "config.json")
-    dims = model.dims
-    assert (dims.n_audio_layers, dims.n_decoder_layers, dims.n_fusion_layers, dims.n_vocab) == (1, 1, 1, 60)
-    whole, part = tiny_en.model.state_dict(), model.state_dict()
-    assert torch.equal(part["decoder.blocks.0.audio.key.weight"], whole["decoder.blocks.0.audio.key.weight"])
-
-
-def cut(data, part):
-    return data[:int(len(data) * part)]
-
-
-@pytest.mark.parametrize(("spoil", "says"), [
-    (lambda data: cut(data, 0.5), "damaged at byte"),
-    (lambda data: cut(data, 0.0001), "damaged at byte"),
-    (lambda data: b"", "damaged at byte 4 of 0"),
-    (lambda data: b"\5\0\0\0" + data[4:], "CTranslate2 layout 5 of WhisperSpec, known is 6"),
-    (lambda data: data.replace(b"WhisperSpec", b"XhisperSpec", 1), "CTranslate2 layout 6 of XhisperSpec"),
-    (lambda data: b"\x80" * 1000, "CTranslate2 layout|damaged at byte"),
-])
-def test_a_damaged_file_is_named_with_a_remedy(tiny_en_folder, tmp_path, spoil, says):
-    path = tmp_path / "model.bin"
-    path.write_bytes(spoil((tiny_en_folder / "model.bin").read_bytes()[:5_000_000]))
-    with pytest.raises(BadCheckpoint, match=says) as caught:
-        load_ctranslate2(path, tiny_en_folder / "config.json")
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "again." in str(caught.value)
-
-
-def test_an_absent_file_is_named(tiny_en_folder, tmp_path):
-    with pytest.raises(BadCheckpoint, match=r"model\.bin: cannot be read"):
-        load_ctranslate2(tmp_path / "model.bin", tiny_en_folder / "config.json")
-
-
-@pytest.mark.parametrize(("change", "says"), [
-    (lambda v: v.pop("decoder/embeddings/weight"), "lacks decoder/embeddings/weight"),
-    (lambda v: v.pop("encoder/layer_0/ffn/linear_0/weight"), "lacks audio.blocks.0.feed.0.weight"),
-    (lambda v: v.update({"encoder/surprise/weight": np.zeros(3, np.float32)}), "has unknown encoder/surprise/weight"),
-    (lambda v: v.update({"encoder/layer_0/ffn/linear_0/weight_scale": np.zeros(3, np.float32)}), "has unknown .*weight_scale"),
-])
-def test_a_file_of_other_variables_is_refused_by_name(small, tiny_en_folder, tmp_path, change, says):
-    variables = dict(small)
-    change(variables)
-    with pytest.raises(BadCheckpoint, match=says):
-        load_ctranslate2(write_ctranslate2(tmp_path / "model.bin", variables), tiny_en_folder / "config.json")
+    remedies = ("Fetch the model again", "Known: tiny.en", "Name a model's folder", "save_pretrained", "Put the tokenizer.json")
+    assert any(remedy in message for remedy in remedies), message

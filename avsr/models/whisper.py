@@ -1,4 +1,4 @@
-"""Published Whisper weights into an `AVSR`: Hugging Face safetensors of any size, and CTranslate2's file of tiny.en.
+"""Published Whisper weights of any size into an `AVSR`: Hugging Face's safetensors and CTranslate2's model.bin.
 
     folder or file -> Dims, tensors by our names, and what Whisper's generation settings say
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from avsr.errors import BadCheckpoint
 from avsr.models.avsr import AVSR, Dims
+from avsr.models.ctranslate2 import floats, is_setting, read_ctranslate2
 
 SIZES = ("tiny.en", "tiny", "base.en", "base", "small.en", "small", "medium.en", "medium",
          "large-v1", "large-v2", "large-v3", "large-v3-turbo")
@@ -46,6 +45,9 @@ _OUTSIDE = [
 # What is needed of Hugging Face's config.json.
 _CONFIG = ("d_model", "decoder_attention_heads", "num_mel_bins", "encoder_layers", "decoder_layers", "vocab_size",
            "max_target_positions")
+# Of which CTranslate2's config.json holds at least one.
+_CT2_CONFIG = ("suppress_ids", "suppress_ids_begin", "alignment_heads", "lang_ids")
+WEIGHT_INDEX = "model.safetensors.index.json"               # which of the shards holds which tensor
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
 
 
@@ -87,17 +89,75 @@ def is_whispers(name: str) -> bool:
 
 
 def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:
-    """A folder in Hugging Face's layout: config.json, *.safetensors, generation_config.json.
+    """A folder in Hugging Face's layout (config.json with model_type, *.safetensors, generation_config.json) or in
+    CTranslate2's, which is faster-whisper's (config.json without model_type, model.bin).
 
-    Raises BadCheckpoint when it holds no Whisper.
+    A folder with weights of both is the one that its config.json is of; Hugging Face's config.json beside a model.bin alone
+    gives that file's settings. Raises BadCheckpoint when it holds no Whisper.
     """
-    config = read_json(folder / "config.json")
-    if config.get("model_type") != "whisper":
-        raise BadCheckpoint(f"{folder}: a model of type {config.get('model_type')!r}, not whisper.  Known: {', '.join(SIZES)}.")
+    path, model = folder / "config.json", folder / "model.bin"
+    config, files = read_json(path), weight_files(folder)
+    if is_ctranslate2(config) or (config.get("model_type") == "whisper" and not files and model.exists()):
+        if not model.exists():
+            raise BadCheckpoint(f"{path}: names no model_type, so it is CTranslate2's, but there is no model.bin beside it.  "
+                                "Fetch the model again.")
+        settings = folder / "generation_config.json"
+        return load_ctranslate2(model, path if is_ctranslate2(config) or not settings.exists() else settings, lips=lips)
+    check_kind(config, folder)
+    if not files:
+        raise BadCheckpoint(_without_weights(folder))
     if absent := [name for name in _CONFIG if name not in config]:
-        raise BadCheckpoint(f"{folder / 'config.json'}: lacks {', '.join(absent)}.  Fetch the model again.")
+        raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  Fetch the model again.")
+    return _load_hugging_face(folder, config, files, lips)
+
+
+def is_ctranslate2(config: dict) -> bool:
+    """Whether a config.json is of CTranslate2's layout: Hugging Face's say what kind of model they are of."""
+    return "model_type" not in config
+
+
+def check_kind(config: dict, where: Path | str) -> None:
+    """Raises BadCheckpoint where a config.json is of a model that is no Whisper. `where`: its folder, or name on the hub."""
+    kind = config.get("model_type", "whisper")
+    if kind != "whisper":
+        raise BadCheckpoint(f"{where}: a model of type {kind!r}, not whisper.  Known: {', '.join(SIZES)}.")
+    if is_ctranslate2(config) and not config.keys() & set(_CT2_CONFIG):
+        raise BadCheckpoint(f"{where}: its config.json names neither a model_type, as Hugging Face's do, nor any of "
+                            f"{', '.join(_CT2_CONFIG)}, as CTranslate2's do for Whisper.  Known: {', '.join(SIZES)}.")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder in Hugging Face's layout: one, or the shards that its index or their names tell.
+
+    Others that lie there, such as another precision's, are left alone.
+    """
+    whole, index = folder / "model.safetensors", folder / WEIGHT_INDEX
+    if whole.exists():
+        return [whole]
+    if index.exists():
+        return [folder / name for name in shards(index)]
+    return sorted(folder.glob("model-*-of-*.safetensors"))
+
+
+def shards(index: Path) -> list[str]:
+    """The names of the files that a model.safetensors.index.json lists. Raises BadCheckpoint."""
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) and Path(name).name == name for name in listed.values()):
+        raise BadCheckpoint(f"{index}: lists no files in its weight_map.  Fetch the model again.")
+    return sorted(set(listed.values()))
+
+
+def _without_weights(folder: Path) -> str:
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickled:
+        return (f"{folder}: its weights are in {pickled[0]}, a pickle, which may run any code when it is opened.  "
+                "If you trust it, load it with transformers and save it again with save_pretrained, which writes safetensors.")
+    return f"{folder}: holds neither model.safetensors nor model.bin, so no weights.  Fetch the model again."
+
+
+def _load_hugging_face(folder: Path, config: dict, files: list[Path], lips: str | None) -> tuple[AVSR, WhisperSettings]:
     weights = {}
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in files:
         weights |= rename_hugging_face(read_safetensors(path))
     dims = Dims(
         width=config["d_model"], n_heads=config["decoder_attention_heads"], n_mels=config["num_mel_bins"],
@@ -110,15 +170,14 @@ def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, Whisper
 
 
 def load_ctranslate2(model: Path, config: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:
-    """CTranslate2's `model.bin` (version 6, float16 or float32) with its `config.json`.
+    """CTranslate2's `model.bin` (version 6, of any of its types) with the `config.json` that holds its settings.
 
-    Raises BadCheckpoint for another version, quantised weights, or a damaged file.
+    Raises BadCheckpoint for another version, variables that are no Whisper's, or a damaged file.
     """
     raw = read_ctranslate2(model)
     needed = ("decoder/embeddings/weight", "decoder/num_heads", "encoder/conv1/weight", "decoder/position_encodings/encodings")
     if absent := [name for name in needed if name not in raw]:
         raise BadCheckpoint(f"{model}: lacks {', '.join(absent)}.  Install or fetch it again.")
-    weights = rename_ctranslate2(raw)
 
     def count(part: str) -> int:
         return len({name.split("/")[1] for name in raw if name.startswith(f"{part}/layer_") and name.count("/") > 2})
@@ -129,7 +188,7 @@ def load_ctranslate2(model: Path, config: Path, *, lips: str | None = None) -> t
         n_audio_layers=count("encoder"), n_decoder_layers=count("decoder"), n_fusion_layers=min(2, count("encoder")),
         n_vocab=n_vocab, n_context=raw["decoder/position_encodings/encodings"].shape[0], lips=lips,
     )
-    return build(dims, weights, source=str(model)), _settings(read_json(config))
+    return build(dims, rename_ctranslate2(raw), source=str(model)), _settings(read_json(config))
 
 
 def _settings(config: dict) -> WhisperSettings:
@@ -168,71 +227,36 @@ def _from_hugging_face(name: str) -> str:
 
 
 def rename_ctranslate2(raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """CTranslate2's names to ours; its fused projections are taken apart, settings among the weights left out."""
-    out: dict[str, Tensor] = {"decoder.positions": _tensor(raw["decoder/position_encodings/encodings"])}
-    for name, array in raw.items():
-        if array.ndim == 0 or name.endswith(("alignment_heads", "position_encodings/encodings")):
+    """CTranslate2's variables as float32 by our names; its fused projections are taken apart, settings among them left out."""
+    out: dict[str, Tensor] = {"decoder.positions": floats(raw, "decoder/position_encodings/encodings")}
+    for name in raw:
+        if is_setting(raw, name) or name.endswith("position_encodings/encodings") or _is_tied(raw, name):
             continue
         stem, _, kind = name.rpartition("/")
         kind = {"gamma": "weight", "beta": "bias"}.get(kind, kind)
         match = re.fullmatch(r"(encoder|decoder)/layer_(\d+)/(.+)", stem)
         if match is None:
-            out[next((f"{ours}.{kind}" for ours, _, theirs in _OUTSIDE if theirs == stem), name)] = _tensor(array)
+            out[next((f"{ours}.{kind}" for ours, _, theirs in _OUTSIDE if theirs == stem), name)] = floats(raw, name)
             continue
         part, layer, inner = match.groups()
         prefix = f"{'audio' if part == 'encoder' else 'decoder'}.blocks.{layer}"
         fused = {"self_attention/linear_0": ("attention", "qkv"), "attention/linear_1": ("audio", "kv")}.get(inner)
         if fused is None:
             ours = next((ours for ours, _, theirs in _SHARED + _DECODER_ONLY if theirs == inner), inner)
-            out[f"{prefix}.{ours}.{kind}"] = _tensor(array)
+            out[f"{prefix}.{ours}.{kind}"] = floats(raw, name)
             continue
         where, letters = fused
-        for letter, chunk in zip(letters, np.split(array, len(letters)), strict=True):
+        size = len(raw[name]) // len(letters)
+        for i, letter in enumerate(letters):
             if (letter, kind) != ("k", "bias"):             # Whisper's keys have no bias: zeros in this layout
-                out[f"{prefix}.{where}.{_PROJECTIONS[letter]}.{kind}"] = _tensor(chunk)
+                out[f"{prefix}.{where}.{_PROJECTIONS[letter]}.{kind}"] = floats(raw, name, slice(i * size, (i + 1) * size))
     return out
 
 
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))
-
-
-_CT2_TYPES = {0: np.dtype("<f4"), 1: np.dtype("i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4"), 4: np.dtype("<f2")}
-
-
-def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
-    """The variables of a CTranslate2 `model.bin`, by name (layout: OpenNMT/CTranslate2 `model_spec.py`, version 6)."""
-    try:
-        data = memoryview(path.read_bytes())
-    except OSError as error:
-        raise BadCheckpoint(f"{path}: cannot be read ({error.strerror}).  Install or fetch it again.") from error
-    at = 0
-
-    def take(layout: str) -> tuple:
-        nonlocal at
-        at += struct.calcsize(layout)
-        return struct.unpack_from(layout, data, at - struct.calcsize(layout))
-
-    def text() -> str:
-        nonlocal at
-        (length,) = take("<H")
-        at += length
-        return bytes(data[at - length:at - 1]).decode()
-
-    try:
-        (version,), spec = take("<I"), text()
-        if version != 6 or spec != "WhisperSpec":
-            raise BadCheckpoint(f"{path}: CTranslate2 layout {version} of {spec}, known is 6 of WhisperSpec.  Convert again.")
-        take("<I")                                          # the spec's revision
-        variables = {}
-        for _ in range(take("<I")[0]):
-            name, (n_dims,) = text(), take("<B")
-            shape, (kind, n_bytes) = take(f"<{n_dims}I"), take("<BI")
-            variables[name] = np.frombuffer(data[at:at + n_bytes], _CT2_TYPES[kind]).reshape(shape)
-            at += n_bytes
-    except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
-        raise BadCheckpoint(f"{path}: damaged at byte {at} of {len(data)} ({error}).  Install or fetch it again.") from error
-    return variables
+def _is_tied(raw: dict[str, np.ndarray], name: str) -> bool:
+    """Whether a variable is the output projection that Whisper shares with its embeddings."""
+    return name == "decoder/projection/weight" and (
+        raw[name] is raw["decoder/embeddings/weight"] or np.array_equal(raw[name], raw["decoder/embeddings/weight"]))
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
