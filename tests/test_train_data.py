@@ -1,0 +1,93 @@
+"""What a run learns from: optional manifests, utterances to validate with, noise of its own speakers; what lacks is told."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_corpus import CONFIG, config, corpus
+
+from avsr import manifest
+from avsr.dataset import read_rows
+from avsr.errors import BadManifest
+from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    corpus(folder, n_train=12, n_valid=7, n_sight=1)
+    return folder
+
+
+def test_an_optional_manifest_joins_where_it_exists_and_is_told_where_not(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    said = []
+    text = CONFIG + ('[data.optional]\nmore = {manifest = "more/manifest.jsonl", teaches = "more people"}\n'
+                     'off = false\n')
+    assert training_manifests(config(folder, text=text), said.append) == [folder / "manifest.jsonl"]
+    assert said == ["more/manifest.jsonl does not exist, so the model does not learn from more people."]
+    (folder / "more").mkdir()
+    corpus(folder / "more")
+    assert training_manifests(config(folder, text=text), said.append)[1:] == [folder / "more" / "manifest.jsonl"]
+    assert len(said) == 1
+
+
+def test_so_many_utterances_validate_evenly_picked(folder):
+    def picked(most: int) -> list[str]:
+        return [row.utterance.id for row in rows_to_validate(config(folder, f"data.max_valid={most}"))]
+
+    everything = [f"u{i}" for i in range(12, 19)]
+    assert picked(0) == picked(500) == picked(7) == everything
+    assert picked(3) == ["u12", "u14", "u16"]
+    assert picked(1) == ["u12"]
+
+
+def test_without_a_validation_split_the_remedy_is_told(tmp_path):
+    corpus(tmp_path, n_valid=0)
+    with pytest.raises(BadManifest, match=r"no prepared utterance of split 'valid'.*avsr prepare again with --valid-share"):
+        rows_to_validate(config(tmp_path))
+
+
+def test_noise_of_the_training_speakers_never_has_the_speaker_in_it(folder):
+    rows, _ = read_rows([folder / "manifest.jsonl"], "train", 30)
+    spread = [replace(row, utterance=replace(row.utterance, speaker=f"s{i % 5}")) for i, row in enumerate(rows)]
+    said = []
+    mixer = noise_mixer(config(folder), spread, said.append)
+    assert (sorted(mixer.sources), said) == (["babble", "pink", "speech-shaped", "talker", "white"], [])
+    for seed in range(8):
+        plan = mixer.sources["babble"].plan(8000, np.random.default_rng(seed), without="s3")
+        assert 3 <= len(plan.talkers) <= 4
+        assert "s3" not in plan.talkers
+    alone = noise_mixer(config(folder), rows, said.append)   # all of s1
+    assert sorted(alone.sources) == ["pink", "speech-shaped", "white"]
+    assert len(said) == 2
+    assert noise_mixer(config(folder, "data.noise={white = false}"), rows, said.append) is None
+
+
+def test_preparing_draws_the_split_and_says_so(tmp_path):
+    import soundfile
+
+    from avsr.corpora import folder as folder_corpus
+    from avsr.prepare import PrepareSettings, prepare
+
+    for i in range(8):
+        (tmp_path / "clips" / f"p{i % 2}").mkdir(parents=True, exist_ok=True)
+        path = tmp_path / "clips" / f"p{i % 2}" / f"c{i}.wav"
+        soundfile.write(path, 0.1 * np.sin(np.arange(16_000) / 9), 16_000)
+        path.with_suffix(".txt").write_text("one two")
+    found = folder_corpus.read(tmp_path / "clips")
+
+    def made(share: float):
+        settings = PrepareSettings(modality="a", workers=1, valid_share=share)
+        return prepare(found.utterances, tmp_path / "out", settings=settings)
+
+    first = made(0.25)
+    assert "The corpus has no split 'valid', so 2 of its training utterances were drawn for it (25 % of" in first.summary()
+    assert "8 utterances (6 train, 2 valid)" in first.summary()
+    drawn = {row.id: row.split for row in manifest.read(first.manifest)}
+    again = made(0.25)                                       # nothing is done anew, and the same are drawn
+    assert again.n_done_before == 8
+    assert {row.id: row.split for row in manifest.read(again.manifest)} == drawn
+    none = made(0.0)
+    assert {row.split for row in manifest.read(none.manifest)} == {"train"}
+    assert "valid" not in none.summary()
