@@ -26,10 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SPEAKERS = (1, 2, 3, 4, 5, 6, 20, 22)
 SENTENCES = {"bbaf2n": "bin blue at f two now", "lwie9a": "lay white in e nine again", "prbo4s": "place red by o four soon"}
-# What makes a command short, by its first word.
+# What makes commands short, by how they begin.
 SHORTER = {
-    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set judges.rows=4 --set judges.sights=1 "
-             "--set judges.attune_steps=2 --set judges.steps=2",
+    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0",
+    "train experiments/whisper_lips": "--set judges.rows=4 --set judges.sights=1 --set judges.attune_steps=2 "
+                                      "--set judges.steps=2",
     "benchmark": "--snr clean,0 --corrupt-snr clean --limit 4 --beam-size 1",
 }
 
@@ -99,7 +100,9 @@ def run(typed: str, place: Path, **variables: str) -> subprocess.CompletedProces
     if words[0] == "python":
         words[0] = sys.executable
     else:
-        words = [str(Path(sys.executable).with_name("avsr")), *words[3:], *shlex.split(SHORTER.get(words[3], ""))]
+        shorter = [option for start, options in SHORTER.items() if " ".join(words[3:]).startswith(start)
+                   for option in options.split()]
+        words = [str(Path(sys.executable).with_name("avsr")), *words[3:], *shorter]
     return subprocess.run(words, cwd=place, env={**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", **variables},
                           capture_output=True, text=True, timeout=600)
 
