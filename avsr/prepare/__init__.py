@@ -55,7 +55,8 @@ class Prepared:
         lines = [f"{self.manifest}: {len(self.utterances)} utterances{before}{self._splits()}"]
         if self.n_drawn:
             lines.append("  The corpus has no split 'valid'; it was drawn from the training utterances, "
-                         f"{self.n_drawn} in number ({100 * self.settings.valid_share:g} % of each speaker; --valid-share 0 draws none).")
+                         f"{self.n_drawn} in number ({100 * self.settings.valid_share:g} % of each speaker; "
+                         "--valid-share 0 draws none).")
         for name, reasons in (("dropped", self.dropped_reasons), ("problems", Counter(one.reason for one in self.problems))):
             if reasons:
                 lines.append(f"{self.manifest.with_name(name + '.tsv')}: {sum(reasons.values())} {name}")
