@@ -155,8 +155,8 @@ def test_download_then_cache(server, cache, publish):
     path = assets.find("thing.bin", progress=lambda *call: calls.append(call))
     assert path == cache / "thing.bin"
     assert path.read_bytes() == CONTENT
-    assert calls[-1] == ("download thing.bin", len(CONTENT), len(CONTENT))
-    assert [done for _, done, _ in calls] == sorted({done for _, done, _ in calls})
+    assert calls[-1] == ("downloading thing.bin", len(CONTENT), len(CONTENT), "bytes")
+    assert [done for _, done, _, _ in calls] == sorted({done for _, done, _, _ in calls})
     assert [p.name for p in cache.iterdir()] == ["thing.bin"]
 
     server.requests.clear()
@@ -355,8 +355,8 @@ def test_hub_file(server, tmp_path):
         assert Path(answer[0]).read_bytes() == CONTENT
     size = len(CONTENT)
     assert [answer[1] for answer in answers[:3]] == [
-        [["download me/model/notes.txt", size, size]],
-        [["download me/model/weights.bin", size, size]],
+        [["downloading notes.txt of me/model", size, size, "bytes"]],
+        [["downloading weights.bin of me/model", size, size, "bytes"]],
         [],                                                 # from the cache
     ]
     problems = [answer[1] for answer in answers[3:]]

@@ -33,7 +33,7 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
     with told():
         folder = output_dir or Path("models") / file.stem
         with Bars(quiet) as bars:
-            bars("loading torch", 0, 0)
+            bars("loading torch", 0, None, None)
             from avsr.importers import import_checkpoint  # heavy imports wait until here
 
             imported = import_checkpoint(file, folder, tokenizer=tokenizer, half=half, progress=bars)

@@ -88,7 +88,7 @@ class _Output:
 
 def _load(options: dict, bars: Bars) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
-    bars("loading the model", 0, None)
+    bars("loading the model", 0, None, None)
     from avsr.runtime import pick_device
     from avsr.transcribe import load_model
 
