@@ -106,6 +106,7 @@ def test_help_lists_the_commands():
     out = CliRunner().invoke(main, ["--help"]).output
     assert "transcribe" in out
     assert "reads lips" in out
+    assert "..." not in out.partition("Commands:")[2]       # whole sentences
 
 
 @pytest.mark.parametrize("command", ["", *main.commands])

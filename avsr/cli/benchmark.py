@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN = 5                                                   # ids of what was skipped, of each reason
 
 
-@click.command("benchmark", context_settings=CONTEXT)
+@click.command("benchmark", context_settings=CONTEXT, short_help="Measure models in noise and under bad pictures.")
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--split", default="test", help="Which utterances of the manifest.")
 @click.option("--model", "models", multiple=True, metavar="NAME",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from avsr.train import Trained
 
 
-@click.command("prepare", context_settings=CONTEXT)
+@click.command("prepare", context_settings=CONTEXT, short_help="Crop the mouths of a corpus, to train on.")
 @click.argument("corpus")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
@@ -53,7 +53,7 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
         prepared.check()
 
 
-@click.command("train", context_settings=CONTEXT)
+@click.command("train", context_settings=CONTEXT, short_help="Train a model as a config says.")
 @click.argument("config", type=click.Path(dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
               help="A setting in place of the config's, as train.lr=3e-4.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from avsr.transcript import Segment
 
 
-@click.command("transcribe", context_settings=CONTEXT)
+@click.command("transcribe", context_settings=CONTEXT, short_help="Turn recordings into text and subtitles.")
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...")
 @click.option("--model", default="default",
               help="default (Whisper tiny.en with lips), grid, a Whisper size (tiny.en to large-v3), a model's folder, or "
