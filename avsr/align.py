@@ -63,7 +63,8 @@ def align(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, p
         logprobs = model.decoder.logits(hidden[i, prompt_length - 1:len(row) - 2]).log_softmax(dim=-1)
         wanted = torch.tensor(list(text), device=device)[:, None]
         chances = logprobs.gather(1, wanted)[:, 0].exp().cpu().numpy()
-        n_positions = max(1, min(positions.shape[1], round(duration * MEMORY_RATE)))
+        room = positions.shape[1] if not by_sound or memory.audio_mask is None else int(memory.audio_mask[i].sum())
+        n_positions = max(1, min(room, round(duration * MEMORY_RATE)))
         attention = torch.stack([
             _look(model, layer, looks[layer][i:i + 1, :len(row)], cache, i)[head, :, :n_positions]
             for layer, head in heads])

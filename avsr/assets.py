@@ -166,7 +166,7 @@ def hub_file(repo: str, filename: str, *, progress: Progress = no_progress) -> P
             raise NotInModel(f"{repo}/{filename}: the model has no such file.  Choose another model.") from error
     except HFValidationError:
         raise MissingAsset(f"{repo}: not a Hugging Face model name.  Give it as owner/model.") from None
-    stage = f"download {repo}/{filename}"
+    stage = f"downloading {filename} of {repo}"
     try:
         # First, as it fails at once where there is no network; the download itself tries for 25 s.
         announced = get_hf_file_metadata(hf_hub_url(repo, filename)).etag
@@ -296,7 +296,7 @@ def _progress_bar(stage: str, progress: Progress) -> type:
             self.done += n or 0
             if self.done > Bar.furthest:
                 Bar.furthest = self.done
-                progress(stage, self.done, self.total)
+                progress(stage, self.done, self.total, "bytes")
 
     return Bar
 

@@ -57,7 +57,7 @@ class DataConfig:
     augment: dict[str, float] = field(default_factory=dict)  # fields of augment.Augment that differ
     frames: int = 900                                       # in a batch, at 25 a second
     max_seconds: float = 30.0                               # longer utterances are left out, and counted
-    align: str | None = None                                # a model that finds word times by sound where none are given
+    align: str | None = None                                # a model (name or folder) that finds word times by sound
     n_labels: int = 500                                     # most frequent words that get frame labels of their own
     workers: int = 1                                        # processes that make batches; 0: none beside the trainer
 

@@ -43,14 +43,16 @@ class Listener:
 
     recipe: how mouths are cut out, None to listen only. vad: cut at pauses, or every 30 s as they come.
     doubt: widen pieces by what may be speech that noise hides, see speech.Widening; needs recipe and vad.
-    save_lips: a folder for a small video of the mouths. duration_s: seconds of the recording taken in so far.
+    save_lips: a folder for a small video of the mouths. duration_s: seconds of the recording taken in so far, which `progress`
+    is told as they grow; stage: the words before the recording's name there.
     """
 
     def __init__(self, recording: media.Recording, recipe: LipRecipe | None, *, vad: bool = True, doubt: bool = False,
-                 save_lips: Path | None = None, progress: Progress = no_progress):
+                 save_lips: Path | None = None, stage: str = "transcribing", progress: Progress = no_progress):
         assert not doubt or (recipe is not None and vad)
         self.recording, self.recipe, self.vad, self.doubt = recording, recipe, vad, doubt
-        self.save_lips, self.progress, self.duration_s = save_lips, progress, 0.0
+        self.save_lips, self.duration_s = save_lips, 0.0
+        self.stage, self.progress = f"{stage} {Path(recording.name).name}", progress
 
     def __iter__(self) -> Iterator[Heard]:
         ears, waiting = _Ears(self.vad), []
@@ -75,7 +77,7 @@ class Listener:
                     if sense is not None:
                         sense.forget(oldest)
                 self.duration_s = clip.start_s + clip.duration_s
-                self.progress("transcribe", self.duration_s, self.recording.duration_s)
+                self.progress(self.stage, self.duration_s, self.recording.duration_s, "s")
             if eyes is not None:
                 eyes.finish()
             waiting += ears.finish()

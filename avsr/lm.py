@@ -145,7 +145,7 @@ class _Lines:
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             self.fail(f"the gzip file is damaged or cut short after this ({error})")
         self.number += len(lines)
-        self.progress("reading the language model", self.raw.tell(), self.n_bytes)
+        self.progress("reading the language model", self.raw.tell(), self.n_bytes, "bytes")
         return lines
 
     def next(self) -> bytes:

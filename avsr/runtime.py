@@ -5,18 +5,29 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
     import torch
 
-Progress = Callable[[str, float, float | None], None]
-"""`progress(stage, done, total)`: seconds, files or bytes done so far; `total` is None when it is not known."""
+Unit = Literal["s", "bytes", "utterances", "rows", "files", "steps"]
+"""What a stage of the work is counted in: `s` is seconds of the recording, `rows` are a benchmark's, all else says itself."""
+
+UNITS: tuple[str, ...] = get_args(Unit)
+
+Progress = Callable[[str, float, float | None, Unit | None], None]
+"""`progress(stage, done, total, unit)`, always called with these four, in order and without names.
+
+stage: what is being done, in a few plain words that a bar can show as they are; another stage begins where it changes.
+done: how much of it is done, total: how much there is, both in `unit`; total is None where that is not known.
+A stage without an amount is announced once, as it begins, by `progress(stage, 0, None, None)`.
+A call may come from another thread than the one that started the work.
+"""
 
 
-def no_progress(stage: str, done: float, total: float | None) -> None:
+def no_progress(stage: str, done: float, total: float | None, unit: Unit | None) -> None:
     """The progress callback of callers who do not want one."""
 
 

@@ -82,7 +82,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     model: see checkpoint.load; give a Checkpoint to load it only once, on the device where it is to run.
     modality: `a` by sound, `v` by sight, `av` by both, `auto` what the recording and the model allow.
     language: two letters; None lets a multilingual model find out.
-    on_segment: called with each segment as it is found. progress: called with seconds of the recording done.
+    on_segment: called with each segment as it is found. progress: called as runtime.Progress says, with bytes of
+    what is downloaded, and then with seconds of the recording.
     settings: fields of Settings.
 
     Raises BadMedia, NoFace, BadCheckpoint, MissingAsset; what could be put up with is told in `problems`.

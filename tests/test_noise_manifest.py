@@ -336,7 +336,7 @@ def test_a_link_to_the_output_folder_does_not_mislead(folder):
 def test_progress_counts_the_utterances_that_are_added(folder):
     told = []
     NoiseManifest.open(folder / "noise.jsonl", families(folder, "pink"), spoken(*IDS), progress=lambda *one: told.append(one))
-    assert told == [("noise", 0, 3), ("noise", 1, 3), ("noise", 2, 3), ("noise", 3, 3)]
+    assert told == [("drawing noise", n, 3, "utterances") for n in range(4)]
 
 
 # --- what is wrong ---

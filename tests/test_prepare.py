@@ -222,14 +222,14 @@ def test_a_corpus_may_grow_and_limits_may_change_without_doing_it_again(tmp_path
     def kept(n, **settings):
         stages = []
         prepared = prepare.prepare(made_up(n), tmp_path, settings=PrepareSettings(workers=1, **settings),
-                                   progress=lambda stage, done, total: stages.append((stage, done, total)))
+                                   progress=lambda *call: stages.append(call))
         return len(prepared.utterances), stages[0]
 
-    assert kept(6) == (6, ("prepare", 0, 6))
-    assert kept(10) == (9, ("prepare", 6, 10))               # u007 has no face in 60 %
-    assert kept(10) == (9, ("prepare", 10, 10))              # that was looked for: not again
-    assert kept(10, max_missing=0.1) == (0, ("prepare", 10, 10))
-    assert kept(10, max_missing=0.9) == (9, ("prepare", 9, 10))      # now it may be another matter
+    assert kept(6) == (6, ("preparing", 0, 6, "utterances"))
+    assert kept(10) == (9, ("preparing", 6, 10, "utterances"))               # u007 has no face in 60 %
+    assert kept(10) == (9, ("preparing", 10, 10, "utterances"))              # that was looked for: not again
+    assert kept(10, max_missing=0.1) == (0, ("preparing", 10, 10, "utterances"))
+    assert kept(10, max_missing=0.9) == (9, ("preparing", 9, 10, "utterances"))      # now it may be another matter
     with pytest.raises(BadManifest, match="2 utterances have the id"):
         prepare.prepare([*made_up(3), *made_up(1)], tmp_path)
 
@@ -273,7 +273,7 @@ def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
 
 
 def avsr(*arguments, **options) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "avsr.cli", "prepare", *map(str, arguments)], text=True,
+    return subprocess.Popen([sys.executable, "-m", "avsr", "prepare", *map(str, arguments)], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 

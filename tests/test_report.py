@@ -455,7 +455,7 @@ def test_rows_in_an_archive_are_enough(tiny, tmp_path):
 # --- the command ---
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "avsr.cli", "report", *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "avsr", "report", *map(str, arguments)], capture_output=True, text=True)
 
 
 def test_the_command_prints_the_table_and_says_where_the_rest_is(tiny, tmp_path):

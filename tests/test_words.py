@@ -1,14 +1,23 @@
-"""Word times found by sound: near those that people marked, remembered, and safe from a kill."""
+"""Word times found by sound: near those that people marked, remembered, safe from a kill, by any model that hears."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from made_corpus import config, corpus
 
-from avsr import cache, corpora, manifest, media
+from avsr import cache, checkpoint, corpora, manifest, media
+from avsr.checkpoint import Checkpoint
 from avsr.dataset import read_rows
+from avsr.errors import BadConfig
+from avsr.models.avsr import AVSR, Dims
+from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.rates import VIDEO_FPS
 from avsr.runtime import no_progress
+from avsr.text import Tokenizer, write_letters, write_pieces
+from avsr.train import Options, train
 from avsr.train.words import timed
 
 
@@ -46,3 +55,138 @@ def test_sound_finds_the_words_and_they_are_found_once(rows, tmp_path):
 
 def test_words_that_are_known_stay(rows, tmp_path):
     assert timed(rows, "no such model", tmp_path / "words.jsonl", torch.device("cpu"), no_progress) == rows
+
+
+# Teachers of every kind, with random weights: where the words are is left to align's tests, here they are all found
+
+TINY = dict(width=32, n_heads=2, n_audio_layers=1, n_fusion_layers=0, n_decoder_layers=2, lips=None)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A made-up corpus without word times, with sound and sight."""
+    folder = tmp_path_factory.mktemp("made")
+    corpus(folder, n_sight=1)
+    found = manifest.read(folder / "manifest.jsonl")
+    manifest.write(folder / "manifest.jsonl", [replace(one, words=None) for one in found])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made_rows(made):
+    return read_rows([made / "manifest.jsonl"], "train", 30.0)[0]
+
+
+def ours(folder, *, pad_seconds=None, n_context=24, **dims):
+    """A model of ours that spells letters."""
+    torch.manual_seed(0)
+    folder.mkdir()
+    tokenizer = write_letters(folder / "letters.json")
+    model = AVSR(Dims(**TINY | dims, n_vocab=tokenizer.no_timestamps + 1, n_context=n_context))
+    return checkpoint.save(Checkpoint("teacher", model, tokenizer, pad_seconds=pad_seconds), folder / "model", half=False)
+
+
+def imported(folder, **layers):
+    """A miniature of the field's published networks."""
+    torch.manual_seed(0)
+    folder.mkdir()
+    dims = HybridDims(width=32, n_heads=4, n_inside=32, n_decoder_layers=1, n_vocab=10, **layers)
+    pieces = write_pieces(folder / "pieces.json", ["<unk>", "\u2581", *"ABCDEF"], dict.fromkeys("\u2581ABCDEF", -1.0))
+    teacher = Checkpoint("teacher", Hybrid(dims), pieces, pad_seconds=None, lips_trained="n_video_layers" in layers)
+    return checkpoint.save(teacher, folder / "model", half=False)
+
+
+TEACHERS = {
+    "log-mel": lambda folder: ours(folder),
+    "log-mel, padded": lambda folder: ours(folder, pad_seconds=30),
+    "log-mel, with lips": lambda folder: ours(folder, lips="compact", n_video_layers=1, video_width=32),
+    "waveform": lambda folder: ours(folder, n_mels=0),
+    "imported": lambda folder: imported(folder, n_audio_layers=1),
+}
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
+    teacher, device, told = TEACHERS[kind](tmp_path / "teacher"), torch.device("cpu"), []
+    found = timed(made_rows, teacher, tmp_path / "words.jsonl", device, lambda *call: told.append(call))
+    assert told == [("finding word times", n, 12, "utterances") for n in (0, 8, 12)]
+    for row in found:
+        if "a" not in row.utterance.cache.modality:
+            assert row.utterance.words is None              # nothing to hear
+            continue
+        assert [word.text.lower() for word in row.utterance.words] == row.utterance.text.split()
+        times = [time for word in row.utterance.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert times[0] >= 0
+        assert times[-1] <= row.n_frames / VIDEO_FPS + 0.001
+    alone = timed(made_rows[:1], teacher, tmp_path / "alone.jsonl", device, no_progress)[0].utterance.words
+    for one, other in zip(alone, found[0].utterance.words, strict=True):           # company changes nothing
+        assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.041)
+
+
+@pytest.mark.parametrize(("layers", "how"), [({"n_video_layers": 1}, "lips alone"),
+                                             ({"n_video_layers": 1, "n_audio_layers": 1}, "sound and lips together")])
+def test_who_does_not_hear_is_refused_before_any_work(made, layers, how, tmp_path):
+    teacher, lines = imported(tmp_path / "teacher", **layers), []
+    with pytest.raises(BadConfig, match=f"data.align {teacher}: this model goes by {how}, .*  Set data.align to a model that"):
+        train(config(made, f"data.align={teacher}"), tmp_path / "run", Options(say=lines.append))
+    assert not (tmp_path / "run" / "words.jsonl").exists()
+    assert not any(line.startswith("step") for line in lines)
+
+
+def test_a_run_learns_from_a_waveform_model_beside_its_config(made, tmp_path):
+    teacher, lines, told = ours(made / "by-waves", n_mels=0), [], []
+    options = Options(say=lines.append, progress=lambda *call: told.append(call))
+    train(config(made, "data.align=by-waves/model", "train.steps=1"), tmp_path / "run", options)
+    assert lines[0] == "word times: 13 utterances without, by by-waves/model's hearing unless found before"
+    assert len((tmp_path / "run" / "words.jsonl").read_text().splitlines()) == 12
+    assert teacher.is_dir()
+    stages = list(dict.fromkeys((stage, unit) for stage, _, _, unit in told))
+    assert stages == [("finding word times", "utterances"), ("training", "steps"),
+                      *((f"validating by {one}", "utterances") for one in ("sound", "lips", "sound and lips"))]
+
+
+def test_what_is_too_long_for_the_teacher_stays_without_and_is_counted(made, tmp_path):
+    ours(made / "short", n_context=8)                       # room for two words of two letters
+    lines, run = [], tmp_path / "run"
+    train(config(made, "data.align=short/model", "train.steps=1"), run, Options(say=lines.append))
+    kept = [json.loads(line) for line in (run / "words.jsonl").read_text().splitlines()]
+    long = [one["id"] for one in kept if one["words"] is None]
+    assert 0 < len(long) < 12
+    assert lines[1].startswith(f"word times: {len(long)} utterances stay without, u")
+    assert "longer than short/model can take" in lines[1]
+
+
+@pytest.fixture(scope="module")
+def multilingual(tiny_en_folder, tmp_path_factory):
+    """Whisper's tokens in many languages: those of English, with one more before the specials, as in multilingual ones."""
+    folder = tmp_path_factory.mktemp("multilingual")
+    facts = json.loads((tiny_en_folder / "tokenizer.json").read_text())
+    end = min(one["id"] for one in facts["added_tokens"])
+    facts["model"]["vocab"] = {text: i for text, i in facts["model"]["vocab"].items() if i < end} | {"one more": end}
+    facts["added_tokens"] = [one | {"id": one["id"] + 1} for one in facts["added_tokens"]]
+    (folder / "tokenizer.json").write_text(json.dumps(facts))
+    tokenizer = Tokenizer(folder / "tokenizer.json")
+    assert {"en", "zh", "de"} <= set(tokenizer.languages)
+    torch.manual_seed(0)
+    model = AVSR(Dims(**TINY, n_vocab=tokenizer.first_timestamp + 1501, n_context=48))
+    return checkpoint.save(Checkpoint("many", model, tokenizer, pad_seconds=30), folder / "model")
+
+
+def test_each_language_has_its_own_words_in_whatever_company(made_rows, multilingual, tmp_path):
+    texts = {"en": ("one two", ["one", "two"]), "zh": ("你好吗", ["你", "好", "吗"]), "de": ("drei Äpfel", ["drei", "Äpfel"])}
+    rows = [replace(row, utterance=replace(row.utterance, language=language, text=texts[language][0]))
+            for row, language in zip(made_rows[:9], 3 * ("en", "zh", "de"), strict=True)]
+    found = timed(rows, multilingual, tmp_path / "words.jsonl", torch.device("cpu"), no_progress)
+    assert [row.utterance.id for row in found] == [row.utterance.id for row in rows]
+    for row in found:
+        assert [word.text for word in row.utterance.words] == texts[row.utterance.language][1]
+
+
+def test_a_language_that_the_teacher_does_not_write_is_refused(made_rows, multilingual, tmp_path):
+    rows = [replace(row, utterance=replace(row.utterance, language=language))
+            for row, language in zip(made_rows[:3], ("en", "xx", "xx"), strict=True)]
+    for teacher in (multilingual, ours(tmp_path / "english")):
+        with pytest.raises(BadConfig, match=r"data.align .*: 2 utterances, u1 for one, are in language 'xx'"):
+            timed(rows, teacher, tmp_path / "words.jsonl", torch.device("cpu"), no_progress)
+    assert not (tmp_path / "words.jsonl").exists()

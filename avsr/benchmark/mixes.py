@@ -33,8 +33,8 @@ class Mix:
     facts: dict[str, Any]
 
 
-def write_mixes(folder: Path, mixes: Iterable[Mix], progress: Progress = no_progress) -> int:
-    """Write them all, and an index of what they are; returns how many. Raises BadOutput."""
+def write_mixes(folder: Path, mixes: Iterable[Mix], total: int | None = None, progress: Progress = no_progress) -> int:
+    """Write them all, and an index of what they are; returns how many. total: how many there will be. Raises BadOutput."""
     import soundfile
 
     lines = []
@@ -46,7 +46,7 @@ def write_mixes(folder: Path, mixes: Iterable[Mix], progress: Progress = no_prog
             soundfile.write(path, mix.audio, SAMPLE_RATE, subtype="FLOAT")
             lines.append({"id": mix.utterance.id, "file": path.relative_to(folder).as_posix(), "noise": mix.noise,
                           "snr_db": mix.snr_db, **mix.facts, "reference": mix.utterance.text})
-            progress("writing mixes", n_done + 1, None)
+            progress("writing mixes", n_done + 1, total, "files")
         (folder / INDEX).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     except (OSError, soundfile.LibsndfileError) as error:
         raise BadOutput(f"{folder}: a mix cannot be written ({error}).  Choose another folder, or make room.") from error

@@ -10,7 +10,7 @@ import json
 import platform
 import resource
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -79,7 +79,8 @@ def benchmark(manifest: str | Path, output: str | Path, settings: Settings | Non
     """
     run = _Run(Path(manifest), Path(output), settings or Settings(), options)
     if save_audio is not None:
-        write_mixes(save_audio, run.mixes(), options.progress)
+        to_mix = run.to_mix()
+        write_mixes(save_audio, run.mixes(to_mix), len(to_mix), options.progress)
     for path in outside:
         run.take_in(path)
     for open_subject in run.subjects():
@@ -170,14 +171,18 @@ class _Run:
             units += [_Unit(heard, rows[i:i + asked.batch_size]) for i in range(0, len(rows), asked.batch_size)]
         return units
 
-    def mixes(self) -> Iterator[Mix]:
+    def to_mix(self) -> list[tuple[Heard, Row]]:
         """Every sound that anybody is asked about, once."""
         asked = self.settings
-        for heard in conditions(asked.noises, asked.snrs, asked.corruptions, asked.corrupt_snrs, ("a",)):
-            for row in self.rows:
-                if heard.noise is None or row.utterance.id not in self.noises.silent:
-                    audio, facts = self._mixed(row, sound_of(row), heard)
-                    yield Mix(row.utterance, heard.noise, heard.snr_db, audio, facts)
+        plan = conditions(asked.noises, asked.snrs, asked.corruptions, asked.corrupt_snrs, ("a",))
+        return [(heard, row) for heard in plan for row in self.rows
+                if heard.noise is None or row.utterance.id not in self.noises.silent]
+
+    def mixes(self, to_mix: Iterable[tuple[Heard, Row]]) -> Iterator[Mix]:
+        """The sounds that `to_mix` lists, each made when it is asked for."""
+        for heard, row in to_mix:
+            audio, facts = self._mixed(row, sound_of(row), heard)
+            yield Mix(row.utterance, heard.noise, heard.snr_db, audio, facts)
 
     def take_in(self, path: Path) -> None:
         """Rows of what another system wrote."""
@@ -201,7 +206,7 @@ class _Run:
         todo = [unit for unit in units if any(row not in self.results for row in self._asked(subject, unit))]
         total = sum(len(unit.rows) * len(unit.heard.tasks) for unit in units)
         count = total - sum(len(unit.rows) * len(unit.heard.tasks) for unit in todo)
-        self.progress(f"benchmark {subject.name}", count, total)
+        self.progress(f"measuring {subject.name}", count, total, "rows")
         with own_threads(max(1, n_cores() // subject.workers)), ThreadPoolExecutor(subject.workers) as pool:
             for unit, (rows, timings) in _in_order(pool, partial(self._answer, subject), todo, subject.workers):
                 new = [row for row in rows if row not in self.results]
@@ -209,7 +214,7 @@ class _Run:
                 append(self.done.folder / TIMINGS, timings)
                 self.done.n_new += len(new)
                 count += len(unit.rows) * len(unit.heard.tasks)
-                self.progress(f"benchmark {subject.name}", count, total)
+                self.progress(f"measuring {subject.name}", count, total, "rows")
 
     def _compare(self, subject: Own) -> None:
         """What a model is able to do with what it is to be asked by. Raises BadManifest where its mouths are cut otherwise."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SHOWN = 5                                                   # ids of what was skipped, of each reason
 
 
-@click.command("benchmark", context_settings=CONTEXT)
+@click.command("benchmark", context_settings=CONTEXT, short_help="Measure models in noise and under bad pictures.")
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--split", default="test", help="Which utterances of the manifest.")
 @click.option("--model", "models", multiple=True, metavar="NAME",
@@ -68,8 +68,8 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, outside: tu
         check_writable(output_dir)
         from avsr.benchmark.run import Options, benchmark  # heavy imports wait until the options are known to be sound
 
-        with Bars(quiet) as bars:
-            how = Options(shlex.join(["avsr", *sys.argv[1:]]), bars, (lambda line: None) if quiet else say)
+        with Bars(quiet, lines=True) as bars:
+            how = Options(shlex.join(["avsr", *sys.argv[1:]]), bars, bars.say)
             done = benchmark(manifest, output_dir, settings, outside=outside, save_audio=save_audio, options=how)
         if not quiet:
             _tell(done)

@@ -15,6 +15,10 @@ from avsr.errors import AvsrError, BadOutput
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from avsr.runtime import Unit
+
+SILENCE_S = 60.0                                            # of a log, after which a line says how far the work is
+OTHERS_WIDTH = 48                                           # columns of a bar's amount and times: its name gets what is left
 # Whisper's users type underscores: both spellings are understood.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True,
            "token_normalize_func": lambda name: name.replace("_", "-") if name.startswith("-") or "_" in name else name}
@@ -23,6 +27,11 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "sho
 def say(message: str) -> None:
     """One line on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def is_first_process() -> bool:
+    """False in all but one of the processes that torchrun starts: what is said once is said by that one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -50,21 +59,31 @@ def check_writable(folder: Path) -> None:
 
 
 class Bars:
-    """Progress on standard error: one bar that shows the stage at hand. Silent where nobody watches."""
+    """Progress on standard error: one bar that shows the stage at hand, while somebody watches.
 
-    def __init__(self, quiet: bool):
+    lines: where standard error is no terminal but perhaps the log of a long job, after every minute of silence a line says
+    how far the work is. Without, nothing is said there. `quiet` silences both.
+    """
+
+    def __init__(self, quiet: bool, *, lines: bool = False):
         self.quiet, self.rich, self.task, self.stage = quiet, None, None, ""
-        self.shown = not quiet and sys.stderr.isatty()
+        talks = not quiet and is_first_process()
+        self.shown = talks and sys.stderr.isatty()
+        self.lines, self.last_said = talks and lines and not self.shown, time.monotonic()
 
     def __enter__(self) -> Bars:
         if self.shown:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.table import Column
 
+            console = Console(stderr=True)
+            bar = 20 if console.width >= 100 else 10
+            name = Column(max_width=max(10, console.width - bar - OTHERS_WIDTH), no_wrap=True, overflow="ellipsis")
             self.rich = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeElapsedColumn(),
-                TimeRemainingColumn(), console=Console(stderr=True), transient=True,
-                redirect_stdout=sys.stdout.isatty(), redirect_stderr=True)
+                TextColumn("{task.description}", markup=False, table_column=name), BarColumn(bar_width=bar),
+                TextColumn("{task.fields[amount]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
+                console=console, transient=True, redirect_stdout=sys.stdout.isatty(), redirect_stderr=True)
             self.rich.start()
         return self
 
@@ -74,34 +93,63 @@ class Bars:
 
     def begin(self, path: str, *, heading: bool) -> None:
         """The next file."""
-        self.stage, self.name = "", Path(path).name
+        self.stage = ""
         if heading and not self.quiet:
             say(f"{path}:")
 
+    def say(self, line: str) -> None:
+        """A line of the work's own, unless it is to be quiet."""
+        if not self.quiet:
+            self.last_said = time.monotonic()
+            say(line)
+
     def warn(self, problems: Sequence[str]) -> None:
         """What the user should know though the work was done."""
-        if not self.quiet:
-            for problem in problems:
-                say(f"warning: {problem}")
+        for problem in problems:
+            self.say(f"warning: {problem}")
 
-    def __call__(self, stage: str, done: float, total: float | None) -> None:
+    def __call__(self, stage: str, done: float, total: float | None, unit: Unit | None) -> None:
         """See runtime.Progress."""
-        if self.rich is None:
+        if self.rich is None and not self.lines:
             return
-        if stage != self.stage:
+        if fresh := stage != self.stage:
+            self.stage, self.began = stage, (time.monotonic(), done)
+        rate = (done - self.began[1]) / max(time.monotonic() - self.began[0], 1e-3)
+        amount = "" if unit is None else amount_text(done, total, unit, rate)
+        if self.rich is not None:
+            self._draw(done, total, amount, fresh=fresh)
+        elif amount and time.monotonic() - self.last_said >= SILENCE_S:
+            self.say(f"{stage}: {amount}")
+
+    def _draw(self, done: float, total: float | None, amount: str, *, fresh: bool) -> None:
+        if fresh:
             if self.task is not None:
                 self.rich.remove_task(self.task)
-            self.stage, self.began = stage, (time.monotonic(), done)
-            name = self.name if stage == "transcribe" else stage
-            self.task = self.rich.add_task(name, total=total, completed=done, amount="")
-        rate = (done - self.began[1]) / max(time.monotonic() - self.began[0], 1e-3)
-        self.rich.update(self.task, completed=done, total=total, amount=_amount(stage, done, total, rate))
+            self.task = self.rich.add_task(self.stage, total=total, amount=amount)
+        # At once where a stage begins or ends: short ones would come and go between two of the bar's ten looks a second.
+        self.rich.update(self.task, completed=done, total=total, amount=amount, refresh=fresh or done == total)
 
 
-def _amount(stage: str, done: float, total: float | None, rate: float) -> str:
-    """Seconds of the recording, clips with their rate, or megabytes of a download."""
-    if stage == "prepare":
-        return f"{done:.0f} of {total:.0f} clips, {rate:.1f}/s"
-    if stage == "transcribe":
-        return f"{done:.0f} s" if total is None else f"{done:.0f} of {total:.0f} s"
-    return f"{done / 1e6:.0f} MB" if total is None else f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else ""
+SIZES = ((1e9, "GB", 2), (1e6, "MB", 1), (1e3, "kB", 0), (1, "bytes", 0))       # from so many bytes on: unit, decimals
+
+
+def amount_text(done: float, total: float | None, unit: Unit, rate: float) -> str:
+    """How much is done, as a bar shows it: `63 of 310 s`, `12 of 75 utterances, 3.1/s`, `1.2 of 75.5 MB, 4.0 MB/s`.
+
+    rate: units a second; left out where it is nothing yet, and of a recording's seconds, as the time that remains says it.
+    """
+    most = done if total is None else total
+    size, name, decimals = _scale(most) if unit == "bytes" else (1, unit, 0)
+    numbers = [f"{number / size:.{decimals}f}" for number in (done, total) if number is not None]
+    text = f"{' of '.join(numbers)} {name.removesuffix('s') if numbers[-1] == '1' and name != 's' else name}"
+    if unit == "bytes":
+        size, name, decimals = _scale(rate)
+        speed, per = f"{rate / size:.{decimals}f}", f" {name}/s"
+    else:
+        speed, per = f"{rate:.{0 if rate >= 10 else 1}f}", "/s"
+    return text if unit == "s" or float(speed) <= 0 else f"{text}, {speed}{per}"
+
+
+def _scale(n_bytes: float) -> tuple[float, str, int]:
+    """The unit in which so many bytes are shown: its size, its name, and decimals."""
+    return next((one for one in SIZES if n_bytes >= one[0]), SIZES[-1])

@@ -11,7 +11,7 @@ import click
 from avsr.cli.console import CONTEXT, Bars, check_writable, told
 
 
-@click.command("explain", context_settings=CONTEXT)
+@click.command("explain", context_settings=CONTEXT, short_help="Show what a model heard, saw and trusted.")
 @click.argument("path", metavar="FILE")
 @click.option("--model", default="default", help="default, grid, a Whisper size, a model's folder, or owner/model of the hub.")
 @click.option("--noise", default=None, metavar="NAME",

@@ -16,7 +16,7 @@ HALF_COSTS = "half the size; log-probabilities move by up to 0.04, as measured o
 SENSES = {"a": "sound", "v": "lips", "av": "sound and lips"}
 
 
-@click.command("import", context_settings=CONTEXT)
+@click.command("import", context_settings=CONTEXT, short_help="Convert a published checkpoint to a model folder.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
               help="Where the model is written.  [default: models/NAME of the file]")
@@ -33,7 +33,7 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
     with told():
         folder = output_dir or Path("models") / file.stem
         with Bars(quiet) as bars:
-            bars("loading torch", 0, 0)
+            bars("loading torch", 0, None, None)
             from avsr.importers import import_checkpoint  # heavy imports wait until here
 
             imported = import_checkpoint(file, folder, tokenizer=tokenizer, half=half, progress=bars)

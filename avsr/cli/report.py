@@ -10,7 +10,7 @@ import click
 from avsr.cli.console import CONTEXT, Bars, check_writable, say, told
 
 
-@click.command("report", context_settings=CONTEXT)
+@click.command("report", context_settings=CONTEXT, short_help="Draw figures and tables of a benchmark.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]", type=click.Path(path_type=Path))
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
               help="Where the report is written.  [default: report in the first RUN]")

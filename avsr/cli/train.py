@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, say, told
+from avsr.cli.console import CONTEXT, Bars, is_first_process, say, told
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
     from avsr.train import Trained
 
 
-@click.command("prepare", context_settings=CONTEXT)
+@click.command("prepare", context_settings=CONTEXT, short_help="Crop the mouths of a corpus, to train on.")
 @click.argument("corpus")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
@@ -48,14 +48,14 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
             raise AvsrError(f"{corpus}: not a corpus this program knows.  Use one of {', '.join(CORPORA)}.")
         settings = PrepareSettings(**options, recipe=RECIPES[recipe])
         found = CORPORA[corpus](source, split_list=split_list)
-        with Bars(quiet) as bars:
+        with Bars(quiet, lines=True) as bars:
             prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)
         if not quiet:
             say(prepared.summary())
         prepared.check()
 
 
-@click.command("train", context_settings=CONTEXT)
+@click.command("train", context_settings=CONTEXT, short_help="Train a model as a config says.")
 @click.argument("config", type=click.Path(dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
               help="A setting in place of the config's, as train.lr=3e-4.")
@@ -65,10 +65,13 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=None,
               help="Stop after so long; --resume goes on from there.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
-@click.option("--quiet", "-q", is_flag=True, help="No line per step; errors are still shown.")
+@click.option("--quiet", "-q", is_flag=True, help="No line per step and no progress bar; errors are still shown.")
 def train_command(config: str, overrides: tuple[str, ...], output_dir: str | None, resume: bool, minutes: float | None,
                   device: str, quiet: bool) -> None:
-    """Train a model as a config says; under torchrun, on several GPUs or machines."""
+    """Train a model as a config says.
+
+    On several GPUs or machines, under torchrun: torchrun --nproc-per-node 2 -m avsr train CONFIG
+    """
     with told():
         from avsr.config import read_config
 
@@ -76,10 +79,11 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
         folder = Path(output_dir or Path("runs") / settings.name)
         from avsr.train import Options, train  # heavy imports wait until the config is known to be sound
 
-        tell = (lambda line: None) if quiet else say
-        trained = train(settings, folder, Options(resume=resume, minutes=minutes, device=device, say=tell))
+        with Bars(quiet, lines=True) as bars:
+            trained = train(settings, folder, Options(resume, minutes, device, say=bars.say, progress=bars))
         again = [config, *(f"--set {override}" for override in overrides)] + (["-o", output_dir] if output_dir else [])
-        say(_how_to_go_on(trained, " ".join(again)))
+        if is_first_process():
+            say(_how_to_go_on(trained, " ".join(again)))
 
 
 def _how_to_go_on(trained: Trained, arguments: str) -> str:

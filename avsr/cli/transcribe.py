@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from avsr.transcript import Segment
 
 
-@click.command("transcribe", context_settings=CONTEXT)
+@click.command("transcribe", context_settings=CONTEXT, short_help="Turn recordings into text and subtitles.")
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...")
 @click.option("--model", default="default",
               help="default (Whisper tiny.en with lips), grid, a Whisper size (tiny.en to large-v3), a model's folder, or "
@@ -88,7 +88,7 @@ class _Output:
 
 def _load(options: dict, bars: Bars) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
-    bars("loading the model", 0, None)
+    bars("loading the model", 0, None, None)
     from avsr.runtime import pick_device
     from avsr.transcribe import load_model
 

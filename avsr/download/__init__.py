@@ -98,7 +98,7 @@ def checksum_of(path: Path, kind: str, *, told: Callable[[int], None] = lambda d
 
 def tell_bytes(progress: Progress, stage: str, done: int, total: int | None) -> None:
     """The one place that tells of bytes: those of downloads, of checksums and of unpacking."""
-    progress(stage, done, total)
+    progress(stage, done, total, "bytes")
 
 
 def free_bytes(folder: Path) -> int:

@@ -46,7 +46,7 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     wanted = make_settings(settings)
     checkpoint = model
     if not isinstance(model, Checkpoint):
-        progress("loading the model", 0, 0)
+        progress("loading the model", 0, None, None)
         checkpoint = load(model, lips=may_see(model), device=pick_device(device), dtype=torch.float32, progress=progress)
     if checkpoint.model.spells_tokens or not checkpoint.model.dims.n_mels:
         raise AvsrError(f"{checkpoint.name}: explain looks into gates, judges and log-mels, of which this network has none.  "
@@ -55,7 +55,7 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
         raise AvsrError(f"{checkpoint.name}: does not write language {wanted.language!r}.  "
                         f"Use one of {', '.join(checkpoint.languages[:20])}, or another model.")
     found = find_out(source, checkpoint, wanted, progress)
-    progress("drawing", 0, 0)
+    progress("drawing the page", 0, None, None)
     numbers = account(found, checkpoint, wanted.reference, wanted.language)
     page = render(numbers, draw_all(found), record(found.scene), command)
     folder = Path("out") / f"{Path(found.scene.name).stem}-explain" if output is None else Path(output)

@@ -69,7 +69,7 @@ class Passes:
 @torch.no_grad()
 def run_passes(checkpoint: Checkpoint, scene: Scene, reference: str | None, language: str, progress: Progress) -> Passes:
     """All cases of a scene. Raises AvsrError for a reference that is longer than the model can write."""
-    progress("listening and reading", 0, 0)
+    progress("listening and looking", 0, None, None)
     mouths = None if scene.mouths is None else [scene.mouths]
     senses = Senses(checkpoint, None if scene.sound is None else [scene.sound], mouths)
     with watching(gated(checkpoint.model)) as calls:
@@ -79,7 +79,7 @@ def run_passes(checkpoint: Checkpoint, scene: Scene, reference: str | None, lang
         clean = Senses(checkpoint, [scene.clean], mouths)
         before = {CLEAN[name]: clean.memory(name) for name in found if name in CLEAN}
     hypotheses = {}
-    progress("writing", 0, 0)
+    progress("searching for texts", 0, None, None)
     for name, memory in (found | before).items():
         hypotheses[name] = recognise(checkpoint, memory, DecodeOptions() if "a" in name else DEAF, language)[0]
     texts = {name: spelt(checkpoint, one) for name, one in hypotheses.items()}

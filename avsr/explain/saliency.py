@@ -75,12 +75,12 @@ def integrated_gradients(senses: Senses, tokens: Sequence[int], *, modality: str
     still = (images * there).sum(dim=1, keepdim=True) / there.sum(dim=1, keepdim=True).clamp_min(1)
     way = (images - still) * there
     gradient = torch.zeros_like(images)
-    progress("weighing the mouth's pixels", 0, 0)
     with holding(judges, verdicts):
         with torch.no_grad():
             moving, without = (value(encode(one)).item() for one in (images, images - way))
         at_once = max(1, FRAMES_AT_ONCE // images.shape[1])
         for start in range(0, steps, at_once):
+            progress("weighing the mouth's pixels", start, steps, "steps")
             along = (torch.arange(start, min(steps, start + at_once), device=images.device) + 0.5) / steps
             pictures = (images - (1 - along[:, None, None, None]) * way).requires_grad_()
             with torch.enable_grad():

@@ -157,7 +157,7 @@ def _choose(source: media.Source, has_audio: bool, duration_s: float | None, set
         return whole, "the whole recording"
     if has_audio:
         with media.open_recording(source, want_video=False) as recording:
-            first = next(iter(Listener(recording, None, progress=progress)), None)
+            first = next(iter(Listener(recording, None, stage="looking for speech in", progress=progress)), None)
         if first is not None:
             return first.piece, "the first stretch in which somebody speaks"
     return whole, f"the first {PIECE_SECONDS} s"
@@ -173,7 +173,7 @@ def _gather(source: media.Source, recipe: LipRecipe | None, piece: Piece, name: 
         cropper = MouthCropper(recipe)
         # Frames beyond the piece that tracking and smoothing look at, so that its mouths are those of the whole recording.
         margin = 0 if recipe is None else tracker.max_gap + 4 * tracker.stride + recipe.smooth
-        looked = False
+        looked, end_s = False, min(frames_to_seconds(piece.end_frame), recording.duration_s or math.inf)
         for clip in recording.windows(BY_EYE_FRAMES):
             reached = clip.start_frame + clip.n_frames
             if clip.audio is not None:
@@ -182,7 +182,7 @@ def _gather(source: media.Source, recipe: LipRecipe | None, piece: Piece, name: 
             if tracker is not None and reached > piece.start_frame - margin:
                 mouths += cropper.update(clip, tracker.update(clip))
                 looked = True
-            progress("transcribe", frames_to_seconds(min(reached, piece.end_frame)), frames_to_seconds(piece.end_frame))
+            progress(f"reading {Path(name).name}", min(frames_to_seconds(reached), end_s), end_s, "s")
             if reached >= piece.end_frame + margin:
                 break
         if looked:

@@ -66,7 +66,7 @@ def import_checkpoint(path: Path | str, output: Path | str, *, tokenizer: Path |
         known = next((one for one in family.known if md5.startswith(one.md5)), None)
         about = {"family": family.name, "file": path.name, "md5": md5, "published": known and asdict(known),
                  "licence": family.licence}
-        progress("writing", 0, 0)
+        progress("writing the model", 0, None, None)
         made = save(Checkpoint(output.resolve().name, network, pieces, recipe=RECIPES[family.recipe],
                                lips_trained="v" in modality, pad_seconds=None, search=family.search, training=about), output,
                     half=half)
@@ -158,5 +158,5 @@ def _md5(path: Path, progress: Progress) -> str:
     with path.open("rb") as file:
         while block := file.read(BLOCK):
             digest.update(block)
-            progress("reading", file.tell(), total)
+            progress("reading the checkpoint", file.tell(), total, "bytes")
     return digest.hexdigest()

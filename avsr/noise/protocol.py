@@ -153,10 +153,10 @@ class NoiseManifest:
         manifest._check([pair for pair in wanted if pair in found.lines])
         missing = [one for one in spoken if any((name, one.id) not in found.lines for name in families)]
         for number, one in enumerate(missing):
-            progress("noise", number, len(missing))
+            progress("drawing noise", number, len(missing), "utterances")
             manifest._add(one, {name: source for name, source in families.items() if (name, one.id) not in found.lines})
         if missing:
-            progress("noise", len(missing), len(missing))
+            progress("drawing noise", len(missing), len(missing), "utterances")
         if there is None or found.cut_off or len(found.text) > before:
             _write(path, "".join(found.text))
         return manifest

@@ -159,11 +159,11 @@ def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, 
     def hold() -> bool:
         return sum(len(one.packed.blob) for outcomes in early.values() for one in outcomes if one.packed) > HELD_BYTES
 
-    progress("prepare", n_done, n_total)
+    progress("preparing", n_done, n_total, "utterances")
     for number, outcomes in pool.run(partial(work, settings=settings), jobs, settings.workers or n_cores(), hold=hold):
         early[number] = outcomes or [Outcome(utterance.id, dropped=DIED) for utterance in jobs[number].utterances]
         n_done += len(early[number])
-        progress("prepare", n_done, n_total)
+        progress("preparing", n_done, n_total, "utterances")
         while next_job in early:
             for outcome, utterance in zip(early.pop(next_job), jobs[next_job].utterances, strict=True):
                 journal.add(outcome, utterance)

@@ -68,13 +68,13 @@ def report(folders: Sequence[Path | str], output: Path | str, *, settings: Repor
            progress: Progress = no_progress) -> Report:
     """Write the report of one run, or of two compared, into a folder. Raises AvsrError, as where rows are broken."""
     settings, output = settings or ReportSettings(), Path(output)
-    progress("reading", 0, 0)
+    progress("reading rows", 0, None, None)
     runs, write = open_runs([Path(folder) for folder in folders], settings.where), Writer(output)
     book = Book([row for run in runs for row in run.rows])
-    progress("counting", 0, 0)
+    progress("counting errors", 0, None, None)
     parts = [part for part in parts_of(runs, book, settings) if any((*part.drawings, *part.tables, part.notes, part.examples))]
     sections = []
-    progress("drawing", 0, 0)
+    progress("drawing figures", 0, None, None)
     for part in parts:
         sections.append(_drawn(part, settings, write))
     title = settings.title or f"Benchmark: {' and '.join(run.name for run in runs)}"

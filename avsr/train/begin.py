@@ -65,10 +65,14 @@ def _letters(path: Path) -> Tokenizer:
     return Tokenizer(path)
 
 
-def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
-    """A model by name, or by a folder that the config's path is relative to."""
+def model_path(name: str, config: Config) -> str | Path:
+    """A model's folder, which is relative to the config's, or the name that it is where there is no such folder."""
     folder = config.path(name)
-    return checkpoint.load(folder if folder.is_dir() else name, progress=progress)
+    return folder if folder.is_dir() else name
+
+
+def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
+    return checkpoint.load(model_path(name, config), progress=progress)
 
 
 def _taken_over(config: Config, progress: Progress) -> Checkpoint:

@@ -81,13 +81,15 @@ def judge(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, setti
     sounds: a folder of encoded sounds to use and to add to, see losses.remembered.
     """
     model = checkpoint.model.eval()
-    known, taught = [], []
-    for pair in pairs(checkpoint, rows, examples, sounds):
+    rows = [row for row in rows if row.utterance.cache.modality == "av"]
+    believed, known, taught = [row for row in rows if row.believed], [], []
+    for pair in pairs(checkpoint, believed, examples, sounds):
         known.append(pair)
-        progress("sounds and mouths", len(known), None)
+        progress("judges: encoding", len(known), len(believed), "utterances")
     for lesson in lessons(checkpoint, rows, examples, settings, sounds, seed=seed):
         taught.append(lesson)
-        progress("lessons", len(taught), None)
+        progress("judges: making lessons", len(taught), min(len(rows), settings.rows), "utterances")
+    progress("judges: learning", 0, None, None)
     for one in (model.trust, model.heed):
         if one is not None and known:
             attune(one, known, settings, seed=seed)
@@ -110,9 +112,8 @@ def balanced(rows: Sequence[Row], n_rows: int, rng: np.random.Generator) -> list
 @torch.no_grad()
 def lessons(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, settings: JudgesConfig, sounds: Path | None,
             *, seed: int) -> Iterator[Lesson]:
-    """Lessons of rows that have both sound and sight: with their own mouth and `settings.sights` others, damaged or foreign."""
+    """Lessons of rows, which have sound and sight: with their own mouth and `settings.sights` others, damaged or foreign."""
     rng = np.random.default_rng(seed)
-    rows = [row for row in rows if row.utterance.cache.modality == "av"]
     tokenizer, pad = checkpoint.tokenizer, checkpoint.pad_seconds
     for row in balanced(rows, settings.rows, rng):
         own = read_entry(row.base, row.utterance.cache)
@@ -126,7 +127,7 @@ def lessons(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, set
 
 
 @torch.inference_mode()
-def familiarise(checkpoint: Checkpoint, rows: Sequence[Row], *, seed: int) -> None:
+def familiarise(checkpoint: Checkpoint, rows: Sequence[Row], *, seed: int, progress: Progress = no_progress) -> None:
     """Show the judge of the lips the mouths of up to 512 training rows, so that it knows strangers (models.fusion.Familiar).
 
     Each as it is, and once more partly covered, which must not make a stranger of somebody known."""
@@ -137,6 +138,7 @@ def familiarise(checkpoint: Checkpoint, rows: Sequence[Row], *, seed: int) -> No
         return                                              # too few to tell what is usual: all stays familiar
     means: list[list[Tensor]] = [[], []]
     for start in range(0, len(rows), AT_ONCE):
+        progress("judges: known mouths", start, len(rows), "utterances")
         entries = [read_entry(row.base, row.utterance.cache) for row in rows[start:start + AT_ONCE]]
         covered = [replace(one, images=occlude(one.images, rng.uniform(*DAMAGE["occlusion"]), rng)) for one in entries]
         for found, sights in zip(means, (entries, covered), strict=True):
@@ -210,19 +212,18 @@ def _errors(checkpoint: Checkpoint, cache: Cache, text: str) -> Tensor:
 
 @torch.no_grad()
 def pairs(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, sounds: Path | None) -> Iterator[Pair]:
-    """Each row's sound with its own mouth, where it has both and is to be believed."""
+    """Each row's sound with its own mouth; rows have both and are to be believed."""
     model, tokenizer, pad = checkpoint.model, checkpoint.tokenizer, checkpoint.pad_seconds
     first = next(model.parameters())
     for row in rows:
-        if row.believed and row.utterance.cache.modality == "av":
-            images, seen = (one.to(first.device) for one in see([read_entry(row.base, row.utterance.cache)]))
-            video = model.video(model.video.look(images.to(first), seen), seen)[0, ::MEMORY_PER_FRAME]
-            batch = collate([examples.make(row, Draw("a", sound=0), np.random.default_rng(0))], tokenizer.prompt(None),
-                            tokenizer.end, None if pad is None else pad * FEATURE_RATE).to(first.device)
-            heard = remembered(model, batch, sounds)
-            heard = (model.listen(batch.mel, batch.mel_lengths) if heard is None else heard)[0, ::MEMORY_PER_FRAME]
-            n = min(len(heard), len(video))
-            yield Pair(heard[:n].half().cpu(), video[:n].half().cpu(), seen[0, :n].cpu())
+        images, seen = (one.to(first.device) for one in see([read_entry(row.base, row.utterance.cache)]))
+        video = model.video(model.video.look(images.to(first), seen), seen)[0, ::MEMORY_PER_FRAME]
+        batch = collate([examples.make(row, Draw("a", sound=0), np.random.default_rng(0))], tokenizer.prompt(None),
+                        tokenizer.end, None if pad is None else pad * FEATURE_RATE).to(first.device)
+        heard = remembered(model, batch, sounds)
+        heard = (model.listen(batch.mel, batch.mel_lengths) if heard is None else heard)[0, ::MEMORY_PER_FRAME]
+        n = min(len(heard), len(video))
+        yield Pair(heard[:n].half().cpu(), video[:n].half().cpu(), seen[0, :n].cpu())
 
 
 def attune(judge: Judge, known: Sequence[Pair], settings: JudgesConfig, *, seed: int) -> None:

@@ -32,7 +32,7 @@ from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
-from avsr.train.begin import begin, facts, finished, rate
+from avsr.train.begin import begin, facts, finished, model_path, rate
 from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
 from avsr.train.diary import Diary, Line
 from avsr.train.judges import can_be_judged, familiarise, judge
@@ -101,6 +101,7 @@ class _Run:
         self.config, self.folder, self.options, self.device = config, folder, options, device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
+        self.progress = options.progress if self.rank == 0 else no_progress       # of all processes alike: told once
         self.started = time.monotonic()
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
@@ -111,7 +112,7 @@ class _Run:
         manifests = training_manifests(config, self.say)
         self.rows, left_out = read_rows(manifests, "train", config.data.max_seconds)
         valid_rows = rows_to_validate(config)
-        self.start = begin(config, folder, progress=options.progress)
+        self.start = begin(config, folder, progress=self.progress)
         can_be_judged(self.start.model.dims, config)
         for manifest in manifests:
             cache.read_recipe(manifest.parent, self.start.recipe)
@@ -149,13 +150,18 @@ class _Run:
 
     def _timed(self) -> list[Row]:
         """The rows with word times: one process finds and writes what is not known yet, then the others read it."""
-        lacking = sum(row.utterance.words is None for row in self.rows)
-        self.say(f"word times: {lacking} utterances without, by {self.config.data.align}'s hearing unless found before")
-        arguments = (self.rows, self.config.data.align, self.folder / "words.jsonl", self.device, self.options.progress)
+        teacher, lacking = self.config.data.align, sum(row.utterance.words is None for row in self.rows)
+        self.say(f"word times: {lacking} utterances without, by {teacher}'s hearing unless found before")
+        arguments = (self.rows, model_path(teacher, self.config), self.folder / "words.jsonl", self.device, self.progress)
         rows = timed(*arguments) if self.rank == 0 else None
         if self.world > 1:
             distributed.barrier()
-        return timed(*arguments) if rows is None else rows
+        rows = timed(*arguments) if rows is None else rows
+        without = [row.utterance.id for row in rows if row.utterance.words is None and "a" in row.utterance.cache.modality]
+        if without:
+            self.say(f"word times: {len(without)} utterances stay without, {without[0]} for one: their text or sound is longer "
+                     f"than {teacher} can take")
+        return rows
 
     def _leave_out_long(self) -> list[str]:
         """Drop rows whose text the decoder has no room for, and say which. Raises BadConfig when none is left."""
@@ -203,10 +209,12 @@ class _Run:
         self.learner.train()
         _settle_frozen(self.learner)
         stopped = position.step >= train.steps
+        self.progress("training", position.step, train.steps, "steps")
         try:
             while not stopped:
                 line = self._step(network, batches)
                 self.say(line.text)
+                self.progress("training", position.step, train.steps, "steps")
                 diary.write(position.step, line.values)
                 due = position.step % train.valid_every == 0 or position.step == train.steps
                 if due:
@@ -296,7 +304,7 @@ class _Run:
         scores = {}
         if self.rank == 0:
             began = time.monotonic()
-            scores = self.validation(self.start, self.device)
+            scores = self.validation(self.start, self.device, self.progress)
             _settle_frozen(self.learner)
             keep_best(self.folder, self.position, self._checkpoint(scores), scores, self.config.train.keep)
             said = "  ".join(f"{name} {score:.1f}" for name, score in scores.items())
@@ -317,20 +325,20 @@ class _Run:
         last = {name: tensor.clone() for name, tensor in self.start.model.state_dict().items()}
         scores = {}
         if position.best:
-            mean = self.validation(averaged(self.folder, position, self.start), self.device)
+            mean = self.validation(averaged(self.folder, position, self.start), self.device, self.progress)
             scores = position.best[0][2]
             if sum(mean.values()) <= sum(scores.values()):
                 scores = mean
             else:
                 best_one(self.folder, position, self.start)
         if getattr(self.start.model, "trust", None) is not None:
-            familiarise(self.start, self.rows, seed=self.config.train.seed)
+            familiarise(self.start, self.rows, seed=self.config.train.seed, progress=self.progress)
             if self.config.judges.sights and done:
                 n_lessons = judge(self.start, self.rows, self.examples, self.config.judges, self._sounds(),
-                                  seed=self.config.train.seed, progress=self.options.progress)
+                                  seed=self.config.train.seed, progress=self.progress)
                 self.say(f"judges: taught by {n_lessons} lessons of {1 + self.config.judges.sights} sights")
                 scores = {}                                 # others by now
-        scores = scores or self.validation(self.start, self.device)
+        scores = scores or self.validation(self.start, self.device, self.progress)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model")
         self.start.model.load_state_dict(last)
         return Trained(self.folder, path, position.step, done, scores)

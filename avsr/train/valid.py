@@ -18,10 +18,12 @@ from avsr.decode import DecodeOptions, decode
 from avsr.errors import BadManifest
 from avsr.metrics import NOTHING, word_errors
 from avsr.rates import FEATURE_RATE
+from avsr.runtime import Progress, no_progress
 from avsr.text import normalise
 
 SNR_DB = 0.0                                                # of every second utterance
 AT_ONCE = 16                                                # utterances
+SENSES = {"a": "sound", "v": "lips", "av": "sound and lips"}
 GREEDY = DecodeOptions(beam_size=1, temperatures=(0.0,), compression_ratio_threshold=None, logprob_threshold=None,
                        no_speech_threshold=None)
 
@@ -41,7 +43,7 @@ class Validation:
                                   "such that it is not trained.")
 
     @torch.inference_mode()
-    def __call__(self, checkpoint: Checkpoint, device: torch.device) -> dict[str, float]:
+    def __call__(self, checkpoint: Checkpoint, device: torch.device, progress: Progress = no_progress) -> dict[str, float]:
         """WER in percent by modality, of greedy search."""
         model, was_training = checkpoint.model, checkpoint.model.training
         model.eval()
@@ -49,6 +51,7 @@ class Validation:
         for modality, rows in self.rows.items():
             said = []
             for first in range(0, len(rows), AT_ONCE):
+                progress(f"validating by {SENSES[modality]}", first, len(rows), "utterances")
                 said += self._transcribe(checkpoint, rows[first:first + AT_ONCE], modality, device)
             errors = sum((word_errors(normalise(text["reference"]), normalise(text["hypothesis"])) for text in said), NOTHING)
             scores[modality] = round(errors.percent, 3)

@@ -59,7 +59,7 @@ def run(utterances: list[Utterance], folder: Path, workers: int) -> dict:
     memory.start()
     start, used = time.perf_counter(), children_s()
     prepared = prepare(utterances, folder, settings=PrepareSettings(workers=workers),
-                       progress=lambda stage, done, total: times.append((time.perf_counter(), done)))
+                       progress=lambda stage, done, total, unit: times.append((time.perf_counter(), done)))
     wall = time.perf_counter() - start
     memory.on = False
     seconds = sum(frames_to_seconds(row.cache.n_frames) for row in prepared.utterances)

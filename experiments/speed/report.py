@@ -33,7 +33,7 @@ def main() -> None:
         rows = (run / "results.jsonl").read_bytes().count(b"\n")
         for _ in range(arguments.runs):
             before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-            subprocess.run([sys.executable, "-m", "avsr.cli", "report", run, "--quiet"], check=True)
+            subprocess.run([sys.executable, "-m", "avsr", "report", run, "--quiet"], check=True)
             wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             print(f"{rows} rows: {wall:.1f} s, {cpu:.1f} s of processor, {after.ru_maxrss / 1e3:.0f} MB at most")

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--compute-type", default="int8")
     parser.add_argument("--alone", action="store_true", help="without faster-whisper")
     arguments = parser.parse_args()
-    commands = {f"avsr {arguments.modality}": [sys.executable, "-m", "avsr.cli", "transcribe", str(arguments.file), "--quiet",
+    commands = {f"avsr {arguments.modality}": [sys.executable, "-m", "avsr", "transcribe", str(arguments.file), "--quiet",
                                                "--modality", arguments.modality]}
     if not arguments.alone:
         commands[f"faster-whisper {arguments.compute_type}"] = [

@@ -1,5 +1,0 @@
-"""`python -m avsr.cli` is `avsr`."""
-
-from avsr.cli import main
-
-main()
