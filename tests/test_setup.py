@@ -29,10 +29,13 @@ def test_environment_yml_has_the_same_set_as_pyproject():
         assert requirement.removeprefix(name) in listed[name].split(","), requirement
 
 
-def test_ci_runs_the_command_the_readme_gives():
-    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
-    assert "uv run pytest" in readme
-    assert ci.rstrip().endswith("uv run pytest")
+def test_ci_runs_the_commands_the_readme_gives():
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text().splitlines()
+    typed = [line.partition("#")[0].strip() for line in readme.splitlines() if line.startswith("uv run pytest")]
+    assert typed == ["uv run pytest", 'uv run pytest -m "not slow"']
+    assert typed[0] in ci                                    # the very line
+    assert any(line.endswith(typed[1]) and line.startswith("AVSR_SHARED=") for line in ci)
+    assert "uv run ruff check ." in ci
 
 
 def test_the_readme_tree_is_true():
