@@ -20,6 +20,20 @@ from avsr.errors import BadCheckpoint
 
 # Written without spaces between words; Whisper times these by character (openai/whisper tokenizer.py).
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+# Whisper's languages, and the English names that its command line takes as well as the codes.
+LANGUAGE_NAMES = {code: name.replace("_", " ") for code, name in re.findall(r"(\w+) (\w+)", """
+en english  zh chinese  de german  es spanish  ru russian  ko korean  fr french  ja japanese  pt portuguese  tr turkish
+pl polish  ca catalan  nl dutch  ar arabic  sv swedish  it italian  id indonesian  hi hindi  fi finnish  vi vietnamese
+he hebrew  uk ukrainian  el greek  ms malay  cs czech  ro romanian  da danish  hu hungarian  ta tamil  no norwegian
+th thai  ur urdu  hr croatian  bg bulgarian  lt lithuanian  la latin  mi maori  ml malayalam  cy welsh  sk slovak
+te telugu  fa persian  lv latvian  bn bengali  sr serbian  az azerbaijani  sl slovenian  kn kannada  et estonian
+mk macedonian  br breton  eu basque  is icelandic  hy armenian  ne nepali  mn mongolian  bs bosnian  kk kazakh
+sq albanian  sw swahili  gl galician  mr marathi  pa punjabi  si sinhala  km khmer  sn shona  yo yoruba  so somali
+af afrikaans  oc occitan  ka georgian  be belarusian  tg tajik  sd sindhi  gu gujarati  am amharic  yi yiddish  lo lao
+uz uzbek  fo faroese  ht haitian_creole  ps pashto  tk turkmen  nn nynorsk  mt maltese  sa sanskrit  lb luxembourgish
+my myanmar  bo tibetan  tl tagalog  mg malagasy  as assamese  tt tatar  haw hawaiian  ln lingala  ha hausa  ba bashkir
+jw javanese  su sundanese  yue cantonese
+""")}
 # Punctuation that joins the word after it, and the word before it, as openai/whisper and faster-whisper join them.
 OPENING = "\"'“¿([{-"
 CLOSING = "\"'.。,，!！?？:：”)]}、"
@@ -212,6 +226,12 @@ def _join_punctuation(words: list[WordTokens]) -> list[WordTokens]:
         else:
             joined.append(word)
     return joined
+
+
+def language_code(language: str) -> str:
+    """The code of a language that is given as one, or by its English name, in letters of either case: German -> de."""
+    known = {name: code for code, name in LANGUAGE_NAMES.items()}
+    return known.get(language.strip().lower(), language.strip().lower())
 
 
 CTC_LETTERS = " abcdefghijklmnopqrstuvwxyz'"                # class 0 is the blank, class i letter i - 1

@@ -28,6 +28,7 @@ from avsr.rates import FEATURE_RATE
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, workers
 from avsr.senses import LEAST_SAMPLES, hear, how_to_search, see
 from avsr.speech import Piece
+from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcript import Segment, Transcript
 
 MODALITIES = ("auto", "a", "v", "av")
@@ -81,7 +82,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     source: a file's path, its bytes, an open file, a waveform (S,) float32 at 16 kHz, or a media.Clip.
     model: see checkpoint.load; give a Checkpoint to load it only once, on the device where it is to run.
     modality: `a` by sound, `v` by sight, `av` by both, `auto` what the recording and the model allow.
-    language: two letters; None lets a multilingual model find out.
+    language: its code or English name, as Whisper has them (de, German); None lets a multilingual model find out.
     on_segment: called with each segment as it is found. progress: called as runtime.Progress says, with bytes of
     what is downloaded, and then with seconds of the recording.
     settings: fields of Settings.
@@ -93,7 +94,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(MODALITIES)}.")
     target = pick_device(device)
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
-    _check_language(checkpoint, language)
+    language = _language_of(checkpoint, language)
     _check_modality(checkpoint, modality)
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
@@ -135,11 +136,15 @@ def make_settings(values: dict) -> Settings:
     return Settings(**values)
 
 
-def _check_language(checkpoint: Checkpoint, language: str | None) -> None:
-    if language is not None and language not in checkpoint.languages:
-        nearest = get_close_matches(language, checkpoint.languages, 1, 0)[0]
-        raise AvsrError(f"{checkpoint.name}: does not write language {language!r}; it knows {len(checkpoint.languages)}.  "
-                        f"Use {nearest}, or a multilingual model such as --model tiny.")
+def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
+    """The code of a language that was asked for. Raises AvsrError for one that the model does not write."""
+    if language is None or language_code(language) in checkpoint.languages:
+        return None if language is None else language_code(language)
+    known = {word: code for code in checkpoint.languages for word in (code, LANGUAGE_NAMES.get(code, code))}
+    nearest = known[get_close_matches(language.lower(), known, 1, 0)[0]]
+    more = "" if len(checkpoint.languages) > 1 else ", or a multilingual model such as --model base"
+    raise AvsrError(f"{checkpoint.name}: does not write language {language!r}; it knows {len(checkpoint.languages)}.  "
+                    f"Use {nearest} ({LANGUAGE_NAMES.get(nearest, nearest)}){more}.")
 
 
 def _check_modality(checkpoint: Checkpoint, modality: str) -> None:

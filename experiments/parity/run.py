@@ -2,6 +2,7 @@
 
     uv run experiments/parity/run.py grid --split test      # WER on GRID's public clips, 95 % intervals
     uv run experiments/parity/run.py wild                   # how many words differ on videos without reference texts
+    uv run experiments/parity/run.py grid --model base      # the multilingual Whisper, likewise
 Rows go to results.jsonl beside this file; summaries to standard output.
 """
 
@@ -16,24 +17,25 @@ from faster_whisper import WhisperModel
 from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 import avsr
-from avsr import assets, media
+from avsr import media
+from avsr.benchmark.against import packaged_whisper
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared" / "data"
 normalise = EnglishTextNormalizer({})
 
 
-def systems(compute_type: str) -> dict:
+def systems(model: str, compute_type: str) -> dict:
     """Name -> function from a path to text."""
-    ours = avsr.load("tiny.en", lips=False)
-    theirs = WhisperModel(str(assets.find("whisper-tiny.en.ct2").parent), device="cpu", compute_type=compute_type)
+    ours = avsr.load(model, lips=False)
+    theirs = WhisperModel(str(packaged_whisper(model)), device="cpu", compute_type=compute_type)
 
     def faster_whisper(path: Path) -> str:
         # Through our reader, so that only recognition is compared.
         audio = media.read(path, want_video=False).audio
         return "".join(segment.text for segment in theirs.transcribe(audio, beam_size=5, language="en")[0]).strip()
 
-    return {"avsr": lambda path: avsr.transcribe(path, model=ours, modality="a").text,
+    return {"avsr": lambda path: avsr.transcribe(path, model=ours, modality="a", language="en").text,
             f"faster-whisper {compute_type}": faster_whisper}
 
 
@@ -60,24 +62,32 @@ def n_errors(reference: str, hypothesis: str) -> int:
     return out.substitutions + out.deletions + out.insertions
 
 
+def keep(rows: list[dict]) -> None:
+    """Write the rows to results.jsonl in place of those of the same set."""
+    path = HERE / "results.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["set"] != rows[0]["set"]]
+    path.write_text("\n".join([*kept, *(json.dumps(row, ensure_ascii=False) for row in rows)]) + "\n")
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["grid", "wild"])
     parser.add_argument("--split", default="test")
+    parser.add_argument("--model", default="tiny.en", help="a Whisper that the extra `offline` brings: tiny.en or base")
     parser.add_argument("--compute-type", default="float32", help="of faster-whisper: float32 or int8")
     arguments = parser.parse_args()
     clips = grid(arguments.split) if arguments.what == "grid" else [
         (path.stem, path, None) for path in sorted((DATA / "wild").iterdir())]
-    named, rows = systems(arguments.compute_type), []
+    named, rows = systems(arguments.model, arguments.compute_type), []
+    kind = arguments.what if arguments.what == "wild" else f"grid {arguments.split}"
+    kind += "" if arguments.model == "tiny.en" else f" {arguments.model}"
     for utterance, path, reference in clips:
         texts = {name: run(path) for name, run in named.items()}
-        rows.append({"set": arguments.what if reference is None else f"grid {arguments.split}", "id": utterance,
-                     "reference": reference, **texts})
-        print(json.dumps(rows[-1], ensure_ascii=False))
-    kept = [line for line in (HERE / "results.jsonl").read_text().splitlines() if json.loads(line)["set"] != rows[0]["set"]] \
-        if (HERE / "results.jsonl").exists() else []
-    (HERE / "results.jsonl").write_text("\n".join([*kept, *(json.dumps(row, ensure_ascii=False) for row in rows)]) + "\n")
+        rows.append({"set": kind, "id": utterance, "reference": reference, **texts})
+        print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+    keep(rows)
     ours, theirs = named
     if arguments.what == "wild":
         errors = sum(n_errors(row[theirs], row[ours]) for row in rows)
