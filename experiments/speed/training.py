@@ -2,7 +2,8 @@
 
     uv run experiments/speed/training.py data/grid/manifest.jsonl              # on the CPU, one thread; --device cuda
 Prints, and appends to results.jsonl: clips a second forward and backward for each lip network and modality, their GMAC
-for a 3 s clip, clips a second of the loader with one process, and the share of padding in an epoch's batches.
+for a 3 s clip, clips a second of the loader with one process, CPU time of a clip's augmentation by torchvision, and the share
+of padding in an epoch's batches.
 """
 
 import argparse
@@ -56,6 +57,17 @@ def steps_a_second(learner: Learner, batches: list, augment: Augment, device: to
     return clips / (time.perf_counter() - started)
 
 
+def augmentation_ms(batches: list, augment: Augment) -> float:
+    """CPU time that augmenting the mouths of a clip takes, over `batches` on the CPU, after one to warm up."""
+    began = clips = 0
+    for number, batch in enumerate([batches[0], *batches]):
+        if number == 1:
+            began = time.process_time()
+        augmented(batch, augment, torch.device("cpu"))
+        clips += len(batch.ids) if number else 0
+    return 1000 * (time.process_time() - began) / clips
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,6 +84,10 @@ def main() -> None:
     examples = Examples(tokenizer.path, 80, labels, NoiseMixer({"pink": Coloured(1.0)}, snr_range=(-10, 20)), Augment())
     out = {"training": arguments.manifest.parent.name, "device": arguments.device, "threads": 1}
     batches = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None, finished=device.type == "cpu")
+    still = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None, finished=False)
+    looking = plan_epoch(rows, replace(DataConfig(), p_both=0.0, p_sound=0.0, frames=arguments.frames), 1, 0)
+    out["augmentation, ms a clip"] = round(augmentation_ms([still[plan] for plan in looking[:arguments.batches]],
+                                                           examples.augment), 2)
     held = {}
     for modality, shares in {"a": (0.0, 1.0), "v": (0.0, 0.0), "av": (1.0, 0.0)}.items():
         config = replace(DataConfig(), p_both=shares[0], p_sound=shares[1], frames=arguments.frames)
