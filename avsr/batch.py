@@ -1,6 +1,6 @@
 """Examples to batches: who goes with whom, in which order; padding; loading ahead in worker processes.
 
-    Rows -> plan of an epoch (a pure function of seed and epoch) -> Batches of about equal length
+    Rows -> plan of an epoch (a pure function of seed and epoch) -> Batches of about equal length -> mouths augmented
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from avsr.augment import Augment, augment_mouths
 from avsr.config import DataConfig
 from avsr.dataset import NO_LABEL, Draw, Example, Examples, Row
 from avsr.errors import AvsrError
@@ -30,7 +31,8 @@ class Batch:
     tokens: (B, L) int64, what the decoder is given; targets: (B, L), what it is to say, IGNORE where nothing.
     classes: (sum of class_lengths,) CTC classes end to end; labels: (B, T) frame labels; matched: (B,) bool.
     lengths: (B,) video frames, or as many as cover the sound.
-    sounds: names of the versions of the sounds, see dataset.Draw.
+    sounds: names of the versions of the sounds, see dataset.Draw. seeds: where the mouths are still to be augmented, and
+    (B, T, 96, 96) until then: from which each clip's augmentation draws.
     """
 
     ids: list[str]
@@ -46,6 +48,7 @@ class Batch:
     matched: Tensor
     lengths: Tensor
     sounds: list[str] | None = None
+    seeds: list[int] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -107,7 +110,17 @@ def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_co
                  torch.tensor([len(example.classes) for example in examples]), labels,
                  torch.tensor([example.matched for example in examples]),
                  torch.tensor([len(example.labels) for example in examples]),
-                 None if examples[0].sound is None else [example.sound for example in examples])
+                 None if examples[0].sound is None else [example.sound for example in examples],
+                 None if examples[0].seed is None else [example.seed for example in examples])
+
+
+def augmented(batch: Batch, settings: Augment | None, device: torch.device) -> Batch:
+    """The batch on a device, with its mouths augmented there if that is still to be done."""
+    lengths = batch.lengths.tolist()                        # before they are on a GPU, which would have to be waited for
+    batch = batch.to(device)
+    if batch.seeds is None:
+        return batch
+    return replace(batch, mouths=augment_mouths(batch.mouths, lengths, batch.seeds, settings), seeds=None)
 
 
 def buckets(lengths: Sequence[int], max_frames: int, rng: np.random.Generator) -> list[list[int]]:
@@ -156,10 +169,15 @@ def plan_epoch(rows: Sequence[Row], config: DataConfig, seed: int, epoch: int) -
 
 
 class Batches(Dataset):
-    """Makes the batch of a Plan, wherever DataLoader calls it."""
+    """Makes the batch of a Plan, wherever DataLoader calls it.
 
-    def __init__(self, rows: Sequence[Row], examples: Examples, prompt: Sequence[int], end: int, pad_columns: int | None):
-        self.rows, self.examples = rows, examples
+    finished: mouths are augmented here, which is right for training on the CPU: worker processes then do it ahead. False
+    leaves it to `augmented` on a GPU. Both draw the same.
+    """
+
+    def __init__(self, rows: Sequence[Row], examples: Examples, prompt: Sequence[int], end: int, pad_columns: int | None, *,
+                 finished: bool = True):
+        self.rows, self.examples, self.finished = rows, examples, finished
         self.prompt, self.end, self.pad_columns = tuple(prompt), end, pad_columns
 
     def __getitem__(self, plan: Plan) -> Batch | AvsrError:
@@ -174,7 +192,8 @@ class Batches(Dataset):
         for place, (number, foreign) in enumerate(zip(plan.rows, plan.foreign, strict=True)):
             draw = Draw(plan.modality, None if foreign is None else self.rows[foreign], sound=plan.sound)
             made.append(self.examples.make(self.rows[number], draw, np.random.default_rng((*plan.seed, place))))
-        return collate(made, self.prompt, self.end, self.pad_columns)
+        batch = collate(made, self.prompt, self.end, self.pad_columns)
+        return augmented(batch, self.examples.augment, torch.device("cpu")) if self.finished else batch
 
 
 class Endless(Sampler):

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from avsr.augment import Augment
+from avsr.augment import MOST, Augment
 from avsr.errors import BadConfig
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
@@ -28,7 +28,8 @@ OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True,
 class ModelConfig:
     """What is trained. `start`: nothing (None), or a model by name or folder, whose sound parts, tokenizer and, where the
     dims allow, lips are taken over. `ears_from`: a model whose audio blocks are, `lips_from`: whose lip network and video
-    blocks are, with the crop of the mouth they know; also an imported one."""
+    blocks are, with the crop of the mouth they know; also an imported one. `lips_from = "imagenet"`, or a .pth file of
+    torchvision's resnet18, starts `resnet18` lips from a network that knows pictures, see train/pictures.py."""
 
     start: str | None = None
     ears_from: str | None = None
@@ -270,6 +271,9 @@ def _check(config: Config, path: Path) -> None:
         for key, weight in weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
                 raise BadConfig(f"{path}: {section}.{key} is {weight}, but must be a number, 0 or above.  Correct it.")
+    for name, most in MOST.items():
+        if (amount := config.data.augment.get(name, 0)) > most:
+            raise BadConfig(f"{path}: data.augment.{name} is {amount}, but goes from 0 to {most}.  Correct it.")
     low, high = config.data.snr
     if not -math.inf < low <= high < math.inf:
         raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")

@@ -1,6 +1,6 @@
 """Utterances to what the network learns from: sound in noise, mouths, tokens, frame labels.
 
-    Utterance + cache -> Example: log-mel (C, n_mels), mouths (T, 88, 88) uint8, tokens, CTC classes, a label per frame
+    Utterance + cache -> Example: log-mel (C, n_mels), mouths uint8, tokens, CTC classes, a label per frame
 All chance comes from one generator per example, so that a resumed run draws what an undisturbed one would have drawn.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from avsr import noise
-from avsr.augment import Augment, augment_mouths, augment_sound, centre, ruin, speed
+from avsr.augment import Augment, augment_sound, centre, hide_frames, ruin, speed
 from avsr.cache import Cached, read_entry
 from avsr.corrupt import fitted
 from avsr.errors import BadManifest
@@ -69,7 +69,8 @@ class Example:
     mel (C, n_mels) float32, or the waveform (S, 1); mouths (T, 88, 88) uint8, seen (T,) bool; tokens, classes: of text and of
     CTC; labels (T,) int64 with NO_LABEL where nothing is known; matched: whether the mouth is to be believed: it belongs to the
     sound, and the manifest has no label `trust` that says no. sound: name of this version of the sound, where there are only
-    so many.
+    so many. seed: from which augment.augment_mouths draws for these mouths, which are (T, 96, 96) until then; None where they
+    are not augmented.
     """
 
     id: str
@@ -81,6 +82,7 @@ class Example:
     labels: np.ndarray
     matched: bool
     sound: str | None = None
+    seed: int | None = None
 
 
 def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tuple[list[Row], list[str]]:
@@ -156,7 +158,7 @@ class Examples:
         words = utterance.words
         if draw.varied and self.augment is not None and rng.random() < self.p_speed:
             cached, words = self._speed(cached, words, rng)
-        mel = mouths = seen = None
+        mel = mouths = seen = seed = None
         if "a" in draw.modality:
             if cached.audio is None:
                 raise BadManifest(f"{utterance.id}: sound was asked for, but its cache holds none.  Prepare it again.")
@@ -164,12 +166,12 @@ class Examples:
             sound = self._sound(cached.audio, utterance, draw, own)
             mel, n_frames = features(sound, self.n_mels).numpy(), samples_to_frames(len(sound))
         if "v" in draw.modality:
-            mouths, seen = self._sight(cached, utterance, draw, rng)
+            mouths, seen, seed = self._sight(cached, utterance, draw, rng)
             n_frames = len(mouths)
         tokens, classes = self._spell(utterance.text)
         return Example(utterance.id, mel, mouths, seen, tokens, classes, frame_labels(words, n_frames, self.labels),
                        draw.foreign is None and row.believed,
-                       None if draw.sound is None else f"{utterance.id}#{draw.sound}")
+                       None if draw.sound is None else f"{utterance.id}#{draw.sound}", seed)
 
     def _speed(self, cached: Cached, words: tuple[TimedWord, ...] | None,
                rng: np.random.Generator) -> tuple[Cached, tuple[TimedWord, ...] | None]:
@@ -190,15 +192,16 @@ class Examples:
         return audio if self.augment is None else augment_sound(audio, self.augment, rng)
 
     def _sight(self, cached: Cached, utterance: Utterance, draw: Draw,
-               rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+               rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int | None]:
+        """Mouths, where they are seen, and the seed of their augmentation, if any."""
         if cached.images is None:
             raise BadManifest(f"{utterance.id}: lips were asked for, but its cache holds none.  Prepare it again.")
         if not draw.varied or self.augment is None:
-            return centre(cached.images), ~cached.missing
-        images = augment_mouths(cached.images, self.augment, rng)
+            return centre(cached.images), ~cached.missing, None
+        images = hide_frames(cached.images, self.augment, rng)
         if self.p_ruined and rng.random() < self.p_ruined:
             images = ruin(images, rng)
-        return images, ~cached.missing
+        return images, ~cached.missing, int(rng.integers(2 ** 63))
 
     def _spell(self, text: str) -> tuple[list[int], list[int]]:
         """Tokens and CTC classes."""

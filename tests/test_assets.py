@@ -112,7 +112,7 @@ def test_every_asset_says_all():
     assert len(set(variables)) == len(variables)
 
 
-@pytest.mark.parametrize("name", sorted(assets.ASSETS))
+@pytest.mark.parametrize("name", sorted(name for name, asset in assets.ASSETS.items() if asset.package))
 def test_packages_carry_the_assets(name, cache):
     asset = assets.ASSETS[name]
     for package, _ in (asset.package, *asset.rest):
@@ -123,6 +123,13 @@ def test_packages_carry_the_assets(name, cache):
     assert found == (asset.packaged or asset.sha256)
     assert (path.stat().st_size == asset.size) == (found == asset.sha256)
     assert ([file.name for file in cache.iterdir()] == [name]) if asset.rest else not cache.exists()
+
+
+def test_what_no_package_carries_is_put_there_by_hand(cache, monkeypatch):
+    asset = dataclasses.replace(assets.ASSETS["resnet18-f37072fd.pth"], url="http://127.0.0.1:9/resnet18.pth")
+    monkeypatch.setitem(assets.ASSETS, asset.name, asset)
+    with pytest.raises(MissingAsset, match=rf"no connection: .*\.  Put the file at {cache / asset.name} by hand\.$"):
+        assets.find(asset.name)
 
 
 def test_another_version_of_the_dictionary_is_not_taken_for_it(cache, tmp_path, monkeypatch):

@@ -1,28 +1,38 @@
-"""Augmentation: one draw for a whole clip, lips and sound in step, the same generator the same result."""
+"""Augmentation: one draw for a whole clip, another for its neighbour, lips and sound in step, the same seed the same result."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avsr.augment import (
+    MOST,
     Augment,
+    augment_clip,
     augment_mouths,
     augment_sound,
+    bend,
     centre,
-    crop_flip,
-    erase,
-    jitter,
+    hide_frames,
+    light_table,
     ruin,
     speed,
     time_mask,
+    warp,
 )
 from avsr.rates import MOUTH_INPUT, MOUTH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
-STILL = {"scale": 0, "degrees": 0, "brightness": 0, "contrast": 0, "gamma": 0}
 NONE = Augment(**{name: 0 for name in Augment.__dataclass_fields__})
+# Each part of the augmentation of mouths by itself, as far as it goes.
+PARTS = {"flip": replace(NONE, flip=1), "scale": replace(NONE, scale=0.1), "degrees": replace(NONE, degrees=8),
+         "perspective": replace(NONE, perspective=0.03), "elastic": replace(NONE, elastic=1),
+         "brightness": replace(NONE, brightness=20), "contrast": replace(NONE, contrast=0.2),
+         "gamma": replace(NONE, gamma=0.2), "blur": replace(NONE, blur=1), "erase": replace(NONE, erase=1)}
 
 
 def rng(seed=0):
@@ -33,41 +43,83 @@ def mouths(n=25, seed=0):
     return rng(seed).integers(0, 256, (n, MOUTH_SIZE, MOUTH_SIZE)).astype(np.uint8)
 
 
+def smooth(n=25, seed=0):
+    """Mouths without noise, of which a shift by part of a pixel changes little."""
+    coarse = torch.from_numpy(rng(seed).uniform(30, 220, (n, 1, 6, 6)))
+    return torch.nn.functional.interpolate(coarse, size=(MOUTH_SIZE, MOUTH_SIZE), mode="bilinear")[:, 0].byte().numpy()
+
+
+def augmented(images, amounts, seed):
+    """One clip by itself."""
+    return augment_mouths(torch.from_numpy(images)[None], [len(images)], [seed], amounts)[0].numpy()
+
+
 def longest_run(mask):
     return max((len(run) for run in "".join("x" if one else " " for one in mask).split()), default=0)
 
 
-@pytest.mark.parametrize("change", [
-    lambda images, rng: crop_flip(images, rng), lambda images, rng: jitter(images, rng), lambda images, rng: erase(images, rng),
-    lambda images, rng: time_mask(images, rng), lambda images, rng: augment_mouths(images, Augment(), rng),
-], ids=["crop_flip", "jitter", "erase", "time_mask", "augment_mouths"])
-def test_the_same_generator_gives_the_same_mouths_and_leaves_the_cache_alone(change):
-    images, before = mouths(), mouths()
-    results = [change(images, rng(seed)) for seed in range(6)]
-    assert np.array_equal(images, before)
-    assert np.array_equal(change(images, rng(3)), results[3])
-    assert len({result.tobytes() for result in results}) > 1
-    for result in results:
-        assert result.dtype == np.uint8
-        assert len(result) == len(images)
-        assert result.flags.c_contiguous
+# --- a batch of mouths ---
+
+@pytest.mark.parametrize("amounts", [Augment(), *PARTS.values()], ids=["all", *PARTS])
+def test_a_seed_decides_alone_and_all_frames_are_changed_alike(amounts):
+    still = np.repeat(smooth(1), 6, axis=0)
+    before = still.copy()
+    made = [augmented(still, amounts, seed) for seed in range(8)]
+    assert np.array_equal(still, before)
+    assert np.array_equal(augmented(still, amounts, 3), made[3])
+    assert len({one.tobytes() for one in made}) == 8
+    for one in made:
+        assert (one.dtype, one.shape) == (np.uint8, (6, MOUTH_INPUT, MOUTH_INPUT))
+        assert (one == one[0]).all(), "something moves that did not move"
+
+
+def test_a_clip_looks_the_same_in_any_company_and_the_global_generator_stays():
+    clips, seeds = [smooth(n, n) for n in (12, 9, 5)], [7, 8, 9]
+    batch = torch.zeros(3, 12, MOUTH_SIZE, MOUTH_SIZE, dtype=torch.uint8)
+    for row, clip in zip(batch, clips, strict=True):
+        row[:len(clip)] = torch.from_numpy(clip)
+    for name in ("flip", "elastic", "blur", "erase"):
+        amounts = replace(Augment(), **{name: 1})
+        torch.manual_seed(0)
+        before = torch.get_rng_state()
+        made = augment_mouths(batch, [12, 9, 5], seeds, amounts)
+        assert torch.equal(torch.get_rng_state(), before)
+        for one, clip, seed in zip(made, clips, seeds, strict=True):
+            assert np.array_equal(one[:len(clip)].numpy(), augmented(clip, amounts, seed))
+            assert not one[len(clip):].any(), "padding is changed"
+        assert not torch.equal(made[0, :5], made[1, :5])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_number_of_threads_changes_nothing(seed):
+    """Worker processes have one, the trainer as many as it likes."""
+    everything, found = replace(Augment(), elastic=1, blur=1, erase=1, flip=1), []
+    threads = torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            found.append(augmented(mouths(75), everything, seed))
+    finally:
+        torch.set_num_threads(threads)
+    assert np.array_equal(*found)
 
 
 @settings(deadline=None)
 @given(st.integers(0, 1000))
-def test_a_crop_is_one_place_of_all_frames_mirrored_or_not(seed):
+def test_without_amounts_it_is_a_crop_from_one_place_of_all_frames(seed):
     images = mouths(3)
-    crop = crop_flip(images, rng(seed))
-    assert crop.shape == (3, MOUTH_INPUT, MOUTH_INPUT)
+    crop, mirrored = augmented(images, NONE, seed), augmented(images, PARTS["flip"], seed)
     room = MOUTH_SIZE - MOUTH_INPUT + 1
     places = [images[:, y: y + MOUTH_INPUT, x: x + MOUTH_INPUT] for y in range(room) for x in range(room)]
-    assert sum(np.array_equal(crop, place) or np.array_equal(crop, place[:, :, ::-1]) for place in places) == 1
+    assert sum(np.array_equal(crop, place) for place in places) == 1
+    assert sum(np.array_equal(mirrored, place[:, :, ::-1]) for place in places) == 1
 
 
 def test_every_place_and_both_sides_come_up():
-    marked = np.arange(MOUTH_SIZE ** 2, dtype=np.int32).reshape(1, MOUTH_SIZE, MOUTH_SIZE)
-    corners = {int(crop_flip(marked, rng(seed))[0, 0, 0]) for seed in range(2000)}
-    assert len(corners) == 2 * (MOUTH_SIZE - MOUTH_INPUT + 1) ** 2
+    marked = np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+    marked[0] = np.add.outer(16 * np.arange(MOUTH_SIZE), np.arange(MOUTH_SIZE)) % 256
+    found = {augmented(marked, replace(NONE, flip=0.5), seed).tobytes() for seed in range(1500)}
+    assert len(found) == 2 * (MOUTH_SIZE - MOUTH_INPUT + 1) ** 2
 
 
 def test_the_middle_is_what_a_crop_gives_on_average():
@@ -75,43 +127,123 @@ def test_the_middle_is_what_a_crop_gives_on_average():
     assert np.array_equal(centre(images), images[:, 4:92, 4:92])
 
 
-def test_no_amount_of_jitter_is_no_jitter():
-    assert np.array_equal(jitter(mouths(), rng(), **STILL), mouths())
-    assert np.array_equal(augment_mouths(mouths(5)[:, 4:92, 4:92], NONE, rng()), mouths(5)[:, 4:92, 4:92])
-    assert jitter(mouths(0), rng()).shape == (0, MOUTH_SIZE, MOUTH_SIZE)
-
-
-def test_jitter_moves_all_frames_alike():
-    still = np.repeat(mouths(1), 6, axis=0)
-    assert all((frame == frames[0]).all() for frames in [jitter(still, rng(seed)) for seed in range(5)] for frame in frames)
-
-
 def test_light_changes_within_its_bounds_and_keeps_order():
-    ramp = np.tile(np.arange(256, dtype=np.uint8)[None, None], (1, 4, 1))
-    tables = np.stack([jitter(ramp, rng(seed), scale=0, degrees=0)[0, 0].astype(int) for seed in range(200)])
+    tables = np.stack([light_table(Augment(), rng(seed)).numpy() for seed in range(200)])
     assert (np.diff(tables, axis=1) >= 0).all()
     assert 20 < np.abs(tables[:, 128] - 128).max() < 60
+    assert np.array_equal(light_table(NONE, rng()).round().numpy(), np.arange(256))
+    for name, most in (("brightness", 20.2), ("contrast", 0.11), ("gamma", 19)):
+        moved = np.stack([light_table(PARTS[name], rng(seed)).numpy() for seed in range(200)])[:, 128] - 128
+        assert 0.9 * most < np.abs(moved).max() <= most, name
 
 
-def test_scale_and_rotation_are_about_the_middle():
-    disc = np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+def disc(radius=20):
+    """A bright disc in the middle, and how far each pixel is from there."""
     y, x = np.mgrid[:MOUTH_SIZE, :MOUTH_SIZE] - (MOUTH_SIZE - 1) / 2
-    disc[0][x ** 2 + y ** 2 < 20 ** 2] = 255
-    for seed in range(20):
-        moved = jitter(disc, rng(seed), **{**STILL, "scale": 0.1, "degrees": 8})[0] / 255
-        assert abs((moved * x).sum() / moved.sum()) < 0.2
-        assert 0.88 < np.sqrt(moved.sum() / (disc / 255).sum()) < 1.12
+    return np.where(x ** 2 + y ** 2 < radius ** 2, 255, 0).astype(np.uint8)[None], x, y
+
+
+def moments(picture):
+    """Middle (x, y) of what is bright in a picture, relative to the picture's, and how much there is of it."""
+    y, x = np.mgrid[:MOUTH_SIZE, :MOUTH_SIZE] - (MOUTH_SIZE - 1) / 2
+    total = picture.sum()
+    return np.array([(picture * x).sum(), (picture * y).sum()]) / total, total
+
+
+def test_scale_and_rotation_are_about_the_middle_and_within_their_bounds():
+    picture, x, y = disc()
+    bar = np.where((np.abs(y) < 4) & (np.abs(x) < 32), 255, 0)[None]
+    both = torch.from_numpy(np.concatenate([picture, bar])).float()
+    sizes, angles = [], []
+    for seed in range(60):
+        moved, turned = warp(both, replace(NONE, scale=0.1, degrees=8), rng(seed)).numpy()
+        middle, total = moments(moved)
+        assert np.abs(middle).max() < 0.2
+        sizes.append(np.sqrt(total / picture.sum()))
+        rows, columns = np.nonzero(turned > 127)
+        angles.append(np.degrees(np.arctan(np.polyfit(columns, rows, 1)[0])))
+    assert 0.89 < min(sizes) < 0.92 < 1.08 < max(sizes) < 1.11
+    assert -8.3 < min(angles) < -6 < 6 < max(angles) < 8.3
+
+
+def test_a_perspective_moves_corners_and_rubber_its_points_by_as_much_as_they_say():
+    """Of a mark in a corner, 8 pixels from the edges."""
+    mark = torch.zeros(1, MOUTH_SIZE, MOUTH_SIZE)
+    mark[0, 6:11, 6:11] = 255
+    before, _ = moments(mark.numpy())
+    ways = {"perspective": (lambda seed: warp(mark, PARTS["perspective"], rng(seed)), 0.03 * MOUTH_SIZE),
+            "elastic": (lambda seed: bend(mark, rng(seed)), 2.0)}
+    for name, (change, most) in ways.items():
+        moved = np.array([moments(change(seed).numpy())[0] - before for seed in range(100)])
+        assert 0.6 * most < np.abs(moved).max() < 1.3 * most, name
+        assert np.abs(moved.mean(axis=0)).max() < 0.2 * most, name
+
+
+def test_a_blur_takes_detail_and_leaves_the_mean():
+    images = mouths(5)
+    made, plain = augmented(images, PARTS["blur"], 1), augmented(images, NONE, 1)
+    assert made.std() < 0.8 * plain.std()
+    assert made.mean() == pytest.approx(plain.mean(), abs=1)
 
 
 @settings(deadline=None)
 @given(st.integers(0, 1000))
-def test_erase_covers_one_rectangle_in_all_frames(seed):
-    images = mouths(3)
-    covered = np.any(erase(images, rng(seed)) != images, axis=0)
+def test_one_rectangle_is_covered_in_all_frames(seed):
+    images = np.full((3, MOUTH_SIZE, MOUTH_SIZE), 200, np.uint8)
+    images[:, :, :MOUTH_SIZE // 2] = 100
+    made = augmented(images, PARTS["erase"], seed)
+    covered = np.all(made == 150, axis=0)
     rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
+    assert covered.sum() == len(rows) * len(columns)
     for side in (rows, columns):
-        assert 0.08 * MOUTH_SIZE < np.ptp(side) + 1 <= 0.4 * MOUTH_SIZE + 1
-    assert covered.sum() > 0.98 * len(rows) * len(columns)
+        assert 0.08 * MOUTH_INPUT < np.ptp(side) + 1 <= 0.4 * MOUTH_INPUT + 1
+    assert set(np.unique(made[:, ~covered])) == {100, 200}
+
+
+def test_beyond_a_pictures_edge_there_is_its_mean_grey():
+    white = np.full((2, MOUTH_SIZE, MOUTH_SIZE), 230, np.uint8)
+    for seed in range(20):
+        assert (augmented(white, replace(Augment(), brightness=0, contrast=0, gamma=0, scale=0.5), seed) == 230).all()
+
+
+def test_the_largest_amounts_are_taken():
+    images = mouths(4)
+    for seed in range(20):
+        made = augmented(images, replace(Augment(), **MOST), seed)
+        assert made.shape == (4, MOUTH_INPUT, MOUTH_INPUT)
+
+
+def test_a_clip_of_any_size_is_cropped():
+    clip = torch.from_numpy(np.ascontiguousarray(mouths(2)[:, :90, :93]))
+    assert augment_clip(clip, 128.0, Augment(), rng()).shape == (2, MOUTH_INPUT, MOUTH_INPUT)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_draws_what_a_cpu_draws():
+    batch, everything = torch.from_numpy(np.stack([smooth(30, n) for n in range(6)])), replace(Augment(), elastic=0.5, blur=0.5)
+    here, there = (augment_mouths(one, [30] * 6, range(6), everything).cpu().int() for one in (batch, batch.cuda()))
+    assert (here - there).abs().max() <= 2
+    assert ((here - there).abs() > 0).float().mean() < 0.01
+
+
+def test_torchvision_is_imported_by_nobody_who_does_not_augment():
+    """It takes longer to import than torch itself."""
+    code = ("import sys, avsr.cli, avsr.transcribe, avsr.benchmark, avsr.explain, avsr.report, avsr.train; "
+            "print(sorted({'torch', 'torchvision'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['torch']"
+
+
+# --- an example ---
+
+def test_hidden_frames_come_from_the_generator_and_leave_the_cache_alone():
+    images, before = mouths(), mouths()
+    made = [hide_frames(images, Augment(), rng(seed)) for seed in range(6)]
+    assert np.array_equal(images, before)
+    assert np.array_equal(hide_frames(images, Augment(), rng(3)), made[3])
+    assert len({one.tobytes() for one in made}) > 1
+    assert np.array_equal(hide_frames(images, replace(Augment(), mask_frames=0), rng()), images)
 
 
 @settings(deadline=None)
@@ -213,9 +345,3 @@ def test_what_is_absent_stays_absent_and_speed_one_changes_nothing():
     assert (len(new), missing, audio, times) == (20, None, None, None)
     same = speed(mouths(30), None, None, 1.001)
     assert np.array_equal(same[0], mouths(30))
-
-
-def test_each_part_can_be_switched_off():
-    images = np.repeat(mouths(1), 25, axis=0)
-    assert augment_mouths(images, replace(NONE, mask_frames=10), rng(1)).std(axis=0).max() > 0
-    assert augment_mouths(images, replace(Augment(), mask_frames=0), rng(1)).std(axis=0).max() == 0

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from made_corpus import corpus
 
 from avsr import noise
-from avsr.augment import Augment
-from avsr.batch import IGNORE, MAX_PADDING, Batches, Endless, buckets, collate, loader, padding, plan_epoch
+from avsr.augment import Augment, augment_mouths
+from avsr.batch import IGNORE, MAX_PADDING, Batches, Endless, augmented, buckets, collate, loader, padding, plan_epoch
 from avsr.config import DataConfig
 from avsr.dataset import NO_LABEL, Example, Examples, Row, read_rows
 from avsr.manifest import CacheEntry, Utterance
@@ -184,6 +184,7 @@ def test_what_is_absent_is_none():
     there = sight.to(torch.device("cpu"))
     assert there.mel is None
     assert torch.equal(there.mouths, sight.mouths)
+    assert augmented(sight, None, torch.device("cpu")).mouths is sight.mouths, "without seeds there is nothing to do"
 
 
 # Loading
@@ -211,6 +212,21 @@ def test_a_worker_gives_the_same_batches(prepared):
     assert {batch.modality for batch in here} >= {"av", "a"}
     resumed = list(islice(loader(batches, Endless(rows, config, 1, first=5), 0, pin=False), 7))
     assert all(equal(one, other) for one, other in zip(here[5:], resumed, strict=True))
+
+
+def test_mouths_are_augmented_in_the_loader_or_on_the_device_alike(prepared):
+    rows, batches = prepared
+    config, cpu = DataConfig(frames=60, p_both=0.5, p_sound=0.2), torch.device("cpu")
+    later = Batches(rows, batches.examples, batches.prompt, batches.end, None, finished=False)
+    for plan in [plan for plan in plan_epoch(rows, config, 1, 0) if "v" in plan.modality][:3]:
+        made, still = batches[plan], later[plan]
+        assert (made.seeds, len(still.seeds)) == (None, len(still.ids))
+        assert (made.mouths.shape[2:], still.mouths.shape[2:]) == ((88, 88), (96, 96))
+        assert equal(augmented(still, batches.examples.augment, cpu), made)
+        assert torch.equal(still.seen, made.seen)
+        assert len(set(still.seeds)) == len(still.seeds)
+        alone = augment_mouths(still.mouths[:1], still.lengths[:1].tolist(), still.seeds[:1], batches.examples.augment)
+        assert torch.equal(alone[0], made.mouths[0]), "its company does not matter"
 
 
 def test_what_is_wrong_comes_as_it_is(prepared):

@@ -87,6 +87,8 @@ WRONG = {
     "a key like no other": ("[loss]\nxyzzy = 3", [], "loss.xyzzy is not a setting.  Known are attention, smoothing,"),
     "a misspelt augmentation": ("[data.augment]\nmask_second = 0", [],
                                 "data.augment.mask_second is not a setting.  Did you mean mask_seconds?"),
+    "a chance above 1": ("[data.augment]\nblur = 1.5", [], "data.augment.blur is 1.5, but goes from 0 to 1.  Correct it."),
+    "more than all contrast": ("[data.augment]\ncontrast = 2", [], "data.augment.contrast is 2, but goes from 0 to 1.  Cor"),
     "where it lies": ('folder = "x"', [], "folder is not a setting"),
     "a misspelt override": ("", ["train.lrr=1"], "train.lrr is not a setting.  Did you mean train.lr?"),
     "a negative learning rate": ("[train]\nlr = -1e-3", [], "train.lr is -0.001, but must be above 0.  Correct it."),

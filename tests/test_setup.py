@@ -1,8 +1,9 @@
-"""Set-up: conda and uv install the same, nothing in git names a registry, CI runs the README's command."""
+"""Set-up: conda and uv install the same, one OpenCV, nothing in git names a registry, CI runs the README's command."""
 
 import re
 import subprocess
 import tomllib
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ def test_environment_yml_has_the_same_set_as_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"].values()
     wanted = [*project["project"]["dependencies"], *(name for extra in extras for name in extra),
-              # Not what is in a group of its own: the package that carries the face detector would bring tensorflow along.
+              # Not what is in a group of its own: with pip the packages that carry faces' models would bring others along.
               *(name for name in project["dependency-groups"]["dev"] if isinstance(name, str) and not name.startswith("avsr")),
               *project["tool"]["uv"]["constraint-dependencies"]]
     names = {re.split(r"[<>=]", requirement)[0] for requirement in wanted}
@@ -36,6 +37,36 @@ def test_ci_runs_the_commands_the_readme_gives():
     assert typed[0] in ci                                    # the very line
     assert any(line.endswith(typed[1]) and line.startswith("AVSR_SHARED=") for line in ci)
     assert "uv run ruff check ." in ci
+
+
+def test_exactly_one_opencv_is_installed_and_whole():
+    """Two would write into one folder; removing one of two leaves half of the other."""
+    import cv2
+
+    assert packages_distributions()["cv2"] == ["opencv-contrib-python"]
+    remedy = "Run uv sync --reinstall-package opencv-contrib-python."
+    assert hasattr(cv2, "__version__"), remedy
+    assert version("opencv-contrib-python").startswith(cv2.__version__), remedy
+
+
+def test_pip_is_asked_for_no_second_opencv():
+    """pip knows no overrides, so what it may be asked for must not require opencv-python."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [*project["project"]["dependencies"],
+             *(one for extra in project["project"]["optional-dependencies"].values() for one in extra)]
+    names = {re.split(r"[<>=]", requirement)[0] for requirement in asked}
+    assert {name for name in names if name.startswith("opencv")} == {"opencv-contrib-python"}
+    for name in names:
+        others = [one for one in requires(name) or () if one.startswith("opencv") and "extra ==" not in one]
+        assert {re.split(r"[<>=; ]", one)[0] for one in others} <= {"opencv-contrib-python"}, name
+
+
+def test_the_users_packages_are_dependencies():
+    """The user's card names them; opencv-python as its superset contrib, which mediapipe requires."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    asked = {re.split(r"[<>=]", one)[0] for one in listed if isinstance(one, str)}
+    assert asked >= {"torch", "torchvision", "opencv-contrib-python", "mediapipe", "librosa", "pytest"}
 
 
 def test_the_readme_tree_is_true():

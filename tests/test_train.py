@@ -154,7 +154,7 @@ def whole(folder, tmp_path_factory):
     return state(run)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_ten_steps_are_five_and_five(folder, tmp_path, whole, workers):
     settings = config(folder, *BUSY, f"data.workers={workers}")
     lines = []
@@ -205,6 +205,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(folder, tmp_path, whole):
     config(folder)
     (tmp_path / "script.py").write_text(SCRIPT)
@@ -228,6 +229,7 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, whole):
     assert steps_in(run) == list(range(1, 11))
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does_in_two_goes(folder, tmp_path):
     config(folder)
     (tmp_path / "script.py").write_text(SCRIPT)

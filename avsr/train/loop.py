@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from avsr import cache, checkpoint
 from avsr.augment import Augment
-from avsr.batch import Batch, Batches, Endless, loader
+from avsr.batch import Batch, Batches, Endless, augmented, loader
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.dataset import Examples, Row, label_words, read_rows
@@ -234,16 +234,17 @@ class _Run:
         """Batches on the device, with the seconds spent waiting for each."""
         tokenizer, pad = self.start.tokenizer, self.start.pad_seconds
         data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end,
-                       None if pad is None else pad * FEATURE_RATE)
+                       None if pad is None else pad * FEATURE_RATE, finished=self.device.type == "cpu")
         sampler = Endless(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
                           first=self.position.step * self.config.train.accumulate * self.world)
         source = iter(loader(data, sampler, self.config.data.workers, pin=self.device.type == "cuda"))
         while True:
             asked = time.monotonic()
             batch = next(source)
+            waited = time.monotonic() - asked
             if isinstance(batch, AvsrError):
                 raise batch
-            yield batch.to(self.device), time.monotonic() - asked
+            yield augmented(batch, self.examples.augment, self.device), waited
 
     def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> Line:
         began, waited, ids, n_clips = time.monotonic(), 0.0, [], 0

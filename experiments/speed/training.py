@@ -2,7 +2,8 @@
 
     uv run experiments/speed/training.py data/grid/manifest.jsonl              # on the CPU, one thread; --device cuda
 Prints, and appends to results.jsonl: clips a second forward and backward for each lip network and modality, their GMAC
-for a 3 s clip, clips a second of the loader with one process, and the share of padding in an epoch's batches.
+for a 3 s clip, clips a second of the loader with one process, CPU time of a clip's augmentation by torchvision, and the share
+of padding in an epoch's batches.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from avsr.augment import Augment
-from avsr.batch import Batches, Endless, loader, padding, plan_epoch
+from avsr.batch import Batches, Endless, augmented, loader, padding, plan_epoch
 from avsr.config import DataConfig, LossConfig
 from avsr.dataset import Examples, label_words, read_rows
 from avsr.losses import Learner
@@ -38,8 +39,8 @@ def gmac(front: str) -> float:
     return counter.get_total_flops() / 2 / 1e9
 
 
-def steps_a_second(learner: Learner, batches: list, device: torch.device) -> float:
-    """Clips a second of forward and backward, over `batches`, after one to warm up."""
+def steps_a_second(learner: Learner, batches: list, augment: Augment, device: torch.device) -> float:
+    """Clips a second of forward and backward, over `batches`, after one to warm up; on a GPU with the mouths' augmentation."""
     started = clips = 0
     for number, batch in enumerate([batches[0], *batches]):
         if number == 1:
@@ -47,13 +48,24 @@ def steps_a_second(learner: Learner, batches: list, device: torch.device) -> flo
                 torch.cuda.synchronize()
             started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            losses = learner(batch.to(device))
+            losses = learner(augmented(batch, augment, device))
         losses.total.backward()
         learner.zero_grad()
         clips += len(batch.ids) if number else 0
     if device.type == "cuda":
         torch.cuda.synchronize()
     return clips / (time.perf_counter() - started)
+
+
+def augmentation_ms(batches: list, augment: Augment) -> float:
+    """CPU time that augmenting the mouths of a clip takes, over `batches` on the CPU, after one to warm up."""
+    began = clips = 0
+    for number, batch in enumerate([batches[0], *batches]):
+        if number == 1:
+            began = time.process_time()
+        augmented(batch, augment, torch.device("cpu"))
+        clips += len(batch.ids) if number else 0
+    return 1000 * (time.process_time() - began) / clips
 
 
 def main() -> None:
@@ -71,7 +83,11 @@ def main() -> None:
     tokenizer = write_letters(Path(tempfile.mkdtemp()) / "tokenizer.json")
     examples = Examples(tokenizer.path, 80, labels, NoiseMixer({"pink": Coloured(1.0)}, snr_range=(-10, 20)), Augment())
     out = {"training": arguments.manifest.parent.name, "device": arguments.device, "threads": 1}
-    batches = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None)
+    batches = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None, finished=device.type == "cpu")
+    still = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None, finished=False)
+    looking = plan_epoch(rows, replace(DataConfig(), p_both=0.0, p_sound=0.0, frames=arguments.frames), 1, 0)
+    out["augmentation, ms a clip"] = round(augmentation_ms([still[plan] for plan in looking[:arguments.batches]],
+                                                           examples.augment), 2)
     held = {}
     for modality, shares in {"a": (0.0, 1.0), "v": (0.0, 0.0), "av": (1.0, 0.0)}.items():
         config = replace(DataConfig(), p_both=shares[0], p_sound=shares[1], frames=arguments.frames)
@@ -89,7 +105,7 @@ def main() -> None:
     for front in FRONTS:
         learner = Learner(AVSR(replace(DIMS, lips=front)), LossConfig(), len(labels) + 1).to(device)
         out[front] = {"gmac": round(gmac(front), 3),
-                      "clips/s": {modality: round(steps_a_second(learner, held[modality], device), 2)
+                      "clips/s": {modality: round(steps_a_second(learner, held[modality], examples.augment, device), 2)
                                   for modality in (("a", "v", "av") if front == "compact" else ("v",))}}
         if device.type == "cuda":
             out[front]["peak GB"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)

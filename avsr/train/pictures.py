@@ -1,0 +1,98 @@
+"""Lips that start from ImageNet: the ResNet-18 that torchvision publishes, taken over into the `resnet18` lip network.
+
+    resnet18-f37072fd.pth, or a file of the same names -> stages 1 to 4 as they are, the stem inflated -> video.front
+The stem sees colour pictures of 7 x 7 pixels, ours 5 grey frames of them. A grey picture is one whose three colours are
+alike, so its kernels are added up over the colours, with the normalisation of either network taken into account, and put in
+the middle frame; the other frames start at 0, as in I3D's inflation (Carreira and Zisserman 2017) of a single frame. So the
+network begins as torchvision's, looking at each frame by itself, and learns what moves. Its last layer, of 1000 classes, is
+left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from avsr import assets
+from avsr.errors import BadCheckpoint
+from avsr.importers.reading import listed, read_weights
+from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Front
+from avsr.runtime import Progress, no_progress
+
+IMAGENET = "imagenet"                                       # in place of the name of a model
+ASSET = "resnet18-f37072fd.pth"
+# Of red, green and blue from 0 to 1, by which torchvision's networks know pictures.
+COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HASHED = re.compile(r"-([0-9a-f]{8,64})\.pth$")             # torch.hub's: a name ends in the first digits of the sha256
+UNUSED = ("fc.weight", "fc.bias")
+
+
+def is_of_pictures(name: str | None) -> bool:
+    """Whether `model.lips_from` names a network for pictures: `imagenet`, or a .pth file."""
+    return name is not None and (name == IMAGENET or name.endswith(".pth"))
+
+
+def picture_weights(name: str, folder: Path, *, progress: Progress = no_progress) -> tuple[Path, dict[str, Tensor]]:
+    """The file and the weights of `imagenet`, or of a .pth file whose path is relative to `folder`.
+
+    A file whose name holds the first digits of its sha256 is checked against them. Raises MissingAsset or BadCheckpoint.
+    """
+    path = assets.find(ASSET, progress=progress) if name == IMAGENET else folder / name
+    weights = read_weights(path)
+    if name != IMAGENET and (wanted := HASHED.search(path.name)):
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(wanted[1]):
+            raise BadCheckpoint(f"{path}: its sha256 begins {found[:len(wanted[1])]}, but its name says {wanted[1]}.  Download "
+                                "it again.")
+    return path, weights
+
+
+def take_pictures(path: Path, weights: dict[str, Tensor], front: ResNet18Front) -> None:
+    """Put torchvision's weights into the lip network. Raises BadCheckpoint where they are not those of its resnet18."""
+    state = front.state_dict()
+    # A batch norm's count of batches says nothing once it has learnt; files of old torch versions have none.
+    ours = {_theirs(name): name for name in state if not name.endswith(".num_batches_tracked")}
+    given = {name: tensor.float() for name, tensor in weights.items()
+             if name not in UNUSED and not name.endswith(".num_batches_tracked")}
+    shapes = {theirs: tuple(state[name].shape) for theirs, name in ours.items()} | {"conv1.weight": (64, 3, 7, 7)}
+    if problem := _misfit(given, shapes):
+        raise BadCheckpoint(f"{path}: {problem}.  Name the file of torchvision's resnet18.")
+    kernel, shift = inflated(given["conv1.weight"], state["conv.0.weight"].shape[2])
+    given |= {"conv1.weight": kernel, "bn1.running_mean": given["bn1.running_mean"] - shift}
+    front.load_state_dict(state | {ours[name]: tensor for name, tensor in given.items()})
+
+
+def _misfit(given: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> str | None:
+    """In words, what in the given weights is not as it should be; None where all is well."""
+    if odd := sorted(given.keys() - shapes.keys()):
+        return f"{len(odd)} of its weights have no place in a ResNet-18: {listed(odd)}"
+    if missing := sorted(shapes.keys() - given.keys()):
+        return f"{len(missing)} weights of a ResNet-18 are not there: {listed(missing)}"
+    odd = [f"{name} ({tuple(given[name].shape)} where {shape} is due)" for name, shape in shapes.items()
+           if tuple(given[name].shape) != shape]
+    return f"{len(odd)} of its weights have another shape: {listed(odd)}" if odd else None
+
+
+def inflated(kernel: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:
+    """A stem's kernel (C, 3, H, W) over colours -> (C, 1, n_frames, H, W) over grey frames, and what its output lacks, (C,).
+
+    Both give the same for a grey picture, each in its own normalisation: what is lacking is a constant, which the batch
+    norm behind the stem takes up in its mean.
+    """
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (COLOUR_MEAN, COLOUR_STD))
+    out = kernel.new_zeros(kernel.shape[0], 1, n_frames, *kernel.shape[2:])
+    out[:, 0, n_frames // 2] = (kernel * GREY_STD / std).sum(dim=1)
+    return out, (kernel * (GREY_MEAN - mean) / std).sum(dim=(1, 2, 3))
+
+
+def _theirs(name: str) -> str:
+    """Torchvision's name for a weight of our lip network."""
+    part, number, rest = name.split(".", 2)
+    if part == "conv":
+        return {"0": "conv1", "1": "bn1"}[number] + f".{rest}"
+    return f"layer{int(number) + 1}.{rest}"
