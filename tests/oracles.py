@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from avsr.importers import auto_avsr
-from avsr.models.hybrid import Hybrid, outline
+from avsr.models.blocks import outline
+from avsr.models.hybrid import Hybrid
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "oracles"
 NAMES = ("vsr", "asr", "av")
@@ -46,7 +47,7 @@ def state_dict(name: str) -> dict[str, torch.Tensor]:
 def network(name: str) -> Hybrid:
     """The same as our network, ready to answer. Shared between tests: leave its weights alone."""
     converted = auto_avsr.convert(state_dict(name))
-    model = outline(converted.dims)
+    model = outline(Hybrid, converted.dims)
     model.load_state_dict({key: tensor.clone() for key, tensor in converted.weights.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
