@@ -287,7 +287,8 @@ def _describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
 
 def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
     from avsr.models.avsr import AVSR, without_lips
-    from avsr.models.hybrid import outline
+    from avsr.models.blocks import outline
+    from avsr.models.hybrid import Hybrid
     from avsr.models.whisper import read_safetensors
 
     facts = _read_facts(folder)
@@ -295,9 +296,9 @@ def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
     weights_path, *tokenizer_path = (_part(folder, name, facts["sha256"].get(name)) for name in listed)
     dims, hybrid = _read_dims(facts, folder), facts["network"] == "hybrid"
     dims = dims if lips or hybrid else without_lips(dims)
-    model = outline(dims) if hybrid else AVSR(dims)
+    model = outline(Hybrid if hybrid else AVSR, dims)
     wanted = model.state_dict()
-    weights = {name: tensor for name, tensor in read_safetensors(weights_path).items() if lips or hybrid or name in wanted}
+    weights = read_safetensors(weights_path, None if lips or hybrid else wanted)
     try:
         base = None if facts["base"] is None else load(facts["base"], lips=False, progress=progress)
     except AvsrError as error:
@@ -306,7 +307,7 @@ def _load_ours(folder: Path, lips: bool, progress: Progress) -> Checkpoint:
         weights = {name: tensor for name, tensor in base.model.state_dict().items() if name in wanted} | weights
     tokenizer = open_tokenizer(tokenizer_path[0]) if tokenizer_path else base.tokenizer
     try:
-        model.load_state_dict(weights, assign=hybrid)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise BadCheckpoint(f"{folder}: its weights do not fit its dims ({' '.join(str(error).split())[:200]}).  "
                             "Fetch the model again.") from error

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avsr.rates import HOP, N_FFT, SAMPLE_RATE
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+MEL_FILTERS = Path(__file__).parent / "weights" / "mel_filters.npz"     # written by experiments/speed/mel_filters.py
 FLOOR = 1e-10                                               # power below this counts as silence: -100 dB
 LEAST_VARIANCE = 1e-8                                       # added to a waveform's (auto_avsr)
 RANGE = 8.0                                                 # log10 units kept below the loudest bin: 80 dB
@@ -22,8 +24,16 @@ RANGE = 8.0                                                 # log10 units kept b
 
 @lru_cache(maxsize=4)
 def mel_filters(n_mels: int) -> torch.Tensor:
-    """Slaney-style mel filters as librosa makes them: (n_mels, N_FFT // 2 + 1) float32."""
+    """Slaney-style mel filters as librosa makes them: (n_mels, N_FFT // 2 + 1) float32.
+
+    The two sizes that Whisper uses, 80 and 128, are stored in the package; librosa makes any other.
+    """
+    import numpy as np
     import torch
+
+    with np.load(MEL_FILTERS) as stored:
+        if str(n_mels) in stored:
+            return torch.from_numpy(stored[str(n_mels)])
     from librosa.filters import mel
 
     return torch.from_numpy(mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=n_mels))

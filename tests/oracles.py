@@ -13,7 +13,8 @@ from places import SHARED
 from safetensors.torch import load_file
 
 from avsr.importers import auto_avsr
-from avsr.models.hybrid import Hybrid, outline
+from avsr.models.blocks import outline
+from avsr.models.hybrid import Hybrid
 
 FOLDER = SHARED / "oracles"
 NAMES = ("vsr", "asr", "av")
@@ -47,7 +48,7 @@ def state_dict(name: str) -> dict[str, torch.Tensor]:
 def network(name: str) -> Hybrid:
     """The same as our network, ready to answer. Shared between tests: leave its weights alone."""
     converted = auto_avsr.convert(state_dict(name))
-    model = outline(converted.dims)
+    model = outline(Hybrid, converted.dims)
     model.load_state_dict({key: tensor.clone() for key, tensor in converted.weights.items()}, assign=True)
     return model.eval().requires_grad_(False)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from avsr import media
-from avsr.features import log_mel
-from avsr.rates import HOP, PIECE_FEATURES, PIECE_SAMPLES
+from avsr.features import MEL_FILTERS, log_mel, mel_filters
+from avsr.rates import HOP, N_FFT, PIECE_FEATURES, PIECE_SAMPLES, SAMPLE_RATE
 
 WAVEFORMS = {
     "noise": lambda rng: rng.normal(0, 0.1, 48_000),
@@ -32,6 +32,25 @@ def theirs(audio, n_mels):
     """(3000, n_mels) float32."""
     features = extractor(n_mels)(audio, sampling_rate=16_000, return_tensors="np", padding="max_length")
     return features.input_features[0].T
+
+
+def test_stored_mel_filters_are_librosas_to_the_last_bit():
+    from librosa.filters import mel
+
+    with np.load(MEL_FILTERS) as stored:
+        assert sorted(stored) == ["128", "80"]
+        for name, filters in stored.items():
+            theirs = mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=int(name))
+            assert filters.dtype == theirs.dtype == np.float32
+            assert filters.shape == (int(name), N_FFT // 2 + 1)
+            assert filters.tobytes() == theirs.tobytes()
+            assert torch.equal(mel_filters(int(name)), torch.from_numpy(theirs))
+
+
+def test_librosa_makes_mel_filters_of_other_sizes():
+    from librosa.filters import mel
+
+    np.testing.assert_array_equal(mel_filters(40).numpy(), mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=40))
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -56,6 +57,20 @@ def check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise BadOutput(f"{folder}: cannot be written to ({error.strerror}).  Choose another with --output-dir.") from error
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """What is imported and loaded inside is kept until the program ends, so Python's search for garbage never looks at it.
+
+    Of `import torch` that search takes 0.3 s of processor time, and 0.5 s more when the program ends.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class Bars:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, say, told
+from avsr.cli.console import CONTEXT, Bars, check_writable, say, told, without_garbage_collection
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -90,10 +90,11 @@ class _Output:
 def _load(options: dict, bars: Bars) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
     bars("loading the model", 0, None, None)
-    from avsr.runtime import pick_device
-    from avsr.transcribe import load_model
+    with without_garbage_collection():
+        from avsr.runtime import pick_device
+        from avsr.transcribe import load_model
 
-    return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
+        return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
 
 
 def _transcribe_all(paths: Sequence[str], checkpoint: Checkpoint, options: dict, bars: Bars, output: _Output) -> list[str]:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from avsr import assets
-from avsr.faces.quiet import Quiet, Square, part_of
+from avsr.faces.quiet import Quiet, Square, import_mediapipe, part_of
 
 SIZE = 0.92                   # of the mesh to that of the detector's box: 0.84 to 0.99 in 24 clips, their middles the same
 # Least confidence in a face: in VIDEO mode auto_avsr's; faces have 0.55 to 0.9. In IMAGE mode, for searching small parts
@@ -25,6 +25,7 @@ class BlazeFace:
     N_POINTS = 4              # the person's right eye, left eye, tip of the nose, middle of the mouth
 
     def __init__(self, max_faces: int, mode: str) -> None:
+        import_mediapipe()
         from mediapipe.tasks.python import BaseOptions, vision
 
         options = vision.FaceDetectorOptions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from avsr import assets
-from avsr.faces.quiet import Quiet, Square, part_of
+from avsr.faces.quiet import Quiet, Square, import_mediapipe, part_of
 
 
 class Mesh:
@@ -18,6 +18,7 @@ class Mesh:
     N_POINTS = 478            # with irises; whole numbers are pixel centres
 
     def __init__(self, max_faces: int, mode: str) -> None:
+        import_mediapipe()
         from mediapipe.tasks.python import BaseOptions, vision
 
         options = vision.FaceLandmarkerOptions(

@@ -22,7 +22,8 @@ from avsr.importers.family import Converted, Family, Known
 from avsr.importers.pieces import convert_tokenizer, find_tokenizer
 from avsr.importers.reading import listed, read_weights
 from avsr.lips import RECIPES
-from avsr.models.hybrid import Hybrid, HybridDims, outline
+from avsr.models.blocks import outline
+from avsr.models.hybrid import Hybrid, HybridDims
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME
 from avsr.runtime import Progress, no_progress
 
@@ -94,7 +95,7 @@ def _build(family: Family, weights: dict[str, Tensor], path: Path) -> Hybrid:
         raise BadCheckpoint(f"{what} without {error.args[0]}: half a model, or a newer layout.  {NEWER}") from error
     if strange := _strange_sizes(found.dims):
         raise BadCheckpoint(f"{what} of {strange}, which no network has.  {NEWER}")
-    network = outline(found.dims)
+    network = outline(Hybrid, found.dims)
     _check_fit(found, network, what)
     network.load_state_dict(found.weights, assign=True)
     found.weights.clear()                                   # or half precision would stay beside what it becomes

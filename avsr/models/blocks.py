@@ -7,10 +7,15 @@ positions (50 a second), L tokens, D model width, H heads. Masks are bool, True 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+D, M = TypeVar("D"), TypeVar("M", bound=nn.Module)
 
 
 def sinusoids(length: int, width: int, *, stride: int = 1, device: torch.device | None = None) -> Tensor:
@@ -30,6 +35,27 @@ def over_keys(mask: Tensor | None) -> Tensor | None:
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """(B,) lengths -> (B, size) bool, True before each length."""
     return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class _Undrawn(TorchFunctionMode):
+    """The functions of torch.nn.init return weights as they are, instead of drawing them by chance."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
+def outline(network: Callable[[D], M], dims: D) -> M:
+    """A network whose weights hold nothing yet: `load_state_dict(weights, assign=True)` must give it all of them.
+
+    Drawing weights only to overwrite them takes seconds and 1 GB for 250 M parameters, and 0.5 s for Whisper tiny.en. Here
+    their memory is never touched, so it is never taken. The meta device would do the same, but there torch.randn and a product
+    import torch's compiler (8 s of processor time).
+    """
+    with _Undrawn():
+        return network(dims)
 
 
 class Attention(nn.Module):

@@ -14,7 +14,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from avsr.models.audio import WaveFront
 from avsr.models.avsr import Memory
@@ -189,23 +188,6 @@ class Hybrid(Network):
         """CTC log-probabilities (B, T, V) float32 of the decoder's tokens, under the name of what they were made from."""
         name = {"a": "audio", "v": "video", "av": "fused"}[self.modalities[0]]
         return {name: self.ctc(memory.audio).float().log_softmax(dim=-1)}
-
-
-class _Undrawn(TorchFunctionMode):
-    """Weights are left as they are, not drawn by chance: drawing an embedding's on no device imports torch's compiler, 6 s."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def outline(dims: HybridDims) -> Hybrid:
-    """The network without its weights, on no device: `load_state_dict(weights, assign=True)` fills it. 250 M weights made to be
-    thrown away take 1 GB and seconds."""
-    with torch.device("meta"), _Undrawn():
-        return Hybrid(dims)
 
 
 def _fitted(x: Tensor, n: int) -> Tensor:

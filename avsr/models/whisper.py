@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from avsr.errors import BadCheckpoint
 from avsr.models.avsr import AVSR, Dims
+from avsr.models.blocks import outline
 from avsr.models.ctranslate2 import floats, is_setting, read_ctranslate2
 
 SIZES = ("tiny.en", "tiny", "base.en", "base", "small.en", "small", "medium.en", "medium",
@@ -69,7 +71,8 @@ def build(dims: Dims, weights: dict[str, Tensor], *, source: str) -> AVSR:
 
     Raises BadCheckpoint naming weights that are missing, left over or of another shape.
     """
-    model = AVSR(dims)
+    bare = dims.lips is None and not dims.n_local
+    model = outline(AVSR, dims) if bare else AVSR(dims)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if is_whispers(name)}
     missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
     wrong = [f"{n} {tuple(weights[n].shape)} for {tuple(wanted[n])}" for n in wanted.keys() & weights.keys()
@@ -78,7 +81,9 @@ def build(dims: Dims, weights: dict[str, Tensor], *, source: str) -> AVSR:
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise BadCheckpoint(f"{source}: {what} {shown}.  Fetch the model again, or name another with --model.")
-    model.load_state_dict(weights, strict=False)            # the lips' own weights stay as they were made
+    model.load_state_dict(weights, strict=False, assign=True)            # the lips' own weights stay as they were made
+    if bare and dims.n_ctc:                                 # Whisper has no CTC head
+        model.ctc["audio"] = nn.Linear(dims.width, dims.n_ctc)
     return model.eval()
 
 
@@ -259,13 +264,17 @@ def _is_tied(raw: dict[str, np.ndarray], name: str) -> bool:
         raw[name] is raw["decoder/embeddings/weight"] or np.array_equal(raw[name], raw["decoder/embeddings/weight"]))
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one file, floating-point ones as float32. Raises BadCheckpoint when it is cut short or no such file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_safetensors(path: Path, names: Container[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of one file that have these names, None for all of them; floating-point ones as float32.
+
+    The file is mapped: what is not asked for is not read. Raises BadCheckpoint when it is cut short or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in load_file(path).items()}
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
+        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     except (SafetensorError, OSError) as error:
         raise BadCheckpoint(f"{path}: cannot be read as weights ({error}).  Fetch the model again.") from error
 
