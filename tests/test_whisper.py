@@ -14,7 +14,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
-from avsr.models.whisper import load_ctranslate2, load_folder, read_ctranslate2
+from avsr.models.whisper import load_ctranslate2, load_folder, read_ctranslate2, read_safetensors
 from avsr.rates import PIECE_SAMPLES
 
 
@@ -130,6 +130,23 @@ def test_weights_in_shards_and_half_precision(folder, copy):
         if not name.startswith("ctc"):                      # new, and so random, in both
             assert parts[name].dtype == torch.float32
             torch.testing.assert_close(parts[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_what_whisper_lacks_is_drawn_as_ever(folder):
+    head = load_folder(folder)[0].ctc["audio"]
+    limit = head.in_features ** -0.5
+    for weight in (head.weight, head.bias):
+        assert 0.3 * limit < weight.std() < 0.9 * limit     # uniform within the limit: 0.58
+        assert weight.abs().max() <= limit
+
+
+def test_only_tensors_that_are_asked_for_are_read(copy):
+    path = copy / "model.safetensors"
+    everything = read_safetensors(path)
+    name = sorted(everything)[0]
+    some = read_safetensors(path, {name, "no such tensor"})
+    assert list(some) == [name]
+    assert torch.equal(some[name], everything[name])
 
 
 def edit(path, **changes):
