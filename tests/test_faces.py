@@ -204,6 +204,32 @@ if {close}:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_what_mediapipe_imports_for_drawing_is_imported_when_it_draws():
+    code = """
+import sys
+from avsr.faces.quiet import import_mediapipe
+mediapipe = import_mediapipe()
+assert mediapipe.tasks.vision.FaceLandmarker and import_mediapipe() is mediapipe
+assert not [name for name in sys.modules if name.partition(".")[0] in ("matplotlib", "sounddevice")]
+draw = sys.modules["mediapipe.tasks.python.vision.drawing_utils"]
+figure = draw.plt.figure
+import matplotlib.pyplot
+assert figure is matplotlib.pyplot.figure and sys.modules["matplotlib.pyplot"] is not draw.plt
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
+
+
+def test_matplotlib_that_is_there_already_is_mediapipes_too():
+    code = """
+import matplotlib.pyplot
+from avsr.faces.quiet import import_mediapipe
+import_mediapipe()
+import sys
+assert sys.modules["mediapipe.tasks.python.vision.drawing_utils"].plt is matplotlib.pyplot is sys.modules["matplotlib.pyplot"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[1])
+
+
 # -- the detector's points
 
 

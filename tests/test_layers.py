@@ -62,6 +62,26 @@ def test_importing_the_package_and_asking_for_help_loads_nothing_heavy():
     assert out.strip() == "[]"
 
 
+UNNEEDED = {"librosa", "numba", "scipy", "sklearn", "matplotlib", "sounddevice", "torchvision", "torchaudio", "transformers",
+            "huggingface_hub", "tensorboard", "sympy", "pandas", "torch._dynamo", "torch._inductor", "torch._export.serde"}
+
+
+@pytest.mark.parametrize(("modality", "needed", "more"), [
+    ("a", {"torch", "av", "onnxruntime"}, {"mediapipe", "cv2", "PIL"}),
+    pytest.param("auto", {"torch", "av", "onnxruntime", "mediapipe", "cv2"}, set(), marks=pytest.mark.slow),
+])
+def test_the_transcribe_command_imports_only_what_it_uses(modality, needed, more):
+    clip = PACKAGE.parent / "data/demo/hello.mp4"
+    command = [sys.executable, "-X", "importtime", "-m", "avsr.cli", "transcribe", str(clip), "--modality", modality]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "made by a computer" in done.stdout
+    names = re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.MULTILINE)
+    imported = {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2, 3)}
+    assert needed <= imported
+    assert not (UNNEEDED | more) & imported
+
+
 def test_the_function_transcribe_is_not_hidden_by_the_file():
     code = "import avsr.transcribe; from avsr.transcribe import Settings; import avsr; assert callable(avsr.transcribe)"
     subprocess.run([sys.executable, "-c", code], check=True)

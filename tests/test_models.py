@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from avsr.models import video
 from avsr.models.avsr import AVSR, Dims, without_lips
-from avsr.models.blocks import Attention, length_mask, sinusoids
+from avsr.models.blocks import Attention, length_mask, outline, sinusoids
 from avsr.models.fusion import GatedCrossAttention, Judge, agreement
 from avsr.models.whisper import build, rename_hugging_face
 
@@ -508,3 +508,23 @@ def test_a_gpu_gives_the_same_answer(opened, dtype):
     logits = there(tokens.cuda(), mel.to("cuda", dtype), mouths.to("cuda", dtype), mel_lengths=lengths.cuda(), seen=seen.cuda())
     close = {"atol": 5e-3, "rtol": 5e-3} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.1}
     torch.testing.assert_close(logits.cpu(), here, **close)
+
+
+def test_an_outline_filled_with_weights_is_the_network():
+    torch.manual_seed(0)
+    made, empty = AVSR(COMPACT).eval(), outline(AVSR, COMPACT).eval()
+    assert empty.state_dict().keys() == made.state_dict().keys()
+    empty.load_state_dict(made.state_dict(), assign=True)
+    for name, tensor in made.state_dict().items():
+        assert torch.equal(empty.state_dict()[name], tensor), name
+    assert all(parameter.requires_grad for parameter in empty.parameters())
+
+
+def test_the_weights_of_an_outline_are_not_drawn(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, *_, **__: drawn.append(self) or self)
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: drawn.append(self) or self)
+    outline(AVSR, COMPACT)
+    assert not drawn
+    AVSR(COMPACT)
+    assert drawn

@@ -13,7 +13,7 @@ from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
 from avsr.models.ctranslate2 import read_ctranslate2
-from avsr.models.whisper import load_folder
+from avsr.models.whisper import load_folder, read_safetensors
 from avsr.rates import PIECE_SAMPLES
 
 
@@ -159,6 +159,23 @@ def test_an_index_says_which_files_are_the_shards(folder, copy):
     (copy / "model-00001-of-00003.safetensors").write_bytes(b"garbage")
     whole, parts = (load_folder(path)[0].state_dict() for path in (folder, copy))
     assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items() if not name.startswith("ctc"))
+
+
+def test_what_whisper_lacks_is_drawn_as_ever(folder):
+    head = load_folder(folder)[0].ctc["audio"]
+    limit = head.in_features ** -0.5
+    for weight in (head.weight, head.bias):
+        assert 0.3 * limit < weight.std() < 0.9 * limit     # uniform within the limit: 0.58
+        assert weight.abs().max() <= limit
+
+
+def test_only_tensors_that_are_asked_for_are_read(copy):
+    path = copy / "model.safetensors"
+    everything = read_safetensors(path)
+    name = sorted(everything)[0]
+    some = read_safetensors(path, {name, "no such tensor"})
+    assert list(some) == [name]
+    assert torch.equal(some[name], everything[name])
 
 
 def edit(path, **changes):
