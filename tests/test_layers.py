@@ -72,7 +72,7 @@ UNNEEDED = {"librosa", "numba", "scipy", "sklearn", "matplotlib", "sounddevice",
 ])
 def test_the_transcribe_command_imports_only_what_it_uses(modality, needed, more):
     clip = PACKAGE.parent / "data/demo/hello.mp4"
-    command = [sys.executable, "-X", "importtime", "-m", "avsr.cli", "transcribe", str(clip), "--modality", modality]
+    command = [sys.executable, "-X", "importtime", "-m", "avsr", "transcribe", str(clip), "--modality", modality]
     done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "made by a computer" in done.stdout

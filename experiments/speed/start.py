@@ -19,7 +19,7 @@ from statistics import median
 
 HERE = Path(__file__).resolve().parent
 CLIP = HERE.parents[1] / "data/demo/hello.mp4"
-AVSR = [sys.executable, "-m", "avsr.cli"]
+AVSR = [sys.executable, "-m", "avsr"]
 COMMANDS = {
     "import torch": [sys.executable, "-c", "import torch"],
     "avsr --help": [*AVSR, "--help"],
