@@ -163,19 +163,23 @@ def grid_truth(folder, n):
             (word, int(start) / 25_000, int(end) / 25_000) for start, end, word in lines if word not in ("sil", "sp")]
 
 
-def test_words_of_grid_are_where_people_marked_them_and_no_worse_than_faster_whispers(tiny_en, tiny_en_folder, real_data):
+@pytest.mark.parametrize("size", ["tiny.en", pytest.param("base", marks=pytest.mark.slow)])
+def test_words_of_grid_are_where_people_marked_them_and_no_worse_than_faster_whispers(size, request, real_data):
     from faster_whisper import WhisperModel
     from faster_whisper.tokenizer import Tokenizer as Theirs
 
+    from avsr.benchmark.against import packaged_whisper
+
+    checkpoint = request.getfixturevalue(size.replace(".", "_"))
     truth = list(grid_truth(real_data / "grid", 4))
     texts = [f" {' '.join(word for word, _, _ in words).capitalize()}." for _, words in truth]
-    ours = timed(tiny_en, [audio for audio, _ in truth], texts)
-    model = WhisperModel(str(tiny_en_folder), device="cpu", compute_type="float32", cpu_threads=1)
-    spelling = Theirs(model.hf_tokenizer, False, task="transcribe", language="en")
+    ours = timed(checkpoint, [audio for audio, _ in truth], texts)
+    model = WhisperModel(str(packaged_whisper(size)), device="cpu", compute_type="float32", cpu_threads=1)
+    spelling = Theirs(model.hf_tokenizer, size == "base", task="transcribe", language="en")
     errors = {"ours": [], "theirs": []}
     for (audio, words), text, found in zip(truth, texts, ours, strict=True):
         assert len(found) == len(words)
-        segment = {"seek": 0, "tokens": tiny_en.tokenizer.encode(text), "start": 0.0, "end": len(audio) / SAMPLE_RATE}
+        segment = {"seek": 0, "tokens": checkpoint.tokenizer.encode(text), "start": 0.0, "end": len(audio) / SAMPLE_RATE}
         features = log_mel(audio, n_samples=PIECE_SAMPLES).T.contiguous().numpy()
         model.add_word_timestamps([[segment]], spelling, model.encode(features), len(audio) // 160, "\"'“¿([{-",
                                   "\"'.。,，!！?？:：”)]}、", 0.0)

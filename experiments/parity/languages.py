@@ -18,8 +18,8 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 import avsr
 from avsr.benchmark.against import packaged_whisper
-from avsr.features import log_mel
-from avsr.rates import PIECE_SAMPLES, SAMPLE_RATE
+from avsr.rates import SAMPLE_RATE
+from avsr.senses import hear
 from avsr.text import SPACELESS
 
 sys.path.insert(0, str(HERE.parents[1] / "data" / "demo"))
@@ -69,7 +69,8 @@ def detected(checkpoint: avsr.Checkpoint, sound: np.ndarray) -> str:
     """The language that ours finds likeliest, as `avsr transcribe` does where none is given."""
     tokenizer, model = checkpoint.tokenizer, checkpoint.model
     with torch.inference_mode():
-        memory = model.encode(log_mel(sound, n_samples=PIECE_SAMPLES)[None])
+        mel, lengths = hear([sound], model.dims.n_mels, checkpoint.pad_seconds)
+        memory = model.encode(mel, mel_lengths=lengths)
         scores = model.step(torch.tensor([[tokenizer.start]]), model.start(memory))[0]
     return max(tokenizer.languages, key=lambda name: scores[tokenizer.languages[name]].item())
 
