@@ -29,6 +29,7 @@ SENTENCES = {"bbaf2n": "bin blue at f two now", "lwie9a": "lay white in e nine a
 # What makes commands short, by how they begin.
 SHORTER = {
     "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0",
+    "train experiments/grid": "--set model.dims.n_context=40",
     "train experiments/whisper_lips": "--set judges.rows=4 --set judges.sights=1 --set judges.attune_steps=2 "
                                       "--set judges.steps=2",
     "benchmark": "--snr clean,0 --corrupt-snr clean --limit 4 --beam-size 1",
