@@ -14,6 +14,11 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / ".pytest_cache" / "bytecode"))
 
 
+def pytest_collection_modifyitems(items):
+    """Put the README's walk first, which takes as long as a hundred other tests: at the end one process would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 def shared_data() -> Path | None:
     """The folder of real clips, or None on a machine that does not have it."""
     folder = SHARED / "data"

@@ -32,6 +32,7 @@ valid = ["manifest.jsonl"]
 frames = 60
 workers = 0
 p_speed = 0.0
+noise = {}
 [data.augment]
 mask_seconds = 0
 mask_frames = 0

@@ -54,10 +54,12 @@ def test_pocketsphinx_with_its_grammar_knows_grid(sphinx, grid):
     assert said[-1].split()[3] == "z"                       # which British speakers call zed
 
 
+@pytest.mark.slow
 def test_whisper_hears_the_demo(whisper, hello):
     assert "this video was made by a computer" in normalise(whisper.recognise([hello])[0])
 
 
+@pytest.mark.slow
 def test_pocketsphinx_with_its_open_vocabulary_writes_words_of_its_own(grid):
     """Its 130,000 words and language model know nothing of GRID: 84 % of the words of 20 clips come out wrong."""
     pytest.importorskip("pocketsphinx")
@@ -70,6 +72,7 @@ def test_pocketsphinx_with_its_open_vocabulary_writes_words_of_its_own(grid):
 
 # --- a text depends on its sound alone ---
 
+@pytest.mark.slow
 def test_texts_do_not_depend_on_what_was_heard_before(sphinx, grid):
     """Without `reinit_feat` they do: noise tracked in one utterance is taken off the next."""
     rng, sounds = np.random.default_rng(0), list(grid.values())
@@ -81,6 +84,7 @@ def test_texts_do_not_depend_on_what_was_heard_before(sphinx, grid):
     assert len(set(alone)) > 1
 
 
+@pytest.mark.slow
 def test_whisper_says_what_the_library_does_in_any_order_and_with_any_threads(whisper, tiny_en_folder, grid):
     from faster_whisper import WhisperModel
 
@@ -113,6 +117,7 @@ def test_sixteen_bits_are_a_power_of_two_away_and_never_cut(peak):
     assert np.array_equal(_sixteen_bits((whole / np.float32(2 * FULL_SCALE)).astype(np.float32)), whole)
 
 
+@pytest.mark.slow
 def test_nothing_is_heard_in_silence_or_in_next_to_nothing(rival):
     silent = [np.zeros(n, np.float32) for n in (0, 1, SAMPLE_RATE)]
     assert rival.recognise(silent) == ["", "", ""]
@@ -130,6 +135,7 @@ def test_facts_can_be_written_and_name_versions(rival):
     assert rival.device == facts["device"] == "cpu"
 
 
+@pytest.mark.slow
 def test_names_and_digests(whisper, sphinx, tiny_en_folder, tmp_path):
     from avsr.assets import ASSETS
 
@@ -209,6 +215,7 @@ def test_a_folder_without_a_model(tmp_path, tiny_en_folder):
         open_rival(f"faster-whisper:{tmp_path}", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_size_that_cannot_be_fetched(monkeypatch, tmp_path):
     pytest.importorskip("faster_whisper")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

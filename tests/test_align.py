@@ -31,6 +31,7 @@ def plain_warp_cost(cost):
     return total[n, m]
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(COSTS)
 def test_the_path_is_the_cheapest_from_corner_to_corner(cost):
@@ -134,6 +135,7 @@ def timed(checkpoint, audios, texts, **options):
 HELLO = " Hello, this video was made by a computer. You can read the words on my lips."
 
 
+@pytest.mark.slow
 def test_phrases_begin_and_end_where_the_voice_does(tiny_en):
     pytest.importorskip("espeakng_loader")
     from talking_voice import speak
@@ -190,6 +192,7 @@ def test_words_of_grid_are_where_people_marked_them_and_no_worse_than_faster_whi
     assert np.mean(errors["ours"]) <= np.mean(errors["theirs"])
 
 
+@pytest.mark.slow
 def test_a_batch_is_each_by_itself_and_silence_has_no_words(tiny_en, hello):
     audios, texts = [hello, hello[:40_000]], ["", " Hello, this video"]
     together = timed(tiny_en, audios, texts)
@@ -201,6 +204,7 @@ def test_a_batch_is_each_by_itself_and_silence_has_no_words(tiny_en, hello):
     assert all(0 <= word.start <= word.end <= 2.5 for word in alone)
 
 
+@pytest.mark.slow
 def test_without_heads_the_upper_layers_are_looked_at(tiny_en, hello):
     assert align.default_heads(tiny_en.model) == [(layer, head) for layer in (2, 3) for head in range(6)]
     words, = timed(tiny_en, [hello], [HELLO], heads=())

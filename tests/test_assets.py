@@ -487,6 +487,7 @@ def test_hub_file(server, tmp_path):
     assert not list(tmp_path.rglob("damaged.bin"))
 
 
+@pytest.mark.slow
 def test_hub_file_without_network(server, tmp_path):
     assert hub(tmp_path, f"{server.address}/hub", ("me/model", "notes.txt"))[0][0]
     nowhere = "http://127.0.0.1:9"

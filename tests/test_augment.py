@@ -60,6 +60,7 @@ def longest_run(mask):
 
 # --- a batch of mouths ---
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amounts", [Augment(), *PARTS.values()], ids=["all", *PARTS])
 def test_a_seed_decides_alone_and_all_frames_are_changed_alike(amounts):
     still = np.repeat(smooth(1), 6, axis=0)
@@ -104,6 +105,7 @@ def test_the_number_of_threads_changes_nothing(seed):
     assert np.array_equal(*found)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_without_amounts_it_is_a_crop_from_one_place_of_all_frames(seed):
@@ -115,6 +117,7 @@ def test_without_amounts_it_is_a_crop_from_one_place_of_all_frames(seed):
     assert sum(np.array_equal(mirrored, place[:, :, ::-1]) for place in places) == 1
 
 
+@pytest.mark.slow
 def test_every_place_and_both_sides_come_up():
     marked = np.zeros((1, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
     marked[0] = np.add.outer(16 * np.arange(MOUTH_SIZE), np.arange(MOUTH_SIZE)) % 256
@@ -227,6 +230,7 @@ def test_a_gpu_draws_what_a_cpu_draws():
     assert ((here - there).abs() > 0).float().mean() < 0.01
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_by_nobody_who_does_not_augment():
     """It takes longer to import than torch itself."""
     code = ("import sys, avsr.cli, avsr.transcribe, avsr.benchmark, avsr.explain, avsr.report, avsr.train; "
@@ -279,6 +283,7 @@ def test_sound_is_hidden_at_most_two_fifths_and_its_level_moves_by_decibels():
     assert np.array_equal(augment_sound(audio, NONE, rng()), audio)
 
 
+@pytest.mark.slow
 def test_ruined_mouths_come_in_all_five_ways_and_keep_their_shape():
     moving = np.zeros((30, MOUTH_INPUT, MOUTH_INPUT), np.uint8)
     for number, image in enumerate(moving):                 # a bright bar that falls, over a mark at the top

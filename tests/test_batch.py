@@ -204,6 +204,7 @@ def prepared(tmp_path_factory):
     return rows, Batches(rows, examples, letters.prompt(None), letters.end, None)
 
 
+@pytest.mark.slow
 def test_a_worker_gives_the_same_batches(prepared):
     rows, batches = prepared
     config = DataConfig(frames=60, p_foreign=0.5, p_both=0.6, p_sound=0.2)

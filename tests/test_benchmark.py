@@ -214,6 +214,7 @@ def test_what_is_seen_matters(whole):
         assert max(moved) > 1e-3, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_lines", [0, 100, 101])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder, settings, whole, tmp_path, n_lines):
     output, _, rows = whole
@@ -227,6 +228,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder, settings, whole
     assert benchmark(folder, tmp_path, settings).n_new == 0
 
 
+@pytest.mark.slow
 def test_one_at_a_time_or_all_at_once_is_the_same(folder, settings, whole, tmp_path):
     _, _, rows = whole
     benchmark(folder, tmp_path, replace(settings, batch_size=1, noises=("white",), snrs=(None, 0.0), corruptions=()))
@@ -236,6 +238,7 @@ def test_one_at_a_time_or_all_at_once_is_the_same(folder, settings, whole, tmp_p
         assert {**row, "loss": 0} == {**other, "loss": 0}
 
 
+@pytest.mark.slow
 def test_a_noise_manifest_can_be_used_again(folder, settings, whole, tmp_path):
     output, _, rows = whole
     shutil.copy(output / "noise.jsonl", tmp_path / "noise of ours.jsonl")
@@ -286,6 +289,7 @@ def test_other_weights_do_not_join_the_rows_of_a_model(folder, settings, whole, 
         benchmark(folder, tmp_path, replace(settings, beam_size=3))
 
 
+@pytest.mark.slow
 def test_silent_speech_is_told_and_counted(folder, settings, tmp_path):
     rows = [row for row in manifest.read(folder / "manifest.jsonl") if row.split == "test"]
     cached = say(["ab", "cd"])

@@ -181,6 +181,7 @@ def served(three):
     server.server_close()
 
 
+@pytest.mark.slow
 def test_over_http_as_from_the_disk_one_range_at_a_time(three, served):
     _, inside, entries = three
     server, url = served
@@ -196,6 +197,7 @@ def test_over_http_as_from_the_disk_one_range_at_a_time(three, served):
         cache.read_entry(url, entries[1])
 
 
+@pytest.mark.slow
 def test_a_cached_mouth_is_the_live_crop_bit_for_bit(real_data, tmp_path):
     clip = media.read(real_data / "grid" / "s23" / sorted(p.name for p in (real_data / "grid" / "s23").glob("*.mpg"))[0])
     mouths = lips.choose([lips.crop(clip, track) for track in faces.track(clip)], 0, clip.n_frames)

@@ -60,6 +60,7 @@ def same_weights(a, b, **tolerance):
 
 # There and back
 
+@pytest.mark.slow
 def test_everything_comes_back(seeing, tmp_path):
     loaded = load(save(seeing, tmp_path / "new" / "model", half=False))
     assert same_weights(seeing, loaded)
@@ -83,6 +84,7 @@ def test_the_folder_holds_three_files_a_person_can_make_sense_of(seeing, seeing_
     assert facts["training"]["data"] == "GRID"
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_file_and_hardly_changes_a_weight(seeing, seeing_folder, tmp_path):
     whole = save(seeing, tmp_path / "whole", half=False)
     sizes = [(path / "model.safetensors").stat().st_size for path in (seeing_folder, whole)]
@@ -93,6 +95,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_a_weight(seeing, seei
     assert {tensor.dtype for tensor in load(seeing_folder, dtype=torch.bfloat16).model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_without_lips_the_sound_part_is_the_same(seeing, seeing_folder):
     deaf = load(seeing_folder, lips=False)
     assert deaf.model.dims == replace(SEEING, lips=None)
@@ -102,6 +105,7 @@ def test_without_lips_the_sound_part_is_the_same(seeing, seeing_folder):
     assert not any("video" in name for name in deaf.model.state_dict())
 
 
+@pytest.mark.slow
 def test_a_whisper_is_saved_and_loaded_as_one_of_ours(tiny_en, tmp_path):
     loaded = load(save(tiny_en, tmp_path / "tiny"))
     assert same_weights(tiny_en, loaded, atol=1e-3, rtol=1e-3)
@@ -127,6 +131,7 @@ def added(seeing, ears, tmp_path):
     return model, save(model, tmp_path / "added", half=False)
 
 
+@pytest.mark.slow
 def test_a_model_with_a_base_stores_what_is_new(added, ears):
     model, folder = added
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
@@ -153,6 +158,7 @@ def test_a_base_that_is_not_there_is_named_with_the_model(added, tmp_path):
     assert "Did you mean tiny.en?" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_base_of_another_size_does_not_fit(added, tiny_en_folder, tmp_path):
     _, folder = added
     other = save(make(tiny_en_folder, replace(BLIND, width=32)), tmp_path / "other")
@@ -304,6 +310,7 @@ def test_where_no_folder_can_be_it_says_so(original, tmp_path):
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crash", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_whatever_interrupts_a_save_the_folder_is_a_whole_model(original, folder, tiny_en_folder, monkeypatch, at, crash):
@@ -332,6 +339,7 @@ def test_whatever_interrupts_a_save_the_folder_is_a_whole_model(original, folder
     assert same_weights(third, load(folder), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_save_that_dies_does_not_touch_what_an_earlier_one_left(folder, tiny_en_folder, monkeypatch):
     newer, rename = make(tiny_en_folder, seed=1), os.replace
 
@@ -357,6 +365,7 @@ def test_a_save_that_dies_does_not_touch_what_an_earlier_one_left(folder, tiny_e
     assert same_weights(newer, load(folder), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_model(original, folder):
     """A limit on the size of files stands for the disk: it stops the weights half-way."""
     code = f"""

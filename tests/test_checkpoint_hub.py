@@ -73,6 +73,7 @@ def server(published, tmp_path, monkeypatch):
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "files"), [
     ("whole", ["config.json", "tokenizer.json", "generation_config.json", "model.safetensors"]),
     ("tuned", ["config.json", "tokenizer.json", "model.safetensors"]),
@@ -90,6 +91,7 @@ def test_the_files_of_each_layout_are_fetched_once(server, name, files, monkeypa
     assert server.fetched == []
 
 
+@pytest.mark.slow
 def test_shards_are_fetched_as_the_index_lists_them(server, published):
     listed = json.loads((published / "me" / "shards" / "model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(listed.values())) > 1

@@ -39,6 +39,7 @@ def test_its_arguments_are_those_of_the_function():
     assert all(option.help for option in transcribe_command.params if isinstance(option, click.Option))
 
 
+@pytest.mark.slow
 def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
     missing = tmp_path / "no such file.mp4"
     done = avsr("transcribe", missing, HELLO, tmp_path, *TINY, "--beam_size", 1)        # whisper's spelling is understood
@@ -50,6 +51,7 @@ def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_files_of_every_format_are_written(tmp_path):
     done = avsr("transcribe", HELLO, *TINY, "--format", "all", "--output-dir", tmp_path / "out", "--word-timestamps", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, LINES, "")
@@ -62,6 +64,7 @@ def test_files_of_every_format_are_written(tmp_path):
     assert (row["modality"], row["model"], row["language"]) == ("a", "tiny.en", "en")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--modality", "v"], "tiny.en: this model has no trained lips"),
     (["--format", "srtt"], "srt"),
@@ -79,6 +82,7 @@ def test_what_cannot_be_done_is_one_sentence(arguments, message):
     assert message in line
 
 
+@pytest.mark.slow
 def test_a_wrong_asset_is_named(tmp_path):
     wrong = tmp_path / "model.bin"
     wrong.write_bytes(b"not a model")
@@ -87,6 +91,7 @@ def test_a_wrong_asset_is_named(tmp_path):
     assert f"error: {wrong}: not whisper-tiny.en.ct2: its sha256 begins" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_traceback():
     command = f'"{sys.executable}" -m avsr transcribe "{HELLO}" "{HELLO}" --model tiny.en --beam-size 1 | head -n 1'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
@@ -128,6 +133,7 @@ def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
     assert all(option.help for option in benchmark_command.params if isinstance(option, click.Option))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--snr", "loud"], "SNR 'loud': neither clean nor a number of dB"),
     (["--corrupt", "blurr"], "corruption 'blurr': not known.  Use occlusion"),

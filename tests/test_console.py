@@ -74,6 +74,7 @@ def test_any_amount_has_its_unit_and_no_other(done, total, unit, rate):
     assert re.fullmatch(rf"[\d.]+(?: of [\d.]+)? (?:{names}){RATE}", text)
 
 
+@pytest.mark.slow
 def test_every_call_gives_four_values_and_a_unit_that_is_known():
     n_calls = 0
     for path in (ROOT / "avsr").rglob("*.py"):
@@ -208,6 +209,7 @@ def test_a_benchmark_shows_noise_files_and_rows(made, tmp_path):
     check(bars, {"reading rows": "", "counting errors": "", "drawing figures": ""})
 
 
+@pytest.mark.slow
 def test_preparing_shows_utterances(tmp_path):
     source = tmp_path / "mine"
     source.mkdir()
@@ -219,6 +221,7 @@ def test_preparing_shows_utterances(tmp_path):
     check(bars, {"preparing": r"\d of 2 utterances"})
 
 
+@pytest.mark.slow
 def test_transcribing_shows_seconds_of_the_recording_and_names_it_as_it_is(made, tmp_path):
     (tmp_path / "a [b] talk.mp4").symlink_to(HELLO)         # in square brackets: no markup
     status, bars, text = avsr("transcribe", tmp_path / "a [b] talk.mp4", HELLO, "--model", made / "teacher", "--modality", "a",
@@ -255,6 +258,7 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_download_shows_bytes(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

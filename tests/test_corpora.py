@@ -250,6 +250,7 @@ def test_damaged_transcripts_of_lrs_are_listed(tmp_path, content, reason):
 LENGTHS = st.lists(st.tuples(st.integers(0, 200), st.integers(2, 90)), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @given(LENGTHS, st.floats(2, 20))
 def test_long_clips_are_cut_between_words_and_nothing_is_lost(tmp_path_factory, lengths, max_seconds):
     root = tmp_path_factory.getbasetemp() / "lrs"

@@ -49,6 +49,7 @@ def mel(hello):
     return log_mel(hello, n_samples=PIECE_SAMPLES)[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_type_computes_what_ctranslate2_computes(converted, mel, kind, monkeypatch):
     import ctranslate2

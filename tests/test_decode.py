@@ -107,6 +107,7 @@ def test_a_beam_of_one_is_greedy(seed, n_vocab, max_tokens):
     assert (list(found), score) == (text, pytest.approx(score_of(table, text, ended=ended), abs=1e-4))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 5), n_utterances=st.integers(2, 5))
 def test_utterances_that_end_at_different_times_do_not_disturb_each_other(seed, size, n_utterances):
@@ -353,6 +354,7 @@ def real_pieces(hello, real_data):
     return [hello, media.read(real_data / "grid/s1/bbaf3s.mpg", want_video=False).audio]
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 @pytest.mark.parametrize("temperatures", [(0.0,), (0.6,)])
 def test_a_batch_of_real_pieces_is_each_by_itself(tiny_en, hello, real_data, temperatures):

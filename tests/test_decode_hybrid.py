@@ -61,6 +61,7 @@ def test_the_best_text_is_theirs_alone_and_in_company(name, size):
         assert alone.logprob == pytest.approx(answers(name)[before + "score"].item(), abs=OTHERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_best_text_is_theirs_from_picture_and_sound(name):
     need_oracles()
@@ -232,6 +233,7 @@ def test_the_variables_of_ctc_stay_exact():
         assert ours[0].numpy() == pytest.approx(theirs, abs=1e-8)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), lengths=st.lists(st.integers(1, 40), min_size=2, max_size=4), data=st.data())
 def test_ctc_of_an_utterance_minds_neither_company_nor_what_is_padded(seed, lengths, data):
@@ -325,6 +327,7 @@ def searched(chains, log_probs, lengths, *, size, end, ctc_weight=0.1):
     return best, beam.nbest(10**6), main.steps
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), lengths=st.lists(st.integers(1, 8), min_size=1, max_size=3), n_vocab=st.integers(3, 9),
        size=st.integers(1, 6), ctc_weight=st.sampled_from([0.1, 0.5, 0.9]), sharpness=st.sampled_from([0.5, 2.0, 6.0]))

@@ -114,6 +114,7 @@ def test_without_a_sense_the_other_has_it_all(checkpoint):
     assert deaf.shares.sight == pytest.approx(deaf.values["v"] - deaf.values["none"])
 
 
+@pytest.mark.slow
 def test_noise_adds_what_would_have_been_written_without(checkpoint, plain):
     noisy, clean = passes_of(checkpoint, noise=0.3), plain
     assert set(noisy.texts) == {"none", "a", "v", "av", "a_clean", "av_clean"}
@@ -123,6 +124,7 @@ def test_noise_adds_what_would_have_been_written_without(checkpoint, plain):
     assert noisy.words[0].start == clean.words[0].start               # words are timed by the clean sound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["av", "v"])
 def test_gradients_add_up_to_what_the_movement_is_worth(checkpoint, modality):
     missing, here, tokens = (2, 3), scene(missing=(2, 3)), spell(checkpoint.tokenizer, TEXT)
@@ -147,6 +149,7 @@ def test_of_a_mouth_that_stands_still_there_is_nothing_to_say(checkpoint):
     assert found.moving == pytest.approx(found.still, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing_and_leaves_nothing_behind(checkpoint, plain):
     model, here = checkpoint.model, scene()
 
@@ -166,6 +169,7 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(checkpoint, plain):
     assert torch.equal(before, run()[1])
 
 
+@pytest.mark.slow
 def test_the_look_that_is_shown_is_the_one_that_is_taken(checkpoint):
     here, block = scene(missing=(0, 1)), checkpoint.model.decoder.blocks[1]
     memory = memories(checkpoint, ("av",), [here.sound], [here.mouths])["av"]
@@ -185,6 +189,7 @@ def test_the_look_that_is_shown_is_the_one_that_is_taken(checkpoint):
         assert one.inside == pytest.approx(np.ones(2), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_gates_tell_what_they_let_through(checkpoint, plain):
     model, passes = checkpoint.model, plain
     memory = passes.memories["av"]

@@ -84,6 +84,7 @@ def test_between_looks_landmarks_are_near_those_of_every_frame(grid_clip, landma
     assert away.max() < 4
 
 
+@pytest.mark.slow
 def test_two_people_keep_their_numbers(real_data, landmarks):
     whole = next(media.windows(real_data / WILD, 50))
     tracks = faces.track(whole, stride=2, landmarks=landmarks)

@@ -190,6 +190,7 @@ class Killed(BaseException):
     """As a kill: nothing catches it."""
 
 
+@pytest.mark.slow
 def test_killed_before_every_single_change_of_a_name(zenodo, tmp_path, monkeypatch):
     """Files get their names, or go, by a handful of calls; the process dies before the first of them, the second ..."""
     rename, unlink, countdown = os.replace, os.unlink, [0]
@@ -533,6 +534,7 @@ def test_fetch_then_prepare(zenodo, tmp_path):
     assert all(row.cache is not None for row in rows)
 
 
+@pytest.mark.slow
 def test_the_command(zenodo, tmp_path):
     done = cli("grid", tmp_path / "GRID", "--speakers", "1,20-21", AVSR_ZENODO=zenodo.api)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'GRID'}\n")
@@ -543,6 +545,7 @@ def test_the_command(zenodo, tmp_path):
     assert (again.returncode, "s1: whole already, nothing was fetched." in again.stderr) == (0, True)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_wrong_in_one_sentence(tmp_path):
     for arguments, problem in (((), "avsr fetch: no name is given."), (("grid",), "avsr fetch: no folder for grid is given."),
                                (("gird", tmp_path), "gird: nothing that can be fetched is called so.  Did you mean grid?"),

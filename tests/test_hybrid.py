@@ -58,6 +58,7 @@ def shown(model, io, which):
     return model.encode(sound, mouths, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("which", ["single0", "single1", "batch"])
 def test_answers_are_the_oracles(name, which):
@@ -152,6 +153,7 @@ def test_a_block_does_not_see_what_is_masked():
 
 # Company changes nothing
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["v", "a", "av"])
 def test_a_batch_of_unequal_lengths_is_each_alone(modality):
     model, frames = made(modality), torch.tensor([9, 5, 1])
@@ -181,6 +183,7 @@ def test_a_step_at_a_time_is_all_at_once():
 
 # Sound and sight of unlike length
 
+@pytest.mark.slow
 def test_sound_beside_a_picture_is_cut_or_filled_up_to_it_but_none_of_it_is_lost():
     model, mouths = made("av"), torch.rand(1, 6, 88, 88)
     sound = torch.randn(1, 6 * SAMPLES_PER_FRAME - 200, 1)

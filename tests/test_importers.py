@@ -69,6 +69,7 @@ def refused(path: Path, **options) -> str:
 # Weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("modality", "fusion_norm"), [("a", "batch"), ("v", "batch"), ("av", "batch"), ("av", "layer")])
 def test_every_weight_finds_its_place(published, tmp_path, modality, fusion_norm):
     network = made.network(modality, fusion_norm)
@@ -92,6 +93,7 @@ def answers_differ_by(model: Hybrid, name: str) -> float:
     return max((mine - theirs).abs().max().item() for mine, theirs in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "changes"), [
     ("vsr", ()), ("asr", ()), ("av", ()), ("vsr", made.V1), ("asr", (*made.V1, *made.OLD)), ("av", made.OLD)],
     ids=["vsr", "asr", "av", "vsr of v1.0.0", "asr of old names", "av of old names"])
@@ -236,6 +238,7 @@ def test_the_next_family_is_one_file(tmp_path, monkeypatch):
 # The tokenizer
 
 
+@pytest.mark.slow
 def test_it_is_found_beside_the_weights_or_where_it_is_named(tmp_path, ears):
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -563,6 +566,7 @@ def test_a_training_with_its_settings_in_python_is_refused_by_name(tmp_path, opt
     assert "save its state_dict alone" in message
 
 
+@pytest.mark.slow
 def test_nothing_of_ours_unpickles_what_it_does_not_know():
     loads = 0
     for path in PACKAGE.rglob("*.py"):
@@ -612,6 +616,7 @@ def test_help_says_what_half_costs():
     assert "half the size; log-probabilities move by up to 0.04, as measured on small networks" in help_text
 
 
+@pytest.mark.slow
 def test_the_command_as_it_is_typed(published, tmp_path, ears):
     command = [sys.executable, "-m", "avsr", "import", str(published(ears)), "--output-dir", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)

@@ -82,11 +82,13 @@ def test_the_transcribe_command_imports_only_what_it_uses(modality, needed, more
     assert not (UNNEEDED | more) & imported
 
 
+@pytest.mark.slow
 def test_the_function_transcribe_is_not_hidden_by_the_file():
     code = "import avsr.transcribe; from avsr.transcribe import Settings; import avsr; assert callable(avsr.transcribe)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_only_the_command_line_prints():
     for path in FILES:
         calls = [node for node in ast.walk(ast.parse(path.read_text()))

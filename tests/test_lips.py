@@ -182,6 +182,7 @@ def test_windows_give_the_same_mouths_bit_for_bit(astronaut, n_frames):
     assert not expected[0].images[12:18].any()
 
 
+@pytest.mark.slow
 def test_a_real_recording_in_windows_gives_the_same_mouths(real_data):
     path = real_data / "wild" / "facerecognition__short_hamilton_clip.mp4"      # two cuts, people come and go
     whole = media.read(path)
@@ -192,6 +193,7 @@ def test_a_real_recording_in_windows_gives_the_same_mouths(real_data):
     assert all(np.array_equal(a.images, b.images) for a, b in zip(got, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_mouths_like_those_auto_avsr_makes(real_data):
     """Near the published recipe's crops: networks trained on those see what they know."""
     oracle = real_data.parent / "oracles" / "auto_avsr_crops" / "crops.npz"

@@ -29,6 +29,7 @@ def test_pieces_hold_the_sound_of_their_frames(hello):
         assert len(one.audio) <= frames_to_samples(one.piece.end_frame - one.piece.start_frame)
 
 
+@pytest.mark.slow
 def test_mouths_come_with_the_piece_and_nobody_means_none(tmp_path):
     import talking_face
 
@@ -78,6 +79,7 @@ def between(pieces, n_frames, quiet, steps):
     return out + gaps.finish(waiting)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 400), min_size=1, max_size=12), ending=st.integers(0, 900),
        hush=st.integers(0, 3000), jumps=st.lists(st.integers(1, 300), max_size=30))
@@ -104,6 +106,7 @@ def in_noise(clip, snr_db):
     return media.Clip(clip.video, clip.shown, audio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("snr_db", [None, -5, -10])
 def test_what_noise_hides_is_doubted_and_what_is_sure_stays_as_it_was(grid_clip, snr_db):
     clip = in_noise(grid_clip, snr_db)

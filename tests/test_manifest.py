@@ -37,6 +37,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("manifest") / "manifest.jsonl"
 
 
+@pytest.mark.slow
 @given(ROWS)
 def test_what_is_written_is_read(path, rows):
     manifest.write(path, rows)
@@ -45,6 +46,7 @@ def test_what_is_written_is_read(path, rows):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 @given(ROWS, ROWS)
 def test_lines_can_be_added(path, first, second):
     second = [row for row in second if row.id not in {other.id for other in first}]
@@ -53,6 +55,7 @@ def test_lines_can_be_added(path, first, second):
     assert manifest.read(path) == first + second
 
 
+@pytest.mark.slow
 @given(ROWS.filter(len), st.data())
 def test_a_line_cut_in_half_is_named_by_its_number(path, rows, data):
     manifest.write(path, rows)
@@ -328,6 +331,7 @@ def test_lips_out_of_step_are_found_in_a_clip_where_that_is_plain():
     assert manifest.step_curve(images, np.arange(len(images)) < 40, audio) is None
 
 
+@pytest.mark.slow
 def test_real_lips_are_in_step_and_shifted_ones_are_not(real_data):
     """GRID's s1, some clips each way; the figures for all of them are in checks.py."""
     from avsr import faces, lips, media

@@ -504,6 +504,7 @@ def test_ffmpeg_is_quiet(tmp_path, plain, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path):
     """A window of 25 frames is 3.7 MB; 2 minutes would be 440 MB. Sound comes after all of the picture in the file."""
     size = (256, 192)
@@ -566,6 +567,7 @@ def test_write_that_fails_midway_leaves_nothing(tmp_path):
     assert (tmp_path / "kept.mp4").read_bytes() == b"before"
 
 
+@pytest.mark.slow
 def test_real_files_are_read_or_refused(real_data):
     n_read, refused = 0, {}
     for path in sorted([*(real_data / "wild").iterdir(), *(real_data / "broken").iterdir()]):

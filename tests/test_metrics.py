@@ -119,6 +119,7 @@ def random_texts(generator, n):
         yield " ".join(reference), " ".join(hypothesis)
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_an_independent_scorer_on_ten_thousand_pairs():
     pairs = list(random_texts(rng(7), 10_000))
     rows = [row(*pair) for pair in pairs]
@@ -177,6 +178,7 @@ def test_cells_may_be_scored_together():
     assert rates(found, rng=rng(), unit="sentence")["one"].percent == pytest.approx(100 * 4 / 7)
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_take_seconds_of_work():
     """Two passes over 100 cells of 1,000 utterances of 30 speakers; about 2 s of one core."""
     pairs = list(random_texts(rng(8), 5000))

@@ -106,6 +106,7 @@ def test_the_unit_of_the_weights_does_not_matter(n, unit, seed):
 
 # --- how often they hold the truth ---
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_speakers", [10, 30])
 def test_intervals_cover_the_truth_as_often_as_they_say(n_speakers):
     generator = rng(5)
@@ -150,6 +151,7 @@ def test_hard_cases_are_covered_too(draw, truth, least, most):
     assert least <= covered(draw, truth, ratio, 800, positive=True) <= most
 
 
+@pytest.mark.slow
 def test_differences_gaps_and_quotients_are_covered():
     def systems(generator, n=10):
         rate = generator.beta(2, 8, n)

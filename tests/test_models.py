@@ -112,6 +112,7 @@ def test_sinusoids_are_whispers():
 MEL_LENGTHS, FRAMES = (15, 24), (3, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["a", "v", "av"])
 def test_a_batch_of_two_is_two_batches_of_one(opened, modality):
     tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 24), mouths_of(2, 6)
@@ -127,6 +128,7 @@ def test_a_batch_of_two_is_two_batches_of_one(opened, modality):
         torch.testing.assert_close(logits[i:i + 1], one, **TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lips", ["compact", "resnet18-silu"])
 @pytest.mark.parametrize("modality", ["a", "v", "av"])
 def test_conformer_lips_and_waveforms_know_no_company_either(lips, modality):
@@ -154,6 +156,7 @@ def test_what_lies_in_the_padding_is_not_looked_at(opened):
     assert torch.equal(opened(tokens, mel, mouths, mel_lengths=lengths, seen=seen), logits)
 
 
+@pytest.mark.slow
 def test_without_video_in_a_batch_with_video_it_is_sound_alone(opened):
     tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
     seen = torch.tensor([[True] * 3, [False] * 3])
@@ -187,6 +190,7 @@ def test_closed_gates_give_whispers_answer_to_the_last_bit(closed):
     assert torch.equal(deaf(tokens, mel), closed(tokens, mel))
 
 
+@pytest.mark.slow
 def test_every_gate_lets_video_in(closed):
     tokens, mel, mouths = tokens_of(1, 4), mel_of(1, 10), mouths_of(1, 2)
     silent, seen_alone = closed(tokens, mel), closed.encode(None, mouths).video

@@ -107,6 +107,7 @@ def test_the_tokenizer_of_another_whisper_is_refused(base, tiny_en_folder, tmp_p
         checkpoint.load(tmp_path, lips=False)
 
 
+@pytest.mark.slow
 def test_the_encoder_is_ctranslate2s(base, theirs, said, monkeypatch):
     mel = mel_of(said("de"))
     # Its file holds the sinusoids rounded to half precision, ours are exact; with the same ones nothing differs.
@@ -117,6 +118,7 @@ def test_the_encoder_is_ctranslate2s(base, theirs, said, monkeypatch):
         torch.testing.assert_close(base.model.encode(mel).audio, reference, atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", SENTENCES)
 def test_languages_are_found_as_sure_as_ctranslate2_and_the_tokens_are_its_own(base, theirs, said, language):
     mel, tokenizer = mel_of(said(language)), base.tokenizer

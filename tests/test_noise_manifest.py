@@ -193,6 +193,7 @@ for one in sorted(t.spoken(*ids), key=lambda one: one.id):
 """
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_bits(folder):
     def run(output, ids, names, seed):
         return subprocess.run([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder), output, ids, names],

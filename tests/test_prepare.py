@@ -104,6 +104,7 @@ def test_everything_is_there_in_the_order_of_the_corpus(undisturbed):
     assert not list(undisturbed.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_writes_the_same_bytes(undisturbed, tmp_path, faked):
     prepare.prepare(made_up(), tmp_path, settings=PrepareSettings(workers=3, max_bytes=SMALL))
     here, there = contents(tmp_path), contents(undisturbed)
@@ -112,6 +113,7 @@ def test_any_number_of_workers_writes_the_same_bytes(undisturbed, tmp_path, fake
     assert here == there
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_leaves_what_an_undisturbed_run_leaves(undisturbed):
     folder = undisturbed.with_name("killed")                 # beside it, so that relative paths are the same
     rng = random.Random(time.time_ns())
@@ -165,6 +167,7 @@ def test_what_a_crash_or_a_power_cut_leaves_is_taken_up(undisturbed, cut, faked)
     assert contents(folder) == contents(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked):
     utterances = [Utterance(f"u{i:03d}{what}", f"{i}.mp4", "text") for i, what in enumerate(["", "once", "kill", "", ""])]
     settings = PrepareSettings(workers=2, letters=str(tmp_path), max_dropped=0.1)
@@ -182,6 +185,7 @@ def test_a_mistake_of_ours_is_not_taken_for_a_bad_clip(tmp_path, faked):
         prepare.prepare([Utterance("u000mistake", "0.mp4", "text")], tmp_path, settings=PrepareSettings(workers=1))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(undisturbed):
     # RLIMIT_FSIZE stands in for a disk that is full: the write of a shard fails in the middle, with EFBIG for ENOSPC.
     folder = undisturbed.with_name("full")
@@ -218,6 +222,7 @@ def test_two_at_once_do_not_write_over_one_another(tmp_path, faked):
         prepare.prepare(made_up(4), tmp_path, settings=PrepareSettings(workers=1))
 
 
+@pytest.mark.slow
 def test_a_corpus_may_grow_and_limits_may_change_without_doing_it_again(tmp_path, faked):
     def kept(n, **settings):
         stages = []
@@ -244,6 +249,7 @@ def grid_clips(real_data: Path, speaker: str, n: int) -> list[Path]:
     return sorted(path for path in (real_data / "grid" / speaker).iterdir() if path.suffix in (".mpg", ".mkv"))[:n]
 
 
+@pytest.mark.slow
 def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
     """Whole clips, parts of a longer recording, sound alone: as cropped live, bit for bit."""
     whole, tall = grid_clips(real_data, "s23", 1)[0], sorted((real_data / "wild").iterdir())[0]
@@ -277,6 +283,7 @@ def avsr(*arguments, **options) -> subprocess.Popen:
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
+@pytest.mark.slow
 def test_the_command_killed_and_resumed_on_real_clips(real_data, tmp_path):
     for path in grid_clips(real_data, "s30", 2) + grid_clips(real_data, "s1", 1):
         (tmp_path / "grid" / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -296,6 +303,7 @@ def test_the_command_killed_and_resumed_on_real_clips(real_data, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector):
     """--recipe: as cropped live with that recipe, bit for bit, and what it is stands beside the manifest."""
     path = grid_clips(real_data, "s23", 1)[0]
@@ -329,6 +337,7 @@ def test_every_recipe_can_be_asked_for_and_wants_its_own_file(tmp_path, monkeypa
         monkeypatch.delenv(variable)
 
 
+@pytest.mark.slow
 def test_broken_files_are_counted_with_reasons(real_data, tmp_path):
     (tmp_path / "in").mkdir()
     names = ("*0byte.mpg", "*webcam*.mp4", "*trump5*.mp4")      # empty; no sound, 44 bytes; no face in most frames

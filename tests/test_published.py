@@ -54,6 +54,7 @@ def clip(real_data, face_detector):
 
 # From a file to text
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "modality"), [("vsr", "v"), ("asr", "a"), ("av", "av")])
 def test_an_oracles_file_is_imported_and_transcribes_a_real_clip(name, modality, tmp_path, real_data, face_detector):
     torch.save(oracles.state_dict(name), tmp_path / f"{name}.pth")
@@ -86,6 +87,7 @@ def test_left_to_itself_it_goes_by_what_it_can(made, clip, modality):
     assert all(0 <= word.confidence <= 1 for word in told.words)
 
 
+@pytest.mark.slow
 def test_lips_left_to_themselves_look_where_somebody_is_heard_to_speak(made, clip):
     """The clip begins with half a second of silence."""
     heard, blind = transcribe(clip, model=made["v"]), transcribe(clip, model=made["v"], modality="v")
@@ -119,6 +121,7 @@ def test_without_a_face_nothing_is_made_up(made, clip, modality, remedy):
         transcribe(hidden, model=made[modality], vad=False)
 
 
+@pytest.mark.slow
 def test_its_search_is_its_authors_unless_told_otherwise(made, clip):
     usual = transcribe(clip, model=made["a"], vad=False)
     assert transcribe(clip, model=made["a"], vad=False, beam_size=4, ctc_weight=0.1).text == usual.text
@@ -154,6 +157,7 @@ ngram 1=5
 """
 
 
+@pytest.mark.slow
 def test_a_language_model_of_words_has_a_say(made, clip, tmp_path):
     path = tmp_path / "words.arpa"
     path.write_text(ARPA)
@@ -186,6 +190,7 @@ def prepared(real_data, face_detector, tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("modality", "conditions"), [("v", {("v", None)}), ("a", {("a", None), ("a", 0.0)}),
                                                       ("av", {("av", None), ("av", 0.0)})])
 def test_a_benchmark_asks_it_by_what_it_can(made, prepared, tmp_path, modality, conditions):

@@ -212,6 +212,7 @@ def test_the_worst_and_the_best_are_and_can_be_heard(run, made, rows):
     assert f'<p class="said">{worst["reference"]}</p>' in page
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_report(tiny, tmp_path):
     settings = ReportSettings(formats=("pdf",))
     first, second = (report([tiny], tmp_path / name, settings=settings) for name in ("one", "two"))
@@ -220,6 +221,7 @@ def test_the_same_rows_give_the_same_report(tiny, tmp_path):
     assert (tmp_path / "one" / "wer.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_what_an_earlier_report_left_is_taken_away_and_nothing_else(tiny, tmp_path):
     (tmp_path / "tables").mkdir()
     mine = tmp_path / "tables" / "mine.csv"
@@ -243,6 +245,7 @@ def better(tmp_path_factory):
         n_utterances=50, n_speakers=10, snrs=(None, 0.0, 5.0), damage=(("noface", None),), quality=0.4, noises=("babble",)))
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_on_the_same_utterances(run, better, rows, tmp_path):
     made = report([run, better], tmp_path, settings=QUICK)
     lines = table(tmp_path, "compared")
@@ -265,6 +268,7 @@ def test_two_runs_are_compared_on_the_same_utterances(run, better, rows, tmp_pat
     assert "In one run only" in page
 
 
+@pytest.mark.slow
 def test_systems_of_different_names_keep_them(tmp_path):
     one, two, alike = (made_rows.write(tmp_path / name / "run", Made(6, 3, (system,), (), (None,), ()))
                        for name, system in (("x", "grid"), ("y", "tiny"), ("z", "grid")))
@@ -275,6 +279,7 @@ def test_systems_of_different_names_keep_them(tmp_path):
     assert {(line["first"], line["second"]) for line in table(tmp_path / "out", "compared")} == {("x/run", "z/run")}
 
 
+@pytest.mark.slow
 def test_other_noise_and_utterances_of_one_run_only_are_told(tiny, tmp_path):
     ids = sorted({row["id"] for row in read_rows(tiny)[0]})
     other = made_rows.write(tmp_path / "other", TINY)
@@ -418,6 +423,7 @@ def test_broken_files_beside_the_rows_are_told(tmp_path, name, text, message):
         report([run], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_group_column_that_is_missing(run, tmp_path):
     with pytest.raises(AvsrError, match=r"--group-by age: no row has this label; there are speaker, accent, sex\.  Choose"):
         report([run], tmp_path, settings=ReportSettings(("sex", "age")))
@@ -434,6 +440,7 @@ def test_a_folder_that_cannot_be_written_to(run, tmp_path):
 
 # --- some of the rows ---
 
+@pytest.mark.slow
 def test_only_the_rows_asked_for(run, rows, tmp_path):
     made = report([run], tmp_path, settings=ReportSettings(where={"speaker": "s1", "noise": "babble"}, formats=()))
     (line,) = [line for line in table(tmp_path, "main") if line["snr_db"] == "0"]
@@ -444,6 +451,7 @@ def test_only_the_rows_asked_for(run, rows, tmp_path):
         report([run], tmp_path, settings=ReportSettings(where={"speaker": "nobody"}))
 
 
+@pytest.mark.slow
 def test_rows_in_an_archive_are_enough(tiny, tmp_path):
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "results.jsonl.gz").write_bytes(gzip.compress((tiny / "results.jsonl").read_bytes()))
@@ -458,6 +466,7 @@ def command(*arguments):
     return subprocess.run([sys.executable, "-m", "avsr", "report", *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_says_where_the_rest_is(tiny, tmp_path):
     made = report([tiny], tmp_path / "function", settings=QUICK)
     done = command(tiny, "--output_dir", tmp_path / "out", "--format", "svg", "--group-by", "sex", "--title", "In noise")
@@ -478,6 +487,7 @@ def test_the_command_fails_in_one_sentence(arguments, message):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_no_torch_is_loaded(tiny, tmp_path):
     code = ("import sys\nfrom click.testing import CliRunner\nfrom avsr.cli import main\n"
             f"done = CliRunner().invoke(main, ['report', {str(tiny)!r}, '-o', {str(tmp_path)!r}, '-q', '-f', ''])\n"

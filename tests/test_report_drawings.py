@@ -54,6 +54,7 @@ def boxes(sheet):
     return [(panel, text.get_text(), text.get_window_extent(canvas.get_renderer()).transformed(points)) for panel, text in out]
 
 
+@pytest.mark.slow
 def test_what_is_written_stays_in_its_panel_and_lies_over_nothing(drawings):
     assert {"wer", "trust", "speed", "groups", "shares", "visemes"} <= set(drawings)
     for name, sheet in drawings.items():

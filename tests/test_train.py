@@ -103,6 +103,7 @@ def test_it_learns(learnt):
     assert [row["step"] for row in rows if "valid_av" in row] == [40, 80]
 
 
+@pytest.mark.slow
 def test_conformer_lips_and_a_waveform_learn_and_come_back(folder, tmp_path):
     settings = config(folder, "train.steps=24", "train.valid_every=24", "model.dims.n_mels=0", "train.dropout=0.05",
                       'model.dims.video_blocks="conformer"')
@@ -268,6 +269,7 @@ def test_time_that_is_up_stops_it_and_it_can_go_on(folder, tmp_path):
     assert (again.step, again.scores) == (3, trained.scores)
 
 
+@pytest.mark.slow
 def test_a_kill_after_validation_leaves_the_models_that_the_state_names(folder, tmp_path):
     settings = config(folder, "train.steps=4", "train.valid_every=1", "train.keep=1", "train.lr=1e-2")
     for step in (2, 3, 4):
@@ -332,6 +334,7 @@ def test_a_loss_that_is_no_number_stops_with_the_ids(folder, tmp_path):
         train(replace(boom, train=replace(boom.train, save_every=1, steps=2)), tmp_path / "saved")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_older_state(folder, tmp_path):
     """A limit on the size of files stands for the disk."""
     train(config(folder), tmp_path / "run", Options(minutes=1e-9))
@@ -452,6 +455,7 @@ def changes(folder, run, *overrides):
 JUDGED = ("model.dims.n_fusion_layers=0", "model.dims.n_trust=4", "judges.sights=2", "judges.steps=3", "judges.attune_steps=3")
 
 
+@pytest.mark.slow
 def test_judges_learn_after_the_last_step_and_nothing_else_does(folder, tmp_path):
     said = []
     first = train(config(folder, *JUDGED, "train.steps=2"), tmp_path / "first", Options(say=said.append))
@@ -523,6 +527,7 @@ def test_damage_is_drawn_and_leaves_what_it_was_given():
     assert 1 <= sum(seen) <= 20, "some stay as they are, most do not"
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_as_they_are_with_their_running_means(folder, tmp_path):
     found = changes(folder, tmp_path, "train.valid_every=1", "data.p_both=1.0", "data.p_sound=0.0",
                     'train.rates={"video.front.*"=0.0, "decoder.blocks.*.video.*"=1.0, "decoder.*"=0}')
@@ -535,11 +540,13 @@ def test_frozen_parts_stay_as_they_are_with_their_running_means(folder, tmp_path
     assert any(name.startswith("decoder.blocks.0.video.") for name in found.keys() - frozen.keys())
 
 
+@pytest.mark.slow
 def test_without_freezing_running_means_run(folder, tmp_path):
     found = changes(folder, tmp_path, "data.p_sound=0.0")
     assert not any(torch.equal(before, after) for name, (before, after) in found.items() if "running_mean" in name)
 
 
+@pytest.mark.slow
 def test_each_part_has_its_rate(folder, tmp_path):
     """Adam's first step is as long as the rate, whatever the gradient: here, one step."""
     found = changes(folder, tmp_path, "train.steps=1", "train.lr=1e-3", "data.p_both=1.0", "data.p_sound=0.0",
@@ -641,6 +648,7 @@ def test_an_imported_network_is_not_trained_further(folder, tmp_path):
         begin(config(folder, f"model.start={source}"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_whisper_left_alone_is_not_stored_again(tiny_en, folder, tmp_path):
     text = CONFIG.replace(CONFIG[CONFIG.index("[model.dims]"):CONFIG.index("[data]")], "")
     frozen = 'train.rates={"decoder.blocks.*.video.*"=1, "audio.*"=0, "decoder.*"=0}'

@@ -52,16 +52,17 @@ def test_noise_of_the_training_speakers_never_has_the_speaker_in_it(folder):
     rows, _ = read_rows([folder / "manifest.jsonl"], "train", 30)
     spread = [replace(row, utterance=replace(row.utterance, speaker=f"s{i % 5}")) for i, row in enumerate(rows)]
     said = []
-    mixer = noise_mixer(config(folder), spread, said.append)
+    usual = CONFIG.replace("noise = {}\n", "")
+    mixer = noise_mixer(config(folder, text=usual), spread, said.append)
     assert (sorted(mixer.sources), said) == (["babble", "pink", "speech-shaped", "talker", "white"], [])
     for seed in range(8):
         plan = mixer.sources["babble"].plan(8000, np.random.default_rng(seed), without="s3")
         assert 3 <= len(plan.talkers) <= 4
         assert "s3" not in plan.talkers
-    alone = noise_mixer(config(folder), rows, said.append)   # all of s1
+    alone = noise_mixer(config(folder, text=usual), rows, said.append)       # all of s1
     assert sorted(alone.sources) == ["pink", "speech-shaped", "white"]
     assert len(said) == 2
-    assert noise_mixer(config(folder, "data.noise={white = false}"), rows, said.append) is None
+    assert noise_mixer(config(folder), rows, said.append) is None
 
 
 def test_preparing_draws_the_split_and_says_so(tmp_path):

@@ -30,6 +30,7 @@ def said_to_be_trained(with_lips) -> Checkpoint:
     return replace(with_lips, lips_trained=True)
 
 
+@pytest.mark.slow
 def test_the_demo_is_understood_with_times_and_confidence(tiny_en):
     seen, told = [], []
     transcript = transcribe(HELLO, model=tiny_en, modality="a", on_segment=told.append,
@@ -49,6 +50,7 @@ def test_the_demo_is_understood_with_times_and_confidence(tiny_en):
     assert total == pytest.approx(transcript.duration, abs=0.05)
 
 
+@pytest.mark.slow
 def test_word_times_are_those_of_the_voice(tiny_en):
     import talking_face
 
@@ -60,6 +62,7 @@ def test_word_times_are_those_of_the_voice(tiny_en):
     assert last.end == pytest.approx(sounds[-1][1], abs=0.25)
 
 
+@pytest.mark.slow
 def test_looking_with_closed_gates_changes_nothing(tiny_en, with_lips):
     by_sound, by_both = (transcribe(HELLO, model=model, modality=modality, beam_size=2)
                          for model, modality in ((tiny_en, "a"), (with_lips, "av")))
@@ -67,6 +70,7 @@ def test_looking_with_closed_gates_changes_nothing(tiny_en, with_lips):
     assert by_both.segments == by_sound.segments
 
 
+@pytest.mark.slow
 def test_auto_listens_only_while_the_lips_are_untrained(with_lips, said_to_be_trained):
     transcript = transcribe(HELLO, model=with_lips)
     assert (transcript.modality, transcript.modality_reason) == ("a", "this model has no trained lips")
@@ -88,6 +92,7 @@ def test_sight_alone_is_refused_without_trained_lips(with_lips):
         transcribe(HELLO, model=with_lips, modality="v")
 
 
+@pytest.mark.slow
 def test_sight_alone_carries_from_the_picture_to_text(said_to_be_trained, tmp_path):
     # temperature 1 is the last that is tried: random lips loop, and every cooler one would be tried in vain.
     transcript = transcribe(HELLO, model=said_to_be_trained, modality="v", temperature=1.0, save_lips=tmp_path)
@@ -97,6 +102,7 @@ def test_sight_alone_carries_from_the_picture_to_text(said_to_be_trained, tmp_pa
     assert len(lips.video) == pytest.approx(152, abs=1)
 
 
+@pytest.mark.slow
 def test_path_bytes_array_and_clip_give_the_same(tiny_en):
     clip = media.read(HELLO, want_video=False)
     texts = {transcribe(source, model=tiny_en, modality="a", beam_size=1).text
@@ -104,6 +110,7 @@ def test_path_bytes_array_and_clip_give_the_same(tiny_en):
     assert texts == {TEXT}
 
 
+@pytest.mark.slow
 def test_a_long_recording_is_cut_into_pieces_that_keep_their_times(tiny_en):
     one = media.read(HELLO, want_video=False).audio
     pause = np.zeros(3 * SAMPLE_RATE, np.float32)
@@ -114,6 +121,7 @@ def test_a_long_recording_is_cut_into_pieces_that_keep_their_times(tiny_en):
     assert np.diff(hellos) == pytest.approx(period, abs=0.15)
 
 
+@pytest.mark.slow
 def test_no_voice_activity_detection_takes_every_half_minute(tiny_en):
     one = media.read(HELLO, want_video=False).audio
     transcript = transcribe(np.pad(one, (0, 28 * SAMPLE_RATE)), model=tiny_en, beam_size=1, vad=False)
@@ -127,6 +135,7 @@ def test_silence_gives_an_empty_transcript_and_says_so(tiny_en):
     assert "--no-vad" in transcript.problems[0]
 
 
+@pytest.mark.slow
 def test_no_sound_is_refused_with_the_remedy(tiny_en, said_to_be_trained, tmp_path):
     import talking_face
 
@@ -139,6 +148,7 @@ def test_no_sound_is_refused_with_the_remedy(tiny_en, said_to_be_trained, tmp_pa
     assert transcribe(mute, model=said_to_be_trained, modality="v", temperature=1.0).modality == "v"
 
 
+@pytest.mark.slow
 def test_without_a_face_it_goes_by_sound_and_says_so(tiny_en, said_to_be_trained, tmp_path):
     clip = media.read(HELLO)
     faceless = tmp_path / "faceless.mp4"
@@ -151,6 +161,7 @@ def test_without_a_face_it_goes_by_sound_and_says_so(tiny_en, said_to_be_trained
         transcribe(faceless, model=said_to_be_trained, modality="v")
 
 
+@pytest.mark.slow
 def test_a_face_in_few_frames_is_kept_on_demand(said_to_be_trained, tmp_path):
     clip = media.read(HELLO)
     frames = clip.video.copy()
@@ -163,6 +174,7 @@ def test_a_face_in_few_frames_is_kept_on_demand(said_to_be_trained, tmp_path):
     assert kept.modality == "v"
 
 
+@pytest.mark.slow
 def test_a_truncated_file_gives_what_it_holds(tiny_en, tmp_path):
     import talking_face
 
@@ -189,11 +201,13 @@ def test_wrong_options_name_the_right_ones(tiny_en, options, message):
         transcribe(HELLO, model=tiny_en, **options)
 
 
+@pytest.mark.slow
 def test_a_model_saved_as_ours_gives_the_same(tiny_en, tmp_path):
     save(tiny_en, tmp_path / "model", half=True)               # its weights came as float16
     assert transcribe(HELLO, model=tmp_path / "model", modality="a", beam_size=1).text == TEXT
 
 
+@pytest.mark.slow
 def test_two_faces_odd_rate_and_rotation(said_to_be_trained, tmp_path):
     import talking_face
 
@@ -217,6 +231,7 @@ def test_every_broken_file_is_read_or_refused_in_a_sentence(real_data, tiny_en):
         assert ".  " in message, "a remedy follows"
 
 
+@pytest.mark.slow
 def test_real_people_are_understood(real_data, tiny_en):
     text = transcribe(real_data / "wild" / "omniavsr__ZJNESMhIxQ0_00001_h264.mp4", model=tiny_en, modality="a").text
     assert "low-level drug cases on the streets" in text
@@ -241,6 +256,7 @@ def in_white_noise(folder, snr_db):
     return media.Clip(clip.video, clip.shown, audio)
 
 
+@pytest.mark.slow
 def test_what_noise_hides_is_read_from_lips_that_are_believed(real_data, tiny_en, with_lips, said_to_be_trained, monkeypatch):
     """The gates are closed: one text for one piece, whatever the lips say."""
     clip = in_white_noise(real_data, -5)
@@ -257,6 +273,7 @@ def test_what_noise_hides_is_read_from_lips_that_are_believed(real_data, tiny_en
         assert said(said_to_be_trained, "av") == expected
 
 
+@pytest.mark.slow
 def test_nothing_is_made_of_noise_where_lips_are_not_believed(real_data, said_to_be_trained, monkeypatch):
     judged(said_to_be_trained.model, 0.0, monkeypatch)
     transcript = transcribe(in_white_noise(real_data, -10), model=said_to_be_trained, modality="av")
@@ -269,6 +286,7 @@ def test_a_weight_for_a_ctc_that_spells_letters_is_not_passed_over(tiny_en, hell
         transcribe(hello, model=tiny_en, modality="a", ctc_weight=0.1)
 
 
+@pytest.mark.slow
 def test_a_language_model_helps_whisper_and_does_not_make_it_doubt_itself(tiny_en, hello, tmp_path):
     """Unknown words cost 10 nats each: were that counted, the guards would have all of it drawn by chance."""
     path = tmp_path / "words.arpa"

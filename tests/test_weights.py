@@ -43,12 +43,14 @@ def test_they_are_there_and_small():
     assert sum(path.stat().st_size for path in checkpoint.SHIPPED.rglob("*.safetensors")) < 40e6
 
 
+@pytest.mark.slow
 def test_grid_reads_lips_and_hears(grid, real_data):
     assert grid.lips_trained
     assert errors(heard(grid, real_data, "v")) <= 0.25
     assert errors(heard(grid, real_data, "av")) <= 0.25
 
 
+@pytest.mark.slow
 def test_default_reads_the_lips_it_knows(default, real_data):
     by_both = errors(heard(default, real_data, "av"))
     assert errors(heard(default, real_data, "v")) <= 0.25
@@ -56,6 +58,7 @@ def test_default_reads_the_lips_it_knows(default, real_data):
     assert by_both < errors(heard(default, real_data, "a"))
 
 
+@pytest.mark.slow
 def test_default_goes_by_sound_alone_on_a_face_it_does_not_know(default):
     demo = ROOT / "data" / "demo" / "hello.mp4"
     both, sound = (avsr.transcribe(demo, model=default, modality=modality) for modality in ("av", "a"))
@@ -66,6 +69,7 @@ def test_default_goes_by_sound_alone_on_a_face_it_does_not_know(default):
     assert "like none this model learnt from" in by_sight.problems[0]
 
 
+@pytest.mark.slow
 def test_default_hears_exactly_as_whisper_does(default, tiny_en, hello):
     ours, theirs = (avsr.transcribe(hello, model=model, modality="a") for model in (default, tiny_en))
     assert ours.segments == theirs.segments
@@ -87,6 +91,7 @@ def without_sound(source: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["mp4", "gif", "h264"])
 def test_nothing_is_invented_of_a_face_without_sound_that_default_does_not_know(default, tmp_path, ending):
     clip = media.read(ROOT / "data" / "demo" / "hello.mp4", want_audio=False)
@@ -114,6 +119,7 @@ def write_frames(frames, path: Path, codec: str) -> None:
         made.mux(stream.encode())
 
 
+@pytest.mark.slow
 def test_lips_that_default_knows_are_read_without_sound_and_those_of_strangers_only_where_asked(default, real_data, tmp_path):
     known = without_sound(real_data / "grid" / "s1" / "bbas1s.mpg", tmp_path / "known.mpg")
     strangers = [next((real_data / "grid" / speaker).glob("*.mpg")) for speaker in ("s23", "s30", "s33")]

