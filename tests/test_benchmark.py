@@ -138,8 +138,8 @@ def test_noise_that_is_not_named_is_babble_or_what_the_speakers_can_make(folder,
     small = replace(settings, noises=None, snrs=(0.0,), corruptions=(), modalities=("a",), limit=2)
     benchmark(folder, tmp_path / "out", small, options=Options(say=said.append))
     assert {row["noise"] for row in read_rows(tmp_path / "out")[0]} == {"speech-shaped"}
-    assert said == ["The noise is speech-shaped and not babble: of babble, it needs 4 speakers at least, and the corpus has 3."
-                    "  Name a folder of other people's speech (--noise babble=FOLDER) to have babble."]
+    assert said == ["The noise is speech-shaped, because babble cannot be made: it needs 4 speakers at least, and the corpus "
+                    "has 3.  Name a folder of other people's speech (--noise babble=FOLDER) to have babble."]
 
 
 # --- rows ---

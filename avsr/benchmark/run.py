@@ -103,6 +103,8 @@ class _Run:
         self.everyone, left_out = read_rows([self.path], settings.split, PIECE_SECONDS)
         self.done.skipped += [tuple(line.split(": ", 1)) for line in left_out]
         self.rows = self._utterances()
+        if settings.noises is None and self.noise_config is not None:
+            raise AvsrError(f"{self.noise_config}: no noise is named, so this file would not be used.  Name some with --noise.")
         if settings.noises is None:
             self.settings = replace(settings, noises=self._usual_noise())
         self.noises = self._noise(output)
@@ -132,7 +134,7 @@ class _Run:
         why = noise.why_not_own("babble", *recordings_by_speaker(self.everyone))
         if why is None:
             return ("babble",)
-        self.say(f"The noise is speech-shaped and not babble: of babble, {why}.  Name a folder of other people's speech "
+        self.say(f"The noise is speech-shaped, because babble cannot be made: {why}.  Name a folder of other people's speech "
                  "(--noise babble=FOLDER) to have babble.")
         return ("speech-shaped",)
 
