@@ -29,7 +29,7 @@ class ModelConfig:
     """What is trained. `start`: nothing (None), or a model by name or folder, whose sound parts, tokenizer and, where the
     dims allow, lips are taken over. `ears_from`: a model whose audio blocks are, `lips_from`: whose lip network and video
     blocks are, with the crop of the mouth they know; also an imported one. `lips_from = "imagenet"`, or a .pth file of
-    torchvision's resnet18, starts `resnet18` lips from a network that knows pictures, see train/pictures.py."""
+    torchvision's resnet18, starts `resnet18` lips from a network that knows pictures, see train/imagenet.py."""
 
     start: str | None = None
     ears_from: str | None = None

@@ -37,7 +37,7 @@ LEAST_TRUST = 0.5                                           # in lips, to go by 
 # Largest Memory.ood_distance at which text is written from lips alone though nobody asked for it. Of 55 validation clips the
 # largest is 1.02. Reported, not chosen by: of 75 test clips of the best known speaker one is above (1.19); of 9 GRID clips of
 # three people whom the model never saw the smallest is 1.38, of 12 other recordings 2.62.
-KNOWN_LIPS = 1.1
+MAX_OOD_DISTANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     look = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
     with media.open_recording(source, want_video=look, want_audio=modality != "v") as recording:
         used, reason = decide(modality, checkpoint, recording)
-        job = _Job(checkpoint, used, language, options, recording)
-        job.wary = used == "v" and modality == "auto" and checkpoint.model.doubts
+        known_lips_only = used == "v" and modality == "auto" and checkpoint.model.doubts
+        job = _Job(checkpoint, used, language, options, recording, known_lips_only=known_lips_only)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
         # Who only reads lips is left to itself: the sound may still say where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio))
@@ -238,18 +238,19 @@ def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[
 class _Job:
     """One recording through one model; counts what was seen and what was not.
 
-    wary: write nothing of pieces whose lips are not like those the model learnt from, because nobody asked for lips alone.
+    known_lips_only: nothing is written of pieces whose lips are not like those the model learnt from.
     """
 
     def __init__(self, checkpoint: Checkpoint, modality: str, language: str | None, options: Settings,
-                 recording: media.Recording):
+                 recording: media.Recording, *, known_lips_only: bool):
         self.checkpoint, self.modality, self.options, self.name = checkpoint, modality, options, recording.name
-        self.has_sound, self.wary = recording.has_audio, False
+        self.has_sound, self.known_lips_only = recording.has_audio, known_lips_only
         self.language = language or (None if checkpoint.tokenizer.languages else "en")
         self.device = next(checkpoint.model.parameters()).device
         self.dtype = next(checkpoint.model.parameters()).dtype
         self.needs_lips = modality == "v" or (modality == "av" and "a" not in checkpoint.modalities)
-        self.n_frames = self.n_missing = self.n_pieces = self.n_blind = self.n_looked_at = self.n_strange = self.n_kept_back = 0
+        self.n_frames = self.n_missing = self.n_pieces = self.n_blind = self.n_looked_at = self.n_strange = 0
+        self.n_unknown_lips = 0
 
     def admit(self, pieces: Iterable[Heard]) -> Iterator[Heard]:
         """Those of the pieces that hold something for the network."""
@@ -269,8 +270,8 @@ class _Job:
     def run(self, batch: Sequence[Heard]) -> list[Segment]:
         """The segments of some admitted pieces, in order. May be called from several threads."""
         memory = self._encode(batch)
-        if self.wary and not (known := memory.ood_distance <= KNOWN_LIPS).all():
-            self.n_kept_back += int((~known).sum())
+        if self.known_lips_only and not (known := memory.ood_distance <= MAX_OOD_DISTANCE).all():
+            self.n_unknown_lips += int((~known).sum())
             if not known.any():
                 return []
             batch = [heard for heard, one in zip(batch, known.tolist(), strict=True) if one]
@@ -364,8 +365,8 @@ class _Job:
             problems.append(f"{self.name}: {share}: {self.n_blind} of {self.n_pieces} pieces were {kind}.")
             if self.n_blind == self.n_pieces:
                 return "a", f"no face in {self.n_missing} of {self.n_frames} frames", problems
-        if self.n_kept_back:
-            problems.append(f"{self.name}: there is no sound in it, and in {self.n_kept_back} of {self.n_pieces} pieces the "
+        if self.n_unknown_lips:
+            problems.append(f"{self.name}: there is no sound in it, and in {self.n_unknown_lips} of {self.n_pieces} pieces the "
                             "lips are not like those this model learnt from, so nothing was written of them.  Use --modality "
                             "v to have them read all the same.")
         elif self.n_strange and modality == "v":

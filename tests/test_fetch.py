@@ -29,7 +29,7 @@ from avsr.cli.fetch import fetch_command
 from avsr.corpora import grid
 from avsr.download import Remote, http
 from avsr.errors import AvsrError, BadDownload, BadOutput
-from avsr.fetch import archives, sources, whole
+from avsr.fetch import archives, records, sources
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
@@ -377,7 +377,7 @@ def test_a_file_in_place_of_the_folder(zenodo, tmp_path):
 
 
 def test_two_fetches_into_one_folder_are_held_apart(zenodo, tmp_path):
-    with whole.alone(tmp_path), pytest.raises(AvsrError, match="another avsr fetch is at work in it"):
+    with records.locked(tmp_path), pytest.raises(AvsrError, match="another avsr fetch is at work in it"):
         avsr.fetch("grid", tmp_path, speakers="1")
     avsr.fetch("grid", tmp_path, speakers="1")
 

@@ -1,7 +1,7 @@
 """Corpora and noise from their publishers: a name -> a folder that `avsr prepare` or `--noise` reads.
 
     name, parts -> Remotes (zenodo.py, or the table in sources.py) -> archives, checked -> files (archives.py)
-        -> a record that they are whole (whole.py)
+        -> a record that they are whole (records.py)
 Whatever stops it, the same call goes on from there; when all is whole it asks no server for anything.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from avsr.download import Remote, arrived_bytes, download, drop, free_bytes, is_right, tell_bytes, why_not_stored
 from avsr.errors import AvsrError, BadDownload, BadOutput
-from avsr.fetch import archives, whole
+from avsr.fetch import archives, records
 from avsr.fetch.sources import SOURCES, Source, choose, source_of
 from avsr.fetch.zenodo import read_record
 from avsr.runtime import Progress, no_progress
@@ -52,7 +52,7 @@ def fetch(name: str, folder: str | Path, *, speakers: str | None = None, parts: 
         raise AvsrError(f"{name}: its licence is {source.licence}, and has to be agreed to.  Read {source.terms}, then run "
                         "again with --accept-licence.")
     try:
-        with whole.alone(folder):
+        with records.locked(folder):
             todo = [part for part in wanted if _is_lacking(source, folder, part)]
             if todo:
                 remotes = _remotes(source, todo, accept_licence)
@@ -62,16 +62,16 @@ def fetch(name: str, folder: str | Path, *, speakers: str | None = None, parts: 
         where = error.filename2 or error.filename or folder
         raise BadOutput(f"{where}: cannot be stored ({why_not_stored(error)}).  Make room or choose another folder; run again "
                         "to go on from there.") from error
-    files = [file for part in wanted for file in whole.files_of(folder, part) or ()]
+    files = [file for part in wanted for file in records.files_of(folder, part) or ()]
     return Fetched(source, folder, tuple(wanted), tuple(todo), len(files), sum(file.size for file in files), tuple(notes))
 
 
 def _is_lacking(source: Source, folder: Path, part: str) -> bool:
     """Whether a part is to be fetched or completed. The archive of one that is whole is of no more use."""
-    files = whole.files_of(folder, part)
-    if files is None or whole.missing(folder, files):
+    files = records.files_of(folder, part)
+    if files is None or records.missing(folder, files):
         return True
-    drop(whole.notes(folder) / source.parts[part])
+    drop(records.records_folder(folder) / source.parts[part])
     return False
 
 
@@ -97,12 +97,13 @@ def _check_room(source: Source, folder: Path, remotes: dict[str, Remote]) -> Non
     """
     to_come, largest = 0, 0
     for part, remote in remotes.items():
-        archive, size, files = whole.notes(folder) / source.parts[part], remote.size or 0, whole.files_of(folder, part)
+        archive = records.records_folder(folder) / source.parts[part]
+        size, files = remote.size or 0, records.files_of(folder, part)
         if archive.exists():                                # only its list says how much of it is still to be unpacked
             continue
         largest = max(largest, size - arrived_bytes(archive))
         unpacked = 0 if source.keep else size
-        to_come += unpacked if files is None else sum(file.size for file in whole.missing(folder, files))
+        to_come += unpacked if files is None else sum(file.size for file in records.missing(folder, files))
     _refuse_if_full(folder, largest + to_come, f"{len(remotes)} archives of {source.name} and what is in them")
 
 
@@ -129,7 +130,7 @@ def _each(remotes: dict[str, Remote], get: Callable[[str], None]) -> None:
 
 def _get(source: Source, part: str, remote: Remote, folder: Path, progress: Progress) -> None:
     """One part: its archive, checked; its files, unpacked; the record that they are whole."""
-    archive = whole.notes(folder) / source.parts[part]
+    archive = records.records_folder(folder) / source.parts[part]
     if archive.exists() and not is_right(remote, archive, progress=progress):
         archive.unlink()
     if not archive.exists():
@@ -138,14 +139,14 @@ def _get(source: Source, part: str, remote: Remote, folder: Path, progress: Prog
         files = archives.members(archive, leading=source.leading, keep=source.keep, loose=part if source.speakers else "")
         if remote.checksum is None:
             archives.test(archive)
-        lacking = whole.missing(folder, files)
+        lacking = records.missing(folder, files)
         size = sum(file.size for file in lacking)
         _refuse_if_full(folder, size, f"the {len(lacking)} files of {remote.name}")
         archives.unpack(archive, folder, lacking, lambda done: tell_bytes(progress, f"unpacking {remote.name}", done, size))
     except BadDownload:
         archive.unlink()
         raise
-    whole.write_down(folder, part, source, remote, files)
+    records.write_record(folder, part, source, remote, files)
     drop(archive)
 
 

@@ -24,7 +24,7 @@ from typing import IO
 from avsr.errors import BadDownload
 
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")
-OWN = ".fetched"                                            # a folder of ours, see whole.py
+OWN = ".fetched"                                            # a folder of ours, see records.py
 # What the standard library raises where an archive is damaged, or packed in a way that it does not know.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 

@@ -23,7 +23,7 @@ from avsr.models.video import BLOCKS, FRONTS
 from avsr.models.whisper import is_whispers
 from avsr.runtime import Progress, no_progress
 from avsr.text import NORMALISER, Tokenizer, write_letters
-from avsr.train.pictures import is_of_pictures, picture_weights, take_pictures
+from avsr.train.imagenet import image_weights, is_image_network, load_image_weights
 
 EARS = ("audio.",)
 LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
@@ -47,8 +47,8 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
         _take(config.model.ears_from, "ears", EARS, start.model, config, progress)
         named = not config.path(config.model.ears_from).is_dir() and not checkpoint.may_see(config.model.ears_from)
         start = replace(start, base=config.model.ears_from if named else None)
-    if is_of_pictures(config.model.lips_from):
-        _look_at_pictures(start.model, config, progress)
+    if is_image_network(config.model.lips_from):
+        _start_from_images(start.model, config, progress)
     elif config.model.lips_from is not None:
         lips = _take(config.model.lips_from, "lips", LIPS, start.model, config, progress)
         start = replace(start, recipe=lips.recipe)          # they know mouths as they learnt them
@@ -118,12 +118,12 @@ def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Con
     return source
 
 
-def _look_at_pictures(model: AVSR, config: Config, progress: Progress) -> None:
+def _start_from_images(model: AVSR, config: Config, progress: Progress) -> None:
     """The lip network of `model` as one that knows pictures. Raises BadConfig where it is of another kind."""
     if model.dims.lips != "resnet18":
         raise BadConfig(f"{config.name}: model.lips_from {config.model.lips_from} is a ResNet-18, but the lips are "
                         f"{model.dims.lips}.  Set model.dims.lips = \"resnet18\", or take out model.lips_from.")
-    take_pictures(*picture_weights(config.model.lips_from, config.folder, progress=progress), model.video.front)
+    load_image_weights(*image_weights(config.model.lips_from, config.folder, progress=progress), model.video.front)
 
 
 def _dims(config: Config, default: Dims) -> Dims:

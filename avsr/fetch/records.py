@@ -24,7 +24,7 @@ except ImportError:                                         # Windows
     fcntl = None
 
 
-def notes(folder: Path) -> Path:
+def records_folder(folder: Path) -> Path:
     """Where the records and archives of a folder lie. Hidden, so that readers of corpora leave it out."""
     return folder / OWN
 
@@ -32,7 +32,7 @@ def notes(folder: Path) -> Path:
 def files_of(folder: Path, part: str) -> list[Member] | None:
     """The files of a part that was unpacked once, or None."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads((notes(folder) / f"{part}.json").read_text(encoding="utf-8"))
+        record = json.loads((records_folder(folder) / f"{part}.json").read_text(encoding="utf-8"))
         return [Member(path, path, size) for path, size in record["files"]]
     return None
 
@@ -42,11 +42,11 @@ def missing(folder: Path, files: Iterable[Member]) -> list[Member]:
     return [file for file in files if _size(folder / file.path) != file.size]
 
 
-def write_down(folder: Path, part: str, source: Source, remote: Remote, files: list[Member]) -> None:
-    """All of a part is unpacked."""
+def write_record(folder: Path, part: str, source: Source, remote: Remote, files: list[Member]) -> None:
+    """Write the record of a part of which every file is unpacked."""
     record = {"source": source.name, "licence": source.licence, "terms": source.terms, "cite": source.cite,
               "archive": asdict(remote), "files": [[file.path, file.size] for file in files]}
-    path = notes(folder) / f"{part}.json"
+    path = records_folder(folder) / f"{part}.json"
     fresh = path.with_name(f".{path.name}.part")
     with fresh.open("w", encoding="utf-8") as file:
         json.dump(record, file, indent=1)
@@ -56,10 +56,13 @@ def write_down(folder: Path, part: str, source: Source, remote: Remote, files: l
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Two at once would write over one another. The lock goes with the process, however it ends. Raises AvsrError."""
-    notes(folder).mkdir(parents=True, exist_ok=True)
-    with (notes(folder) / "lock").open("w") as file:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, because two processes would overwrite each other's files. The lock ends with the process.
+
+    Raises AvsrError where another process holds it.
+    """
+    records_folder(folder).mkdir(parents=True, exist_ok=True)
+    with (records_folder(folder) / "lock").open("w") as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

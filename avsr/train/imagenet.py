@@ -31,12 +31,12 @@ HASHED = re.compile(r"-([0-9a-f]{8,64})\.pth$")             # torch.hub's: a nam
 UNUSED = ("fc.weight", "fc.bias")
 
 
-def is_of_pictures(name: str | None) -> bool:
+def is_image_network(name: str | None) -> bool:
     """Whether `model.lips_from` names a network for pictures: `imagenet`, or a .pth file."""
     return name is not None and (name == IMAGENET or name.endswith(".pth"))
 
 
-def picture_weights(name: str, folder: Path, *, progress: Progress = no_progress) -> tuple[Path, dict[str, Tensor]]:
+def image_weights(name: str, folder: Path, *, progress: Progress = no_progress) -> tuple[Path, dict[str, Tensor]]:
     """The file and the weights of `imagenet`, or of a .pth file whose path is relative to `folder`.
 
     A file whose name holds the first digits of its sha256 is checked against them. Raises MissingAsset or BadCheckpoint.
@@ -52,7 +52,7 @@ def picture_weights(name: str, folder: Path, *, progress: Progress = no_progress
     return path, weights
 
 
-def take_pictures(path: Path, weights: dict[str, Tensor], front: ResNet18Front) -> None:
+def load_image_weights(path: Path, weights: dict[str, Tensor], front: ResNet18Front) -> None:
     """Put torchvision's weights into the lip network. Raises BadCheckpoint where they are not those of its resnet18."""
     state = front.state_dict()
     # A batch norm's count of batches says nothing once it has learnt; files of old torch versions have none.

@@ -14,7 +14,7 @@ from avsr.cli import main
 from avsr.errors import BadCheckpoint, BadConfig, MissingAsset
 from avsr.models.video import GREY_MEAN, GREY_STD
 from avsr.train.begin import begin
-from avsr.train.pictures import ASSET, COLOUR_MEAN, COLOUR_STD, inflated
+from avsr.train.imagenet import ASSET, COLOUR_MEAN, COLOUR_STD, inflated
 
 LIPS = 'model.dims.lips="resnet18"'
 
