@@ -10,6 +10,7 @@ import time
 import zipfile
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 
 class Publisher(ThreadingHTTPServer):
@@ -143,3 +144,50 @@ def tarred(files: dict[str, bytes | tarfile.TarInfo]) -> bytes:
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
     return out.getvalue()
+
+
+class Hub(ThreadingHTTPServer):
+    """Gives the files of `root / owner / model` at /owner/model/resolve/main/FILE, as the Hugging Face hub does.
+
+    fetched: OWNER/MODEL/FILE of each file that was asked for, in order.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, root: Path):
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.root, self.fetched, self.address = root, [], f"http://127.0.0.1:{self.server_port}"
+
+
+class HubHandler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        repo, _, name = self.path.lstrip("/").partition("/resolve/main/")
+        path = self.server.root / repo / name
+        if self.command == "GET" and name:
+            self.server.fetched.append(f"{repo}/{name}")
+        body = path.read_bytes() if path.is_file() else b""
+        if path.is_file():
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha1(body).hexdigest()}"')
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if path.parent.is_dir() else "RepoNotFound")
+        self.send_header("X-Repo-Commit", "c0ffee" * 6 + "abcd")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@contextmanager
+def hub(root: Path):
+    """The hub, running."""
+    with Hub(root) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()

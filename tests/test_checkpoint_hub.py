@@ -2,44 +2,13 @@
 
 import json
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from made_server import hub
 from made_whispers import as_ctranslate2, as_hugging_face, small_whisper
 
 from avsr import checkpoint
 from avsr.errors import BadCheckpoint, MissingAsset
-
-COMMIT = "c0ffee" * 6 + "abcd"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Files of `server.root / owner / model` at /owner/model/resolve/main/FILE."""
-
-    def do_GET(self):
-        repo, _, name = self.path.lstrip("/").partition("/resolve/main/")
-        path = self.server.root / repo / name
-        if self.command == "GET" and name:
-            self.server.fetched.append(self.path.lstrip("/").replace("/resolve/main", ""))
-        if path.is_file():
-            body = path.read_bytes()
-            self.send_response(200)
-            self.send_header("ETag", f'"{hash(body) & (1 << 160) - 1:040x}"')
-        else:
-            body = b""
-            self.send_response(404)
-            self.send_header("X-Error-Code", "EntryNotFound" if path.parent.is_dir() else "RepoNotFound")
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +31,12 @@ def published(tmp_path_factory, tiny_en_folder):
 
 @pytest.fixture
 def server(published, tmp_path, monkeypatch):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        server.root, server.fetched = published, []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
+    with hub(published) as server:
+        address = server.address
         for name, value in {"ENDPOINT": address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": True,
                             "HUGGINGFACE_CO_URL_TEMPLATE": f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"}.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         yield server
-        server.shutdown()
 
 
 @pytest.mark.slow

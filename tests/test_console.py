@@ -13,10 +13,8 @@ import struct
 import subprocess
 import sys
 import termios
-import threading
 from collections import defaultdict
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_corpus import CONFIG, corpus
+from made_server import hub
 
 from avsr import checkpoint, manifest
 from avsr.checkpoint import Checkpoint
@@ -238,34 +237,14 @@ def test_explaining_shows_what_it_does(made, tmp_path):
                  "searching for texts": "", "drawing the page": ""})
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A hub that has config.json of me/model, 300 kB of it, and nothing else."""
-
-    def do_GET(self):
-        there = self.path == "/me/model/resolve/main/config.json"
-        body = json.dumps({"spare": "x" * 300_000}).encode() if there else b""
-        self.send_response(200 if there else 404)
-        headers = {"ETag": f'"{"ab" * 20}"'} if there else {"X-Error-Code": "EntryNotFound"}
-        for key, value in {**headers, "X-Repo-Commit": "c0ffee" * 6 + "abcd", "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.mark.slow
 def test_a_download_shows_bytes(tmp_path):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "hub" / "me" / "model").mkdir(parents=True)
+    (tmp_path / "hub" / "me" / "model" / "config.json").write_text(json.dumps({"spare": "x" * 300_000}))
+    with hub(tmp_path / "hub") as server:
         proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "")
         status, bars, text = avsr("transcribe", HELLO, "--model", "me/model", "--modality", "a", HF_HUB_DISABLE_XET="1",
-                                  HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HOME=str(tmp_path), **proxies)
-        server.shutdown()
+                                  HF_ENDPOINT=server.address, HF_HOME=str(tmp_path / "home"), **proxies)
     assert status == 1
     assert "error: " in text                                # the hub there has one file, which is of no model
     check(bars, {"loading the model": "", "downloading config.json of me/model": "300 of 300 kB"})
