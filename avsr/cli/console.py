@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from avsr.runtime import Unit
 
-SILENCE_S = 60.0                                            # of a log, after which a line says how far the work is
+SILENCE_S = 60.0                                            # seconds of a log without a line, then one tells the progress
 OTHERS_WIDTH = 48                                           # columns of a bar's amount and times: its name gets what is left
 # Whisper's users type underscores: both spellings are understood.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True,
@@ -59,11 +59,11 @@ def check_writable(folder: Path) -> None:
         raise BadOutput(f"{folder}: cannot be written to ({error.strerror}).  Choose another with --output-dir.") from error
 
 
-def let_waiting_threads_sleep() -> None:
-    """OpenMP's threads, of torch, sleep while they wait for work, after 1000 looks at it (20 to 50 microseconds).
+def limit_openmp_spinning() -> None:
+    """Let torch's OpenMP threads spin for at most 1000 rounds (20 to 50 microseconds) while they wait for work, and then sleep.
 
-    Must be called before torch is imported; what the user has set stays. By default they look 300,000 times, which took 4 of 11
-    seconds of processor time of a clip of 6 s where OMP_NUM_THREADS was 1 and the two cores had other work as well.
+    This function must be called before torch is imported; variables that the user has set stay. By default the threads spin for
+    300,000 rounds, which took 4 of 11 seconds of processor time for a clip of 6 s with OMP_NUM_THREADS=1 on two busy cores.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -71,9 +71,9 @@ def let_waiting_threads_sleep() -> None:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """What is imported and loaded inside is kept until the program ends, so Python's search for garbage never looks at it.
+    """Switch Python's garbage collector off inside, and exempt what was imported and loaded there from it afterwards.
 
-    Of `import torch` that search takes 0.3 s of processor time, and 0.5 s more when the program ends.
+    The collector takes 0.3 s of processor time of `import torch`, and 0.5 s more when the program ends.
     """
     gc.disable()
     try:

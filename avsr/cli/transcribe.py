@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, let_waiting_threads_sleep, say, told, without_garbage_collection
+from avsr.cli.console import CONTEXT, Bars, check_writable, limit_openmp_spinning, say, told, without_garbage_collection
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class _Output:
 def _load(options: dict, bars: Bars) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
     bars("loading the model", 0, None, None)
-    let_waiting_threads_sleep()
+    limit_openmp_spinning()
     with without_garbage_collection():
         from avsr.runtime import pick_device
         from avsr.transcribe import load_model

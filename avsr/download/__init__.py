@@ -72,7 +72,7 @@ def read(url: str, name: str, *, limit: int = 1 << 24) -> bytes:
             http.check_end(len(out), total)
             return out
 
-    return http.persist(remote, attempt, lambda: 0)
+    return http.with_retries(remote, attempt, lambda: 0)
 
 
 def is_right(remote: Remote, path: Path, *, progress: Progress = no_progress) -> bool:

@@ -44,7 +44,7 @@ class Remote:
     checksum: str | None = None
 
 
-class Broken(Exception):
+class Retryable(Exception):
     """A try that failed and may be repeated: after `wait` seconds where the server says so, from the first byte if `anew`."""
 
     def __init__(self, problem: str, *, wait: float | None = None, anew: bool = False):
@@ -52,30 +52,30 @@ class Broken(Exception):
         self.wait, self.anew = wait, anew
 
 
-def persist(remote: Remote, attempt: Callable[[], T], arrived: Callable[[], int]) -> T:
+def with_retries(remote: Remote, attempt: Callable[[], T], arrived: Callable[[], int]) -> T:
     """Repeat `attempt` while it breaks, with growing pauses and a bounded number of times; `arrived` counts bytes."""
     failures, first = 0, arrived()
     furthest = first
     while True:
         try:
             return attempt()
-        except Broken as broken:
+        except Retryable as error:
             if arrived() - furthest >= ADVANCE_BYTES:
                 failures, furthest = 0, arrived()
-            unreachable = isinstance(broken.__cause__, urllib.error.URLError) and arrived() == first
+            unreachable = isinstance(error.__cause__, urllib.error.URLError) and arrived() == first
             if failures == len(PAUSES_SECONDS) or unreachable:
                 tried = f", {failures + 1} times" if failures else ""
-                raise failed(remote, f"{broken}{tried}", network=True, remedy=f"Check the network.  {GO_ON}") from broken
-            wait = PAUSES_SECONDS[failures] if broken.wait is None else broken.wait
+                raise failed(remote, f"{error}{tried}", network=True, remedy=f"Check the network.  {GO_ON}") from error
+            wait = PAUSES_SECONDS[failures] if error.wait is None else error.wait
             if wait > LONGEST_WAIT_SECONDS:
-                raise failed(remote, f"{broken} and asks to wait {wait:.0f} s", network=True,
-                             remedy="Run again after that time.") from broken
+                raise failed(remote, f"{error} and asks to wait {wait:.0f} s", network=True,
+                             remedy="Run again after that time.") from error
             failures += 1
             time.sleep(wait)
 
 
 def connect(remote: Remote, headers: dict[str, str]) -> http.client.HTTPResponse:
-    """The server's answer, its body still to be read. Raises Broken where another try may help, else BadDownload."""
+    """The server's answer, its body still to be read. Raises Retryable where another try may help, else BadDownload."""
     if not remote.url.startswith(("http://", "https://")):
         raise failed(remote, "its address is neither http nor https")
     opener = urllib.request.build_opener(_Redirects, urllib.request.HTTPSHandler(context=_certificates()))
@@ -84,11 +84,11 @@ def connect(remote: Remote, headers: dict[str, str]) -> http.client.HTTPResponse
     except urllib.error.HTTPError as error:
         raise _refused(remote, error) from None
     except urllib.error.URLError as error:
-        raise Broken(f"no connection ({getattr(error.reason, 'strerror', None) or error.reason})") from error
+        raise Retryable(f"no connection ({getattr(error.reason, 'strerror', None) or error.reason})") from error
     except (ValueError, http.client.InvalidURL) as error:
         raise failed(remote, f"its address is no address ({error})") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Broken(f"the server gives no answer ({_words(error)})") from error
+        raise Retryable(f"the server gives no answer ({_words(error)})") from error
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         response.close()
         raise failed(remote, "the server answers with a web page (HTML) in place of the file", network=True,
@@ -101,13 +101,13 @@ def chunk(response: http.client.HTTPResponse, done: int, total: int | None) -> b
     try:
         return response.read1(CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise Broken(f"the connection broke after {_of(done, total)} ({_words(error)})") from error
+        raise Retryable(f"the connection broke after {_of(done, total)} ({_words(error)})") from error
 
 
 def check_end(done: int, total: int | None) -> None:
-    """Raises Broken where the body has ended before its announced length."""
+    """Raises Retryable where the body has ended before its announced length."""
     if total is not None and done < total:
-        raise Broken(f"the connection ended after {_of(done, total)}")
+        raise Retryable(f"the connection ended after {_of(done, total)}")
 
 
 def length_of(response: http.client.HTTPResponse) -> int | None:
@@ -139,9 +139,9 @@ def _refused(remote: Remote, error: urllib.error.HTTPError) -> Exception:
             return failed(remote, f"the server redirects in circles, or to nowhere (HTTP {error.code})")
         problem = f"the server answers {error.code} {error.reason}"
         if error.code == 416:                               # it has less than was kept: another file by now
-            return Broken(problem, anew=True)
+            return Retryable(problem, anew=True)
         if error.code in WORTH_ANOTHER_TRY:
-            return Broken(problem, wait=_retry_after(error.headers.get("Retry-After")))
+            return Retryable(problem, wait=_retry_after(error.headers.get("Retry-After")))
         return failed(remote, problem, remedy="Check whether its publisher has moved it.")
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from avsr.download.http import Broken, Remote, check_end, chunk, connect, failed, length_of, persist
+from avsr.download.http import Remote, Retryable, check_end, chunk, connect, failed, length_of, with_retries
 
 try:
     import fcntl
@@ -73,7 +73,7 @@ def fill(remote: Remote, part: Path, told: Callable[[int, int | None], None]) ->
         forget(part)
     before = part.stat().st_size
     with part.open("r+b") as file:
-        persist(remote, lambda: _attempt(remote, part, file, told), lambda: os.fstat(file.fileno()).st_size)
+        with_retries(remote, lambda: _attempt(remote, part, file, told), lambda: os.fstat(file.fileno()).st_size)
         file.flush()
         os.fsync(file.fileno())
     return before > 0
@@ -116,8 +116,8 @@ def _attempt(remote: Remote, part: Path, file: IO[bytes], told: Callable[[int, i
             total = remote.size if remote.size is not None or length is None else done + length
             told(done, total)
             _store(remote, response, file, done, total, told)
-    except Broken as broken:
-        if broken.anew:
+    except Retryable as error:
+        if error.anew:
             forget(part)
         raise
 
@@ -157,9 +157,9 @@ def _check_rest(remote: Remote, response: http.client.HTTPResponse, known: Ident
     etag, modified = _state(response)
     if known is None or (etag and known.etag and etag != known.etag) or (
             modified and known.modified and modified != known.modified):
-        raise Broken("the file has changed on the server", anew=True)
+        raise Retryable("the file has changed on the server", anew=True)
     if span.partition("-")[0] != str(done):
-        raise Broken(f"the server sends other bytes ({span or 'without their place'}) than those asked for", anew=True)
+        raise Retryable(f"the server sends other bytes ({span or 'without their place'}) than those asked for", anew=True)
 
 
 def _start(remote: Remote, response: http.client.HTTPResponse, part: Path) -> int:
