@@ -12,7 +12,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -29,10 +29,13 @@ from avsr.explain.saliency import integrated_gradients
 from avsr.explain.scene import Scene, Settings, open_scene
 from avsr.rates import MEMORY_RATE
 from avsr.runtime import Progress, no_progress, pick_device
+from avsr.senses import known_lips
 
 __all__ = ["PAGE", "Found", "Scene", "Settings", "explain", "find_out"]
 
 PAGE, NUMBERS = "explain.html", "explain.json"
+_STRANGER = ("{}: there is no sound in it, and its lips are not like those this model learnt from: what it reads there means "
+             "little, and avsr transcribe writes nothing of them unless --modality v asks for it.")
 
 
 def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MODEL, output: str | Path | None = None,
@@ -79,6 +82,8 @@ def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, p
     scene = open_scene(source, checkpoint.recipe if checkpoint.lips_trained else None, settings, progress)
     passes = run_passes(checkpoint, scene, settings.reference, settings.language, progress)
     memory = passes.memories[scene.modalities[-1]]
+    if scene.sound is None and not (checkpoint.model.doubts and known_lips(memory).item()):
+        scene = replace(scene, problems=(*scene.problems, _STRANGER.format(scene.name)))
     n_positions = round(scene.piece.duration_s * MEMORY_RATE)
     trust, familiar, heed = (None if one is None else one.item() for one in (memory.trust, memory.familiar, memory.heed))
     looks, calls = look(checkpoint, memory, passes.tokens, settings.language, n_positions) if passes.words else ({}, {})

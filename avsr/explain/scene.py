@@ -16,7 +16,7 @@ from avsr import media
 from avsr.errors import AvsrError, BadMedia
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
-from avsr.listen import BY_EYE_FRAMES, Listener
+from avsr.listen import BY_EYE_FRAMES, Listener, why_unreadable
 from avsr.noise import NoiseSource, mix, open_families
 from avsr.rates import PIECE_FRAMES, PIECE_SECONDS, VIDEO_FPS, frames_to_samples, frames_to_seconds
 from avsr.runtime import Progress
@@ -123,9 +123,9 @@ def open_scene(source: media.Source, recipe: LipRecipe | None, settings: Setting
     piece, audio, mouths, problems = _gather(source, None if unseen else recipe, piece, name, progress)
     if mouths is None and unseen is None:
         unseen = "no face was found in any frame"
-    elif mouths is not None and mouths.missing.mean() > MAX_MISSING:
+    elif mouths is not None and (why := why_unreadable(mouths, MAX_MISSING)) is not None:
         missing = f"{int(mouths.missing.sum())} of {len(mouths.missing)} frames (limit {MAX_MISSING:.0%})"
-        mouths, unseen = None, f"no face was found in {missing}"
+        mouths, unseen = None, f"no face was found in {missing}" if why == "missing" else "the mouth in it does not move"
     if audio is not None and len(audio) < LEAST_SAMPLES:
         audio = None
     speech_s = None if audio is None else _speech(audio, piece.duration_s)
@@ -193,7 +193,7 @@ def _gather(source: media.Source, recipe: LipRecipe | None, piece: Piece, name: 
                         f"{piece.start_s:g}.  Give an earlier one.")
     piece = Piece(piece.start_frame, min(piece.end_frame, reached))
     audio = np.concatenate(sounds) if sounds else None
-    return piece, audio, choose(mouths, piece.start_frame, piece.end_frame) if mouths else None, problems
+    return piece, audio, choose(mouths, piece.start_frame, piece.end_frame, audio) if mouths else None, problems
 
 
 def _open_noise(settings: Settings) -> NoiseSource | None:
