@@ -25,7 +25,7 @@ from avsr.listen import Heard, Listener, ahead, why_unreadable
 from avsr.lm import NGrams
 from avsr.models.avsr import Memory
 from avsr.rates import FEATURE_RATE
-from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, workers
+from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
 from avsr.senses import LEAST_SAMPLES, hear, how_to_search, known_lips, see
 from avsr.speech import Piece
 from avsr.text import LANGUAGE_NAMES, language_code
@@ -223,6 +223,7 @@ def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[
                 running.append(pool.submit(job.run, batch))
                 while len(running) > n_workers or (running and running[0].done()):
                     yield from running.popleft().result()
+                    release_memory()                        # not after the last batch: the whole of most recordings is one
             while running:
                 yield from running.popleft().result()
         finally:
@@ -382,7 +383,8 @@ class _Job:
                  "frozen picture or under a mask")
         if not self.needs_lips:
             return f"{where}: they were taken by sound alone."
-        other = "--modality a to go by sound alone, or " if self.has_sound and "a" in self.checkpoint.modalities else ""
+        # Where sight alone was asked for, nobody has looked whether there is sound.
+        other = "--modality a to go by its sound, or " if "a" in self.checkpoint.modalities and not self.known_lips_only else ""
         return f"{where}: nothing was written of them.  Use {other}--max-missing 1 to have it read all the same."
 
 
