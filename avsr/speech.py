@@ -8,7 +8,10 @@ Probabilities by silero-vad's network (MIT, in its package); the cutting is ours
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 
@@ -59,12 +62,25 @@ class Piece:
         return frames_to_seconds(self.end_frame - self.start_frame)
 
 
+def import_onnxruntime() -> ModuleType:
+    """The package onnxruntime, with its telemetry off.
+
+    Version 1.32 makes a device id and a database of what was loaded below the user's cache, to be sent to its makers.
+    `disable_telemetry_events` alone comes too late: the files are made as the package is imported. Its variable
+    ORT_DISABLE_TELEMETRY keeps it from making them; where the user has set the variable, it stays.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    onnxruntime = import_module("onnxruntime")
+    if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 class SpeechProbability:
     """Silero's network over consecutive windows: its state is carried along, so that windows equal the whole."""
 
     def __init__(self):
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(

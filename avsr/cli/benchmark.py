@@ -63,7 +63,7 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, outside: tu
 
     Every utterance meets the same noise in every run, on every machine. Look at the rows with avsr report.
     """
-    with told():
+    with told("Its rows are kept.  Give the same command again; it goes on where it was stopped."):
         settings = _settings(options, outside)
         check_writable(output_dir)
         from avsr.benchmark.run import Options, benchmark  # heavy imports wait until the options are known to be sound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 import time
@@ -11,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avsr.cli.stopping import Stopped, leave, stoppable
 from avsr.errors import AvsrError, BadOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from avsr.runtime import Unit
 
@@ -36,16 +38,37 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors as one sentence and status 1; a reader that went away, as in `| head`, is no error."""
+def told(go_on: Callable[[], str] | str = "Give the same command again; it begins anew.") -> Iterator[None]:
+    """Errors as one sentence and status 1; a reader that went away, as in `| head`, is no error. Ctrl-C and SIGTERM end the
+    program as stopping.py describes.
+
+    go_on: what is there then, and what the user should do next, in one or two sentences; or a function that says so.
+    """
+    def end(number: int) -> None:
+        leave(number, go_on if isinstance(go_on, str) else go_on())
+
+    substitute_letters()
+    # Where the home cannot be written, matplotlib keeps its fonts in a temporary folder, and warns of it in two long lines.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        yield
+        with stoppable(end):
+            yield
+    except Stopped as signalled:
+        end(signalled.number)
     except AvsrError as error:
         say(f"error: {error}")
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # else Python complains once more on leaving
         sys.exit(1)
+
+
+def substitute_letters() -> None:
+    """Let standard output and standard error write a question mark for a letter that their encoding lacks, in place of ending
+    with UnicodeEncodeError. Other ways that the user has asked for by PYTHONIOENCODING stay."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def check_writable(folder: Path) -> None:

@@ -31,7 +31,7 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
     stopped, and fetches nothing where all is there. AVSR_ZENODO names another address of Zenodo's API, such as a mirror's;
     https_proxy and http_proxy count.
     """
-    with told():
+    with told("What is fetched is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.fetch import fetch, source_of
 
         if show_list:

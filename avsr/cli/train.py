@@ -39,7 +39,7 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
     CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command again goes on
     where it was stopped.
     """
-    with told():
+    with told("What is prepared is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.corpora import CORPORA
         from avsr.lips import RECIPES
         from avsr.prepare import PrepareSettings, prepare
@@ -72,7 +72,14 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
 
     On several GPUs or machines, under torchrun: torchrun --nproc-per-node 2 -m avsr train CONFIG
     """
-    with told():
+    folder = None
+
+    def go_on() -> str:
+        saved = folder is not None and (folder / "state.json").exists()
+        return ("The last state that was saved is kept.  Give the same command with --resume to go on from there." if saved else
+                "No state was saved yet.  Give the same command again; it begins anew.")
+
+    with told(go_on):
         from avsr.config import read_config
 
         settings = read_config(config, overrides)

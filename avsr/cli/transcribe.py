@@ -60,7 +60,8 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
     """Turn recordings into text: sound, video, anything FFmpeg reads."""
     layout = {"word_timestamps": word_timestamps, "highlight_words": highlight_words, "max_line_width": max_line_width,
               "max_line_count": max_line_count, "max_words_per_line": max_words_per_line}
-    with told():
+    progress = _Progress(paths)
+    with told(progress.how_to_go_on):
         from avsr.transcript import parse_formats
 
         names = parse_formats(formats or "txt") if formats or output_dir else ()
@@ -73,7 +74,8 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
                 from avsr.lm import NGrams
 
                 options["lm"] = NGrams.open(options["lm"], bars)         # once for all files
-            failures = _transcribe_all(paths, checkpoint, options, bars, _Output(names, folder, layout, _stems(paths)))
+            output = _Output(names, folder, layout, _stems(paths))
+            failures = _transcribe_all(progress, checkpoint, options, bars, output)
     if failures:
         if len(paths) > 1:
             say(f"{len(failures)} of {len(paths)} files failed: {', '.join(failures)}")
@@ -87,6 +89,23 @@ class _Output:
         self.formats, self.folder, self.layout, self.stems = formats, folder, layout, stems
 
 
+class _Progress:
+    """Which files there are, and how many of them are done."""
+
+    def __init__(self, paths: Sequence[str]):
+        self.paths, self.n_done = paths, 0
+
+    def how_to_go_on(self) -> str:
+        """For somebody who has stopped the command."""
+        if self.n_done == len(self.paths):
+            return "All files are done."
+        at = self.paths[self.n_done]
+        if len(self.paths) == 1:
+            return f"{at} is not done, and no file was written for it.  Give the same command again; it begins anew."
+        return (f"{self.n_done} of {len(self.paths)} files are done, and {at} is not.  Give the same command again with the "
+                "files from that one on.")
+
+
 def _load(options: dict, bars: Bars) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
     bars("loading the model", 0, None, None)
@@ -98,14 +117,20 @@ def _load(options: dict, bars: Bars) -> Checkpoint:
         return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
 
 
-def _transcribe_all(paths: Sequence[str], checkpoint: Checkpoint, options: dict, bars: Bars, output: _Output) -> list[str]:
-    """Each file in turn, whatever happens to the others. Returns the paths that failed."""
+def _transcribe_all(progress: _Progress, checkpoint: Checkpoint, options: dict, bars: Bars, output: _Output) -> list[str]:
+    """Each file in turn, whatever happens to the others. Returns the paths that failed.
+
+    An empty line stands between the texts of two files, also where one of them is empty.
+    """
     from avsr.transcribe import transcribe
     from avsr.transcript import write
 
     failures = []
-    for path in paths:
-        bars.begin(path, heading=len(paths) > 1)
+    for n_done, path in enumerate(progress.paths):
+        progress.n_done = n_done
+        if n_done:
+            print(flush=True)
+        bars.begin(path, heading=len(progress.paths) > 1)
         try:
             transcript = transcribe(path, **{**options, "model": checkpoint}, on_segment=_print_segment, progress=bars)
             bars.warn(transcript.problems)
@@ -122,6 +147,7 @@ def _transcribe_all(paths: Sequence[str], checkpoint: Checkpoint, options: dict,
             failures.append(path)
             say(f"error: {path}: {type(error).__name__}: {error}.  This is a mistake in avsr, please report it; "
                  "AVSR_DEBUG=1 shows where.")
+    progress.n_done = len(progress.paths)
     return failures
 
 
