@@ -100,6 +100,18 @@ def test_lists_as_they_are_typed():
     assert parse_snrs("clean, 0,-5,0") == (None, 0.0, -5.0)
     assert parse_noises(["babble,rain=my/rain", "white"]) == (("babble", "rain", "white"), {"rain": "my/rain"})
     assert parse_modalities("av,a") == ("a", "av")
+
+
+def test_a_folder_of_noise_may_have_a_comma_in_its_name(tmp_path):
+    for name in ("a", "a,b", "a,b,c"):
+        (tmp_path / name).mkdir()
+    assert parse_noises([f"pink,rain={tmp_path}/a,b,c,white"]) == (("pink", "rain", "white"), {"rain": f"{tmp_path}/a,b,c"})
+    assert parse_noises([f"rain={tmp_path}/a,b,white"]) == (("rain", "white"), {"rain": f"{tmp_path}/a,b"})
+    assert parse_noises([f"rain={tmp_path}/a,white,fire={tmp_path}/a,b"]) == (
+        ("rain", "white", "fire"), {"rain": f"{tmp_path}/a", "fire": f"{tmp_path}/a,b"})
+
+
+def test_conditions_read_as_they_are_written():
     assert str(Heard("white", -5.0, ())) == "white at -5 dB"
 
 

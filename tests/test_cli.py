@@ -52,6 +52,26 @@ def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
 
 
 @pytest.mark.slow
+def test_texts_of_two_files_stand_apart_and_an_encoding_that_lacks_a_letter_costs_a_letter(tmp_path):
+    other = tmp_path / "Zoë 漢.mp4"
+    other.symlink_to(HELLO)
+    done = avsr("transcribe", HELLO, other, *TINY, "--quiet", "--beam-size", 1)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{LINES}\n{LINES}", "")
+    done = avsr("transcribe", tmp_path / "漢.mp4", other, *TINY, "--beam-size", 1, "-o", tmp_path / "out", "-f", "srt",
+                PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (1, LINES)
+    assert "\\u6f22.mp4: no such file" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["Zoë 漢.srt"]
+
+
+def test_a_letter_that_the_encoding_lacks_is_a_question_mark():
+    code = "from avsr.cli.console import say, told\nwith told(): print('Zoë'); say('漢'); raise SystemExit(3)"
+    for asked, written in (("ascii", "Zo?"), ("ascii:strict", "Zo?"), ("latin-1", "Zoë"), ("ascii:xmlcharrefreplace", "Zo&#235;")):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": asked})
+        assert (done.returncode, done.stdout.decode("latin-1")) == (3, f"{written}\n")
+
+
+@pytest.mark.slow
 def test_files_of_every_format_are_written(tmp_path):
     done = avsr("transcribe", HELLO, *TINY, "--format", "all", "--output-dir", tmp_path / "out", "--word-timestamps", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, LINES, "")

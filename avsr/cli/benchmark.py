@@ -33,7 +33,8 @@ SHOWN = 5                                                   # ids of what was sk
               help="Any of a (sound), v (lips), av (both), none (neither: what the model expects unheard and unseen).")
 @click.option("--noise", "noises", multiple=True, metavar="LIST",
               help="Families of noise: white, pink, brown, speech-shaped, babble, talker, those of the noise config, or "
-                   "NAME=FOLDER; none for clean only.  [default: babble, or speech-shaped where there are under 4 speakers]")
+                   "NAME=FOLDER, whose path may hold commas; none for clean only.  [default: babble, or speech-shaped where "
+                   "there are under 4 speakers]")
 @click.option("--snr", default="clean,20,10,5,0,-5,-10", metavar="LIST", help="Signal-to-noise ratios in dB, and clean.")
 @click.option("--corrupt", default="", metavar="LIST",
               help="Bad pictures: occlusion, blur, lowres, dropped, shift, noface, face, each with an amount of its own as "

@@ -118,21 +118,17 @@ def _load(options: dict, bars: Bars) -> Checkpoint:
 
 
 def _transcribe_all(progress: _Progress, checkpoint: Checkpoint, options: dict, bars: Bars, output: _Output) -> list[str]:
-    """Each file in turn, whatever happens to the others. Returns the paths that failed.
-
-    An empty line stands between the texts of two files, also where one of them is empty.
-    """
+    """Each file in turn, whatever happens to the others. Returns the paths that failed."""
     from avsr.transcribe import transcribe
     from avsr.transcript import write
 
-    failures = []
+    failures, printer = [], _Printer()
     for n_done, path in enumerate(progress.paths):
         progress.n_done = n_done
-        if n_done:
-            print(flush=True)
+        printer.between_files()
         bars.begin(path, heading=len(progress.paths) > 1)
         try:
-            transcript = transcribe(path, **{**options, "model": checkpoint}, on_segment=_print_segment, progress=bars)
+            transcript = transcribe(path, **{**options, "model": checkpoint}, on_segment=printer, progress=bars)
             bars.warn(transcript.problems)
             if output.formats:
                 write(transcript, output.formats, output_dir=output.folder, stem=output.stems[path], **output.layout)
@@ -151,8 +147,18 @@ def _transcribe_all(progress: _Progress, checkpoint: Checkpoint, options: dict, 
     return failures
 
 
-def _print_segment(segment: Segment) -> None:
-    print(segment.text, flush=True)
+class _Printer:
+    """Texts on standard output, a segment a line, with an empty line between those of two files."""
+
+    def __init__(self):
+        self.printed = self.pending = False
+
+    def between_files(self) -> None:
+        self.pending = self.printed
+
+    def __call__(self, segment: Segment) -> None:
+        print(f"\n{segment.text}" if self.pending else segment.text, flush=True)
+        self.printed, self.pending = True, False
 
 
 def _stems(paths: Sequence[str]) -> dict[str, str]:
