@@ -372,7 +372,7 @@ def test_a_disk_that_fills_up_while_unpacking(zenodo, tmp_path, monkeypatch):
 
 def test_a_file_in_place_of_the_folder(zenodo, tmp_path):
     (tmp_path / "GRID").write_text("mine")
-    with pytest.raises(BadOutput, match=r"GRID.*: cannot be stored \((File exists|Not a directory)\)\.  Make room or"):
+    with pytest.raises(BadOutput, match=r"GRID.*: this is a file, and grid is many\.  Name a folder"):
         avsr.fetch("grid", tmp_path / "GRID", speakers="1")
 
 
