@@ -87,12 +87,12 @@ def _switches(track: Track) -> Iterator[tuple[float, av.VideoFrame]]:
     """(time at which the frame comes on, frame) in order; sets `track.end` to when the last goes off."""
     clock, last = track.clock, None
     step = 1 / float(track.stream.average_rate or track.stream.guessed_rate or VIDEO_FPS)
-    for frame in track.frames():
-        time = clock.place(frame.time)
+    for frame, time in track.frames():
         if last is not None and time < last + SAME:
             continue                                         # out of order, or a second one for the same time
         gap = step if last is None else time - last
         yield time - min(HALF_FRAME, gap / 2), frame
-        length = float(frame.duration * frame.time_base) if frame.duration else gap
-        last, clock.due = time, time + length
-        track.end = clock.due - min(HALF_FRAME, length / 2)
+        length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else gap
+        borne = clock.borne(time, length)
+        last, clock.due = time, time + (length if borne == length else min(length, 1 / VIDEO_FPS))
+        track.end = time + borne - min(HALF_FRAME, borne / 2)

@@ -1,0 +1,190 @@
+"""Which stretches of a recording's time its packets bear out: the demuxed packets of a file in, believable time out."""
+
+from __future__ import annotations
+
+from array import array
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.stream import Disposition
+
+from avsr.rates import VIDEO_FPS
+
+MAX_READ_ERRORS = 500                 # in a row: a demuxer that only fails would never end
+# What PyAV raises on damaged files, beside FFmpeg's own errors, each seen: see tests/test_media_damage.py.
+DAMAGE = (FFmpegError, OSError, ValueError, MemoryError, OverflowError, RuntimeError)
+GAP = 1.0                             # seconds that any frame may be held, or be late, with no further evidence
+LONGEST_BLOCK = 10.0                  # seconds of sound in one packet: FLAC's largest block lasts 8 s at 8 kHz
+STILL = 120.0                         # seconds of believed holes in a recording with pictures, and in one of sound alone,
+SILENCE = 3600.0                      # where people who are muted send nothing, and silence costs 1.5 ms a second
+RATIO = 30.0                          # seconds of believed holes for each second that is borne out
+HOLD = 60.0                           # seconds of believed holes for each picture of a recording without sound
+SHIFTS = 8                            # leaps of one track that another may follow
+
+
+def read_packets(container: av.container.InputContainer, streams: list[av.stream.Stream],
+                 damaged: Callable[[], None]) -> Iterator[av.Packet]:
+    """The packets of some streams to the end, in the order of the file; `damaged` is called where reading fails."""
+    packets, failures = container.demux(*streams), 0
+    while failures < MAX_READ_ERRORS:
+        try:
+            packet = next(packets, None)
+        except IndexError:                                   # PyAV at the end, on a stream that appeared after opening; the
+            return                                           # decoders of the streams asked for were flushed before
+        except DAMAGE:
+            failures += 1
+            damaged()
+            packets = container.demux(*streams)
+            continue
+        if packet is None:
+            return
+        failures = 0
+        yield packet
+
+
+@dataclass(frozen=True)
+class Island:
+    """A stretch of time that is believed, in seconds by the container's clock; `kinds` of streams that have packets there."""
+
+    start: float
+    end: float
+    kinds: frozenset[str]
+
+
+class Gaps:
+    """What of the time that a file claims is borne out by its packets.
+
+    Headers and time stamps can claim any time, but work and memory must follow what is in the file. A packet bears out the
+    time that it claims for itself, a picture up to GAP seconds (one that claims longer bears out 1 / VIDEO_FPS), a packet of
+    sound up to LONGEST_BLOCK. A stretch of more than GAP seconds that no packet of any stream bears out is a hole. Holes are
+    believed from the shortest up, as long as all believed ones together last no longer than the largest of
+
+        STILL seconds, or SILENCE seconds where there is no picture,
+        RATIO times what is borne out,
+        HOLD seconds for each picture where there is no sound: a slide show.
+
+    So a picture may stand for an hour over an hour of sound, and sound may begin late under pictures; 25 hours in which
+    nothing lies are a broken clock. The file is gone through once, without decoding, when the first long gap is met.
+
+    shifts: seconds by which tracks were moved at the latest leaps, for the other track to follow, so that they stay together.
+    """
+
+    def __init__(self, opener: Callable[[], av.container.InputContainer]):
+        self._open = opener
+        self.shifts: deque[float] = deque(maxlen=SHIFTS)
+        self._any_cut = False
+
+    def unborne(self, start: float, end: float) -> float:
+        """Seconds between two times that are not to be believed."""
+        believed = sum(max(0.0, min(end, island.end) - max(start, island.start)) for island in self._islands)
+        return max(0.0, end - start - believed)
+
+    def island(self, time: float) -> Island | None:
+        """The believed stretch within which, or within GAP of which, a time lies."""
+        near = (island for island in self._islands if island.start - GAP <= time <= island.end + GAP)
+        return next(near, None)
+
+    @property
+    def believed_s(self) -> float | None:
+        """Length of the recording without the holes, seconds; None while nobody has asked, or where nothing is cut."""
+        return sum(island.end - island.start for island in self._islands) if self._any_cut else None
+
+    @cached_property
+    def _islands(self) -> list[Island]:
+        streams = self._claims()
+        starts = np.concatenate([stream.starts for stream in streams] or [np.zeros(0)])
+        ends = np.concatenate([stream.ends for stream in streams] or [np.zeros(0)])
+        if not len(starts):
+            return []
+        order = np.argsort(starts, kind="stable")
+        starts, ends = starts[order], np.maximum.accumulate(ends[order])
+        until = max(ends[-1], *(stream.held_until for stream in streams))
+        lengths = np.append(starts[1:], until) - ends        # of what lies between a packet and the next
+        borne = float(ends[-1] - starts[0] - lengths[:-1].clip(0).sum())
+        believed = _believed(lengths, _allowance(streams, borne))
+        self._any_cut = not believed.all()
+        cuts = np.flatnonzero(~believed[:-1])
+        firsts, lasts = np.append(0, cuts + 1), np.append(cuts, len(starts) - 1)
+        islands = [Island(float(starts[a]), float(ends[b]), frozenset()) for a, b in zip(firsts, lasts, strict=True)]
+        if believed[-1]:
+            islands[-1] = Island(islands[-1].start, float(until), frozenset())
+        return _without_strays([_with_kinds(island, streams) for island in islands])
+
+    def _claims(self) -> list[_Claims]:
+        times, lengths = defaultdict(lambda: array("d")), defaultdict(lambda: array("d"))
+        with self._open() as container:
+            streams = [stream for stream in container.streams if stream.type in ("video", "audio") and stream.time_base
+                       and not stream.disposition & Disposition.attached_pic]
+            for packet in read_packets(container, streams, lambda: None) if streams else ():
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None and packet.size:
+                    base = packet.stream.time_base
+                    times[packet.stream_index].append(float(time * base))
+                    lengths[packet.stream_index].append(float((packet.duration or 0) * base))
+            return [_claims(stream, np.array(times[stream.index]), np.array(lengths[stream.index]))
+                    for stream in streams if times[stream.index]]
+
+
+@dataclass(frozen=True)
+class _Claims:
+    """What the packets of a stream bear out: (N,) starts and ends, seconds; held_until: where the last claims to end."""
+
+    kind: str
+    starts: np.ndarray
+    ends: np.ndarray
+    held_until: float
+
+
+def _claims(stream: av.stream.Stream, times: np.ndarray, lengths: np.ndarray) -> _Claims:
+    """times, lengths: (N,) float64 seconds, in the order of the file; a length of 0 is not known."""
+    order = np.argsort(times, kind="stable")
+    times, lengths = times[order], lengths[order]
+    to_next = np.append(np.diff(times), np.inf)
+    claimed = np.where(lengths > 0, np.minimum(lengths, to_next), to_next)
+    block_s = _block_s(stream)
+    if block_s is not None:
+        claimed = np.minimum(claimed, block_s)
+    longest = GAP if stream.type == "video" else LONGEST_BLOCK
+    bears = np.where(claimed <= longest, claimed, 1 / VIDEO_FPS)
+    held_until = times[-1] + lengths[-1] if stream.type == "video" else times[-1]
+    return _Claims(stream.type, times, times + bears, float(held_until))
+
+
+def _block_s(stream: av.stream.Stream) -> float | None:
+    """Seconds of sound in every packet where the codec fixes it, whatever the container says."""
+    context = stream.codec_context
+    if stream.type != "audio" or context is None or not (context.frame_size and context.sample_rate > 0):
+        return None
+    return context.frame_size / context.sample_rate
+
+
+def _allowance(streams: list[_Claims], borne: float) -> float:
+    kinds = {stream.kind for stream in streams}
+    n_pictures = sum(len(stream.starts) for stream in streams if stream.kind == "video")
+    return max(STILL if "video" in kinds else SILENCE, RATIO * borne, 0.0 if "audio" in kinds else HOLD * n_pictures)
+
+
+def _believed(lengths: np.ndarray, allowance: float) -> np.ndarray:
+    """(N,) bool: up to GAP, or among the shortest that together last no longer than allowed."""
+    order = np.argsort(lengths, kind="stable")
+    holes = np.where(lengths > GAP, lengths, 0.0)
+    believed = np.empty(len(lengths), bool)
+    believed[order] = np.cumsum(holes[order]) <= allowance
+    return believed | (lengths <= GAP)
+
+
+def _with_kinds(island: Island, streams: list[_Claims]) -> Island:
+    kinds = (stream.kind for stream in streams
+             if np.any((stream.starts >= island.start) & (stream.starts <= island.end)))
+    return Island(island.start, island.end, frozenset(kinds))
+
+
+def _without_strays(islands: list[Island]) -> list[Island]:
+    """Without those shorter than GAP, which are damaged time stamps, but for the longest."""
+    longest = max(islands, key=lambda island: island.end - island.start)
+    return [island for island in islands if island is longest or island.end - island.start >= GAP]
