@@ -90,6 +90,11 @@ class Gaps:
         return next(near, None)
 
     @property
+    def end(self) -> float:
+        """Where the last believed packet of any stream ends, seconds by the container's clock; 0 where there is none."""
+        return max((island.end for island in self._islands), default=0.0)
+
+    @property
     def believed_s(self) -> float | None:
         """Length of the recording without the holes, seconds; None while nobody has asked, or where nothing is cut."""
         return sum(island.end - island.start for island in self._islands) if self._any_cut else None
@@ -179,9 +184,9 @@ def _believed(lengths: np.ndarray, allowance: float) -> np.ndarray:
 
 
 def _with_kinds(island: Island, streams: list[_Claims]) -> Island:
-    kinds = (stream.kind for stream in streams
-             if np.any((stream.starts >= island.start) & (stream.starts <= island.end)))
-    return Island(island.start, island.end, frozenset(kinds))
+    inside = (stream.kind for stream in streams
+              if np.searchsorted(stream.starts, island.start) < np.searchsorted(stream.starts, island.end, "right"))
+    return Island(island.start, island.end, frozenset(inside))
 
 
 def _without_strays(islands: list[Island]) -> list[Island]:

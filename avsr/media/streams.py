@@ -193,11 +193,16 @@ class Track:
         return found
 
     def announced_end(self) -> float | None:
-        """Where the stream's header says that it ends; None where it says nothing, or FFmpeg guesses."""
-        stream = self.stream
-        if stream.duration is None or stream.time_base is None or _guessed(self.container):
+        """Where the stream's header says that it ends; None where it says nothing, or FFmpeg guesses.
+
+        Where a stream of Matroska starts late, FFmpeg puts the length of the whole file from there on.
+        """
+        stream, container = self.stream, self.container
+        if stream.duration is None or stream.time_base is None or _guessed(container):
             return None
-        return self.start_s + float(stream.duration * stream.time_base)
+        end = self.start_s + float(stream.duration * stream.time_base)
+        whole = None if container.duration is None else ((container.start_time or 0) + container.duration) / 1e6
+        return None if whole is not None and end > whole + CUT_SHORT else end
 
 
 def header_start(stream: av.stream.Stream) -> float | None:
@@ -240,12 +245,16 @@ def _guessed(container: av.container.InputContainer) -> bool:
 def cut_short(name: str, tracks: list[Track], duration_s: float | None) -> list[str]:
     """Sentences for tracks that end before their headers say; `duration_s` serves formats that only say it once.
 
-    Where the clock leaps, the announced end is by a clock that does not hold, and nothing is said.
+    Where the clock leaps, the announced end is by a clock that does not hold, and nothing is said. What was not wanted may go
+    on longer than what was read, which the packets tell.
     """
     ends = [(track.noun, track.end, track.announced_end()) for track in tracks if not track.clock.leaps]
     guessed = any(_guessed(track.container) or track.clock.leaps for track in tracks)
     if tracks and duration_s is not None and not guessed and all(announced is None for _, _, announced in ends):
-        ends = [("recording", max(track.end for track in tracks), duration_s)]
+        end = max(track.end for track in tracks)
+        if end < duration_s - CUT_SHORT:
+            end = max(end, tracks[0].clock.gaps.end)
+        ends = [("recording", end, duration_s)]
     return [f"{name}: the {noun} ends at {end - tracks[0].zero:.1f} s of {announced - tracks[0].zero:.1f} s: the file "
             "is cut short; what is there was kept."
             for noun, end, announced in ends if announced is not None and end < announced - CUT_SHORT]
