@@ -126,8 +126,8 @@ def test_a_day_of_nothing_is_cut_from_sound(tmp_path):
     assert "day.mkv: the time stamps of the sound leap once, by 86399 s" in problems[0]
 
 
-@pytest.mark.parametrize(("name", "starts"), [("ahead.mkv", [0, 5000]), ("far.mkv", [0, DAY, 30 * DAY]), ("ahead.ts", [100, 5000]),
-                                              ("negative.mkv", [0.5, DAY])])
+@pytest.mark.parametrize(("name", "starts"), [
+    ("ahead.mkv", [0, 5000]), ("far.mkv", [0, DAY, 30 * DAY]), ("ahead.ts", [100, 5000]), ("late.mkv", [0.5, DAY])])
 def test_the_same_is_cut_from_both(tmp_path, name, starts):
     clip, problems = read(talk(tmp_path / name, starts, late=0.2))
     assert abs(clip.duration_s - 2 * len(starts)) < 0.3 * len(starts)
@@ -206,9 +206,10 @@ def after(tag, offset, which=0):
 
 @pytest.mark.parametrize(("suffix", "at", "value", "form"), [
     ("mp4", after(b"mdhd", 16), 1, ">I"), ("mp4", after(b"mdhd", 16), 0, ">I"), ("mp4", after(b"mdhd", 16, 1), 1, ">I"),
-    ("mp4", after(b"mdhd", 20), 2**31 - 1, ">I"), ("mp4", after(b"mvhd", 16), 1, ">I"), ("mp4", after(b"mvhd", 20), 2**30, ">I"),
-    ("mp4", after(b"stts", 16), 2**30, ">I"), ("mp4", after(b"stts", 16, 1), 2**30, ">I"),
-    ("avi", after(b"strh", 28), 1775894529, "<I"), ("avi", after(b"strh", 32), 1, "<I"), ("avi", after(b"strh", 28), 2**31 - 1, "<I"),
+    ("mp4", after(b"mdhd", 20), 2**31 - 1, ">I"), ("mp4", after(b"mvhd", 16), 1, ">I"),
+    ("mp4", after(b"mvhd", 20), 2**30, ">I"), ("mp4", after(b"stts", 16), 2**30, ">I"),
+    ("mp4", after(b"stts", 16, 1), 2**30, ">I"), ("avi", after(b"strh", 28), 1775894529, "<I"),
+    ("avi", after(b"strh", 32), 1, "<I"), ("avi", after(b"strh", 28), 2**31 - 1, "<I"),
     ("avi", after(b"avih", 8), 2**31 - 1, "<I"), ("avi", after(b"strh", 28, 1), 2**30, "<I"),
     ("mkv", after(b"\x2a\xd7\xb1\x83", 4), 255, ">B"), ("mkv", after(b"\x44\x89\x88", 3), 2.0**60, ">d")])
 def test_lies_of_headers(tmp_path, suffix, at, value, form):

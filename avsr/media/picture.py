@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from avsr.media.gaps import DAMAGE
 from avsr.media.streams import Track
 from avsr.rates import VIDEO_FPS
 
@@ -38,6 +39,11 @@ class _Painter:
         self.reformatter = VideoReformatter()
         self.interpolation = "FAST_BILINEAR" if scale > 0.5 else "AREA"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of what it paints."""
+        return _turned(np.empty((self.height, self.width), bool), self.matrix).shape
+
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         rgb = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation=self.interpolation)
         return _turned(rgb.to_ndarray(), self.matrix)
@@ -63,7 +69,7 @@ def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def show(track: Track, max_side: int) -> Pictures:
     """The pictures of a track, none of them with a side of more than `max_side` pixels."""
     painter = _Painter(track.first, track.stream.sample_aspect_ratio, max_side)
-    return Pictures(painter(track.first).shape[:2], _on_grid(track, painter))
+    return Pictures(painter.size, _on_grid(track, painter))
 
 
 def _on_grid(track: Track, painter: _Painter) -> Iterator[np.ndarray | None]:
@@ -77,10 +83,19 @@ def _on_grid(track: Track, painter: _Painter) -> Iterator[np.ndarray | None]:
         until = track.end - track.zero if switch_s is None else switch_s - track.zero
         while tick / VIDEO_FPS < until - SAME:
             if waiting is not None:
-                picture, waiting = painter(waiting), None
+                picture, waiting = _paint(track, painter, waiting, picture), None
             yield picture
             tick += 1
         waiting = frame
+
+
+def _paint(track: Track, painter: _Painter, frame: av.VideoFrame, last: np.ndarray | None) -> np.ndarray | None:
+    """The frame as an array; `last` where it cannot be converted, which is counted."""
+    try:
+        return painter(frame)
+    except DAMAGE:
+        track.damaged()
+        return last
 
 
 def _switches(track: Track) -> Iterator[tuple[float, av.VideoFrame]]:
