@@ -63,13 +63,13 @@ class Clock:
     def _believes(self, time: float, shift: float) -> bool:
         if self._ahead(time, shift) <= GAP:
             return self._is_near(time, shift)
-        return self.gaps.island(time) is not None and self.gaps.unborne(self.due - shift, time) <= GAP
+        return self.gaps.holds(time) and self.gaps.unborne(self.due - shift, time) <= GAP
 
     def _leap(self, time: float) -> float:
         """The shift by which the recording goes on: that of the other track, or what nothing bears out, or none at all."""
         near = [shift for shift in self.gaps.shifts if self._is_near(time, shift)]
         shift = self._nearest(time, near)
-        if shift is None and self._ahead(time, self.shift) > 0 and self.gaps.island(time) is not None:
+        if shift is None and self._ahead(time, self.shift) > 0 and self.gaps.holds(time):
             shift = self.shift - self.gaps.unborne(self.due - self.shift, time)
         if shift is None or self._ahead(time, shift) <= -LEAP_BACK:
             shift = self.due - time

@@ -47,15 +47,6 @@ def read_packets(container: av.container.InputContainer, streams: list[av.stream
         yield packet
 
 
-@dataclass(frozen=True)
-class Island:
-    """A stretch of time that is believed, in seconds by the container's clock; `kinds` of streams that have packets there."""
-
-    start: float
-    end: float
-    kinds: frozenset[str]
-
-
 class Gaps:
     """What of the time that a file claims is borne out by its packets.
 
@@ -81,45 +72,53 @@ class Gaps:
 
     def unborne(self, start: float, end: float) -> float:
         """Seconds between two times that are not to be believed."""
-        believed = sum(max(0.0, min(end, island.end) - max(start, island.start)) for island in self._islands)
-        return max(0.0, end - start - believed)
+        return max(0.0, end - start - (self._believed.before(end) - self._believed.before(start)))
 
-    def island(self, time: float) -> Island | None:
-        """The believed stretch within which, or within GAP of which, a time lies."""
-        near = (island for island in self._islands if island.start - GAP <= time <= island.end + GAP)
-        return next(near, None)
+    def holds(self, time: float) -> bool:
+        """Whether a time lies in a believed stretch, or within GAP of one."""
+        return self._believed.at(time) is not None
+
+    def holds_only(self, time: float, kind: str) -> bool:
+        """Whether the believed stretch around a time, if there is one, has packets of that kind of stream alone."""
+        place = self._believed.at(time)
+        if place is None:
+            return True
+        start, end = self._believed.starts[place], self._believed.ends[place]
+        return not any(np.searchsorted(stream.starts, start) < np.searchsorted(stream.starts, end, "right")
+                       for stream in self._claims if stream.kind != kind)
 
     @property
     def end(self) -> float:
         """Where the last believed packet of any stream ends, seconds by the container's clock; 0 where there is none."""
-        return max((island.end for island in self._islands), default=0.0)
+        return float(self._believed.ends[-1]) if len(self._believed.ends) else 0.0
 
     @property
     def believed_s(self) -> float | None:
         """Length of the recording without the holes, seconds; None while nobody has asked, or where nothing is cut."""
-        return sum(island.end - island.start for island in self._islands) if self._any_cut else None
+        return self._believed.before(np.inf) if self._any_cut else None
 
     @cached_property
-    def _islands(self) -> list[Island]:
-        streams = self._claims()
-        starts = np.concatenate([stream.starts for stream in streams] or [np.zeros(0)])
-        ends = np.concatenate([stream.ends for stream in streams] or [np.zeros(0)])
+    def _believed(self) -> _Stretches:
+        starts = np.concatenate([stream.starts for stream in self._claims] or [np.zeros(0)])
+        ends = np.concatenate([stream.ends for stream in self._claims] or [np.zeros(0)])
         if not len(starts):
-            return []
+            return _Stretches(starts, ends)
         order = np.argsort(starts, kind="stable")
         starts, ends = starts[order], np.maximum.accumulate(ends[order])
-        until = max(ends[-1], *(stream.held_until for stream in streams))
+        until = max(ends[-1], *(stream.held_until for stream in self._claims))
         lengths = np.append(starts[1:], until) - ends        # of what lies between a packet and the next
         borne = float(ends[-1] - starts[0] - lengths[:-1].clip(0).sum())
-        believed = _believed(lengths, _allowance(streams, borne))
+        believed = _believed(lengths, _allowance(self._claims, borne))
         self._any_cut = not believed.all()
         cuts = np.flatnonzero(~believed[:-1])
-        firsts, lasts = np.append(0, cuts + 1), np.append(cuts, len(starts) - 1)
-        islands = [Island(float(starts[a]), float(ends[b]), frozenset()) for a, b in zip(firsts, lasts, strict=True)]
+        starts, ends = starts[np.append(0, cuts + 1)], ends[np.append(cuts, len(ends) - 1)]
         if believed[-1]:
-            islands[-1] = Island(islands[-1].start, float(until), frozenset())
-        return _without_strays([_with_kinds(island, streams) for island in islands])
+            ends[-1] = until
+        # One shorter than GAP is a damaged time stamp, unless it is all that there is.
+        kept = (ends - starts >= GAP) | (np.arange(len(starts)) == np.argmax(ends - starts))
+        return _Stretches(starts[kept], ends[kept])
 
+    @cached_property
     def _claims(self) -> list[_Claims]:
         times, lengths = defaultdict(lambda: array("d")), defaultdict(lambda: array("d"))
         with self._open() as container:
@@ -133,6 +132,24 @@ class Gaps:
                     lengths[packet.stream_index].append(float((packet.duration or 0) * base))
             return [_claims(stream, np.array(times[stream.index]), np.array(lengths[stream.index]))
                     for stream in streams if times[stream.index]]
+
+
+class _Stretches:
+    """Stretches of time in order, that do not overlap: (N,) starts and ends, seconds."""
+
+    def __init__(self, starts: np.ndarray, ends: np.ndarray):
+        self.starts, self.ends = starts, ends
+        self._total = np.append(0.0, np.cumsum(ends - starts))
+
+    def before(self, time: float) -> float:
+        """Seconds of them that lie before a time."""
+        n = int(np.searchsorted(self.starts, time, "right"))
+        return float(self._total[n]) - (max(0.0, float(self.ends[n - 1]) - time) if n else 0.0)
+
+    def at(self, time: float) -> int | None:
+        """Number of the one within which, or within GAP of which, a time lies."""
+        n = int(np.searchsorted(self.starts, time + GAP, "right"))
+        return n - 1 if n and time <= self.ends[n - 1] + GAP else None
 
 
 @dataclass(frozen=True)
@@ -175,21 +192,13 @@ def _allowance(streams: list[_Claims], borne: float) -> float:
 
 
 def _believed(lengths: np.ndarray, allowance: float) -> np.ndarray:
-    """(N,) bool: up to GAP, or among the shortest that together last no longer than allowed."""
-    order = np.argsort(lengths, kind="stable")
+    """(N,) bool: up to GAP, or among the shortest that together last no longer than allowed.
+
+    Lengths within a power of two are believed or not together: a wrong unit of time makes many holes of about one length.
+    """
+    octaves = np.ceil(np.log2(lengths.clip(GAP)))
     holes = np.where(lengths > GAP, lengths, 0.0)
-    believed = np.empty(len(lengths), bool)
-    believed[order] = np.cumsum(holes[order]) <= allowance
-    return believed | (lengths <= GAP)
-
-
-def _with_kinds(island: Island, streams: list[_Claims]) -> Island:
-    inside = (stream.kind for stream in streams
-              if np.searchsorted(stream.starts, island.start) < np.searchsorted(stream.starts, island.end, "right"))
-    return Island(island.start, island.end, frozenset(inside))
-
-
-def _without_strays(islands: list[Island]) -> list[Island]:
-    """Without those shorter than GAP, which are damaged time stamps, but for the longest."""
-    longest = max(islands, key=lambda island: island.end - island.start)
-    return [island for island in islands if island is longest or island.end - island.start >= GAP]
+    order = np.argsort(octaves, kind="stable")
+    totals, ordered = np.cumsum(holes[order]), octaves[order]
+    together = totals[np.searchsorted(ordered, octaves, "right") - 1]        # of all in this octave and below
+    return (together <= allowance) | (lengths <= GAP)

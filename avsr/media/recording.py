@@ -113,7 +113,7 @@ class Recording:
             ended = clip.n_frames < n_frames
             start += clip.n_frames
             if self._gaps is not None and self._gaps.believed_s is not None:
-                self.duration_s = self._gaps.believed_s
+                self.duration_s = max(self._gaps.believed_s, frames_to_seconds(start))
             if clip.n_frames:
                 yield clip
             if ended:

@@ -16,6 +16,7 @@ from avsr.errors import BadMedia
 from avsr.media.clock import Clock
 from avsr.media.gaps import DAMAGE, GAP, Gaps, read_packets
 
+NEAR = 10.0                           # seconds from what was read last, within which a damaged packet may say where it lies
 CUT_SHORT = 0.5                       # seconds missing at the end before it is worth a word
 MIN_RATE, MAX_RATE = 1_000, 6_000_000 # samples a second: below the first there is no speech, DSD1024 is below the second
 MAX_CHANNELS = 64                     # of libswresample
@@ -134,10 +135,9 @@ class Track:
         """Say what time by the container's clock is zero, and which times are to be believed."""
         self.zero = zero
         self.clock = Clock(zero, gaps)
-        if self.start_s > zero + GAP and gaps.unborne(zero, self.start_s) > GAP:
-            island = gaps.island(self.start_s)
-            if island is None or island.kinds <= {self.stream.type}:         # with nothing of the other track in it
-                self.clock.start_anew(self.start_s)
+        late = self.start_s > zero + GAP and gaps.unborne(zero, self.start_s) > GAP
+        if late and gaps.holds_only(self.start_s, self.stream.type):
+            self.clock.start_anew(self.start_s)
         if self._claimed(self.first) is None:
             self.clock.due = self.clock.place(self.start_s)
 
@@ -153,8 +153,10 @@ class Track:
             frame = following
 
     def damaged(self, time: float | None = None) -> None:
-        """Count a packet that could not be read, decoded or converted, by the container's clock."""
-        self.damage.append(self.end if time is None else time)
+        """Count a packet that could not be read, decoded or converted. time: what it claims, by the container's clock."""
+        placed = time if time is None or self.clock is None else time + self.clock.shift
+        known = placed is not None and (self.clock is None or abs(placed - self.end) < NEAR)
+        self.damage.append(placed if known else self.end)
 
     def _claimed(self, frame: av.VideoFrame | av.AudioFrame) -> float | None:
         """Seconds; None where the frame claims no time, or the stream has no unit of time."""
