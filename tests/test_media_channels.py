@@ -17,8 +17,9 @@ from tests.test_media import tone
 ROOT = Path(__file__).resolve().parents[1]
 LIMITED = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30,) * 2)
-resource.setrlimit(resource.RLIMIT_CPU, (60,) * 2)
+for what, most in ((resource.RLIMIT_AS, 6 * 2**30), (resource.RLIMIT_CPU, 60)):
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 """
 ALL_LAYOUTS = LIMITED + """
 import numpy as np

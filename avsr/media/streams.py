@@ -20,7 +20,7 @@ NEAR = 10.0                           # seconds from what was read last, within 
 CUT_SHORT = 0.5                       # seconds missing at the end before it is worth a word
 MIN_RATE, MAX_RATE = 1_000, 6_000_000 # samples a second: below the first there is no speech, DSD1024 is below the second
 MAX_CHANNELS = 64                     # of libswresample
-MAX_PIXELS = 2**26                    # of a picture; 8K has half of them, and a decoder holds a dozen pictures of 100 MB
+MAX_PIXELS = 80_000_000               # of a picture: 12K; a decoder may hold a dozen of them, 120 MB each
 NOT_RECORDINGS = {"tty", "image2", "lavfi", "hls", "concat", "dash", "imf", "webm_dash_manifest", "sdp", "rtp",
                   "rtsp", "sap"}
 GUESSED_LENGTH = {"mp3", "aac", "ac3", "eac3", "loas", "h264", "hevc", "mpegvideo", "m4v", "mpeg", "mpegts"}
@@ -122,14 +122,14 @@ class Track:
         self.failure = f"nothing of its {self.noun} can be decoded ({self.codec})"
         self.damage: list[float] = []                        # times of packets that could not be decoded, seconds
         self.invalid_samples = 0
+        self.clock: Clock | None = None
         self.end = self.zero = 0.0
         if stream.codec_context:
-            _prepare_decoder(stream)
+            self.failure = _prepare_decoder(stream) or self.failure
         self._frames = self._decode() if stream.codec_context else iter(())
         self.first = next(self._frames, None)
         claimed = None if self.first is None else self._claimed(self.first)
         self.start_s = header_start(stream) or 0.0 if claimed is None else claimed
-        self.clock: Clock | None = None
 
     def set_zero(self, zero: float, gaps: Gaps) -> None:
         """Say what time by the container's clock is zero, and which times are to be believed."""
@@ -214,18 +214,21 @@ def header_start(stream: av.stream.Stream) -> float | None:
     return float(stream.start_time * stream.time_base)
 
 
-def _prepare_decoder(stream: av.stream.Stream) -> None:
-    """Set what must be set before the first packet is decoded."""
+def _prepare_decoder(stream: av.stream.Stream) -> str | None:
+    """Set what must be set before the first packet is decoded. Gives what will be wrong if nothing can be decoded."""
     context = stream.codec_context
     if stream.type == "video":
         context.thread_type = "AUTO"
         context.options = {"max_pixels": str(MAX_PIXELS)}
+        if context.width * context.height > MAX_PIXELS:
+            return f"its picture claims {context.width:,} x {context.height:,} pixels, and up to {MAX_PIXELS:,} can be read"
     else:
         layout = context.layout
         if "(" in layout.name:
             # PyAV 18 frees a layout of its own order ("2 channels (FR+FL)", of QuickTime and CAF) once for the frame and
             # once for its description, and the process ends. The channels are averaged, so their names do not matter.
             context.layout = f"{layout.nb_channels} channels"
+    return None
 
 
 def _impossible(frame: av.VideoFrame | av.AudioFrame) -> str | None:
