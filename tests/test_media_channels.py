@@ -80,17 +80,22 @@ def test_every_number_of_channels_gives_their_mean():
     assert done.stdout == "all right\n"
 
 
-@pytest.mark.parametrize("labels", [[2, 1], [1, 1], [2, 1, 3, 4, 5, 6], [65536 + i for i in range(9)], [1] * 12,
-                                    [18 - i % 18 for i in range(60)]], ids=lambda labels: f"{len(labels)}-{labels[0]}")
-def test_channels_in_an_order_of_their_own(tmp_path, labels):
+ORDERS = [[2, 1], [1, 1], [2, 1, 3, 4, 5, 6], [65536 + i for i in range(9)], [1] * 12, [18 - i % 18 for i in range(60)]]
+
+
+def test_channels_in_an_order_of_their_own(tmp_path):
     """PyAV frees such an order twice, so this runs in a process of its own."""
-    (tmp_path / "order.caf").write_bytes(caf(levels(len(labels), 1600), SAMPLE_RATE, labels))
-    done = run(LIMITED + "from avsr import media; audio = media.read(sys.argv[1]).audio; print(len(audio), audio[800] * 32768)",
-               str(tmp_path / "order.caf"))
+    for labels in ORDERS:
+        (tmp_path / f"{labels}.caf"[-40:]).write_bytes(caf(levels(len(labels), 1600), SAMPLE_RATE, labels))
+    done = run(LIMITED + """
+from pathlib import Path
+from avsr import media
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    audio = media.read(path).audio
+    print(len(audio), round(float(audio[800] * 32768)))""", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
-    n, level = done.stdout.split()
-    assert int(n) == 1600
-    assert abs(float(level) - levels(len(labels), 1).mean()) < 1
+    found = sorted(tuple(map(int, line.split())) for line in done.stdout.splitlines())
+    assert found == sorted((1600, round(levels(len(labels), 1).mean())) for labels in ORDERS)
 
 
 FILMS = [("flac", "flac", "7.1", 48000), ("m4a", "aac", "7.1", 44100), ("mkv", "libopus", "7.1", 48000),
