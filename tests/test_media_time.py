@@ -157,10 +157,10 @@ def test_a_clock_that_comes_round(tmp_path):
     assert problems == []
 
 
-@pytest.mark.parametrize("wrong", [40.0, DAY, 10.0])
-def test_one_wrong_time_stamp_moves_nothing_else(tmp_path, wrong):
+@pytest.mark.parametrize(("wrong", "n"), [(40.0, 1), (DAY, 1), (2.5, 1), (23.0, 10), (DAY, 10), (2.5, 10)])
+def test_wrong_time_stamps_move_nothing_else(tmp_path, wrong, n):
     times = np.arange(100) / 25
-    times[50] += wrong
+    times[30: 30 + n] += wrong                                # 2.5 s ahead lie other frames
     path = tmp_path / "stray.mkv"
     with av.open(str(path), "w") as out:
         video = out.add_stream("ffv1", rate=25)
@@ -177,6 +177,7 @@ def test_one_wrong_time_stamp_moves_nothing_else(tmp_path, wrong):
     assert clip.n_frames == 100
     assert np.abs(clip.video.mean(axis=(1, 2, 3)) - 2 * np.arange(100)).max() < 3
     assert len(problems) == 1
+    assert "leap once" in problems[0]
 
 
 @pytest.mark.parametrize(("length", "expected"), [(30.0, 31.0), (40_000.0, 1.0)])

@@ -11,7 +11,7 @@ LEAP_BACK = 1.0                       # seconds by which a frame may go back
 
 
 class Clock:
-    """The clock of one track.
+    """The clock of one track; `kind` is its stream's, video or audio.
 
     A frame up to LEAP_BACK seconds back or GAP ahead of where it is due is believed, one further ahead if `gaps` does. Any
     other is a leap. If the frame after it is on time, its time stamp alone is wrong, and it follows the last; otherwise what
@@ -21,8 +21,8 @@ class Clock:
     shift: seconds added to what frames claim at present.  leaps: how many were met.  leapt_s: how far they went in all.
     """
 
-    def __init__(self, due: float, gaps: Gaps):
-        self.due, self.gaps = due, gaps
+    def __init__(self, due: float, gaps: Gaps, kind: str):
+        self.due, self.gaps, self.kind = due, gaps, kind
         self.shift = self.leapt_s = 0.0
         self.leaps = 0
 
@@ -63,13 +63,13 @@ class Clock:
     def _believes(self, time: float, shift: float) -> bool:
         if self._ahead(time, shift) <= GAP:
             return self._is_near(time, shift)
-        return self.gaps.holds(time) and self.gaps.unborne(self.due - shift, time) <= GAP
+        return self.gaps.holds(time, self.kind) and self.gaps.unborne(self.due - shift, time) <= GAP
 
     def _leap(self, time: float) -> float:
         """The shift by which the recording goes on: that of the other track, or what nothing bears out, or none at all."""
         near = [shift for shift in self.gaps.shifts if self._is_near(time, shift)]
         shift = self._nearest(time, near)
-        if shift is None and self._ahead(time, self.shift) > 0 and self.gaps.holds(time):
+        if shift is None and self._ahead(time, self.shift) > 0 and self.gaps.holds(time, self.kind):
             shift = self.shift - self.gaps.unborne(self.due - self.shift, time)
         if shift is None or self._ahead(time, shift) <= -LEAP_BACK:
             shift = self.due - time

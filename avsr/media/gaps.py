@@ -24,6 +24,8 @@ STILL = 120.0                         # seconds of believed holes in a recording
 SILENCE = 3600.0                      # where people who are muted send nothing
 RATIO = 30.0                          # seconds of believed holes for each second that is borne out
 HOLD = 60.0                           # seconds of believed holes for each picture of a recording without sound
+LONGEST_RUN = 6.0                     # seconds of packets with damaged time stamps, one after another
+NEAR_STRAY = 0.1                      # seconds: a frame that claims a time this near to such a packet's comes from it
 SHIFTS = 8                            # leaps of one track that another may follow
 
 
@@ -76,9 +78,11 @@ class Gaps:
         """Seconds between two times that are not to be believed."""
         return max(0.0, end - start - (self._believed.before(end) - self._believed.before(start)))
 
-    def holds(self, time: float) -> bool:
-        """Whether a time lies in a believed stretch, or within GAP of one."""
-        return self._believed.at(time) is not None
+    def holds(self, time: float, kind: str) -> bool:
+        """Whether a time lies in a believed stretch, or within GAP of one, and is not known to be a damaged time stamp."""
+        damaged = any(np.searchsorted(stream.strays, time - NEAR_STRAY) < np.searchsorted(stream.strays, time + NEAR_STRAY)
+                      for stream in self._claims if stream.kind == kind)
+        return not damaged and self._believed.at(time) is not None
 
     def holds_only(self, time: float, kind: str) -> bool:
         """Whether the believed stretch around a time, if there is one, has packets of that kind of stream alone."""
@@ -156,16 +160,22 @@ class _Stretches:
 
 @dataclass(frozen=True)
 class _Claims:
-    """What the packets of a stream bear out: (N,) starts and ends, seconds; held_until: where the last claims to end."""
+    """What the packets of a stream bear out: (N,) starts and ends, seconds.
+
+    held_until: where the last claims to end.  strays: (M,) sorted times of packets with a damaged time stamp, which are not among N.
+    """
 
     kind: str
     starts: np.ndarray
     ends: np.ndarray
     held_until: float
+    strays: np.ndarray
 
 
 def _claims(stream: av.stream.Stream, times: np.ndarray, lengths: np.ndarray) -> _Claims:
     """times, lengths: (N,) float64 seconds, in the order of the file; a length of 0 is not known."""
+    stray = _strays(times)
+    strays, times, lengths = times[stray], times[~stray], lengths[~stray]
     order = np.argsort(times, kind="stable")
     times, lengths = times[order], lengths[order]
     to_next = np.append(np.diff(times), np.inf)
@@ -176,7 +186,21 @@ def _claims(stream: av.stream.Stream, times: np.ndarray, lengths: np.ndarray) ->
     longest = GAP if stream.type == "video" else LONGEST_BLOCK
     bears = np.where(claimed <= longest, claimed, 1 / VIDEO_FPS)
     held_until = times[-1] + lengths[-1] if stream.type == "video" else times[-1]
-    return _Claims(stream.type, times, times + bears, float(held_until))
+    return _Claims(stream.type, times, times + bears, float(held_until), np.sort(strays))
+
+
+def _strays(times: np.ndarray) -> np.ndarray:
+    """(N,) bool: runs that leap ahead and then back to where the clock was, as of a damaged cluster of Matroska (up to 5 s)."""
+    stray, jumps = np.zeros(len(times), bool), np.diff(times)
+    back = np.flatnonzero(jumps < -GAP)
+    for leap in np.flatnonzero(jumps > GAP) if len(back) else ():
+        which = np.searchsorted(back, leap, "right")
+        if which < len(back):
+            first, last = leap + 1, back[which]
+            lasted = times[last] - times[first]
+            if lasted < LONGEST_RUN and abs(times[last + 1] - times[leap]) < lasted + GAP:
+                stray[first: last + 1] = True
+    return stray
 
 
 def _block_s(stream: av.stream.Stream) -> float | None:

@@ -134,7 +134,7 @@ class Track:
     def set_zero(self, zero: float, gaps: Gaps) -> None:
         """Say what time by the container's clock is zero, and which times are to be believed."""
         self.zero = zero
-        self.clock = Clock(zero, gaps)
+        self.clock = Clock(zero, gaps, self.stream.type)
         late = self.start_s > zero + GAP and gaps.unborne(zero, self.start_s) > GAP
         if late and gaps.holds_only(self.start_s, self.stream.type):
             self.clock.start_anew(self.start_s)
@@ -188,8 +188,8 @@ class Track:
                          "the rest was kept.")
         if self.clock.leaps:
             times = "once" if self.clock.leaps == 1 else f"{self.clock.leaps} times"
-            found.append(f"{name}: the time stamps of the {self.noun} leap {times}, by {self.clock.leapt_s:.0f} s in all, with "
-                         "nothing in between; the parts were joined.")
+            found.append(f"{name}: the time stamps of the {self.noun} leap {times}, by {self.clock.leapt_s:.0f} s in all, "
+                         "which the packets do not bear out; the parts were joined.")
         if self.invalid_samples:
             found.append(f"{name}: {self.invalid_samples} samples of the sound are not numbers; they were silenced.")
         return found
