@@ -162,7 +162,7 @@ class _Stretches:
 class _Claims:
     """What the packets of a stream bear out: (N,) starts and ends, seconds.
 
-    held_until: where the last claims to end.  strays: (M,) sorted times of packets with a damaged time stamp, which are not among N.
+    held_until: where the last claims to end.  strays: (M,) times of packets with damaged time stamps, sorted; not among N.
     """
 
     kind: str
