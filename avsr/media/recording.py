@@ -11,9 +11,10 @@ from typing import BinaryIO
 import numpy as np
 
 from avsr.errors import BadMedia
+from avsr.media.gaps import Gaps
 from avsr.media.picture import Pictures, show
 from avsr.media.sound import in_pieces, lay_out, runs
-from avsr.media.streams import NOUNS, Opener, Track, cut_short, pick
+from avsr.media.streams import NOUNS, Opener, Track, cut_short, header_start, pick
 from avsr.rates import SAMPLE_RATE, frames_to_samples, frames_to_seconds, samples_to_frames
 
 SPARE_SAMPLES = 16                    # 1 ms of rounding in time stamps makes no further frame
@@ -62,7 +63,8 @@ Source = str | Path | bytes | BinaryIO | np.ndarray | Clip
 class Recording:
     """An open recording, read once from start to end. Use `open_recording`; it is a context manager.
 
-    name: how messages call it.  duration_s: the container's estimate in seconds, None when it gives none.
+    name: how messages call it.  duration_s: the container's estimate in seconds, None when it gives none; what is borne out
+    once that has turned out to be wrong.
     problems: sentences about what was damaged, skipped or missing; complete once `windows` has ended.
     """
 
@@ -73,6 +75,7 @@ class Recording:
         self._pictures: Pictures | None = None
         self._sounds: Iterator[np.ndarray] | None = None
         self._tracks: list[Track] = []
+        self._gaps: Gaps | None = None
         self._start_frame = 0
         self._open = ExitStack()
 
@@ -109,6 +112,8 @@ class Recording:
             clip = replace(self._window(pictures, next(sounds, None), n_frames), start_frame=start)
             ended = clip.n_frames < n_frames
             start += clip.n_frames
+            if self._gaps is not None and self._gaps.believed_s is not None:
+                self.duration_s = max(self._gaps.believed_s, frames_to_seconds(start))
             if clip.n_frames:
                 yield clip
             if ended:
@@ -204,7 +209,7 @@ def _open_streams(recording: Recording, opener: Opener, max_side: int, want_vide
     What is not wanted still takes part in zero, by its header, so that times do not depend on what is asked for.
     """
     container = recording._open.enter_context(opener.open())
-    recording.duration_s = container.duration / 1e6 if container.duration else None
+    recording.duration_s = container.duration / 1e6 if container.duration and container.duration > 0 else None
     tracks: dict[str, Track] = {}
     starts, failed = [], []
     for kind, wanted in (("video", want_video), ("audio", want_audio)):
@@ -212,12 +217,12 @@ def _open_streams(recording: Recording, opener: Opener, max_side: int, want_vide
         if stream is None:
             continue
         if not wanted:
-            starts += [] if stream.start_time is None else [float(stream.start_time * stream.time_base)]
+            starts += [] if header_start(stream) is None else [header_start(stream)]
             continue
         own = recording._open.enter_context(opener.open())
         track = Track(own, own.streams[stream.index])
         if track.first is None:
-            failed.append(f"{recording.name}: nothing of its {track.noun} can be decoded ({track.codec})")
+            failed.append(f"{recording.name}: {track.failure}")
             continue
         tracks[kind] = track
         starts.append(track.start_s)
@@ -229,8 +234,9 @@ def _open_streams(recording: Recording, opener: Opener, max_side: int, want_vide
         raise BadMedia(f"{'. '.join(failed)}.  Convert it with another program, or get it again." if failed else
                        f"{recording.name}: there is no {wanted} in it.  {remedy}")
     recording.problems += [f"{sentence}; the rest was kept." for sentence in failed]
+    recording._gaps = Gaps(opener.open)
     for track in tracks.values():
-        track.set_zero(min(starts), recording.duration_s)
+        track.set_zero(min(starts), recording._gaps)
     recording._tracks = list(tracks.values())
     if "video" in tracks:
         recording._pictures = show(tracks["video"], max_side)
