@@ -4,10 +4,12 @@
 
 Zero is the earliest start of the picture and the sound, as players show it. Each stream has a demuxer of its own, so
 neither waits for the other however they are interleaved, and both are placed by presentation time alone.
-Inside: streams (container -> frames with times) -> picture, sound (-> 25 a second, 16 kHz) -> recording (-> Clips).
+Inside: streams (container -> frames with times) -> picture, sound (-> 25 a second, 16 kHz) -> contents (which of several
+tracks) -> recording (-> Clips).
 """
 
-from avsr.media.recording import Clip, Recording, open_recording, read, windows
+from avsr.media.contents import Contents, TrackInfo
+from avsr.media.recording import Clip, Recording, Source, open_recording, read, windows
 from avsr.media.write import write
 
-__all__ = ["Clip", "Recording", "open_recording", "read", "windows", "write"]
+__all__ = ["Clip", "Contents", "Recording", "Source", "TrackInfo", "open_recording", "read", "windows", "write"]

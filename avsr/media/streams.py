@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 import av
 from av.error import FFmpegError
-from av.stream import Disposition
 
 from avsr.errors import BadMedia
 
@@ -97,13 +96,6 @@ class Opener:
             reason = getattr(error, "strerror", None) or str(error)
             raise BadMedia(f"{self.name}: this cannot be read as a recording ({reason}).  Give a sound or video file; "
                            "if a player does not open it either, get it again.") from error
-
-
-def pick(container: av.container.InputContainer, kind: str) -> av.stream.Stream | None:
-    """The `video` or `audio` stream FFmpeg thinks best; cover art is no video."""
-    real = [s for s in container.streams if s.type == kind and not s.disposition & Disposition.attached_pic]
-    best = container.streams.best(kind)
-    return best if best in real else next(iter(real), None)
 
 
 class _Clock:
