@@ -163,6 +163,7 @@ def open_recording(source: Source, *, max_side: int = 1280, want_video: bool = T
         return _open_clip(source, want_video, want_audio)
     opener = Opener(source)
     recording = Recording(opener.name)
+    recording._open.callback(opener.close)
     try:
         container = recording._open.enter_context(opener.open())
         recording.contents = Contents(opener, container)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr import cache, manifest, media
+from avsr import cache, manifest, media, selection
 from avsr.errors import AvsrError
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
@@ -120,7 +120,9 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
     look, hear = "v" in settings.modality, "a" in settings.modality
     waiting = sorted(((utterance, *_span(utterance)) for utterance in job.utterances), key=lambda one: one[1])
     _drop_long(waiting, None, made)
-    with media.open_recording(job.path, want_video=look, want_audio=hear) as recording:
+    languages = {utterance.language for utterance in job.utterances}
+    with selection.open_recording(job.path, want_video=look, want_audio=hear, landmarks=settings.recipe.landmarks,
+                                  language=languages.pop() if len(languages) == 1 else None) as recording:
         if look and not recording.has_video:
             raise _Unusable("no picture")
         if hear and not recording.has_audio:
