@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS = 60           # without one byte from a web server: then the connection is given up
 HTTP = ("http", "https")
+LONGEST_REASON = 200          # letters
+SILENT = f"nothing came for {SILENT_SECONDS} s"
+WORDS = {                     # of errors whose own words say less, by the name of their class
+    "FileNotFoundError": "no such file", "InvalidUrlClientError": "this is no address", "TimeoutError": SILENT,
+    "ServerTimeoutError": SILENT, "SocketTimeoutError": SILENT, "FSTimeoutError": SILENT,
+    "TooManyRedirects": "the server redirects in circles",
+    "ClientPayloadError": "the connection ended before the file did",
+}
 
 
 def is_address(place: object) -> bool:
@@ -60,14 +68,13 @@ def open_stream(place: str) -> tuple[BinaryIO, int | None]:
 
 def reason(error: Exception) -> str:
     """Why something at an address cannot be had, in words for a message."""
-    status = getattr(error, "status", None)                 # of aiohttp
+    kind, status = type(error).__name__, getattr(error, "status", None)         # status: of aiohttp's answers
+    if kind in WORDS:
+        return WORDS[kind]
     if isinstance(status, int) and status >= 400:
         return f"the server answers {status} {getattr(error, 'message', '')}".strip()
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, TimeoutError):
-        return f"nothing came for {SILENT_SECONDS} s"
-    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    words = getattr(error, "strerror", None) or (str(error) if isinstance(error, ValueError) else f"{kind}: {error}")
+    return " ".join(words.split())[:LONGEST_REASON]
 
 
 def shown(place: str) -> str:
@@ -80,8 +87,8 @@ def shown(place: str) -> str:
 
 def file_name(place: str) -> str:
     """The name of the file at an address, its host where there is none."""
-    parts = urlsplit(shown(place))
-    return unquote(parts.path).rstrip("/").rpartition("/")[2] or parts.hostname or "recording"
+    host, _, path = shown(place).partition("://")[2].partition("/")
+    return unquote(path).rstrip("/").rpartition("/")[2] or host or "recording"
 
 
 def _scheme(place: str) -> str:

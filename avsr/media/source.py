@@ -12,9 +12,10 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import unquote
 
 from avsr import remote
 from avsr.errors import BadMedia
@@ -29,7 +30,7 @@ MISTAKEN = {
     b"#extm3u": ("a list of other files", "Name one of the files in it, or join them with another program."),
 }
 CHUNK = 2**20                 # bytes read at a time
-RESERVE = 2**28               # bytes that are left free on the disk for others
+LEFT_BYTES, LEFT_SHARE = 2**28, 0.05          # of the disk that are left free for others: so much, or so much of a small one
 STDIN = re.compile(r"-|/dev/stdin|/(dev|proc/self)/fd/0")
 PIPE = re.compile(r"/(dev|proc/(self|\d+))/fd/\d+")          # what a shell makes of <(...)
 
@@ -72,6 +73,8 @@ def reopenable(source: Any, progress: Progress = no_progress) -> Iterator[Any]:
     The copy lasts as long as the context. progress: told the bytes of the copy. Raises BadMedia where it cannot be read,
     or the disk has no room for it.
     """
+    if isinstance(source, str) and source.startswith("file:///"):
+        source = Path(unquote(source.removeprefix("file://")))
     opened = _open(source)
     if opened is None:
         yield source
@@ -152,7 +155,8 @@ def _copy(file: BinaryIO, source: Any, size: int | None, progress: Progress) -> 
         if not done:
             raise BadMedia(f"{name}: nothing came, not one byte.  Check the program or the server that should have sent it.")
     except BaseException:
-        stored.close()
+        with suppress(OSError):                              # a full disk: what could not be written cannot be on closing
+            stored.close()
         raise
     return stored
 
@@ -175,9 +179,10 @@ def _store(stored: Stored, chunk: bytes, done: int, name: str) -> None:
     try:
         if done + len(chunk) > IN_MEMORY:
             disk = shutil.disk_usage(folder)
-            if disk.free - len(chunk) < min(RESERVE, disk.total // 20):
+            if disk.free - len(chunk) < min(LEFT_BYTES, LEFT_SHARE * disk.total):
                 raise OSError(errno.ENOSPC, "the disk is nearly full")
         stored.write(chunk)
+        stored.flush()                                       # else the last bytes would only fail when they are read
     except OSError as error:
         raise BadMedia(f"{name}: after {done} bytes its copy could not be stored ({error.strerror}).  Make room in {folder}, "
                        "or name a folder with room in the variable TMPDIR.") from error

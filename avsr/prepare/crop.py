@@ -103,7 +103,7 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     except Exception as error:                               # a mistake of ours must not cost the user the other files
         reason = f"mistake in avsr: {type(error).__name__}: {error}"
     first = job.utterances[0].id
-    told = tuple(Problem(first, "media", Path(job.path).name, sentence) for sentence in problems)
+    told = tuple(Problem(first, "media", Path(job.path).name, sentence.partition(".  ")[0]) for sentence in problems)
     out = [made.get(utterance.id, Outcome(utterance.id, dropped=reason)) for utterance in job.utterances]
     if told and out[0].packed is not None:
         out[0] = Outcome(**{**vars(out[0]), "problems": out[0].problems + told})
