@@ -153,9 +153,8 @@ def _note(contents: Contents, tracks: Sequence[TrackInfo], taken: int) -> str:
 
 
 def _of_programme(contents: Contents, taken: TrackInfo, other: str) -> str:
-    """What becomes of the other kind, `picture` or `sound`, in a file of several programmes."""
+    """That the other kind, `picture` or `sound`, goes with it, where a file has several programmes."""
     theirs = contents.pictures if taken.kind == "audio" else contents.sounds
-    if len({one.programme for one in (*contents.sounds, *contents.pictures)}) == 1 or not theirs:
-        return ""
-    return (f", and the {other} of the same programme with it" if taken.programme in {one.programme for one in theirs} else
-            f", whose programme has no {other}")
+    several = len({one.programme for one in (*contents.sounds, *contents.pictures)}) > 1
+    together = several and any(one.programme == taken.programme for one in theirs)
+    return f", and the {other} of the same programme with it" if together else ""

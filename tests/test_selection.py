@@ -184,7 +184,8 @@ def test_a_radio_programme_has_no_picture_of_another(tmp_path, voice):
     path = write_programmes(tmp_path / "radio.ts", [((dark,), (silence(),)), ((), (voice,))])
     sound, picture, problems = taken(path)
     assert (sound, picture) == (2, None)
-    assert "whose programme has no picture" in problems[0]
+    assert problems[1] == ("radio.ts: no picture is of the programme that was taken, so there is none.  Use --video-track to "
+                           "take one of: 1 (h264).")
 
 
 def test_explain_and_prepare_take_the_same(tmp_path, voice):

@@ -131,6 +131,11 @@ def pick(contents: Contents, *, audio_track: int | None, video_track: int | None
         sound = one_of(_together(contents.sounds, picture), want_audio)
     if picture is None:
         picture = one_of(_together(contents.pictures, sound), want_video)
+    for kind, taken, wanted in (("audio", sound, want_audio), ("video", picture, want_video)):
+        others = contents.of_kind(kind)
+        if taken is None and wanted and others:
+            notes.append(f"{contents.name}: no {KINDS[kind]} is of the programme that was taken, so there is none.  Use "
+                         f"{OPTIONS[kind]} to take one of: {', '.join(map(str, others))}.")
     return sound, picture, notes
 
 
