@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from avsr import rates, remote
+from avsr import rates
 from avsr.errors import BadCheckpoint, BadManifest, BadOutput
 from avsr.lips import RECIPES, LipRecipe
 from avsr.manifest import CacheEntry
@@ -290,8 +290,11 @@ def read_range(base: str | Path, entry: CacheEntry) -> bytes:
 
 def _fetch(place: str, start: int | None = None, end: int | None = None) -> bytes:
     """Part of what lies at a URL. Raises BadManifest."""
+    import fsspec
+
     try:
-        system, path = remote.locate(place)
+        # A file system is asked for each time: fsspec keeps it, one to a process, as it does not outlive a fork.
+        system, path = fsspec.core.url_to_fs(place)
         return system.cat_file(path, start=start, end=end)
     except Exception as error:                               # each kind of storage has errors of its own
         raise _unreachable(place, error) from error
