@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avsr import align, decode, media, transcript
+from avsr import align, decode, media, selection, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
 from avsr.errors import AvsrError, BadMedia, NoFace
 from avsr.listen import Heard, Listener, ahead
@@ -50,6 +50,8 @@ class Settings:
     temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a piece's frames
     that may lack a face before the piece goes by sound alone. vad: look for speech first; without, every 30 s are taken
     as they come. save_lips: a folder in which to write the mouths that were looked at, as a small video.
+    audio_track, video_track: which of several sound tracks and pictures to take, counted from 1; None for one with speech, and
+    one with a face, see selection.
     """
 
     beam_size: int | None = None
@@ -61,9 +63,11 @@ class Settings:
     max_missing: float = 0.25
     vad: bool = True
     save_lips: str | Path | None = None
+    audio_track: int | None = None
+    video_track: int | None = None
 
     def __post_init__(self):
-        for name in ("beam_size", "batch_size"):
+        for name in ("beam_size", "batch_size", "audio_track", "video_track"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be at least 1.  Leave it out for the usual one.")
         if self.ctc_weight is not None and not 0 <= self.ctc_weight < 1:
@@ -79,7 +83,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
                progress: Progress = no_progress, **settings) -> Transcript:
     """What is said in a recording.
 
-    source: a file's path, its bytes, an open file, a waveform (S,) float32 at 16 kHz, or a media.Clip.
+    source: a file's path, its address (https://..., s3://...), `-` for standard input, its bytes, an open file, a waveform (S,)
+    float32 at 16 kHz, or a media.Clip.
     model: see checkpoint.load; give a Checkpoint to load it only once, on the device where it is to run.
     modality: `a` by sound, `v` by sight, `av` by both, `auto` what the recording and the model allow.
     language: its code or English name, as Whisper has them (de, German); None lets a multilingual model find out.
@@ -100,7 +105,10 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
     look = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
-    with media.open_recording(source, want_video=look, want_audio=modality != "v") as recording:
+    tags = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
+    with media.reopenable(source, progress) as source, selection.open_recording(
+            source, want_video=look, want_audio=modality != "v", audio_track=options.audio_track,
+            video_track=options.video_track, language=tags, landmarks=checkpoint.recipe.landmarks) as recording:
         used, reason = decide(modality, checkpoint, recording)
         known_lips_only = used == "v" and modality == "auto" and checkpoint.model.doubts
         job = _Job(checkpoint, used, language, options, recording, known_lips_only=known_lips_only)

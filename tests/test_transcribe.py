@@ -192,6 +192,7 @@ def test_a_truncated_file_gives_what_it_holds(tiny_en, tmp_path):
     ({"modality": "x"}, "modality x.*auto"),
     ({"beam": 3}, "beam_size"),
     ({"beam_size": 0}, "at least 1"),
+    ({"audio_track": 0}, "audio_track 0: must be at least 1"),
     ({"max_missing": 2}, "0 to 1"),
     ({"language": "xx"}, "xx"),
     ({"device": "tpu"}, "cpu or cuda"),

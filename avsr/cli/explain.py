@@ -26,6 +26,10 @@ from avsr.cli.console import CONTEXT, Bars, check_writable, told
 @click.option("--end", type=click.FloatRange(min=0), default=None, metavar="SECONDS",
               help="Where it ends, at most 30 s later.")
 @click.option("--language", default="en", help="Two letters, of what a multilingual model is to write.")
+@click.option("--audio-track", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Which of several sound tracks, counted from 1.  [default: one in which somebody speaks]")
+@click.option("--video-track", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Which of several pictures, counted from 1.  [default: one that shows a face]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
               help="Where explain.html and explain.json are written.  [default: out/NAME-explain]")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 @click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
               help="Share of frames that may lack a face before a piece goes by sound alone.")
 @click.option("--vad/--no-vad", default=True, help="Look for speech first, or take everything as speech.")
+@click.option("--audio-track", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Which of several sound tracks, counted from 1.  [default: one in which somebody speaks]")
+@click.option("--video-track", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Which of several pictures, counted from 1.  [default: one that shows a face]")
 @click.option("--save-lips", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Write the mouths that were looked at, as a small video per file.")
 @click.option("--format", "-f", "formats", default=None, metavar="LIST",
@@ -57,7 +61,10 @@ if TYPE_CHECKING:
 def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: str | None, quiet: bool,
                        word_timestamps: bool, highlight_words: bool, max_line_width: int | None,
                        max_line_count: int | None, max_words_per_line: int | None, **options) -> None:
-    """Turn recordings into text: sound, video, anything FFmpeg reads."""
+    """Turn recordings into text: sound, video, anything FFmpeg reads.
+
+    FILE is a path, an address such as https://host/clip.mp4, or - for standard input.
+    """
     layout = {"word_timestamps": word_timestamps, "highlight_words": highlight_words, "max_line_width": max_line_width,
               "max_line_count": max_line_count, "max_words_per_line": max_words_per_line}
     progress = _Progress(paths)
@@ -163,11 +170,14 @@ class _Printer:
 
 def _stems(paths: Sequence[str]) -> dict[str, str]:
     """A name to write under for each path: its stem, its full name where stems clash, numbered where those do."""
-    stems = Counter(Path(path).stem for path in set(paths))
+    from avsr.media import source_name
+
+    names = {path: Path(source_name(path)) for path in paths}
+    stems = Counter(name.stem for name in names.values())
     taken: Counter[str] = Counter()
     out = {}
-    for path in dict.fromkeys(paths):
-        name = Path(path).stem if stems[Path(path).stem] == 1 else Path(path).name
+    for path in names:
+        name = names[path].stem if stems[names[path].stem] == 1 else names[path].name
         taken[name] += 1
         out[path] = name if taken[name] == 1 else f"{name}-{taken[name]}"
     return out

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import av
 from av.error import FFmpegError
-from av.stream import Disposition
 
 from avsr.errors import BadMedia
 from avsr.media.clock import Clock
 from avsr.media.gaps import DAMAGE, GAP, Gaps, read_packets
+from avsr.media.source import mistaken_for_recording, reopenable, source_name
 
 NEAR = 10.0                           # seconds from what was read last, within which a damaged packet may say where it lies
 CUT_SHORT = 0.5                       # seconds missing at the end before it is worth a word
@@ -52,23 +53,28 @@ class _View:
 
 
 class Opener:
-    """Opens a source as often as asked, each time with a position of its own. Raises BadMedia, also when it is made."""
+    """Opens a source as often as asked, each time with a position of its own. Raises BadMedia, also when it is made.
+
+    A source that can be read only once, or lies at an address, is copied first; `close` deletes the copy.
+    """
 
     def __init__(self, source: str | Path | bytes | BinaryIO):
+        self._copies = ExitStack()
         self.path: Path | None = None
+        self.name = source_name(source)
+        source = self._copies.enter_context(reopenable(source))
         if isinstance(source, str | Path):
             self.path = Path(source)
-            self.name = self.path.name
             size = self._size_of_path()
         else:
             self.file = BytesIO(source) if isinstance(source, bytes) else source
-            if not self.file.seekable():
-                self.file = BytesIO(self.file.read())
-            name = getattr(source, "name", None)
-            self.name = Path(name).name if isinstance(name, str) else "recording"
             size = self.file.seek(0, os.SEEK_END)
         if size == 0:
             raise BadMedia(f"{self.name}: the file is empty (0 bytes).  Copy or download it again.")
+
+    def close(self) -> None:
+        """Delete what was copied."""
+        self._copies.close()
 
     def _size_of_path(self) -> int:
         try:
@@ -83,6 +89,15 @@ class Opener:
     def _forbidden(self) -> BadMedia:
         return BadMedia(f"{self.name}: this user may not read the file.  Change its permissions, or copy it.")
 
+    def _begin(self) -> bytes:
+        """The first bytes, none where they cannot be read."""
+        with suppress(OSError, ValueError, TypeError):
+            if self.path is None:
+                return bytes(_View(self.file).read(512))
+            with self.path.open("rb") as file:
+                return file.read(512)
+        return b""
+
     def open(self) -> av.container.InputContainer:
         """A fresh demuxer at the start of the source. The caller closes it."""
         # "file:" keeps a colon in a name from being a protocol. The white lists keep out text drawn as pictures, still
@@ -95,16 +110,12 @@ class Opener:
         except PermissionError as error:
             raise self._forbidden() from error
         except (FFmpegError, OSError, ValueError, TypeError) as error:       # TypeError: a file in text mode
+            mistaken = mistaken_for_recording(self._begin())
+            if mistaken is not None:
+                raise BadMedia(f"{self.name}: this is {mistaken[0]}, not a recording.  {mistaken[1]}") from error
             reason = getattr(error, "strerror", None) or str(error)
             raise BadMedia(f"{self.name}: this cannot be read as a recording ({reason}).  Give a sound or video file; "
                            "if a player does not open it either, get it again.") from error
-
-
-def pick(container: av.container.InputContainer, kind: str) -> av.stream.Stream | None:
-    """The `video` or `audio` stream FFmpeg thinks best; cover art is no video."""
-    real = [s for s in container.streams if s.type == kind and not s.disposition & Disposition.attached_pic]
-    best = container.streams.best(kind)
-    return best if best in real else next(iter(real), None)
 
 
 class Track:

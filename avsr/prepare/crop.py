@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr import cache, manifest, media
+from avsr import cache, manifest, media, selection
 from avsr.errors import AvsrError
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
@@ -103,7 +103,7 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     except Exception as error:                               # a mistake of ours must not cost the user the other files
         reason = f"mistake in avsr: {type(error).__name__}: {error}"
     first = job.utterances[0].id
-    told = tuple(Problem(first, "media", Path(job.path).name, sentence) for sentence in problems)
+    told = tuple(Problem(first, "media", Path(job.path).name, sentence.partition(".  ")[0]) for sentence in problems)
     out = [made.get(utterance.id, Outcome(utterance.id, dropped=reason)) for utterance in job.utterances]
     if told and out[0].packed is not None:
         out[0] = Outcome(**{**vars(out[0]), "problems": out[0].problems + told})
@@ -120,7 +120,9 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
     look, hear = "v" in settings.modality, "a" in settings.modality
     waiting = sorted(((utterance, *_span(utterance)) for utterance in job.utterances), key=lambda one: one[1])
     _drop_long(waiting, None, made)
-    with media.open_recording(job.path, want_video=look, want_audio=hear) as recording:
+    languages = {utterance.language for utterance in job.utterances}
+    with selection.open_recording(job.path, want_video=look, want_audio=hear, landmarks=settings.recipe.landmarks,
+                                  language=languages.pop() if len(languages) == 1 else None) as recording:
         if look and not recording.has_video:
             raise _Unusable("no picture")
         if hear and not recording.has_audio:
