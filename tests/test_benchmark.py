@@ -24,7 +24,7 @@ from avsr.models.avsr import AVSR, Dims
 from avsr.noise import NoiseManifest, active_level, rms_level
 from avsr.rates import SAMPLE_RATE
 from avsr.results import MODALITIES, NAME, key, read_rows
-from avsr.text import write_letters
+from avsr.text import NORMALISER, write_letters
 
 CORRUPTIONS = parse_corruptions("blur:4,noface,face,shift:80")
 
@@ -149,7 +149,7 @@ def test_every_row_is_there_and_whole(whole):
     clean, noisy, pictures = 4 * 9, 2 * 2 * 2 * 9, len(CORRUPTIONS) * 9
     assert len(rows) == done.n_rows == done.n_new == clean + noisy + 2 * pictures + 2 * pictures
     for row in rows.values():
-        assert row["normaliser"] == "avsr-en-1"
+        assert row["normaliser"] == NORMALISER
         assert row["loss"] > 0
         assert row["labels"]["sex"] in "fm"
         assert (row["noise"] is None) == (row["snr_achieved"] is None) == (row["noise_id"] is None)

@@ -399,7 +399,7 @@ def bad(name, text=None, change=None):
     (bad("broken", "{}\n"), "results.jsonl, line 1: layout is not there"),
     (bad("junk", "\x00\n"), "results.jsonl, line 1: not JSON"),
     (bad("mixed", change=lambda row: {**row, "normaliser": "other"} if row["modality"] == "v" else row),
-     "grid has normaliser other, and avsr-en-1 before that, so these rows are not one measurement.  Put them"),
+     "grid has normaliser other, and avsr-2 before that, so these rows are not one measurement.  Put them"),
     (bad("weights", change=lambda row: {**row, "sha256": "1" * 64} if row["modality"] == "v" else row), "grid has sha256 1111"),
     (bad("sense", change=lambda row: {**row, "modality": "touch"} if row["modality"] == "v" else row),
      "modality 'touch', and there are a, v, av, none.  Correct it."),
