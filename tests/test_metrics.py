@@ -249,7 +249,7 @@ def test_a_word_stays_a_word_and_another_spelling_stays_another_in_every_script(
     first, last = SCRIPTS[data.draw(st.sampled_from(sorted(SCRIPTS)))]
     codes = map(chr, range(first, last + 1))
     known = [code for code in codes if unicodedata.category(code) in ("Lo", "Mn", "Mc") and normalise(f"a{code}") != "a"]
-    letters = [code for code in known if unicodedata.category(code) == "Lo"] or ["a", "e", "n"]
+    letters = [code for code in known if unicodedata.category(unicodedata.normalize("NFKC", code)[0]) == "Lo"] or ["a", "e"]
     words = [data.draw(st.sampled_from(letters)) + data.draw(st.text(st.sampled_from(known), max_size=6)) for _ in range(2)]
     one, other = (unicodedata.normalize("NFKC", AM.sub(r"\2\1", unicodedata.normalize("NFKC", word))) for word in words)
     assert normalise(f"{words[0]} {words[1]}").split() == [one, other]
