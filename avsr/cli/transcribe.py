@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,11 @@ class _Output:
     """Where and how transcripts are written; with no formats, nowhere."""
 
     def __init__(self, formats: Sequence[str], folder: Path, layout: dict, stems: dict[str, str]):
-        self.formats, self.folder, self.layout, self.stems = formats, folder, layout, stems
+        self.formats, self.folder, self.layout, self.stems = formats, folder, layout, _distinct(stems)
+
+    def lips(self, folder: str | None, path: str) -> Path | None:
+        """The file of the mouths of a recording, where --save-lips names a folder."""
+        return None if folder is None else Path(folder) / f"{self.stems[path]}.lips.mp4"
 
 
 def _load(options: dict, bars: Bars) -> Checkpoint:
@@ -107,7 +112,8 @@ def _transcribe_all(paths: Sequence[str], checkpoint: Checkpoint, options: dict,
     for path in paths:
         bars.begin(path, heading=len(paths) > 1)
         try:
-            transcript = transcribe(path, **{**options, "model": checkpoint}, on_segment=_print_segment, progress=bars)
+            settings = {**options, "model": checkpoint, "save_lips": output.lips(options["save_lips"], path)}
+            transcript = transcribe(path, **settings, on_segment=_print_segment, progress=bars)
             bars.warn(transcript.problems)
             if output.formats:
                 write(transcript, output.formats, output_dir=output.folder, stem=output.stems[path], **output.layout)
@@ -138,4 +144,15 @@ def _stems(paths: Sequence[str]) -> dict[str, str]:
         name = Path(path).stem if stems[Path(path).stem] == 1 else Path(path).name
         taken[name] += 1
         out[path] = name if taken[name] == 1 else f"{name}-{taken[name]}"
+    return out
+
+
+def _distinct(stems: dict[str, str]) -> dict[str, str]:
+    """The same names, numbered where two of them differ in case alone, which some file systems ignore."""
+    taken: set[str] = set()
+    out = {}
+    for path, stem in stems.items():
+        tries = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
+        out[path] = next(name for name in tries if name.lower() not in taken)
+        taken.add(out[path].lower())
     return out

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avsr.errors import AvsrError, BadOutput
+from avsr.names import file_name
 from avsr.report import counts, figures, tables
 from avsr.report.bias import helped, swapped
 from avsr.report.book import Book
@@ -173,7 +174,7 @@ def _write_csv(found: Sequence[Table], write: Writer) -> None:
     for table in found:
         by_name.setdefault(table.name, []).append(table)
     for name, same in by_name.items():
-        write(f"tables/{name}.csv", csv_text(same))
+        write(f"tables/{file_name(name)}.csv", csv_text(same))
 
 
 def _facts(runs: Sequence[Run], book: Book) -> list[tuple[str, str]]:
