@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from html.parser import HTMLParser
+from xml.dom import minidom
 
 import made_rows
 import numpy as np
@@ -374,6 +375,32 @@ def test_recordings_that_are_too_large_or_elsewhere_are_left_out(run, tmp_path, 
     assert {"../../secret", "s1-00000"} <= set(shown)
     assert page.count("<video") == sum(not one.startswith("s1-") and "secret" not in one for one in shown)
     assert page.count("is too much for the page (limit 2e-05 MB)") == sum(one.startswith("s1-") for one in shown)
+
+
+# --- names that people have given ---
+
+NAMES = {"noise": "a$b$_{$ <script>alert(1)</script>\x1b[31m",
+         "system": "_x$\\frac$ ![i](http://x) `q`", "speaker": "s|\n<b>$ "}
+
+
+def test_names_are_shown_as_they_are_and_do_no_harm(tmp_path):
+    def named(row):
+        names = {name: prefix + row[name] for name, prefix in NAMES.items() if row[name]}
+        return {**row, **names, "labels": {"../../../x<$>\x07": f"v$1$ {row['speaker']}", "X": "1", "x": row["speaker"]}}
+
+    run, folder = rewrite(made_rows.write(tmp_path / "run<b>\x1b", TINY), named), tmp_path / "out" / "deep"
+    made = report([run], folder, settings=ReportSettings(formats=("svg",)))
+    assert all(path.resolve().is_relative_to(folder) for path in made.written)
+    tables, page = ((folder / name).read_text() for name in ("tables.md", "index.html"))
+    for text in (tables, page, *made.warnings, made.summary):
+        assert not re.search("[\x00-\x09\x0b-\x1f]", text)
+        assert "<script>alert" not in text
+    assert "&lt;script>alert(1)&lt;/script>" in tables
+    assert "![i](" not in tables
+    drawings = {path.stem: path.read_text() for path in made.written if path.suffix == ".svg"}
+    assert "a$b$_{$ &lt;script&gt;" in drawings["wer"]
+    for drawing in drawings.values():
+        minidom.parseString(drawing)                        # XML that browsers take
 
 
 # --- bad input ---

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, limit_openmp_spinning, say, told, without_garbage_collection
+from avsr.cli.console import (
+    CONTEXT,
+    Bars,
+    check_writable,
+    limit_openmp_spinning,
+    put,
+    say,
+    told,
+    without_garbage_collection,
+)
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -132,7 +141,7 @@ def _transcribe_all(paths: Sequence[str], checkpoint: Checkpoint, options: dict,
 
 
 def _print_segment(segment: Segment) -> None:
-    print(segment.text, flush=True)
+    put(segment.text)
 
 
 def _stems(paths: Sequence[str]) -> dict[str, str]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from avsr.errors import AvsrError
+from avsr.names import visible
 from avsr.results import ALIKE, NAME, RUN, TIMINGS, read_rows
 
 Row = Mapping[str, Any]
+NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # what rows hold that people have named
 BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
 NAMES = {"a": "sound", "v": "lips", "av": "both", "none": "neither"}
 
@@ -71,13 +74,29 @@ def open_run(folder: Path, name: str | None = None) -> Run:
     if not rows:
         raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
     _check(rows, path)
+    rows = _readable(rows)
     if not any(row["modality"] != "none" for row in rows):
         raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, by which nothing is sensed.  Run the benchmark "
                         "with a, v or av.")
     warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again makes it "
                 "whole."]
-    return Run(name or folder.resolve().name, folder, rows, _lines(folder / TIMINGS), _about(folder / RUN),
+    timings = [line | {"system": visible(line["system"])} for line in _lines(folder / TIMINGS)]
+    return Run(visible(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
                tuple(warnings[:n_cut]), {row["system"]: row["system"] for row in rows})
+
+
+def _readable(rows: list[dict]) -> list[dict]:
+    """Names in rows with what a terminal would obey spelt out: an SVG file may not hold it either."""
+    @cache
+    def shown(name: str) -> str:
+        return visible(name)
+
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {of(key): of(one) for key, one in value.items()}
+        return shown(value) if isinstance(value, str) else value
+
+    return [row | {name: of(row[name]) for name in NAMED if row.get(name)} for row in rows]
 
 
 def only(run: Run, where: Mapping[str, str]) -> Run:
