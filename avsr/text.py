@@ -13,11 +13,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import ClassVar
 
 from avsr.errors import BadCheckpoint
+from avsr.linebreak import clusters
 
 # Written without spaces between words; Whisper times these by character (openai/whisper tokenizer.py).
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
@@ -74,9 +75,7 @@ class _Opened:
     def words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
         """Split text tokens into words with their punctuation (Whisper's method; its `split_to_word_tokens`)."""
         pieces = self._characters([token for token in tokens if token < self.end])
-        if language not in SPACELESS:
-            pieces = _join_at_spaces(pieces)
-        return _join_punctuation(pieces)
+        return _join_punctuation(_join_clusters(pieces) if language in SPACELESS else _join_at_spaces(pieces))
 
     def _characters(self, tokens: list[int]) -> list[WordTokens]:
         """The shortest runs of tokens that are whole characters; together they are the whole text."""
@@ -203,6 +202,22 @@ def write_pieces(path: Path | str, pieces: Sequence[str], scores: Mapping[str, f
     tokenizer.decoder = decoders.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
     tokenizer.save(str(path))
     return Pieces(path)
+
+
+def _join_clusters(pieces: list[WordTokens]) -> list[WordTokens]:
+    """Pieces that each begin with a letter: a mark that has tokens of its own goes with the letter that bears it."""
+    text = "".join(piece.text for piece in pieces)
+    if not any(unicodedata.category(letter)[0] == "M" for letter in text):
+        return pieces
+    starts, at = {0, *accumulate(map(len, clusters(text)))}, 0
+    joined: list[WordTokens] = []
+    for piece in pieces:
+        if at in starts or not joined:
+            joined.append(piece)
+        else:
+            joined[-1] = WordTokens(joined[-1].text + piece.text, joined[-1].tokens + piece.tokens)
+        at += len(piece.text)
+    return joined
 
 
 def _join_at_spaces(pieces: list[WordTokens]) -> list[WordTokens]:
