@@ -19,6 +19,7 @@ from avsr.cli.report import report_command
 from avsr.errors import AvsrError, BadOutput
 from avsr.metrics import by_group, difference, paired, wer
 from avsr.report import ReportSettings, report
+from avsr.report.runs import open_run
 from avsr.results import read_rows
 
 SMALL = Made(n_utterances=50, n_speakers=10, snrs=(None, 0.0, -10.0),
@@ -375,6 +376,18 @@ def test_recordings_that_are_too_large_or_elsewhere_are_left_out(run, tmp_path, 
     assert {"../../secret", "s1-00000"} <= set(shown)
     assert page.count("<video") == sum(not one.startswith("s1-") and "secret" not in one for one in shown)
     assert page.count("is too much for the page (limit 2e-05 MB)") == sum(one.startswith("s1-") for one in shown)
+
+
+# --- scripts ---
+
+@pytest.mark.parametrize(("reference", "hypothesis", "says"), [
+    ("วันนี้อากาศดี", "วันนี้อากาศ", "without spaces between words"), ("今日はいい天気", "今日は天気", "without spaces between words"),
+    ("وَلَدٌ كَتَبَ", "ولد كتب", "no hypothesis has any"), ("وَلَدٌ كَتَبَ", "وَلَدٌ كُتِبَ", None), ("मैं कल गया", "मैं कील गयी", None)])
+def test_what_word_error_rates_do_not_tell_of_a_script_is_said(tmp_path, reference, hypothesis, says):
+    texts = {"reference": reference, "hypothesis": hypothesis}
+    run = rewrite(made_rows.write(tmp_path / "run", TINY), lambda row: row | texts)
+    warnings = " ".join(open_run(run).warnings)
+    assert says in warnings if says else not warnings
 
 
 # --- names that people have given ---

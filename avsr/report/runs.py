@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from avsr.errors import AvsrError
+from avsr.linebreak import HAN, SPACELESS
 from avsr.names import visible
 from avsr.results import ALIKE, NAME, RUN, TIMINGS, read_rows
 
 Row = Mapping[str, Any]
+VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
 NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # what rows hold that people have named
 BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
 NAMES = {"a": "sound", "v": "lips", "av": "both", "none": "neither"}
@@ -82,7 +85,20 @@ def open_run(folder: Path, name: str | None = None) -> Run:
                 "whole."]
     timings = [line | {"system": visible(line["system"])} for line in _lines(folder / TIMINGS)]
     return Run(visible(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
-               tuple(warnings[:n_cut]), {row["system"]: row["system"] for row in rows})
+               (*warnings[:n_cut], *_of_script(rows, path)), {row["system"]: row["system"] for row in rows})
+
+
+def _of_script(rows: Sequence[Row], path: Path) -> list[str]:
+    """What word error rates of these texts do not tell, because of how their script is written."""
+    references = "".join({row["reference"] for row in rows})
+    warnings = []
+    if 2 * len(re.findall(f"[{HAN}{SPACELESS}]", references)) > len(references):
+        warnings.append(f"{path}: its references are in a script without spaces between words, so a whole phrase counts as one "
+                        "word.  Go by the character error rate in the table of errors by kind.")
+    if VOWEL_SIGNS.search(references) and not any(VOWEL_SIGNS.search(row["hypothesis"]) for row in rows):
+        warnings.append(f"{path}: its references have the vowel signs that Arabic and Hebrew may leave out, and no hypothesis "
+                        "has any, so words count as wrong that differ in nothing else.  Remove the signs from the references.")
+    return warnings
 
 
 def _readable(rows: list[dict]) -> list[dict]:
