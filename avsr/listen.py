@@ -84,7 +84,7 @@ class Listener:
             for piece in waiting if gaps is None else gaps.finish(waiting):
                 yield _take(piece, ears, eyes)
             if eyes is not None and self.save_lips is not None:
-                eyes.save(self.save_lips, Path(self.recording.name).stem)
+                eyes.save(lips_path(self.save_lips, self.recording.name))
 
 
 def _take(piece: Piece, ears: _Ears, eyes: _Eyes | None) -> Heard:
@@ -209,13 +209,18 @@ class _Eyes:
     def forget(self, before: int) -> None:
         self.mouths = [mouths for mouths in self.mouths if mouths.end_frame > before]
 
-    def save(self, folder: Path, stem: str) -> None:
-        """All chosen mouths of the recording, with its sound, as {stem}.lips.mp4."""
+    def save(self, path: Path) -> None:
+        """All chosen mouths of the recording, with its sound, as a small video."""
         chosen = choose(self.kept, 0, self.n_frames)
         if chosen is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             audio = np.concatenate(self.audio) if self.audio else None
-            media.write(chosen.images, folder / f"{stem}.lips.mp4", audio=audio)
+            media.write(chosen.images, path, audio=audio)
+
+
+def lips_path(place: Path, recording: str) -> Path:
+    """Where mouths of a recording are written: `place` itself where it ends in .mp4, else NAME.lips.mp4 in that folder."""
+    return place if place.suffix == ".mp4" else place / f"{Path(recording).stem}.lips.mp4"
 
 
 def ahead(items: Iterable, n: int) -> Iterator:

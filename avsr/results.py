@@ -2,7 +2,8 @@
 
     results.jsonl  <->  rows (dicts), by what they were computed from
 Nothing in a row depends on the clock, so two runs of one command give the same file byte for byte; what took how long is
-in timings.jsonl beside it. Rows hold the text as it was written, and name the normaliser they are to be compared by.
+in timings.jsonl beside it. Rows hold the text as it was written, and name the normaliser they are to be compared by; where
+that is an earlier one of ours, the present one takes its place in reading.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from avsr.errors import BadManifest, BadOutput
+from avsr.text import present_normaliser
 
 LAYOUT = 1
 MODALITIES = ("none", "a", "v", "av")                       # neither sense, sound, sight, both
@@ -84,7 +86,7 @@ def _parsed(line: str, where: str) -> Row:
     if row["layout"] != LAYOUT:
         raise BadManifest(f"{where}: rows of layout {row['layout']}, and this version reads {LAYOUT}.  Use the version of avsr "
                           "that wrote them.")
-    return row
+    return row | {"normaliser": present_normaliser(row["normaliser"])}
 
 
 class Results:

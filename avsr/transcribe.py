@@ -49,7 +49,7 @@ class Settings:
     pieces of up to 30 s that go through the network at once.
     temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a piece's frames
     that may lack a face before the piece goes by sound alone. vad: look for speech first; without, every 30 s are taken
-    as they come. save_lips: a folder in which to write the mouths that were looked at, as a small video.
+    as they come. save_lips: a folder in which to write the mouths that were looked at, as a small video; or its .mp4 file.
     audio_track, video_track: which of several sound tracks and pictures to take, counted from 1; None for one with speech, and
     one with a face, see selection.
     """

@@ -14,17 +14,22 @@ from made_corpus import corpus, say, utterance
 
 from avsr import cache, checkpoint, manifest, media
 from avsr.benchmark.conditions import Heard, conditions, noise_config, parse_modalities, parse_noises, parse_snrs
+from avsr.benchmark.keepsakes import keep
+from avsr.benchmark.mixes import Mix, write_mixes
 from avsr.benchmark.run import Options, benchmark
 from avsr.benchmark.settings import Settings
 from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
+from avsr.dataset import Row
 from avsr.errors import AvsrError, BadManifest, BadOutput
 from avsr.lips import LipRecipe
+from avsr.manifest import Utterance
 from avsr.models.avsr import AVSR, Dims
 from avsr.noise import NoiseManifest, active_level, rms_level
 from avsr.rates import SAMPLE_RATE
+from avsr.report.examples import _recording
 from avsr.results import MODALITIES, NAME, key, read_rows
-from avsr.text import write_letters
+from avsr.text import NORMALISER, write_letters
 
 CORRUPTIONS = parse_corruptions("blur:4,noface,face,shift:80")
 
@@ -161,7 +166,7 @@ def test_every_row_is_there_and_whole(whole):
     clean, noisy, pictures = 4 * 9, 2 * 2 * 2 * 9, len(CORRUPTIONS) * 9
     assert len(rows) == done.n_rows == done.n_new == clean + noisy + 2 * pictures + 2 * pictures
     for row in rows.values():
-        assert row["normaliser"] == "avsr-en-1"
+        assert row["normaliser"] == NORMALISER
         assert row["loss"] > 0
         assert row["labels"]["sex"] in "fm"
         assert (row["noise"] is None) == (row["snr_achieved"] is None) == (row["noise_id"] is None)
@@ -279,6 +284,33 @@ def test_mixes_can_be_heard_outside(folder, settings, whole, tmp_path):
         else:
             assert active_level(speech) - rms_level(audio.astype(np.float64) - speech) == pytest.approx(-10, abs=0.1)
             assert line["noise_id"] == rows[("random", "a", "white", -10.0, None, None, line["id"])]["noise_id"]
+
+
+ALIKE = ("a/b_c", "a_b/c", "T", "t", "../t")
+
+
+def test_ids_that_look_alike_have_a_mix_each(tmp_path):
+    mixes = [Mix(Utterance(one, "x.wav", "ab"), noise, snr, np.full(400, i / 10, np.float32), {})
+             for i, one in enumerate(ALIKE) for noise, snr in ((None, None), ("a/b", 0.5), ("a_b", 0.5000001))]
+    assert write_mixes(tmp_path / "mixes", mixes) == 15
+    index = [json.loads(line) for line in (tmp_path / "mixes" / "audio.jsonl").read_text().splitlines()]
+    assert len({line["file"].lower() for line in index}) == 15
+    for line in index:
+        path = tmp_path / "mixes" / line["file"]
+        assert path.resolve().is_relative_to(tmp_path / "mixes")
+        assert soundfile.read(path)[0][0] == pytest.approx(ALIKE.index(line["id"]) / 10)
+
+
+def test_ids_that_look_alike_have_a_recording_each_and_the_report_finds_it(folder, tmp_path):
+    said = [one for one in manifest.read(folder / "manifest.jsonl") if one.id != "t4"][:len(ALIKE)]
+    same = {"system": "x", "modality": "a", "corruption": None, "reference": "ab", "hypothesis": "ab"}
+    rows = [{**same, "id": one} for one in ALIKE]
+    there = {one: Row(replace(utterance, id=one), folder) for one, utterance in zip(ALIKE, said, strict=True)}
+    keep(tmp_path, rows, there)
+    found = {_recording(tmp_path / "media", one, [])[0] for one in ALIKE} - {None}
+    kept = list((tmp_path / "media").iterdir())
+    assert len(kept) == len(found) == 4                     # the worst 2 and the best 2 of 5
+    assert not (tmp_path / "t.mp4").exists()
 
 
 def test_what_others_wrote_joins_our_rows(folder, settings, tmp_path):

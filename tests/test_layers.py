@@ -10,9 +10,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
-ORDER = ["errors", "rates", "runtime", "remote", "download", "assets", "fetch",
+ORDER = ["errors", "names", "rates", "runtime", "remote", "download", "assets", "fetch",
          "media", "faces", "lips", "features", "speech", "selection", "noise", "augment", "corrupt",
-         "text", "transcript",
+         "linebreak", "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
          "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics",

@@ -11,7 +11,7 @@ from avsr.results import NAME, Results, key, order, read_rows
 
 def row(utterance="u1", **changes):
     return {"layout": 1, "system": "grid", "sha256": "ab" * 32, "modality": "av", "search": "beam 5", "id": utterance,
-            "speaker": "s1", "split": "test", "labels": {}, "reference": "a b", "hypothesis": "a", "normaliser": "avsr-en-1",
+            "speaker": "s1", "split": "test", "labels": {}, "reference": "a b", "hypothesis": "a", "normaliser": "avsr-2",
             "noise": None, "snr_db": None, "corruption": None, "amount": None} | changes
 
 
@@ -86,7 +86,7 @@ def test_zero_db_is_not_clean():
 
 
 @pytest.mark.parametrize("other", [{"sha256": "cd" * 32}, {"search": "beam 1"}, {"split": "valid"},
-                                   {"normaliser": "avsr-en-2"}])
+                                   {"normaliser": "avsr-3"}])
 def test_rows_made_in_another_way_are_not_mixed_in(tmp_path, other):
     write(tmp_path, row())
     facts = {name: row()[name] for name in ("system", "sha256", "search", "split", "normaliser")}

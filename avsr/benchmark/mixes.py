@@ -1,6 +1,7 @@
 """Speech in noise as files: every mix of a benchmark out, for recognisers that are not of this program.
 
-    Mix -> FOLDER/NOISE/SNR/ID.wav (32-bit float, so that nothing is clipped), and a line of FOLDER/audio.jsonl
+    Mix -> FOLDER/NOISE/SNR/ID.wav (32-bit float, so that nothing is clipped), and a line of FOLDER/audio.jsonl, which says
+    which file is of which id: names.file_name makes a name of each id
 What another system writes about them comes back by `avsr benchmark --rows FILE`.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from avsr.errors import BadOutput
 from avsr.manifest import Utterance
+from avsr.names import file_name
 from avsr.rates import SAMPLE_RATE
 from avsr.runtime import Progress, no_progress
 
@@ -40,8 +42,8 @@ def write_mixes(folder: Path, mixes: Iterable[Mix], total: int | None = None, pr
     lines = []
     try:
         for n_done, mix in enumerate(mixes):
-            level = "clean" if mix.noise is None else f"{mix.noise}/{mix.snr_db:g}"
-            path = folder / level / f"{mix.utterance.id.replace('/', '_')}.wav"
+            level = "clean" if mix.noise is None else f"{file_name(mix.noise)}/{_decibels(mix.snr_db)}"
+            path = folder / level / f"{file_name(mix.utterance.id)}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, mix.audio, SAMPLE_RATE, subtype="FLOAT")
             lines.append({"id": mix.utterance.id, "file": path.relative_to(folder).as_posix(), "noise": mix.noise,
@@ -51,3 +53,8 @@ def write_mixes(folder: Path, mixes: Iterable[Mix], total: int | None = None, pr
     except (OSError, soundfile.LibsndfileError) as error:
         raise BadOutput(f"{folder}: a mix cannot be written ({error}).  Choose another folder, or make room.") from error
     return len(lines)
+
+
+def _decibels(snr_db: float) -> str:
+    """`-5`, `2.5`; as many digits as tell it from any other."""
+    return f"{snr_db:g}" if float(f"{snr_db:g}") == snr_db else repr(snr_db)

@@ -23,7 +23,7 @@ from avsr.errors import BadManifest
 from avsr.manifest import Utterance
 from avsr.rates import SAMPLE_RATE
 from avsr.results import LAYOUT, MODALITIES, OF, Row, key
-from avsr.text import NORMALISER, normalise
+from avsr.text import NORMALISER, normalise, present_normaliser
 
 FIELDS: dict[str, type] = {
     "id": str, "hypothesis": str, "system": str, "modality": str, "noise": str, "snr_db": float, "corruption": str,
@@ -214,7 +214,7 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
     """What a line says agrees with itself, with the manifest and with how it will be scored. Raises _Wrong."""
     if (modality := values["modality"] or "a") not in MODALITIES:
         raise _Wrong(f"modality is {modality!r}.  Use a (sound), v (lips), av (both) or none (neither).")
-    if values["normaliser"] not in (None, NORMALISER):
+    if present_normaliser(values["normaliser"]) not in (None, NORMALISER):
         raise _Wrong(f"its text is to be compared by the normaliser {values['normaliser']!r}, and rows here by "
                      f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
     if (values["noise"] is None) != (values["snr_db"] is None):

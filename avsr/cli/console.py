@@ -10,10 +10,13 @@ import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from avsr.cli.stopping import Stopped, leave, stoppable
 from avsr.errors import AvsrError, BadOutput
+from avsr.names import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,9 +30,36 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "sho
            "token_normalize_func": lambda name: name.replace("_", "-") if name.startswith("-") or "_" in name else name}
 
 
-def say(message: str) -> None:
-    """One line on standard error."""
-    print(message, file=sys.stderr, flush=True)
+def say(message: str, *, lines: bool = False) -> None:
+    """One line on standard error, or several where line breaks of the message are meant. Characters that a terminal would obey,
+    as names of files may hold, are spelt out."""
+    print(visible(message, lines=lines), file=sys.stderr, flush=True)
+
+
+def put(text: str, *, lines: bool = False) -> None:
+    """A line of results on standard output, as `say` on a terminal; as it is in a file or a pipe, for programs to read."""
+    print(visible(text, lines=lines) if sys.stdout.isatty() else text, flush=True)
+
+
+class Commands(click.Group):
+    """The commands. Arguments that an error repeats are shown as `say` shows them."""
+
+    def make_context(self, *args, **extra) -> click.Context:
+        with _harmless_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _harmless_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _harmless_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = visible(error.message, lines=True)
+        raise
 
 
 def is_first_process() -> bool:
@@ -160,6 +190,7 @@ class Bars:
         """See runtime.Progress."""
         if self.rich is None and not self.lines:
             return
+        stage = visible(stage)
         if fresh := stage != self.stage:
             self.stage, self.began = stage, (time.monotonic(), done)
         rate = (done - self.began[1]) / max(time.monotonic() - self.began[0], 1e-3)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, told
+from avsr.cli.console import CONTEXT, Bars, check_writable, put, told
 
 
 @click.command("explain", context_settings=CONTEXT, short_help="Show what a model heard, saw and trusted.")
@@ -49,4 +49,4 @@ def explain_command(path: str, model: str, output_dir: Path | None, device: str,
 
             command = shlex.join(["avsr", *sys.argv[1:]])
             page = explain(path, model=model, output=output_dir, device=device, command=command, progress=bars, **settings)
-        print(page)
+        put(str(page))

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from avsr.names import visible
+
 GRACE_S = 1.5                                               # seconds from the signal to the end, at most
 NAMES = {signal.SIGINT: "by Ctrl-C", signal.SIGTERM: "by SIGTERM"}
 
@@ -81,5 +83,5 @@ def leave(number: int, sentence: str) -> None:
     """End the process now: say why, and give the status that shells expect, 128 and the signal's number."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K\x1b[?25h")               # the progress bar goes, and the cursor that it hides comes back
-    print(f"stopped {NAMES[number]}: {sentence}", file=sys.stderr, flush=True)
+    print(visible(f"stopped {NAMES[number]}: {sentence}"), file=sys.stderr, flush=True)
     os._exit(128 + number)                                  # threads that are at work would be waited for otherwise

@@ -51,7 +51,7 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
         with Bars(quiet, lines=True) as bars:
             prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)
         if not quiet:
-            say(prepared.summary())
+            say(prepared.summary(), lines=True)
         prepared.check()
 
 
@@ -90,7 +90,7 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
             trained = train(settings, folder, Options(resume, minutes, device, say=bars.say, progress=bars))
         again = [config, *(f"--set {override}" for override in overrides)] + (["-o", output_dir] if output_dir else [])
         if is_first_process():
-            say(_how_to_go_on(trained, " ".join(again)))
+            say(_how_to_go_on(trained, " ".join(again)), lines=True)
 
 
 def _how_to_go_on(trained: Trained, arguments: str) -> str:

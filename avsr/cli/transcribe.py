@@ -6,12 +6,22 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, limit_openmp_spinning, say, told, without_garbage_collection
+from avsr.cli.console import (
+    CONTEXT,
+    Bars,
+    check_writable,
+    limit_openmp_spinning,
+    put,
+    say,
+    told,
+    without_garbage_collection,
+)
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -93,7 +103,11 @@ class _Output:
     """Where and how transcripts are written; with no formats, nowhere."""
 
     def __init__(self, formats: Sequence[str], folder: Path, layout: dict, stems: dict[str, str]):
-        self.formats, self.folder, self.layout, self.stems = formats, folder, layout, stems
+        self.formats, self.folder, self.layout, self.stems = formats, folder, layout, _distinct(stems)
+
+    def lips(self, folder: str | None, path: str) -> Path | None:
+        """The file of the mouths of a recording, where --save-lips names a folder."""
+        return None if folder is None else Path(folder) / f"{self.stems[path]}.lips.mp4"
 
 
 class _Progress:
@@ -135,7 +149,8 @@ def _transcribe_all(progress: _Progress, checkpoint: Checkpoint, options: dict, 
         printer.between_files()
         bars.begin(path, heading=len(progress.paths) > 1)
         try:
-            transcript = transcribe(path, **{**options, "model": checkpoint}, on_segment=printer, progress=bars)
+            settings = {**options, "model": checkpoint, "save_lips": output.lips(options["save_lips"], path)}
+            transcript = transcribe(path, **settings, on_segment=printer, progress=bars)
             bars.warn(transcript.problems)
             if output.formats:
                 write(transcript, output.formats, output_dir=output.folder, stem=output.stems[path], **output.layout)
@@ -164,7 +179,9 @@ class _Printer:
         self.pending = self.printed
 
     def __call__(self, segment: Segment) -> None:
-        print(f"\n{segment.text}" if self.pending else segment.text, flush=True)
+        if self.pending:
+            put("")
+        put(segment.text)
         self.printed, self.pending = True, False
 
 
@@ -180,4 +197,15 @@ def _stems(paths: Sequence[str]) -> dict[str, str]:
         name = names[path].stem if stems[names[path].stem] == 1 else names[path].name
         taken[name] += 1
         out[path] = name if taken[name] == 1 else f"{name}-{taken[name]}"
+    return out
+
+
+def _distinct(stems: dict[str, str]) -> dict[str, str]:
+    """The same names, numbered where two of them differ in case alone, which some file systems ignore."""
+    taken: set[str] = set()
+    out = {}
+    for path, stem in stems.items():
+        tries = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
+        out[path] = next(name for name in tries if name.lower() not in taken)
+        taken.add(out[path].lower())
     return out

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avsr.errors import AvsrError, BadOutput
+from avsr.names import file_name
 from avsr.report import counts, figures, tables
 from avsr.report.bias import helped, swapped
 from avsr.report.book import Book
@@ -19,7 +20,7 @@ from avsr.report.groups import fairness
 from avsr.report.page import Page, Section, render, shown
 from avsr.report.runs import NAMES, Run, open_runs
 from avsr.report.shares import credited
-from avsr.report.table import Table, csv_text, markdown
+from avsr.report.table import Table, csv_text, escaped, markdown
 from avsr.report.visemes import confused
 from avsr.runtime import Progress, no_progress
 
@@ -84,7 +85,7 @@ def report(folders: Sequence[Path | str], output: Path | str, *, settings: Repor
     write(PAGE, render(page))
     read = [(part, [table for table in part.tables if table and not table.raw]) for part in parts]
     texts = (f"## {part.title}\n\n" + "\n".join(map(markdown, kept)) for part, kept in read if kept)
-    write(TABLES, f"# {title}\n\n" + "\n".join(texts))
+    write(TABLES, f"# {escaped(title)}\n\n" + "\n".join(texts))
     _write_csv([table for part in parts for table in part.tables if table], write)
     (first,) = [kept for part, kept in read if part.name == ("compared" if len(runs) > 1 else "wer")]
     write.finish()
@@ -173,7 +174,7 @@ def _write_csv(found: Sequence[Table], write: Writer) -> None:
     for table in found:
         by_name.setdefault(table.name, []).append(table)
     for name, same in by_name.items():
-        write(f"tables/{name}.csv", csv_text(same))
+        write(f"tables/{file_name(name)}.csv", csv_text(same))
 
 
 def _facts(runs: Sequence[Run], book: Book) -> list[tuple[str, str]]:
