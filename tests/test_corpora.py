@@ -364,11 +364,11 @@ def test_own_clips_by_a_table(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("t.csv", "media,text\na.mp4,Hello, you\n", "row 1 has 3 cells, the header 2"),
+    ("t.csv", "media,text\na.mp4,Hello, you\n", "t.csv, line 2: 3 cells, where the header has 2"),
     ("t.csv", "", "no column 'media' among none"),
     ("t.csv", "media,words\na.mp4,x\n", "no column 'text' among media, words"),
-    ("t.jsonl", "[1]\n", "a line that is no object"),
-    ("t.jsonl", '{"media": "a', "no table that can be read"),
+    ("t.jsonl", "[1]\n", "t.jsonl, line 1: .1., where an object in braces belongs"),
+    ("t.jsonl", '{"media": "a', "t.jsonl, line 1: cut off after 12 letters"),
 ])
 def test_tables_that_cannot_be_read_say_why(tmp_path, name, content, message):
     with pytest.raises(BadManifest, match=message):
