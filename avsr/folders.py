@@ -9,6 +9,8 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from glob import glob, has_magic
 from pathlib import Path
 from unicodedata import normalize
 
@@ -16,9 +18,10 @@ from unicodedata import normalize
 @dataclass(frozen=True)
 class Inside:
     """paths: all that is no folder, sorted, hidden names left out; links that lead nowhere, pipes and devices among them.
-    closed: why folders could not be read."""
+    folders: those within, in no order. closed: why folders could not be read."""
 
     paths: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
     closed: list[OSError] = field(default_factory=list)
 
 
@@ -36,6 +39,7 @@ def inside(folder: str | Path) -> Inside:
         target = os.path.realpath(link)
         if target not in seen and os.path.commonpath([target, root]) != target:
             seen.add(target)
+            out.folders.append(Path(link))
             _walk(link, seen, out, links)
     out.paths.sort()
     return out
@@ -49,7 +53,27 @@ def _walk(folder: str, seen: set[str], out: Inside, links: list[str]) -> None:
         new = [path for path in there if not os.path.islink(path) and os.path.realpath(path) not in seen]
         seen.update(map(os.path.realpath, new))
         folders[:] = map(os.path.basename, new)
+        out.folders.extend(map(Path, new))
         out.paths.extend(Path(parent, name) for name in names if not name.startswith("."))
+
+
+def matching(pattern: str) -> list[Path]:
+    """Files and folders whose paths a pattern of `glob` fits. `**` stands for any number of folders, each read once."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return [Path(one) for one in glob(pattern)]
+    n_plain = next(i for i, part in enumerate(parts) if has_magic(part))
+    root = Path(*parts[:n_plain])
+    found = inside(root)
+    return [path for path in [root, *found.folders, *found.paths] if _fits(path.relative_to(root).parts, parts[n_plain:])]
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
 
 
 def composed(name: str) -> str:

@@ -180,7 +180,7 @@ def test_many_unknown_ids_are_counted_and_three_are_named(tmp_path):
 
 FILES = {
     "x.jsonl": [
-        (b'{"id": "a1", "hypothesis": ""}\n{"id": "a2", "hypo', r"line 2: cut off after 18 letters\.  Let the program that writes it"),
+        (b'{"id": "a1", "hypothesis": ""}\n{"id": "a2", "hypo', r"line 2: cut off after 18 letters\.  Let the program"),
         (b'{"id": "a1", "hypo\n{"id": "a2", "hypothesis": ""}\n', r"line 1: not JSON \(.*\)\.  Write one object a line"),
         (b'["a1", "x"]\n', r"line 1: \[\"a1\", \"x\"\], where an object in braces belongs\.  "),
         (b"[" * 100_000 + b"\n", r"line 1: not JSON"),
