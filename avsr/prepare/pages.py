@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from avsr import cache
-from avsr.errors import BadOutput
 from avsr.manifest import Utterance
+from avsr.manifest.rows import write_bytes
 
 ROWS = 24                             # utterances to a page, spread over the speaker's
 FRAMES = 10                           # of each utterance
+NAME_LETTERS = 60                     # of a speaker's, in the name of the page: 180 bytes where each takes three
 LABEL = 14                            # pixels above each row of mouths
 RED = (40, 40, 230)                   # BGR: frame of a mouth where no face was found
 
@@ -30,18 +31,28 @@ def write_pages(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
     for utterance in utterances:
         if utterance.cache is not None and "v" in utterance.cache.modality:
             speakers[utterance.speaker or "unknown"].append(utterance)
-    paths = []
+    names, paths = _file_names(speakers), []
     for speaker, theirs in sorted(speakers.items()):
         chosen = [theirs[i] for i in np.unique(np.linspace(0, len(theirs) - 1, ROWS).round().astype(int))]
         page = np.concatenate([_row(folder, utterance) for utterance in chosen])
-        path = folder / "pages" / (re.sub(r"[^\w-]+", "_", speaker) + ".png")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(cv2.imencode(".png", page)[1].tobytes())
-        except OSError as error:
-            raise BadOutput(f"{path}: it cannot be written ({error.strerror}).  Make room, and run again.") from error
+        path = folder / "pages" / f"{names[speaker]}.png"
+        write_bytes(path, cv2.imencode(".png", page)[1].tobytes())
         paths.append(path)
     return paths
+
+
+def _file_names(speakers: Iterable[str]) -> dict[str, str]:
+    """A file's name for each speaker, none twice: `a/b` and `a_b` are two people."""
+    names: dict[str, str] = {}
+    taken: Counter[str] = Counter()
+    for speaker in sorted(speakers):
+        name = re.sub(r"[^\w-]+", "_", speaker)[:NAME_LETTERS]
+        while taken[name.casefold()]:                        # Anna.png and anna.png are one file on some systems
+            taken[name.casefold()] += 1
+            name = f"{name}-{taken[name.casefold()]}"
+        taken[name.casefold()] = 1
+        names[speaker] = name
+    return names
 
 
 def _row(folder: Path, utterance: Utterance) -> np.ndarray:
