@@ -98,7 +98,7 @@ def test_preparing_draws_the_split_and_says_so(tmp_path):
         return prepare(found.utterances, tmp_path / "out", settings=settings)
 
     first = made(0.25)
-    assert "The corpus has no split 'valid'; 2 of its 8 training utterances were drawn for it (25 % of each" in first.summary()
+    assert "The corpus has no split 'valid'; drawn for it: 2 of 8 training utterances (25 % of each" in first.summary()
     assert "8 utterances (6 train, 2 valid)" in first.summary()
     drawn = {row.id: row.split for row in manifest.read(first.manifest)}
     again = made(0.25)                                       # nothing is done anew, and the same are drawn

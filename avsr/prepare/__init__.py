@@ -73,8 +73,8 @@ class Prepared:
             return ["No utterance is in split 'train': avsr benchmark can measure models on this manifest, but avsr train "
                     "cannot learn from it."]
         if splits["valid"] and self.n_drawn:
-            return [f"The corpus has no split 'valid'; {self.n_drawn} of its {self.n_training} training utterances were drawn "
-                    f"for it ({100 * share:g} % of each speaker, but at least one in all; --valid-share 0 draws none)."]
+            return [f"The corpus has no split 'valid'; drawn for it: {self.n_drawn} of {self.n_training} training utterances "
+                    f"({100 * share:g} % of each speaker, but at least one in all; --valid-share 0 draws none)."]
         if splits["valid"]:
             return []
         if share == 0:
@@ -100,10 +100,13 @@ class Prepared:
         """Raises BadManifest where more utterances were dropped than `max_dropped` allows, or none is left."""
         lost, listed = self.n_asked - len(self.utterances), self.manifest.with_name("dropped.tsv")
         allow = "--max-missing and --modality put up with some of the reasons."
+        if not self.utterances and not self.dropped:
+            raise BadManifest(f"{self.manifest}: the corpus holds no utterance.  Check the folder or the table that was named.")
         if not self.utterances:
-            ((reason, count),) = self.dropped_reasons.most_common(1) or [("the corpus is empty", 0)]
-            raise BadManifest(f"{self.manifest}: no utterance is left; {len(self.dropped)} were dropped, {count} of them for "
-                              f"this reason: {reason}.  {listed} lists each with its reason; {allow}")
+            ((reason, count),) = self.dropped_reasons.most_common(1)
+            raise BadManifest(f"{self.manifest}: nothing that can be used is left: {len(self.dropped)} dropped, {count} of "
+                              f"them because of this: {reason}.  {listed} lists each with its reason"
+                              f"{f'; {allow}' if self.n_asked else '.'}")
         if lost > self.settings.max_dropped * self.n_asked:
             limit = f"{lost / self.n_asked:.0%}, limit {self.settings.max_dropped:.0%}"
             raise BadManifest(f"{self.manifest}: {lost} of {self.n_asked} utterances were dropped ({limit}); the others can be "
