@@ -92,6 +92,18 @@ def test_a_table_says_the_same_as_lines_of_json(tmp_path, suffix):
     assert read_predictions(tmp_path / f"x{suffix}", SAID) == read_predictions(write(tmp_path / "x.jsonl", lines), SAID)
 
 
+@pytest.mark.parametrize(("name", "content"), [
+    ("x.csv", 'ID;Hypothesis\na1;"Bin ""blue"""\na2;\nb1;lay\n'),
+    ("x.tsv", 'Id\tHYPOTHESIS\na1\t"Bin blue\na2\t\nb1\tlay\n'),
+    ("x.jsonl", '{"ID": "a1", "hypothesis": "x"}\r\n{"id": "a2", "Hypothesis": ""}\r\n{"id": "b1", "hypothesis": "lay"}'),
+])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_a_spreadsheet_writes_is_read(tmp_path, name, content, encoding):
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    rows = read_predictions(tmp_path / name, SAID)
+    assert [(row["id"], row["hypothesis"]) for row in rows[1:]] == [("a2", ""), ("b1", "lay")]
+
+
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=20)
 CELLS = st.fixed_dictionaries({"hypothesis": TEXTS}, optional={
     "system": st.sampled_from(["x", "y"]), "modality": st.sampled_from(["a", "av"]), "duration_s": st.floats(0.1, 1e6),

@@ -282,7 +282,7 @@ def read_safetensors(path: Path, names: Container[str] | None = None) -> dict[st
 def read_json(path: Path) -> dict:
     """One JSON object. Raises BadCheckpoint."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadCheckpoint(f"{path}: cannot be read as JSON ({error}).  Fetch the model again.") from error
     if not isinstance(value, dict):

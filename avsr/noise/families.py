@@ -235,20 +235,21 @@ def _folders(name: str, paths: Sequence[Path], exclude: Sequence[str]) -> list[P
 
 def _files(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:
     """Recordings that match, and those anywhere in folders that match."""
-    inside = [file for path in _matches(name, patterns, exclude, base)
+    within = [file for path in _matches(name, patterns, exclude, base)
               for file in (_walked(name, path) if path.is_dir() else [path])]
-    files = [file for file in inside if file.suffix.lower() in SUFFIXES and not any(fnmatch(file.name, one) for one in exclude)]
+    files = [file for file in within if file.suffix.lower() in SUFFIXES and not any(fnmatch(file.name, one) for one in exclude)
+             and (file.is_file() or not file.exists())]      # a pipe would be waited for
     if not files:
         raise AvsrError(f"noise '{name}': {patterns} holds 0 recordings.  Known endings: {' '.join(sorted(SUFFIXES))}.")
     return files
 
 
 def _walked(name: str, folder: Path) -> list[Path]:
-    """All files in a folder and those within it, sorted; also behind links."""
+    """All that is in a folder and those within it, sorted; also behind links."""
     found = inside(folder)
     for error in found.closed:                               # not to be left out without a word
         raise _unreadable(name, error) from error
-    return [path for path in found.paths if path.is_file() or not path.exists()]     # a pipe would be waited for
+    return found.paths
 
 
 def _unreadable(name: str, error: OSError) -> AvsrError:
