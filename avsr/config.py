@@ -41,7 +41,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What it learns from. Paths are relative to the config file."""
+    """What it learns from. Paths are relative to the config file; a folder stands for the manifest.jsonl in it."""
 
     train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
     optional: dict[str, Any] = field(default_factory=dict)  # more to train on, may be absent; by name: {manifest, teaches}
