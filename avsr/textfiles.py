@@ -24,6 +24,7 @@ MARKS = ((codecs.BOM_UTF8, "utf-8", "UTF-8"), (codecs.BOM_UTF32_LE, "utf-32-le",
          (codecs.BOM_UTF32_BE, "utf-32-be", "UTF-32"), (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
          (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"))
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SHOWN = 40                                                  # letters of a value in a message
 JOINED = 100                                                # lines at most of one quoted cell of a .tsv file
 Row = tuple[int, dict[str, Any]]
 
@@ -80,7 +81,7 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *
     number, header = next(lines, (1, []))
     header = [_known(name.strip(), {*required, *known}) for name in header]
     if twice := [name for name, count in Counter(header).items() if count > 1 and name]:
-        raise BadManifest(f"{path}, line {number}: the header has {twice[0]!r} twice.  Take one of the columns out.")
+        raise BadManifest(f"{path}, line {number}: the header has {shown(twice[0])} twice.  Take one of the columns out.")
     rows = [(number, _row(path, number, header, cells, short)) for number, cells in lines]
     return Table([name for name in header if name], rows, typed=False)
 
@@ -120,9 +121,9 @@ def _no_number(name: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut off after 40 letters."""
+    """A value for a message, cut off after SHOWN letters."""
     text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:

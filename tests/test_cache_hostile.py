@@ -86,6 +86,8 @@ HOSTILE = {
     "a pipe in the tar": lambda: linked(tarfile.FIFOTYPE),
     "holes of 2^40 bytes": sparse,
     "json of lists in lists": lambda: blob().replace(b'{"id": "u"', b'[[[[[[[[[['),
+    "frames in lists in lists": lambda: blob(n_frames=[[[[[[[[]]]]]]]]),
+    "an id in numbers": lambda: blob(id=7),
     "nothing": lambda: b"",
     "zeros": lambda: bytes(10240),
 }

@@ -204,7 +204,7 @@ FILES = {
         (b"id,hypothesis\na1,bin,blue\n", r"line 2: 3 cells, where the header has 2\.  Put text that holds the delimiter"),
         (b"id,hypothesis\na1,bin\na2\n", r"line 3: 1 cells, where the header has 2\.  "),
         (b'id,hypothesis\na1,"bin blue\n', r"line 2: not a table \(.*\)\.  Close its double quotes"),
-        (b"id,id\na1,a1\n", r"line 1: the header has 'id' twice\.  "),
+        (b"id,id\na1,a1\n", r"line 1: the header has \"id\" twice\.  "),
         (b"name,text\na1,x\n", r"line 2: unknown key 'name'\.  "),
         (b"id,hypothesis,noise,snr_db\na1,x,rain,loud\n", r"line 2: snr_db is \"loud\", it must be a number\.  "),
         (b"id,hypothesis,noise,snr_db\na1,x,rain,nan\n", r"line 2: snr_db is NaN, it must be a number\.  "),

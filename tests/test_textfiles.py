@@ -88,8 +88,8 @@ def test_lines_within_a_cell_that_are_no_rows_stay(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ("media,text,text\na,b,c\n", "line 1: the header has 'text' twice"),
-    ("media,text,Text\na,b,c\n", "line 1: the header has 'text' twice"),
+    ("media,text,text\na,b,c\n", 'line 1: the header has "text" twice'),
+    ("media,text,Text\na,b,c\n", 'line 1: the header has "text" twice'),
     ("media,text\n\na,b\nc\n", "line 4: 1 cells, where the header has 2"),
     ("media,text\na," + "x" * 200_000 + "\n", r"line 2: not a table \(field larger than field limit"),
 ])

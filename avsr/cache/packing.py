@@ -19,6 +19,7 @@ import numpy as np
 from avsr import rates
 from avsr.errors import BadManifest
 from avsr.manifest import CacheEntry
+from avsr.textfiles import shown
 
 # Size of 75 mouths and speed on one core, 60 GRID clips of 5 speakers, two other jobs on the machine's two cores:
 #                                       size     share of raw  written  read
@@ -106,6 +107,8 @@ def unpack(blob: bytes, entry: CacheEntry, name: str | None = None) -> Cached:
         parts = _members(blob)
         about = json.loads(parts["json"])
         announced = about["n_frames"], about["n_samples"]
+        if not all(isinstance(one, int) and one < 2**53 for one in announced) or not isinstance(about["id"], str):
+            raise ValueError("its json gives no id, or no whole numbers of frames and samples")
         cached = _unpack_parts(parts, about) if announced == (entry.n_frames, entry.n_samples) else None
         if cached is not None and (cached.n_frames, cached.n_samples) != announced:
             raise ValueError(f"{cached.n_frames} frames and {cached.n_samples} samples where its json says {announced}")
@@ -117,7 +120,7 @@ def unpack(blob: bytes, entry: CacheEntry, name: str | None = None) -> Cached:
         raise BadManifest(f"{where} hold {announced[0]} frames and {announced[1]} samples, and the manifest says "
                           f"{entry.n_frames} and {entry.n_samples}.  {remedy}")
     if name is not None and about["id"] != name:
-        raise BadManifest(f"{where} hold utterance {about['id']}, and the manifest says {name}.  {remedy}")
+        raise BadManifest(f"{where} hold utterance {shown(about['id'])}, and the manifest says {shown(name)}.  {remedy}")
     return cached
 
 

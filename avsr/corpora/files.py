@@ -10,10 +10,11 @@ from pathlib import Path
 from avsr.errors import BadManifest
 from avsr.folders import composed, inside
 from avsr.manifest import Corpus, Dropped, Utterance
-from avsr.textfiles import NotText, read_table, read_text
+from avsr.textfiles import SHOWN, NotText, read_table, read_text
 
 VIDEO = (".mpg", ".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpeg")      # in the order of preference
 SOUND = (".wav", ".flac", ".opus", ".ogg", ".m4a", ".mp3")
+MOST_NAMED = 20                                             # columns in a message
 SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid", "test": "test",
           "unseen": "unseen"}
 
@@ -85,7 +86,8 @@ def table(path: Path, required: Sequence[str], known: Sequence[str] = ()) -> lis
         raise BadManifest(f"{path}: cannot be read ({error.strerror or error}).  Name a table: CSV, TSV or JSON Lines in "
                           "UTF-8.") from error
     if absent := [name for name in required if name not in found.columns]:
-        raise BadManifest(f"{path}: no column {absent[0]!r} among {', '.join(sorted(found.columns)) or 'none'}.  "
+        there = ", ".join(name[:SHOWN] for name in sorted(found.columns)[:MOST_NAMED]) or "none"
+        raise BadManifest(f"{path}: no column {absent[0]!r} among {there}{', ...' * (len(found.columns) > MOST_NAMED)}.  "
                           f"It needs a header with {', '.join(required)}.")
     rows = [{name: text for name, value in row.items() if value is not None and (text := _text(value).strip())}
             for _, row in found.rows]
