@@ -19,6 +19,7 @@ from typing import Any
 
 from avsr.augment import MOST, Augment
 from avsr.errors import BadConfig
+from avsr.textfiles import NotText, read_text
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
@@ -40,7 +41,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What it learns from. Paths are relative to the config file."""
+    """What it learns from. Paths are relative to the config file; a folder stands for the manifest.jsonl in it."""
 
     train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
     optional: dict[str, Any] = field(default_factory=dict)  # more to train on, may be absent; by name: {manifest, teaches}
@@ -151,10 +152,12 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The tables of a config file over those of the file that it extends. above: the files that extend this one."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise BadConfig(f"{path}: cannot be read ({error.strerror}).  Name a config.toml, as in experiments/.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except NotText as error:
+        raise BadConfig(f"{path}: not TOML ({error}).  Save the file as UTF-8.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadConfig(f"{path}: not TOML ({error}).  Mend that line.") from error
     if (other := values.pop("extends", None)) is None:
         return values

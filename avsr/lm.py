@@ -12,6 +12,7 @@ and, with its 200,000 words, 100 MB at its peak.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import math
@@ -189,7 +190,9 @@ def _read(lines: _Lines) -> tuple[dict[str, int], list[Table]]:
 
 def _header(lines: _Lines) -> list[int]:
     """How many n-grams there are of each order."""
-    if lines.next().startswith(KENLM):
+    if lines.next().startswith(codecs.BOM_UTF8):            # an editor's byte order mark
+        lines.line = lines.line.removeprefix(codecs.BOM_UTF8).strip()
+    if lines.line.startswith(KENLM):
         lines.fail("KenLM's binary layout, which only KenLM reads", "Give the ARPA file it was built from.")
     while lines.line != b"\\data\\":
         if not lines.line or lines.number > 100:

@@ -13,13 +13,16 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from avsr.errors import BadManifest, BadOutput
 from avsr.text import present_normaliser
+from avsr.textfiles import NotText, decode
 
 LAYOUT = 1
+MAX_UNPACKED = 512 * 2**20                                  # bytes of a .gz: 800,000 rows
 MODALITIES = ("none", "a", "v", "av")                       # neither sense, sound, sight, both
 NAME, TIMINGS, RUN, NOISE = "results.jsonl", "timings.jsonl", "run.json", "noise.jsonl"
 Row = dict[str, Any]
@@ -56,10 +59,10 @@ def read_rows(path: str | Path) -> tuple[list[Row], int]:
     path = packed if packed.exists() and not path.exists() else path
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        text = decode(_unpacked(path, data) if path.suffix == ".gz" else data)
     except FileNotFoundError as error:
         raise BadManifest(f"{path}: no such file.  Make it with avsr benchmark.") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, NotText) as error:
         raise BadManifest(f"{path}: this cannot be read ({error}).  Name a folder that avsr benchmark wrote.") from error
     whole, _, rest = text.rpartition("\n")
     rows, seen = [], {}
@@ -70,6 +73,15 @@ def read_rows(path: str | Path) -> tuple[list[Row], int]:
                               "modality and condition.  Take one of them out.")
         rows.append(row)
     return rows, int(bool(rest.strip()))
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    """A gzip file's content. Raises BadManifest where it is over MAX_UNPACKED: a few kB can hold gigabytes of zeros."""
+    with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+        out = file.read(MAX_UNPACKED + 1)
+    if len(out) > MAX_UNPACKED:
+        raise BadManifest(f"{path}: holds over {MAX_UNPACKED // 2**20} MiB of rows.  Unpack it with gunzip if they are yours.")
+    return out
 
 
 def _parsed(line: str, where: str) -> Row:

@@ -159,8 +159,19 @@ def test_what_is_no_toml_says_in_which_line(written):
     with pytest.raises(BadConfig, match=r"config\.toml: not TOML \(.*line.*\)\.  Mend that line\."):
         read_config(path)
     path.write_bytes(b"name = '\xff'")
+    with pytest.raises(BadConfig, match=r"config\.toml: not TOML \(byte 8 is no UTF-8\)\.  Save the file as UTF-8\."):
+        read_config(path)
+    path.write_text(f"name = {'[' * 100_000}")
     with pytest.raises(BadConfig, match=r"config\.toml: not TOML"):
         read_config(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_does_no_harm(written, encoding):
+    path = written("")
+    path.write_bytes(f'extends = "below.toml"\n{DATA}'.replace("\n", "\r\n").encode(encoding))
+    path.with_name("below.toml").write_bytes('name = "Zoë"\n'.encode(encoding))
+    assert (read_config(path).name, read_config(path).data.train) == ("Zoë", ("a.jsonl",))
 
 
 def test_no_such_file(tmp_path):

@@ -151,8 +151,8 @@ def test_gzip_is_known_by_its_bytes_and_reads_the_same(tmp_path, tiny):
         assert all(model.score([a, b], c) == tiny.score([a, b], c) for a in tiny.words for b in tiny.words for c in tiny.words)
 
 
-def test_line_ends_and_spacing_do_not_matter(tmp_path, tiny):
-    model = NGrams.open(written(tmp_path, TINY.replace("\t", "  ").replace("\n", " \r\n")))
+def test_line_ends_spacing_and_a_byte_order_mark_do_not_matter(tmp_path, tiny):
+    model = NGrams.open(written(tmp_path, "\ufeff" + TINY.replace("\t", "  ").replace("\n", " \r\n")))
     assert model.score(["<s>", "RED"], "BLUE") == tiny.score(["<s>", "RED"], "BLUE")
 
 

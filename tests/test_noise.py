@@ -552,6 +552,29 @@ def test_a_name_nobody_knows_lists_those_known_and_says_how_to_name_a_folder(tmp
         open_families(["rian"], config=tmp_path / "noise.toml", own=corpus(4))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_may_have_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "noise.toml").write_bytes("# été\r\nhum = {colour = 1.5}\r\n".encode(encoding))
+    assert list(open_families(["hum"], config=tmp_path / "noise.toml")) == ["hum"]
+    (tmp_path / "noise.toml").write_bytes(b"# \xe9t\xe9\n")
+    with pytest.raises(AvsrError, match=r"noise.toml: no TOML \(byte 2 is no UTF-8\)\.  Save the file as UTF-8"):
+        open_families(["hum"], config=tmp_path / "noise.toml")
+
+
+def test_a_folder_with_links_to_those_above_and_pipes_is_read_once(tmp_path):
+    for name in ("rain/a/x.wav", "far/y.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        media.write(None, tmp_path / name, audio=gaussian(SECOND, 0))
+    for link in ("up", "above"):
+        (tmp_path / "rain" / "a" / link).symlink_to(tmp_path)
+    (tmp_path / "rain" / "far").symlink_to(tmp_path / "far")
+    os.mkfifo(tmp_path / "rain" / "z.wav")
+    for described in ("rain", "rain/**/*.wav"):
+        (source,) = open_sources({"rain": described}, base=tmp_path).values()
+        assert sorted(Path(one).relative_to(tmp_path).as_posix() for one in source.recordings()) == [
+            "rain/a/x.wav", "rain/far/y.wav"]
+
+
 def test_a_config_that_cannot_be_used_is_said(tmp_path):
     config = tmp_path / "noise.toml"
     with pytest.raises(AvsrError, match=r"noise.toml: cannot be read \(No such file"):

@@ -19,8 +19,9 @@ from avsr import cache, faces, lips, manifest, media, prepare
 from avsr.errors import AvsrError, BadManifest, BadOutput, MissingAsset
 from avsr.lips import LipRecipe
 from avsr.manifest import Dropped, Utterance
-from avsr.prepare import PrepareSettings
+from avsr.prepare import Prepared, PrepareSettings
 from avsr.prepare.crop import Job, Outcome
+from avsr.prepare.pages import write_pages
 from avsr.rates import SAMPLES_PER_FRAME
 
 TESTS = Path(__file__).resolve().parent
@@ -199,6 +200,65 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(undisturbed):
     process = start(folder)
     assert process.wait() == 0, process.stdout.read()
     assert contents(folder) == contents(undisturbed)
+
+
+def test_a_full_disk_leaves_no_half_page(undisturbed, tmp_path):
+    for name, data in contents(undisturbed).items():
+        (tmp_path / name).write_bytes(data)
+    rows = manifest.read(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(BadOutput, match=r"pages/s0\.png: cannot be written \(File too large\)\.  Make room, or choose"):
+            write_pages(tmp_path, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "pages").iterdir()) == []
+
+
+def test_speakers_whose_names_look_alike_have_pages_of_their_own(tmp_path):
+    names = ["a/b", "a_b", "A b", "\u0e01" * 200, "$&", None]
+    cached = cache.Cached(np.zeros((3, 96, 96), np.uint8), np.zeros(3, bool), None)
+    with cache.ShardWriter(tmp_path) as writer:
+        rows = [Utterance(f"u{i}", f"{i}.mp4", "text", speaker, cache=writer.add(cache.pack(f"u{i}", cached)))
+                for i, speaker in enumerate(names)]
+    pages = write_pages(tmp_path, rows)
+    assert len({path.name.lower() for path in pages}) == len(pages) == 6
+    assert all(len(path.name.encode()) < 256 and path.is_file() for path in pages)
+
+
+@pytest.mark.parametrize("line", ["[]", '{"id": "u000"}', '{"what": null, "problems": [], "cache": null, "curve": null}'])
+def test_a_journal_of_somebody_else_is_refused(undisturbed, tmp_path, line, faked):
+    first, *_ = (undisturbed / "journal.jsonl").read_text().splitlines()
+    for lines in ((line,), (first, line)):
+        (tmp_path / "recipe.json").write_bytes((undisturbed / "recipe.json").read_bytes())
+        (tmp_path / "journal.jsonl").write_text("".join(f"{one}\n" for one in lines))
+        with pytest.raises(BadManifest, match=r"journal\.jsonl: .*  Prepare into an empty folder"):
+            prepare.prepare(made_up(4), tmp_path, settings=PrepareSettings(workers=1))
+
+
+def test_what_a_training_would_lack_is_said(tmp_path):
+    def told(*splits: str, share: float = 0.05, dropped=()) -> str:
+        everything = [Utterance(f"u{i}", f"{i}.mp4", "text", "s1", split) for i, split in enumerate(splits)]
+        drawn = manifest.draw_valid(everything, share)
+        n_drawn = Counter(row.split for row in drawn)["valid"] - splits.count("valid")
+        prepared = Prepared(tmp_path / "manifest.jsonl", drawn, list(dropped), [], len(drawn), 0,
+                            PrepareSettings(valid_share=share), n_drawn, splits.count("train"))
+        prepared.check()
+        return prepared.summary()
+
+    one = told("train")
+    assert "1 utterance (1 train)" in one
+    assert "No utterance is in split 'valid', which avsr train needs: it is drawn from two training utterances or more" in one
+    assert "drawn for it: 1 of 3 training utterances (5 % of each speaker, but at least one in all" in told(*["train"] * 3)
+    assert "which avsr train needs: leave out --valid-share 0, or" in told("train", "train", share=0.0)
+    assert "No utterance is in split 'train': avsr benchmark can measure" in told("test", "valid")
+    assert "No utterance" not in told("train", "valid")
+    with pytest.raises(BadManifest, match=r"nothing that can be used is left: 1 dropped, 1 of them because of this: its \.txt "
+                                          r"is empty\.  .*dropped\.tsv lists each with its reason\.$"):
+        told(dropped=[Dropped("a.wav", "its .txt is empty")])
+    with pytest.raises(BadManifest, match=r"the corpus holds no utterance\.  Check"):
+        told()
 
 
 def test_a_folder_prepared_in_another_way_is_refused(tmp_path, faked):

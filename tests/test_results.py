@@ -45,6 +45,23 @@ def test_what_is_broken_is_named(tmp_path, line, message):
         read_rows(tmp_path)
 
 
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    write(tmp_path, row("u1"), row("u2"))
+    there = read_rows(tmp_path)
+    (tmp_path / NAME).write_bytes(b"\xef\xbb\xbf" + (tmp_path / NAME).read_bytes().replace(b"\n", b"\r\n"))
+    assert read_rows(tmp_path) == there
+    (tmp_path / NAME).write_bytes(b'{"id": "caf\xe9"}\n')
+    with pytest.raises(BadManifest, match=r"results.jsonl: this cannot be read \(byte 11 is no UTF-8\)"):
+        read_rows(tmp_path)
+
+
+def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("avsr.results.MAX_UNPACKED", 2**20)
+    (tmp_path / f"{NAME}.gz").write_bytes(gzip.compress(bytes(2**20 + 1)))
+    with pytest.raises(BadManifest, match=r"results.jsonl.gz: holds over 1 MiB of rows\.  Unpack it"):
+        read_rows(tmp_path)
+
+
 def test_rows_may_be_compressed(tmp_path):
     write(tmp_path, row("u1"), row("u2"))
     there = read_rows(tmp_path)

@@ -33,6 +33,7 @@ from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest
+from avsr.manifest import locate
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
 from avsr.runtime import Progress, n_cores, no_progress, seed_of
@@ -94,7 +95,7 @@ class _Run:
     """One call of `benchmark`."""
 
     def __init__(self, manifest: Path, output: Path, settings: Settings, options: Options):
-        self.path = manifest / "manifest.jsonl" if manifest.is_dir() else manifest
+        self.path = locate(manifest)
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
         self.noise_config = noise_config(settings.noise_config)
         output.mkdir(parents=True, exist_ok=True)

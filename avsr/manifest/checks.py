@@ -179,7 +179,7 @@ def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
 def read_problems(path: str | Path) -> list[Problem]:
     """What `write_problems` wrote. Raises BadManifest."""
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
             header, *rows = csv.reader(file, delimiter="\t")
         if header != [f.name for f in fields(Problem)]:
             raise ValueError

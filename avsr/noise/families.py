@@ -11,12 +11,13 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
-from glob import glob
 from pathlib import Path
 
 from avsr.errors import AvsrError, BadConfig
+from avsr.folders import inside, matching
 from avsr.noise.plans import Recorded
 from avsr.noise.sources import CROWD, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
+from avsr.textfiles import NotText, read_text
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
@@ -80,10 +81,12 @@ def _colour(exponent: float) -> Callable[[], NoiseSource]:
 
 def _config(path: Path) -> dict[str, object]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path))
     except OSError as error:
         raise BadConfig(f"{path}: cannot be read ({error.strerror or error}).  Name a noise.toml, or none.") from error
-    except ValueError as error:                              # of TOML, or of UTF-8
+    except NotText as error:
+        raise BadConfig(f"{path}: no TOML ({error}).  Save the file as UTF-8.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadConfig(f"{path}: no TOML ({error}).  Correct it; data/README.md shows one.") from error
     return {name: value for name, value in table.items() if value is not False}
 
@@ -194,7 +197,7 @@ def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) ->
     found: set[Path] = set()
     for pattern in _list(patterns):
         whole = base / pattern
-        paths = [whole] if os.path.exists(whole) else [Path(one) for one in glob(str(whole), recursive=True)]
+        paths = [whole] if os.path.exists(whole) else matching(str(whole))
         paths = [path for path in paths if not any(fnmatch(path.name, one) for one in exclude)]
         if not paths:
             raise NoSuchNoise(f"noise '{name}': {whole} matches 0 files or folders.  Check the path, relative to {base}.",
@@ -232,20 +235,21 @@ def _folders(name: str, paths: Sequence[Path], exclude: Sequence[str]) -> list[P
 
 def _files(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:
     """Recordings that match, and those anywhere in folders that match."""
-    inside = [file for path in _matches(name, patterns, exclude, base)
+    within = [file for path in _matches(name, patterns, exclude, base)
               for file in (_walked(name, path) if path.is_dir() else [path])]
-    files = [file for file in inside if file.suffix.lower() in SUFFIXES and not any(fnmatch(file.name, one) for one in exclude)]
+    files = [file for file in within if file.suffix.lower() in SUFFIXES and not any(fnmatch(file.name, one) for one in exclude)
+             and (file.is_file() or not file.exists())]      # a pipe would be waited for
     if not files:
         raise AvsrError(f"noise '{name}': {patterns} holds 0 recordings.  Known endings: {' '.join(sorted(SUFFIXES))}.")
     return files
 
 
 def _walked(name: str, folder: Path) -> list[Path]:
-    """All that is in a folder and those within it, sorted."""
-    def stop(error: OSError) -> None:                        # rglob would leave such a folder out without a word
+    """All that is in a folder and those within it, sorted; also behind links."""
+    found = inside(folder)
+    for error in found.closed:                               # not to be left out without a word
         raise _unreadable(name, error) from error
-
-    return sorted(Path(here) / file for here, _, files in os.walk(folder, onerror=stop) for file in files)
+    return found.paths
 
 
 def _unreadable(name: str, error: OSError) -> AvsrError:

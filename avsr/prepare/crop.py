@@ -21,7 +21,7 @@ from avsr.manifest.checks import step_curve
 from avsr.rates import VIDEO_FPS, frames_to_samples, samples_to_frames
 
 WINDOW = 25                           # frames decoded at a time: two windows of 1280x720 are 138 MB
-MAX_SECONDS = 300                     # of an utterance: its mouths are then 70 MB, and no model is given more at once
+MAX_SECONDS = cache.MAX_SECONDS       # of an utterance
 PAST_END_S = 0.5                      # by which an utterance may reach past the end of its recording: it is cut there
 MODALITIES = ("av", "a", "v")
 

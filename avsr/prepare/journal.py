@@ -123,13 +123,25 @@ class Journal:
                 if end == 0:
                     self._check(row, header)
                 else:
-                    done = _done(row)
+                    done = self._done(row)
                     self.rows[done.id] = done
                 end += len(line)
         return end
 
+    def _done(self, row: dict[str, Any]) -> Done:
+        """A line as `add` wrote it. Raises BadManifest for others, as of a later version or of another program."""
+        try:
+            problems = tuple(Problem(**problem) for problem in row["problems"])
+            entry = None if row["cache"] is None else CacheEntry(**row["cache"])
+            curve = None if row["curve"] is None else tuple(row["curve"])
+            return Done(**{**row, "what": tuple(row["what"]), "cache": entry, "problems": problems, "curve": curve})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise BadManifest(f"{self.folder / NAME}: a line is not of this program's kind ({error}).  Prepare into an empty "
+                              "folder.") from error
+
     def _check(self, row: dict[str, Any], header: dict[str, Any]) -> None:
-        wrong = [f"{key}: {row.get(key)} against {value}" for key, value in header.items() if row.get(key) != value]
+        found = row if isinstance(row, dict) else {}
+        wrong = [f"{key}: {found.get(key)} against {value}" for key, value in header.items() if found.get(key) != value]
         if wrong:
             raise BadManifest(f"{self.folder / NAME}: the cache was made in another way ({'; '.join(wrong)}).  Prepare into an "
                               "empty folder, or as before.")
@@ -165,10 +177,3 @@ class Journal:
         line = memoryview(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         while line:
             line = line[os.write(self._file, line):]
-
-
-def _done(row: dict[str, Any]) -> Done:
-    problems = tuple(Problem(**problem) for problem in row["problems"])
-    entry = None if row["cache"] is None else CacheEntry(**row["cache"])
-    curve = None if row["curve"] is None else tuple(row["curve"])
-    return Done(**{**row, "what": tuple(row["what"]), "cache": entry, "problems": problems, "curve": curve})

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from avsr import cache
-from avsr.errors import BadOutput
 from avsr.manifest import Utterance
+from avsr.manifest.rows import write_bytes
 from avsr.names import file_name
 
 ROWS = 24                             # utterances to a page, spread over the speaker's
@@ -35,11 +35,7 @@ def write_pages(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
         chosen = [theirs[i] for i in np.unique(np.linspace(0, len(theirs) - 1, ROWS).round().astype(int))]
         page = np.concatenate([_row(folder, utterance) for utterance in chosen])
         path = folder / "pages" / f"{file_name(speaker)}.png"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(cv2.imencode(".png", page)[1].tobytes())
-        except OSError as error:
-            raise BadOutput(f"{path}: it cannot be written ({error.strerror}).  Make room, and run again.") from error
+        write_bytes(path, cv2.imencode(".png", page)[1].tobytes())
         paths.append(path)
     return paths
 
