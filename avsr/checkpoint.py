@@ -202,11 +202,11 @@ def _check_tokenizer(tokenizer: Tokenizer, n_vocab: int) -> None:
                             "tokenizer.json of that very model in its place.")
 
 
-def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Path:
+def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remedy: str = "Choose another folder.") -> Path:
     """Write a model folder; with `half` weights are stored as float16. Whatever interrupts it, the folder holds a whole
     model, the older or the new: model.json is renamed first, and its sha256 tell which of the other files are meant.
 
-    Raises BadOutput.
+    Raises BadOutput, whose message ends in `remedy`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -238,7 +238,7 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Pa
             with suppress(OSError):
                 path.unlink()
         reason = getattr(error, "strerror", None) or error
-        raise BadOutput(f"{folder}: the model cannot be written ({reason}).  Choose another folder.") from error
+        raise BadOutput(f"{folder}: the model cannot be written ({reason}).  {remedy}") from error
     with suppress(OSError):                                 # `load` finds them under either name
         for name in parts:
             os.replace(fresh[name], folder / name)

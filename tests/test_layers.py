@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
-ORDER = ["errors", "rates", "runtime", "download", "assets", "fetch",
+ORDER = ["errors", "output", "rates", "runtime", "download", "assets", "fetch",
          "media", "faces", "lips", "features", "speech", "noise", "augment", "corrupt",
          "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",

@@ -7,11 +7,13 @@ Batches are the same in every run, whatever is there already, so that an answer 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest
+from avsr.output import locked, write_file
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
 from avsr.runtime import Progress, n_cores, no_progress, seed_of
@@ -77,17 +80,21 @@ def benchmark(manifest: str | Path, output: str | Path, settings: Settings | Non
     outside: files of what other systems wrote, whose rows join ours.  save_audio: a folder for every mix, as WAV files.
     Raises AvsrError and its kinds. What cannot be measured is in `skipped`, and in run.json.
     """
-    run = _Run(Path(manifest), Path(output), settings or Settings(), options)
-    if save_audio is not None:
-        to_mix = run.to_mix()
-        write_mixes(save_audio, run.mixes(to_mix), len(to_mix), options.progress)
-    for path in outside:
-        run.take_in(path)
-    for open_subject in run.subjects():
-        subject = open_subject()
-        run.measure(subject)
-        del subject                                         # before the next one is loaded
-    return run.finish()
+    folders = {os.path.realpath(folder): Path(folder) for folder in (output, save_audio) if folder is not None}
+    with ExitStack() as stack:
+        for folder in folders.values():
+            stack.enter_context(locked(folder, "avsr benchmark"))
+        run = _Run(Path(manifest), Path(output), settings or Settings(), options)
+        if save_audio is not None:
+            to_mix = run.to_mix()
+            write_mixes(save_audio, run.mixes(to_mix), len(to_mix), options.progress)
+        for path in outside:
+            run.take_in(path)
+        for open_subject in run.subjects():
+            subject = open_subject()
+            run.measure(subject)
+            del subject                                     # before the next one is loaded
+        return run.finish()
 
 
 class _Run:
@@ -97,7 +104,6 @@ class _Run:
         self.path = manifest / "manifest.jsonl" if manifest.is_dir() else manifest
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
         self.noise_config = noise_config(settings.noise_config)
-        output.mkdir(parents=True, exist_ok=True)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
         self.everyone, left_out = read_rows([self.path], settings.split, PIECE_SECONDS)
@@ -308,7 +314,7 @@ class _Run:
                  "systems": self.systems,
                  "settings": {**asdict(self.settings), "corruptions": list(map(str, self.settings.corruptions))},
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}
-        (self.done.folder / RUN).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_file(self.done.folder / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return self.done
 
 

@@ -11,12 +11,12 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from avsr.errors import BadManifest, BadOutput
+from avsr.output import write_file
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
         if utterance.id in seen:
             raise BadManifest(f"{path}: two utterances have the id {utterance.id!r}.  Ids must be unique: rename one.")
         seen.add(utterance.id)
-    write_text(path, "".join(_line(utterance) for utterance in utterances))
+    write_file(path, "".join(_line(utterance) for utterance in utterances).encode(), remedy="Choose another place.")
 
 
 def append(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -129,19 +129,6 @@ def append(path: str | Path, utterances: Iterable[Utterance]) -> None:
             file.write("".join(_line(utterance) for utterance in utterances).encode())
     except OSError as error:
         raise BadOutput(f"{path}: cannot be added to ({error.strerror or error}).  Choose another place.") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all. Raises BadOutput."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(text.encode())
-        os.replace(fresh, path)
-    except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
-        raise BadOutput(f"{path}: cannot be written ({error.strerror or error}).  Choose another place.") from error
 
 
 def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | None = None,

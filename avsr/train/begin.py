@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 from dataclasses import asdict, fields, replace
 from fnmatch import fnmatch
@@ -21,6 +20,7 @@ from avsr.errors import BadCheckpoint, BadConfig
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.video import BLOCKS, FRONTS
 from avsr.models.whisper import is_whispers
+from avsr.output import whole_file
 from avsr.runtime import Progress, no_progress
 from avsr.text import NORMALISER, Tokenizer, write_letters
 from avsr.train.imagenet import image_weights, is_image_network, load_image_weights
@@ -62,9 +62,8 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
 
 def _letters(path: Path) -> Tokenizer:
     """The tokenizer of letters. Under torchrun every process writes it, while others already read it: by renaming."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    write_letters(part)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        write_letters(part)
     return Tokenizer(path)
 
 

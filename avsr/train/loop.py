@@ -12,6 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -30,13 +31,14 @@ from avsr.errors import AvsrError, BadConfig, BadOutput
 from avsr.losses import Learner, Losses
 from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
+from avsr.output import NO_ROOM, locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, model_path, rate
 from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
 from avsr.train.diary import Diary, Line
 from avsr.train.judges import can_be_judged, familiarise, judge
-from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
+from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state, way_on
 from avsr.train.valid import Validation
 from avsr.train.words import timed
 
@@ -68,17 +70,32 @@ class Options:
 def train(config: Config, folder: str | Path, options: Options = Options()) -> Trained:
     """Train what `config` says into `folder`. Under `torchrun` each process takes its share of the batches.
 
-    Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number.
+    Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number or another process
+    trains into `folder`.
     """
     folder = Path(folder)
-    if not options.resume and (folder / STATE).exists():
-        raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
-    device = _join_group(options.device)
     try:
-        return _Run(config, folder, options, device).run()
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
+    with locked(folder, "avsr train") if _is_first() else nullcontext():
+        if not options.resume and (folder / STATE).exists():
+            raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
+        try:
+            return _Run(config, folder, options, _join_group(options.device)).run()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise BadOutput(f"{error.filename or folder}: it cannot be written ({error.strerror}).  Make room, then "
+                            f"{way_on(folder)}.") from error
+        finally:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes, of those that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _join_group(asked: str) -> torch.device:
@@ -105,10 +122,6 @@ class _Run:
         self.started = time.monotonic()
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
         manifests = training_manifests(config, self.say)
         self.rows, left_out = read_rows(manifests, "train", config.data.max_seconds)
         valid_rows = rows_to_validate(config)
@@ -223,7 +236,7 @@ class _Run:
                 if stopped or due or position.step % train.save_every == 0:
                     self._save()
         except KeyboardInterrupt:
-            self.say(f"interrupted at step {position.step}; {self._way_on()}")
+            self.say(f"interrupted at step {position.step}; {way_on(self.folder)}")
             raise
         finally:
             diary.close()
@@ -276,16 +289,9 @@ class _Run:
 
     def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
         path = self.folder / f"nan-{self.rank}.json"
-        path.write_text(json.dumps({"step": self.position.step, "ids": ids, "loss": str(total), "norm": str(norm)}) + "\n")
+        write_file(path, json.dumps({"step": self.position.step, "ids": ids, "loss": str(total), "norm": str(norm)}) + "\n")
         raise AvsrError(f"{self.folder}: at step {self.position.step} the loss is {total} and its gradient's norm {norm}.  The "
-                        f"batch's ids are in {path}; look at them, or lower train.lr and {self._way_on()}.")
-
-    def _way_on(self) -> str:
-        """What is left to do with a run that broke off."""
-        path = self.folder / STATE
-        if not path.exists():
-            return "start again, as no state was saved yet"
-        return f"go on from step {json.loads(path.read_text())['step']} with --resume"
+                        f"batch's ids are in {path}; look at them, or lower train.lr and {way_on(self.folder)}.")
 
     def _time_is_up(self) -> bool:
         """All processes agree, or some would wait for the others for ever."""
@@ -340,7 +346,8 @@ class _Run:
                 self.say(f"judges: taught by {n_lessons} lessons of {1 + self.config.judges.sights} sights")
                 scores = {}                                 # others by now
         scores = scores or self.validation(self.start, self.device, self.progress)
-        path = checkpoint.save(self._checkpoint(scores), self.folder / "model")
+        path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
+                               remedy=f"Make room, then {way_on(self.folder)}.")
         self.start.model.load_state_dict(last)
         return Trained(self.folder, path, position.step, done, scores)
 
