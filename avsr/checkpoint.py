@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from avsr import assets, rates
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput, NotInModel
 from avsr.lips import LipRecipe
+from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
 from avsr.text import Pieces, Tokenizer, open_tokenizer
 
@@ -237,8 +238,7 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remed
         for path in fresh.values():
             with suppress(OSError):
                 path.unlink()
-        reason = getattr(error, "strerror", None) or error
-        raise BadOutput(f"{folder}: the model cannot be written ({reason}).  {remedy}") from error
+        raise BadOutput(f"{folder}: the model cannot be written ({reason_of(error)}).  {remedy}") from error
     with suppress(OSError):                                 # `load` finds them under either name
         for name in parts:
             os.replace(fresh[name], folder / name)

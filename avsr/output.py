@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -124,8 +125,10 @@ def _end_of_lines(file: RawIOBase, size: int, block: int = 1 << 16) -> int:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, without the path: `No space left on device`."""
-    return getattr(error, "strerror", None) or str(error)
+    """What went wrong, without the path: `No space left on device`, also of safetensors' `I/O error: ... (os error 28)`."""
+    text = getattr(error, "strerror", None) or str(error)
+    found = re.search(r"I/O error: (.+) \(os error \d+\)", text)
+    return found[1] if found else text
 
 
 @contextmanager
@@ -152,9 +155,11 @@ def locked(folder: Path | str, command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()                                   # still held: whoever waits for it sees that it is gone
-        os.close(handle)
+        try:
+            with suppress(OSError):
+                path.unlink()                               # still held: whoever waits for it sees that it is gone
+        finally:
+            os.close(handle)
 
 
 def _hold(path: Path, busy: str) -> int:

@@ -47,7 +47,7 @@ def speaker(number: int, bytes_each: int = 20_000) -> dict[str, bytes]:
 def contents(folder: Path) -> dict[str, bytes]:
     """All files but our own notes."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and ".fetched" not in path.parts}
+            if path.is_file() and ".fetched" not in path.parts and path.suffix != ".lock"}
 
 
 def corpus(*numbers: int, **options) -> dict[str, bytes]:

@@ -1,31 +1,15 @@
 """What is written to disk: whole or not at all, with ordinary permissions; and one process at a time in a folder."""
 
 import os
-import resource
-import signal
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
+from made_limits import full_disk
 
 from avsr.errors import AvsrError, BadOutput
 from avsr.output import append_lines, locked, whole_file, write_file, write_files
-
-
-@contextmanager
-def full_disk(n_bytes=0):
-    """Stands for a full disk: no file of this process can become longer than `n_bytes`."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
 
 # --- files ---
 
@@ -72,8 +56,9 @@ def test_a_name_of_255_letters_can_be_written(tmp_path):
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for name, says in (("pipe", "Not a regular file"), ("folder", "Is a directory")):
-        with pytest.raises(BadOutput, match=rf"{name}: it cannot be written \({says}\)\.  Make room, or choose another folder\."):
+    for name, reason in (("pipe", "Not a regular file"), ("folder", "Is a directory")):
+        says = rf"{name}: it cannot be written \({reason}\)\.  Make room, or choose another folder\."
+        with pytest.raises(BadOutput, match=says):
             write_file(tmp_path / name, "text")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"]

@@ -16,6 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from made_corpus import CONFIG, config, corpus, say, utterance
+from made_limits import full_disk
 from safetensors.torch import load_file
 
 from avsr import cache, checkpoint, manifest, transcribe
@@ -361,12 +362,49 @@ except AvsrError as error:
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith(f"BadOutput: {tmp_path / 'run'}: the training state cannot be written")
-    assert "Make room, then go on with --resume" in done.stderr
+    assert said.endswith("(File too large).  Make room, then go on from step 1 with --resume.")
     after = state(tmp_path / "run")
     assert after[0] == before[0]
     assert same(after[1], before[1])
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {"state.json", "state-1.safetensors", "log.jsonl", "tensorboard", "tokenizer.json"}
+
+
+@pytest.mark.parametrize(("n_bytes", "overrides", "says", "left"), [
+    (0, [], "run: it cannot be written", []),
+    (20_000, ["train.save_every=1"], "run: the training state cannot be written",
+     ["log.jsonl", "tensorboard", "tokenizer.json"]),
+    (20_000, ["train.valid_every=1"], "run/best/step-1: the model cannot be written",
+     ["best", "log.jsonl", "tensorboard", "tokenizer.json"]),
+    (3_000, ["train.steps=50"], "run: it cannot be written", ["log.jsonl", "tensorboard", "tokenizer.json"]),
+])
+def test_a_disk_that_is_full_before_the_first_state_leaves_nothing_to_resume(folder, tmp_path, n_bytes, overrides, says, left):
+    settings, remedy = config(folder, *overrides), r"Make room, then start again, as no state was saved yet\."
+    with full_disk(n_bytes), pytest.raises(BadOutput, match=rf"{says} \(File too large\)\.  {remedy}$"):
+        train(settings, tmp_path / "run", Options(device="cpu"))
+    assert sorted(os.listdir(tmp_path / "run")) == left
+    assert [path for path in (tmp_path / "run" / "best").rglob("*") if path.is_file()] == []
+
+
+def test_every_file_of_a_run_can_be_read_by_those_who_may_read_new_files(learnt, tmp_path):
+    (tmp_path / "other").write_text("")
+    files = [path for path in learnt[0].folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"state.json", "state-80.safetensors", "model.safetensors", "log.jsonl"}
+    assert [path for path in files if path.stat().st_mode != (tmp_path / "other").stat().st_mode] == []
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(folder, tmp_path):
+    def second(line):
+        if line.startswith("step 1/"):                       # no state is saved yet
+            for resume in (False, True):
+                with pytest.raises(AvsrError, match=r"run: another avsr train is at work in it \(process \d+ on .+\)\.  Wait"):
+                    train(config(folder, "train.steps=2"), tmp_path / "run", Options(resume=resume, device="cpu"))
+            refused.append(line)
+
+    refused = []
+    trained = train(config(folder, "train.steps=2"), tmp_path / "run", Options(device="cpu", say=second))
+    assert (trained.step, len(refused), steps_in(tmp_path / "run")) == (2, 1, [1, 2])
+    assert not list((tmp_path / "run").glob(".*"))
 
 
 def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
