@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 
 from avsr import rates
-from avsr.errors import BadCheckpoint, BadManifest
+from avsr.errors import BadCheckpoint, BadManifest, BadOutput
 from avsr.lips import RECIPES, LipRecipe
 from avsr.manifest import CacheEntry
-from avsr.output import write_file
 
 # Size of 75 mouths and speed on one core, 60 GRID clips of 5 speakers, two other jobs on the machine's two cores:
 #                                       size     share of raw  written  read
@@ -217,7 +216,7 @@ class ShardWriter:
             self.finish()
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
+            self._file = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o644)
             os.ftruncate(self._file, self.offset)
         self._write(packed.blob)
         entry = CacheEntry(self.path.name, self.offset, len(packed.blob), packed.n_frames, packed.n_samples,
@@ -339,7 +338,13 @@ def write_recipe(folder: str | Path, recipe: LipRecipe) -> None:
     values = {"mouths": MOUTHS, "sound": SOUND, "sample_rate": rates.SAMPLE_RATE, "video_fps": rates.VIDEO_FPS,
               "lips": recipe.to_dict()}
     path = Path(folder) / RECIPE
-    write_file(path, json.dumps(values, indent=1) + "\n")
+    part = path.with_name(f"{RECIPE}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(values, indent=1) + "\n")
+        part.replace(path)
+    except OSError as error:
+        raise BadOutput(f"{path}: it cannot be written ({error.strerror}).  Choose another folder, or make room.") from error
 
 
 def read_recipe(base: str | Path, expected: LipRecipe | None = None) -> LipRecipe:
