@@ -77,7 +77,7 @@ class DataConfig:
     sound_draws: Annotated[int, Between(0, 10_000)] = 0     # versions of a sound in noise, encoded once and kept; 0: always new
     augment: dict[str, Any] = field(default_factory=dict)   # fields of augment.Augment that differ
     frames: Annotated[int, Between(1, 100_000)] = 900       # in a batch, at 25 a second
-    max_seconds: Annotated[float, Between(0.04, 3600)] = 30.0  # longer utterances are left out, and counted
+    max_seconds: Annotated[float, Between(1e-3, 3600)] = 30.0  # longer utterances are left out, and counted
     align: str | None = None                                # a model (name or folder) that finds word times by sound
     n_labels: Annotated[int, Between(0, 100_000)] = 500     # most frequent words that get frame labels of their own
     workers: Annotated[int, Between(0, 128)] = 1            # processes that make batches; 0: none beside the trainer
@@ -170,7 +170,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
-        raise BadConfig(f"{path}: extends is {_shown(other)}, but must be the name of a file in the same folder.  Correct it.")
+        raise BadConfig(f"{path}: extends is {shown(other)}, but must be the name of a file in the same folder.  Correct it.")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
     return _merged(_read(path.with_name(other), (path, *above)), values)
@@ -213,7 +213,7 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
             raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise BadConfig(f"{path}: {prefix}{key} is a section, not {_shown(value)}.  "
+                raise BadConfig(f"{path}: {prefix}{key} is a section, not {shown(value)}.  "
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
@@ -246,7 +246,7 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
         return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
     if kind in (int, float) and is_number(value, kind):
         if bounds is not None and not bounds.least <= value <= bounds.most:
-            raise BadConfig(f"{what} is {_shown(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
+            raise BadConfig(f"{what} is {shown(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
         return kind(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value
@@ -254,7 +254,7 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
     if kind is tuple:
         inner = typing.get_args(hint)
         name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
-    raise BadConfig(f"{what} is {_shown(value)}, but must be {name}.  Correct it.")
+    raise BadConfig(f"{what} is {shown(value)}, but must be {name}.  Correct it.")
 
 
 def is_number(value: Any, kind: type = float) -> bool:
@@ -264,7 +264,7 @@ def is_number(value: Any, kind: type = float) -> bool:
     return abs(value) < 1e300                               # false for nan; a longer whole number would not fit a float
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as a message names it."""
     if isinstance(value, int) and abs(value) >= 10**LONGEST_VALUE:
         return f"a number of more than {LONGEST_VALUE} digits"
@@ -278,7 +278,7 @@ def _shown(value: Any) -> str:
 def _check(config: Config, path: Path) -> None:
     """Settings that go together, and the sections without which nothing can be learnt."""
     if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
-        raise BadConfig(f"{path}: name is {_shown(config.name)}, but names the folder of the run within runs/.  Use "
+        raise BadConfig(f"{path}: name is {shown(config.name)}, but names the folder of the run within runs/.  Use "
                         "letters, digits and dashes.")
     if not config.train.steps and not config.judges.sights:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no judges learn after it.  Correct it, or set "
@@ -298,7 +298,7 @@ def _check(config: Config, path: Path) -> None:
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
-            raise BadConfig(f"{path}: data.optional.{name} is {_shown(one)}, but must be a table of two "
+            raise BadConfig(f"{path}: data.optional.{name} is {shown(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     for name, amount in config.data.augment.items():
         _fit(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], f"{path}: data.augment.{name}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_limits import ends_within
 
 from avsr import cache, faces, lips, manifest, media, prepare
 from avsr.errors import AvsrError, BadManifest, BadOutput, MissingAsset
@@ -45,6 +46,9 @@ def fake_work(job: Job, tick, *, settings: PrepareSettings) -> list[Outcome]:
             if utterance.id.endswith("once"):
                 flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if utterance.id.endswith("sleep"):                   # at work, without a sign of life
+            print(os.getpid(), flush=True)
+            time.sleep(100)
         if utterance.id.endswith("mistake"):
             raise ZeroDivisionError("ours")
         if utterance.id.endswith("7"):
@@ -183,6 +187,23 @@ def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked):
 def test_a_mistake_of_ours_is_not_taken_for_a_bad_clip(tmp_path, faked):
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         prepare.prepare([Utterance("u000mistake", "0.mp4", "text")], tmp_path, settings=PrepareSettings(workers=1))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    code = (f"import test_prepare; test_prepare.prepare.work = test_prepare.fake_work; "
+            f"test_prepare.prepare.prepare([test_prepare.Utterance('u000sleep', '0.mp4', 'text')], {str(tmp_path)!r})")
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(TESTS)},
+                               stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    assert ends_within(worker, 3)
+
+
+def test_more_workers_than_the_machine_bears_are_refused():
+    with pytest.raises(AvsrError, match=r"workers 100000: at most \d+ on this machine of \d+ cores\.  Leave it out"):
+        PrepareSettings(workers=100_000)
 
 
 @pytest.mark.slow

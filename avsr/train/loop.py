@@ -31,13 +31,14 @@ from avsr.errors import AvsrError, BadConfig, BadOutput
 from avsr.losses import Learner, Losses
 from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
-from avsr.output import NO_ROOM, locked, write_file
+from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
-from avsr.runtime import Progress, no_progress, pick_device
+from avsr.runtime import Progress, most_processes, n_cores, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, model_path, rate
 from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
 from avsr.train.diary import Diary, Line
 from avsr.train.judges import can_be_judged, familiarise, judge
+from avsr.train.shortages import shortages_told
 from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state, way_on
 from avsr.train.valid import Validation
 from avsr.train.words import timed
@@ -82,12 +83,8 @@ def train(config: Config, folder: str | Path, options: Options = Options()) -> T
         if not options.resume and (folder / STATE).exists():
             raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
         try:
-            return _Run(config, folder, options, _join_group(options.device)).run()
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            raise BadOutput(f"{error.filename or folder}: it cannot be written ({error.strerror}).  Make room, then "
-                            f"{way_on(folder)}.") from error
+            with shortages_told(folder, config.data):
+                return _Run(config, folder, options, _join_group(options.device)).run()
         finally:
             if distributed.is_initialized():
                 distributed.destroy_process_group()
@@ -250,7 +247,7 @@ class _Run:
                        None if pad is None else pad * FEATURE_RATE, finished=self.device.type == "cpu")
         sampler = Endless(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
                           first=self.position.step * self.config.train.accumulate * self.world)
-        source = iter(loader(data, sampler, self.config.data.workers, pin=self.device.type == "cuda"))
+        source = iter(loader(data, sampler, self._n_workers(), pin=self.device.type == "cuda"))
         while True:
             asked = time.monotonic()
             batch = next(source)
@@ -258,6 +255,13 @@ class _Run:
             if isinstance(batch, AvsrError):
                 raise batch
             yield augmented(batch, self.examples.augment, self.device), waited
+
+    def _n_workers(self) -> int:
+        """`data.workers`, or as many processes as this machine bears; the batches are the same with any number."""
+        asked, most = self.config.data.workers, most_processes()
+        if asked > most:
+            self.say(f"data.workers is {asked}, and {most} are started: more would only take memory on {n_cores()} cores.")
+        return min(asked, most)
 
     def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> Line:
         began, waited, ids, n_clips = time.monotonic(), 0.0, [], 0
