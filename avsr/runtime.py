@@ -46,7 +46,13 @@ def pick_device(device: str = "auto") -> torch.device:
         raise AvsrError(f"--device {device}: not a device this program knows.  Use auto, cpu or cuda.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise AvsrError(f"--device {device}: torch sees no CUDA device here.  Use --device cpu.")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise AvsrError(f"--device {device}: not a device this program knows.  Use auto, cpu, cuda or cuda:0.") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise AvsrError(f"--device {device}: torch sees only {torch.cuda.device_count()} CUDA devices here.  Use cuda:0.")
+    return chosen
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import time
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from avsr.errors import AvsrError, BadOutput
 
@@ -23,6 +26,16 @@ OTHERS_WIDTH = 48                                           # columns of a bar's
 # Whisper's users type underscores: both spellings are understood.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True,
            "token_normalize_func": lambda name: name.replace("_", "-") if name.startswith("-") or "_" in name else name}
+
+
+class Number(click.FloatRange):
+    """A number of the command line within bounds. Click takes `nan` for one that is within all bounds."""
+
+    name = "number"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
 def say(message: str) -> None:
