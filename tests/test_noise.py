@@ -625,7 +625,7 @@ def test_training_makes_noise_of_its_own_speakers_and_leaves_out_what_it_has_no_
     ({"white": "yes"}, "noise 'white' = 'yes' is a text, which names a folder.  Write white = true."),
     ({"babble": "true"}, "noise 'babble' = 'true' is a text, which names a folder.  Write babble = true."),
     ({"white": 1}, "noise 'white' = 1: this names no files.  Give a folder"),
-    ({"rain": {"files": "esc", "optional": 3}}, "noise 'rain': optional = 3, but must be a text: what the model does not learn"),
+    ({"rain": {"files": "esc", "optional": 3}}, "noise 'rain': optional = 3, but must be a text: what the model does not"),
     ({"rain": {"files": "esc", "optional": True}}, "noise 'rain': optional = true, but must be a text"),
     ({"rain": {"files": "esc", "optional": ""}}, "noise 'rain': optional = \"\", but must be a text"),
 ])

@@ -12,11 +12,13 @@ from html.parser import HTMLParser
 import made_rows
 import numpy as np
 import pytest
+from made_limits import full_disk
 from made_rows import Made
 
 from avsr.cli.report import report_command
 from avsr.errors import AvsrError, BadOutput
 from avsr.metrics import by_group, difference, paired, wer
+from avsr.output import locked
 from avsr.report import ReportSettings, report
 from avsr.results import read_rows
 
@@ -436,6 +438,21 @@ def test_a_folder_that_cannot_be_written_to(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadOutput, match=r"file: it cannot be written \(File exists\)\.  Choose"):
         report([run], tmp_path / "file", settings=QUICK)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_leaves_nothing_half(tmp_path):
+    run = made_rows.write(tmp_path / "run", TINY)
+    report([run], tmp_path / "whole", settings=QUICK)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    with full_disk(20_000), pytest.raises(BadOutput, match=r"index.html: it cannot be written \(File too large\)\.  C"):
+        report([run], tmp_path / "full", settings=QUICK)
+    with full_disk(1_000), pytest.raises(BadOutput, match=r"(png|svg): it cannot be written \(File too large\)\.  C"):
+        report([run], tmp_path / "full", settings=ReportSettings())
+    for path in (path for path in (tmp_path / "full").rglob("*") if path.is_file()):
+        assert path.read_bytes() == whole[path.name]
+    with locked(tmp_path / "full", "avsr report"), pytest.raises(AvsrError, match="full: another avsr report is at work in it"):
+        report([run], tmp_path / "full", settings=QUICK)
 
 
 # --- some of the rows ---

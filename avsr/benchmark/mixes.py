@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,14 @@ def write_mixes(folder: Path, mixes: Iterable[Mix], total: int | None = None, pr
             level = "clean" if mix.noise is None else f"{mix.noise}/{mix.snr_db:g}"
             path = folder / level / f"{mix.utterance.id.replace('/', '_')}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
+            wav = BytesIO()                                 # soundfile's own errors say `System error` where the disk is full
+            soundfile.write(wav, mix.audio, SAMPLE_RATE, format="WAV", subtype="FLOAT")
             with whole_file(path) as fresh:
-                soundfile.write(fresh, mix.audio, SAMPLE_RATE, subtype="FLOAT")
+                fresh.write_bytes(wav.getvalue())
             lines.append({"id": mix.utterance.id, "file": path.relative_to(folder).as_posix(), "noise": mix.noise,
                           "snr_db": mix.snr_db, **mix.facts, "reference": mix.utterance.text})
             progress("writing mixes", n_done + 1, total, "files")
-    except (OSError, soundfile.LibsndfileError) as error:
+    except OSError as error:
         raise BadOutput(f"{folder}: a mix cannot be written ({reason_of(error)}).  {REMEDY}") from error
     write_file(folder / INDEX, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return len(lines)
