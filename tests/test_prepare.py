@@ -178,7 +178,7 @@ def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked):
     prepared = prepare.prepare(utterances, tmp_path / "out", settings=settings)
     assert [row.id for row in prepared.utterances] == ["u000", "u001once", "u003", "u004"]
     assert prepared.dropped == [Dropped("u002kill", "worker died")]
-    with pytest.raises(BadManifest, match=r"1 of 5 utterances were dropped \(20%, limit 10%\).*dropped\.tsv"):
+    with pytest.raises(BadManifest, match=r"1 of 5 utterances dropped \(20%, limit 10%\).*dropped\.tsv"):
         prepared.check()
     utterances[2] = replace(utterances[2], id="u002")        # next time it is tried again
     assert len(prepare.prepare(utterances, tmp_path / "out", settings=settings).utterances) == 5
@@ -370,7 +370,7 @@ def test_broken_files_are_counted_with_reasons(real_data, tmp_path):
     process = avsr("folder", tmp_path / "in", tmp_path / "out", "--modality", "av")
     _, told = process.communicate()
     assert process.returncode == 1
-    assert "utterances were dropped" in told.splitlines()[-1]
+    assert "utterances dropped" in told.splitlines()[-1]
     listed = (tmp_path / "out" / "dropped.tsv").read_text().splitlines()[1:]
     reasons = Counter(line.split("\t")[1].partition(":")[0] for line in listed)
     assert reasons == {"the file is empty (0 bytes), as half a copy is": 1, "no sound": 1, "cannot be read": 1, "no face": 1}

@@ -287,7 +287,7 @@ def test_other_noise_and_utterances_of_one_run_only_are_told(tiny, tmp_path):
     other = made_rows.write(tmp_path / "other", TINY)
     rewrite(other, lambda row: None if row["id"] == ids[0] else {**row, "noise_offset": 7} if row["noise"] else row)
     made = report([tiny, other], tmp_path / "out", settings=QUICK)
-    assert any(note.startswith("1 utterances are in one run only") for note in made.warnings)
+    assert any(note.startswith("1 utterance of one run alone, left out of the differences; ") for note in made.warnings)
     assert any("pieces of noise (babble) are not the same" in note for note in made.warnings)
     assert {line["utterances"] for line in table(tmp_path / "out", "compared")} == {"5"}
 

@@ -34,7 +34,7 @@ from avsr.cache import Cached, read_entry, read_recipe
 from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
-from avsr.errors import AvsrError, BadManifest
+from avsr.errors import AvsrError, BadManifest, counted
 from avsr.output import locked, write_file
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
@@ -131,8 +131,8 @@ class _Run:
                               "Prepare them with --modality av.")
         seen = {row.utterance.speaker or row.utterance.id for row in rows if "v" in row.utterance.cache.modality}
         if len(seen) < 2 and any(corruption.name == "face" for corruption in self.settings.corruptions):
-            raise AvsrError(f"{self.path}: {len(rows)} utterances of {len(seen)} speaker to be measured, and another's face "
-                            "asked for.  Leave out --corrupt face, or measure more speakers.")
+            raise AvsrError(f"{self.path}: {counted(len(rows), 'utterance')} of {counted(len(seen), 'speaker')} to be "
+                            "measured, and another's face asked for.  Leave out --corrupt face, or measure more speakers.")
         return sorted(rows, key=lambda row: (row.n_frames, row.utterance.id))
 
     def _usual_noise(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from avsr.cli.console import CONTEXT, Bars, Number, check_writable, say, told
+from avsr.errors import counted
 
 if TYPE_CHECKING:
     from avsr.benchmark.run import Benchmarked
@@ -96,5 +97,5 @@ def _tell(done: Benchmarked) -> None:
         say("warning: the last row had been cut off; it was computed again.")
     for reason, count in Counter(reason for _, reason in done.skipped).items():
         ids = [one for one, why in done.skipped if why == reason]
-        say(f"skipped: {count} utterances ({', '.join(ids[:SHOWN])}{', ...' if count > SHOWN else ''}): {reason}")
-    say(f"{done.n_rows} rows in {done.folder}, {done.n_new} of them new.  Look at them:  avsr report {done.folder}")
+        say(f"skipped: {counted(count, 'utterance')} ({', '.join(ids[:SHOWN])}{', ...' if count > SHOWN else ''}): {reason}")
+    say(f"{counted(done.n_rows, 'row')} in {done.folder}, {done.n_new} of them new.  Look at them:  avsr report {done.folder}")

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from avsr import assets, faces, manifest
-from avsr.errors import BadManifest, BadOutput
+from avsr.errors import BadManifest, BadOutput, counted
 from avsr.manifest import Dropped, Problem, Utterance
 from avsr.prepare import pool
 from avsr.prepare.crop import Job, Outcome, PrepareSettings, no_faces, work
@@ -52,7 +52,7 @@ class Prepared:
     def summary(self) -> str:
         """Lines for people: how many, what was dropped and what may be wrong, by reason, the commonest first."""
         before = f", {self.n_done_before} of them by an earlier run" if self.n_done_before else ""
-        lines = [f"{self.manifest}: {len(self.utterances)} utterances{before}{self._splits()}"]
+        lines = [f"{self.manifest}: {counted(len(self.utterances), 'utterance')}{before}{self._splits()}"]
         if self.n_drawn:
             lines.append("  The corpus has no split 'valid'; it was drawn from the training utterances, "
                          f"{self.n_drawn} in number ({100 * self.settings.valid_share:g} % of each speaker; "
@@ -80,7 +80,7 @@ class Prepared:
             return
         listed = self.manifest.with_name("dropped.tsv")
         share = f"{lost / self.n_asked:.0%}" if self.n_asked else "all"
-        raise BadManifest(f"{self.manifest}: {lost} of {self.n_asked} utterances were dropped ({share}, limit "
+        raise BadManifest(f"{self.manifest}: {lost} of {counted(self.n_asked, 'utterance')} dropped ({share}, limit "
                           f"{self.settings.max_dropped:.0%}); the others can be used.  {listed} lists them with the reason; "
                           "--max-dropped puts up with them, --max-missing and --modality with some of the reasons.")
 
@@ -113,8 +113,9 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
                 _work_off(jobs, journal, settings, len(everything), len(done), progress)
                 journal.finish()
             except OSError as error:
-                raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of {len(everything)} utterances.  Make "
-                                "room and run the same command again: what is done is kept.") from error
+                raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of "
+                                f"{counted(len(everything), 'utterance')}.  Make room and run the same command again: what is "
+                                "done is kept.") from error
             rows = [journal.rows[utterance.id] for utterance in everything]
     except OSError as error:
         raise BadOutput(f"{folder}: it cannot be written to ({error.strerror}).  Choose another folder.") from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avsr.errors import AvsrError
+from avsr.errors import AvsrError, counted
 from avsr.output import locked, write_file
 from avsr.report import counts, figures, tables
 from avsr.report.bias import helped, swapped
@@ -178,7 +178,7 @@ def _facts(runs: Sequence[Run], book: Book) -> list[tuple[str, str]]:
     splits = dict.fromkeys(str(row["split"]) for row in book.rows if row.get("split"))
     who = f" of {len(speakers)} speakers" if len(speakers) > 1 else "".join(f" of {speaker}" for speaker in speakers)
     found = [("systems", ", ".join(book.systems)),
-             ("speech", f"{len(ids)} utterances{who}" + (f", split {', '.join(splits)}" if splits else "")),
+             ("speech", f"{counted(len(ids), 'utterance')}{who}" + (f", split {', '.join(splits)}" if splits else "")),
              ("noise", ", ".join(book.noises)),
              ("intervals", f"95 %, by bootstrap over {by}s" if by else ""),
              ("normaliser", book.rows[0]["normaliser"])]

@@ -27,7 +27,7 @@ from avsr.batch import Batch, Batches, Endless, augmented, loader
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.dataset import Examples, Row, label_words, read_rows
-from avsr.errors import AvsrError, BadConfig, BadOutput
+from avsr.errors import AvsrError, BadConfig, BadOutput, counted
 from avsr.losses import Learner, Losses
 from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
@@ -134,7 +134,7 @@ class _Run:
         self.examples = Examples(path, n_mels, labels, mixer, Augment(**config.data.augment),
                                  p_speed=config.data.p_speed, p_ruined=config.data.p_ruined)
         left_out += self._leave_out_long()
-        self.say(f"{len(self.rows)} utterances, {self.hours:.2f} hours; {len(left_out)} left out"
+        self.say(f"{counted(len(self.rows), 'utterance')}, {self.hours:.2f} hours; {len(left_out)} left out"
                  + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.learner = Learner(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
@@ -161,7 +161,7 @@ class _Run:
     def _timed(self) -> list[Row]:
         """The rows with word times: one process finds and writes what is not known yet, then the others read it."""
         teacher, lacking = self.config.data.align, sum(row.utterance.words is None for row in self.rows)
-        self.say(f"word times: {lacking} utterances without, by {teacher}'s hearing unless found before")
+        self.say(f"word times: {counted(lacking, 'utterance')} without, by {teacher}'s hearing unless found before")
         arguments = (self.rows, model_path(teacher, self.config), self.folder / "words.jsonl", self.device, self.progress)
         rows = timed(*arguments) if self.rank == 0 else None
         if self.world > 1:
@@ -169,8 +169,8 @@ class _Run:
         rows = timed(*arguments) if rows is None else rows
         without = [row.utterance.id for row in rows if row.utterance.words is None and "a" in row.utterance.cache.modality]
         if without:
-            self.say(f"word times: {len(without)} utterances stay without, {without[0]} for one: their text or sound is longer "
-                     f"than {teacher} can take")
+            self.say(f"word times: none for {counted(len(without), 'utterance')}, {without[0]} for one: the text or sound is "
+                     f"longer than {teacher} can take")
         return rows
 
     def _leave_out_long(self) -> list[str]:
