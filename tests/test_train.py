@@ -324,7 +324,8 @@ def test_nothing_to_resume(folder, tmp_path):
 # What goes wrong
 
 def test_a_loss_that_is_no_number_stops_with_the_ids(folder, tmp_path):
-    boom = config(folder, "train.lr=1e30", "train.warmup=0", "train.clip=1e9")
+    boom = config(folder, "train.warmup=0", "train.clip=1e9")
+    boom = replace(boom, train=replace(boom.train, lr=1e30))             # which no config may have
     with pytest.raises(AvsrError) as caught:
         train(boom, tmp_path)
     found = json.loads((tmp_path / "nan-0.json").read_text())
