@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from avsr import assets, rates
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput, NotInModel
 from avsr.lips import LipRecipe
+from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
 from avsr.text import Pieces, Tokenizer, open_tokenizer
 
@@ -202,11 +203,11 @@ def _check_tokenizer(tokenizer: Tokenizer, n_vocab: int) -> None:
                             "tokenizer.json of that very model in its place.")
 
 
-def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Path:
+def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remedy: str = "Choose another folder.") -> Path:
     """Write a model folder; with `half` weights are stored as float16. Whatever interrupts it, the folder holds a whole
     model, the older or the new: model.json is renamed first, and its sha256 tell which of the other files are meant.
 
-    Raises BadOutput.
+    Raises BadOutput, whose message ends in `remedy`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -237,8 +238,7 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True) -> Pa
         for path in fresh.values():
             with suppress(OSError):
                 path.unlink()
-        reason = getattr(error, "strerror", None) or error
-        raise BadOutput(f"{folder}: the model cannot be written ({reason}).  Choose another folder.") from error
+        raise BadOutput(f"{folder}: the model cannot be written ({reason_of(error)}).  {remedy}") from error
     with suppress(OSError):                                 # `load` finds them under either name
         for name in parts:
             os.replace(fresh[name], folder / name)

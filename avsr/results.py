@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from avsr.errors import BadManifest, BadOutput
+from avsr.output import append_lines, whole_file
 from avsr.text import present_normaliser
 from avsr.textfiles import NotText, decode
 
@@ -145,20 +145,17 @@ class Results:
         self._write()
 
     def _write(self) -> None:
-        part = self.path.with_name(f".{NAME}.{os.getpid()}.part")
         try:
-            with part.open("w", encoding="utf-8") as file:
+            with whole_file(self.path, alone=True) as fresh, fresh.open("w", encoding="utf-8") as file:
                 file.writelines(_line(row) for row in sorted(self.by_key.values(), key=order))
-            part.replace(self.path)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Lines at the end of a JSON Lines file. Raises BadOutput."""
+    """Lines at the end of a JSON Lines file, all of them or none; what a crash cut off is dropped. Raises BadOutput."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, rows)))
+        append_lines(path, "".join(map(_line, rows)))
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -200,7 +200,7 @@ def write_pieces(path: Path | str, pieces: Sequence[str], scores: Mapping[str, f
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
-    tokenizer.save(str(path))
+    Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     return Pieces(path)
 
 
@@ -280,7 +280,7 @@ def write_letters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.decoder = tokenizers.decoders.Fuse()
     tokenizer.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIALS])
-    tokenizer.save(str(path))
+    Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     return Tokenizer(path)
 
 

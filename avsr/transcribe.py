@@ -20,7 +20,7 @@ import torch
 
 from avsr import align, decode, media, selection, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
-from avsr.errors import AvsrError, BadMedia, NoFace
+from avsr.errors import AvsrError, BadMedia, NoFace, counted
 from avsr.listen import Heard, Listener, ahead
 from avsr.lm import NGrams
 from avsr.models.avsr import Memory
@@ -370,16 +370,16 @@ class _Job:
                 raise NoFace(f"{self.name}: {share}.  {other}--max-missing "
                              f"{min(1, self.n_missing / self.n_frames + 0.01):.2f} to keep it.")
             kind = "left out" if self.needs_lips else "taken by sound alone"
-            problems.append(f"{self.name}: {share}: {self.n_blind} of {self.n_pieces} pieces were {kind}.")
+            problems.append(f"{self.name}: {share}: {self.n_blind} of {counted(self.n_pieces, 'piece')} {kind}.")
             if self.n_blind == self.n_pieces:
                 return "a", f"no face in {self.n_missing} of {self.n_frames} frames", problems
         if self.n_unknown_lips:
-            problems.append(f"{self.name}: there is no sound in it, and in {self.n_unknown_lips} of {self.n_pieces} pieces the "
-                            "lips are not like those this model learnt from, so nothing was written of them.  Use --modality "
-                            "v to have them read all the same.")
+            problems.append(f"{self.name}: there is no sound in it, and in {self.n_unknown_lips} of "
+                            f"{counted(self.n_pieces, 'piece')} the lips are not like those this model learnt from, so nothing "
+                            "was written of them.  Use --modality v to have them read all the same.")
         elif self.n_strange and modality == "v":
-            problems.append(f"{self.name}: the mouth in {self.n_strange} of {self.n_looked_at} pieces is like none this model "
-                            "learnt from: what it reads there means little.  Use --modality av if there is sound.")
+            problems.append(f"{self.name}: the mouth in {self.n_strange} of {counted(self.n_looked_at, 'piece')} is like none "
+                            "this model learnt from: what it reads there means little.  Use --modality av if there is sound.")
         elif self.n_strange and self.n_strange == self.n_looked_at:
             return "a", "the lips were not believed: strange to the model, unreadable, or not of this sound", problems
         return modality, reason, problems

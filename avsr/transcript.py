@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 
-from avsr.errors import AvsrError, BadOutput
+from avsr.errors import AvsrError
 from avsr.linebreak import HAN, columns, inseparable, line_pieces, one_line
+from avsr.output import write_files
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json")
 LINE_WIDTH = 42                                             # characters a line and
@@ -126,25 +124,8 @@ def write(
     """
     names, folder = parse_formats(formats if isinstance(formats, str) else ",".join(formats)), Path(output_dir)
     texts = {folder / f"{stem}.{name}": format_transcript(transcript, name, **options) for name in names}
-    parts = {target: folder / f".avsr-{secrets.token_hex(6)}.part" for target in texts}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for target, part in parts.items():
-            with part.open("xb") as file:
-                file.write(texts[target].encode("utf-8", "replace"))
-                file.flush()
-                os.fsync(file.fileno())
-        for target, part in parts.items():
-            os.replace(part, target)
-    except OSError as error:
-        raise BadOutput(
-            f"{folder / stem}: {', '.join(names)} cannot be written ({error.strerror}).  "
-            "Make room or get permission there, or choose another folder with --output-dir."
-        ) from error
-    finally:
-        for part in parts.values():
-            with suppress(OSError):                         # it was renamed, or could never be made
-                part.unlink()
+    write_files(texts, lambda reason: f"{folder / stem}: {', '.join(names)} cannot be written ({reason}).  Make room or get "
+                                      "permission there, or choose another folder with --output-dir.")
     return list(texts)
 
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_corpus import corpus, say, utterance
+from made_limits import full_disk
 
 from avsr import cache, checkpoint, manifest, media
 from avsr.benchmark.conditions import Heard, conditions, noise_config, parse_modalities, parse_noises, parse_snrs
@@ -28,7 +29,7 @@ from avsr.models.avsr import AVSR, Dims
 from avsr.noise import NoiseManifest, active_level, rms_level
 from avsr.rates import SAMPLE_RATE
 from avsr.report.examples import _recording
-from avsr.results import MODALITIES, NAME, key, read_rows
+from avsr.results import MODALITIES, NAME, TIMINGS, key, read_rows
 from avsr.text import NORMALISER, write_letters
 
 CORRUPTIONS = parse_corruptions("blur:4,noface,face,shift:80")
@@ -331,6 +332,46 @@ def test_other_weights_do_not_join_the_rows_of_a_model(folder, settings, whole, 
     shutil.copy(output / NAME, tmp_path / NAME)
     with pytest.raises(BadOutput, match=r"rows of random have search beam 2, and now it is beam 3\.  Use another --output-dir"):
         benchmark(folder, tmp_path, replace(settings, beam_size=3))
+
+
+@pytest.fixture
+def small(settings):
+    return replace(settings, noises=("white",), snrs=(0.0,), corruptions=(), modalities=("a",), limit=4)
+
+
+def test_a_second_benchmark_in_a_folder_is_refused_while_the_first_is_at_work(folder, small, tmp_path):
+    refused = []
+
+    def second(stage, *_):
+        if stage.startswith("measuring") and not refused:
+            for output, audio in ((tmp_path / "out", None), (tmp_path / "other", tmp_path / "audio")):
+                with pytest.raises(AvsrError, match="another avsr benchmark is at work in it") as caught:
+                    benchmark(folder, output, small, save_audio=audio)
+                refused.append(str(caught.value).partition(":")[0])
+
+    done = benchmark(folder, tmp_path / "out", small, save_audio=tmp_path / "audio", options=Options(progress=second))
+    assert done.n_new == done.n_rows == 4
+    assert refused == [str(tmp_path / "out"), str(tmp_path / "audio")]
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1500, 6000])        # nothing; no sound; sounds, but no index or rows of all
+def test_a_full_disk_leaves_only_whole_lines_and_files_and_the_run_goes_on(folder, small, tmp_path, n_bytes):
+    with full_disk(n_bytes), pytest.raises(BadOutput, match=r"\(File too large\)\.  "):
+        benchmark(folder, tmp_path / "full", small, save_audio=tmp_path / "full")
+    for path in (path for path in (tmp_path / "full").rglob("*") if path.is_file()):
+        assert not path.name.startswith("."), path
+        assert path.suffix == ".jsonl", path
+        assert path.read_bytes()[-1:] in (b"", b"\n"), path
+    benchmark(folder, tmp_path / "full", small)
+    benchmark(folder, tmp_path / "undisturbed", small)
+    assert (tmp_path / "full" / NAME).read_bytes() == (tmp_path / "undisturbed" / NAME).read_bytes()
+
+
+def test_times_that_a_kill_cut_off_do_not_spoil_those_that_follow(folder, small, tmp_path):
+    (tmp_path / TIMINGS).write_text('{"system": "rand')
+    benchmark(folder, tmp_path, small)
+    assert [json.loads(line)["clips"] for line in (tmp_path / TIMINGS).read_text().splitlines()] == [4]
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from avsr.cli import console, main
 from avsr.cli.console import Bars, amount_text, put, say, told
 from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR, Dims
-from avsr.runtime import UNITS
+from avsr.runtime import UNITS, pick_device
 from avsr.text import write_letters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -312,3 +312,28 @@ def test_on_a_narrow_terminal_the_name_is_cut_and_the_amount_is_not():
     ((stage, amounts),) = bars.items()
     assert (stage, amounts) == ("downloading model.saf…", {"1.50 of 3.20 GB"})
     assert watch(sys.executable, "-c", code, RANK="1")[1:] == ({}, "")               # torchrun's second, on the same terminal
+
+
+# Numbers that are typed
+
+TYPED = {("transcribe", "x.mp4"): ("--beam-size", "--batch-size", "--temperature", "--max-missing", "--ctc-weight",
+                                   "--lm-weight", "--max-line-width"),
+         ("benchmark", "x"): ("--beam-size", "--batch-size", "--max-missing", "--limit"),
+         ("prepare", "folder", "x", "y"): ("--workers", "--max-missing", "--max-dropped", "--valid-share"),
+         ("train", "x.toml"): ("--minutes",),
+         ("explain", "x.mp4"): ("--snr", "--seed", "--start", "--end")}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1e400", "1e999", "9" * 400, "1e20x", ""])
+def test_no_number_is_taken_that_is_beyond_all_sense(value):
+    for command, options in TYPED.items():
+        for option in options:
+            done = CliRunner().invoke(main, [*command, option, value])
+            assert done.exit_code in (1, 2), (command, option)
+            assert re.search(r"(Invalid value for '.+': |error: workers )", done.output), (command, option, done.output)
+
+
+@pytest.mark.parametrize("device", ["cpu:x", "cpu:-3", "gpu", "cuda:999"])
+def test_a_device_that_there_is_not_is_named(device):
+    with pytest.raises(AvsrError, match=rf"--device {device}: .*  "):
+        pick_device(device)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_limits import ends_within
 
 from avsr import cache, faces, lips, manifest, media, prepare
 from avsr.errors import AvsrError, BadManifest, BadOutput, MissingAsset
@@ -46,6 +47,9 @@ def fake_work(job: Job, tick, *, settings: PrepareSettings) -> list[Outcome]:
             if utterance.id.endswith("once"):
                 flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if utterance.id.endswith("sleep"):                   # at work, without a sign of life
+            print(os.getpid(), flush=True)
+            time.sleep(100)
         if utterance.id.endswith("mistake"):
             raise ZeroDivisionError("ours")
         if utterance.id.endswith("7"):
@@ -175,7 +179,7 @@ def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked):
     prepared = prepare.prepare(utterances, tmp_path / "out", settings=settings)
     assert [row.id for row in prepared.utterances] == ["u000", "u001once", "u003", "u004"]
     assert prepared.dropped == [Dropped("u002kill", "worker died")]
-    with pytest.raises(BadManifest, match=r"1 of 5 utterances were dropped \(20%, limit 10%\).*dropped\.tsv"):
+    with pytest.raises(BadManifest, match=r"1 of 5 utterances dropped \(20%, limit 10%\).*dropped\.tsv"):
         prepared.check()
     utterances[2] = replace(utterances[2], id="u002")        # next time it is tried again
     assert len(prepare.prepare(utterances, tmp_path / "out", settings=settings).utterances) == 5
@@ -184,6 +188,23 @@ def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked):
 def test_a_mistake_of_ours_is_not_taken_for_a_bad_clip(tmp_path, faked):
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         prepare.prepare([Utterance("u000mistake", "0.mp4", "text")], tmp_path, settings=PrepareSettings(workers=1))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    code = (f"import test_prepare; test_prepare.prepare.work = test_prepare.fake_work; "
+            f"test_prepare.prepare.prepare([test_prepare.Utterance('u000sleep', '0.mp4', 'text')], {str(tmp_path)!r})")
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(TESTS)},
+                               stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    assert ends_within(worker, 3)
+
+
+def test_more_workers_than_the_machine_bears_are_refused():
+    with pytest.raises(AvsrError, match=r"workers 100000: at most \d+ on this machine of \d+ cores\.  Leave it out"):
+        PrepareSettings(workers=100_000)
 
 
 @pytest.mark.slow
@@ -209,7 +230,7 @@ def test_a_full_disk_leaves_no_half_page(undisturbed, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(BadOutput, match=r"pages/s0\.png: cannot be written \(File too large\)\.  Make room, or choose"):
+        with pytest.raises(BadOutput, match=r"pages/s0\.png: it cannot be written \(File too large\)\.  Make room, or choose"):
             write_pages(tmp_path, rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -409,7 +430,7 @@ def test_broken_files_are_counted_with_reasons(real_data, tmp_path):
     process = avsr("folder", tmp_path / "in", tmp_path / "out", "--modality", "av")
     _, told = process.communicate()
     assert process.returncode == 1
-    assert "utterances were dropped" in told.splitlines()[-1]
+    assert "utterances dropped" in told.splitlines()[-1]
     listed = (tmp_path / "out" / "dropped.tsv").read_text().splitlines()[1:]
     reasons = Counter(line.split("\t")[1].partition(":")[0] for line in listed)
     assert reasons == {"the file is empty (0 bytes), as half a copy is": 1, "no sound": 1, "cannot be read": 1, "no face": 1}

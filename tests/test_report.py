@@ -13,11 +13,13 @@ from xml.dom import minidom
 import made_rows
 import numpy as np
 import pytest
+from made_limits import full_disk
 from made_rows import Made
 
 from avsr.cli.report import report_command
 from avsr.errors import AvsrError, BadOutput
 from avsr.metrics import by_group, difference, paired, wer
+from avsr.output import locked
 from avsr.report import ReportSettings, report
 from avsr.report.runs import open_run
 from avsr.results import read_rows
@@ -287,7 +289,7 @@ def test_other_noise_and_utterances_of_one_run_only_are_told(tiny, tmp_path):
     other = made_rows.write(tmp_path / "other", TINY)
     rewrite(other, lambda row: None if row["id"] == ids[0] else {**row, "noise_offset": 7} if row["noise"] else row)
     made = report([tiny, other], tmp_path / "out", settings=QUICK)
-    assert any(note.startswith("1 utterances are in one run only") for note in made.warnings)
+    assert any(note.startswith("1 utterance of one run alone, left out of the differences; ") for note in made.warnings)
     assert any("pieces of noise (babble) are not the same" in note for note in made.warnings)
     assert {line["utterances"] for line in table(tmp_path / "out", "compared")} == {"5"}
 
@@ -437,7 +439,7 @@ def bad(name, text=None, change=None):
     (bad("empty", ""), "results.jsonl: it holds no row.  Run"),
     (bad("cut", '{"layout": 1, "sys'), "results.jsonl: it holds no row.  Run"),
     (bad("broken", "{}\n"), "results.jsonl, line 1: layout is not there"),
-    (bad("junk", "\x00\n"), "results.jsonl, line 1: not JSON"),
+    (bad("junk", "\x01\n"), "results.jsonl, line 1: not JSON"),
     (bad("mixed", change=lambda row: {**row, "normaliser": "other"} if row["modality"] == "v" else row),
      "grid has normaliser other, and avsr-2 before that, so these rows are not one measurement.  Put them"),
     (bad("weights", change=lambda row: {**row, "sha256": "1" * 64} if row["modality"] == "v" else row), "grid has sha256 1111"),
@@ -476,6 +478,21 @@ def test_a_folder_that_cannot_be_written_to(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadOutput, match=r"file: it cannot be written \(File exists\)\.  Choose"):
         report([run], tmp_path / "file", settings=QUICK)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_leaves_nothing_half(tmp_path):
+    run = made_rows.write(tmp_path / "run", TINY)
+    report([run], tmp_path / "whole", settings=QUICK)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    with full_disk(20_000), pytest.raises(BadOutput, match=r"index.html: it cannot be written \(File too large\)\.  C"):
+        report([run], tmp_path / "full", settings=QUICK)
+    with full_disk(1_000), pytest.raises(BadOutput, match=r"(png|svg): it cannot be written \(File too large\)\.  C"):
+        report([run], tmp_path / "full", settings=ReportSettings())
+    for path in (path for path in (tmp_path / "full").rglob("*") if path.is_file()):
+        assert path.read_bytes() == whole[path.name]
+    with locked(tmp_path / "full", "avsr report"), pytest.raises(AvsrError, match="full: another avsr report is at work in it"):
+        report([run], tmp_path / "full", settings=QUICK)
 
 
 # --- some of the rows ---

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from avsr.errors import BadOutput
 from avsr.manifest import Utterance
 from avsr.names import file_name
+from avsr.output import REMEDY, reason_of, whole_file, write_file
 from avsr.rates import SAMPLE_RATE
 from avsr.runtime import Progress, no_progress
 
@@ -45,13 +47,16 @@ def write_mixes(folder: Path, mixes: Iterable[Mix], total: int | None = None, pr
             level = "clean" if mix.noise is None else f"{file_name(mix.noise)}/{_decibels(mix.snr_db)}"
             path = folder / level / f"{file_name(mix.utterance.id)}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, mix.audio, SAMPLE_RATE, subtype="FLOAT")
+            wav = BytesIO()                                 # soundfile's own errors say `System error` where the disk is full
+            soundfile.write(wav, mix.audio, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+            with whole_file(path) as fresh:
+                fresh.write_bytes(wav.getvalue())
             lines.append({"id": mix.utterance.id, "file": path.relative_to(folder).as_posix(), "noise": mix.noise,
                           "snr_db": mix.snr_db, **mix.facts, "reference": mix.utterance.text})
             progress("writing mixes", n_done + 1, total, "files")
-        (folder / INDEX).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise BadOutput(f"{folder}: a mix cannot be written ({error}).  Choose another folder, or make room.") from error
+    except OSError as error:
+        raise BadOutput(f"{folder}: a mix cannot be written ({reason_of(error)}).  {REMEDY}") from error
+    write_file(folder / INDEX, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return len(lines)
 
 

@@ -17,7 +17,7 @@ from avsr.cache.packing import MAX_SECONDS, MAX_SIDE, MOUTHS, SOUND, Cached, Pac
 from avsr.errors import BadCheckpoint, BadManifest
 from avsr.lips import RECIPES, LipRecipe
 from avsr.manifest import CacheEntry, lies_beside
-from avsr.manifest.rows import write_text
+from avsr.output import write_file
 from avsr.remote import locate
 
 MAX_BYTES = 256 * 2**20               # of a shard: large enough for network file systems, small enough to copy about
@@ -58,7 +58,7 @@ class ShardWriter:
             self.finish()
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o644)
+            self._file = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
             os.ftruncate(self._file, self.offset)
         self._write(packed.blob)
         entry = CacheEntry(self.path.name, self.offset, len(packed.blob), packed.n_frames, packed.n_samples,
@@ -194,7 +194,7 @@ def write_recipe(folder: str | Path, recipe: LipRecipe) -> None:
     """Say beside the manifest how mouths and sound were made. Raises BadOutput."""
     values = {"mouths": MOUTHS, "sound": SOUND, "sample_rate": rates.SAMPLE_RATE, "video_fps": rates.VIDEO_FPS,
               "lips": recipe.to_dict()}
-    write_text(Path(folder) / RECIPE, json.dumps(values, indent=1) + "\n")
+    write_file(Path(folder) / RECIPE, json.dumps(values, indent=1) + "\n")
 
 
 def read_recipe(base: str | Path, expected: LipRecipe | None = None) -> LipRecipe:

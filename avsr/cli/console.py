@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import sys
 import time
@@ -28,6 +29,16 @@ OTHERS_WIDTH = 48                                           # columns of a bar's
 # Whisper's users type underscores: both spellings are understood.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True,
            "token_normalize_func": lambda name: name.replace("_", "-") if name.startswith("-") or "_" in name else name}
+
+
+class Number(click.FloatRange):
+    """A number of the command line within bounds. Click takes `nan` for one that is within all bounds."""
+
+    name = "number"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
 def say(message: str, *, lines: bool = False) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, is_first_process, say, told
+from avsr.cli.console import CONTEXT, Bars, Number, is_first_process, say, told
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 @click.argument("corpus")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes.  [default: one on each core]")
-@click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
+@click.option("--workers", type=click.IntRange(1, 1024), default=None, help="Processes.  [default: one on each core]")
+@click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Share of frames that may lack a face before an utterance is dropped.")
-@click.option("--max-dropped", type=click.FloatRange(0, 1), default=0.05,
+@click.option("--max-dropped", type=Number(0, 1), default=0.05,
               help="Share of utterances that may be dropped before it is an error.")
-@click.option("--valid-share", type=click.FloatRange(0, 1, max_open=True), default=0.05,
+@click.option("--valid-share", type=Number(0, 1, max_open=True), default=0.05,
               help="Share of each speaker's training utterances that become split valid, where the corpus has no such split.")
 @click.option("--modality", type=click.Choice(["av", "a", "v"]), default="av",
               help="Keep mouths and sound (av), sound alone (a), or mouths alone (v).")
@@ -62,7 +62,7 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where the run is kept.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on with the run that is there.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=None,
+@click.option("--minutes", type=Number(0, 10**7, min_open=True), default=None,
               help="Stop after so long; --resume goes on from there.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--quiet", "-q", is_flag=True, help="No line per step and no progress bar; errors are still shown.")

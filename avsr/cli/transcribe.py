@@ -15,6 +15,7 @@ import click
 from avsr.cli.console import (
     CONTEXT,
     Bars,
+    Number,
     check_writable,
     limit_openmp_spinning,
     put,
@@ -39,17 +40,17 @@ if TYPE_CHECKING:
 @click.option("--language", default=None,
               help="Its code or English name (de, German); found out if not given and the model is multilingual.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
-@click.option("--beam-size", type=click.IntRange(min=1), default=None,
+@click.option("--beam-size", type=click.IntRange(1, 256), default=None,
               help="Texts kept in the search; 1 is fastest.  [default: 5, of imported models their authors' 40]")
-@click.option("--ctc-weight", type=click.FloatRange(0, 1, max_open=True), default=None,
+@click.option("--ctc-weight", type=Number(0, 1, max_open=True), default=None,
               help="Of CTC in the search, for imported models.  [default: their authors' 0.1]")
 @click.option("--lm", type=click.Path(), default=None, metavar="FILE",
               help="A language model of words to help the search: n-grams as ARPA, plain or .gz.")
-@click.option("--lm-weight", type=click.FloatRange(min=0), default=None, help="Of the language model.  [default: 0.3]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=8, help="Pieces of up to 30 s recognised at once.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0,
+@click.option("--lm-weight", type=Number(0, 100), default=None, help="Of the language model.  [default: 0.3]")
+@click.option("--batch-size", type=click.IntRange(1, 1024), default=8, help="Pieces of up to 30 s recognised at once.")
+@click.option("--temperature", type=Number(0, 10), default=0.0,
               help="First temperature tried; 0 is beam search, the only one of imported models.")
-@click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
+@click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Share of frames that may lack a face before a piece goes by sound alone.")
 @click.option("--vad/--no-vad", default=True, help="Look for speech first, or take everything as speech.")
 @click.option("--audio-track", type=click.IntRange(min=1), default=None, metavar="N",
@@ -64,9 +65,9 @@ if TYPE_CHECKING:
               help="Where to write them.  [default: here where --format is given]")
 @click.option("--word-timestamps", is_flag=True, help="Put the time of each word into json.")
 @click.option("--highlight-words", is_flag=True, help="Underline each word in srt and vtt as it is said.")
-@click.option("--max-line-width", type=click.IntRange(min=1), default=None, help="Characters to a subtitle line.")
-@click.option("--max-line-count", type=click.IntRange(min=1), default=None, help="Lines to a subtitle.")
-@click.option("--max-words-per-line", type=click.IntRange(min=1), default=None, help="Words to a subtitle line.")
+@click.option("--max-line-width", type=click.IntRange(1, 10**6), default=None, help="Characters to a subtitle line.")
+@click.option("--max-line-count", type=click.IntRange(1, 10**6), default=None, help="Lines to a subtitle.")
+@click.option("--max-words-per-line", type=click.IntRange(1, 10**6), default=None, help="Words to a subtitle line.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no warnings; errors are still shown.")
 def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: str | None, quiet: bool,
                        word_timestamps: bool, highlight_words: bool, max_line_width: int | None,

@@ -24,6 +24,7 @@ from avsr.importers.reading import listed, read_weights
 from avsr.lips import RECIPES
 from avsr.models.blocks import outline
 from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.output import locked
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME
 from avsr.runtime import Progress, no_progress
 
@@ -68,9 +69,10 @@ def import_checkpoint(path: Path | str, output: Path | str, *, tokenizer: Path |
         about = {"family": family.name, "file": path.name, "md5": md5, "published": known and asdict(known),
                  "licence": family.licence}
         progress("writing the model", 0, None, None)
-        made = save(Checkpoint(output.resolve().name, network, pieces, recipe=RECIPES[family.recipe],
-                               lips_trained="v" in modality, pad_seconds=None, search=family.search, training=about), output,
-                    half=half)
+        model = Checkpoint(output.resolve().name, network, pieces, recipe=RECIPES[family.recipe],
+                           lips_trained="v" in modality, pad_seconds=None, search=family.search, training=about)
+        with locked(output, "avsr import"):
+            made = save(model, output, half=half)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     return Imported(made, family, network.dims, modality, n_parameters, known)
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from avsr.errors import BadManifest
 from avsr.manifest import step
-from avsr.manifest.rows import Dropped, Utterance, write_text
+from avsr.manifest.rows import Dropped, Utterance
+from avsr.output import write_file
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 Arrays = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
@@ -198,7 +199,7 @@ def _write_table(path: str | Path, kind: type, rows: Iterable[Problem] | Iterabl
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow([f.name for f in fields(kind)])
     table.writerows([" ".join(str(value).split()) for value in astuple(row)] for row in rows)
-    write_text(Path(path), text.getvalue())
+    write_file(path, text.getvalue().encode(), remedy="Choose another place.")
 
 
 def _near(curve: np.ndarray, limits: Limits) -> float:

@@ -13,12 +13,12 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from avsr.errors import BadManifest, BadOutput
+from avsr.output import write_file
 from avsr.textfiles import NotText, decode
 
 NAME = "manifest.jsonl"
@@ -128,7 +128,7 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
         if utterance.id in seen:
             raise BadManifest(f"{path}: two utterances have the id {utterance.id!r}.  Ids must be unique: rename one.")
         seen.add(utterance.id)
-    write_text(path, "".join(_line(utterance) for utterance in utterances))
+    write_file(path, "".join(_line(utterance) for utterance in utterances).encode(), remedy="Choose another place.")
 
 
 def append(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -144,24 +144,6 @@ def append(path: str | Path, utterances: Iterable[Utterance]) -> None:
     except OSError as error:
         raise BadOutput(f"{path}: cannot be added to ({error.strerror or error}).  Choose another place.") from error
 
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all. Raises BadOutput."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """A file, whole or not at all. Raises BadOutput."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
-        os.replace(fresh, path)
-    except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
-        raise BadOutput(f"{path}: cannot be written ({error.strerror or error}).  Make room, or choose another "
-                        "place.") from error
 
 
 def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | None = None,

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from avsr import assets, faces, manifest
-from avsr.errors import BadManifest, BadOutput
+from avsr.errors import BadManifest, BadOutput, counted
 from avsr.manifest import Dropped, Problem, Utterance
 from avsr.prepare import pool
 from avsr.prepare.crop import Job, Outcome, PrepareSettings, no_faces, work
@@ -53,7 +53,7 @@ class Prepared:
     def summary(self) -> str:
         """Lines for people: how many, what was dropped and what may be wrong, by reason, the commonest first."""
         before = f", {self.n_done_before} of them by an earlier run" if self.n_done_before else ""
-        lines = [f"{self.manifest}: {_counted(len(self.utterances))}{before}{self._splits()}"]
+        lines = [f"{self.manifest}: {counted(len(self.utterances), 'utterance')}{before}{self._splits()}"]
         lines += [f"  {sentence}" for sentence in self._lacks()]
         for name, reasons in (("dropped", self.dropped_reasons), ("problems", Counter(one.reason for one in self.problems))):
             if reasons:
@@ -109,12 +109,8 @@ class Prepared:
                               f"{f'; {allow}' if self.n_asked else '.'}")
         if lost > self.settings.max_dropped * self.n_asked:
             limit = f"{lost / self.n_asked:.0%}, limit {self.settings.max_dropped:.0%}"
-            raise BadManifest(f"{self.manifest}: {lost} of {self.n_asked} utterances were dropped ({limit}); the others can be "
-                              f"used.  {listed} lists them with the reason; --max-dropped puts up with them, {allow}")
-
-
-def _counted(n: int) -> str:
-    return "1 utterance" if n == 1 else f"{n} utterances"
+            raise BadManifest(f"{self.manifest}: {lost} of {counted(self.n_asked, 'utterance')} dropped ({limit}); the others "
+                              f"can be used.  {listed} lists them with the reason; --max-dropped puts up with them, {allow}")
 
 
 def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: PrepareSettings | None = None,
@@ -145,8 +141,9 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
                 _work_off(jobs, journal, settings, len(everything), len(done), progress)
                 journal.finish()
             except OSError as error:
-                raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of {len(everything)} utterances.  Make "
-                                "room and run the same command again: what is done is kept.") from error
+                raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of "
+                                f"{counted(len(everything), 'utterance')}.  Make room and run the same command again: what is "
+                                "done is kept.") from error
             rows = [journal.rows[utterance.id] for utterance in everything]
     except OSError as error:
         raise BadOutput(f"{folder}: it cannot be written to ({error.strerror}).  Choose another folder.") from error

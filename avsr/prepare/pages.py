@@ -13,8 +13,8 @@ import numpy as np
 
 from avsr import cache
 from avsr.manifest import Utterance
-from avsr.manifest.rows import write_bytes
 from avsr.names import file_name
+from avsr.output import write_file
 
 ROWS = 24                             # utterances to a page, spread over the speaker's
 FRAMES = 10                           # of each utterance
@@ -35,7 +35,7 @@ def write_pages(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
         chosen = [theirs[i] for i in np.unique(np.linspace(0, len(theirs) - 1, ROWS).round().astype(int))]
         page = np.concatenate([_row(folder, utterance) for utterance in chosen])
         path = folder / "pages" / f"{file_name(speaker)}.png"
-        write_bytes(path, cv2.imencode(".png", page)[1].tobytes())
+        write_file(path, cv2.imencode(".png", page)[1].tobytes())
         paths.append(path)
     return paths
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 from dataclasses import asdict, fields, replace
 from fnmatch import fnmatch
@@ -16,16 +15,23 @@ import torch
 
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
-from avsr.config import Config
+from avsr.config import Config, is_number, shown
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.video import BLOCKS, FRONTS
 from avsr.models.whisper import is_whispers
-from avsr.runtime import Progress, no_progress
-from avsr.text import NORMALISER, Tokenizer, write_letters
+from avsr.output import whole_file
+from avsr.runtime import Progress, memory_bytes, no_progress
+from avsr.text import CTC_LETTERS, NORMALISER, Tokenizer, write_letters
 from avsr.train.imagenet import image_weights, is_image_network, load_image_weights
 
 EARS = ("audio.",)
+BYTES_OF_A_WEIGHT = 4                                       # float32
+# The least and the greatest of each of model.dims that is a number; Whisper's largest network has width 1280 and 32 layers.
+SIZES = {**dict.fromkeys(("width", "video_width"), (4, 2**14)), "n_heads": (1, 2**10), "n_mels": (0, 2**10),
+         **dict.fromkeys(("n_audio_layers", "n_video_layers", "n_fusion_layers", "n_decoder_layers", "n_local"), (0, 2**8)),
+         "n_vocab": (1, 2**20), "n_context": (1, 2**16), "n_ctc": (0, len(CTC_LETTERS) + 1),
+         **dict.fromkeys(("n_trust", "n_heed"), (0, 2**14))}
 LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
 
 
@@ -62,9 +68,8 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
 
 def _letters(path: Path) -> Tokenizer:
     """The tokenizer of letters. Under torchrun every process writes it, while others already read it: by renaming."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    write_letters(part)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        write_letters(part)
     return Tokenizer(path)
 
 
@@ -132,17 +137,48 @@ def _dims(config: Config, default: Dims) -> Dims:
     if strange := sorted(given.keys() - known):
         raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
     for name, kinds in (("lips", FRONTS), ("video_blocks", BLOCKS)):
-        if given.get(name, next(iter(kinds))) not in kinds:
-            raise BadConfig(f"{config.name}: model.dims.{name} is {given[name]!r}.  Known are {', '.join(kinds)}.")
-    for name, value in given.items():
-        if name not in ("lips", "video_blocks") and (not isinstance(value, int) or value < 0):
-            raise BadConfig(f"{config.name}: model.dims.{name} is {value!r}, but must be a whole number.  Correct it.")
+        if name in given and not (isinstance(given[name], str) and given[name] in kinds):
+            raise BadConfig(f"{config.name}: model.dims.{name} is {given[name]!r:.60}.  Known are {', '.join(kinds)}.")
+    for name, (least, most) in SIZES.items():
+        if name in given and not (is_number(given[name], int) and least <= given[name] <= most):
+            raise BadConfig(f"{config.name}: model.dims.{name} is {shown(given[name])}, but must be a whole number from "
+                            f"{least} to {most}.  Correct it.")
     size = asdict(default) | given
-    if size["n_fusion_layers"] > size["n_audio_layers"] or not size["n_heads"] or size["width"] % size["n_heads"]:
-        raise BadConfig(f"{config.name}: {size['n_fusion_layers']} fusion layers among {size['n_audio_layers']} audio layers, "
-                        f"width {size['width']} in {size['n_heads']} heads.  Fuse in at most all; heads must divide the "
-                        "width.")
+    if problem := _misfit(size, default.n_vocab):
+        raise BadConfig(f"{config.name}: model.dims have {problem}")
+    _check_memory(config, size)
     return replace(default, **given)
+
+
+def _misfit(size: dict, n_vocab: int) -> str | None:
+    """Which sizes of a network do not go together, and what to do; None where all do. n_vocab: tokens of its tokenizer."""
+    width, n_heads, video_width = size["width"], size["n_heads"], size["video_width"] or size["width"]
+    if size["n_fusion_layers"] > size["n_audio_layers"]:
+        return f"{size['n_fusion_layers']} fusion layers among {size['n_audio_layers']} audio layers.  Fuse in at most all."
+    if width % n_heads or width % 2:
+        return f"width {width} in {n_heads} heads.  The width must be even, and heads must divide it."
+    if video_width % (width // n_heads) or video_width % 2:
+        return (f"video_width {video_width} in heads of {width // n_heads}, which is width / n_heads.  It must be even, and a "
+                "multiple of that.")
+    if size["n_ctc"] not in (0, len(CTC_LETTERS) + 1):
+        return f"n_ctc {size['n_ctc']}.  CTC spells {len(CTC_LETTERS)} letters: set {len(CTC_LETTERS) + 1}, or 0 for none."
+    if size["n_vocab"] < n_vocab:
+        return f"n_vocab {size['n_vocab']}, and the tokenizer has {n_vocab} tokens.  Leave n_vocab out."
+    if size["n_heed"] and not size["n_trust"]:
+        return f"n_heed {size['n_heed']} without n_trust.  The sound is judged only where lips are: set n_trust too."
+    return None
+
+
+def _check_memory(config: Config, size: dict) -> None:
+    """Raises BadConfig for a network whose weights alone are larger than this machine's memory."""
+    video_width = size["video_width"] or size["width"]
+    n_weights = (12 * size["width"] ** 2 * (size["n_audio_layers"] + 1.5 * size["n_decoder_layers"] + size["n_fusion_layers"])
+                 + 12 * video_width ** 2 * size["n_video_layers"] + size["width"] * (size["n_vocab"] + size["n_context"]))
+    memory = memory_bytes()
+    needed = BYTES_OF_A_WEIGHT * n_weights
+    if memory is not None and needed > memory:
+        raise BadConfig(f"{config.name}: the weights of model.dims take about {needed / 1e9:.0f} GB, and this machine has "
+                        f"{memory / 1e9:.0f} GB of memory.  Make width or the numbers of layers smaller.")
 
 
 def facts(config: Config, step: int, scores: dict[str, float], hours_of_data: float) -> dict:

@@ -9,7 +9,6 @@ Whole or not at all: tensors are written first, and state.json, which names them
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +22,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.errors import BadCheckpoint, BadOutput
 from avsr.models.avsr import Dims
 from avsr.models.whisper import read_json, read_safetensors
+from avsr.output import reason_of, whole_file
 
 STATE = "state.json"
 
@@ -48,25 +48,29 @@ def save_state(folder: Path, position: Position, learner: nn.Module, optimiser: 
         for key, value in values.items():
             tensors[f"optimiser.{key}.{names[parameter]}"] = value.detach().contiguous().cpu()
     fresh = folder / f"state-{position.step}.safetensors"
-    part = folder / f".{STATE}.new"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part.with_suffix(".tensors"))
-        os.replace(part.with_suffix(".tensors"), fresh)
-        part.write_text(json.dumps({**asdict(position), "tensors": fresh.name, "about": about}, indent=1) + "\n")
-        os.replace(part, folder / STATE)
+        with whole_file(fresh, alone=True) as part:
+            save_file(tensors, part)
+        with whole_file(folder / STATE, alone=True) as part:
+            part.write_text(json.dumps({**asdict(position), "tensors": fresh.name, "about": about}, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
-        for path in (part.with_suffix(".tensors"), part, fresh):            # half of a file would fill the disk for good
-            if path.name != _tensors_of(folder):
-                with suppress(OSError):
-                    path.unlink()
-        reason = getattr(error, "strerror", None) or error
-        raise BadOutput(f"{folder}: the training state cannot be written ({reason}).  Make room, then go on with --resume; "
-                        "the last whole state is kept.") from error
-    for old in folder.glob("state-*.safetensors"):
+        if fresh.name != _tensors_of(folder):               # what no state names would fill the disk for good
+            with suppress(OSError):
+                fresh.unlink()
+        raise BadOutput(f"{folder}: the training state cannot be written ({reason_of(error)}).  Make room, then "
+                        f"{way_on(folder)}.") from error
+    for old in (*folder.glob("state-*.safetensors"), *folder.glob(".state-*.part")):        # the latter of a kill
         if old != fresh:
             old.unlink()
     _drop_worse(folder, position)
+
+
+def way_on(folder: Path) -> str:
+    """What is left to do with a run that broke off, as the end of a sentence."""
+    if not (folder / STATE).exists():
+        return "start again, as no state was saved yet"
+    return f"go on from step {read_json(folder / STATE)['step']} with --resume"
 
 
 def _tensors_of(folder: Path) -> str | None:
@@ -119,12 +123,13 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.P
 
 def keep_best(folder: Path, position: Position, model: Checkpoint, scores: dict[str, float], keep: int) -> None:
     """Save the model if it is among the `keep` best by mean WER. What no longer is goes with the next state, not before:
-    a run killed in between takes up the state that still names it."""
+    a run killed in between takes up the state that still names it. Raises BadOutput."""
     score = sum(scores.values()) / len(scores)
     position.best = sorted([*position.best, (score, position.step, scores)], key=lambda entry: entry[:2])[:keep]
     steps = {step for _, step, _ in position.best}
     if position.step in steps:
-        checkpoint.save(model, folder / "best" / f"step-{position.step}", half=False)
+        checkpoint.save(model, folder / "best" / f"step-{position.step}", half=False,
+                        remedy=f"Make room, then {way_on(folder)}.")
 
 
 def _drop_worse(folder: Path, position: Position) -> None:
