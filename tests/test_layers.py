@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
-ORDER = ["errors", "rates", "runtime", "download", "assets", "fetch",
+ORDER = ["errors", "rates", "runtime", "schema", "download", "assets", "fetch",
          "media", "faces", "lips", "features", "speech", "noise", "augment", "corrupt",
          "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
@@ -18,7 +18,8 @@ ORDER = ["errors", "rates", "runtime", "download", "assets", "fetch",
          "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics",
          "train", "transcribe", "benchmark", "explain", "report",
          "cli", "__main__"]
-MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2", "whisper"]
+MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2",
+          "whisper"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -13,7 +13,8 @@ from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
 from avsr.models.ctranslate2 import read_ctranslate2
-from avsr.models.whisper import load_folder, read_safetensors
+from avsr.models.weights import read_safetensors
+from avsr.models.whisper import load_folder
 from avsr.rates import PIECE_SAMPLES
 
 
@@ -200,7 +201,7 @@ def reshape_weights(folder, change):
 
 CONV = "model.encoder.conv1.weight"
 WRONG_FOLDERS = {
-    "another kind of model": (lambda f: edit(f / "config.json", model_type="bert"), "a model of type 'bert', not whisper"),
+    "another kind of model": (lambda f: edit(f / "config.json", model_type="bert"), "a model of type 'bert', not whisper.  Name a Whisper's folder, or one of tiny.en"),
     "no type": (lambda f: edit(f / "config.json", model_type=None), "its config.json names neither a model_type"),
     "config without a field": (lambda f: edit(f / "config.json", d_model=None), "config.json: lacks d_model"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: holds a JSON list"),
@@ -236,5 +237,5 @@ def test_a_wrong_folder_is_named_with_a_remedy(copy, case):
     message = str(caught.value)
     assert message.startswith(str(copy))
     assert says in message
-    remedies = ("Fetch the model again", "Known: tiny.en", "Name a model's folder", "save_pretrained", "Put the tokenizer.json")
+    remedies = ("Fetch the model again", "Name a Whisper's folder", "Name a model's folder", "save_pretrained", "Put the tokenizer.json")
     assert any(remedy in message for remedy in remedies), message

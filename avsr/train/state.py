@@ -22,7 +22,8 @@ from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
 from avsr.errors import BadCheckpoint, BadOutput
 from avsr.models.avsr import Dims
-from avsr.models.whisper import read_json, read_safetensors
+from avsr.models.weights import read_safetensors
+from avsr.schema import read_json
 
 STATE = "state.json"
 
