@@ -620,7 +620,7 @@ def test_help_says_what_half_costs():
 def test_the_command_as_it_is_typed(published, tmp_path, ears):
     command = [sys.executable, "-m", "avsr", "import", str(published(ears)), "--output-dir", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n"), done.stderr
     assert "40 tokens" in done.stderr
     assert "Warning" not in done.stderr
 
