@@ -80,8 +80,8 @@ class NGrams:
         path = Path(path)
         try:
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise BadCheckpoint(f"{path}: no regular file, and it is read more than once.  Write what comes out of it into a "
-                                    "file first.")
+                raise BadCheckpoint(f"{path}: no regular file, and it is read more than once.  Write what comes out of it "
+                                    "into a file first.")
             with path.open("rb") as raw:
                 return cls(*_read(_Lines(path, raw, progress)))
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from made_corpus import CONFIG, config, corpus, say, utterance
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from avsr import cache, checkpoint, manifest, transcribe
 from avsr.checkpoint import Checkpoint, save
@@ -302,6 +303,28 @@ def test_another_run_is_not_resumed(folder, tmp_path_factory, override, says):
         train(config(folder), run)
 
 
+def test_a_state_that_somebody_has_altered_is_refused(folder, tmp_path):
+    settings = config(folder, "train.steps=2")
+    train(settings, tmp_path, Options(minutes=1e-9))
+    whole = json.loads((tmp_path / "state.json").read_text())
+    altered = {"step is": {"step": -1}, "seconds is null": {"seconds": None}, "best[0] is": {"best": [[1, 2]]},
+               "about is": {"about": []}, "must lie beside it": {"tensors": "../x.safetensors"}, "tensors is 1": {"tensors": 1}}
+    for says, change in altered.items():
+        (tmp_path / "state.json").write_text(json.dumps(whole | change))
+        with pytest.raises(BadCheckpoint, match=rf"state\.json: .*{re.escape(says)}.*  Start a new run with --output-dir\."):
+            train(settings, tmp_path, Options(resume=True))
+    (tmp_path / "state.json").write_text(json.dumps({key: value for key, value in whole.items() if key != "best"}))
+    with pytest.raises(BadCheckpoint, match=r"state\.json: lacks best\.  "):
+        train(settings, tmp_path, Options(resume=True))
+    (tmp_path / "state.json").write_text(json.dumps(whole))
+    tensors = load_file(tmp_path / whole["tensors"])
+    strange = next(name for name in tensors if name.startswith("optimiser."))
+    save_file({name if name != strange else "optimiser.exp_avg.nothing": one for name, one in tensors.items()},
+              tmp_path / whole["tensors"])
+    with pytest.raises(BadCheckpoint, match=r"optimiser's state is not that of this network \(optimiser\.exp_avg\.nothing\)"):
+        train(settings, tmp_path, Options(resume=True))
+
+
 def test_a_run_older_than_a_dimension_is_resumed(folder, tmp_path):
     settings = config(folder, "train.steps=2")
     train(settings, tmp_path, Options(minutes=1e-9))
@@ -378,8 +401,11 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
 @pytest.mark.parametrize(("overrides", "error", "says"), [
     (["model.dims.widht=3"], BadConfig, "model.dims.widht is not a dimension.  Known are"),
     (["model.dims.width=-3"], BadConfig, "model.dims.width is -3, but must be a whole number"),
-    (["model.dims.lips=eyes"], BadConfig, "model.dims.lips is 'eyes'.  Known are resnet18, resnet18-silu, compact"),
-    (["model.dims.video_blocks=bricks"], BadConfig, "model.dims.video_blocks is 'bricks'.  Known are transformer, conformer"),
+    (["model.dims.lips=eyes"], BadConfig, "model.dims.lips is 'eyes', but must be one of resnet18, resnet18-silu, compact"),
+    (["model.dims.video_blocks=bricks"], BadConfig, "model.dims.video_blocks is 'bricks', but must be one of transformer"),
+    (["model.dims.width=1048576"], BadConfig, "model.dims.width is 1048576, but must be a whole number from 4 to 16384"),
+    (["model.dims.width=16384", "model.dims.n_heads=512", "model.dims.n_audio_layers=200"], BadConfig,
+     "more memory to train than this machine has"),
     (["model.dims.n_heads=5"], BadConfig, "width 32 in 5 heads"),
     (["model.dims.n_fusion_layers=2"], BadConfig, "2 fusion layers among 1 audio layers"),
     (["model.dims.n_context=3"], BadConfig, r"no text fits model.dims.n_context = 3 \(u\d+: \d tokens, limit 1\)"),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from avsr.errors import BadCheckpoint
 from avsr.models.weights import listed
+from avsr.schema import shown
 
 VERSION, SPEC = 6, "WhisperSpec"
 REMEDY = "Install or fetch it again."
@@ -116,8 +117,8 @@ class _Reader:
     def header(self) -> None:
         (version,), spec = self.take("<I"), self.text()
         if (version, spec) != (VERSION, SPEC):
-            raise BadCheckpoint(f"{self.path}: CTranslate2 layout {version} of {spec}, known is {VERSION} of {SPEC}.  Name a "
-                                "Whisper, or convert it again.")
+            raise BadCheckpoint(f"{self.path}: CTranslate2 layout {version} of {listed([spec])}, known is {VERSION} of {SPEC}."
+                                "  Name a Whisper, or convert it again.")
         self.take("<I")                                     # the spec's revision
 
     def variable(self) -> tuple[str, np.ndarray]:
@@ -127,7 +128,7 @@ class _Reader:
             raise BadCheckpoint(f"{self.path}: {listed([name])} is of type {kind}, known are 0 to {len(TYPES) - 1}.  Convert "
                                 "it with --quantization float16, or install a newer avsr.")
         if (needed := prod(shape) * TYPES[kind].itemsize) != n_bytes:        # before numpy, which takes no larger numbers
-            raise ValueError(f"{listed([name])} of shape {shape[:8]} has {n_bytes} bytes, not {needed}")
+            raise ValueError(f"{listed([name])} of shape {shape[:8]} has {n_bytes} bytes, not {shown(needed)}")
         array = np.frombuffer(self.data, TYPES[kind], prod(shape), self.at).reshape(shape)
         self.at += n_bytes
         return name, array

@@ -71,13 +71,17 @@ def listed(names: Iterable[str], n: int = 3, longest: int = 100) -> str:
     return ", ".join(first) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
+def memory_bytes() -> int:
+    """Of this machine's memory; more than any has where the system does not tell."""
+    try:
+        return max(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 2**30)
+    except (AttributeError, ValueError):
+        return 2**60
+
+
 def check_memory(n: int, source: Path | str) -> None:
     """Raises BadCheckpoint where so many numbers are more than this machine's memory holds."""
-    try:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):                    # a system that does not tell
-        return
-    if n * BYTES > there > 0:
+    if n * BYTES > (there := memory_bytes()):
         raise BadCheckpoint(f"{source}: its {n} weights take {n * BYTES / 1e9:.1f} GB, but this machine has {there / 1e9:.1f} "
                             "GB of memory.  Use a smaller model.")
 

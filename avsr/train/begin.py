@@ -19,12 +19,15 @@ from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.video import BLOCKS, FRONTS
+from avsr.models.blocks import TooLarge, outline
+from avsr.models.weights import memory_bytes
 from avsr.models.whisper import is_whispers
 from avsr.runtime import Progress, no_progress
+from avsr.schema import Misfit, fit_table
 from avsr.text import NORMALISER, Tokenizer, write_letters
 from avsr.train.imagenet import image_weights, is_image_network, load_image_weights
 
+TRAINING_BYTES = 16                                         # of a weight: itself, its gradient, and two means of the optimiser
 EARS = ("audio.",)
 LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
 
@@ -131,18 +134,15 @@ def _dims(config: Config, default: Dims) -> Dims:
     given = config.model.dims
     if strange := sorted(given.keys() - known):
         raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
-    for name, kinds in (("lips", FRONTS), ("video_blocks", BLOCKS)):
-        if given.get(name, next(iter(kinds))) not in kinds:
-            raise BadConfig(f"{config.name}: model.dims.{name} is {given[name]!r}.  Known are {', '.join(kinds)}.")
-    for name, value in given.items():
-        if name not in ("lips", "video_blocks") and (not isinstance(value, int) or value < 0):
-            raise BadConfig(f"{config.name}: model.dims.{name} is {value!r}, but must be a whole number.  Correct it.")
-    size = asdict(default) | given
-    if size["n_fusion_layers"] > size["n_audio_layers"] or not size["n_heads"] or size["width"] % size["n_heads"]:
-        raise BadConfig(f"{config.name}: {size['n_fusion_layers']} fusion layers among {size['n_audio_layers']} audio layers, "
-                        f"width {size['width']} in {size['n_heads']} heads.  Fuse in at most all; heads must divide the "
-                        "width.")
-    return replace(default, **given)
+    try:
+        dims = replace(default, **fit_table(Dims, given, "model.dims."))
+        outline(AVSR, dims, most=memory_bytes() // TRAINING_BYTES)
+    except (Misfit, ValueError) as error:
+        raise BadConfig(f"{config.name}: {error}.  Correct it; heads must divide the width.") from error
+    except TooLarge as error:
+        raise BadConfig(f"{config.name}: a network of these model.dims takes more memory to train than this machine has "
+                        f"({memory_bytes() / 1e9:.0f} GB).  Make model.dims smaller.") from error
+    return dims
 
 
 def facts(config: Config, step: int, scores: dict[str, float], hours_of_data: float) -> dict:
