@@ -19,20 +19,13 @@ from typing import Annotated, Any
 
 from avsr.augment import MOST, Augment
 from avsr.errors import BadConfig
+from avsr.schema import Between
 from avsr.textfiles import NotText, read_text
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
 
 LONGEST_VALUE = 60                                          # characters of a wrong value in a message
-
-
-@dataclass(frozen=True)
-class Between:
-    """The least and the greatest number that a setting takes."""
-
-    least: float
-    most: float
 
 
 Share = Annotated[float, Between(0, 1)]

@@ -19,8 +19,10 @@ from avsr.decode import DecodeOptions, Hypothesis, decode, given_log_probs
 from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.avsr import Memory
+from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE
 from avsr.results import MODALITIES
+from avsr.schema import Misfit, fit_table
 
 LEAST_SAMPLES = SAMPLE_RATE // 10                           # less sound than 0.1 s is no speech
 
@@ -131,10 +133,14 @@ def memories(checkpoint: Checkpoint, modalities: Iterable[str], sounds: Sequence
 def how_to_search(checkpoint: Checkpoint, **asked: object) -> DecodeOptions:
     """What is asked for, by names of DecodeOptions' fields; where that is None, or nothing, what the model wants, or else the
     usual. Raises BadCheckpoint where the model wants what is not known."""
-    if strange := sorted(checkpoint.search.keys() - {field.name for field in fields(DecodeOptions)}):
-        raise BadCheckpoint(f"{checkpoint.name}: its search settings {', '.join(strange)} are not known to this version.  "
-                            "Install a newer avsr, or import the model again.")
-    return DecodeOptions(**{**checkpoint.search, **{name: value for name, value in asked.items() if value is not None}})
+    remedy = "Install a newer avsr, or import the model again."
+    if strange := sorted(checkpoint.search.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
+        raise BadCheckpoint(f"{checkpoint.name}: its search settings {listed(strange)} are not known here.  {remedy}")
+    try:
+        wanted = fit_table(DecodeOptions, checkpoint.search, "search.")
+    except Misfit as error:
+        raise BadCheckpoint(f"{checkpoint.name}: {error}.  {remedy}") from error
+    return DecodeOptions(**{**wanted, **{name: value for name, value in asked.items() if value is not None}})
 
 
 def recognise(checkpoint: Checkpoint, memory: Memory, options: DecodeOptions, language: str = "en") -> list[Hypothesis]:

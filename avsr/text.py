@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from avsr.errors import BadCheckpoint
 from avsr.linebreak import clusters
+from avsr.schema import read_file, shown
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # Written without spaces between words; Whisper times these by character (openai/whisper tokenizer.py).
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
@@ -41,6 +45,12 @@ OPENING = "\"'“¿([{-"
 CLOSING = "\"'.。,，!！?？:：”)]}、"
 BLANK, END = "<blank>", "<eos>"                             # first and last of Pieces
 WORD_BEGINS = "\u2581"                                      # SentencePiece's mark in place of a space
+AGAIN = "Fetch the model's tokenizer.json again."
+LONGEST_TOKENIZER = 2**26                                   # bytes: 64 MB; Whisper's have 2 to 4 MB
+# Of the steps of a tokenizer.json: how many, characters of a replacement, and regular expressions, GPT-2's for one.
+MOST_STEPS, LONGEST_REPLACEMENT = 12, 4
+SPACES = " {2,}"
+PATTERNS = (SPACES, r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 UNSCORED = 10.0                                             # nats below the rarest piece: SentencePiece's for the unknown
 
 
@@ -53,19 +63,31 @@ class WordTokens:
 
 
 class _Opened:
-    """A tokenizer.json. `end`: the token that ends a text."""
+    """A tokenizer.json. `end`: the token that ends a text; n_tokens: one more than its greatest token."""
 
     end: int
+    n_tokens: int
 
-    def __init__(self, path: Path | str):
-        """Raises BadCheckpoint when the file holds no tokenizer."""
+    def _open(self, path: Path | str) -> dict[str, int]:
+        """Read the file; its tokens, specials too, with their numbers. Raises BadCheckpoint when it holds no tokenizer."""
         import tokenizers
 
         self.path = Path(path)
+        content = read_file(self.path, longest=LONGEST_TOKENIZER, remedy=AGAIN)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:                          # the library raises bare Exception
-            raise BadCheckpoint(f"{path}: not a tokenizer file ({error}).  Fetch the model's tokenizer.json again.") from error
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            self._tokenizer.no_padding()                    # either may be in a file: texts padded to a billion tokens,
+            self._tokenizer.no_truncation()                 # or cut to none
+            vocabulary, strange = self._tokenizer.get_vocab(), _strange_step(self._tokenizer)
+        except BaseException as error:                      # the library raises bare Exception, and panics are not even that
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise BadCheckpoint(f"{path}: not a tokenizer file ({reason}).  {AGAIN}") from error
+        if strange is not None:
+            raise BadCheckpoint(f"{path}: it would change texts by {strange}, which no speech model's does.  {AGAIN}")
+        self.n_tokens = max(vocabulary.values(), default=-1) + 1
+        return vocabulary
 
     @property
     def sha256(self) -> str:
@@ -87,8 +109,7 @@ class Tokenizer(_Opened):
 
     def __init__(self, path: Path | str):
         """Raises BadCheckpoint when the file is not a Whisper tokenizer."""
-        super().__init__(path)
-        vocabulary = self._tokenizer.get_vocab()
+        vocabulary = self._open(path)
         self._ids = {name: i for name, i in vocabulary.items() if name.startswith("<|") and name.endswith("|>")}
         self.end = self._id("<|endoftext|>")
         self.start = self._id("<|startoftranscript|>")
@@ -104,7 +125,7 @@ class Tokenizer(_Opened):
 
     def _id(self, name: str) -> int:
         if name not in self._ids:
-            raise BadCheckpoint(f"{self.path}: no token {name}, so not Whisper's.  Fetch the model's tokenizer.json again.")
+            raise BadCheckpoint(f"{self.path}: no token {name}, so not Whisper's.  {AGAIN}")
         return self._ids[name]
 
     @cached_property
@@ -151,10 +172,9 @@ class Pieces(_Opened):
 
     def __init__(self, path: Path | str):
         """Raises BadCheckpoint when the file holds other tokens."""
-        super().__init__(path)
-        vocabulary = self._tokenizer.get_vocab()
+        vocabulary = self._open(path)
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-        if len(pieces) < 3 or (pieces[0], pieces[-1]) != (BLANK, END):
+        if len(pieces) < 3 or (pieces[0], pieces[-1]) != (BLANK, END) or len(pieces) != self.n_tokens:
             raise BadCheckpoint(f"{path}: its tokens do not begin with {BLANK} and end with {END}.  Import the model again.")
         self.blank, self.end = 0, len(pieces) - 1
         self.start = self.end
@@ -178,9 +198,28 @@ class Pieces(_Opened):
         return [WordTokens(self.texts[token], (token,)) for token in tokens]
 
 
+def _strange_step(tokenizer: tokenizers.Tokenizer) -> str | None:
+    """In words, a step by which a short text could grow without end, or keep the tokenizer busy for ever; None without one."""
+    import json
+
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
+    todo = [json.loads(part.__getstate__()) for part in parts if part is not None]
+    for _ in range(MOST_STEPS):
+        if not todo:
+            return None
+        step = todo.pop()
+        todo += [one for name in ("normalizers", "pretokenizers", "decoders") for one in step.get(name, ())]
+        pattern = step.get("pattern") or {}
+        if (regex := pattern.get("Regex")) not in (None, *PATTERNS):
+            return f"the pattern {shown(regex)}"
+        if len(step.get("content") or "") > LONGEST_REPLACEMENT:
+            return f"a replacement of {len(step['content'])} characters"
+    return f"more than {MOST_STEPS - 1} steps" if todo else None
+
+
 def open_tokenizer(path: Path | str) -> Tokenizer | Pieces:
     """The tokenizer of a model's folder. Raises BadCheckpoint."""
-    holds_pieces = f'"{BLANK}"' in Path(path).read_text(encoding="utf-8", errors="replace")
+    holds_pieces = f'"{BLANK}"'.encode() in read_file(Path(path), longest=LONGEST_TOKENIZER, remedy=AGAIN)
     return Pieces(path) if holds_pieces else Tokenizer(path)
 
 
@@ -197,7 +236,7 @@ def write_pieces(path: Path | str, pieces: Sequence[str], scores: Mapping[str, f
     vocabulary = [(BLANK, unscored), *((piece, scores.get(piece, unscored)) for piece in pieces), (END, unscored)]
     tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=1))
     steps = [normalizers.Precompiled(charsmap)] if charsmap else []
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(tokenizers.Regex(SPACES), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
     Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")

@@ -149,6 +149,9 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
     if language is None or language_code(language) in checkpoint.languages:
         return None if language is None else language_code(language)
     known = {word: code for code in checkpoint.languages for word in (code, LANGUAGE_NAMES.get(code, code))}
+    if not language.strip():
+        raise AvsrError(f"{checkpoint.name}: the language asked for is empty; the model writes {len(checkpoint.languages)}.  "
+                        f"Leave --language out, or use one, such as {checkpoint.languages[0]}.")
     nearest = known[get_close_matches(language.lower(), known, 1, 0)[0]]
     more = "" if len(checkpoint.languages) > 1 else ", or a multilingual model such as --model base"
     raise AvsrError(f"{checkpoint.name}: does not write language {language!r}; it knows {len(checkpoint.languages)}.  "

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from avsr.decode.options import DecodeOptions
+from avsr.errors import BadCheckpoint
 
+NO_NUMBERS = ("The model's network gives scores that are no numbers (NaN), so its weights are damaged or out of range.  Fetch "
+              "the model again, or use another.")
 Text = tuple[tuple[int, ...], float]
 """Tokens without prompt and end, and the sum of their scores, the end's included."""
 
@@ -51,7 +54,9 @@ class _Texts:
         self.active = [self.active[i] for i in utterances.tolist()]
 
     def best(self, length_penalty: float) -> list[Text]:
-        """One of each utterance."""
+        """One of each utterance. Raises BadCheckpoint where there is none, as every score was no number."""
+        if not all(one.texts for one in self.everyone):
+            raise BadCheckpoint(NO_NUMBERS)
         return [max(one.texts, key=lambda text: text[1] / max(1, len(text[0])) ** length_penalty) for one in self.everyone]
 
 

@@ -15,23 +15,19 @@ import torch
 
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
-from avsr.config import Config, is_number, shown
+from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.video import BLOCKS, FRONTS
+from avsr.models.blocks import TooLarge, outline
 from avsr.models.whisper import is_whispers
 from avsr.output import whole_file
 from avsr.runtime import Progress, memory_bytes, no_progress
+from avsr.schema import Misfit, fit_table
 from avsr.text import CTC_LETTERS, NORMALISER, Tokenizer, write_letters
 from avsr.train.imagenet import image_weights, is_image_network, load_image_weights
 
+TRAINING_BYTES = 16                                         # of a weight: itself, its gradient, and two means of the optimiser
 EARS = ("audio.",)
-BYTES_OF_A_WEIGHT = 4                                       # float32
-# The least and the greatest of each of model.dims that is a number; Whisper's largest network has width 1280 and 32 layers.
-SIZES = {**dict.fromkeys(("width", "video_width"), (4, 2**14)), "n_heads": (1, 2**10), "n_mels": (0, 2**10),
-         **dict.fromkeys(("n_audio_layers", "n_video_layers", "n_fusion_layers", "n_decoder_layers", "n_local"), (0, 2**8)),
-         "n_vocab": (1, 2**20), "n_context": (1, 2**16), "n_ctc": (0, len(CTC_LETTERS) + 1),
-         **dict.fromkeys(("n_trust", "n_heed"), (0, 2**14))}
 LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
 
 
@@ -136,49 +132,22 @@ def _dims(config: Config, default: Dims) -> Dims:
     given = config.model.dims
     if strange := sorted(given.keys() - known):
         raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
-    for name, kinds in (("lips", FRONTS), ("video_blocks", BLOCKS)):
-        if name in given and not (isinstance(given[name], str) and given[name] in kinds):
-            raise BadConfig(f"{config.name}: model.dims.{name} is {given[name]!r:.60}.  Known are {', '.join(kinds)}.")
-    for name, (least, most) in SIZES.items():
-        if name in given and not (is_number(given[name], int) and least <= given[name] <= most):
-            raise BadConfig(f"{config.name}: model.dims.{name} is {shown(given[name])}, but must be a whole number from "
-                            f"{least} to {most}.  Correct it.")
-    size = asdict(default) | given
-    if problem := _misfit(size, default.n_vocab):
-        raise BadConfig(f"{config.name}: model.dims have {problem}")
-    _check_memory(config, size)
-    return replace(default, **given)
-
-
-def _misfit(size: dict, n_vocab: int) -> str | None:
-    """Which sizes of a network do not go together, and what to do; None where all do. n_vocab: tokens of its tokenizer."""
-    width, n_heads, video_width = size["width"], size["n_heads"], size["video_width"] or size["width"]
-    if size["n_fusion_layers"] > size["n_audio_layers"]:
-        return f"{size['n_fusion_layers']} fusion layers among {size['n_audio_layers']} audio layers.  Fuse in at most all."
-    if width % n_heads or width % 2:
-        return f"width {width} in {n_heads} heads.  The width must be even, and heads must divide it."
-    if video_width % (width // n_heads) or video_width % 2:
-        return (f"video_width {video_width} in heads of {width // n_heads}, which is width / n_heads.  It must be even, and a "
-                "multiple of that.")
-    if size["n_ctc"] not in (0, len(CTC_LETTERS) + 1):
-        return f"n_ctc {size['n_ctc']}.  CTC spells {len(CTC_LETTERS)} letters: set {len(CTC_LETTERS) + 1}, or 0 for none."
-    if size["n_vocab"] < n_vocab:
-        return f"n_vocab {size['n_vocab']}, and the tokenizer has {n_vocab} tokens.  Leave n_vocab out."
-    if size["n_heed"] and not size["n_trust"]:
-        return f"n_heed {size['n_heed']} without n_trust.  The sound is judged only where lips are: set n_trust too."
-    return None
-
-
-def _check_memory(config: Config, size: dict) -> None:
-    """Raises BadConfig for a network whose weights alone are larger than this machine's memory."""
-    video_width = size["video_width"] or size["width"]
-    n_weights = (12 * size["width"] ** 2 * (size["n_audio_layers"] + 1.5 * size["n_decoder_layers"] + size["n_fusion_layers"])
-                 + 12 * video_width ** 2 * size["n_video_layers"] + size["width"] * (size["n_vocab"] + size["n_context"]))
     memory = memory_bytes()
-    needed = BYTES_OF_A_WEIGHT * n_weights
-    if memory is not None and needed > memory:
-        raise BadConfig(f"{config.name}: the weights of model.dims take about {needed / 1e9:.0f} GB, and this machine has "
-                        f"{memory / 1e9:.0f} GB of memory.  Make width or the numbers of layers smaller.")
+    try:
+        dims = replace(default, **fit_table(Dims, given, "model.dims."))
+        outline(AVSR, dims, most=2**60 if memory is None else memory // TRAINING_BYTES)
+    except (Misfit, ValueError) as error:
+        raise BadConfig(f"{config.name}: {error}.  Correct it; heads must divide the width.") from error
+    except TooLarge as error:
+        raise BadConfig(f"{config.name}: a network of these model.dims takes more memory to train than this machine has "
+                        f"({memory / 1e9:.0f} GB).  Make model.dims smaller.") from error
+    if dims.n_ctc not in (0, len(CTC_LETTERS) + 1):
+        raise BadConfig(f"{config.name}: model.dims.n_ctc is {dims.n_ctc}, but CTC spells {len(CTC_LETTERS)} letters.  Set "
+                        f"{len(CTC_LETTERS) + 1}, or 0 for none.")
+    if dims.n_vocab < default.n_vocab:
+        raise BadConfig(f"{config.name}: model.dims.n_vocab is {dims.n_vocab}, and the tokenizer has {default.n_vocab} "
+                        "tokens.  Leave n_vocab out.")
+    return dims
 
 
 def facts(config: Config, step: int, scores: dict[str, float], hours_of_data: float) -> dict:

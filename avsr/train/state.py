@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,22 @@ from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
 from avsr.errors import BadCheckpoint, BadOutput
 from avsr.models.avsr import Dims
-from avsr.models.whisper import read_json, read_safetensors
+from avsr.models.weights import listed, read_safetensors
 from avsr.output import reason_of, whole_file
+from avsr.schema import Between, Misfit, Printable, fit_table, read_json, shown
 
 STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """state.json. tensors: the file beside it; about: see save_state."""
+
+    step: Annotated[int, Between(0, 2**53)]
+    seconds: Annotated[float, Between(0, 2**53)]
+    best: tuple[tuple[float, Annotated[int, Between(0, 2**53)], dict[str, float]], ...]
+    tensors: Annotated[str, Printable(255)]
+    about: dict[str, Any]
 
 
 @dataclass
@@ -75,38 +88,64 @@ def way_on(folder: Path) -> str:
 
 def _tensors_of(folder: Path) -> str | None:
     """The name of the file that the state in `folder` needs."""
-    return read_json(folder / STATE).get("tensors") if (folder / STATE).exists() else None
+    return _read(folder).tensors if (folder / STATE).exists() else None
+
+
+def _read(folder: Path) -> _Stored:
+    """state.json, with every field of its type. Raises BadCheckpoint."""
+    path, values = folder / STATE, read_json(folder / STATE)
+    remedy = "Start a new run with --output-dir."
+    try:
+        stored = _Stored(**fit_table(_Stored, values))
+    except Misfit as error:
+        raise BadCheckpoint(f"{path}: {error}.  {remedy}") from error
+    except TypeError as error:                              # a field without a default is not there
+        absent = [f.name for f in fields(_Stored) if f.name not in values]
+        raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  {remedy}") from error
+    if Path(stored.tensors).name != stored.tensors:
+        raise BadCheckpoint(f"{path}: its tensors are in {shown(stored.tensors)}, but must lie beside it.  {remedy}")
+    return stored
 
 
 def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, about: dict) -> Position:
     """Take up what `save_state` left. Raises BadCheckpoint: none there, or of another network."""
     if not (folder / STATE).exists():
         raise BadCheckpoint(f"{folder}: no run to resume here ({STATE} is missing).  Start it without --resume.")
-    state = read_json(folder / STATE)
+    state = _read(folder)
     for key, value in about.items():
-        theirs = state["about"].get(key)
-        if key == "dims" and theirs is not None:
+        theirs = state.about.get(key)
+        if key == "dims" and isinstance(theirs, dict):
             theirs = asdict(Dims()) | theirs                # one that is absent is younger than the run
         if theirs != value:
             raise BadCheckpoint(f"{folder}: {_difference(key, theirs, value)}.  Resume with the config it was made with, or "
                                 "start a new run with --output-dir.")
-    tensors = read_safetensors(folder / state["tensors"])
+    tensors = read_safetensors(folder / state.tensors)
     try:
         learner.load_state_dict({name.removeprefix("learner."): tensor for name, tensor in tensors.items()
                                  if name.startswith("learner.")})
     except RuntimeError as error:
         raise BadCheckpoint(f"{folder}: its network is not this version's ({' '.join(str(error).split())[:200]}).  Go on with "
                             "the version of avsr it was begun with, or start a new run with --output-dir.") from error
-    _load_optimiser(optimiser, dict(learner.named_parameters()), tensors)
-    best = [(score, step, scores) for score, step, scores in state["best"]]
-    return Position(state["step"], state["seconds"], best)
+    parameters = dict(learner.named_parameters())
+    if strange := [name for name, tensor in tensors.items() if not _fits(name, tensor, parameters)]:
+        raise BadCheckpoint(f"{folder}: its optimiser's state is not that of this network ({listed(strange)}).  Start a new "
+                            "run with --output-dir.")
+    _load_optimiser(optimiser, parameters, tensors)
+    return Position(state.step, state.seconds, list(state.best))
+
+
+def _fits(name: str, tensor: Tensor, parameters: dict[str, nn.Parameter]) -> bool:
+    """Whether a stored tensor is the network's, or what the optimiser knows of one of its parameters."""
+    kind, _, rest = name.partition(".")
+    parameter = parameters.get(rest.partition(".")[2])
+    return kind == "learner" or (kind == "optimiser" and parameter is not None and tensor.shape in ((), parameter.shape))
 
 
 def _difference(key: str, theirs: object, ours: object) -> str:
     if isinstance(theirs, dict) and isinstance(ours, dict):
         name = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
         key, theirs, ours = f"{key}.{name}", theirs.get(name), ours.get(name)
-    return f"the run there has {key} = {theirs}, this one {ours}"
+    return f"the run there has {key} = {theirs if isinstance(theirs, str) else shown(theirs)}, this one {ours}"
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]) -> None:
