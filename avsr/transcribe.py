@@ -333,7 +333,8 @@ class _Job:
         if "v" in self.modality and any(heard.mouths is not None for heard in batch):
             mouths, seen = see([heard.mouths for heard in batch])
             mouths, seen = mouths.to(self.device, self.dtype), seen.to(self.device)
-        return self.checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)
+        memory = self.checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)
+        return replace(memory, seconds=torch.tensor([heard.piece.duration_s for heard in batch], device=self.device))
 
     def _segments(self, piece: Piece, text: decode.Hypothesis, timed: Sequence[transcript.Word]) -> Iterator[Segment]:
         tokenizer = self.checkpoint.tokenizer
