@@ -15,7 +15,7 @@ ORDER = ["errors", "rates", "runtime", "download", "assets", "fetch",
          "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
-         "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics",
+         "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics", "modality",
          "train", "transcribe", "benchmark", "explain", "report",
          "cli", "__main__"]
 MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2", "whisper"]

@@ -8,6 +8,7 @@ import av
 import numpy as np
 from av.audio.fifo import AudioFifo
 
+from avsr.media.mixdown import Mixdown
 from avsr.media.streams import Track
 from avsr.rates import SAMPLE_RATE
 
@@ -22,6 +23,7 @@ class _Run:
         self.form = _form(frame)
         self.fifo = AudioFifo()
         self.resampler = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE)
+        self.mixdown = Mixdown()
         self.n_in = self.n_out = 0
 
     def push(self, frame: av.AudioFrame) -> np.ndarray | None:
@@ -39,7 +41,7 @@ class _Run:
 
     def _convert(self, frames: Iterable[av.AudioFrame | None]) -> np.ndarray:
         made = [out.to_ndarray() for frame in frames for out in self.resampler.resample(frame)]
-        samples = np.concatenate(made, axis=1).mean(axis=0) if made else np.zeros(0, np.float32)
+        samples = self.mixdown(np.concatenate(made, axis=1)) if made else np.zeros(0, np.float32)
         self.n_out += len(samples)
         return samples
 
@@ -58,6 +60,7 @@ def runs(track: Track) -> Iterator[tuple[float | None, np.ndarray]]:
         if run is None or abs(time - due) > JITTER or run.form != _form(frame):
             if run is not None:
                 yield start, _numbers_only(run.finish(), track)
+                track.cancelled_samples += run.mixdown.n_cancelled
             run, start, clock.due = _Run(frame), time - track.zero, time
         clock.due += frame.samples / frame.sample_rate
         track.end = clock.due
@@ -67,6 +70,7 @@ def runs(track: Track) -> Iterator[tuple[float | None, np.ndarray]]:
             start = None
     if run is not None:
         yield start, _numbers_only(run.finish(), track)
+        track.cancelled_samples += run.mixdown.n_cancelled
 
 
 def _numbers_only(samples: np.ndarray, track: Track) -> np.ndarray:

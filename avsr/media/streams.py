@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from avsr.errors import BadMedia
+from avsr.rates import SAMPLE_RATE
 
 LEAP_BACK = 1.0                       # seconds: frames further back than this, or further ahead than LEAP_AHEAD past
 LEAP_AHEAD = 10.0                     # the announced end, have a broken clock
@@ -133,7 +134,8 @@ class Track:
 
     first: the first frame that decodes, None when none does.  start_s: its time by the container's clock, seconds.
     zero: the recording's zero by that clock.  end: where the frames read so far end by it; whoever places frames on
-    `clock` keeps it.  invalid_samples: sound that was no number.
+    `clock` keeps it.  invalid_samples: sound that was no number.  cancelled_samples: of mono sound at SAMPLE_RATE, that were
+    taken from one channel because the channels cancel each other out.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream):
@@ -141,7 +143,7 @@ class Track:
         self.noun = NOUNS[stream.type]
         self.codec = stream.codec_context.name if stream.codec_context else "unknown codec"
         self.damage: list[float] = []                        # times of packets that could not be decoded, seconds
-        self.invalid_samples = 0
+        self.invalid_samples = self.cancelled_samples = 0
         self.end = self.zero = 0.0
         if stream.type == "video" and stream.codec_context:
             stream.codec_context.thread_type = "AUTO"
@@ -202,6 +204,9 @@ class Track:
                          "the parts were joined.")
         if self.invalid_samples:
             found.append(f"{name}: {self.invalid_samples} samples of the sound are not numbers; they were silenced.")
+        if self.cancelled_samples:
+            found.append(f"{name}: the channels of the sound cancel each other out, as where one is the other upside down; "
+                         f"the loudest one was taken alone for {self.cancelled_samples / SAMPLE_RATE:.1f} s.")
         return found
 
     def announced_end(self) -> float | None:
