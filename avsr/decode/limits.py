@@ -16,10 +16,10 @@ from torch import Tensor
 
 from avsr.decode.options import Hypothesis
 
-# People say at most 8 words, or 10 syllables, a second. Counted in characters (code points), that is 41 a second of English
-# (5.1 to a word with its space), and at most 45 of any script with 4.5 to a syllable: Tibetan, Burmese, Thai, French. Counted
-# in tokens no bound would hold: Whisper's 51 thousand have about 4 English letters each, and up to 3 for a letter of Burmese.
-# The fastest of 13 recordings of real talk is 23 a second, of GRID's validation clips 13.
+# People say at most 8 words, or 10 syllables, a second: in English, with 5.1 letters to a word and its space, 41 characters
+# (code points); at most 45 in any script with 4.5 to a syllable, such as French. One sentence in 18 languages, by espeak-ng's
+# unhurried voices, has 2 to 22 a second, the most in French. In tokens no bound would hold: that sentence has 3 Whisper tokens
+# a second in English and 29 in Georgian, where a letter may take three. Of 21 real recordings the fastest has 23 characters.
 CHARACTERS_PER_SECOND = 50
 SPARE_CHARACTERS = 20                                       # a short word, whose sound may have been cut, has its full stop too
 CHECKED_EVERY = 8                                           # tokens: 2 ms for 40 texts, a step takes 10 to 30

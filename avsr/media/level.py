@@ -26,7 +26,7 @@ FLOOR_DB = -150.0                                           # stands for a sound
 def frame_powers(audio: np.ndarray) -> np.ndarray:
     """Sound (S,) -> mean power of each whole video frame, (S // SAMPLES_PER_FRAME,) float64."""
     n_frames = len(audio) // SAMPLES_PER_FRAME
-    return np.square(audio[:n_frames * SAMPLES_PER_FRAME].reshape(n_frames, -1), dtype=np.float64).mean(axis=1)
+    return np.square(audio[:n_frames * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME), dtype=np.float64).mean(axis=1)
 
 
 def decibels(power: float) -> float:
