@@ -19,7 +19,8 @@ from avsr.decode.options import Hypothesis
 # People say at most 8 words, or 10 syllables, a second: in English, with 5.1 letters to a word and its space, 41 characters
 # (code points); at most 45 in any script with 4.5 to a syllable, such as French. One sentence in 18 languages, by espeak-ng's
 # unhurried voices, has 2 to 22 a second, the most in French. In tokens no bound would hold: that sentence has 3 Whisper tokens
-# a second in English and 29 in Georgian, where a letter may take three. Of 21 real recordings the fastest has 23 characters.
+# a second in English and 29 in Georgian, where a letter may take three. The fastest
+# sentence of 13 wild recordings has 35 characters in its one second, that of GRID's test clips 18.
 CHARACTERS_PER_SECOND = 50
 SPARE_CHARACTERS = 20                                       # a short word, whose sound may have been cut, has its full stop too
 CHECKED_EVERY = 8                                           # tokens: 2 ms for 40 texts, a step takes 10 to 30

@@ -6,7 +6,7 @@ import numpy as np
 
 # Share of the power that the mean of as many independent channels would have, below which they cancel each other out. A
 # balanced cable with one plug turned round, or an effect for width, gives left = -right and a share of 0. Of the stereo
-# recordings at hand none comes below 0.9 in any second; a voice in one of 64 channels has 1.
+# recordings at hand, nine of them wild, none comes below 1.4 in any second; a voice in one of 64 channels has 1.
 CANCELLED = 0.05
 LOUDER = 2.0                                                # times its power makes another channel be taken
 
