@@ -7,7 +7,7 @@ The same preparation of sound and mouths serves `transcribe`, `benchmark` and `e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.avsr import Memory
 from avsr.models.weights import listed
-from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE
+from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, frames_to_seconds
 from avsr.results import MODALITIES
 from avsr.schema import Misfit, fit_table
 
@@ -109,6 +109,15 @@ class Senses:
 
     def memory(self, modality: str) -> Memory:
         """What the model makes of them by a modality. `v` where none of them has a face is what `none` is: nothing."""
+        return replace(self._memory(modality), seconds=torch.tensor(self._seconds(), device=self.first.device))
+
+    def _seconds(self) -> list[float]:
+        """How long each utterance is; 0 where neither its sound nor its mouth is there."""
+        if self.sounds is not None:
+            return [len(one) / SAMPLE_RATE for one in self.sounds]
+        return [0.0 if one is None else frames_to_seconds(len(one.images)) for one in self.mouths]
+
+    def _memory(self, modality: str) -> Memory:
         model = self.checkpoint.model
         sight = self.look() if "v" in modality else None
         if "a" in modality:

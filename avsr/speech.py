@@ -7,7 +7,6 @@ Probabilities by silero-vad's network (MIT, in its package); the cutting is ours
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +15,7 @@ from types import ModuleType
 import numpy as np
 
 from avsr import assets
+from avsr.media.level import decibels, frame_powers
 from avsr.rates import PIECE_FRAMES, SAMPLE_RATE, SAMPLES_PER_FRAME, frames_to_seconds
 
 STEP = 512                                                  # samples to a probability: 32 ms, silero's own
@@ -248,7 +248,7 @@ class Widening:
     def speech(self, piece: Piece, audio: np.ndarray | None) -> list[Piece]:
         """A piece that is surely speech, and its sound (S,)."""
         if audio is not None and len(audio) >= SAMPLES_PER_FRAME:
-            self._speech = _decibels(_powers(audio).mean())
+            self._speech = decibels(frame_powers(audio).mean())
         if self._doubtful and self._fits(piece):
             self._doubtful = False
             self.open = Piece(self.open.start_frame, piece.end_frame, (*self.open.sure, piece))
@@ -280,14 +280,4 @@ class Widening:
     def _may_be_speech(self, audio: np.ndarray | None, missing: np.ndarray | None) -> bool:
         if audio is None or len(audio) < SAMPLES_PER_FRAME or missing is None or missing.mean() > self.options.missing:
             return False
-        return _decibels(np.median(_powers(audio))) >= max(self.options.floor, self._speech - self.options.margin)
-
-
-def _powers(audio: np.ndarray) -> np.ndarray:
-    """Sound (S,) -> mean power of each whole video frame, (S // SAMPLES_PER_FRAME,) float64."""
-    n_frames = len(audio) // SAMPLES_PER_FRAME
-    return np.square(audio[:n_frames * SAMPLES_PER_FRAME].reshape(n_frames, -1), dtype=np.float64).mean(axis=1)
-
-
-def _decibels(power: float) -> float:
-    return 10 * math.log10(max(power, 1e-12))
+        return decibels(np.median(frame_powers(audio))) >= max(self.options.floor, self._speech - self.options.margin)

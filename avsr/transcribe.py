@@ -20,9 +20,11 @@ import torch
 
 from avsr import align, decode, media, selection, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
-from avsr.errors import AvsrError, BadMedia, NoFace, counted
+from avsr.errors import AvsrError, NoFace, counted
 from avsr.listen import Heard, Listener, ahead
 from avsr.lm import NGrams
+from avsr.media.level import is_silent
+from avsr.modality import MODALITIES, check_modality, decide, sound_problems
 from avsr.models.avsr import Memory
 from avsr.rates import FEATURE_RATE
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, workers
@@ -31,8 +33,6 @@ from avsr.speech import Piece
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcript import Segment, Transcript
 
-MODALITIES = ("auto", "a", "v", "av")
-GOES_BY = {"a": "sound alone", "v": "sight alone", "av": "sound and sight together"}
 LEAST_TRUST = 0.5                                           # in lips, to go by them where no speech was heard
 # Largest Memory.ood_distance at which text is written from lips alone though nobody asked for it. Of 55 validation clips the
 # largest is 1.02. Reported, not chosen by: of 75 test clips of the best known speaker one is above (1.19); of 9 GRID clips of
@@ -100,7 +100,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     target = pick_device(device)
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
     language = _language_of(checkpoint, language)
-    _check_modality(checkpoint, modality)
+    check_modality(checkpoint, modality)
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
@@ -114,7 +114,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         job = _Job(checkpoint, used, language, options, recording, known_lips_only=known_lips_only)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
         # Who only reads lips is left to itself: the sound may still say where somebody speaks.
-        vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio))
+        vad = options.vad and (used != "v" or (modality == "auto" and job.has_sound))
         listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=vad,
                             doubt=vad and used == "av" and checkpoint.lips_trained, save_lips=save_lips, progress=progress)
         heard = ahead(listener, 2 * options.batch_size)
@@ -123,9 +123,10 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             segments.append(segment)
             if on_segment is not None:
                 on_segment(segment)
+        told = sound_problems(recording, used, level_db=listener.loudness.db, n_pieces=job.n_pieces)
         used, reason, problems = job.verdict(used, reason)
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments), job.language or "en",
-                          checkpoint.name, used, reason, listener.duration_s, (*recording.problems, *problems))
+                          checkpoint.name, used, reason, listener.duration_s, (*recording.problems, *told, *problems))
 
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
@@ -158,17 +159,6 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
                     f"Use {nearest} ({LANGUAGE_NAMES.get(nearest, nearest)}){more}.")
 
 
-def _check_modality(checkpoint: Checkpoint, modality: str) -> None:
-    """Raises AvsrError where the model cannot go by it."""
-    if modality == "v" and not checkpoint.lips_trained:
-        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by sight alone.  "
-                        "Use --modality a or auto, or a model that has learnt to read lips.")
-    able = checkpoint.model.modalities
-    if modality not in ("auto", *able):
-        raise AvsrError(f"{checkpoint.name}: this model goes by {GOES_BY[able[0]]}, not by {GOES_BY[modality]}.  Use "
-                        f"--modality {able[0]} or auto, or another model.")
-
-
 def _check_search(checkpoint: Checkpoint, options: Settings) -> None:
     """Raises AvsrError for a setting that would have no effect."""
     joint = checkpoint.model.spells_tokens
@@ -180,37 +170,6 @@ def _check_search(checkpoint: Checkpoint, options: Settings) -> None:
                         "Leave out --ctc-weight, or use an imported model.")
     if options.lm is None and options.lm_weight is not None:
         raise AvsrError(f"lm_weight {options.lm_weight}: there is no language model for it.  Name one with --lm.")
-
-
-def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) -> tuple[str, str]:
-    """The modality to use, `a`, `v` or `av`, and why, in a sentence. Raises BadMedia where nothing is left."""
-    sound, picture = recording.has_audio, recording.has_video
-    if checkpoint.modalities in (("v",), ("av",)):          # a published network that goes by nothing else
-        (only,) = checkpoint.modalities
-        lacks = "picture" if not picture else "sound" if "a" in only and not sound else None
-        if lacks is not None:
-            raise BadMedia(f"{recording.name}: there is no {lacks} in it, and this model goes by {GOES_BY[only]}.  Use another "
-                           "model for it, such as --model default.")
-        return only, f"this model goes by {GOES_BY[only]}"
-    if not sound and not (picture and checkpoint.lips_trained):
-        why = ("and this model has no trained lips" if picture else
-               "and no picture was asked for" if modality == "a" else "and no picture either")
-        raise BadMedia(f"{recording.name}: there is no sound in it, {why}.  Use a model that reads lips with --modality v, "
-                       "or a recording with sound.")
-    if modality == "v":
-        return "v", "sight alone was asked for"
-    if modality == "a":
-        return "a", "sound alone was asked for"
-    if not sound and not checkpoint.model.doubts:
-        raise BadMedia(f"{recording.name}: there is no sound in it, and this model cannot tell whether it knows the lips in "
-                       "it.  Use --modality v to have them read all the same.")
-    if not sound:
-        return "v", "the recording has no sound"
-    if not checkpoint.lips_trained and modality == "auto":
-        return "a", "this model has no trained lips"
-    if not picture:
-        return "a", "the recording has no picture"
-    return "av", "both were asked for" if modality == "av" else "the recording has both and the model reads lips"
 
 
 def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[Segment]:
@@ -255,7 +214,7 @@ class _Job:
     def __init__(self, checkpoint: Checkpoint, modality: str, language: str | None, options: Settings,
                  recording: media.Recording, *, known_lips_only: bool):
         self.checkpoint, self.modality, self.options, self.name = checkpoint, modality, options, recording.name
-        self.has_sound, self.known_lips_only = recording.has_audio, known_lips_only
+        self.has_sound, self.known_lips_only = recording.has_audio and not recording.is_silent, known_lips_only
         self.language = language or (None if checkpoint.tokenizer.languages else "en")
         self.device = next(checkpoint.model.parameters()).device
         self.dtype = next(checkpoint.model.parameters()).dtype
@@ -332,7 +291,11 @@ class _Job:
     def _worth(self, heard: Heard) -> bool:
         if self.needs_lips and heard.mouths is None:
             return False
-        return self.modality == "v" or (heard.audio is not None and len(heard.audio) >= LEAST_SAMPLES)
+        if self.modality == "v":
+            return True
+        # Whisper writes "you" where there is nothing to hear.
+        return (heard.audio is not None and len(heard.audio) >= LEAST_SAMPLES
+                and (self.needs_lips or not is_silent(heard.audio)))
 
     def _encode(self, batch: Sequence[Heard]) -> Memory:
         mel = lengths = mouths = seen = None
@@ -344,7 +307,8 @@ class _Job:
         if "v" in self.modality and any(heard.mouths is not None for heard in batch):
             mouths, seen = see([heard.mouths for heard in batch])
             mouths, seen = mouths.to(self.device, self.dtype), seen.to(self.device)
-        return self.checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)
+        memory = self.checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)
+        return replace(memory, seconds=torch.tensor([heard.piece.duration_s for heard in batch], device=self.device))
 
     def _segments(self, piece: Piece, text: decode.Hypothesis, timed: Sequence[transcript.Word]) -> Iterator[Segment]:
         tokenizer = self.checkpoint.tokenizer
@@ -361,9 +325,6 @@ class _Job:
     def verdict(self, modality: str, reason: str) -> tuple[str, str, list[str]]:
         """The modality really used, why, and what the user should know. Raises NoFace when sight was all there was."""
         problems = []
-        if self.n_pieces == 0:
-            problems.append(
-                f"{self.name}: nobody speaks in it, as far as can be heard.  Use --no-vad to take it all as speech.")
         if self.n_blind and "v" in modality:
             limit = f"limit {self.options.max_missing:.0%}"
             share = f"no face in {self.n_missing} of {self.n_frames} frames ({limit})"
@@ -377,7 +338,7 @@ class _Job:
             if self.n_blind == self.n_pieces:
                 return "a", f"no face in {self.n_missing} of {self.n_frames} frames", problems
         if self.n_unknown_lips:
-            problems.append(f"{self.name}: there is no sound in it, and in {self.n_unknown_lips} of "
+            problems.append(f"{self.name}: there is nothing to hear in it, and in {self.n_unknown_lips} of "
                             f"{counted(self.n_pieces, 'piece')} the lips are not like those this model learnt from, so nothing "
                             "was written of them.  Use --modality v to have them read all the same.")
         elif self.n_strange and modality == "v":

@@ -15,7 +15,7 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles",
          "linebreak", "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
-         "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics",
+         "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics", "modality",
          "train", "transcribe", "benchmark", "explain", "report",
          "cli", "__main__"]
 MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2",

@@ -36,12 +36,12 @@ from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import locate
+from avsr.modality import GOES_BY
 from avsr.output import locked, write_file
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
 from avsr.runtime import Progress, n_cores, no_progress, seed_of
 from avsr.text import NORMALISER
-from avsr.transcribe import GOES_BY
 
 Say = Callable[[str], None]
 

@@ -18,6 +18,8 @@ from avsr.errors import AvsrError, BadMedia
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
 from avsr.listen import BY_EYE_FRAMES, Listener
+from avsr.media.level import amplified
+from avsr.modality import sound_problems
 from avsr.noise import NoiseSource, mix, open_families
 from avsr.rates import PIECE_FRAMES, PIECE_SECONDS, VIDEO_FPS, frames_to_samples, frames_to_seconds
 from avsr.runtime import Progress
@@ -191,7 +193,7 @@ def _gather(source: media.Source, taken: Mapping[str, int], recipe: LipRecipe | 
             reached = clip.start_frame + clip.n_frames
             if clip.audio is not None:
                 low, high = (max(0, frame - clip.start_frame) for frame in (piece.start_frame, piece.end_frame))
-                sounds.append(clip.audio[frames_to_samples(low):frames_to_samples(high)])
+                sounds.append(amplified(clip.audio[frames_to_samples(low):frames_to_samples(high)], recording.gain))
             if tracker is not None and reached > piece.start_frame - margin:
                 mouths += cropper.update(clip, tracker.update(clip))
                 looked = True
@@ -201,6 +203,8 @@ def _gather(source: media.Source, taken: Mapping[str, int], recipe: LipRecipe | 
         if looked:
             mouths += cropper.finish(tracker.finish())
         problems = tuple(recording.problems)
+        if recording.gain > 1:
+            problems += tuple(sound_problems(recording, "a", level_db=recording.quiet_db, n_pieces=1))
     if reached <= piece.start_frame:
         raise AvsrError(f"{recording.name}: it ends after {frames_to_seconds(reached):.2f} s, before --start "
                         f"{piece.start_s:g}.  Give an earlier one.")

@@ -5,7 +5,8 @@
 Zero is the earliest start of the picture and the sound, as players show it. Each stream has a demuxer of its own, so
 neither waits for the other however they are interleaved, and both are placed by presentation time alone.
 Inside: source (copies of what can be read only once) -> gaps, clock (which times are believed) -> streams (container ->
-frames with times) -> picture, sound (-> 25 a second, 16 kHz) -> contents (which of several tracks) -> recording (-> Clips).
+frames with times) -> picture, sound (-> 25 a second, 16 kHz) -> contents (which of several tracks) -> recording (-> Clips);
+mixdown (channels to one), level (how loud a sound is).
 """
 
 from avsr.media.contents import Contents, TrackInfo

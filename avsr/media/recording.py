@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ import numpy as np
 from avsr.errors import AvsrError, BadMedia
 from avsr.media.contents import OPTIONS, Chooser, Contents, TrackInfo, pick
 from avsr.media.gaps import Gaps
+from avsr.media.level import QUIET_DB, SILENT_DB, gain_of, level_unless_loud
 from avsr.media.picture import Pictures, show
 from avsr.media.sound import in_pieces, lay_out, runs
 from avsr.media.streams import NOUNS, Opener, Track, cut_short, header_start
@@ -81,6 +83,7 @@ class Recording:
         self.picture_track: TrackInfo | None = None
         self._pictures: Pictures | None = None
         self._sounds: Iterator[np.ndarray] | None = None
+        self._sounds_again: Callable[[], Iterable[np.ndarray]] | None = None   # the same, from a fresh reader
         self._tracks: list[Track] = []
         self._gaps: Gaps | None = None
         self._start_frame = 0
@@ -105,6 +108,25 @@ class Recording:
     def has_audio(self) -> bool:
         """Whether Clips have sound."""
         return self._sounds is not None
+
+    @cached_property
+    def quiet_db(self) -> float | None:
+        """The level of a sound below level.QUIET_DB, in dB of full scale; None where it is louder, or there is no sound.
+
+        A sound that is loud enough is read ahead up to where it shows, mostly less than a second; a quiet one to its end.
+        """
+        level = None if self._sounds_again is None else level_unless_loud(self._sounds_again())
+        return level if level is not None and level < QUIET_DB else None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is sound, but nobody can hear anything in it."""
+        return self.quiet_db is not None and self.quiet_db < SILENT_DB
+
+    @property
+    def gain(self) -> float:
+        """The factor that makes a very quiet sound as loud as sound usually is; 1 for any other. See level.amplified."""
+        return 1.0 if self.quiet_db is None else gain_of(self.quiet_db)
 
     def windows(self, n_frames: int = 100) -> Iterator[Clip]:
         """Consecutive Clips of `n_frames` frames, the last one shorter, that cover the recording. Can be called once.
@@ -222,7 +244,7 @@ def _open_clip(clip: Clip, want_video: bool, want_audio: bool) -> Recording:
         frames = (frame if seen else None for frame, seen in zip(clip.video, shown, strict=True))
         recording._pictures = Pictures(clip.video.shape[1:3], frames)
     if want_audio and clip.audio is not None:
-        recording._sounds = iter([clip.audio])
+        recording._sounds, recording._sounds_again = iter([clip.audio]), lambda: [clip.audio]
     if not (recording.has_video or recording.has_audio):
         raise BadMedia("clip: it holds nothing of what is wanted.  Ask for its sound if it has no picture, or both.")
     return recording
@@ -268,3 +290,13 @@ def _open_streams(recording: Recording, opener: Opener, container: av.container.
         recording._pictures = show(tracks["video"], max_side)
     if "audio" in tracks:
         recording._sounds = lay_out(runs(tracks["audio"]))
+        recording._sounds_again = lambda: _listen(opener, tracks["audio"].stream.index)
+
+
+def _listen(opener: Opener, index: int) -> Iterator[np.ndarray]:
+    """The sound of a stream, by a reader of its own."""
+    with opener.open() as container:
+        track = Track(container, container.streams[index])
+        if track.first is not None:
+            track.set_zero(track.start_s, Gaps(opener.open))
+            yield from lay_out(runs(track))

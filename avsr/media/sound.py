@@ -9,6 +9,7 @@ import numpy as np
 from av.audio.fifo import AudioFifo
 
 from avsr.media.gaps import DAMAGE
+from avsr.media.mixdown import Mixdown
 from avsr.media.streams import Track
 from avsr.rates import SAMPLE_RATE
 
@@ -26,6 +27,7 @@ class _Run:
         self.fifo = AudioFifo()
         # Packed: PyAV finds the planes of a frame by counting pointers until a null, and there is none after the eighth.
         self.resampler = av.AudioResampler("flt", frame.layout, SAMPLE_RATE)
+        self.mixdown = Mixdown()
         self.n_in = self.n_out = 0
 
     def push(self, frame: av.AudioFrame) -> list[np.ndarray]:
@@ -47,7 +49,7 @@ class _Run:
     def _convert(self, frames: Iterable[av.AudioFrame | None]) -> np.ndarray:
         made = [out.to_ndarray() for frame in frames for out in self.resampler.resample(frame)]
         packed = np.concatenate(made, axis=1) if made else np.zeros((1, 0), np.float32)
-        samples = np.ascontiguousarray(packed.reshape(-1, self.n_channels).T).mean(axis=0)
+        samples = self.mixdown(np.ascontiguousarray(packed.reshape(-1, self.n_channels).T))
         self.n_out += len(samples)
         return samples
 
@@ -64,7 +66,7 @@ def runs(track: Track) -> Iterator[tuple[float | None, np.ndarray]]:
         if not frame.samples:
             continue
         if run is None or abs(time - clock.due) > jitter or run.form != _form(frame):
-            for samples in [] if run is None else _convert(track, run.finish) or []:
+            for samples in _finish(track, run):
                 yield start, samples
                 start = None
             run, start, clock.due = _Run(frame), time - track.zero, time
@@ -76,9 +78,18 @@ def runs(track: Track) -> Iterator[tuple[float | None, np.ndarray]]:
             start = None
         if made is None:
             run = None
-    for samples in [] if run is None else _convert(track, run.finish) or []:
+    for samples in _finish(track, run):
         yield start, samples
         start = None
+
+
+def _finish(track: Track, run: _Run | None) -> list[np.ndarray]:
+    """What is still inside a run, finite."""
+    if run is None:
+        return []
+    samples = _convert(track, run.finish) or []
+    track.cancelled_samples += run.mixdown.n_cancelled
+    return samples
 
 
 def _convert(track: Track, convert: Callable[..., list[np.ndarray]], *frame: av.AudioFrame) -> list[np.ndarray] | None:

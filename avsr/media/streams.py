@@ -16,6 +16,7 @@ from avsr.errors import BadMedia
 from avsr.media.clock import Clock
 from avsr.media.gaps import DAMAGE, GAP, Gaps, read_packets
 from avsr.media.source import mistaken_for_recording, reopenable, source_name
+from avsr.rates import SAMPLE_RATE
 
 NEAR = 10.0                           # seconds from what was read last, within which a damaged packet may say where it lies
 CUT_SHORT = 0.5                       # seconds missing at the end before it is worth a word
@@ -123,7 +124,8 @@ class Track:
 
     first: the first frame that decodes, None when none does; `failure` then says why.  start_s: its time by the container's
     clock, seconds.  zero: the recording's zero by that clock.  end: where the frames read so far end by it; whoever takes
-    `frames` keeps it, and `clock.due`.  invalid_samples: sound that was no number.
+    `frames` keeps it, and `clock.due`.  invalid_samples: sound that was no number.  cancelled_samples: of mono sound at
+    SAMPLE_RATE, that were taken from one channel because the channels cancel each other out.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream):
@@ -132,7 +134,7 @@ class Track:
         self.codec = stream.codec_context.name if stream.codec_context else "unknown codec"
         self.failure = f"nothing of its {self.noun} can be decoded ({self.codec})"
         self.damage: list[float] = []                        # times of packets that could not be decoded, seconds
-        self.invalid_samples = 0
+        self.invalid_samples = self.cancelled_samples = 0
         self.clock: Clock | None = None
         self.end = self.zero = 0.0
         if stream.codec_context:
@@ -203,6 +205,9 @@ class Track:
                          "which the packets do not bear out; the parts were joined.")
         if self.invalid_samples:
             found.append(f"{name}: {self.invalid_samples} samples of the sound are not numbers; they were silenced.")
+        if self.cancelled_samples:
+            found.append(f"{name}: the channels of the sound cancel each other out, as where one is the other upside down; "
+                         f"the loudest one was taken alone for {self.cancelled_samples / SAMPLE_RATE:.1f} s.")
         return found
 
     def announced_end(self) -> float | None:

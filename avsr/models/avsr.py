@@ -74,6 +74,7 @@ class Memory:
     the decoder still listens, at most by `trust` less than 1; None where nobody judges the sound, or there is none, or no lips.
     ood_distance (B,): distance of the mouths from those of the training clips, of which 99 % are below 1 (fusion.Familiar);
     None without a judge.
+    seconds (B,): how long each utterance is, padding not counted; None where whoever made the memory does not say.
     """
 
     audio: Tensor | None
@@ -86,6 +87,7 @@ class Memory:
     familiar: Tensor | None = None
     heed: Tensor | None = None
     ood_distance: Tensor | None = None
+    seconds: Tensor | None = None
 
     def select(self, utterances: Tensor) -> Memory:
         """The memory of these utterances (B',) only."""
