@@ -136,7 +136,9 @@ def _dims(config: Config, default: Dims) -> Dims:
     try:
         dims = replace(default, **fit_table(Dims, given, "model.dims."))
         outline(AVSR, dims, most=2**60 if memory is None else memory // TRAINING_BYTES)
-    except (Misfit, ValueError) as error:
+    except Misfit as error:
+        raise BadConfig(f"{config.name}: {error}.  Correct it.") from error
+    except ValueError as error:                             # the sizes do not go together
         raise BadConfig(f"{config.name}: {error}.  Correct it; heads must divide the width.") from error
     except TooLarge as error:
         raise BadConfig(f"{config.name}: a network of these model.dims takes more memory to train than this machine has "
