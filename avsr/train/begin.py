@@ -72,7 +72,7 @@ def _letters(path: Path) -> Tokenizer:
 def model_path(name: str, config: Config) -> str | Path:
     """A model's folder, which is relative to the config's, or the name that it is where there is no such folder."""
     folder = config.path(name)
-    return folder if folder.is_dir() else name
+    return folder if name and os.path.isdir(folder) else name    # isdir: of a name too long for a path it says no
 
 
 def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
