@@ -43,6 +43,7 @@ def test_a_model_without_lips_finds_no_words_in_silence_and_is_not_refused(tiny_
                     "microphone or track was recorded, or use --modality v to have the lips in it read.")
 
 
+@pytest.mark.slow
 def test_a_silent_sound_leaves_the_lips_to_be_read_as_without_it(default):
     """Nobody is seen here: both say the same, that there is no face."""
     messages = []
@@ -63,6 +64,7 @@ def test_nothing_is_made_of_silence(tiny_en, vad):
         assert "only silence" in transcript.problems[0]
 
 
+@pytest.mark.slow
 def test_a_silent_half_minute_writes_nothing_beside_one_that_speaks(tiny_en, hello):
     sound = np.concatenate([np.zeros(30 * SAMPLE_RATE, np.float32), hello])
     transcript = transcribe(sound, model=tiny_en, beam_size=1, vad=False)
@@ -70,6 +72,7 @@ def test_a_silent_half_minute_writes_nothing_beside_one_that_speaks(tiny_en, hel
     assert transcript.segments[0].start >= 30
 
 
+@pytest.mark.slow
 def test_very_quiet_speech_is_amplified_and_told(tiny_en, hello):
     quiet = hello * np.float32(1e-3)
     transcript = transcribe(quiet, model=tiny_en, beam_size=1)
