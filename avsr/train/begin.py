@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 from dataclasses import asdict, fields, replace
 from fnmatch import fnmatch
