@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr import media
+from avsr import media, step
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
 from avsr.media.level import Loudness, amplified
@@ -94,7 +94,17 @@ class Listener:
 
 def _take(piece: Piece, ears: _Ears, eyes: _Eyes | None) -> Heard:
     sure = None if piece.sure is None else tuple(_take(one, ears, eyes) for one in piece.sure)
-    return Heard(piece, ears.take(piece), None if eyes is None else eyes.take(piece), sure)
+    audio = ears.take(piece)
+    return Heard(piece, audio, None if eyes is None else eyes.take(piece, audio), sure)
+
+
+def why_unreadable(mouths: Mouths | None, max_missing: float) -> str | None:
+    """What keeps a piece from being read from its lips: "missing" where too few frames show a face, "still" where too few show
+    a mouth that moves, None where nothing does. max_missing: share of the frames that may do so."""
+    if mouths is None or mouths.missing.mean() > max_missing:
+        return "missing"
+    motionless = step.motionless(mouths.images, mouths.missing)
+    return "still" if (mouths.missing | motionless).mean() > max_missing else None
 
 
 class _Gaps:
@@ -208,18 +218,18 @@ class _Eyes:
         if self.keep_all:
             self.kept += mouths
 
-    def take(self, piece: Piece) -> Mouths | None:
-        return choose(self.mouths, piece.start_frame, piece.end_frame)
+    def take(self, piece: Piece, audio: np.ndarray | None = None) -> Mouths | None:
+        return choose(self.mouths, piece.start_frame, piece.end_frame, audio)
 
     def forget(self, before: int) -> None:
         self.mouths = [mouths for mouths in self.mouths if mouths.end_frame > before]
 
     def save(self, path: Path) -> None:
         """All chosen mouths of the recording, with its sound, as a small video."""
-        chosen = choose(self.kept, 0, self.n_frames)
+        audio = np.concatenate(self.audio) if self.audio else None
+        chosen = choose(self.kept, 0, self.n_frames, audio)
         if chosen is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            audio = np.concatenate(self.audio) if self.audio else None
             media.write(chosen.images, path, audio=audio)
 
 

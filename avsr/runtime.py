@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, get_args
 
 from avsr.errors import AvsrError
@@ -104,6 +105,16 @@ def end_with_parent() -> None:
 def workers(device: torch.device) -> int:
     """How many batches to work on side by side: one on a GPU, up to four on the CPU's cores."""
     return 1 if device.type == "cuda" else min(4, n_cores())
+
+
+def release_memory() -> None:
+    """Give the memory that was freed back to the system. glibc keeps it, in pieces and for each thread, so that a process
+    grows although nothing is kept: `transcribe` by sound had 1290 MB after 11 minutes, with this 1000 MB. Does nothing where
+    the C library has no malloc_trim. Takes up to half a second, so it is for long work."""
+    import ctypes
+
+    with suppress(AttributeError, OSError, TypeError):       # another C library, none by that way, or Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def seed_of(*names: str) -> int:

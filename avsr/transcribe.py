@@ -21,23 +21,19 @@ import torch
 from avsr import align, decode, media, selection, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
 from avsr.errors import AvsrError, NoFace, counted
-from avsr.listen import Heard, Listener, ahead
+from avsr.listen import Heard, Listener, ahead, why_unreadable
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
 from avsr.modality import MODALITIES, check_modality, decide, sound_problems
 from avsr.models.avsr import Memory
 from avsr.rates import FEATURE_RATE
-from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, workers
-from avsr.senses import LEAST_SAMPLES, hear, how_to_search, see
+from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
+from avsr.senses import LEAST_SAMPLES, hear, how_to_search, known_lips, see
 from avsr.speech import Piece
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcript import Segment, Transcript
 
 LEAST_TRUST = 0.5                                           # in lips, to go by them where no speech was heard
-# Largest Memory.ood_distance at which text is written from lips alone though nobody asked for it. Of 55 validation clips the
-# largest is 1.02. Reported, not chosen by: of 75 test clips of the best known speaker one is above (1.19); of 9 GRID clips of
-# three people whom the model never saw the smallest is 1.38, of 12 other recordings 2.62.
-MAX_OOD_DISTANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -197,6 +193,7 @@ def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[
                 running.append(pool.submit(job.run, batch))
                 while len(running) > n_workers or (running and running[0].done()):
                     yield from running.popleft().result()
+                    release_memory()                        # not after the last batch: the whole of most recordings is one
             while running:
                 yield from running.popleft().result()
         finally:
@@ -220,7 +217,7 @@ class _Job:
         self.dtype = next(checkpoint.model.parameters()).dtype
         self.needs_lips = modality == "v" or (modality == "av" and "a" not in checkpoint.modalities)
         self.n_frames = self.n_missing = self.n_pieces = self.n_blind = self.n_looked_at = self.n_strange = 0
-        self.n_unknown_lips = 0
+        self.n_unknown_lips = self.n_still = 0
 
     def admit(self, pieces: Iterable[Heard]) -> Iterator[Heard]:
         """Those of the pieces that hold something for the network."""
@@ -240,7 +237,7 @@ class _Job:
     def run(self, batch: Sequence[Heard]) -> list[Segment]:
         """The segments of some admitted pieces, in order. May be called from several threads."""
         memory = self._encode(batch)
-        if self.known_lips_only and not (known := memory.ood_distance <= MAX_OOD_DISTANCE).all():
+        if self.known_lips_only and not (known := known_lips(memory)).all():
             self.n_unknown_lips += int((~known).sum())
             if not known.any():
                 return []
@@ -270,23 +267,22 @@ class _Job:
         """The piece; but if it was widened, and its lips are not seen or not believed, what it was without that."""
         if heard.sure is None:
             return (heard,)
-        if heard.mouths is None or heard.mouths.missing.mean() > self.options.max_missing:
+        if why_unreadable(heard.mouths, self.options.max_missing) is not None:
             return heard.sure
         if self.checkpoint.model.doubts and self._encode([heard]).trust.item() < LEAST_TRUST:
             return heard.sure
         return (heard,)
 
     def _seen(self, heard: Heard) -> Heard:
-        """Without its mouths if too few of them show a face; counts."""
+        """Without its mouths if too few of them show a face, or one that moves; counts."""
         self.n_pieces += 1
         n_frames = heard.piece.end_frame - heard.piece.start_frame
-        missing = n_frames if heard.mouths is None else int(heard.mouths.missing.sum())
         self.n_frames += n_frames
-        self.n_missing += missing
-        if missing > self.options.max_missing * n_frames:
-            self.n_blind += 1
-            return replace(heard, mouths=None)
-        return heard
+        self.n_missing += n_frames if heard.mouths is None else int(heard.mouths.missing.sum())
+        why = why_unreadable(heard.mouths, self.options.max_missing)
+        self.n_blind += why == "missing"
+        self.n_still += why == "still"
+        return heard if why is None else replace(heard, mouths=None)
 
     def _worth(self, heard: Heard) -> bool:
         if self.needs_lips and heard.mouths is None:
@@ -337,6 +333,10 @@ class _Job:
             problems.append(f"{self.name}: {share}: {self.n_blind} of {counted(self.n_pieces, 'piece')} {kind}.")
             if self.n_blind == self.n_pieces:
                 return "a", f"no face in {self.n_missing} of {self.n_frames} frames", problems
+        if self.n_still:
+            problems.append(self._told_still())
+            if self.n_still + self.n_blind == self.n_pieces and not self.needs_lips:
+                return "a", "the mouth in the picture does not move", problems
         if self.n_unknown_lips:
             problems.append(f"{self.name}: there is nothing to hear in it, and in {self.n_unknown_lips} of "
                             f"{counted(self.n_pieces, 'piece')} the lips are not like those this model learnt from, so nothing "
@@ -347,6 +347,17 @@ class _Job:
         elif self.n_strange and self.n_strange == self.n_looked_at:
             return "a", "the lips were not believed: strange to the model, unreadable, or not of this sound", problems
         return modality, reason, problems
+
+
+    def _told_still(self) -> str:
+        """What the user should know of mouths that do not move."""
+        where = (f"{self.name}: in {self.n_still} of {self.n_pieces} pieces the mouth does not move, as in a photograph, a "
+                 "frozen picture or under a mask")
+        if not self.needs_lips:
+            return f"{where}: they were taken by sound alone."
+        # Where sight alone was asked for, nobody has looked whether there is sound.
+        other = "--modality a to go by its sound, or " if "a" in self.checkpoint.modalities and not self.known_lips_only else ""
+        return f"{where}: nothing was written of them.  Use {other}--max-missing 1 to have it read all the same."
 
 
 def _at(word: transcript.Word, piece: Piece) -> transcript.Word:

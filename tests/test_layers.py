@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
 ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles", "folders", "remote", "download", "assets",
-         "fetch", "media", "faces", "lips", "features", "speech", "selection", "noise", "augment", "corrupt",
+         "fetch", "media", "faces", "step", "lips", "features", "speech", "selection", "noise", "augment", "corrupt",
          "linebreak", "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",

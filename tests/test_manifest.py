@@ -267,6 +267,7 @@ def mouths(rng, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
     images = np.full((n_frames, 96, 96), 120.0)
     images[:, 44:56, 30:66] -= 80 * loud[:, None, None]
     images += (loud * np.resize([-1, 1], n_frames) * 4)[:, None, None] * np.resize([0, 1], (96, 96))
+    images += np.random.default_rng(0).normal(0, 4, images.shape)       # a camera's noise: no picture stands quite still
     audio = rng.normal(size=(n_frames, SAMPLES_PER_FRAME)) * (0.001 + 0.2 * loud[:, None])
     return images.clip(0, 255).astype(np.uint8), audio.astype(np.float32).ravel()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -24,13 +24,17 @@ from avsr.explain.page import draw_all, record, render
 from avsr.explain.passes import run_passes
 from avsr.explain.saliency import integrated_gradients
 from avsr.explain.scene import Scene, Settings, open_scene
+from avsr.models.avsr import Memory
 from avsr.output import write_files
 from avsr.rates import MEMORY_RATE
 from avsr.runtime import Progress, no_progress, pick_device
+from avsr.senses import known_lips
 
 __all__ = ["PAGE", "Found", "Scene", "Settings", "explain", "find_out"]
 
 PAGE, NUMBERS = "explain.html", "explain.json"
+_UNKNOWN_LIPS = "its lips are not like those this model learnt from, so what it reads there means little"
+_NO_JUDGE = "this model cannot tell whether it knows the lips in it"
 
 
 def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MODEL, output: str | Path | None = None,
@@ -78,6 +82,8 @@ def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, p
     scene = open_scene(source, checkpoint.recipe if checkpoint.lips_trained else None, settings, progress)
     passes = run_passes(checkpoint, scene, settings.reference, settings.language, progress)
     memory = passes.memories[scene.modalities[-1]]
+    if scene.sound is None:
+        scene = replace(scene, problems=(*scene.problems, *lips_problems(checkpoint, scene.name, memory)))
     n_positions = round(scene.piece.duration_s * MEMORY_RATE)
     trust, familiar, heed = (None if one is None else one.item() for one in (memory.trust, memory.familiar, memory.heed))
     looks, calls = look(checkpoint, memory, passes.tokens, settings.language, n_positions) if passes.words else ({}, {})
@@ -88,3 +94,12 @@ def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, p
         saliency = integrated_gradients(passes.senses, passes.tokens, modality=scene.modalities[-1],
                                         language=settings.language, progress=progress)
     return Found(scene, passes, trust, familiar, heed, looks, gates, ctc, tuple(untrained), saliency)
+
+
+def lips_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:
+    """What the user should know of a recording without sound of which `transcribe` would write nothing by itself; `memory` is
+    of its lips alone."""
+    if checkpoint.model.doubts and known_lips(memory).item():
+        return ()
+    why = _UNKNOWN_LIPS if checkpoint.model.doubts else _NO_JUDGE
+    return (f"{name}: there is no sound in it, and {why}.  avsr transcribe writes something of them only with --modality v.",)

@@ -17,7 +17,7 @@ from avsr import media, selection
 from avsr.errors import AvsrError, BadMedia
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
-from avsr.listen import BY_EYE_FRAMES, Listener
+from avsr.listen import BY_EYE_FRAMES, Listener, why_unreadable
 from avsr.media.level import amplified
 from avsr.modality import sound_problems
 from avsr.noise import NoiseSource, mix, open_families
@@ -138,9 +138,9 @@ def _open_scene(source: media.Source, recipe: LipRecipe | None, settings: Settin
     problems = tuple(dict.fromkeys((*told, *problems)))
     if mouths is None and unseen is None:
         unseen = "no face was found in any frame"
-    elif mouths is not None and mouths.missing.mean() > MAX_MISSING:
+    elif mouths is not None and (why := why_unreadable(mouths, MAX_MISSING)) is not None:
         missing = f"{int(mouths.missing.sum())} of {len(mouths.missing)} frames (limit {MAX_MISSING:.0%})"
-        mouths, unseen = None, f"no face was found in {missing}"
+        mouths, unseen = None, f"no face was found in {missing}" if why == "missing" else "the mouth in it does not move"
     if audio is not None and len(audio) < LEAST_SAMPLES:
         audio = None
     speech_s = None if audio is None else _speech(audio, piece.duration_s)
@@ -210,7 +210,7 @@ def _gather(source: media.Source, taken: Mapping[str, int], recipe: LipRecipe | 
                         f"{piece.start_s:g}.  Give an earlier one.")
     piece = Piece(piece.start_frame, min(piece.end_frame, reached))
     audio = np.concatenate(sounds) if sounds else None
-    return piece, audio, choose(mouths, piece.start_frame, piece.end_frame) if mouths else None, problems
+    return piece, audio, choose(mouths, piece.start_frame, piece.end_frame, audio) if mouths else None, problems
 
 
 def _open_noise(settings: Settings) -> NoiseSource | None:

@@ -1,7 +1,7 @@
 """Manifests: what was said where, as JSON Lines, one `Utterance` a line; read, write, split, validate.
 
     corpora/ -> Corpus(utterances, dropped) -> manifest.jsonl -> prepare.py (adds cache entries) -> dataset.py
-Text stays text: no token ids, no corpus names. rows.py holds what a line is, step.py how lips and sound are compared,
+Text stays text: no token ids, no corpus names. rows.py holds what a line is,
 checks.py everything that may be wrong with an utterance though its line is well formed.
 """
 
@@ -33,7 +33,7 @@ from avsr.manifest.rows import (
     split,
     write,
 )
-from avsr.manifest.step import correlations, energy, lag, mouth_opening
+from avsr.step import correlations, energy, lag, mouth_opening
 
 __all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "append", "by_lot", "check",
            "check_all", "check_speakers", "content_hash", "correlations", "draw_valid", "energy", "lag", "lies_beside",

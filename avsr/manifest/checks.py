@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from avsr import step
 from avsr.errors import BadManifest
-from avsr.manifest import step
 from avsr.manifest.rows import Dropped, Utterance
 from avsr.output import write_file
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
@@ -75,6 +75,8 @@ def check(utterance: Utterance, *, images: np.ndarray | None = None, missing: np
 
     if missing is not None and len(missing) and missing.mean() > limits.max_missing:
         problem("missing", f"{int(missing.sum())} of {len(missing)}", f"no face in {missing.mean():.0%} of the frames")
+    elif images is not None and len(images) and (share := step.motionless(images, missing).mean()) > limits.max_missing:
+        problem("mouth", f"{share:.0%}", f"the mouth does not move in {share:.0%} of the frames")
     if audio is not None and len(audio) and not np.isfinite(audio).all():
         problem("audio", "NaN", "the sound holds values that are no numbers")
     elif audio is not None and len(audio) and np.abs(audio).max() < 1e-4:

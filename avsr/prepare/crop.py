@@ -179,13 +179,13 @@ def _emit(waiting: list[tuple[Utterance, int, int | None]], senses: _Senses, set
 
 def _outcome(utterance: Utterance, senses: _Senses, start: int, end: int, settings: PrepareSettings) -> Outcome:
     share, mouths = None, None
+    audio = senses.sound(start, end) if "a" in settings.modality else None
     if senses.tracker is not None:
-        mouths = choose(senses.mouths, start, end)
+        mouths = choose(senses.mouths, start, end, audio)
         share = 1.0 if mouths is None else float(mouths.missing.mean())
         reason = "no face: in any frame" if mouths is None else no_faces(share, settings.max_missing)
         if reason is not None:
             return Outcome(utterance.id, dropped=reason, share=share)
-    audio = senses.sound(start, end) if "a" in settings.modality else None
     if audio is not None and not len(audio):
         return Outcome(utterance.id, dropped="no sound: it ends before the utterance starts", share=share)
     images, missing = (None, None) if mouths is None else (mouths.images, mouths.missing)
