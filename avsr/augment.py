@@ -47,9 +47,9 @@ class Augment:
     gain_db: float = 6.0              # of the loudness
 
 
-# The largest value of a setting that has one: of a chance 1, of an amount what leaves something to be seen or heard.
-MOST = {"flip": 1, "scale": 0.9, "perspective": 0.4, "elastic": 1, "brightness": MID_GREY, "contrast": 1, "gamma": 1,
-        "blur": 1, "erase": 1, "speed": 0.9}
+# The largest value of each setting: of a chance 1, of an amount what leaves something to be seen or heard.
+MOST = {"flip": 1, "scale": 0.9, "degrees": 180, "perspective": 0.4, "elastic": 1, "brightness": MID_GREY, "contrast": 1,
+        "gamma": 1, "blur": 1, "erase": 1, "mask_frames": 1000, "mask_seconds": 40, "speed": 0.9, "gain_db": 60}
 
 
 # --- a batch of mouths ---

@@ -7,21 +7,35 @@ A config that says `extends = "other.toml"` takes over what that file in the sam
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from avsr.augment import MOST, Augment
 from avsr.errors import BadConfig
+from avsr.schema import Between
+from avsr.textfiles import NotText, read_text
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
+
+LONGEST_VALUE = 60                                          # characters of a wrong value in a message
+
+
+Share = Annotated[float, Between(0, 1)]
+Count = Annotated[int, Between(1, 10**9)]
+CountOrNone = Annotated[int, Between(0, 10**9)]
+Rate = Annotated[float, Between(1e-12, 10)]                 # Adam moves a weight by up to the rate in each step
+Factor = Annotated[float, Between(0, 1000)]
+Weight = Annotated[float, Between(0, 1e6)]
+Decibels = Annotated[float, Between(-100, 100)]
+Seed = Annotated[int, Between(0, 2**63 - 1)]                # torch takes up to 64 bits, TOML and others a sign beside 63
 
 
 @dataclass(frozen=True)
@@ -40,74 +54,74 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What it learns from. Paths are relative to the config file."""
+    """What it learns from. Paths are relative to the config file; a folder stands for the manifest.jsonl in it."""
 
     train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
     optional: dict[str, Any] = field(default_factory=dict)  # more to train on, may be absent; by name: {manifest, teaches}
     valid: tuple[str, ...] = ()                             # manifests; their rows of split `valid`
-    max_valid: int = 500                                    # utterances to validate with, evenly picked; 0: all there are
+    max_valid: CountOrNone = 500                            # utterances to validate with, evenly picked; 0: all there are
     noise: dict[str, Any] = field(default_factory=lambda: dict(OWN_NOISE))      # see noise.open_training_sources
-    snr: tuple[float, float] = (-10.0, 20.0)                # dB, drawn evenly
-    p_clean: float = 0.3                                    # share of sounds left without noise
-    p_both: float = 0.4                                     # modality dropout: both, and
-    p_sound: float = 0.3                                    # sound alone; sight alone otherwise
-    p_speed: float = 0.5                                    # share played 0.9 to 1.1 times as fast
-    p_foreign: float = 0.0                                  # share of pairs that get somebody else's mouth, for the judge
-    p_ruined: float = 0.0                                   # share of mouths of which nothing can be read, likewise
-    sound_draws: int = 0                                    # versions of a sound in noise, encoded once and kept; 0: always new
-    augment: dict[str, float] = field(default_factory=dict)  # fields of augment.Augment that differ
-    frames: int = 900                                       # in a batch, at 25 a second
-    max_seconds: float = 30.0                               # longer utterances are left out, and counted
+    snr: tuple[Decibels, Decibels] = (-10.0, 20.0)          # dB, drawn evenly
+    p_clean: Share = 0.3                                    # share of sounds left without noise
+    p_both: Share = 0.4                                     # modality dropout: both, and
+    p_sound: Share = 0.3                                    # sound alone; sight alone otherwise
+    p_speed: Share = 0.5                                    # share played 0.9 to 1.1 times as fast
+    p_foreign: Share = 0.0                                  # share of pairs that get somebody else's mouth, for the judge
+    p_ruined: Share = 0.0                                   # share of mouths of which nothing can be read, likewise
+    sound_draws: Annotated[int, Between(0, 10_000)] = 0     # versions of a sound in noise, encoded once and kept; 0: always new
+    augment: dict[str, Any] = field(default_factory=dict)   # fields of augment.Augment that differ
+    frames: Annotated[int, Between(1, 100_000)] = 900       # in a batch, at 25 a second
+    max_seconds: Annotated[float, Between(1e-3, 3600)] = 30.0  # longer utterances are left out, and counted
     align: str | None = None                                # a model (name or folder) that finds word times by sound
-    n_labels: int = 500                                     # most frequent words that get frame labels of their own
-    workers: int = 1                                        # processes that make batches; 0: none beside the trainer
+    n_labels: Annotated[int, Between(0, 100_000)] = 500     # most frequent words that get frame labels of their own
+    workers: Annotated[int, Between(0, 128)] = 1            # processes that make batches; 0: none beside the trainer
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses, see losses.py; 0 leaves one out."""
 
-    attention: float = 1.0
-    smoothing: float = 0.1
-    ctc_audio: float = 0.2
-    ctc_video: float = 0.2
-    ctc_fused: float = 0.2
-    frames: float = 1.0
-    trust: float = 0.0
-    trusted_loss: float = 1.2                               # CTC loss per letter up to which lips count as readable
+    attention: Weight = 1.0
+    smoothing: Share = 0.1
+    ctc_audio: Weight = 0.2
+    ctc_video: Weight = 0.2
+    ctc_fused: Weight = 0.2
+    frames: Weight = 1.0
+    trust: Weight = 0.0
+    trusted_loss: Weight = 1.2                              # CTC loss per letter up to which lips count as readable
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How it learns."""
 
-    steps: int = 10_000                                     # 0: only what follows the last one, as the judges' lessons
-    lr: float = 1e-3
-    rates: dict[str, float] = field(default_factory=dict)   # factors on lr by pattern of names; the first that fits; 0: frozen
-    warmup: int = 500                                       # steps
-    final: float = 0.05                                     # of lr, at the end of the cosine
-    weight_decay: float = 0.03
+    steps: CountOrNone = 10_000                             # 0: only what follows the last one, as the judges' lessons
+    lr: Rate = 1e-3
+    rates: dict[str, Factor] = field(default_factory=dict)  # factors on lr by pattern of names; the first that fits; 0: frozen
+    warmup: CountOrNone = 500                               # steps
+    final: Share = 0.05                                     # of lr, at the end of the cosine
+    weight_decay: Annotated[float, Between(0, 10)] = 0.03
     betas: tuple[float, float] = (0.9, 0.98)
-    dropout: float = 0.0                                    # in the audio and video blocks
-    clip: float = 5.0                                       # norm of the gradient
-    accumulate: int = 1                                     # batches to a step
-    seed: int = 1
-    threads: int = 0                                        # of torch on the CPU; 0: as many as it likes
-    valid_every: int = 500                                  # steps
-    save_every: int = 200
-    keep: int = 3                                           # best checkpoints, averaged at the end
+    dropout: Share = 0.0                                    # in the audio and video blocks
+    clip: Annotated[float, Between(1e-12, 1e12)] = 5.0      # norm of the gradient
+    accumulate: Annotated[int, Between(1, 10_000)] = 1      # batches to a step
+    seed: Seed = 1
+    threads: Annotated[int, Between(0, 256)] = 0            # of torch on the CPU; 0: as many as it likes
+    valid_every: Count = 500                                # steps
+    save_every: Count = 200
+    keep: Annotated[int, Between(1, 100)] = 3               # best checkpoints, averaged at the end
 
 
 @dataclass(frozen=True)
 class JudgesConfig:
     """What the judges of lips and sound learn from after the last step, see train/judges.py; sights 0: not then."""
 
-    sights: int = 0                                         # of each sound, beside its own mouth: damaged, foreign
-    rows: int = 300                                         # utterances at most, no speaker before another
-    attune_steps: int = 300                                 # in which they find each sound's own mouth, of all utterances
-    steps: int = 400                                        # in which they learn when to look and to hear
-    lr: float = 3e-3
-    margin: float = 0.05                                    # share of the words that looking must save
+    sights: Annotated[int, Between(0, 100)] = 0             # of each sound, beside its own mouth: damaged, foreign
+    rows: Count = 300                                       # utterances at most, no speaker before another
+    attune_steps: Count = 300                               # in which they find each sound's own mouth, of all utterances
+    steps: Count = 400                                      # in which they learn when to look and to hear
+    lr: Rate = 3e-3
+    margin: Share = 0.05                                    # share of the words that looking must save
 
 
 @dataclass(frozen=True)
@@ -127,15 +141,6 @@ class Config:
         return self.folder / name
 
 
-POSITIVE = ("train.lr", "train.clip", "train.accumulate", "train.valid_every", "train.save_every", "train.keep",
-            "data.frames", "data.max_seconds", "judges.rows", "judges.attune_steps",
-            "judges.steps", "judges.lr")
-NOT_NEGATIVE = ("data.n_labels", "data.max_valid", "data.sound_draws", "data.workers", "train.steps", "train.warmup",
-                "train.weight_decay", "train.seed", "train.threads", "judges.sights", "judges.margin")
-SHARES = ("data.p_clean", "data.p_both", "data.p_sound", "data.p_speed", "data.p_foreign", "data.p_ruined",
-          "loss.smoothing", "train.final", "train.dropout")
-
-
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key."""
     path = Path(path)
@@ -151,15 +156,17 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The tables of a config file over those of the file that it extends. above: the files that extend this one."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(path))
     except OSError as error:
         raise BadConfig(f"{path}: cannot be read ({error.strerror}).  Name a config.toml, as in experiments/.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except NotText as error:
+        raise BadConfig(f"{path}: not TOML ({error}).  Save the file as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
         raise BadConfig(f"{path}: not TOML ({error}).  Mend that line.") from error
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
-        raise BadConfig(f"{path}: extends is {other!r}, but must be the name of a file in the same folder.  Correct it.")
+        raise BadConfig(f"{path}: extends is {shown(other)}, but must be the name of a file in the same folder.  Correct it.")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
     return _merged(_read(path.with_name(other), (path, *above)), values)
@@ -176,11 +183,11 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _override(values: dict, override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals:
-        raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4.")
+    if not equals or not text.strip():
+        raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4, or as data.align=none to do without.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text                                        # a bare word is a string
     *sections, last = key.strip().split(".")
     for section in sections:
@@ -192,7 +199,7 @@ def _override(values: dict, override: str) -> None:
 
 def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any:
     """The dataclass `kind` from a table."""
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     known = [f.name for f in fields(kind) if f.name != "folder"]
     out = {}
     for key, value in values.items():
@@ -202,7 +209,7 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
             raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise BadConfig(f"{path}: {prefix}{key} is a section, not {value!r}.  "
+                raise BadConfig(f"{path}: {prefix}{key} is a section, not {shown(value)}.  "
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
@@ -210,42 +217,65 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
     return kind(**out)
 
 
+@lru_cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 def _fit(value: Any, hint: Any, what: str) -> Any:
     """`value` as the type that the field wants, or BadConfig."""
+    bounds = None
+    if typing.get_origin(hint) is Annotated:
+        hint, bounds = typing.get_args(hint)
     kind = typing.get_origin(hint) or hint
     if kind is types.UnionType:                             # T | None: TOML has no null, the word stands for it
+        if value == "":
+            raise BadConfig(f"{what} is empty.  Give it a value, or write \"none\" to do without.")
         return None if value == "none" else _fit(value, typing.get_args(hint)[0], what)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if kind is tuple and isinstance(value, list):
         arguments = typing.get_args(hint)
         inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(inner) == len(value):
             return tuple(_fit(item, one, what) for item, one in zip(value, inner, strict=True))
-    if kind is Path or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
+    if kind is dict and isinstance(value, dict):
+        inner = typing.get_args(hint)[1]
+        return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
+    if kind in (int, float) and is_number(value, kind):
+        if bounds is not None and not bounds.least <= value <= bounds.most:
+            raise BadConfig(f"{what} is {shown(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
+        return kind(value)
+    if kind in (str, bool) and isinstance(value, kind):
         return value
     name = {float: "a number", int: "a whole number", str: "text", bool: "true or false", dict: "a table"}.get(kind)
     if kind is tuple:
         inner = typing.get_args(hint)
         name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
-    raise BadConfig(f"{what} is {json.dumps(value, default=str)}, but must be {name}.  Correct it.")
+    raise BadConfig(f"{what} is {shown(value)}, but must be {name}.  Correct it.")
+
+
+def is_number(value: Any, kind: type = float) -> bool:
+    """Whether a value of a TOML file is a finite number, and a whole one where `kind` is int; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
+        return False
+    return abs(value) < 1e300                               # false for nan; a longer whole number would not fit a float
+
+
+def shown(value: Any) -> str:
+    """A value as a message names it."""
+    if isinstance(value, int) and abs(value) >= 10**LONGEST_VALUE:
+        return f"a number of more than {LONGEST_VALUE} digits"
+    try:
+        text = json.dumps(value, default=str)
+    except ValueError:                                      # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__} with such a number in it"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _check(config: Config, path: Path) -> None:
-    """Numbers within their ranges, and the sections without which nothing can be learnt."""
-    def value(key: str) -> float:
-        section, _, name = key.partition(".")
-        return getattr(getattr(config, section), name)
-
-    for key in POSITIVE:
-        if not 0 < value(key) < math.inf:
-            raise BadConfig(f"{path}: {key} is {value(key)}, but must be above 0.  Correct it.")
-    for key in NOT_NEGATIVE:
-        if not 0 <= value(key) < math.inf:
-            raise BadConfig(f"{path}: {key} is {value(key)}, but must be 0 or above.  Correct it.")
-    for key in SHARES:
-        if not 0 <= value(key) <= 1:
-            raise BadConfig(f"{path}: {key} is {value(key)}, but is a share from 0 to 1.  Correct it.")
+    """Settings that go together, and the sections without which nothing can be learnt."""
+    if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
+        raise BadConfig(f"{path}: name is {shown(config.name)}, but names the folder of the run within runs/.  Use "
+                        "letters, digits and dashes.")
     if not config.train.steps and not config.judges.sights:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no judges learn after it.  Correct it, or set "
                         "judges.sights.")
@@ -264,18 +294,12 @@ def _check(config: Config, path: Path) -> None:
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
-            raise BadConfig(f"{path}: data.optional.{name} is {json.dumps(one, default=str)}, but must be a table of two "
+            raise BadConfig(f"{path}: data.optional.{name} is {shown(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
-    numbers = {"data.augment": config.data.augment, "loss": vars(config.loss), "train.rates": config.train.rates}
-    for section, weights in numbers.items():
-        for key, weight in weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-                raise BadConfig(f"{path}: {section}.{key} is {weight}, but must be a number, 0 or above.  Correct it.")
-    for name, most in MOST.items():
-        if (amount := config.data.augment.get(name, 0)) > most:
-            raise BadConfig(f"{path}: data.augment.{name} is {amount}, but goes from 0 to {most}.  Correct it.")
+    for name, amount in config.data.augment.items():
+        _fit(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], f"{path}: data.augment.{name}")
     low, high = config.data.snr
-    if not -math.inf < low <= high < math.inf:
+    if low > high:
         raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")
     if not all(0 <= beta < 1 for beta in config.train.betas):
         raise BadConfig(f"{path}: train.betas is {list(config.train.betas)}, but both are from 0 to below 1.  Correct it.")

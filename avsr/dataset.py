@@ -6,6 +6,7 @@ All chance comes from one generator per example, so that a resumed run draws wha
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from avsr.cache import Cached, read_entry
 from avsr.corrupt import fitted
 from avsr.errors import BadManifest
 from avsr.features import features
-from avsr.manifest import TimedWord, Utterance, read
+from avsr.manifest import TimedWord, Utterance, locate, read
 from avsr.rates import VIDEO_FPS, samples_to_frames
 from avsr.text import Tokenizer, ctc_classes, normalise, spell
 
@@ -88,9 +89,10 @@ class Example:
 def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tuple[list[Row], list[str]]:
     """The prepared rows of a split, and a line for each that cannot be used. Raises BadManifest when none can, or where
     two manifests have an id in common."""
-    rows, left_out, homes = [], [], {}
-    for path in manifests:
+    rows, left_out, homes, splits = [], [], {}, Counter()
+    for path in map(locate, manifests):
         for utterance in read(path):
+            splits[utterance.split] += 1
             if utterance.split != split:
                 continue
             if utterance.id in homes:
@@ -104,13 +106,26 @@ def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tupl
             elif utterance.cache.n_frames > max_seconds * VIDEO_FPS:
                 left_out.append(f"{utterance.id}: {utterance.cache.n_frames / VIDEO_FPS:.1f} s, limit {max_seconds:g}")
             else:
-                rows.append(Row(utterance, Path(path).parent))
+                rows.append(Row(utterance, path.parent))
     if not rows:
-        names = ", ".join(str(path) for path in manifests)
-        remedy = ("Run avsr prepare again with --valid-share 0.05, which draws some." if split == "valid"
-                  else "Make the manifest with avsr prepare, from a corpus or a split list that has this split.")
-        raise BadManifest(f"{names}: no prepared utterance of split {split!r} ({len(left_out)} left out).  {remedy}")
+        raise _none_of(manifests, split, left_out, splits)
     return rows, left_out
+
+
+def _none_of(manifests: Sequence[Path], split: str, left_out: Sequence[str], splits: Counter[str]) -> BadManifest:
+    """The error for manifests without a prepared utterance of a split. splits: how many utterances are in each."""
+    names = ", ".join(os.path.normpath(path) for path in manifests)
+    there = ", ".join(f"{count} of {name!r}" for name, count in splits.most_common()) or "no utterance at all"
+    if left_out:
+        remedy = f"The first one left out is {left_out[0]}; see data.max_seconds, or run avsr prepare again."
+    elif split == "valid" and splits["train"] > 1:
+        remedy = "Run avsr prepare again with --valid-share 0.05, which draws some."
+    elif split == "valid":
+        remedy = ("Add clips and run avsr prepare again, which draws some of two training utterances or more; or name another "
+                  "manifest in data.valid.")
+    else:
+        remedy = "Make the manifest with avsr prepare, from a corpus or a split list that has this split."
+    return BadManifest(f"{names}: no prepared utterance of split {split!r} ({len(left_out)} left out), but {there}.  {remedy}")
 
 
 def sound_of(row: Row) -> np.ndarray | None:

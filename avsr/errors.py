@@ -4,6 +4,11 @@ A message names the file, the problem with its numbers, then the remedy. Mistake
 """
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: `1 utterance`, `2 utterances`. thing: in the singular."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 class AvsrError(Exception):
     """Anything the user can put right; `str(error)` is one sentence and a remedy."""
 

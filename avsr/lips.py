@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from avsr import faces, rates, step
 from avsr.errors import BadCheckpoint
 from avsr.rates import VIDEO_FPS
+from avsr.schema import Between, Misfit, OneOf, fit_table, shown
 
 if TYPE_CHECKING:
     from avsr.faces import Track
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 
 YOUNGER = frozenset({"whole_pixels", "averaged"})      # fields of LipRecipe that recipes stored before them lack
+Point = Annotated[int, Between(0, 2**10)]                   # its number among a face's landmarks
+Pixel = Annotated[float, Between(-1000, 1000)]              # of the mean face
 
 # By how much more a smaller face must be in step with the sound than the largest to be taken, as a correlation. GRID, train
 # and valid, 156 clips, the largest face a listener's that moves at other times: 97 % of the talkers are found; one's that says
@@ -48,14 +51,22 @@ class LipRecipe:
     middle. averaged: blocks of pixels of a close-up are averaged before they are warped.
     """
 
-    landmarks: str = faces.MESH
-    size: int = rates.MOUTH_SIZE                                            # pixels of the mean face, square
-    anchors: tuple[tuple[int, ...], ...] = ((33, 133), (362, 263), (98, 97, 2, 326, 327))
-    reference: tuple[tuple[float, float], ...] = ((102.07, 94.27), (156.36, 93.58), (129.00, 135.90))
-    mouth: tuple[int, ...] = (81, 82, 13, 312, 311)
-    smooth: int = 12                                                        # frames: half before, half after
+    landmarks: Annotated[str, OneOf((faces.MESH, faces.BLAZEFACE))] = faces.MESH
+    size: Annotated[int, Between(rates.MOUTH_INPUT, 512)] = rates.MOUTH_SIZE     # pixels of the mean face, square
+    anchors: tuple[tuple[Point, ...], ...] = ((33, 133), (362, 263), (98, 97, 2, 326, 327))
+    reference: tuple[tuple[Pixel, Pixel], ...] = ((102.07, 94.27), (156.36, 93.58), (129.00, 135.90))
+    mouth: tuple[Point, ...] = (81, 82, 13, 312, 311)
+    smooth: Annotated[int, Between(0, 250)] = 12                            # frames: half before, half after
     whole_pixels: bool = False
     averaged: bool = True
+
+    def __post_init__(self):
+        """Raises ValueError where the points do not go together."""
+        if len(self.anchors) < 2 or len(self.reference) not in (len(self.anchors), len(self.anchors) + 1):
+            raise ValueError(f"{len(self.anchors)} anchors, at least 2, are laid on {len(self.reference)} points of reference")
+        points = [point for group in (*self.anchors, self.mouth) for point in group]
+        if not all((*self.anchors, self.mouth)) or max(points) >= faces.n_points(self.landmarks):
+            raise ValueError(f"anchors and mouth are groups of points, numbered from 0, of {faces.n_points(self.landmarks)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON can hold them; `from_dict` takes them back."""
@@ -65,11 +76,16 @@ class LipRecipe:
     def from_dict(cls, values: Mapping[str, Any]) -> LipRecipe:
         """The recipe stored as `values` (tuples may have become lists). Raises BadCheckpoint on other fields; younger
         ones may be absent, as in what was stored before they were there."""
+        if not isinstance(values, Mapping):
+            raise BadCheckpoint(f"lip recipe: {shown(values)} is no table.  Prepare or train again with this version.")
         names = {field.name for field in fields(cls)}
         if wrong := sorted((names ^ set(values)) - (YOUNGER - set(values))):
             known = "is not there" if wrong[0] in names else "is not known to this version"
-            raise BadCheckpoint(f"lip recipe: field '{wrong[0]}' {known}.  Prepare or train again with this version.")
-        return cls(**{name: _tuples(value) for name, value in values.items()})
+            raise BadCheckpoint(f"lip recipe: field {shown(wrong[0])} {known}.  Prepare or train again with this version.")
+        try:
+            return cls(**fit_table(cls, values))
+        except (Misfit, ValueError) as error:
+            raise BadCheckpoint(f"lip recipe: {error}.  Prepare or train again with this version.") from error
 
     def differences(self, other: LipRecipe) -> list[str]:
         """One line, `field: mine against theirs`, for each field that differs; empty where mouths are comparable."""
@@ -255,10 +271,6 @@ def _who_speaks(people: list[Mouths], sound: np.ndarray | None) -> Mouths:
             if ahead > score:
                 best, score = other, ahead
     return best
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _marks(points: np.ndarray, recipe: LipRecipe) -> np.ndarray:

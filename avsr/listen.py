@@ -17,6 +17,7 @@ import numpy as np
 from avsr import media, step
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
+from avsr.media.level import Loudness, amplified
 from avsr.rates import PIECE_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
 from avsr.speech import Piece, SpeechCutter, SpeechProbability, Widening
@@ -44,14 +45,15 @@ class Listener:
     recipe: how mouths are cut out, None to listen only. vad: cut at pauses, or every 30 s as they come.
     doubt: widen pieces by what may be speech that noise hides, see speech.Widening; needs recipe and vad.
     save_lips: a folder for a small video of the mouths. duration_s: seconds of the recording taken in so far, which `progress`
-    is told as they grow; stage: the words before the recording's name there.
+    is told as they grow; stage: the words before the recording's name there. loudness: of the
+    sound taken in so far, as it is in the recording; what is very quiet is amplified before it is listened to.
     """
 
     def __init__(self, recording: media.Recording, recipe: LipRecipe | None, *, vad: bool = True, doubt: bool = False,
                  save_lips: Path | None = None, stage: str = "transcribing", progress: Progress = no_progress):
         assert not doubt or (recipe is not None and vad)
         self.recording, self.recipe, self.vad, self.doubt = recording, recipe, vad, doubt
-        self.save_lips, self.duration_s = save_lips, 0.0
+        self.save_lips, self.duration_s, self.loudness = save_lips, 0.0, Loudness()
         self.stage, self.progress = f"{stage} {Path(recording.name).name}", progress
 
     def __iter__(self) -> Iterator[Heard]:
@@ -62,6 +64,9 @@ class Listener:
                 eyes = stack.enter_context(_Eyes(self.recipe, keep_all=self.save_lips is not None))
             gaps = _Gaps(ears, eyes) if self.doubt else None
             for clip in self.recording.windows(BY_EAR_FRAMES if eyes is None else BY_EYE_FRAMES):
+                if clip.audio is not None:
+                    self.loudness.update(clip.audio)
+                    clip = replace(clip, audio=amplified(clip.audio, self.recording.gain))
                 waiting += ears.update(clip)
                 if eyes is not None:
                     eyes.update(clip)
@@ -84,7 +89,7 @@ class Listener:
             for piece in waiting if gaps is None else gaps.finish(waiting):
                 yield _take(piece, ears, eyes)
             if eyes is not None and self.save_lips is not None:
-                eyes.save(self.save_lips, Path(self.recording.name).stem)
+                eyes.save(lips_path(self.save_lips, self.recording.name))
 
 
 def _take(piece: Piece, ears: _Ears, eyes: _Eyes | None) -> Heard:
@@ -219,13 +224,18 @@ class _Eyes:
     def forget(self, before: int) -> None:
         self.mouths = [mouths for mouths in self.mouths if mouths.end_frame > before]
 
-    def save(self, folder: Path, stem: str) -> None:
-        """All chosen mouths of the recording, with its sound, as {stem}.lips.mp4."""
+    def save(self, path: Path) -> None:
+        """All chosen mouths of the recording, with its sound, as a small video."""
         audio = np.concatenate(self.audio) if self.audio else None
         chosen = choose(self.kept, 0, self.n_frames, audio)
         if chosen is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            media.write(chosen.images, folder / f"{stem}.lips.mp4", audio=audio)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            media.write(chosen.images, path, audio=audio)
+
+
+def lips_path(place: Path, recording: str) -> Path:
+    """Where mouths of a recording are written: `place` itself where it ends in .mp4, else NAME.lips.mp4 in that folder."""
+    return place if place.suffix == ".mp4" else place / f"{Path(recording).stem}.lips.mp4"
 
 
 def ahead(items: Iterable, n: int) -> Iterator:

@@ -12,6 +12,7 @@ and, with its 200,000 words, 100 MB at its peak.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import math
@@ -20,7 +21,7 @@ import string
 import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
@@ -36,7 +37,13 @@ from avsr.text import normalise
 UNKNOWN = math.log(1e-8)                                    # of a word no n-gram knows, where the model has no <unk>
 LEAST = -99.0                                               # log10; SRILM's way to write a probability of 0
 KENLM = b"mmap lm http://kheafield.com"                     # how KenLM's binary files begin
+MOST = 99.0                                                 # log10, of a back-off weight
 CHUNK = 2**12                                               # lines taken in at once
+LONGEST_LINE = 2**14                                        # bytes
+LONGEST_ORDER = 20                                          # words; KenLM goes to 6 unless it is built anew
+# How many times larger a .gz may be once unpacked, from so many bytes on: n-grams shrink to a third or a fifth.
+MOST_UNPACKED, UNPACKED_BYTES = 100, 2**26
+LEAST_BYTES = 4                                             # of an n-gram: a digit, a space, a letter, a line end
 GARBLE, MASK = 0x9E3779B97F4A7C15, 2**64 - 1                # an odd number of 64 bits (2**64 over the golden ratio)
 QUOTES = str.maketrans("\u2018\u2019\u02bc`", "''''")
 MARKS = string.punctuation.replace("'", "") + string.whitespace + "“”«»…–—¡¿。，！？、"
@@ -73,6 +80,9 @@ class NGrams:
         """Read an ARPA file, plain or gzipped. Raises BadCheckpoint, with the line's number, for any other."""
         path = Path(path)
         try:
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise BadCheckpoint(f"{path}: no regular file, and it is read more than once.  Write what comes out of it "
+                                    "into a file first.")
             with path.open("rb") as raw:
                 return cls(*_read(_Lines(path, raw, progress)))
         except OSError as error:
@@ -137,14 +147,21 @@ class _Lines:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         self.file = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if zipped else raw
+        self.most_bytes = max(UNPACKED_BYTES, MOST_UNPACKED * self.n_bytes) if zipped else self.n_bytes
+        self.lines = iter(partial(self.file.readline, LONGEST_LINE), b"")
 
     def take(self, n: int) -> list[bytes]:
         """The next lines, fewer at the end of the file."""
         try:
-            lines = list(islice(self.file, n))
+            lines = list(islice(self.lines, n))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             self.fail(f"the gzip file is damaged or cut short after this ({error})")
+        if lines and len(longest := max(lines, key=len)) == LONGEST_LINE and not longest.endswith(b"\n"):
+            self.number += lines.index(longest) + 1
+            self.fail(f"a line of {LONGEST_LINE} bytes or more")
         self.number += len(lines)
+        if self.file is not self.raw and self.file.tell() > self.most_bytes:
+            self.fail(f"the gzip file of {self.n_bytes} bytes unpacks to more than {self.most_bytes}, which n-grams never do")
         self.progress("reading the language model", self.raw.tell(), self.n_bytes, "bytes")
         return lines
 
@@ -189,7 +206,9 @@ def _read(lines: _Lines) -> tuple[dict[str, int], list[Table]]:
 
 def _header(lines: _Lines) -> list[int]:
     """How many n-grams there are of each order."""
-    if lines.next().startswith(KENLM):
+    if lines.next().startswith(codecs.BOM_UTF8):            # an editor's byte order mark
+        lines.line = lines.line.removeprefix(codecs.BOM_UTF8).strip()
+    if lines.line.startswith(KENLM):
         lines.fail("KenLM's binary layout, which only KenLM reads", "Give the ARPA file it was built from.")
     while lines.line != b"\\data\\":
         if not lines.line or lines.number > 100:
@@ -198,10 +217,14 @@ def _header(lines: _Lines) -> list[int]:
         lines.next()
     counts: list[int] = []
     while lines.next().startswith(b"ngram"):
-        found = re.fullmatch(rb"ngram\s+(\d+)\s*=\s*(\d+)", lines.line)
+        found = re.fullmatch(rb"ngram\s+(\d{1,2})\s*=\s*(\d{1,15})", lines.line)
         if not found or int(found[1]) != len(counts) + 1:
             lines.fail(f"{_shown(lines.line)} where the count 'ngram {len(counts) + 1}=...' should be")
         counts.append(int(found[2]))
+        if len(counts) > LONGEST_ORDER:
+            lines.fail(f"n-grams of more than {LONGEST_ORDER} words")
+        if LEAST_BYTES * sum(counts) > lines.most_bytes:
+            lines.fail(f"{sum(counts)} n-grams do not fit into a file of {lines.n_bytes} bytes")
     if not counts:
         lines.fail("no 'ngram 1=...' after \\data\\")
     return counts
@@ -246,7 +269,7 @@ def _keys(rows: list[list[bytes]], n: int, words: dict[bytes, int]) -> np.ndarra
 def _values(rows: list[list[bytes]], n: int) -> np.ndarray:
     """Probabilities and back-off weights, (2, len(rows)) float32, natural logarithms; a weight not written is 1."""
     values = np.array([[float(row[0]) for row in rows], [float(row[n + 1]) if len(row) > n + 1 else 0.0 for row in rows]])
-    if not (values < np.inf).all() or values[0].max() > 0 or max(map(len, rows)) > n + 2:
+    if not (values <= MOST).all() or values[0].max() > 0 or max(map(len, rows)) > n + 2:
         raise ValueError
     return (np.maximum(values, LEAST) * math.log(10)).astype(np.float32)
 
@@ -264,6 +287,8 @@ def _fault(row: list[bytes], n: int, words: dict[bytes, int]) -> str | None:
         try:
             if not float(field) < math.inf:
                 return f"{_shown(field)} is not a finite number"
+            if float(field) > MOST:
+                return f"{_shown(field)} is above {MOST:g}, which no logarithm of a weight is"
         except ValueError:
             return f"{_shown(field)} is not a number"
     return f"a log10 probability of {float(row[0]):g} is above 0" if float(row[0]) > 0 else None

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -19,6 +18,7 @@ from avsr.batch import IGNORE, Batch
 from avsr.config import LossConfig
 from avsr.dataset import NO_LABEL
 from avsr.models.avsr import AVSR, Memory
+from avsr.output import whole_file
 from avsr.rates import MEMORY_PER_FRAME
 
 
@@ -133,10 +133,8 @@ def remembered(model: AVSR, batch: Batch, folder: Path | None) -> Tensor | None:
             made = model.listen(batch.mel[fresh], lengths)
         for i, sound in zip(fresh, made, strict=True):
             n = len(sound) if batch.mel_lengths is None else int(model.audio.positions(batch.mel_lengths[i]))
-            part = paths[i].with_suffix(f".{os.getpid()}.part")
-            with part.open("wb") as file:
+            with whole_file(paths[i]) as part, part.open("wb") as file:
                 np.save(file, sound[:n].half().cpu().numpy())           # the next batch may be longer or shorter
-            os.replace(part, paths[i])
     sounds = [torch.from_numpy(np.load(path)) for path in paths]
     return nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(batch.mel.device, batch.mel.dtype)
 

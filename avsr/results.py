@@ -2,22 +2,27 @@
 
     results.jsonl  <->  rows (dicts), by what they were computed from
 Nothing in a row depends on the clock, so two runs of one command give the same file byte for byte; what took how long is
-in timings.jsonl beside it. Rows hold the text as it was written, and name the normaliser they are to be compared by.
+in timings.jsonl beside it. Rows hold the text as it was written, and name the normaliser they are to be compared by; where
+that is an earlier one of ours, the present one takes its place in reading.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from avsr.errors import BadManifest, BadOutput
+from avsr.output import append_lines, whole_file
+from avsr.text import present_normaliser
+from avsr.textfiles import NotText, decode
 
 LAYOUT = 1
+MAX_UNPACKED = 512 * 2**20                                  # bytes of a .gz: 800,000 rows
 MODALITIES = ("none", "a", "v", "av")                       # neither sense, sound, sight, both
 NAME, TIMINGS, RUN, NOISE = "results.jsonl", "timings.jsonl", "run.json", "noise.jsonl"
 Row = dict[str, Any]
@@ -54,10 +59,10 @@ def read_rows(path: str | Path) -> tuple[list[Row], int]:
     path = packed if packed.exists() and not path.exists() else path
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        text = decode(_unpacked(path, data) if path.suffix == ".gz" else data)
     except FileNotFoundError as error:
         raise BadManifest(f"{path}: no such file.  Make it with avsr benchmark.") from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, NotText) as error:
         raise BadManifest(f"{path}: this cannot be read ({error}).  Name a folder that avsr benchmark wrote.") from error
     whole, _, rest = text.rpartition("\n")
     rows, seen = [], {}
@@ -68,6 +73,15 @@ def read_rows(path: str | Path) -> tuple[list[Row], int]:
                               "modality and condition.  Take one of them out.")
         rows.append(row)
     return rows, int(bool(rest.strip()))
+
+
+def _unpacked(path: Path, data: bytes) -> bytes:
+    """A gzip file's content. Raises BadManifest where it is over MAX_UNPACKED: a few kB can hold gigabytes of zeros."""
+    with gzip.GzipFile(fileobj=BytesIO(data)) as file:
+        out = file.read(MAX_UNPACKED + 1)
+    if len(out) > MAX_UNPACKED:
+        raise BadManifest(f"{path}: holds over {MAX_UNPACKED // 2**20} MiB of rows.  Unpack it with gunzip if they are yours.")
+    return out
 
 
 def _parsed(line: str, where: str) -> Row:
@@ -84,7 +98,7 @@ def _parsed(line: str, where: str) -> Row:
     if row["layout"] != LAYOUT:
         raise BadManifest(f"{where}: rows of layout {row['layout']}, and this version reads {LAYOUT}.  Use the version of avsr "
                           "that wrote them.")
-    return row
+    return row | {"normaliser": present_normaliser(row["normaliser"])}
 
 
 class Results:
@@ -131,20 +145,17 @@ class Results:
         self._write()
 
     def _write(self) -> None:
-        part = self.path.with_name(f".{NAME}.{os.getpid()}.part")
         try:
-            with part.open("w", encoding="utf-8") as file:
+            with whole_file(self.path, alone=True) as fresh, fresh.open("w", encoding="utf-8") as file:
                 file.writelines(_line(row) for row in sorted(self.by_key.values(), key=order))
-            part.replace(self.path)
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
 
 def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Lines at the end of a JSON Lines file. Raises BadOutput."""
+    """Lines at the end of a JSON Lines file, all of them or none; what a crash cut off is dropped. Raises BadOutput."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, rows)))
+        append_lines(path, "".join(map(_line, rows)))
     except OSError as error:
         raise _unwritable(path, error) from error
 

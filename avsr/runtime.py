@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, get_args
@@ -45,7 +47,13 @@ def pick_device(device: str = "auto") -> torch.device:
         raise AvsrError(f"--device {device}: not a device this program knows.  Use auto, cpu or cuda.")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise AvsrError(f"--device {device}: torch sees no CUDA device here.  Use --device cpu.")
-    return torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise AvsrError(f"--device {device}: not a device this program knows.  Use auto, cpu, cuda or cuda:0.") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise AvsrError(f"--device {device}: torch sees only {torch.cuda.device_count()} CUDA devices here.  Use cuda:0.")
+    return chosen
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
@@ -60,6 +68,38 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 def n_cores() -> int:
     """Processor cores this process may use (respects affinity and containers that set it)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def most_processes() -> int:
+    """How many processes may work for one command on this machine: four for each core, and eight at least.
+
+    More of them only take memory (260 MB each that makes batches), and thousands of them would stop the machine.
+    """
+    return max(8, 4 * n_cores())
+
+
+def end_with_parent() -> None:
+    """Let this process, which multiprocessing started, end as soon as the process that started it has ended.
+
+    A thread waits for that, so it also happens where the parent was killed, and in the middle of any work. Without it a
+    process that is at work, or that writes into a full pipe, lives on; PyTorch's loaders look for their parent between batches.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def workers(device: torch.device) -> int:

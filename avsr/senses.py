@@ -7,7 +7,7 @@ The same preparation of sound and mouths serves `transcribe`, `benchmark` and `e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +19,10 @@ from avsr.decode import DecodeOptions, Hypothesis, decode, given_log_probs
 from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.avsr import Memory
-from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE
+from avsr.models.weights import listed
+from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, frames_to_seconds
 from avsr.results import MODALITIES
+from avsr.schema import Misfit, fit_table
 
 LEAST_SAMPLES = SAMPLE_RATE // 10                           # less sound than 0.1 s is no speech
 # Largest Memory.ood_distance at which text is written from lips alone though nobody asked for it. Of 55 validation clips the
@@ -111,6 +113,15 @@ class Senses:
 
     def memory(self, modality: str) -> Memory:
         """What the model makes of them by a modality. `v` where none of them has a face is what `none` is: nothing."""
+        return replace(self._memory(modality), seconds=torch.tensor(self._seconds(), device=self.first.device))
+
+    def _seconds(self) -> list[float]:
+        """How long each utterance is; 0 where neither its sound nor its mouth is there."""
+        if self.sounds is not None:
+            return [len(one) / SAMPLE_RATE for one in self.sounds]
+        return [0.0 if one is None else frames_to_seconds(len(one.images)) for one in self.mouths]
+
+    def _memory(self, modality: str) -> Memory:
         model = self.checkpoint.model
         sight = self.look() if "v" in modality else None
         if "a" in modality:
@@ -140,10 +151,14 @@ def known_lips(memory: Memory) -> Tensor:
 def how_to_search(checkpoint: Checkpoint, **asked: object) -> DecodeOptions:
     """What is asked for, by names of DecodeOptions' fields; where that is None, or nothing, what the model wants, or else the
     usual. Raises BadCheckpoint where the model wants what is not known."""
-    if strange := sorted(checkpoint.search.keys() - {field.name for field in fields(DecodeOptions)}):
-        raise BadCheckpoint(f"{checkpoint.name}: its search settings {', '.join(strange)} are not known to this version.  "
-                            "Install a newer avsr, or import the model again.")
-    return DecodeOptions(**{**checkpoint.search, **{name: value for name, value in asked.items() if value is not None}})
+    remedy = "Install a newer avsr, or import the model again."
+    if strange := sorted(checkpoint.search.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
+        raise BadCheckpoint(f"{checkpoint.name}: its search settings {listed(strange)} are not known here.  {remedy}")
+    try:
+        wanted = fit_table(DecodeOptions, checkpoint.search, "search.")
+    except Misfit as error:
+        raise BadCheckpoint(f"{checkpoint.name}: {error}.  {remedy}") from error
+    return DecodeOptions(**{**wanted, **{name: value for name, value in asked.items() if value is not None}})
 
 
 def recognise(checkpoint: Checkpoint, memory: Memory, options: DecodeOptions, language: str = "en") -> list[Hypothesis]:

@@ -7,12 +7,15 @@ Probabilities by silero-vad's network (MIT, in its package); the cutting is ours
 
 from __future__ import annotations
 
-import math
+import os
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 
 from avsr import assets
+from avsr.media.level import decibels, frame_powers
 from avsr.rates import PIECE_FRAMES, SAMPLE_RATE, SAMPLES_PER_FRAME, frames_to_seconds
 
 STEP = 512                                                  # samples to a probability: 32 ms, silero's own
@@ -59,12 +62,25 @@ class Piece:
         return frames_to_seconds(self.end_frame - self.start_frame)
 
 
+def import_onnxruntime() -> ModuleType:
+    """The package onnxruntime, with its telemetry off.
+
+    Version 1.32 makes a device id and a database of what was loaded below the user's cache, to be sent to its makers.
+    `disable_telemetry_events` alone comes too late: the files are made as the package is imported. Its variable
+    ORT_DISABLE_TELEMETRY keeps it from making them; where the user has set the variable, it stays.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    onnxruntime = import_module("onnxruntime")
+    if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 class SpeechProbability:
     """Silero's network over consecutive windows: its state is carried along, so that windows equal the whole."""
 
     def __init__(self):
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(
@@ -232,7 +248,7 @@ class Widening:
     def speech(self, piece: Piece, audio: np.ndarray | None) -> list[Piece]:
         """A piece that is surely speech, and its sound (S,)."""
         if audio is not None and len(audio) >= SAMPLES_PER_FRAME:
-            self._speech = _decibels(_powers(audio).mean())
+            self._speech = decibels(frame_powers(audio).mean())
         if self._doubtful and self._fits(piece):
             self._doubtful = False
             self.open = Piece(self.open.start_frame, piece.end_frame, (*self.open.sure, piece))
@@ -264,14 +280,4 @@ class Widening:
     def _may_be_speech(self, audio: np.ndarray | None, missing: np.ndarray | None) -> bool:
         if audio is None or len(audio) < SAMPLES_PER_FRAME or missing is None or missing.mean() > self.options.missing:
             return False
-        return _decibels(np.median(_powers(audio))) >= max(self.options.floor, self._speech - self.options.margin)
-
-
-def _powers(audio: np.ndarray) -> np.ndarray:
-    """Sound (S,) -> mean power of each whole video frame, (S // SAMPLES_PER_FRAME,) float64."""
-    n_frames = len(audio) // SAMPLES_PER_FRAME
-    return np.square(audio[:n_frames * SAMPLES_PER_FRAME].reshape(n_frames, -1), dtype=np.float64).mean(axis=1)
-
-
-def _decibels(power: float) -> float:
-    return 10 * math.log10(max(power, 1e-12))
+        return decibels(np.median(frame_powers(audio))) >= max(self.options.floor, self._speech - self.options.margin)

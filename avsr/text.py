@@ -12,11 +12,17 @@ import string
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import accumulate, groupby
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from avsr.errors import BadCheckpoint
+from avsr.linebreak import clusters
+from avsr.schema import read_file, shown
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # Written without spaces between words; Whisper times these by character (openai/whisper tokenizer.py).
 SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
@@ -39,6 +45,12 @@ OPENING = "\"'“¿([{-"
 CLOSING = "\"'.。,，!！?？:：”)]}、"
 BLANK, END = "<blank>", "<eos>"                             # first and last of Pieces
 WORD_BEGINS = "\u2581"                                      # SentencePiece's mark in place of a space
+AGAIN = "Fetch the model's tokenizer.json again."
+LONGEST_TOKENIZER = 2**26                                   # bytes: 64 MB; Whisper's have 2 to 4 MB
+# Of the steps of a tokenizer.json: how many, characters of a replacement, and regular expressions, GPT-2's for one.
+MOST_STEPS, LONGEST_REPLACEMENT = 12, 4
+SPACES = " {2,}"
+PATTERNS = (SPACES, r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 UNSCORED = 10.0                                             # nats below the rarest piece: SentencePiece's for the unknown
 
 
@@ -51,19 +63,31 @@ class WordTokens:
 
 
 class _Opened:
-    """A tokenizer.json. `end`: the token that ends a text."""
+    """A tokenizer.json. `end`: the token that ends a text; n_tokens: one more than its greatest token."""
 
     end: int
+    n_tokens: int
 
-    def __init__(self, path: Path | str):
-        """Raises BadCheckpoint when the file holds no tokenizer."""
+    def _open(self, path: Path | str) -> dict[str, int]:
+        """Read the file; its tokens, specials too, with their numbers. Raises BadCheckpoint when it holds no tokenizer."""
         import tokenizers
 
         self.path = Path(path)
+        content = read_file(self.path, longest=LONGEST_TOKENIZER, remedy=AGAIN)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:                          # the library raises bare Exception
-            raise BadCheckpoint(f"{path}: not a tokenizer file ({error}).  Fetch the model's tokenizer.json again.") from error
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
+            self._tokenizer.no_padding()                    # either may be in a file: texts padded to a billion tokens,
+            self._tokenizer.no_truncation()                 # or cut to none
+            vocabulary, strange = self._tokenizer.get_vocab(), _strange_step(self._tokenizer)
+        except BaseException as error:                      # the library raises bare Exception, and panics are not even that
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise BadCheckpoint(f"{path}: not a tokenizer file ({reason}).  {AGAIN}") from error
+        if strange is not None:
+            raise BadCheckpoint(f"{path}: it would change texts by {strange}, which no speech model's does.  {AGAIN}")
+        self.n_tokens = max(vocabulary.values(), default=-1) + 1
+        return vocabulary
 
     @property
     def sha256(self) -> str:
@@ -73,9 +97,7 @@ class _Opened:
     def words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
         """Split text tokens into words with their punctuation (Whisper's method; its `split_to_word_tokens`)."""
         pieces = self._characters([token for token in tokens if token < self.end])
-        if language not in SPACELESS:
-            pieces = _join_at_spaces(pieces)
-        return _join_punctuation(pieces)
+        return _join_punctuation(_join_clusters(pieces) if language in SPACELESS else _join_at_spaces(pieces))
 
     def _characters(self, tokens: list[int]) -> list[WordTokens]:
         """The shortest runs of tokens that are whole characters; together they are the whole text."""
@@ -87,8 +109,7 @@ class Tokenizer(_Opened):
 
     def __init__(self, path: Path | str):
         """Raises BadCheckpoint when the file is not a Whisper tokenizer."""
-        super().__init__(path)
-        vocabulary = self._tokenizer.get_vocab()
+        vocabulary = self._open(path)
         self._ids = {name: i for name, i in vocabulary.items() if name.startswith("<|") and name.endswith("|>")}
         self.end = self._id("<|endoftext|>")
         self.start = self._id("<|startoftranscript|>")
@@ -104,7 +125,7 @@ class Tokenizer(_Opened):
 
     def _id(self, name: str) -> int:
         if name not in self._ids:
-            raise BadCheckpoint(f"{self.path}: no token {name}, so not Whisper's.  Fetch the model's tokenizer.json again.")
+            raise BadCheckpoint(f"{self.path}: no token {name}, so not Whisper's.  {AGAIN}")
         return self._ids[name]
 
     @cached_property
@@ -151,10 +172,9 @@ class Pieces(_Opened):
 
     def __init__(self, path: Path | str):
         """Raises BadCheckpoint when the file holds other tokens."""
-        super().__init__(path)
-        vocabulary = self._tokenizer.get_vocab()
+        vocabulary = self._open(path)
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
-        if len(pieces) < 3 or (pieces[0], pieces[-1]) != (BLANK, END):
+        if len(pieces) < 3 or (pieces[0], pieces[-1]) != (BLANK, END) or len(pieces) != self.n_tokens:
             raise BadCheckpoint(f"{path}: its tokens do not begin with {BLANK} and end with {END}.  Import the model again.")
         self.blank, self.end = 0, len(pieces) - 1
         self.start = self.end
@@ -178,9 +198,28 @@ class Pieces(_Opened):
         return [WordTokens(self.texts[token], (token,)) for token in tokens]
 
 
+def _strange_step(tokenizer: tokenizers.Tokenizer) -> str | None:
+    """In words, a step by which a short text could grow without end, or keep the tokenizer busy for ever; None without one."""
+    import json
+
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
+    todo = [json.loads(part.__getstate__()) for part in parts if part is not None]
+    for _ in range(MOST_STEPS):
+        if not todo:
+            return None
+        step = todo.pop()
+        todo += [one for name in ("normalizers", "pretokenizers", "decoders") for one in step.get(name, ())]
+        pattern = step.get("pattern") or {}
+        if (regex := pattern.get("Regex")) not in (None, *PATTERNS):
+            return f"the pattern {shown(regex)}"
+        if len(step.get("content") or "") > LONGEST_REPLACEMENT:
+            return f"a replacement of {len(step['content'])} characters"
+    return f"more than {MOST_STEPS - 1} steps" if todo else None
+
+
 def open_tokenizer(path: Path | str) -> Tokenizer | Pieces:
     """The tokenizer of a model's folder. Raises BadCheckpoint."""
-    holds_pieces = f'"{BLANK}"' in Path(path).read_text(encoding="utf-8", errors="replace")
+    holds_pieces = f'"{BLANK}"'.encode() in read_file(Path(path), longest=LONGEST_TOKENIZER, remedy=AGAIN)
     return Pieces(path) if holds_pieces else Tokenizer(path)
 
 
@@ -197,11 +236,27 @@ def write_pieces(path: Path | str, pieces: Sequence[str], scores: Mapping[str, f
     vocabulary = [(BLANK, unscored), *((piece, scores.get(piece, unscored)) for piece in pieces), (END, unscored)]
     tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=1))
     steps = [normalizers.Precompiled(charsmap)] if charsmap else []
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(tokenizers.Regex(SPACES), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
-    tokenizer.save(str(path))
+    Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     return Pieces(path)
+
+
+def _join_clusters(pieces: list[WordTokens]) -> list[WordTokens]:
+    """Pieces that each begin with a letter: a mark that has tokens of its own goes with the letter that bears it."""
+    text = "".join(piece.text for piece in pieces)
+    if not any(unicodedata.category(letter)[0] == "M" for letter in text):
+        return pieces
+    starts, at = {0, *accumulate(map(len, clusters(text)))}, 0
+    joined: list[WordTokens] = []
+    for piece in pieces:
+        if at in starts or not joined:
+            joined.append(piece)
+        else:
+            joined[-1] = WordTokens(joined[-1].text + piece.text, joined[-1].tokens + piece.tokens)
+        at += len(piece.text)
+    return joined
 
 
 def _join_at_spaces(pieces: list[WordTokens]) -> list[WordTokens]:
@@ -264,27 +319,66 @@ def write_letters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.decoder = tokenizers.decoders.Fuse()
     tokenizer.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIALS])
-    tokenizer.save(str(path))
+    Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     return Tokenizer(path)
 
 
-NORMALISER = "avsr-en-1"                                    # stored with scores: another rule below is another name here
+NORMALISER = "avsr-2"                                       # stored with scores: another rule below is another name here
+# Earlier rules. avsr-en-1 made a space of each combining mark and of each invisible character; all other texts come out alike.
+FORMER_NORMALISERS = ("avsr-en-1",)
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 NUMBERS = [*DIGITS, *TEENS, *(f"{ten} {one}".strip() for ten in TENS for one in ["", *DIGITS[1:]])]      # 0 to 99
+APOSTROPHES = str.maketrans("\u2018\u2019\u02bc`\u05f3", "'''''")             # the last is the Hebrew geresh
+# Characters that cannot be seen (Unicode's Default_Ignorable_Code_Point: joiners, soft hyphens, marks of direction, variation
+# selectors) and the Arabic tatweel, which only makes a word longer on paper. U+200B, which parts words, is not among them.
+UNSEEN = re.compile("[\u00ad\u034f\u061c\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f"
+                    "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]")
+AM = re.compile("([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb])(?=[\u0e32\u0eb2])")    # Thai, Lao: the ring before the tone
+OTHER_DIGITS = re.compile(r"[^\D0-9]")                      # of scripts with digits of their own
 
 
 def normalise(text: str) -> str:
-    """English text as it is compared: "Bin blue at F2 now." and "bin blue at f two now" become the same.
+    """Text as it is compared: "Bin blue at F2 now." and "bin blue at f two now" become the same.
 
     Lower case; punctuation and symbols become spaces, but for apostrophes inside words and points inside numbers; letters
-    and numbers that touch part (f2, mp3), but not 2nd or 90s; whole numbers from 0 to 99 are spelt out; single spaces.
-    Nothing else is expanded: 1999, 007, 3.5, contractions, fillers and British spelling stay as they are.
+    and numbers that touch part (f2, mp3), but not 2nd or 90s; whole numbers from 0 to 99 are spelt out in English; single
+    spaces. Nothing else is expanded: 1999, 007, 3.5, contractions, fillers and British spelling stay as they are.
+
+    A combining mark belongs to the letter before it, as vowel signs do in Hindi, Thai and Tamil. Whisper's BasicTextNormalizer
+    makes a space of each, so that words fall into single letters and the word error rate comes out far too low
+    (openai/whisper discussion 858; Manohar, Pillai and Sherly 2024, arXiv 2409.02449). Vowel signs that Arabic and Hebrew may
+    leave out count as well, since words may differ in nothing else; remove them from both texts where they do not matter.
+    Invisible characters are removed, so a Persian or Indic word is the same with a joiner or without. Digits of every script
+    are the same. Scripts without spaces between words are not cut into words: for Chinese, Japanese, Thai, Lao, Khmer and
+    Burmese the character error rate is the one to go by.
     """
-    text = unicodedata.normalize("NFKC", text).lower().translate(str.maketrans("\u2018\u2019\u02bc`", "''''"))
-    text = text.replace("_", " ")
+    text = UNSEEN.sub("", unicodedata.normalize("NFKC", UNSEEN.sub("", text)).lower())
+    text = unicodedata.normalize("NFKC", text).replace("i\u0307", "i")         # the Turkish capital of i in lower case
+    text = AM.sub(r"\2\1", text).translate(APOSTROPHES).replace("_", " ")
+    text = OTHER_DIGITS.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)                       # 10,000
-    text = re.sub(r"[^\w'.]|(?<!\w)'|'(?!\w)|(?<!\d)\.|\.(?!\d)", " ", text)
-    text = re.sub(r"(?<=[^\W\d])(?=\d)|(?<=\d)(?=[^\W\d])(?!(?:st|nd|rd|th|s)\b)", " ", text)
+    for pattern in _boundaries():
+        text = pattern.sub(" ", text)
     return " ".join(NUMBERS[int(word)] if re.fullmatch(r"[0-9]|[1-9][0-9]", word) else word for word in text.split())
+
+
+def present_normaliser(name: str | None) -> str | None:
+    """The normaliser by which rows that name this one are compared: rows hold texts as they were written, so the present rules
+    take the place of earlier ones of ours."""
+    return NORMALISER if name in FORMER_NORMALISERS else name
+
+
+@cache
+def _boundaries() -> tuple[re.Pattern[str], ...]:
+    r"""What becomes a space: marks that follow no letter; symbols, punctuation outside words and numbers; between f and 2.
+
+    Marks are Unicode's Mn and Mc, which `\w` of Python leaves out. Their list takes 13 ms to make, so it is made at first use.
+    """
+    kinds = groupby(range(0x300, 0x20000), lambda code: unicodedata.category(chr(code)) in ("Mn", "Mc"))
+    runs = [list(codes) for is_mark, codes in kinds if is_mark]
+    marks = "".join(f"{chr(codes[0])}-{chr(codes[-1])}" for codes in runs)
+    return (re.compile(rf"(?<![^\W\d])(?<![{marks}])[{marks}]+"),
+            re.compile(rf"[^\w'.{marks}]|(?<![\w{marks}])'|'(?!\w)|(?<!\d)\.|\.(?!\d)"),
+            re.compile(rf"(?<=[^\W\d]|[{marks}])(?=\d)|(?<=\d)(?=[^\W\d])(?!(?:st|nd|rd|th|s)\b)"))

@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avsr import align, decode, media, transcript
+from avsr import align, decode, media, selection, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
-from avsr.errors import AvsrError, BadMedia, NoFace
+from avsr.errors import AvsrError, NoFace, counted
 from avsr.listen import Heard, Listener, ahead, why_unreadable
 from avsr.lm import NGrams
+from avsr.media.level import is_silent
+from avsr.modality import MODALITIES, check_modality, decide, sound_problems
 from avsr.models.avsr import Memory
 from avsr.rates import FEATURE_RATE
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
@@ -31,8 +33,6 @@ from avsr.speech import Piece
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcript import Segment, Transcript
 
-MODALITIES = ("auto", "a", "v", "av")
-GOES_BY = {"a": "sound alone", "v": "sight alone", "av": "sound and sight together"}
 LEAST_TRUST = 0.5                                           # in lips, to go by them where no speech was heard
 
 
@@ -45,7 +45,9 @@ class Settings:
     pieces of up to 30 s that go through the network at once.
     temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a piece's frames
     that may lack a face before the piece goes by sound alone. vad: look for speech first; without, every 30 s are taken
-    as they come. save_lips: a folder in which to write the mouths that were looked at, as a small video.
+    as they come. save_lips: a folder in which to write the mouths that were looked at, as a small video; or its .mp4 file.
+    audio_track, video_track: which of several sound tracks and pictures to take, counted from 1; None for one with speech, and
+    one with a face, see selection.
     """
 
     beam_size: int | None = None
@@ -57,9 +59,11 @@ class Settings:
     max_missing: float = 0.25
     vad: bool = True
     save_lips: str | Path | None = None
+    audio_track: int | None = None
+    video_track: int | None = None
 
     def __post_init__(self):
-        for name in ("beam_size", "batch_size"):
+        for name in ("beam_size", "batch_size", "audio_track", "video_track"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be at least 1.  Leave it out for the usual one.")
         if self.ctc_weight is not None and not 0 <= self.ctc_weight < 1:
@@ -75,7 +79,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
                progress: Progress = no_progress, **settings) -> Transcript:
     """What is said in a recording.
 
-    source: a file's path, its bytes, an open file, a waveform (S,) float32 at 16 kHz, or a media.Clip.
+    source: a file's path, its address (https://..., s3://...), `-` for standard input, its bytes, an open file, a waveform (S,)
+    float32 at 16 kHz, or a media.Clip.
     model: see checkpoint.load; give a Checkpoint to load it only once, on the device where it is to run.
     modality: `a` by sound, `v` by sight, `av` by both, `auto` what the recording and the model allow.
     language: its code or English name, as Whisper has them (de, German); None lets a multilingual model find out.
@@ -91,18 +96,21 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     target = pick_device(device)
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
     language = _language_of(checkpoint, language)
-    _check_modality(checkpoint, modality)
+    check_modality(checkpoint, modality)
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
     look = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
-    with media.open_recording(source, want_video=look, want_audio=modality != "v") as recording:
+    tags = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
+    with media.reopenable(source, progress) as source, selection.open_recording(
+            source, want_video=look, want_audio=modality != "v", audio_track=options.audio_track,
+            video_track=options.video_track, language=tags, landmarks=checkpoint.recipe.landmarks) as recording:
         used, reason = decide(modality, checkpoint, recording)
         known_lips_only = used == "v" and modality == "auto" and checkpoint.model.doubts
         job = _Job(checkpoint, used, language, options, recording, known_lips_only=known_lips_only)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
         # Who only reads lips is left to itself: the sound may still say where somebody speaks.
-        vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio))
+        vad = options.vad and (used != "v" or (modality == "auto" and job.has_sound))
         listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=vad,
                             doubt=vad and used == "av" and checkpoint.lips_trained, save_lips=save_lips, progress=progress)
         heard = ahead(listener, 2 * options.batch_size)
@@ -111,9 +119,10 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             segments.append(segment)
             if on_segment is not None:
                 on_segment(segment)
+        told = sound_problems(recording, used, level_db=listener.loudness.db, n_pieces=job.n_pieces)
         used, reason, problems = job.verdict(used, reason)
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments), job.language or "en",
-                          checkpoint.name, used, reason, listener.duration_s, (*recording.problems, *problems))
+                          checkpoint.name, used, reason, listener.duration_s, (*recording.problems, *told, *problems))
 
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
@@ -137,21 +146,13 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
     if language is None or language_code(language) in checkpoint.languages:
         return None if language is None else language_code(language)
     known = {word: code for code in checkpoint.languages for word in (code, LANGUAGE_NAMES.get(code, code))}
+    if not language.strip():
+        raise AvsrError(f"{checkpoint.name}: the language asked for is empty; the model writes {len(checkpoint.languages)}.  "
+                        f"Leave --language out, or use one, such as {checkpoint.languages[0]}.")
     nearest = known[get_close_matches(language.lower(), known, 1, 0)[0]]
     more = "" if len(checkpoint.languages) > 1 else ", or a multilingual model such as --model base"
     raise AvsrError(f"{checkpoint.name}: does not write language {language!r}; it knows {len(checkpoint.languages)}.  "
                     f"Use {nearest} ({LANGUAGE_NAMES.get(nearest, nearest)}){more}.")
-
-
-def _check_modality(checkpoint: Checkpoint, modality: str) -> None:
-    """Raises AvsrError where the model cannot go by it."""
-    if modality == "v" and not checkpoint.lips_trained:
-        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by sight alone.  "
-                        "Use --modality a or auto, or a model that has learnt to read lips.")
-    able = checkpoint.model.modalities
-    if modality not in ("auto", *able):
-        raise AvsrError(f"{checkpoint.name}: this model goes by {GOES_BY[able[0]]}, not by {GOES_BY[modality]}.  Use "
-                        f"--modality {able[0]} or auto, or another model.")
 
 
 def _check_search(checkpoint: Checkpoint, options: Settings) -> None:
@@ -165,37 +166,6 @@ def _check_search(checkpoint: Checkpoint, options: Settings) -> None:
                         "Leave out --ctc-weight, or use an imported model.")
     if options.lm is None and options.lm_weight is not None:
         raise AvsrError(f"lm_weight {options.lm_weight}: there is no language model for it.  Name one with --lm.")
-
-
-def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) -> tuple[str, str]:
-    """The modality to use, `a`, `v` or `av`, and why, in a sentence. Raises BadMedia where nothing is left."""
-    sound, picture = recording.has_audio, recording.has_video
-    if checkpoint.modalities in (("v",), ("av",)):          # a published network that goes by nothing else
-        (only,) = checkpoint.modalities
-        lacks = "picture" if not picture else "sound" if "a" in only and not sound else None
-        if lacks is not None:
-            raise BadMedia(f"{recording.name}: there is no {lacks} in it, and this model goes by {GOES_BY[only]}.  Use another "
-                           "model for it, such as --model default.")
-        return only, f"this model goes by {GOES_BY[only]}"
-    if not sound and not (picture and checkpoint.lips_trained):
-        why = ("and this model has no trained lips" if picture else
-               "and no picture was asked for" if modality == "a" else "and no picture either")
-        raise BadMedia(f"{recording.name}: there is no sound in it, {why}.  Use a model that reads lips with --modality v, "
-                       "or a recording with sound.")
-    if modality == "v":
-        return "v", "sight alone was asked for"
-    if modality == "a":
-        return "a", "sound alone was asked for"
-    if not sound and not checkpoint.model.doubts:
-        raise BadMedia(f"{recording.name}: there is no sound in it, and this model cannot tell whether it knows the lips in "
-                       "it.  Use --modality v to have them read all the same.")
-    if not sound:
-        return "v", "the recording has no sound"
-    if not checkpoint.lips_trained and modality == "auto":
-        return "a", "this model has no trained lips"
-    if not picture:
-        return "a", "the recording has no picture"
-    return "av", "both were asked for" if modality == "av" else "the recording has both and the model reads lips"
 
 
 def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[Segment]:
@@ -241,7 +211,7 @@ class _Job:
     def __init__(self, checkpoint: Checkpoint, modality: str, language: str | None, options: Settings,
                  recording: media.Recording, *, known_lips_only: bool):
         self.checkpoint, self.modality, self.options, self.name = checkpoint, modality, options, recording.name
-        self.has_sound, self.known_lips_only = recording.has_audio, known_lips_only
+        self.has_sound, self.known_lips_only = recording.has_audio and not recording.is_silent, known_lips_only
         self.language = language or (None if checkpoint.tokenizer.languages else "en")
         self.device = next(checkpoint.model.parameters()).device
         self.dtype = next(checkpoint.model.parameters()).dtype
@@ -317,7 +287,11 @@ class _Job:
     def _worth(self, heard: Heard) -> bool:
         if self.needs_lips and heard.mouths is None:
             return False
-        return self.modality == "v" or (heard.audio is not None and len(heard.audio) >= LEAST_SAMPLES)
+        if self.modality == "v":
+            return True
+        # Whisper writes "you" where there is nothing to hear.
+        return (heard.audio is not None and len(heard.audio) >= LEAST_SAMPLES
+                and (self.needs_lips or not is_silent(heard.audio)))
 
     def _encode(self, batch: Sequence[Heard]) -> Memory:
         mel = lengths = mouths = seen = None
@@ -329,7 +303,8 @@ class _Job:
         if "v" in self.modality and any(heard.mouths is not None for heard in batch):
             mouths, seen = see([heard.mouths for heard in batch])
             mouths, seen = mouths.to(self.device, self.dtype), seen.to(self.device)
-        return self.checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)
+        memory = self.checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)
+        return replace(memory, seconds=torch.tensor([heard.piece.duration_s for heard in batch], device=self.device))
 
     def _segments(self, piece: Piece, text: decode.Hypothesis, timed: Sequence[transcript.Word]) -> Iterator[Segment]:
         tokenizer = self.checkpoint.tokenizer
@@ -346,9 +321,6 @@ class _Job:
     def verdict(self, modality: str, reason: str) -> tuple[str, str, list[str]]:
         """The modality really used, why, and what the user should know. Raises NoFace when sight was all there was."""
         problems = []
-        if self.n_pieces == 0:
-            problems.append(
-                f"{self.name}: nobody speaks in it, as far as can be heard.  Use --no-vad to take it all as speech.")
         if self.n_blind and "v" in modality:
             limit = f"limit {self.options.max_missing:.0%}"
             share = f"no face in {self.n_missing} of {self.n_frames} frames ({limit})"
@@ -358,7 +330,7 @@ class _Job:
                 raise NoFace(f"{self.name}: {share}.  {other}--max-missing "
                              f"{min(1, self.n_missing / self.n_frames + 0.01):.2f} to keep it.")
             kind = "left out" if self.needs_lips else "taken by sound alone"
-            problems.append(f"{self.name}: {share}: {self.n_blind} of {self.n_pieces} pieces were {kind}.")
+            problems.append(f"{self.name}: {share}: {self.n_blind} of {counted(self.n_pieces, 'piece')} {kind}.")
             if self.n_blind == self.n_pieces:
                 return "a", f"no face in {self.n_missing} of {self.n_frames} frames", problems
         if self.n_still:
@@ -366,12 +338,12 @@ class _Job:
             if self.n_still + self.n_blind == self.n_pieces and not self.needs_lips:
                 return "a", "the mouth in the picture does not move", problems
         if self.n_unknown_lips:
-            problems.append(f"{self.name}: there is no sound in it, and in {self.n_unknown_lips} of {self.n_pieces} pieces the "
-                            "lips are not like those this model learnt from, so nothing was written of them.  Use --modality "
-                            "v to have them read all the same.")
+            problems.append(f"{self.name}: there is nothing to hear in it, and in {self.n_unknown_lips} of "
+                            f"{counted(self.n_pieces, 'piece')} the lips are not like those this model learnt from, so nothing "
+                            "was written of them.  Use --modality v to have them read all the same.")
         elif self.n_strange and modality == "v":
-            problems.append(f"{self.name}: the mouth in {self.n_strange} of {self.n_looked_at} pieces is like none this model "
-                            "learnt from: what it reads there means little.  Use --modality av if there is sound.")
+            problems.append(f"{self.name}: the mouth in {self.n_strange} of {counted(self.n_looked_at, 'piece')} is like none "
+                            "this model learnt from: what it reads there means little.  Use --modality av if there is sound.")
         elif self.n_strange and self.n_strange == self.n_looked_at:
             return "a", "the lips were not believed: strange to the model, unreadable, or not of this sound", problems
         return modality, reason, problems

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 
-from avsr.errors import AvsrError, BadOutput
+from avsr.errors import AvsrError
+from avsr.linebreak import HAN, columns, inseparable, line_pieces, one_line
+from avsr.output import write_files
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json")
 LINE_WIDTH = 42                                             # characters a line and
@@ -25,14 +24,12 @@ LINE_COUNT = 2                                              # lines a cue: the u
 CUE_SECONDS = 7.0                                           # the longest one subtitle stays, and
 SHORTEST_CUE = 0.1                                          # the shortest: players hide what lasts 0 s
 CUE_PAUSE = 3.0                                             # a silence that ends a cue which may span segments
-HAN = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"             # scripts without spaces between words
 WIDE = re.compile(f"[{HAN}\u3000-\u303f\uac00-\ud7a3\uff01-\uff60]")    # characters that fill two columns
 UNTIMED_WORD = re.compile(rf"\s*(?:[{HAN}][、。！？…」』）]*|[^\s{HAN}]+)")
 CLOSERS = "\"'”’»)]}」』）】"
 SENTENCE_ENDS = tuple("?!。？！｡؟۔।")
 CLAUSE_ENDS = tuple(",;:–—，、；：،؛")
 ABBREVIATION = re.compile(r"(mr|mrs|ms|dr|prof|st|jr|sr|vs|[^\W\d_](\.[^\W\d_])*)\.$", re.IGNORECASE)
-LINE_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
 
 @dataclass(frozen=True)
@@ -127,25 +124,8 @@ def write(
     """
     names, folder = parse_formats(formats if isinstance(formats, str) else ",".join(formats)), Path(output_dir)
     texts = {folder / f"{stem}.{name}": format_transcript(transcript, name, **options) for name in names}
-    parts = {target: folder / f".avsr-{secrets.token_hex(6)}.part" for target in texts}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for target, part in parts.items():
-            with part.open("xb") as file:
-                file.write(texts[target].encode("utf-8", "replace"))
-                file.flush()
-                os.fsync(file.fileno())
-        for target, part in parts.items():
-            os.replace(part, target)
-    except OSError as error:
-        raise BadOutput(
-            f"{folder / stem}: {', '.join(names)} cannot be written ({error.strerror}).  "
-            "Make room or get permission there, or choose another folder with --output-dir."
-        ) from error
-    finally:
-        for part in parts.values():
-            with suppress(OSError):                         # it was renamed, or could never be made
-                part.unlink()
+    write_files(texts, lambda reason: f"{folder / stem}: {', '.join(names)} cannot be written ({reason}).  Make room or get "
+                                      "permission there, or choose another folder with --output-dir.")
     return list(texts)
 
 
@@ -153,16 +133,19 @@ def segment(
     words: Sequence[Word], *, max_seconds: float = 7.0, max_characters: int = 84, pause: float = 0.8
 ) -> list[tuple[Word, ...]]:
     """Groups of words the size of a subtitle: cut at sentence ends and at silences longer than `pause` seconds, and
-    what is longer than the limits at the best comma or silence inside it. A single word is never cut.
+    what is longer than the limits at the best comma or silence inside it. No word is cut, also where `words` are letters.
     """
 
     def fits(group: Sequence[Word]) -> bool:
-        return group[-1].end - group[0].start <= max_seconds and len(_text(group)) <= max_characters
+        return group[-1].end - group[0].start <= max_seconds and columns(_text(group)) <= max_characters
 
     def ends(word: Word, following: Word) -> bool:
         return following.start - word.end > pause or _ends_sentence(word, following)
 
-    return [tuple(part) for group in _group(words, ends) for part in _cut(group, fits)]
+    units, wholes = inseparable(words)
+    left = iter(units)
+    parts = [part for group in _group(wholes, ends) for part in _cut(group, fits)]
+    return [tuple(word for unit in islice(left, len(part)) for word in unit) for part in parts]
 
 
 def _group(words: Sequence[Word], ends: Callable[[Word, Word], bool]) -> list[list[Word]]:
@@ -213,13 +196,15 @@ def cues(
     With limits, as in whisper: `max_line_width` characters a line (a longer word has a line to itself);
     `max_line_count` lines a cue; with both, cues span segments and end at silences over 3 s; `max_words_per_line`
     ends a cue too unless both others are set. `highlight_words` gives a cue for each word, with that word in <u>.
-    A segment without timed words has its time shared out by length. Raises AvsrError for a limit below 1.
+    A segment without timed words has its time shared out by length. Marks above and below letters do not count as characters;
+    see linebreak for scripts without spaces. Raises AvsrError for a limit below 1.
     """
     limits = (max_line_width, max_line_count, max_words_per_line)
     if any(limit is not None and limit < 1 for limit in limits):
         names = "max_line_width, max_line_count, max_words_per_line"
         raise AvsrError(f"{names} are {limits}: each must be at least 1.  Leave one out to have no limit.")
-    segments = [words for part in transcript.segments if (words := _timed_words(part))]
+    width = max_line_width if any(limits) else LINE_WIDTH
+    segments = [line_pieces(words, width or math.inf) for part in transcript.segments if (words := _timed_words(part))]
     if any(limits):
         blocks = list(_limited_blocks(segments, *limits))
     else:
@@ -244,7 +229,7 @@ def _timed_words(part: Segment) -> list[Word]:
 
 def _default_blocks(words: list[Word]) -> Iterator[Block]:
     n_wide = len(WIDE.findall(_text(words)))
-    width = LINE_WIDTH // 2 if 2 * n_wide > len(_text(words)) else LINE_WIDTH
+    width = LINE_WIDTH // 2 if 2 * n_wide > columns(_text(words)) else LINE_WIDTH
 
     def fits(group: Sequence[Word]) -> bool:
         return group[-1].end - group[0].start <= CUE_SECONDS and len(_lines(group, width)) <= LINE_COUNT
@@ -252,7 +237,7 @@ def _default_blocks(words: list[Word]) -> Iterator[Block]:
     groups = [words] if fits(words) else segment(words, max_characters=width * LINE_COUNT)
     for part in (part for group in groups for part in _cut(group, fits)):
         n_lines = len(_lines(part, width))                  # as few as can be, then of even length
-        even = min(len(_text(part)) // n_lines, width)
+        even = min(columns(_text(part)) // n_lines, width)
         yield next(lines for w in range(even, width + 1) if len(lines := _lines(part, w)) <= n_lines)
 
 
@@ -275,7 +260,7 @@ def _lines(words: Sequence[Word], width: Limit, max_words: Limit = None) -> Bloc
     """Fill lines of `width` characters one after the other."""
     lines: Block = []
     for word in words:
-        length = len(_text([*lines[-1], word])) if lines else 0
+        length = columns(_text([*lines[-1], word])) if lines else 0
         if lines and length <= (width or math.inf) and len(lines[-1]) < (max_words or math.inf):
             lines[-1].append(word)
         else:
@@ -313,11 +298,7 @@ def _text(words: Iterable[Word], underlined: int | None = None) -> str:
     if underlined is not None:
         word = texts[underlined].strip()
         texts[underlined] = texts[underlined].replace(word, f"<u>{word}</u>")
-    return re.sub("-{2,}>", "->", _one_line("".join(texts)))
-
-
-def _one_line(text: str) -> str:
-    return LINE_BREAKS.sub(" ", text).strip()
+    return re.sub("-{2,}>", "->", one_line("".join(texts)))
 
 
 def format_timestamp(seconds: float, *, always_hours: bool, decimal_mark: str) -> str:
@@ -329,14 +310,14 @@ def format_timestamp(seconds: float, *, always_hours: bool, decimal_mark: str) -
 
 
 def _txt(transcript: Transcript, _: list[Cue]) -> str:
-    return "".join(f"{text}\n" for part in transcript.segments if (text := _one_line(part.text)))
+    return "".join(f"{text}\n" for part in transcript.segments if (text := one_line(part.text)))
 
 
 def _tsv(transcript: Transcript, _: list[Cue]) -> str:
     rows = ["start\tend\ttext\n"]
     for part in transcript.segments:
         start, end = (max(0, round(1000 * seconds)) for seconds in (part.start, part.end))
-        rows.append(f"{start}\t{end}\t{_one_line(part.text)}\n")
+        rows.append(f"{start}\t{end}\t{one_line(part.text)}\n")
     return "".join(rows)
 
 

@@ -1,5 +1,8 @@
 """Batches: who goes with whom, each once an epoch, alike in length, the same after any interruption, on any processes."""
 
+import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -10,6 +13,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_corpus import corpus
+from made_limits import ends_within
 
 from avsr import noise
 from avsr.augment import Augment, augment_mouths
@@ -202,6 +206,17 @@ def prepared(tmp_path_factory):
     mixer = noise.NoiseMixer({"white": noise.Coloured()}, snr_range=(0, 10))
     examples = Examples(letters.path, 80, {"ab": 1}, mixer, Augment())
     return rows, Batches(rows, examples, letters.prompt(None), letters.end, None)
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_a_trainer_that_is_killed():
+    code = "from made_limits import Slow; from avsr.batch import loader; next(iter(loader(Slow(), range(9), 1, pin=False)))"
+    trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)})
+    worker = int(trainer.stdout.readline())
+    trainer.kill()
+    trainer.wait()
+    assert ends_within(worker, 3)
 
 
 @pytest.mark.slow

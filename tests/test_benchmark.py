@@ -11,20 +11,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from made_corpus import corpus, say, utterance
+from made_limits import full_disk
 
 from avsr import cache, checkpoint, manifest, media
 from avsr.benchmark.conditions import Heard, conditions, noise_config, parse_modalities, parse_noises, parse_snrs
+from avsr.benchmark.keepsakes import keep
+from avsr.benchmark.mixes import Mix, write_mixes
 from avsr.benchmark.run import Options, benchmark
 from avsr.benchmark.settings import Settings
 from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
+from avsr.dataset import Row
 from avsr.errors import AvsrError, BadManifest, BadOutput
 from avsr.lips import LipRecipe
+from avsr.manifest import Utterance
 from avsr.models.avsr import AVSR, Dims
 from avsr.noise import NoiseManifest, active_level, rms_level
 from avsr.rates import SAMPLE_RATE
-from avsr.results import MODALITIES, NAME, key, read_rows
-from avsr.text import write_letters
+from avsr.report.examples import _recording
+from avsr.results import MODALITIES, NAME, TIMINGS, key, read_rows
+from avsr.text import NORMALISER, write_letters
 
 CORRUPTIONS = parse_corruptions("blur:4,noface,face,shift:80")
 
@@ -100,6 +106,18 @@ def test_lists_as_they_are_typed():
     assert parse_snrs("clean, 0,-5,0") == (None, 0.0, -5.0)
     assert parse_noises(["babble,rain=my/rain", "white"]) == (("babble", "rain", "white"), {"rain": "my/rain"})
     assert parse_modalities("av,a") == ("a", "av")
+
+
+def test_a_folder_of_noise_may_have_a_comma_in_its_name(tmp_path):
+    for name in ("a", "a,b", "a,b,c"):
+        (tmp_path / name).mkdir()
+    assert parse_noises([f"pink,rain={tmp_path}/a,b,c,white"]) == (("pink", "rain", "white"), {"rain": f"{tmp_path}/a,b,c"})
+    assert parse_noises([f"rain={tmp_path}/a,b,white"]) == (("rain", "white"), {"rain": f"{tmp_path}/a,b"})
+    assert parse_noises([f"rain={tmp_path}/a,white,fire={tmp_path}/a,b"]) == (
+        ("rain", "white", "fire"), {"rain": f"{tmp_path}/a", "fire": f"{tmp_path}/a,b"})
+
+
+def test_conditions_read_as_they_are_written():
     assert str(Heard("white", -5.0, ())) == "white at -5 dB"
 
 
@@ -149,7 +167,7 @@ def test_every_row_is_there_and_whole(whole):
     clean, noisy, pictures = 4 * 9, 2 * 2 * 2 * 9, len(CORRUPTIONS) * 9
     assert len(rows) == done.n_rows == done.n_new == clean + noisy + 2 * pictures + 2 * pictures
     for row in rows.values():
-        assert row["normaliser"] == "avsr-en-1"
+        assert row["normaliser"] == NORMALISER
         assert row["loss"] > 0
         assert row["labels"]["sex"] in "fm"
         assert (row["noise"] is None) == (row["snr_achieved"] is None) == (row["noise_id"] is None)
@@ -269,6 +287,33 @@ def test_mixes_can_be_heard_outside(folder, settings, whole, tmp_path):
             assert line["noise_id"] == rows[("random", "a", "white", -10.0, None, None, line["id"])]["noise_id"]
 
 
+ALIKE = ("a/b_c", "a_b/c", "T", "t", "../t")
+
+
+def test_ids_that_look_alike_have_a_mix_each(tmp_path):
+    mixes = [Mix(Utterance(one, "x.wav", "ab"), noise, snr, np.full(400, i / 10, np.float32), {})
+             for i, one in enumerate(ALIKE) for noise, snr in ((None, None), ("a/b", 0.5), ("a_b", 0.5000001))]
+    assert write_mixes(tmp_path / "mixes", mixes) == 15
+    index = [json.loads(line) for line in (tmp_path / "mixes" / "audio.jsonl").read_text().splitlines()]
+    assert len({line["file"].lower() for line in index}) == 15
+    for line in index:
+        path = tmp_path / "mixes" / line["file"]
+        assert path.resolve().is_relative_to(tmp_path / "mixes")
+        assert soundfile.read(path)[0][0] == pytest.approx(ALIKE.index(line["id"]) / 10)
+
+
+def test_ids_that_look_alike_have_a_recording_each_and_the_report_finds_it(folder, tmp_path):
+    said = [one for one in manifest.read(folder / "manifest.jsonl") if one.id != "t4"][:len(ALIKE)]
+    same = {"system": "x", "modality": "a", "corruption": None, "reference": "ab", "hypothesis": "ab"}
+    rows = [{**same, "id": one} for one in ALIKE]
+    there = {one: Row(replace(utterance, id=one), folder) for one, utterance in zip(ALIKE, said, strict=True)}
+    keep(tmp_path, rows, there)
+    found = {_recording(tmp_path / "media", one, [])[0] for one in ALIKE} - {None}
+    kept = list((tmp_path / "media").iterdir())
+    assert len(kept) == len(found) == 4                     # the worst 2 and the best 2 of 5
+    assert not (tmp_path / "t.mp4").exists()
+
+
 def test_what_others_wrote_joins_our_rows(folder, settings, tmp_path):
     said = {one.id: one.text for one in manifest.read(folder / "manifest.jsonl") if one.split == "test"}
     (tmp_path / "theirs.jsonl").write_text("".join(
@@ -287,6 +332,46 @@ def test_other_weights_do_not_join_the_rows_of_a_model(folder, settings, whole, 
     shutil.copy(output / NAME, tmp_path / NAME)
     with pytest.raises(BadOutput, match=r"rows of random have search beam 2, and now it is beam 3\.  Use another --output-dir"):
         benchmark(folder, tmp_path, replace(settings, beam_size=3))
+
+
+@pytest.fixture
+def small(settings):
+    return replace(settings, noises=("white",), snrs=(0.0,), corruptions=(), modalities=("a",), limit=4)
+
+
+def test_a_second_benchmark_in_a_folder_is_refused_while_the_first_is_at_work(folder, small, tmp_path):
+    refused = []
+
+    def second(stage, *_):
+        if stage.startswith("measuring") and not refused:
+            for output, audio in ((tmp_path / "out", None), (tmp_path / "other", tmp_path / "audio")):
+                with pytest.raises(AvsrError, match="another avsr benchmark is at work in it") as caught:
+                    benchmark(folder, output, small, save_audio=audio)
+                refused.append(str(caught.value).partition(":")[0])
+
+    done = benchmark(folder, tmp_path / "out", small, save_audio=tmp_path / "audio", options=Options(progress=second))
+    assert done.n_new == done.n_rows == 4
+    assert refused == [str(tmp_path / "out"), str(tmp_path / "audio")]
+    assert not list(tmp_path.rglob(".*"))
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1500, 6000])        # nothing; no sound; sounds, but no index or rows of all
+def test_a_full_disk_leaves_only_whole_lines_and_files_and_the_run_goes_on(folder, small, tmp_path, n_bytes):
+    with full_disk(n_bytes), pytest.raises(BadOutput, match=r"\(File too large\)\.  "):
+        benchmark(folder, tmp_path / "full", small, save_audio=tmp_path / "full")
+    for path in (path for path in (tmp_path / "full").rglob("*") if path.is_file()):
+        assert not path.name.startswith("."), path
+        assert path.suffix == ".jsonl", path
+        assert path.read_bytes()[-1:] in (b"", b"\n"), path
+    benchmark(folder, tmp_path / "full", small)
+    benchmark(folder, tmp_path / "undisturbed", small)
+    assert (tmp_path / "full" / NAME).read_bytes() == (tmp_path / "undisturbed" / NAME).read_bytes()
+
+
+def test_times_that_a_kill_cut_off_do_not_spoil_those_that_follow(folder, small, tmp_path):
+    (tmp_path / TIMINGS).write_text('{"system": "rand')
+    benchmark(folder, tmp_path, small)
+    assert [json.loads(line)["clips"] for line in (tmp_path / TIMINGS).read_text().splitlines()] == [4]
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ def test_a_damaged_shard_is_named(three):
         assert "shard-00000.tar" in str(caught.value)
         return str(caught.value)
 
-    assert "hold utterance s1/u.1" in complaint(name="s1/u.2")
+    assert "hold utterance \"s1/u.1\"" in complaint(name="s1/u.2")
     assert "hold 11 frames" in complaint(replace(entries[1], n_frames=12))
     assert "damaged" in complaint(replace(entries[1], offset=entries[1].offset + 512))
     at = entries[1].offset + 2000

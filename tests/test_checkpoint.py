@@ -16,7 +16,7 @@ from avsr.checkpoint import Checkpoint, load, save
 from avsr.errors import BadCheckpoint, BadOutput, MissingAsset
 from avsr.lips import LipRecipe
 from avsr.models.avsr import AVSR, Dims
-from avsr.text import Tokenizer
+from avsr.text import Tokenizer, write_letters
 
 SEEING = Dims(width=16, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
               n_context=10)
@@ -29,8 +29,16 @@ def make(folder, dims=BLIND, *, seed=0, **facts):
 
 
 @pytest.fixture(scope="module")
-def original(tiny_en_folder):
-    return make(tiny_en_folder)
+def letters(tmp_path_factory):
+    """A folder with a tokenizer.json of 34 tokens."""
+    folder = tmp_path_factory.mktemp("letters")
+    write_letters(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(letters):
+    return make(letters)
 
 
 @pytest.fixture
@@ -39,8 +47,8 @@ def folder(original, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def seeing(tiny_en_folder):
-    return make(tiny_en_folder, SEEING, recipe=replace(LipRecipe(), smooth=7), lips_trained=True, pad_seconds=None,
+def seeing(letters):
+    return make(letters, SEEING, recipe=replace(LipRecipe(), smooth=7), lips_trained=True, pad_seconds=None,
                 suppress=(3, 4), suppress_begin=(5,), alignment_heads=((0, 1),),
                 training={"data": "GRID", "step": 7, "scores": {"wer": 0.5}})
 
@@ -117,9 +125,9 @@ def test_a_whisper_is_saved_and_loaded_as_one_of_ours(tiny_en, tmp_path):
 # Models that only add to another
 
 @pytest.fixture(scope="module")
-def ears(tiny_en_folder, tmp_path_factory):
+def ears(letters, tmp_path_factory):
     """A folder with the sound parts of SEEING."""
-    return save(make(tiny_en_folder, seed=5), tmp_path_factory.mktemp("ears") / "ears", half=False)
+    return save(make(letters, seed=5), tmp_path_factory.mktemp("ears") / "ears", half=False)
 
 
 @pytest.fixture
@@ -159,9 +167,9 @@ def test_a_base_that_is_not_there_is_named_with_the_model(added, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_base_of_another_size_does_not_fit(added, tiny_en_folder, tmp_path):
+def test_a_base_of_another_size_does_not_fit(added, letters, tmp_path):
     _, folder = added
-    other = save(make(tiny_en_folder, replace(BLIND, width=32)), tmp_path / "other")
+    other = save(make(letters, replace(BLIND, width=32)), tmp_path / "other")
     edit(folder, lambda f: f.update(base=str(other)))
     with pytest.raises(BadCheckpoint, match=r"added: its weights do not fit its dims"):
         load(folder)
@@ -214,14 +222,14 @@ def edit(folder, change):
 
 WRONG = {
     "another rate": (lambda f: f["rates"].update(VIDEO_FPS=30), "made with VIDEO_FPS = 30, here it is 25"),
-    "a rate unknown here": (lambda f: f["rates"].update(GRAVITY=9.81), "made with GRAVITY = 9.81, here it is None"),
+    "a rate unknown here": (lambda f: f["rates"].update(GRAVITY=9.81), "made with GRAVITY = 9.81, here it is null"),
     "a strange recipe field": (lambda f: f["recipe"].update(colour="red"), "lip recipe: field 'colour' is not known"),
     "a recipe field gone": (lambda f: f["recipe"].pop("smooth"), "lip recipe: field 'smooth' is not there"),
     "a strange dims field": (lambda f: f["dims"].update(depth=3), "its Dims differ from this version's in depth"),
-    "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"), "its lips are of kind 'resnet99', known are resnet18"),
+    "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"), "dims.lips is 'resnet99', but must be one of resnet18"),
     "weights of other dims": (lambda f: f["dims"].update(width=32), "its weights do not fit its dims"),
     "a newer layout": (lambda f: f.update(layout=2), "layout 2, known is 1.  Install a newer avsr"),
-    "no layout": (lambda f: f.pop("layout"), "layout None"),
+    "no layout": (lambda f: f.pop("layout"), "layout null"),
     "a fact gone": (lambda f: f.pop("suppress"), "its model.json lacks suppress"),
     "rates gone": (lambda f: f.pop("rates"), "its model.json lacks rates"),
     "another sha256": (lambda f: f["sha256"].update({"model.safetensors": "0" * 64}), "model.safetensors: missing, or not"),
@@ -246,7 +254,7 @@ def test_a_model_that_does_not_fit_says_in_what(folder, case):
     (lambda f: (f / "model.json").write_text("{"), "model.json: cannot be read as JSON"),
     (lambda f: (f / "model.json").write_text("[1]"), "model.json: holds a JSON list"),
     (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: missing"),
-    (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "model.safetensors: missing, or not the one"),
+    (lambda f: (f / "model.safetensors").write_bytes(b"x" * 100), "model.safetensors: cannot be read as weights"),
     (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json: missing, or not the one"),
     (lambda f: (f / "model.json").unlink(), "holds no config.json and no model.json"),
 ])
@@ -313,9 +321,9 @@ def test_where_no_folder_can_be_it_says_so(original, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("crash", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_whatever_interrupts_a_save_the_folder_is_a_whole_model(original, folder, tiny_en_folder, monkeypatch, at, crash):
+def test_whatever_interrupts_a_save_the_folder_is_a_whole_model(original, folder, letters, monkeypatch, at, crash):
     """The renaming fails at the first, the second or the third file."""
-    newer, calls, rename = make(tiny_en_folder, seed=1), [], os.replace
+    newer, calls, rename = make(letters, seed=1), [], os.replace
 
     def failing(source, target):
         calls.append(target)
@@ -333,15 +341,15 @@ def test_whatever_interrupts_a_save_the_folder_is_a_whole_model(original, folder
     if isinstance(crash, OSError) and at == 0:
         assert hidden(folder) == []
     assert same_weights(original if at == 0 else newer, load(folder), atol=1e-3, rtol=1e-3)
-    third = make(tiny_en_folder, seed=2)
+    third = make(letters, seed=2)
     save(third, folder)                                     # and the next save is as if nothing had been
     assert hidden(folder) == []
     assert same_weights(third, load(folder), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.slow
-def test_a_save_that_dies_does_not_touch_what_an_earlier_one_left(folder, tiny_en_folder, monkeypatch):
-    newer, rename = make(tiny_en_folder, seed=1), os.replace
+def test_a_save_that_dies_does_not_touch_what_an_earlier_one_left(folder, letters, monkeypatch):
+    newer, rename = make(letters, seed=1), os.replace
 
     def only_the_first(source, target):
         if target.name != "model.json":
@@ -356,9 +364,9 @@ def test_a_save_that_dies_does_not_touch_what_an_earlier_one_left(folder, tiny_e
         save(newer, folder)
     assert len(hidden(folder)) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_describe", die)
+        patch.setattr(checkpoint, "describe", die)
         with pytest.raises(KeyboardInterrupt):
-            save(make(tiny_en_folder, seed=2), folder)
+            save(make(letters, seed=2), folder)
     assert same_weights(newer, load(folder), atol=1e-3, rtol=1e-3)
     again = load(folder)
     save(again, folder)                                     # a model may be saved over itself
@@ -381,7 +389,7 @@ except BadOutput as error:
     sys.exit(str(error))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          cwd=Path(checkpoint.__file__).parents[1], check=False)
+                          cwd=Path(checkpoint.__file__).parents[2], check=False)
     assert done.returncode == 1, done.stderr
     assert f"{folder}: the model cannot be written" in done.stderr
     assert hidden(folder) == []

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from avsr.cli import main
-from avsr.cli.transcribe import _stems, transcribe_command
+from avsr.cli.transcribe import _Output, _stems, transcribe_command
 from avsr.lips import RECIPES
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
@@ -49,6 +49,27 @@ def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
     assert "this is a folder" in done.stderr
     assert done.stderr.rstrip().endswith(f"2 of 3 files failed: {missing}, {tmp_path}")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_texts_of_two_files_stand_apart_and_an_encoding_that_lacks_a_letter_costs_a_letter(tmp_path):
+    other = tmp_path / "Zoë 漢.mp4"
+    other.symlink_to(HELLO)
+    done = avsr("transcribe", HELLO, other, *TINY, "--quiet", "--beam-size", 1)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{LINES}\n{LINES}", "")
+    done = avsr("transcribe", tmp_path / "漢.mp4", other, *TINY, "--beam-size", 1, "-o", tmp_path / "out", "-f", "srt",
+                PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (1, LINES)
+    assert "\\u6f22.mp4: no such file" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["Zoë 漢.srt"]
+
+
+def test_a_letter_that_the_encoding_lacks_is_a_question_mark():
+    code = "from avsr.cli.console import say, told\nwith told(): print('Zoë'); say('漢'); raise SystemExit(3)"
+    ways = {"ascii": "Zo?", "ascii:strict": "Zo?", "latin-1": "Zoë", "ascii:xmlcharrefreplace": "Zo&#235;"}
+    for asked, written in ways.items():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": asked})
+        assert (done.returncode, done.stdout.decode("latin-1")) == (3, f"{written}\n")
 
 
 @pytest.mark.slow
@@ -103,6 +124,11 @@ def test_files_of_one_stem_do_not_overwrite_each_other():
     assert _stems(["a/x.mp4", "b/y.mkv"]) == {"a/x.mp4": "x", "b/y.mkv": "y"}
     assert _stems(["x.mp4", "x.mkv"]) == {"x.mp4": "x.mp4", "x.mkv": "x.mkv"}
     assert len(set(_stems(["a/x.mp4", "b/x.mp4"]).values())) == 2
+    output = _Output((), Path(), {}, _stems(["a/x.mp4", "b/x.mp4", "x.mp4-2.wav", "Talk.mp4", "talk.wav"]))
+    assert len({stem.lower() for stem in output.stems.values()}) == 5
+    assert output.lips("lips", "a/x.mp4") == Path("lips/x.mp4.lips.mp4")
+    assert output.lips("lips", "b/x.mp4") == Path("lips/x.mp4-2.lips.mp4")
+    assert output.lips(None, "b/x.mp4") is None
 
 
 def test_help_lists_the_commands():

@@ -1,6 +1,8 @@
 """Configs: defaults, one short TOML, overrides; every error is a sentence with the file, the key and a remedy."""
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -87,18 +89,18 @@ WRONG = {
     "a key like no other": ("[loss]\nxyzzy = 3", [], "loss.xyzzy is not a setting.  Known are attention, smoothing,"),
     "a misspelt augmentation": ("[data.augment]\nmask_second = 0", [],
                                 "data.augment.mask_second is not a setting.  Did you mean mask_seconds?"),
-    "a chance above 1": ("[data.augment]\nblur = 1.5", [], "data.augment.blur is 1.5, but goes from 0 to 1.  Correct it."),
-    "more than all contrast": ("[data.augment]\ncontrast = 2", [], "data.augment.contrast is 2, but goes from 0 to 1.  Cor"),
+    "a chance above 1": ("[data.augment]\nblur = 1.5", [], "data.augment.blur is 1.5, but must be from 0 to 1.  Correct it."),
+    "more than all contrast": ("[data.augment]\ncontrast = 2", [], "data.augment.contrast is 2, but must be from 0 to 1.  C"),
     "where it lies": ('folder = "x"', [], "folder is not a setting"),
     "a misspelt override": ("", ["train.lrr=1"], "train.lrr is not a setting.  Did you mean train.lr?"),
-    "a negative learning rate": ("[train]\nlr = -1e-3", [], "train.lr is -0.001, but must be above 0.  Correct it."),
-    "a learning rate that is no number": ("[train]\nlr = nan", [], "train.lr is nan, but must be above 0"),
+    "a negative learning rate": ("[train]\nlr = -1e-3", [], "train.lr is -0.001, but must be from 1e-12 to 10.  Correct it."),
+    "a learning rate that is no number": ("[train]\nlr = nan", [], "train.lr is NaN, but must be a number.  Correct it."),
     "no step": ("", ["train.steps=0"], "train.steps is 0, but must be above 0"),
-    "a negative factor": ('[train.rates]\n"audio.*" = -0.1', [], "train.rates.audio.* is -0.1, but must be a number, 0"),
-    "a factor that is text": ('[train.rates]\n"audio.*" = "0"', [], "train.rates.audio.* is 0, but must be a number"),
-    "a negative weight": ("[loss]\nctc_audio = -1", [], "loss.ctc_audio is -1.0, but must be a number, 0 or above"),
-    "a negative seed": ("", ["train.seed=-1"], "train.seed is -1, but must be 0 or above"),
-    "negative workers": ("", ["data.workers=-1"], "data.workers is -1, but must be 0 or above"),
+    "a negative factor": ('[train.rates]\n"audio.*" = -0.1', [], "train.rates.audio.* is -0.1, but must be from 0 to 1000"),
+    "a factor that is text": ('[train.rates]\n"audio.*" = "0"', [], 'train.rates.audio.* is "0", but must be a number'),
+    "a negative weight": ("[loss]\nctc_audio = -1", [], "loss.ctc_audio is -1, but must be from 0 to 1e+06"),
+    "a negative seed": ("", ["train.seed=-1"], "train.seed is -1, but must be from 0 to 9.22337e+18"),
+    "negative workers": ("", ["data.workers=-1"], "data.workers is -1, but must be from 0 to 128"),
     "text for a number": ('[train]\nsteps = "many"', [], 'train.steps is "many", but must be a whole number.  Correct it.'),
     "half a step": ("[train]\nsteps = 1.5", [], "train.steps is 1.5, but must be a whole number"),
     "true for a number": ("[train]\nsteps = true", [], "train.steps is true, but must be a whole number"),
@@ -108,12 +110,28 @@ WRONG = {
     "text for a list": ("", ["data.train=a.jsonl"], 'data.train is "a.jsonl", but must be a list of texts'),
     "a list for a table": ("[model]\ndims = [1]", [], "model.dims is [1], but must be a table"),
     "a number for a section": ("loss = 3", [], "loss is a section, not 3.  Write [loss] above its settings."),
-    "a share above 1": ("", ["data.p_both=1.5"], "data.p_both is 1.5, but is a share from 0 to 1.  Correct it."),
-    "a share below 0": ("", ["data.p_foreign=-0.5"], "data.p_foreign is -0.5, but is a share from 0 to 1"),
+    "a share above 1": ("", ["data.p_both=1.5"], "data.p_both is 1.5, but must be from 0 to 1.  Correct it."),
+    "a share below 0": ("", ["data.p_foreign=-0.5"], "data.p_foreign is -0.5, but must be from 0 to 1"),
     "shares that are more than all": ("", ["data.p_both=0.6", "data.p_sound=0.6"], "data.p_both + data.p_sound is 1.20, but"),
     "loud before soft": ("", ["data.snr=[20, -10]"], "data.snr is [20, -10], but runs from the lowest to the highest.  Swap"),
     "a beta of 1": ("", ["train.betas=[0.9, 1.0]"], "train.betas is [0.9, 1.0], but both are from 0 to below 1"),
     "gates wider than open": ("", ["model.gates=1.0"], "model.gates is 1, but gates are between -1 and 1"),
+    "more workers than any machine holds": ("", ["data.workers=100000"], "data.workers is 100000, but must be from 0 to 128"),
+    "a seed of 65 bits": ("", ["train.seed=18446744073709551616"], "train.seed is 18446744073709551616, but must be from 0 to"),
+    "a number of threads with a fraction": ("", ["train.threads=1e20"], "train.threads is 1e+20, but must be a whole number"),
+    "threads without number": ("", ["train.threads=100000"], "train.threads is 100000, but must be from 0 to 256"),
+    "a rate beyond all numbers": ("", ["train.lr=1e308"], "train.lr is 1e+308, but must be a number"),
+    "a rate beyond sense": ("", ["train.lr=1e6"], "train.lr is 1000000.0, but must be from 1e-12 to 10"),
+    "a rate that is infinite": ("", ["train.lr=inf"], "train.lr is Infinity, but must be a number"),
+    "a whole number that no float holds": ("", [f"train.lr=1{'0' * 400}"], "train.lr is a number of more than 60 digits, but"),
+    "a number that Python does not read": ("", [f"train.lr=1{'0' * 5000}"], 'train.lr is "1000'),
+    "a number of 20,000 digits in hex": ("", [f"train.seed=0x{'f' * 20000}"], "train.seed is a number of more than 60 digits"),
+    "half a frame hidden": ("[data.augment]\nmask_frames = 2.5", [], "data.augment.mask_frames is 2.5, but must be a whole n"),
+    "an augmentation that is text": ('[data.augment]\nblur = "x"', [], 'data.augment.blur is "x", but must be a number'),
+    "decibels beyond all sound": ("", ["data.snr=[-1000, 5]"], "data.snr is -1000, but must be from -100 to 100"),
+    "a name that leads elsewhere": ('name = "../x"', [], 'name is "../x", but names the folder of the run within runs/'),
+    "no name": ('name = ""', [], 'name is "", but names the folder of the run'),
+    "a model without a name": ('[model]\nstart = ""', [], 'model.start is empty.  Give it a value, or write "none"'),
     "kept sounds at another speed": ("", ["data.sound_draws=2"], "Set data.p_speed = 0."),
 }
 
@@ -147,10 +165,11 @@ def test_shares_that_are_all_but_for_rounding_are_taken(written):
     assert 1 - config.data.p_both - config.data.p_sound < 0, "this pair shows nothing"
 
 
-@pytest.mark.parametrize(("override", "says"), [("train.lr", "has no value"), ("train.lr.x=3", "lr is no section"),
-                                                ("name.x=3", "name is no section")])
+@pytest.mark.parametrize(("override", "says"), [
+    ("train.lr", "has no value"), ("data.align=", "has no value"), ("data.align= ", "has no value"),
+    ("train.lr.x=3", "lr is no section"), ("name.x=3", "name is no section")])
 def test_an_override_must_be_one(written, override, says):
-    with pytest.raises(BadConfig, match=rf"--set {override}: {says}.  Write it as train\.lr=3e-4\."):
+    with pytest.raises(BadConfig, match=rf"--set {override}: {says}.  Write it as train\.lr=3e-4"):
         read_config(written(f'name = "x"\n{DATA}[train]\nlr = 1e-3\n'), [override])
 
 
@@ -159,11 +178,61 @@ def test_what_is_no_toml_says_in_which_line(written):
     with pytest.raises(BadConfig, match=r"config\.toml: not TOML \(.*line.*\)\.  Mend that line\."):
         read_config(path)
     path.write_bytes(b"name = '\xff'")
+    with pytest.raises(BadConfig, match=r"config\.toml: not TOML \(byte 8 is no UTF-8\)\.  Save the file as UTF-8\."):
+        read_config(path)
+    path.write_text(f"name = {'[' * 100_000}")
     with pytest.raises(BadConfig, match=r"config\.toml: not TOML"):
         read_config(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_does_no_harm(written, encoding):
+    path = written("")
+    path.write_bytes(f'extends = "below.toml"\n{DATA}'.replace("\n", "\r\n").encode(encoding))
+    path.with_name("below.toml").write_bytes('name = "Zoë"\n'.encode(encoding))
+    assert (read_config(path).name, read_config(path).data.train) == ("Zoë", ("a.jsonl",))
 
 
 def test_no_such_file(tmp_path):
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(BadConfig, match=r"cannot be read \(.*\)\.  Name a config\.toml"):
             read_config(path)
+
+
+def numbers_of(kind):
+    """(name, annotation) of each field that holds numbers, and of the values of tables."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        for inner in (hint,) if get_origin(hint) is Annotated else (hint, *get_args(hint)):
+            if get_origin(inner) is Annotated or inner in (int, float):
+                yield name, inner
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, DataConfig, LossConfig, TrainConfig, JudgesConfig])
+def test_every_number_has_bounds(kind):
+    unbounded = {name for name, hint in numbers_of(kind) if get_origin(hint) is not Annotated}
+    assert unbounded <= {"gates", "betas"}                   # whose bounds are open: see _check
+    assert {f.name for f in fields(kind) if isinstance(f.default, float | int)} <= {name for name, _ in numbers_of(kind)}
+
+
+def refused(path, override):
+    try:
+        read_config(path, [override])
+    except BadConfig as error:
+        return str(error)
+    return None
+
+
+HOSTILE = ["nan", "inf", "-1", "1e308", "1e400", "2.5", "true", "''", "[]", "{}", "none", "[1, 2, 3]", "0x" + "f" * 5000,
+           "9" * 5000, "[" * 2000, "1979-05-27", '"\\u0000"', "{a = {b = 1}}", "[[1], [2]]", "\"\ud800\""]
+
+
+def test_no_value_of_any_setting_ends_in_anything_but_a_sentence(written):
+    path, keys = written(DATA), []
+    for section in fields(Config):
+        kind = get_type_hints(Config)[section.name]
+        keys += [f"{section.name}.{f.name}" for f in fields(kind)] if is_dataclass(kind) else [section.name]
+    keys += ["", ".", "data", "data..train", "a.b.c.d", "train.rates.x", "data.augment.blur", "data.noise.white"]
+    for number, key in enumerate(keys):
+        for value in HOSTILE[number % 4::4]:                 # each kind of value meets each kind of field
+            said = refused(path, f"{key}={value}")
+            assert said is None or ".  " in said, (key, value)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from made_corpus import CONFIG, corpus
@@ -26,10 +27,11 @@ from made_server import hub
 
 from avsr import checkpoint, manifest
 from avsr.checkpoint import Checkpoint
-from avsr.cli import console
-from avsr.cli.console import Bars, amount_text
+from avsr.cli import console, main
+from avsr.cli.console import Bars, amount_text, put, say, told
+from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR, Dims
-from avsr.runtime import UNITS
+from avsr.runtime import UNITS, pick_device
 from avsr.text import write_letters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,6 +92,42 @@ def test_every_call_gives_four_values_and_a_unit_that_is_known():
     assert n_calls > 20
 
 
+# Names that people have given
+
+NASTY = "\x1b[2Jclip\u202egpj\x9b1m\nerror: nothing"
+HARMLESS = r"\x1b[2Jclip\u202egpj\x9b1m\nerror: nothing"
+
+
+def test_a_name_cannot_command_the_terminal(capsys):
+    with Bars(quiet=False) as bars:
+        bars.begin(NASTY, heading=True)
+        bars.warn([f"{NASTY}: cut short"])
+    with pytest.raises(SystemExit), told():
+        raise AvsrError(f"{NASTY}: no such file.  Name another.")
+    say("two\nlines", lines=True)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{HARMLESS}:", f"warning: {HARMLESS}: cut short", f"error: {HARMLESS}: no such file.  Name another.", "two", "lines"]
+
+
+def test_an_argument_that_is_refused_cannot_either():
+    done = CliRunner().invoke(main, ["report", NASTY, f"--no-such-{NASTY}"])
+    assert done.exit_code == 2
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.output)
+    assert "error: nothing" in done.output
+    done = CliRunner().invoke(main, [NASTY])
+    assert done.exit_code == 2
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.output)
+
+
+def test_results_are_harmless_on_a_terminal_and_as_they_are_in_a_pipe(capsys):
+    put(NASTY)
+    assert capsys.readouterr().out == f"{NASTY}\n"
+    code = f"from avsr.cli.console import Bars, put\nput({NASTY!r})\nwith Bars(False) as bars:\n    bars({NASTY!r}, 1, 2, 's')"
+    seen = raw([sys.executable, "-c", code])
+    assert HARMLESS in seen
+    assert not re.search("\x1b\\[2Jclip|[\u202e\x9b]", seen)
+
+
 # Where nobody watches
 
 def test_a_log_gets_a_line_after_a_minute_of_silence_and_only_where_it_is_wanted(capsys, monkeypatch):
@@ -112,6 +150,23 @@ def test_a_log_gets_a_line_after_a_minute_of_silence_and_only_where_it_is_wanted
 
 
 # On a terminal
+
+def raw(command: list[str]) -> str:
+    """What a command writes to a terminal, on standard output and standard error, as it is."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 1 << 16):
+            seen += chunk
+    except OSError:                                         # Linux's way to say that the other end was closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait() == 0
+    return seen.decode()
+
 
 def watch(*command: object, width: int = 160, **environment: str) -> tuple[int, dict[str, set[str]], str]:
     """Run a command on a terminal: its exit status, by stage all amounts that its bar showed, and the whole text."""
@@ -257,3 +312,28 @@ def test_on_a_narrow_terminal_the_name_is_cut_and_the_amount_is_not():
     ((stage, amounts),) = bars.items()
     assert (stage, amounts) == ("downloading model.saf…", {"1.50 of 3.20 GB"})
     assert watch(sys.executable, "-c", code, RANK="1")[1:] == ({}, "")               # torchrun's second, on the same terminal
+
+
+# Numbers that are typed
+
+TYPED = {("transcribe", "x.mp4"): ("--beam-size", "--batch-size", "--temperature", "--max-missing", "--ctc-weight",
+                                   "--lm-weight", "--max-line-width"),
+         ("benchmark", "x"): ("--beam-size", "--batch-size", "--max-missing", "--limit"),
+         ("prepare", "folder", "x", "y"): ("--workers", "--max-missing", "--max-dropped", "--valid-share"),
+         ("train", "x.toml"): ("--minutes",),
+         ("explain", "x.mp4"): ("--snr", "--seed", "--start", "--end")}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1e400", "1e999", "9" * 400, "1e20x", ""])
+def test_no_number_is_taken_that_is_beyond_all_sense(value):
+    for command, options in TYPED.items():
+        for option in options:
+            done = CliRunner().invoke(main, [*command, option, value])
+            assert done.exit_code in (1, 2), (command, option)
+            assert re.search(r"(Invalid value for '.+': |error: workers )", done.output), (command, option, done.output)
+
+
+@pytest.mark.parametrize("device", ["cpu:x", "cpu:-3", "gpu", "cuda:999"])
+def test_a_device_that_there_is_not_is_named(device):
+    with pytest.raises(AvsrError, match=rf"--device {device}: .*  "):
+        pick_device(device)

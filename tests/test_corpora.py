@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -364,11 +366,11 @@ def test_own_clips_by_a_table(tmp_path, kind):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("t.csv", "media,text\na.mp4,Hello, you\n", "row 1 has 3 cells, the header 2"),
+    ("t.csv", "media,text\na.mp4,Hello, you\n", "t.csv, line 2: 3 cells, where the header has 2"),
     ("t.csv", "", "no column 'media' among none"),
     ("t.csv", "media,words\na.mp4,x\n", "no column 'text' among media, words"),
-    ("t.jsonl", "[1]\n", "a line that is no object"),
-    ("t.jsonl", '{"media": "a', "no table that can be read"),
+    ("t.jsonl", "[1]\n", "t.jsonl, line 1: .1., where an object in braces belongs"),
+    ("t.jsonl", '{"media": "a', "t.jsonl, line 1: cut off after 12 letters"),
 ])
 def test_tables_that_cannot_be_read_say_why(tmp_path, name, content, message):
     with pytest.raises(BadManifest, match=message):
@@ -382,6 +384,97 @@ def test_a_name_that_is_no_utf8_is_dropped_and_can_be_listed(tmp_path):
     assert [item.reason for item in corpus.dropped] == ["its name is no UTF-8"]
     manifest.write_dropped(tmp_path / "dropped.tsv", corpus.dropped)
     assert "bbaf3\\udcff.mpg\tits name is no UTF-8" in (tmp_path / "dropped.tsv").read_text()
+
+
+def test_capitals_and_accents_as_cameras_and_macs_write_them(tmp_path):
+    make(tmp_path, "CLIP1.WAV", "Anna/Clip2.MP4", f"{normalize('NFD', 'Zoë')}/{normalize('NFD', 'é')}.wav")
+    make(tmp_path, "CLIP1.TXT", "Anna/clip2.TXT", f"{normalize('NFD', 'Zoë')}/é.txt", content="bin blue")
+    corpus = folder.read(tmp_path)
+    assert [(row.id, row.speaker) for row in corpus.utterances] == [("Anna/Clip2", "Anna"), ("CLIP1", None), ("Zoë/é", "Zoë")]
+    assert corpus.dropped == []
+    make(tmp_path, "list.csv", content="Utterance,Split\nZoë/é,TEST\nCLIP1,Dev\n")
+    assert splits(folder.read(tmp_path, split_list=tmp_path / "list.csv")) == {"CLIP1": "valid", "Zoë/é": "test"}
+    make(tmp_path, "Metadata.CSV", content="Media;Text;Speaker\nclip1.wav;bin blue;Anna\nanna\\clip2.mp4;lay;Anna\n"
+                                           f"Zoë/{normalize('NFD', 'é')}.wav;set;Zoë\n")
+    corpus = folder.read(tmp_path)
+    assert [(row.id, Path(row.media).name) for row in corpus.utterances] == [
+        ("clip1", "CLIP1.WAV"), ("anna\\clip2", "Clip2.MP4"), ("Zoë/é", normalize("NFD", "é.wav"))]
+    assert corpus.dropped == []
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_links_to_folders_above_come_to_an_end(tmp_path, name):
+    clips = {"grid": "s1/bbaf2n.mpg", "lombard": "s1/s2_l_bbim3a.wav", "tcd-timit": "01M/Clips/straightcam/sa1.wav",
+             "lrs2": "main/55/00001.mp4", "lrs3": "test/c/50001.mp4", "folder": "anna/c.wav"}
+    path = make(tmp_path / "corpus", clips[name]) / clips[name]
+    path.with_suffix(".txt").write_text("Text: BIN BLUE")
+    make(tmp_path / "corpus", "test.txt" if name == "lrs2" else "notes", content="55/00001")
+    for link in ("up", "above"):
+        (path.parent / link).symlink_to(tmp_path / "corpus")
+        (path.parent / f"{link}-more").symlink_to(tmp_path)
+    corpus = CORPORA[name](tmp_path / "corpus")
+    assert [Path(row.media) for row in corpus.utterances] == [path.resolve()]
+
+
+def test_links_that_lead_nowhere_and_pipes_are_listed(tmp_path):
+    make(tmp_path, "a.wav", "a.txt")
+    (tmp_path / "b.wav").symlink_to("annexed/object")
+    os.mkfifo(tmp_path / "c.wav")
+    os.mkfifo(tmp_path / "a.align")
+    corpus = folder.read(tmp_path)
+    assert [row.id for row in corpus.utterances] == ["a"]
+    assert reasons(corpus, tmp_path) == {"b.wav": "a link to a file that is not there",
+                                         "c.wav": "a pipe or a device, not a file"}
+    make(tmp_path, "metadata.csv", content="media,text\na.wav,x\nb.wav,x\nc.wav,x\n")
+    assert [item.reason for item in folder.read(tmp_path).dropped] == ["no such file", "this is no file"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_texts_of_corpora_may_have_a_byte_order_mark(tmp_path, encoding):
+    def text(name: str, content: str) -> None:
+        (tmp_path / name).write_bytes(content.replace("\n", "\r\n").encode(encoding))
+
+    make(tmp_path, "s1/bbaf2n.mpg", "main/55/00001.mp4", "01M/sa1.wav", "01M/sa2.wav", "01M/sx3.wav")
+    text("s1/bbaf2n.align", "".join(f"{i}00 {i + 1}00 {word}\n" for i, word in enumerate(BBAF2N, 1)))
+    assert len(grid.read(tmp_path / "s1").utterances[0].words) == 6
+    text("main/55/00001.txt", "Text:  SO ÉTÉ\n")
+    text("val.txt", "55/00001\n")
+    assert [(row.text, row.split) for row in lrs.read(tmp_path).utterances] == [("SO ÉTÉ", "valid")]
+    text("01M/sa1.lab", "Don't\nask\n")
+    text("prompts.txt", "Été. (sa2)\n")
+    text("words.mlf", '#!MLF!#\n"Q:/01M/sx3.rec"\nLong\nago\n.\n')
+    assert {row.id: row.text for row in tcd_timit.read(tmp_path / "01M").utterances} == {"01M_sa1": "Don't ask"}
+    assert {row.id: row.text for row in tcd_timit.read(tmp_path).utterances} == {
+        "01M_sa1": "Don't ask", "01M_sa2": "Été.", "01M_sx3": "Long ago"}
+
+
+def test_texts_in_another_encoding_are_not_taken_for_other_words(tmp_path):
+    cafe = "Café".encode("windows-1252")
+    make(tmp_path, "01M/sa1.wav", "01M/sa2.wav", "main/55/00001.mp4", "a.wav")
+    for name in ("01M/sa1.lab", "main/55/00001.txt", "a.txt"):
+        (tmp_path / name).write_bytes(b"Text: " * name.startswith("main") + cafe)
+    (tmp_path / "prompts.txt").write_bytes(cafe + b" (sa1)\nask (sa2)\n")
+    (tmp_path / "01M/sa2.txt").write_text("ask me")
+    corpus = tcd_timit.read(tmp_path)
+    assert [row.id for row in corpus.utterances] == ["01M_sa2"]
+    assert reasons(corpus, tmp_path)["prompts.txt"] == "no text that can be read: byte 3 is no UTF-8"
+    assert reasons(lrs.read(tmp_path), tmp_path)["main/55/00001.mp4"] == "its .txt is no UTF-8 text"
+    assert reasons(folder.read(tmp_path), tmp_path)["a.wav"] == "its .txt is no UTF-8 text"
+    (tmp_path / "val.txt").write_bytes(cafe)
+    with pytest.raises(BadManifest, match=r"val\.txt: no list of clips that can be read \(byte 3 is no UTF-8\)\.  Save"):
+        lrs.read(tmp_path)
+
+
+def test_a_split_list_that_contradicts_itself_or_lacks_a_cell_says_so(tmp_path):
+    make(tmp_path, "a.wav", "a.txt", "b.wav", "b.txt")
+    path = make(tmp_path, "list.tsv", content="utterance\tsplit\na\ttrain\na\ttrain\nb\t\n\ttest\n") / "list.tsv"
+    corpus = folder.read(tmp_path, split_list=path)
+    assert splits(corpus) == {"a": "train"}
+    assert {item.item.split("/")[-1]: item.reason for item in corpus.dropped} == {
+        "list.tsv: row 3: b": "no split", "list.tsv: row 4: ": "no utterance", "b.wav": "not in list.tsv"}
+    path.write_text("utterance\tsplit\na\ttrain\na\ttest\n")
+    with pytest.raises(BadManifest, match=r"list\.tsv: row 2: a is in split 'test', and in 'train' above\.  Take one"):
+        folder.read(tmp_path, split_list=path)
 
 
 def test_what_the_readers_give_is_a_manifest(tmp_path, real_data):

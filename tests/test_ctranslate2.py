@@ -232,3 +232,32 @@ def test_a_file_of_other_variables_is_refused_by_name(small, tiny_en_folder, tmp
     change(variables)
     with pytest.raises(BadCheckpoint, match=says):
         load_ctranslate2(write_ctranslate2(tmp_path / "model.bin", variables), tiny_en_folder / "config.json")
+
+
+def test_names_for_the_same_numbers_are_not_believed_without_end(small, tiny_en_folder, tmp_path):
+    """A file of 40 MB whose 10,000 aliases of one matrix would become 24 GB."""
+    path = write_ctranslate2(tmp_path / "model.bin", small)
+    names = [name for i in range(10_000) for name in (f"encoder/layer_{i}/ffn/linear_0/weight", FEED)]
+    aliases = [struct.pack("<H", len(name) + 1) + name.encode() + b"\0" for name in names]
+    path.write_bytes(path.read_bytes()[:-4] + struct.pack("<I", 10_000) + b"".join(aliases))
+    with pytest.raises(BadCheckpoint, match=r"become \d{11} bytes, .*many names stand for the same numbers\.  Install"):
+        load_ctranslate2(path, tiny_en_folder / "config.json")
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (lambda data: data.replace(struct.pack("<2I", 1536, 384), struct.pack("<2I", 2**32 - 1, 2**32 - 1), 1), "bytes, not "),
+    (lambda data: data[:22] + struct.pack("<I", 2**32 - 1) + data[26:], "4294967295 entries, and at most 65536 can be"),
+    (lambda data: data.replace(b"WhisperSpec", b"Whisper\x1b[1m", 1), r"layout 6 of 'Whisper\\x1b\[1m', known is 6"),
+])
+def test_sizes_in_the_file_are_not_believed(small, tiny_en_folder, tmp_path, spoil, says):
+    path = write_ctranslate2(tmp_path / "model.bin", small)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(BadCheckpoint, match=says):
+        load_ctranslate2(path, tiny_en_folder / "config.json")
+
+
+def test_a_number_of_heads_that_no_whisper_has(small, tiny_en_folder, tmp_path):
+    for heads in (0, -1, 5, 127):
+        path = write_ctranslate2(tmp_path / "model.bin", small | {"decoder/num_heads": np.array(heads, np.int8)})
+        with pytest.raises(BadCheckpoint, match=r"(n_heads is|width 384 in) .*so it is no Whisper\.  Install"):
+            load_ctranslate2(path, tiny_en_folder / "config.json")

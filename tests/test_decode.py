@@ -301,6 +301,7 @@ class FakeMemory:
     def __init__(self, ids):
         self.ids = list(ids)
         self.audio, self.video, self.n_utterances = torch.zeros(len(self.ids), 1, 1), None, len(self.ids)
+        self.seconds = None
 
     def select(self, utterances):
         return FakeMemory(self.ids[i] for i in utterances.tolist())

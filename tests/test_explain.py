@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from xml.dom import minidom
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from avsr.explain.account import compared
 from avsr.explain.canvas import tick_step, times
 from avsr.explain.looks import attended, gated, is_trained, letters, look, read_ctc, read_gates, reading, watching
 from avsr.explain.page import chance, factor
-from avsr.explain.passes import run_passes, share
+from avsr.explain.passes import SharedWord, run_passes, share
+from avsr.explain.pictures import heard_picture, shares_picture
 from avsr.explain.saliency import integrated_gradients
 from avsr.explain.scene import Disturbance, Scene
 from avsr.lips import Mouths
+from avsr.metrics.shares import shapley
 from avsr.models.avsr import AVSR, Dims
 from avsr.runtime import no_progress
 from avsr.senses import Senses, memories, token_log_probs
@@ -249,3 +252,12 @@ def test_factors_in_words(nats, words, tick):
 @given(st.floats(-60, 0), st.floats(0.001, 60))
 def test_ticks_are_few(low, high):
     assert (high - low) / tick_step(low, high) <= 6
+
+
+def test_words_that_look_like_formulas_are_drawn_as_they_are():
+    texts = ["$a_{$", "<b>", "\x1b[31m", r"\g<9>"]
+    words = [SharedWord(f" {text}", i, i + 1, {}, shapley(0, 1, 1, 2)) for i, text in enumerate(texts)]
+    mels, looks = {"sound": np.zeros((400, 80), np.float32)}, np.ones((4, 200), np.float32)
+    for picture in (shares_picture(words, 4.0, sound=True, sight=True), heard_picture(mels, looks, words, 4.0)):
+        minidom.parseString(picture.svg)                    # XML that browsers take
+        assert all(text in picture.svg for text in ("$a_{$", "&lt;b&gt;", r"\x1b[31m", r"\g&lt;9&gt;"))

@@ -488,6 +488,10 @@ def changed(weights: dict, how: str) -> str:
     if how == "even kernel":
         weights["encoder.encoders.0.conv_module.depthwise_conv.weight"] = torch.zeros(16, 1, 30)
         return "kernel 30"
+    if how == "wider than its weights":                     # of which a network would take 400 GB
+        weights["encoder.encoders.0.norm_ff.weight"] = torch.zeros(16_384)
+        weights["encoder.encoders.0.feed_forward.w_1.weight"] = torch.zeros(65_536, 1)
+        return "numbers are fewer than a network of its sizes has"
     if how == "integers":
         weights["decoder.embed.0.weight"] = weights["decoder.embed.0.weight"].to(torch.int32)
         return "decoder.embed.0.weight (40 x 16 whole numbers where 40 x 16 is due)"
@@ -504,6 +508,7 @@ def changed(weights: dict, how: str) -> str:
 
 @pytest.mark.parametrize("how", ["left over", "newer layout", "two layouts", "missing", "no CTC", "a gap", "a gap between",
                                  "no decoder", "shape", "wide", "flat", "scalar", "heads", "no heads", "even kernel",
+                                 "wider than its weights",
                                  "integers", "NaN", "infinite", "variance"])
 def test_weights_that_are_no_whole_network_are_refused(published, ears, how):
     said = changed(ears, how)
@@ -620,7 +625,7 @@ def test_help_says_what_half_costs():
 def test_the_command_as_it_is_typed(published, tmp_path, ears):
     command = [sys.executable, "-m", "avsr", "import", str(published(ears)), "--output-dir", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n"), done.stderr
     assert "40 tokens" in done.stderr
     assert "Warning" not in done.stderr
 

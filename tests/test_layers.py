@@ -10,15 +10,16 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
-ORDER = ["errors", "rates", "runtime", "download", "assets", "fetch",
-         "media", "faces", "step", "lips", "features", "speech", "noise", "augment", "corrupt",
-         "text", "transcript",
+ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles", "folders", "remote", "download", "assets",
+         "fetch", "media", "faces", "step", "lips", "features", "speech", "selection", "noise", "augment", "corrupt",
+         "linebreak", "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
-         "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics",
+         "checkpoint", "importers", "lm", "decode", "align", "listen", "results", "senses", "metrics", "modality",
          "train", "transcribe", "benchmark", "explain", "report",
          "cli", "__main__"]
-MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2", "whisper"]
+MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2",
+          "whisper"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

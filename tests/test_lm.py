@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import os
 from collections import Counter, defaultdict
 
 import pytest
@@ -151,8 +152,8 @@ def test_gzip_is_known_by_its_bytes_and_reads_the_same(tmp_path, tiny):
         assert all(model.score([a, b], c) == tiny.score([a, b], c) for a in tiny.words for b in tiny.words for c in tiny.words)
 
 
-def test_line_ends_and_spacing_do_not_matter(tmp_path, tiny):
-    model = NGrams.open(written(tmp_path, TINY.replace("\t", "  ").replace("\n", " \r\n")))
+def test_line_ends_spacing_and_a_byte_order_mark_do_not_matter(tmp_path, tiny):
+    model = NGrams.open(written(tmp_path, "\ufeff" + TINY.replace("\t", "  ").replace("\n", " \r\n")))
     assert model.score(["<s>", "RED"], "BLUE") == tiny.score(["<s>", "RED"], "BLUE")
 
 
@@ -193,6 +194,13 @@ BROKEN = {
     "unknown word": (TINY.replace("RED BLUE\t", "RED BLACK\t"), "line 17: 'BLACK' is not among the 1-grams"),
     "twice": (TINY.replace("RED <unk>", "<s> RED"), "line 19: a 2-gram that was there before"),
     "word twice": (TINY.replace("DON'T", "RED"), "line 13: a 1-gram that was there before"),
+    "a header of digits": (TINY.replace("2=4", "2=" + "4" * 10_000), "line 4: 'ngram 2=4+' where the count"),
+    "an order of digits": (TINY.replace("ngram 2=", "ngram " + "2" * 10_000 + "="), "line 4: 'ngram 2+' where the count"),
+    "more than the file": (TINY.replace("2=4", "2=4000000"), "line 4: 4000006 n-grams do not fit into a file of 290 bytes"),
+    "many orders": (TINY.replace("ngram 3=2", "\n".join(f"ngram {n}=0" for n in range(3, 99))), "of more than 20 words"),
+    "an endless line": (TINY.replace("RED BLUE\t", "R" * 20_000 + "\t"), "line 17: a line of 16384 bytes or more"),
+    "an endless header": ("x" * 20_000, "line 1: a line of 16384 bytes or more"),
+    "a weight beyond": (TINY.replace("-0.15", "1e308"), "line 17: '1e308' is above 99, which no logarithm of a weight is"),
     "no sentences": (TINY.replace("<s>", "<a>").replace("</s>", "<b>"), "no <s> and no </s> among its 6 words"),
 }
 
@@ -219,6 +227,22 @@ def test_a_gzip_file_cut_short_or_damaged(tmp_path):
         (tmp_path / "model.arpa.gz").write_bytes(broken)
         with pytest.raises(BadCheckpoint, match=r"line .*the gzip file is damaged or cut short .*  Fetch the file again"):
             NGrams.open(tmp_path / "model.arpa.gz")
+
+
+def test_a_gzip_file_without_end_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("avsr.lm.UNPACKED_BYTES", 2**20)
+    head = TINY[:TINY.index("\\1-grams")].replace("1=6", "1=250000") + "\\1-grams:\n"
+    for name, text, says in (("lines", head + "-1.0\tRED\n" * 500_000, "unpacks to more than 1048576, which n-grams never do"),
+                             ("one line", "x" * 5_000_000, "line 1: a line of 16384 bytes or more")):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+        with pytest.raises(BadCheckpoint, match=rf"{says}\.  Fetch the file again"):
+            NGrams.open(tmp_path / name)
+
+
+def test_a_pipe_is_refused_before_anybody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe.arpa")
+    with pytest.raises(BadCheckpoint, match=r"pipe\.arpa: no regular file, .*  Write what comes out of it into a file first\."):
+        NGrams.open(tmp_path / "pipe.arpa")
 
 
 # Words in text

@@ -1,6 +1,7 @@
 """Manifests: what is written is what is read, what is damaged is named, and what is wrong with data is found."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +12,13 @@ from hypothesis import strategies as st
 from avsr import manifest
 from avsr.errors import BadManifest, BadOutput
 from avsr.manifest import CacheEntry, Limits, Problem, TimedWord, Utterance
+from avsr.manifest.rows import lies_beside
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 TEXT = st.text(alphabet="aé \u2028\x85\0\n\r\t\"\\{}:,0😀", max_size=8)              # what could break a line
 SPANS = st.tuples(st.floats(0, 1e6), st.floats(1e-3, 1e6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 COUNT = st.integers(0, 2**50)
+SHARDS = st.text(alphabet="aé \u2028\n\"\\{}:.-0/", min_size=1, max_size=8).filter(lies_beside)
 
 
 @st.composite
@@ -24,7 +27,7 @@ def utterances(draw) -> Utterance:
     words = st.lists(st.builds(lambda text, span: TimedWord(text, *span), TEXT, SPANS), max_size=3).map(tuple)
     return Utterance(draw(TEXT.filter(len)), draw(TEXT), draw(TEXT), draw(st.none() | TEXT), draw(TEXT),
                      draw(TEXT), start, end, draw(st.none() | words), draw(st.dictionaries(TEXT, TEXT, max_size=3)),
-                     draw(st.none() | st.builds(CacheEntry, TEXT, COUNT, COUNT, COUNT, COUNT)))
+                     draw(st.none() | st.builds(CacheEntry, SHARDS, COUNT, COUNT, COUNT, COUNT)))
 
 
 ROWS = st.lists(utterances(), max_size=5, unique_by=lambda utterance: utterance.id)
@@ -143,9 +146,40 @@ def test_each_mistake_is_named(path, line, message):
     assert "  " in str(error.value)
 
 
-def test_an_editors_marks_do_no_harm(path):
-    path.write_bytes(b'\xef\xbb\xbf{"id": "a", "media": "m", "text": "t", "start": 1, "speaker": null}\r\n\r\n')
-    assert manifest.read(path) == [Utterance("a", "m", "t", start=1.0)]
+@pytest.mark.parametrize(("values", "message"), [
+    ({"offset": 2**63}, "cache.offset is 9223372036854775808, it must be from 0 to 2^53.  Run avsr prepare again."),
+    ({"size": 10**4000}, "cache.size is 1000000000000000000000000000000000000000..., it must be from 0 to 2^53."),
+    ({"shard": "/etc/passwd"}, 'cache.shard is "/etc/passwd", but shards lie beside their manifest or in folders below it.'),
+    *(({"shard": shard}, "but shards lie beside their manifest") for shard in
+      ("../../x.tar", "a/../../x.tar", "..", "file:///etc/passwd", "a\0b", "")),
+])
+def test_a_cache_reads_no_files_but_its_own(path, values, message):
+    manifest.write(path, [FULL])
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "cache": {**row["cache"], **values}}))
+    with pytest.raises(BadManifest) as error:
+        manifest.read(path)
+    assert f"{path}: line 1: " in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_an_editors_marks_do_no_harm(path, encoding):
+    row = '{"id": "Zoë", "media": "m", "text": "t", "start": 1, "speaker": null}\r\n\r\n'
+    path.write_bytes(row.encode(encoding))
+    assert manifest.read(path) == [Utterance("Zoë", "m", "t", start=1.0)]
+    assert manifest.read(path.parent) == manifest.read(path)             # a folder stands for the manifest in it
+
+
+def test_what_is_no_manifest_says_what_to_do(tmp_path):
+    (tmp_path / "t.csv").write_text("media,text\na.mp4,hello\n")
+    with pytest.raises(BadManifest, match=r"t\.csv: a table, and .* is needed\.  Make one of it: avsr prepare folder .*t\.csv"):
+        manifest.read(tmp_path / "t.csv")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(BadManifest, match=r"pipe\.jsonl: a pipe or a device, not a file\.  "):
+        manifest.read(tmp_path / "pipe.jsonl")
+    with pytest.raises(BadManifest, match=rf"^{tmp_path}/none: cannot be read \(No such .*\)\.  Make it with avsr prepare"):
+        manifest.read(tmp_path / "a" / ".." / "none")
 
 
 def test_what_cannot_be_written_leaves_the_old_file(path, tmp_path):

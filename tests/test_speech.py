@@ -1,6 +1,10 @@
 """Where somebody speaks: the same in windows as at once, and no word lost between pieces."""
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,3 +297,16 @@ def test_a_bang_is_not_loud_throughout():
     sound[:5 * SAMPLES_PER_FRAME] = 0.9
     widening = Widening()
     assert widening.between(Piece(0, 25), sound, np.zeros(25, bool)) + widening.finish() == []
+
+
+# The package that runs the network
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["empty", "/proc/nothing"])      # where nothing can be made
+def test_onnxruntime_leaves_nothing_in_the_home_and_says_nothing(tmp_path, home):
+    code = "from avsr.speech import SpeechProbability; SpeechProbability()"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+    place = tmp_path if home == "empty" else Path(home)
+    done = subprocess.run([sys.executable, "-c", code], env={**kept, "HOME": str(place)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.rglob("*")) == []

@@ -1,7 +1,9 @@
 """Training: it learns, goes on bit for bit after whatever stopped it, says what went wrong, and leaves a model to use."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,23 +18,27 @@ import pytest
 import torch
 from click.testing import CliRunner
 from made_corpus import CONFIG, config, corpus, say, utterance
-from safetensors.torch import load_file
+from made_limits import full_disk
+from safetensors.torch import load_file, save_file
 
 from avsr import cache, checkpoint, manifest, transcribe
 from avsr.checkpoint import Checkpoint, save
 from avsr.cli import main
-from avsr.config import JudgesConfig
+from avsr.config import DataConfig, JudgesConfig
 from avsr.dataset import Row
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
 from avsr.lips import RECIPES, LipRecipe
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.hybrid import Hybrid, HybridDims
 from avsr.models.whisper import is_whispers
+from avsr.runtime import most_processes
 from avsr.text import write_letters, write_pieces
 from avsr.train import Options, train
 from avsr.train.begin import begin
 from avsr.train.judges import Lesson, balanced, damaged, teach
+from avsr.train.loop import _Run as Run
 from avsr.train.loop import learning_rate
+from avsr.train.shortages import shortages_told
 from avsr.train.state import Position, averaged, keep_best, save_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -302,6 +308,28 @@ def test_another_run_is_not_resumed(folder, tmp_path_factory, override, says):
         train(config(folder), run)
 
 
+def test_a_state_that_somebody_has_altered_is_refused(folder, tmp_path):
+    settings = config(folder, "train.steps=2")
+    train(settings, tmp_path, Options(minutes=1e-9))
+    whole = json.loads((tmp_path / "state.json").read_text())
+    altered = {"step is": {"step": -1}, "seconds is null": {"seconds": None}, "best[0] is": {"best": [[1, 2]]},
+               "about is": {"about": []}, "must lie beside it": {"tensors": "../x.safetensors"}, "tensors is 1": {"tensors": 1}}
+    for says, change in altered.items():
+        (tmp_path / "state.json").write_text(json.dumps(whole | change))
+        with pytest.raises(BadCheckpoint, match=rf"state\.json: .*{re.escape(says)}.*  Start a new run with --output-dir\."):
+            train(settings, tmp_path, Options(resume=True))
+    (tmp_path / "state.json").write_text(json.dumps({key: value for key, value in whole.items() if key != "best"}))
+    with pytest.raises(BadCheckpoint, match=r"state\.json: lacks best\.  "):
+        train(settings, tmp_path, Options(resume=True))
+    (tmp_path / "state.json").write_text(json.dumps(whole))
+    tensors = load_file(tmp_path / whole["tensors"])
+    strange = next(name for name in tensors if name.startswith("optimiser."))
+    save_file({name if name != strange else "optimiser.exp_avg.nothing": one for name, one in tensors.items()},
+              tmp_path / whole["tensors"])
+    with pytest.raises(BadCheckpoint, match=r"optimiser's state is not that of this network \(optimiser\.exp_avg\.nothing\)"):
+        train(settings, tmp_path, Options(resume=True))
+
+
 def test_a_run_older_than_a_dimension_is_resumed(folder, tmp_path):
     settings = config(folder, "train.steps=2")
     train(settings, tmp_path, Options(minutes=1e-9))
@@ -319,7 +347,8 @@ def test_nothing_to_resume(folder, tmp_path):
 # What goes wrong
 
 def test_a_loss_that_is_no_number_stops_with_the_ids(folder, tmp_path):
-    boom = config(folder, "train.lr=1e30", "train.warmup=0", "train.clip=1e9")
+    boom = config(folder, "train.warmup=0", "train.clip=1e9")
+    boom = replace(boom, train=replace(boom.train, lr=1e30))             # which no config may have
     with pytest.raises(AvsrError) as caught:
         train(boom, tmp_path)
     found = json.loads((tmp_path / "nan-0.json").read_text())
@@ -361,12 +390,74 @@ except AvsrError as error:
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith(f"BadOutput: {tmp_path / 'run'}: the training state cannot be written")
-    assert "Make room, then go on with --resume" in done.stderr
+    assert said.endswith("(File too large).  Make room, then go on from step 1 with --resume.")
     after = state(tmp_path / "run")
     assert after[0] == before[0]
     assert same(after[1], before[1])
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert left == {"state.json", "state-1.safetensors", "log.jsonl", "tensorboard", "tokenizer.json"}
+
+
+@pytest.mark.parametrize(("n_bytes", "overrides", "says", "left"), [
+    (0, [], "run: it cannot be written", []),
+    (20_000, ["train.save_every=1"], "run: the training state cannot be written",
+     ["log.jsonl", "tensorboard", "tokenizer.json"]),
+    (20_000, ["train.valid_every=1"], "run/best/step-1: the model cannot be written",
+     ["best", "log.jsonl", "tensorboard", "tokenizer.json"]),
+    (3_000, ["train.steps=50"], "run: it cannot be written", ["log.jsonl", "tensorboard", "tokenizer.json"]),
+])
+def test_a_disk_that_is_full_before_the_first_state_leaves_nothing_to_resume(folder, tmp_path, n_bytes, overrides, says, left):
+    settings, remedy = config(folder, *overrides), r"Make room, then start again, as no state was saved yet\."
+    with full_disk(n_bytes), pytest.raises(BadOutput, match=rf"{says} \(File too large\)\.  {remedy}$"):
+        train(settings, tmp_path / "run", Options(device="cpu"))
+    assert sorted(os.listdir(tmp_path / "run")) == left
+    assert [path for path in (tmp_path / "run" / "best").rglob("*") if path.is_file()] == []
+
+
+def test_every_file_of_a_run_can_be_read_by_those_who_may_read_new_files(learnt, tmp_path):
+    (tmp_path / "other").write_text("")
+    files = [path for path in learnt[0].folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"state.json", "state-80.safetensors", "model.safetensors", "log.jsonl"}
+    assert [path for path in files if path.stat().st_mode != (tmp_path / "other").stat().st_mode] == []
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(folder, tmp_path):
+    def second(line):
+        if line.startswith("step 1/"):                       # no state is saved yet
+            for resume in (False, True):
+                with pytest.raises(AvsrError, match=r"run: another avsr train is at work in it \(process \d+ on .+\)\.  Wait"):
+                    train(config(folder, "train.steps=2"), tmp_path / "run", Options(resume=resume, device="cpu"))
+            refused.append(line)
+
+    refused = []
+    trained = train(config(folder, "train.steps=2"), tmp_path / "run", Options(device="cpu", say=second))
+    assert (trained.step, len(refused), steps_in(tmp_path / "run")) == (2, 1, [1, 2])
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize(("error", "kind", "says"), [
+    (OSError(errno.ENOSPC, "No space left on device"), BadOutput, r"run: it cannot be written \(No space left on device\)\."),
+    (OSError(errno.EAGAIN, "Resource temporarily unavailable"), AvsrError,
+     r"run: a process or its memory cannot be had \(Resource temporarily unavailable\) with data\.workers = 1\.  Set it lower"),
+    (RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed. "), AvsrError,
+     r"one of 1 processes that make batches has ended \(DataLoader worker \(pid 17\) is killed by signal: Killed\), mos"),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to"), AvsrError,
+     r"there is too little memory for batches of data\.frames = 900 \(.*\)\.  Set data\.frames or the network's dims lower"),
+    (MemoryError(), AvsrError, r"there is too little memory .* \(MemoryError\)\.  Set data\.frames"),
+    (RuntimeError("a mistake of ours"), RuntimeError, "^a mistake of ours$"),
+    (FileNotFoundError(errno.ENOENT, "No such file"), FileNotFoundError, "No such file"),
+])
+def test_what_the_machine_runs_short_of_is_told_with_the_way_on(tmp_path, error, kind, says):
+    with pytest.raises(kind, match=says) as caught, shortages_told(tmp_path / "run", DataConfig()):
+        raise error
+    assert not issubclass(kind, AvsrError) or str(caught.value).endswith(", then start again, as no state was saved yet.")
+
+
+def test_more_workers_than_the_machine_bears_are_not_started(folder, tmp_path):
+    lines, settings = [], config(folder, "data.workers=128", "train.steps=1")
+    run = Run(settings, tmp_path, Options(device="cpu", say=lines.append), torch.device("cpu"))
+    assert run._n_workers() == min(128, most_processes())
+    assert lines[-1].startswith(f"data.workers is 128, and {most_processes()} are started") == (most_processes() < 128)
 
 
 def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
@@ -378,8 +469,19 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
 @pytest.mark.parametrize(("overrides", "error", "says"), [
     (["model.dims.widht=3"], BadConfig, "model.dims.widht is not a dimension.  Known are"),
     (["model.dims.width=-3"], BadConfig, "model.dims.width is -3, but must be a whole number"),
-    (["model.dims.lips=eyes"], BadConfig, "model.dims.lips is 'eyes'.  Known are resnet18, resnet18-silu, compact"),
-    (["model.dims.video_blocks=bricks"], BadConfig, "model.dims.video_blocks is 'bricks'.  Known are transformer, conformer"),
+    (["model.dims.width=true"], BadConfig, "model.dims.width is true, but must be a whole number from 4 to 16384"),
+    (["model.dims.n_audio_layers=1000000000"], BadConfig, "n_audio_layers is 1000000000, but must be a whole number from 0"),
+    (["model.dims.width=16384", "model.dims.n_heads=512", "model.dims.n_audio_layers=200"], BadConfig,
+     "more memory to train than this machine has"),
+    (["model.dims.lips=[]"], BadConfig, "model.dims.lips is a list of 0, but must be one of resnet18"),
+    (["model.dims.width=9", "model.dims.n_heads=3"], BadConfig, "width 9 in 3 heads"),
+    (["model.dims.video_width=33"], BadConfig, "video width 33 in heads 16 wide"),
+    (["model.dims.n_ctc=1"], BadConfig, r"n_ctc is 1, but CTC spells 28 letters\.  Set 29, or 0 for none"),
+    (["model.dims.n_vocab=5"], BadConfig, r"n_vocab is 5, and the tokenizer has \d+ tokens\.  Leave n_vocab out"),
+    (["model.dims.n_heed=3"], BadConfig, "sound is judged only where lips are: n_heed without n_trust"),
+    (["model.dims.lips=eyes"], BadConfig, "model.dims.lips is 'eyes', but must be one of resnet18, resnet18-silu, compact"),
+    (["model.dims.video_blocks=bricks"], BadConfig, "model.dims.video_blocks is 'bricks', but must be one of transformer"),
+    (["model.dims.width=1048576"], BadConfig, "model.dims.width is 1048576, but must be a whole number from 4 to 16384"),
     (["model.dims.n_heads=5"], BadConfig, "width 32 in 5 heads"),
     (["model.dims.n_fusion_layers=2"], BadConfig, "2 fusion layers among 1 audio layers"),
     (["model.dims.n_context=3"], BadConfig, r"no text fits model.dims.n_context = 3 \(u\d+: \d tokens, limit 1\)"),
@@ -390,6 +492,8 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["data.train=['none.jsonl']"], BadManifest, "none.jsonl: cannot be read"),
     (["data.max_seconds=0.01"], BadManifest, r"no prepared utterance of split 'train' \(12 left out\)"),
     (["model.start=tinny.en"], BadCheckpoint, "Did you mean tiny.en?"),
+    (['model.start=""'], BadCheckpoint, "The model's name is empty.  Name a model"),
+    ([f"model.lips_from={'y' * 5000}"], BadCheckpoint, r"y{40}\.\.\.: cannot be read \(File name too long\)"),
     (["judges.sights=2"], BadConfig, "judges.sights is 2, but there is no judge to learn.  Set model.dims.n_trust"),
     (["judges.sights=2", "model.dims.n_trust=4"], BadConfig, "with 1 fusion layers a sound is another with every sight"),
 ])

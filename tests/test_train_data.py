@@ -27,9 +27,24 @@ def test_an_optional_manifest_joins_where_it_exists_and_is_told_where_not(folder
     assert training_manifests(config(folder, text=text), said.append) == [folder / "manifest.jsonl"]
     assert said == ["more/manifest.jsonl does not exist, so the model does not learn from more people."]
     (folder / "more").mkdir()
+    manifest_path = folder / "more" / "manifest.jsonl"
+    manifest_path.touch()
+    assert training_manifests(config(folder, text=text), said.append) == [folder / "manifest.jsonl"]
+    assert said[1:] == ["more/manifest.jsonl holds no prepared utterance of split 'train', so the model does not learn from "
+                        "more people."]
     corpus(folder / "more")
-    assert training_manifests(config(folder, text=text), said.append)[1:] == [folder / "more" / "manifest.jsonl"]
-    assert len(said) == 1
+    for there in (text, text.replace("more/manifest.jsonl", "more")):                  # a folder stands for its manifest
+        assert training_manifests(config(folder, text=there), said.append)[1:] == [manifest_path]
+    assert len(said) == 2
+    (folder / "more.csv").write_text("media,text\na.mp4,so\n")
+    with pytest.raises(BadManifest, match=r"more\.csv: a table, .*avsr prepare folder"):
+        training_manifests(config(folder, text=text.replace("more/manifest.jsonl", "more.csv")), said.append)
+
+
+def test_a_folder_stands_for_the_manifest_in_it(folder):
+    by_folder = config(folder, "data.train=['.']", "data.valid=['.']")
+    assert training_manifests(by_folder, print) == training_manifests(config(folder), print)
+    assert rows_to_validate(by_folder) == rows_to_validate(config(folder))
 
 
 def test_so_many_utterances_validate_evenly_picked(folder):
@@ -83,7 +98,7 @@ def test_preparing_draws_the_split_and_says_so(tmp_path):
         return prepare(found.utterances, tmp_path / "out", settings=settings)
 
     first = made(0.25)
-    assert "The corpus has no split 'valid'; it was drawn from the training utterances, 2 in number (25 % of" in first.summary()
+    assert "The corpus has no split 'valid'; drawn for it: 2 of 8 training utterances (25 % of each" in first.summary()
     assert "8 utterances (6 train, 2 valid)" in first.summary()
     drawn = {row.id: row.split for row in manifest.read(first.manifest)}
     again = made(0.25)                                       # nothing is done anew, and the same are drawn
@@ -91,4 +106,4 @@ def test_preparing_draws_the_split_and_says_so(tmp_path):
     assert {row.id: row.split for row in manifest.read(again.manifest)} == drawn
     none = made(0.0)
     assert {row.split for row in manifest.read(none.manifest)} == {"train"}
-    assert "valid" not in none.summary()
+    assert "No utterance is in split 'valid', which avsr train needs: leave out --valid-share 0" in none.summary()

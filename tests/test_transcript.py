@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avsr.errors import AvsrError, BadOutput
+from avsr.linebreak import columns, inseparable
 from avsr.transcript import (
     FORMATS,
     Cue,
@@ -344,12 +345,12 @@ def test_no_word_is_lost_and_times_run_forward(content, limits):
 @given(transcripts(), LIMITS)
 def test_limits_hold(content, limits):
     width, count = limits["max_line_width"], limits["max_line_count"]
-    longest = max((len(word.text.strip()) for word in content.words), default=0)
+    longest = max((columns(word.text.strip()) for part in content.segments for word in inseparable(part.words)[1]), default=0)
     for cue in cues(content, **limits):
         assert count is None or len(cue.lines) <= count
         for line in cue.lines:
             n_words = len(re.findall(r"\s*\S+", line))
-            assert width is None or len(line) <= max(width, longest) or n_words == 1
+            assert width is None or columns(line) <= max(width, longest) or n_words == 1
 
 
 @settings(deadline=None, max_examples=60)
@@ -366,9 +367,11 @@ def test_highlighting_underlines_every_word_once(content, limits):
 def test_segment_keeps_every_word(content, max_seconds, max_characters):
     groups = segment(content.words, max_seconds=max_seconds, max_characters=max_characters)
     assert tuple(word for group in groups for word in group) == content.words
+    units = [tuple(unit) for unit in inseparable(content.words)[0]]
     for group in groups:
         n_characters = len(re.sub("-{2,}>", "->", texts([group])[0]))
-        assert len(group) == 1 or (n_characters <= max_characters and group[-1].end - group[0].start <= max_seconds)
+        seconds = group[-1].end - group[0].start
+        assert group in units or (n_characters <= max_characters and seconds <= max_seconds)
 
 
 def test_write(tmp_path):

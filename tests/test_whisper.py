@@ -1,8 +1,10 @@
 """Published weights: what another program makes of the same file is what ours makes of it."""
 
 import json
+import re
 import shutil
 
+import made_hostile
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,8 @@ from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
 from avsr.models.ctranslate2 import read_ctranslate2
-from avsr.models.whisper import load_folder, read_safetensors
+from avsr.models.weights import read_safetensors
+from avsr.models.whisper import load_folder
 from avsr.rates import PIECE_SAMPLES
 
 
@@ -200,7 +203,8 @@ def reshape_weights(folder, change):
 
 CONV = "model.encoder.conv1.weight"
 WRONG_FOLDERS = {
-    "another kind of model": (lambda f: edit(f / "config.json", model_type="bert"), "a model of type 'bert', not whisper"),
+    "another kind of model": (lambda f: edit(f / "config.json", model_type="bert"),
+                              "a model of type 'bert', not whisper.  Name a Whisper's folder, or one of tiny.en"),
     "no type": (lambda f: edit(f / "config.json", model_type=None), "its config.json names neither a model_type"),
     "config without a field": (lambda f: edit(f / "config.json", d_model=None), "config.json: lacks d_model"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: holds a JSON list"),
@@ -236,5 +240,50 @@ def test_a_wrong_folder_is_named_with_a_remedy(copy, case):
     message = str(caught.value)
     assert message.startswith(str(copy))
     assert says in message
-    remedies = ("Fetch the model again", "Known: tiny.en", "Name a model's folder", "save_pretrained", "Put the tokenizer.json")
+    remedies = ("Fetch the model again", "Name a Whisper's folder", "Name a model's folder", "save_pretrained",
+                "Put the tokenizer.json")
     assert any(remedy in message for remedy in remedies), message
+
+
+SIZES = ("d_model", "decoder_attention_heads", "num_mel_bins", "encoder_layers", "decoder_layers", "vocab_size",
+         "max_target_positions")
+SETTINGS = ("suppress_tokens", "begin_suppress_tokens", "alignment_heads")
+
+
+@pytest.mark.parametrize(("file", "fields"), [("config.json", (*SIZES, "model_type")), ("generation_config.json", SETTINGS)])
+def test_every_field_is_checked_before_anything_is_made(copy, file, fields):
+    kept = json.loads((copy / file).read_text()) if (copy / file).exists() else {"suppress_tokens": [1]}
+    for field in fields:
+        for name, value in made_hostile.VALUES.items():
+            if value is made_hostile.MISSING or not (value or field in SIZES):      # none suppressed, or known
+                continue
+            text = json.dumps(kept | {field: value}).replace(json.dumps(made_hostile.DEEP), "[" * 10_000 + "]" * 10_000)
+            (copy / file).write_text(text)
+            if (field, name) in (("suppress_tokens", "long list"), ("begin_suppress_tokens", "long list")):
+                continue
+            with pytest.raises(BadCheckpoint) as caught:
+                load_folder(copy)
+            assert re.fullmatch(r"[^\0-\x1f]{5,600}  [A-Z][^\0-\x1f]*\.", str(caught.value)), (field, name)
+
+
+@pytest.mark.parametrize("listed", [[], None, "x", {"a": 1}, {"a": ""}, {"a": ".."}, {"a": "."}, {"a": "/etc/passwd"},
+                                    {"a": "b\0.safetensors"},
+                                    {"a": "../model.safetensors"}, {"a": "config.json"}, {}])
+def test_shards_lie_in_the_folder(copy, listed):
+    (copy / "model.safetensors").rename(copy / "model-1.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    with pytest.raises(BadCheckpoint, match=r"lists no files in its weight_map|holds neither"):
+        load_folder(copy)
+
+
+def test_weights_that_are_no_numbers_are_refused(copy):
+    reshape_weights(copy, lambda weights: weights[CONV].view(-1)[5:6].fill_(torch.inf))
+    with pytest.raises(BadCheckpoint, match=r"copy: audio\.conv1\.weight holds values that are infinite .*again\."):
+        load_folder(copy)
+
+
+def test_a_head_that_is_not_there_is_named(copy):
+    path = copy / "generation_config.json"
+    path.write_text(json.dumps({"alignment_heads": [[0, 1], [2, 0]]}))
+    with pytest.raises(BadCheckpoint, match=r"head \(2, 0\) is named, counted from 0, of 2 layers with 2 heads each\.  Take"):
+        checkpoint.load(copy, lips=False)

@@ -156,7 +156,7 @@ def test_what_is_too_long_for_the_teacher_stays_without_and_is_counted(made, tmp
     kept = [json.loads(line) for line in (run / "words.jsonl").read_text().splitlines()]
     long = [one["id"] for one in kept if one["words"] is None]
     assert 0 < len(long) < 12
-    assert lines[1].startswith(f"word times: {len(long)} utterances stay without, u")
+    assert lines[1].startswith(f"word times: none for {len(long)} utterances, u")
     assert "longer than short/model can take" in lines[1]
 
 

@@ -45,7 +45,7 @@ def parse_snrs(text: str) -> tuple[float | None, ...]:
 def parse_noises(texts: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """`babble,rain=FOLDER` -> the names, and the folders given for some of them. Raises AvsrError."""
     names, given = [], {}
-    for word in (part.strip() for text in texts for part in text.split(",")):
+    for word in (part for text in texts for part in _parts(text)):
         name, equals, folder = word.partition("=")
         if not name or (equals and not folder):
             raise AvsrError(f"noise {word!r}: a name is missing.  Write it as babble or rain=FOLDER.")
@@ -53,6 +53,18 @@ def parse_noises(texts: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]
             raise AvsrError(f"noise {name}: given as {given[name]} and as {folder}.  Give the second another name.")
         names.append(name)
     return tuple(dict.fromkeys(names)), given
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas of a list. In NAME=PATH the longest path that exists is taken, commas included."""
+    pieces, out = text.split(","), []
+    while pieces:
+        name, equals, _ = pieces[0].partition("=")
+        paths = {n: ",".join(pieces[:n])[len(name) + 1:] for n in range(len(pieces), 1, -1)} if equals else {}
+        n = next((n for n, path in paths.items() if Path(path.strip()).exists()), 1)
+        out.append(",".join(pieces[:n]).strip())
+        pieces = pieces[n:]
+    return out
 
 
 def parse_modalities(text: str) -> tuple[str, ...]:

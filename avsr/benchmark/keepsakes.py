@@ -13,6 +13,7 @@ from avsr import media
 from avsr.cache import read_entry
 from avsr.dataset import Row
 from avsr.metrics import extremes
+from avsr.names import file_name
 
 MEDIA = "media"
 MOST = 5                                                    # of the worst, and of the best, of each model
@@ -27,7 +28,7 @@ def keep(folder: Path, results: Iterable[Mapping[str, Any]], utterances: Mapping
     (folder / MEDIA).mkdir(parents=True, exist_ok=True)
     for one in sorted(wanted & set(utterances)):
         cached = read_entry(utterances[one].base, utterances[one].utterance.cache)
-        path = folder / MEDIA / f"{one.replace('/', '_')}{'.mp4' if cached.images is not None else '.m4a'}"
+        path = folder / MEDIA / f"{file_name(one)}{'.mp4' if cached.images is not None else '.m4a'}"
         if not path.exists():
             media.write(cached.images, path, audio=cached.audio, crf=CRF)
     return len(wanted)

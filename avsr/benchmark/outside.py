@@ -9,12 +9,9 @@ hypothesis put in, is such a line. What was said, by whom, and their labels come
 
 from __future__ import annotations
 
-import csv
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,8 @@ from avsr.errors import BadManifest
 from avsr.manifest import Utterance
 from avsr.rates import SAMPLE_RATE
 from avsr.results import LAYOUT, MODALITIES, OF, Row, key
-from avsr.text import NORMALISER, normalise
+from avsr.text import NORMALISER, normalise, present_normaliser
+from avsr.textfiles import read_table, shown
 
 FIELDS: dict[str, type] = {
     "id": str, "hypothesis": str, "system": str, "modality": str, "noise": str, "snr_db": float, "corruption": str,
@@ -33,7 +31,6 @@ NEEDED = ("id", "hypothesis")
 # Known from our own rows and from audio.jsonl, and not taken over: the manifest knows some better, others tell of our model.
 UNUSED = ("file", "layout", "sha256", "search", "speaker", "split", "labels", "trust", "heed", "gate", "loss")
 KINDS = {str: "text", float: "a number", int: "a whole number"}
-TABLES = {".csv": ",", ".tsv": "\t"}
 SHOWN = 3                                                   # ids named in a message; the rest is counted
 
 
@@ -102,55 +99,15 @@ def missing(rows: Iterable[Row], utterances: Sequence[Utterance], *, silent: Col
 # --- lines ---
 
 def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Number of each line that is not empty, and what it holds."""
+    """Number of each line that is not empty, and what it holds; a cell that is empty is absent, but for a hypothesis."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        table = read_table(path, NEEDED, [*FIELDS, *UNUSED])
     except OSError as error:
         raise BadManifest(f"{path}: it cannot be read ({error.strerror or error}).  Name a file of predictions: JSON Lines, "
                           ".csv or .tsv.") from error
-    except UnicodeDecodeError as error:
-        raise BadManifest(f"{path}: byte {error.start} is no UTF-8.  Save the file as UTF-8.") from error
-    yield from _table(path, text) if path.suffix.lower() in TABLES else _json_lines(path, text)
-
-
-def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):                        # it has no end of line either
-                raise BadManifest(f"{path}, line {number}: cut off after {len(line)} letters.  Let the system write it to its "
-                                  "end, or delete this line and have it say the rest.") from error
-            raise BadManifest(f"{path}, line {number}: not JSON ({error}).  Write one object a line, as "
-                              '{"id": "...", "hypothesis": "..."}.') from error
-        if not isinstance(row, dict):
-            raise BadManifest(f"{path}, line {number}: {_shown(row)}, where an object in braces belongs.  Write one object a "
-                              'line, as {"id": "...", "hypothesis": "..."}.')
-        yield number, row
-
-
-def _table(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """A table with a header; a cell that is empty is absent, but for a hypothesis."""
-    delimiter = TABLES[path.suffix.lower()]
-    reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        if twice := [name for name, count in Counter(header).items() if count > 1]:
-            raise BadManifest(f"{path}, line 1: the header has {twice[0]!r} twice.  Take one of the columns out.")
-        for cells in reader:
-            if not any(cells):
-                continue
-            if len(cells) != len(header):
-                raise BadManifest(f"{path}, line {reader.line_num}: {len(cells)} cells, where the header has {len(header)}.  "
-                                  "Put text that holds the delimiter in double quotes; write a line that is cut off anew.")
-            yield reader.line_num, {name: _cell(name, cell) for name, cell in zip(header, cells, strict=True)
-                                    if cell or name == "hypothesis"}
-    except csv.Error as error:
-        raise BadManifest(f"{path}, line {reader.line_num}: not a table ({error}).  Close its double quotes, or write the "
-                          "line anew where it is cut off.") from error
+    for number, row in table.rows:
+        yield number, row if table.typed else {name: _cell(name, cell) for name, cell in row.items()
+                                               if cell or name == "hypothesis"}
 
 
 def _cell(name: str, cell: str) -> str | float:
@@ -161,10 +118,6 @@ def _cell(name: str, cell: str) -> str | float:
         return float(cell)
     except ValueError:
         return cell
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 # --- what a line says ---
@@ -195,7 +148,7 @@ def _value(name: str, value: Any) -> Any:
         return float(value) + 0.0                           # -0.0 is 0.0
     if kind is int and number and value == int(value):
         return int(value)
-    raise _Wrong(f"{name} is {_shown(value)}, it must be {KINDS[kind]}.  Correct it.")
+    raise _Wrong(f"{name} is {shown(value)}, it must be {KINDS[kind]}.  Correct it.")
 
 
 def _row(values: dict[str, Any], utterance: Utterance, system: str, split: str | None) -> Row:
@@ -214,12 +167,12 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
     """What a line says agrees with itself, with the manifest and with how it will be scored. Raises _Wrong."""
     if (modality := values["modality"] or "a") not in MODALITIES:
         raise _Wrong(f"modality is {modality!r}.  Use a (sound), v (lips), av (both) or none (neither).")
-    if values["normaliser"] not in (None, NORMALISER):
+    if present_normaliser(values["normaliser"]) not in (None, NORMALISER):
         raise _Wrong(f"its text is to be compared by the normaliser {values['normaliser']!r}, and rows here by "
                      f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
     if (values["noise"] is None) != (values["snr_db"] is None):
         there, absent = ("noise", "snr_db") if values["snr_db"] is None else ("snr_db", "noise")
-        raise _Wrong(f"{there} is {_shown(values[there])} and there is no {absent}.  Give both, or leave both out where it is "
+        raise _Wrong(f"{there} is {shown(values[there])} and there is no {absent}.  Give both, or leave both out where it is "
                      "clean.")
     if values["amount"] is not None and values["corruption"] is None:
         raise _Wrong(f"amount is {values['amount']:g} and there is no corruption.  Name it, or leave amount out.")
@@ -230,7 +183,7 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
     if values["duration_s"] is not None and values["duration_s"] <= 0:
         raise _Wrong(f"duration_s is {values['duration_s']:g}, it must be above 0.  Correct it, or leave it out.")
     if values["reference"] is not None and normalise(values["reference"]) != normalise(utterance.text):
-        raise _Wrong(f"reference is {_shown(values['reference'])}, and the manifest has {_shown(utterance.text)} for "
+        raise _Wrong(f"reference is {shown(values['reference'])}, and the manifest has {shown(utterance.text)} for "
                      f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
 
 
@@ -244,8 +197,3 @@ def _named(row: Row) -> str:
     """System and condition of a row in words, another for each."""
     return ", ".join(f"{name} {row[name]}" if isinstance(row[name], float) else row[name]
                      for name in OF[:-1] if row[name] is not None)
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -7,11 +7,13 @@ Batches are the same in every run, whatever is there already, so that an answer 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,12 +34,14 @@ from avsr.cache import Cached, read_entry, read_recipe
 from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
-from avsr.errors import AvsrError, BadManifest
+from avsr.errors import AvsrError, BadManifest, counted
+from avsr.manifest import locate
+from avsr.modality import GOES_BY
+from avsr.output import locked, write_file
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
 from avsr.runtime import Progress, n_cores, no_progress, seed_of
 from avsr.text import NORMALISER
-from avsr.transcribe import GOES_BY
 
 Say = Callable[[str], None]
 
@@ -77,27 +81,30 @@ def benchmark(manifest: str | Path, output: str | Path, settings: Settings | Non
     outside: files of what other systems wrote, whose rows join ours.  save_audio: a folder for every mix, as WAV files.
     Raises AvsrError and its kinds. What cannot be measured is in `skipped`, and in run.json.
     """
-    run = _Run(Path(manifest), Path(output), settings or Settings(), options)
-    if save_audio is not None:
-        to_mix = run.to_mix()
-        write_mixes(save_audio, run.mixes(to_mix), len(to_mix), options.progress)
-    for path in outside:
-        run.take_in(path)
-    for open_subject in run.subjects():
-        subject = open_subject()
-        run.measure(subject)
-        del subject                                         # before the next one is loaded
-    return run.finish()
+    folders = {os.path.realpath(folder): Path(folder) for folder in (output, save_audio) if folder is not None}
+    with ExitStack() as stack:
+        for folder in folders.values():
+            stack.enter_context(locked(folder, "avsr benchmark"))
+        run = _Run(Path(manifest), Path(output), settings or Settings(), options)
+        if save_audio is not None:
+            to_mix = run.to_mix()
+            write_mixes(save_audio, run.mixes(to_mix), len(to_mix), options.progress)
+        for path in outside:
+            run.take_in(path)
+        for open_subject in run.subjects():
+            subject = open_subject()
+            run.measure(subject)
+            del subject                                     # before the next one is loaded
+        return run.finish()
 
 
 class _Run:
     """One call of `benchmark`."""
 
     def __init__(self, manifest: Path, output: Path, settings: Settings, options: Options):
-        self.path = manifest / "manifest.jsonl" if manifest.is_dir() else manifest
+        self.path = locate(manifest)
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
         self.noise_config = noise_config(settings.noise_config)
-        output.mkdir(parents=True, exist_ok=True)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
         self.everyone, left_out = read_rows([self.path], settings.split, PIECE_SECONDS)
@@ -125,8 +132,8 @@ class _Run:
                               "Prepare them with --modality av.")
         seen = {row.utterance.speaker or row.utterance.id for row in rows if "v" in row.utterance.cache.modality}
         if len(seen) < 2 and any(corruption.name == "face" for corruption in self.settings.corruptions):
-            raise AvsrError(f"{self.path}: {len(rows)} utterances of {len(seen)} speaker to be measured, and another's face "
-                            "asked for.  Leave out --corrupt face, or measure more speakers.")
+            raise AvsrError(f"{self.path}: {counted(len(rows), 'utterance')} of {counted(len(seen), 'speaker')} to be "
+                            "measured, and another's face asked for.  Leave out --corrupt face, or measure more speakers.")
         return sorted(rows, key=lambda row: (row.n_frames, row.utterance.id))
 
     def _usual_noise(self) -> tuple[str, ...]:
@@ -308,7 +315,7 @@ class _Run:
                  "systems": self.systems,
                  "settings": {**asdict(self.settings), "corruptions": list(map(str, self.settings.corruptions))},
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}
-        (self.done.folder / RUN).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_file(self.done.folder / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return self.done
 
 

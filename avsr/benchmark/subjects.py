@@ -187,7 +187,7 @@ def _sha256(name: str) -> str | None:
     """Of a model's weights, as its model.json has it; None for Whispers by name, whose name says it."""
     folder = SHIPPED / name if name in shipped() else Path(name)
     try:
-        return json.loads((folder / "model.json").read_text())["sha256"]["model.safetensors"]
+        return json.loads((folder / "model.json").read_bytes())["sha256"]["model.safetensors"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -4,7 +4,7 @@ import click
 
 from avsr import __version__
 from avsr.cli.benchmark import benchmark_command
-from avsr.cli.console import CONTEXT
+from avsr.cli.console import CONTEXT, Commands
 from avsr.cli.explain import explain_command
 from avsr.cli.fetch import fetch_command
 from avsr.cli.importing import import_command
@@ -13,7 +13,7 @@ from avsr.cli.train import prepare_command, train_command
 from avsr.cli.transcribe import transcribe_command
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(__version__, prog_name="avsr")
 def main() -> None:
     """Speech recognition that reads lips: any talking video to text and subtitles."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, say, told
+from avsr.cli.console import CONTEXT, Bars, Number, check_writable, say, told
+from avsr.errors import counted
 
 if TYPE_CHECKING:
     from avsr.benchmark.run import Benchmarked
@@ -33,7 +34,8 @@ SHOWN = 5                                                   # ids of what was sk
               help="Any of a (sound), v (lips), av (both), none (neither: what the model expects unheard and unseen).")
 @click.option("--noise", "noises", multiple=True, metavar="LIST",
               help="Families of noise: white, pink, brown, speech-shaped, babble, talker, those of the noise config, or "
-                   "NAME=FOLDER; none for clean only.  [default: babble, or speech-shaped where there are under 4 speakers]")
+                   "NAME=FOLDER, whose path may hold commas; none for clean only.  [default: babble, or speech-shaped where "
+                   "there are under 4 speakers]")
 @click.option("--snr", default="clean,20,10,5,0,-5,-10", metavar="LIST", help="Signal-to-noise ratios in dB, and clean.")
 @click.option("--corrupt", default="", metavar="LIST",
               help="Bad pictures: occlusion, blur, lowres, dropped, shift, noface, face, each with an amount of its own as "
@@ -49,12 +51,12 @@ SHOWN = 5                                                   # ids of what was sk
               metavar="DIR", help="Where rows go; the same command again goes on where it was stopped.")
 @click.option("--save-audio", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
               help="Write every mix as a WAV file, for recognisers outside.")
-@click.option("--beam-size", type=click.IntRange(min=1), default=None,
+@click.option("--beam-size", type=click.IntRange(1, 256), default=None,
               help="Texts kept in the search; 1 is fastest.  [default: 5, of imported models their authors' 40]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, help="Utterances recognised at once.")
-@click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
+@click.option("--batch-size", type=click.IntRange(1, 1024), default=16, help="Utterances recognised at once.")
+@click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Share of frames that may lack a face before an utterance goes by sound alone.")
-@click.option("--limit", type=click.IntRange(min=1), default=None, help="Only so many utterances, evenly picked.")
+@click.option("--limit", type=click.IntRange(1, 10**9), default=None, help="Only so many utterances, evenly picked.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, outside: tuple[Path, ...], save_audio: Path | None,
@@ -63,7 +65,7 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, outside: tu
 
     Every utterance meets the same noise in every run, on every machine. Look at the rows with avsr report.
     """
-    with told():
+    with told("Its rows are kept.  Give the same command again; it goes on where it was stopped."):
         settings = _settings(options, outside)
         check_writable(output_dir)
         from avsr.benchmark.run import Options, benchmark  # heavy imports wait until the options are known to be sound
@@ -96,5 +98,5 @@ def _tell(done: Benchmarked) -> None:
         say("warning: the last row had been cut off; it was computed again.")
     for reason, count in Counter(reason for _, reason in done.skipped).items():
         ids = [one for one, why in done.skipped if why == reason]
-        say(f"skipped: {count} utterances ({', '.join(ids[:SHOWN])}{', ...' if count > SHOWN else ''}): {reason}")
-    say(f"{done.n_rows} rows in {done.folder}, {done.n_new} of them new.  Look at them:  avsr report {done.folder}")
+        say(f"skipped: {counted(count, 'utterance')} ({', '.join(ids[:SHOWN])}{', ...' if count > SHOWN else ''}): {reason}")
+    say(f"{counted(done.n_rows, 'row')} in {done.folder}, {done.n_new} of them new.  Look at them:  avsr report {done.folder}")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import gc
+import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from avsr.cli.stopping import Stopped, leave, stoppable
 from avsr.errors import AvsrError, BadOutput
+from avsr.names import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from avsr.runtime import Unit
 
@@ -25,9 +31,46 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "sho
            "token_normalize_func": lambda name: name.replace("_", "-") if name.startswith("-") or "_" in name else name}
 
 
-def say(message: str) -> None:
-    """One line on standard error."""
-    print(message, file=sys.stderr, flush=True)
+class Number(click.FloatRange):
+    """A number of the command line within bounds. Click takes `nan` for one that is within all bounds."""
+
+    name = "number"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
+
+
+def say(message: str, *, lines: bool = False) -> None:
+    """One line on standard error, or several where line breaks of the message are meant. Characters that a terminal would obey,
+    as names of files may hold, are spelt out."""
+    print(visible(message, lines=lines), file=sys.stderr, flush=True)
+
+
+def put(text: str, *, lines: bool = False) -> None:
+    """A line of results on standard output, as `say` on a terminal; as it is in a file or a pipe, for programs to read."""
+    print(visible(text, lines=lines) if sys.stdout.isatty() else text, flush=True)
+
+
+class Commands(click.Group):
+    """The commands. Arguments that an error repeats are shown as `say` shows them."""
+
+    def make_context(self, *args, **extra) -> click.Context:
+        with _harmless_errors():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _harmless_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _harmless_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = visible(error.message, lines=True)
+        raise
 
 
 def is_first_process() -> bool:
@@ -36,16 +79,37 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Errors as one sentence and status 1; a reader that went away, as in `| head`, is no error."""
+def told(go_on: Callable[[], str] | str = "Give the same command again; it begins anew.") -> Iterator[None]:
+    """Errors as one sentence and status 1; a reader that went away, as in `| head`, is no error. Ctrl-C and SIGTERM end the
+    program as stopping.py describes.
+
+    go_on: what is there then, and what the user should do next, in one or two sentences; or a function that says so.
+    """
+    def end(number: int) -> None:
+        leave(number, go_on if isinstance(go_on, str) else go_on())
+
+    substitute_letters()
+    # Where the home cannot be written, matplotlib keeps its fonts in a temporary folder, and warns of it in two long lines.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        yield
+        with stoppable(end):
+            yield
+    except Stopped as signalled:
+        end(signalled.number)
     except AvsrError as error:
         say(f"error: {error}")
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # else Python complains once more on leaving
         sys.exit(1)
+
+
+def substitute_letters() -> None:
+    """Let standard output and standard error write a question mark for a letter that their encoding lacks, in place of ending
+    with UnicodeEncodeError. Other ways that the user has asked for by PYTHONIOENCODING stay."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def check_writable(folder: Path) -> None:
@@ -137,6 +201,7 @@ class Bars:
         """See runtime.Progress."""
         if self.rich is None and not self.lines:
             return
+        stage = visible(stage)
         if fresh := stage != self.stage:
             self.stage, self.began = stage, (time.monotonic(), done)
         rate = (done - self.began[1]) / max(time.monotonic() - self.began[0], 1e-3)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, told
+from avsr.cli.console import CONTEXT, Bars, Number, check_writable, put, told
 
 
 @click.command("explain", context_settings=CONTEXT, short_help="Show what a model heard, saw and trusted.")
@@ -16,16 +16,21 @@ from avsr.cli.console import CONTEXT, Bars, check_writable, told
 @click.option("--model", default="default", help="default, grid, a Whisper size, a model's folder, or owner/model of the hub.")
 @click.option("--noise", default=None, metavar="NAME",
               help="Noise to add: white, pink, brown, a name in --noise-config, or NAME=FOLDER of recordings.")
-@click.option("--snr", "snr_db", type=float, default=None, metavar="DB", help="Level of the speech over the noise, such as -5.")
+@click.option("--snr", "snr_db", type=Number(-100, 100), default=None, metavar="DB",
+              help="Level of the speech over the noise, such as -5.")
 @click.option("--noise-config", type=click.Path(dir_okay=False, path_type=Path), default=None, metavar="FILE",
               help="A TOML file that says which noises there are beside the built-in ones.  [default: none]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the stretch of noise.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, help="Of the stretch of noise.")
 @click.option("--reference", default=None, metavar="TEXT", help="What was said; without it the model's own text is explained.")
-@click.option("--start", type=click.FloatRange(min=0), default=None, metavar="SECONDS",
+@click.option("--start", type=Number(min=0), default=None, metavar="SECONDS",
               help="Where the piece begins.  [default: all of a recording of up to 30 s, else its first stretch of speech]")
-@click.option("--end", type=click.FloatRange(min=0), default=None, metavar="SECONDS",
+@click.option("--end", type=Number(min=0), default=None, metavar="SECONDS",
               help="Where it ends, at most 30 s later.")
 @click.option("--language", default="en", help="Two letters, of what a multilingual model is to write.")
+@click.option("--audio-track", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Which of several sound tracks, counted from 1.  [default: one in which somebody speaks]")
+@click.option("--video-track", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Which of several pictures, counted from 1.  [default: one that shows a face]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
               help="Where explain.html and explain.json are written.  [default: out/NAME-explain]")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
@@ -45,4 +50,4 @@ def explain_command(path: str, model: str, output_dir: Path | None, device: str,
 
             command = shlex.join(["avsr", *sys.argv[1:]])
             page = explain(path, model=model, output=output_dir, device=device, command=command, progress=bars, **settings)
-        print(page)
+        put(str(page))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, say, told
+from avsr.cli.console import CONTEXT, Bars, put, say, told
 
 if TYPE_CHECKING:
     from avsr.importers import Imported
@@ -38,8 +38,8 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
 
             imported = import_checkpoint(file, folder, tokenizer=tokenizer, half=half, progress=bars)
         if not quiet:
-            say(_summary(imported, half))
-    print(imported.folder)
+            say(_summary(imported, half), lines=True)
+    put(str(imported.folder))
 
 
 def _summary(imported: Imported, half: bool) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, say, told
+from avsr.cli.console import CONTEXT, Bars, check_writable, put, say, told
 
 
 @click.command("report", context_settings=CONTEXT, short_help="Draw figures and tables of a benchmark.")
@@ -42,7 +42,7 @@ def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: st
         finally:
             gc.enable()
         if not quiet:
-            print(made.summary, flush=True)
+            put(made.summary, lines=True)
             say(f"{len(made.written)} files are in {folder}.  Open {made.page}")
 
 

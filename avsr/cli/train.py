@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, is_first_process, say, told
+from avsr.cli.console import CONTEXT, Bars, Number, is_first_process, say, told
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 @click.argument("corpus")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="Processes.  [default: one on each core]")
-@click.option("--max-missing", type=click.FloatRange(0, 1), default=0.25,
+@click.option("--workers", type=click.IntRange(1, 1024), default=None, help="Processes.  [default: one on each core]")
+@click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Share of frames that may lack a face before an utterance is dropped.")
-@click.option("--max-dropped", type=click.FloatRange(0, 1), default=0.05,
+@click.option("--max-dropped", type=Number(0, 1), default=0.05,
               help="Share of utterances that may be dropped before it is an error.")
-@click.option("--valid-share", type=click.FloatRange(0, 1, max_open=True), default=0.05,
+@click.option("--valid-share", type=Number(0, 1, max_open=True), default=0.05,
               help="Share of each speaker's training utterances that become split valid, where the corpus has no such split.")
 @click.option("--modality", type=click.Choice(["av", "a", "v"]), default="av",
               help="Keep mouths and sound (av), sound alone (a), or mouths alone (v).")
@@ -39,7 +39,7 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
     CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command again goes on
     where it was stopped.
     """
-    with told():
+    with told("What is prepared is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.corpora import CORPORA
         from avsr.lips import RECIPES
         from avsr.prepare import PrepareSettings, prepare
@@ -51,7 +51,7 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
         with Bars(quiet, lines=True) as bars:
             prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)
         if not quiet:
-            say(prepared.summary())
+            say(prepared.summary(), lines=True)
         prepared.check()
 
 
@@ -62,7 +62,7 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where the run is kept.  [default: runs/NAME]")
 @click.option("--resume", is_flag=True, help="Go on with the run that is there.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=None,
+@click.option("--minutes", type=Number(0, 10**7, min_open=True), default=None,
               help="Stop after so long; --resume goes on from there.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--quiet", "-q", is_flag=True, help="No line per step and no progress bar; errors are still shown.")
@@ -72,7 +72,14 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
 
     On several GPUs or machines, under torchrun: torchrun --nproc-per-node 2 -m avsr train CONFIG
     """
-    with told():
+    folder = None
+
+    def go_on() -> str:
+        saved = folder is not None and (folder / "state.json").exists()
+        return ("The last state that was saved is kept.  Give the same command with --resume to go on from there." if saved else
+                "No state was saved yet.  Give the same command again; it begins anew.")
+
+    with told(go_on):
         from avsr.config import read_config
 
         settings = read_config(config, overrides)
@@ -83,7 +90,7 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
             trained = train(settings, folder, Options(resume, minutes, device, say=bars.say, progress=bars))
         again = [config, *(f"--set {override}" for override in overrides)] + (["-o", output_dir] if output_dir else [])
         if is_first_process():
-            say(_how_to_go_on(trained, " ".join(again)))
+            say(_how_to_go_on(trained, " ".join(again)), lines=True)
 
 
 def _how_to_go_on(trained: Trained, arguments: str) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from avsr.errors import BadManifest
+from avsr.folders import composed, inside
 from avsr.manifest import Corpus, Dropped, Utterance
+from avsr.textfiles import SHOWN, NotText, read_table, read_text
 
 VIDEO = (".mpg", ".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpeg")      # in the order of preference
 SOUND = (".wav", ".flac", ".opus", ".ogg", ".m4a", ".mp3")
+MOST_NAMED = 20                                             # columns in a message
 SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid", "test": "test",
           "unseen": "unseen"}
 
@@ -27,28 +27,29 @@ def recordings(folder: Path) -> tuple[list[Path], list[Dropped]]:
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "no such folder"
         raise BadManifest(f"{folder}: {problem}.  Name the folder that the corpus was unpacked into.")
-    found = [path for path in below(folder) if path.suffix.lower() in VIDEO + SOUND]
+    everything = inside(folder)
+    found = [path for path in everything.paths if path.suffix.lower() in VIDEO + SOUND]
     found.sort(key=lambda path: ((VIDEO + SOUND).index(path.suffix.lower()), path))
-    whole, dropped = [], []
+    whole, dropped = [], [Dropped(str(error.filename), f"the folder cannot be read: {error.strerror}")
+                          for error in everything.closed]
     for path in found:
         if any("\ud800" <= letter <= "\udfff" for letter in path.as_posix()):
             dropped.append(Dropped(ascii(path.as_posix())[1:-1], "its name is no UTF-8"))
+        elif not path.is_file():
+            problem = "a pipe or a device, not a file" if path.exists() else "a link to a file that is not there"
+            dropped.append(Dropped(path.as_posix(), problem))
         elif not path.stat().st_size:
             dropped.append(Dropped(path.as_posix(), "the file is empty (0 bytes), as half a copy is"))
         else:
             whole.append(path)
-    if not found:
+    if not found and not dropped:
         raise refusal(folder, "recordings (.mpg, .mp4, .mkv, .wav and the like)")
     return whole, dropped
 
 
 def below(folder: Path) -> list[Path]:
-    """All files below a folder, by name, but for hidden ones; through links to folders, which `rglob` would not follow."""
-    out = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        out += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in out if path.is_file())
+    """All files below a folder, by name, but for hidden ones; also those behind links to folders, each folder once."""
+    return [path for path in inside(folder).paths if path.is_file()]
 
 
 def is_sound(path: str | Path) -> bool:
@@ -69,57 +70,69 @@ def refusal(folder: Path, looked_for: str, remedy: str = OWN) -> BadManifest:
 def transcript(path: Path) -> str | None:
     """A text file's words with single spaces, None where it is no text."""
     try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeDecodeError):
+        return " ".join(read_text(path).split())
+    except (OSError, NotText):
         return None
 
 
-def table(path: Path, required: Iterable[str]) -> list[dict[str, str]]:
-    """Rows of a .csv, .tsv or .jsonl file by its header's names; empty cells are left out. Raises BadManifest."""
+def table(path: Path, required: Sequence[str], known: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Rows of a .csv, .tsv or .jsonl file by its header's names; empty cells are left out. Raises BadManifest.
+
+    known: columns that may be there, whose names in the header may have capitals.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("a line that is no object")
-            rows = [{key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-                     for key, value in row.items() if value is not None} for row in rows]
-        else:
-            delimiter = "," if path.suffix.lower() == ".csv" else "\t"
-            lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-            header = [name.strip() for name in lines[0]] if lines else []
-            if long := [i for i, line in enumerate(lines) if len(line) > len(header)]:
-                raise ValueError(f"row {long[0]} has {len(lines[long[0]])} cells, the header {len(header)}: "
-                                 "quote cells that hold the separator")
-            rows = [dict(zip(header, line, strict=False)) for line in lines[1:]]
-    except (OSError, ValueError, csv.Error) as error:
-        raise BadManifest(f"{path}: no table that can be read ({error}).  Write CSV, TSV or JSON Lines in UTF-8.") from error
-    rows = [{key: value.strip() for key, value in row.items() if value.strip()} for row in rows]
-    rows = [row for row in rows if row]
-    names = {name for row in rows for name in row}
-    if absent := [name for name in required if name not in names]:
-        raise BadManifest(f"{path}: no column {absent[0]!r} among {', '.join(sorted(names)) or 'none'}.  "
+        found = read_table(path, required, known, short=True)
+    except OSError as error:
+        raise BadManifest(f"{path}: cannot be read ({error.strerror or error}).  Name a table: CSV, TSV or JSON Lines in "
+                          "UTF-8.") from error
+    if absent := [name for name in required if name not in found.columns]:
+        there = ", ".join(name[:SHOWN] for name in sorted(found.columns)[:MOST_NAMED]) or "none"
+        raise BadManifest(f"{path}: no column {absent[0]!r} among {there}{', ...' * (len(found.columns) > MOST_NAMED)}.  "
                           f"It needs a header with {', '.join(required)}.")
-    return rows
+    rows = [{name: text for name, value in row.items() if value is not None and (text := _text(value).strip())}
+            for _, row in found.rows]
+    return [row for row in rows if row]
+
+
+def _text(value: object) -> str:
+    """What a cell of JSON is in a table of text."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def assign(found: Iterable[tuple[str, Utterance]], split_list: Path) -> Corpus:
     """Splits from a table with columns utterance, split and, where names repeat, speaker; (name, utterance) each.
 
-    Dropped: what the list does not name, names that have no clip, and where it has a column text, clips of another text.
+    Dropped: what the list does not name, names that have no clip, rows without a name or a split, and where it has a column
+    text, clips of another text. Raises BadManifest for a table that cannot be read, or that puts a clip into two splits.
     """
-    rows = {(row.get("speaker"), row.get("utterance")): row for row in table(split_list, ("utterance", "split"))}
-    used, out, dropped = set(), [], []
+    rows, dropped = _split_rows(split_list)
+    used, out = set(), []
     for name, utterance in found:
-        key = next((key for key in ((utterance.speaker, name), (None, name)) if key in rows), None)
-        row = rows.get(key, {})
+        speaker = utterance.speaker and composed(utterance.speaker)
+        key = next((key for key in ((speaker, composed(name)), (None, composed(name))) if key in rows), None)
         used.add(key)
-        if "split" not in row:
+        row = rows.get(key)
+        if row is None:
             dropped.append(Dropped(utterance.media, f"not in {split_list.name}"))
         elif row.get("text", utterance.text) != utterance.text:
             dropped.append(Dropped(utterance.media, f"{split_list.name} has {row['text']!r}, its name {utterance.text!r}"))
         else:
-            out.append(replace(utterance, split=SPLITS.get(row["split"], row["split"])))
+            out.append(replace(utterance, split=SPLITS.get(row["split"].lower(), row["split"])))
     dropped += [Dropped("/".join(filter(None, key)), f"in {split_list.name}, but there is no recording")
                 for key in rows if key not in used]
     return Corpus(out, dropped)
+
+
+def _split_rows(path: Path) -> tuple[dict[tuple[str | None, str], dict[str, str]], list[Dropped]]:
+    """The rows of a split list by speaker and utterance; and those that name none, or no split."""
+    rows: dict[tuple[str | None, str], dict[str, str]] = {}
+    dropped = []
+    for number, row in enumerate(table(path, ("utterance", "split"), ("speaker", "text")), start=1):
+        if absent := [name for name in ("utterance", "split") if name not in row]:
+            dropped.append(Dropped(f"{path.as_posix()}: row {number}: {row.get('utterance', '')}", f"no {absent[0]}"))
+            continue
+        key = (row.get("speaker") and composed(row["speaker"]), composed(row["utterance"]))
+        if rows.setdefault(key, row)["split"] != row["split"]:
+            raise BadManifest(f"{path}: row {number}: {row['utterance']} is in split {row['split']!r}, and in "
+                              f"{rows[key]['split']!r} above.  Take one of the rows out.")
+    return rows, dropped

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from avsr.corpora.files import SPLITS, assign, below, is_sound, recordings, refusal, table, transcript
 from avsr.errors import BadManifest
+from avsr.folders import Beside, composed, locate
 from avsr.manifest import Corpus, Dropped, Utterance
 
 TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
@@ -26,7 +27,8 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
     columns utterance (the id), split, and speaker where ids repeat. Raises BadManifest.
     """
     folder = Path(folder).resolve()
-    path = folder if folder.is_file() else next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    named = (locate(folder, name) for name in TABLES)        # also Metadata.CSV
+    path = folder if folder.is_file() else next((path for path in named if path is not None and path.is_file()), None)
     if path is not None and path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise BadManifest(f"{path}: neither a folder nor a table.  Name a folder, or a .csv, .tsv or .jsonl file.")
     corpus = _by_table(path) if path else _by_name(folder)
@@ -38,10 +40,17 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
 
 def _by_name(folder: Path) -> Corpus:
     paths, dropped = recordings(folder)
+    files, everyone = below(folder), [*paths, *(Path(item.item) for item in dropped)]
+    texts = Beside(files, everyone)
+    used = {texts.find(path, ".txt") for path in everyone}
+    if paths and used == {None}:
+        raise refusal(folder, "recordings with a .txt of the same name, or metadata.csv",
+                      "Write one of the two as data/README.md shows.")
     found: dict[str, Utterance] = {}
     for path in paths:
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        text = transcript(path.with_suffix(".txt"))
+        name = composed(path.relative_to(folder).with_suffix("").as_posix())
+        said = texts.find(path, ".txt")
+        text = None if said is None else transcript(said)
         if name in found:
             if not is_sound(path) or is_sound(found[name].media):
                 dropped.append(Dropped(path.as_posix(), f"the same name as {found[name].media}"))
@@ -49,21 +58,17 @@ def _by_name(folder: Path) -> Corpus:
             *above, _ = name.split("/")
             split = SPLITS.get(above.pop(0).lower()) if above and above[0].lower() in SPLITS else "train"
             found[name] = Utterance(name, path.as_posix(), text, above[-1] if above else None, split)
-        elif not path.with_suffix(".txt").exists():
+        elif said is None:
             dropped.append(Dropped(path.as_posix(), "no .txt beside it"))
         else:
             dropped.append(Dropped(path.as_posix(), "its .txt is no UTF-8 text" if text is None else "its .txt is empty"))
-    stems = {path.with_suffix("") for path in paths} | {Path(item.item).with_suffix("") for item in dropped}
-    texts = [path for path in below(folder) if path.suffix == ".txt"]
-    if paths and not any(path.with_suffix("") in stems for path in texts):
-        raise refusal(folder, "recordings with a .txt of the same name, or metadata.csv",
-                      "Write one of the two as data/README.md shows.")
-    dropped += [Dropped(path.as_posix(), "no recording beside it") for path in texts if path.with_suffix("") not in stems]
+    dropped += [Dropped(path.as_posix(), "no recording beside it") for path in files
+                if path.suffix.lower() == ".txt" and path not in used]
     return Corpus([found[name] for name in sorted(found)], dropped)
 
 
 def _by_table(path: Path) -> Corpus:
-    rows = table(path, ("media", "text"))
+    rows = table(path, ("media", "text"), COLUMNS)
     often = Counter(row.get("media") for row in rows)
     found: dict[str, Utterance] = {}
     dropped = []
@@ -84,9 +89,11 @@ def _utterance(row: dict[str, str], base: Path, shared: bool) -> Utterance | str
         return f"no {absent[0]}"
     media, url = row["media"], "://" in row["media"]
     if not url:
-        file = (base / media).absolute()
-        if not file.is_file() or not file.stat().st_size:
-            return "the file is empty (0 bytes)" if file.is_file() else "no such file"
+        file = locate(base, media)
+        if file is None or not file.is_file():
+            return "no such file" if file is None or not file.exists() else "this is no file"
+        if not file.stat().st_size:
+            return "the file is empty (0 bytes)"
         media = file.as_posix()
     try:
         start, end = (float(row[name]) if name in row else None for name in ("start", "end"))
@@ -94,7 +101,7 @@ def _utterance(row: dict[str, str], base: Path, shared: bool) -> Utterance | str
         return f"start {row.get('start')}, end {row.get('end')}: no numbers of seconds"
     if not 0 <= (start or 0.0) < (math.inf if end is None else end) or end == math.inf:
         return f"start {row.get('start')}, end {row.get('end')}: not one after the other"
-    id_ = row.get("id") or Path(row["media"]).with_suffix("").as_posix() + (f"@{start or 0:g}" if shared else "")
+    id_ = row.get("id") or Path(composed(row["media"])).with_suffix("").as_posix() + (f"@{start or 0:g}" if shared else "")
     labels = {name: value for name, value in row.items() if name not in COLUMNS}
     split = SPLITS.get(row.get("split", "train").lower(), row.get("split", "train"))
     text, language = " ".join(row["text"].split()), row.get("language", "en")

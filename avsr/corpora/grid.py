@@ -12,9 +12,11 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from avsr.corpora.files import assign, is_sound, recordings, refusal
+from avsr.corpora.files import assign, below, is_sound, recordings, refusal
 from avsr.errors import BadManifest
+from avsr.folders import Beside, locate
 from avsr.manifest import Corpus, Dropped, TimedWord, Utterance, by_lot
+from avsr.textfiles import read_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = (
@@ -40,6 +42,7 @@ def read(folder: Path, *, split_list: Path | str | None = None) -> Corpus:
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
+    times = Beside(below(folder), paths)
     found: dict[tuple[str, str], Utterance] = {}
     for path in paths:
         speaker, name = _speaker(path, folder), path.stem.lower()
@@ -49,8 +52,8 @@ def read(folder: Path, *, split_list: Path | str | None = None) -> Corpus:
         elif speaker is None:
             dropped.append(Dropped(path.as_posix(), "it lies in no folder of a speaker, such as s1"))
         elif (speaker, name) not in found:
-            words, problem = _words(path.with_suffix(".align"), text)
-            dropped += [Dropped(path.with_suffix(".align").as_posix(), problem)] if problem else []
+            words, problem = _words(align := times.find(path, ".align"), text)
+            dropped += [Dropped(align.as_posix(), problem)] if problem else []
             found[speaker, name] = Utterance(f"{speaker}_{name}", path.as_posix(), text, speaker, words=words)
         elif not is_sound(path) or is_sound(found[speaker, name].media):     # sound beside its video is no second clip
             dropped.append(Dropped(path.as_posix(), f"the same speaker and sentence as {found[speaker, name].media}"))
@@ -75,12 +78,12 @@ def _speaker(path: Path, folder: Path) -> str | None:
     return None
 
 
-def _words(path: Path, text: str) -> tuple[tuple[TimedWord, ...] | None, str | None]:
+def _words(path: Path | None, text: str) -> tuple[tuple[TimedWord, ...] | None, str | None]:
     """Times of words, or None and, where there is a file, why it is not used."""
-    if not path.exists():
+    if path is None:
         return None, None
     try:
-        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
         words = tuple(TimedWord(word, int(start) / ALIGN_RATE, int(end) / ALIGN_RATE) for start, end, word in rows
                       if word not in ("sil", "sp"))
     except (OSError, ValueError):
@@ -93,8 +96,8 @@ def _words(path: Path, text: str) -> tuple[tuple[TimedWord, ...] | None, str | N
 
 
 def _split(found: list[tuple[str, Utterance]], folder: Path, split_list: Path | str | None) -> Corpus:
-    if split_list is None and (folder / "splits.tsv").exists():
-        split_list = folder / "splits.tsv"
+    if split_list is None:
+        split_list = locate(folder, "splits.tsv")
     speakers = {utterance.speaker for _, utterance in found}
     protocol = ("unseen" if speakers - set(UNSEEN) else "seen") if split_list is None else str(split_list)
     if protocol not in PROTOCOLS:

@@ -11,8 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from avsr.corpora.files import assign, recordings, refusal
+from avsr.corpora.files import assign, below, recordings, refusal
+from avsr.errors import BadManifest
+from avsr.folders import Beside, locate
 from avsr.manifest import Corpus, Dropped, TimedWord, Utterance
+from avsr.textfiles import NotText, read_text
 
 PARTS = {"main": None, "pretrain": "train", "trainval": "train", "test": "test"}     # main: by its lists
 LISTS = {"train.txt": "train", "val.txt": "valid", "test.txt": "test"}
@@ -35,13 +38,13 @@ def read(folder: Path, *, split_list: Path | None = None, max_seconds: float = 1
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
-    lists = {line.split()[0]: split for name, split in LISTS.items() if (folder / name).is_file()
-             for line in (folder / name).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()}
+    lists, files = _lists(folder), below(folder)
+    texts = Beside(files, paths)
     found: list[tuple[str, Utterance]] = []
     clips = [path for path in paths if path.suffix.lower() == ".mp4" and _part(path, folder) in PARTS]
     for path in clips:
         name = path.relative_to(folder).with_suffix("").as_posix()
-        transcript = _transcript(path.with_suffix(".txt"))
+        transcript = _transcript(texts.find(path, ".txt"))
         split = PARTS[_part(path, folder)] or lists.get(name.partition("/")[2], "train" if split_list else None)
         if isinstance(transcript, str):
             dropped.append(Dropped(path.as_posix(), transcript))
@@ -56,11 +59,29 @@ def read(folder: Path, *, split_list: Path | None = None, max_seconds: float = 1
     stems = {path.with_suffix("") for path in clips}         # sound beside its clip is no second clip
     dropped += [Dropped(path.as_posix(), "no .mp4 at PART/VIDEO/CLIP.mp4") for path in paths
                 if path not in clips and path.with_suffix("") not in stems]
-    dropped += _alone(folder, {path.with_suffix("") for path in paths}, lists)
+    used = {texts.find(path, ".txt") for path in paths}
+    alone = [path for path in files if path.suffix.lower() == ".txt" and _part(path, folder) in PARTS and path not in used]
+    dropped += [Dropped(path.as_posix(), "no .mp4 beside it") for path in alone]
+    dropped += _not_there(folder, {path.with_suffix("") for path in [*paths, *alone]}, lists)
     if split_list is None:
         return Corpus([row for _, row in found], dropped)
     corpus = assign(found, Path(split_list))
     return Corpus(corpus.utterances, dropped + corpus.dropped)
+
+
+def _lists(folder: Path) -> dict[str, str]:
+    """The split of each VIDEO/CLIP that the corpus's own lists name. Raises BadManifest."""
+    lists = {}
+    for name, split in LISTS.items():
+        path = locate(folder, name)
+        if path is None or not path.is_file():
+            continue
+        try:
+            lines = read_text(path).splitlines()
+        except (OSError, NotText) as error:
+            raise BadManifest(f"{path}: no list of clips that can be read ({error}).  Save the file as UTF-8.") from error
+        lists.update((line.split()[0], split) for line in lines if line.strip())
+    return lists
 
 
 def _part(path: Path, folder: Path) -> str:
@@ -68,13 +89,13 @@ def _part(path: Path, folder: Path) -> str:
     return parts[0] if len(parts) == 3 else ""
 
 
-def _transcript(path: Path) -> _Transcript | str:
+def _transcript(path: Path | None) -> _Transcript | str:
     """What a .txt says, or why it cannot be used."""
-    if not path.exists():
+    if path is None:
         return "no .txt beside it"
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError):
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except (OSError, NotText):
         return "its .txt is no UTF-8 text"
     heads = {key.strip().lower(): value.strip() for key, colon, value in (line.partition(":") for line in lines) if colon}
     if "text" not in heads:
@@ -140,12 +161,9 @@ def _pieces(words: tuple[TimedWord, ...], max_seconds: float) -> list[tuple[int,
     return out
 
 
-def _alone(folder: Path, clips: set[Path], lists: dict[str, str]) -> list[Dropped]:
-    """Transcripts, and lines of the lists, without their clip."""
-    texts = [path for part in PARTS for path in sorted((folder / part).glob("*/*.txt"))]
-    out = [Dropped(path.as_posix(), "no .mp4 beside it") for path in texts if path.with_suffix("") not in clips]
-    if (folder / "main").is_dir():
-        there = {path.with_suffix("") for path in texts} | clips
-        out += [Dropped(f"main/{name}", f"listed as {split}, but there is no clip") for name, split in lists.items()
-                if folder / "main" / name not in there]
-    return out
+def _not_there(folder: Path, there: set[Path], lists: dict[str, str]) -> list[Dropped]:
+    """Lines of the lists of which there is neither a clip nor its text."""
+    if not (folder / "main").is_dir():
+        return []
+    return [Dropped(f"main/{name}", f"listed as {split}, but there is no clip") for name, split in lists.items()
+            if folder / "main" / name not in there]

@@ -10,11 +10,14 @@ Labels of phonemes, such as the published volunteer_labelfiles.mlf, are not word
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from avsr.corpora.files import assign, below, is_sound, recordings, refusal, transcript
 from avsr.errors import BadManifest
+from avsr.folders import Beside
 from avsr.manifest import Corpus, Dropped, TimedWord, Utterance
+from avsr.textfiles import NotText, read_text
 
 TEST = ("28M", "55F", "25M", "56M", "49F", "44F", "33F", "09F", "18M", "54M", "45F", "36F", "34M", "15F", "58F", "08F",
         "41M")                                              # the corpus's own split for unseen volunteers
@@ -34,7 +37,10 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
-    sentences = _sentences(folder)
+    files = below(folder)
+    texts = Beside(files, paths)
+    sentences, unread = _sentences(files)
+    dropped += unread
     found: dict[str, tuple[str, Utterance]] = {}
     n_clips = 0
     for path in paths:
@@ -50,7 +56,7 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
             if not is_sound(path) or is_sound(found[id_][1].media):
                 dropped.append(Dropped(path.as_posix(), f"the same speaker, sentence and view as {found[id_][1].media}"))
             continue
-        said = _beside(path) or sentences.get((speaker, name)) or sentences.get((None, name))
+        said = _beside(path, texts) or sentences.get((speaker, name)) or sentences.get((None, name))
         if said is None:
             dropped.append(Dropped(path.as_posix(), "no words: no .txt or .lab beside it, in no .mlf of words, no prompts.txt"))
             continue
@@ -78,31 +84,39 @@ def _speaker(parts: tuple[str, ...]) -> str | None:
     return None
 
 
-def _beside(path: Path) -> Words | None:
-    text = transcript(path.with_suffix(".txt"))
-    if text:
+def _beside(path: Path, texts: Beside) -> Words | None:
+    said = texts.find(path, ".txt")
+    if said is not None and (text := transcript(said)):
         return re.sub(r"^\d+ \d+ ", "", text), None
-    lab = path.with_suffix(".lab")
-    return _label(lab.read_text(encoding="utf-8", errors="replace").splitlines()) if lab.is_file() else None
+    lab = texts.find(path, ".lab")
+    try:
+        return None if lab is None else _label(read_text(lab).splitlines())
+    except (OSError, NotText):
+        return None
 
 
-def _sentences(folder: Path) -> dict[tuple[str | None, str], Words]:
-    """Words by speaker and clip from .mlf files, by clip alone from prompts.txt."""
+def _sentences(files: Iterable[Path]) -> tuple[dict[tuple[str | None, str], Words], list[Dropped]]:
+    """Words by speaker and clip from .mlf files, by clip alone from prompts.txt; and such files that are no text."""
     out: dict[tuple[str | None, str], Words] = {}
-    for path in below(folder):
+    unread = []
+    for path in files:
         if path.suffix.lower() != ".mlf" and path.name.lower() != "prompts.txt":
             continue
-        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = read_text(path)
+        except (OSError, NotText) as error:
+            unread.append(Dropped(path.as_posix(), f"no text that can be read: {error}"))
+            continue
         if path.suffix.lower() == ".txt":
             for line in text.splitlines():
                 if match := re.fullmatch(r"([^;].*?)\s*\((s[aix]\d+)\)\s*", line):
                     out[None, match[2]] = match[1], None
             continue
-        for name, body in re.findall(r'^"([^"]+)"\s*\n(.*?)^\.\s*$', text, re.DOTALL | re.MULTILINE):
+        for name, body in re.findall(r'^"([^"]+)"\s*\n(.*?)^\.\s*$', "\n".join(text.splitlines()), re.DOTALL | re.MULTILINE):
             parts = name.replace("\\", "/").split("/")
             if said := _label(body.splitlines()):
                 out[_speaker(tuple(parts[:-1])), Path(parts[-1]).stem.lower()] = said
-    return out
+    return out, unread
 
 
 def _label(lines: list[str]) -> Words | None:

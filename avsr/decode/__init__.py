@@ -6,12 +6,13 @@ HybridBeam, Sample) keeps hypotheses. All utterances and their hypotheses go thr
 """
 
 from avsr.decode.ctc import CTCPrefixScorer
-from avsr.decode.guards import compression_ratio, decode
+from avsr.decode.guards import decode
 from avsr.decode.hybrid import HybridBeam
+from avsr.decode.limits import TextLimits, compression_ratio
 from avsr.decode.options import DecodeOptions, Hypothesis
 from avsr.decode.scorers import DecoderScorer, PartialScorer, Rule, Scorer, Suppress, given_log_probs
 from avsr.decode.search import search
 from avsr.decode.strategies import Beam, Sample, Strategy
 
 __all__ = ["Beam", "CTCPrefixScorer", "DecodeOptions", "DecoderScorer", "HybridBeam", "Hypothesis", "PartialScorer", "Rule",
-           "Sample", "Scorer", "Strategy", "Suppress", "compression_ratio", "decode", "given_log_probs", "search"]
+           "Sample", "Scorer", "Strategy", "Suppress", "TextLimits", "compression_ratio", "decode", "given_log_probs", "search"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from avsr.decode.ctc import CTCPrefixScorer
 from avsr.decode.hybrid import HybridBeam
+from avsr.decode.limits import TextLimits, compression_ratio, most_characters
 from avsr.decode.options import DecodeOptions, Hypothesis
 from avsr.decode.scorers import DecoderScorer, Suppress, given_log_probs
 from avsr.decode.search import search
@@ -20,11 +21,6 @@ from avsr.models.hybrid import Hybrid
 USUAL = DecodeOptions()
 UNKNOWN_BONUS = -10.0                                       # <unk> holds the chance of all unknown words: pyctcdecode's penalty
 
-def compression_ratio(text: str) -> float:
-    """Bytes over zlib-compressed bytes: about 1 to 2 for speech, above 2.4 for loops (Whisper's measure)."""
-    data = text.encode("utf-8")
-    return len(data) / len(zlib.compress(data))
-
 
 def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[int]], *, suppress: tuple[int, ...] = (),
            suppress_begin: tuple[int, ...] = (), options: DecodeOptions = USUAL) -> list[Hypothesis]:
@@ -32,14 +28,18 @@ def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[i
 
     Where CTC spells the decoder's tokens both are asked (Watanabe et al. 2017): (1 - ctc_weight) and ctc_weight of their
     log-probabilities, over the sum of which there are no guards: CTC keeps it from looping. Elsewhere Whisper's: what loops or
-    is not believed is tried again, warmer.
+    is not believed is tried again, warmer. A text that nobody can have said in the time, by `memory.seconds`, or that repeats
+    itself beyond doubt is not gone on with, and not believed either: see limits.
 
     prompts: one list of tokens per utterance, all of the same length. `tokenizer` is a text.Tokenizer or text.Pieces.
     Returns a hypothesis per utterance; its tokens are empty where there is no speech.
     """
     if model.spells_tokens:
         return _decode_hybrid(model, tokenizer, memory, prompts, options)
-    best: list[Hypothesis] = [None] * memory.n_utterances   # type: ignore[list-item]
+    tried: list[list[Hypothesis]] = [[] for _ in range(memory.n_utterances)]
+    seconds = [None] * memory.n_utterances if memory.seconds is None else memory.seconds.tolist()
+    limits = TextLimits(tokenizer, [None if one is None else most_characters(one) for one in seconds],
+                        options.compression_ratio_threshold)
     todo = list(range(memory.n_utterances))
     n_prompt = len(prompts[0])
     specials = range(tokenizer.end + 1, model.dims.n_vocab)  # languages, tasks, timestamps: none of them is text
@@ -48,8 +48,8 @@ def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[i
     for temperature in options.temperatures:
         part = memory if len(todo) == memory.n_utterances else memory.select(torch.tensor(todo, device=device))
         scorer = DecoderScorer(model, part, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start)
-        strategy = (Sample(len(todo), options, tokenizer.end, temperature) if temperature > 0
-                    else Beam(len(todo), options, tokenizer.end))
+        strategy = (Sample(len(todo), options, tokenizer.end, temperature, limits.select(todo)) if temperature > 0
+                    else Beam(len(todo), options, tokenizer.end, limits.select(todo)))
         lm = [] if temperature > 0 else _lm(model, tokenizer, n_prompt, options)               # chance is the network's alone
         texts = search([scorer, *lm], torch.tensor([prompts[i] for i in todo], device=device), strategy, rules=rules,
                        max_tokens=min(options.max_tokens, model.dims.n_context - n_prompt - 1),   # the end has its place too
@@ -58,11 +58,18 @@ def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[i
             own = given_log_probs(model, part, [prompts[i] for i in todo], [tokens for tokens, _ in texts], tokenizer.end)
             texts = [(tokens, one.sum().item()) for (tokens, _), one in zip(texts, own, strict=True)]
         for i, (tokens, logprob), no_speech in zip(todo, texts, scorer.no_speech.tolist(), strict=True):
-            best[i] = Hypothesis(tokens, logprob, no_speech, temperature)
-        todo = [i for i in todo if _fails(best[i], tokenizer, options)]
+            tried[i].append(Hypothesis(tokens, logprob, no_speech, temperature))
+        todo = [i for i in todo if limits.exceeded(tried[i][-1].tokens, i) or _fails(tried[i][-1], tokenizer, options)]
         if not todo:
             break
+    best = [_last_possible(texts, limits, i) for i, texts in enumerate(tried)]
     return [replace(text, tokens=()) if _is_silence(text, options) else text for text in best]
+
+
+def _last_possible(tried: Sequence[Hypothesis], limits: TextLimits, utterance: int) -> Hypothesis:
+    """The last attempt, as Whisper has it, but none that nobody can have said while there is another."""
+    return next((text for text in reversed(tried) if not limits.exceeded(text.tokens, utterance)),
+                limits.mended(tried[-1], utterance))
 
 
 def _decode_hybrid(model: Hybrid, tokenizer, memory: Memory, prompts: list[list[int]],

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avsr.decode.strategies import Text
+from avsr.decode.strategies import NO_NUMBERS, Text
+from avsr.errors import BadCheckpoint
 
 SETTLED = 10.0                                              # nats below the best at which a length can be given up
 
@@ -71,8 +72,11 @@ class HybridBeam:
         self.active, self.recent = self.active[utterances], [best[kept] for best in self.recent[-4:]]
 
     def finish(self, tokens: Tensor, length_penalty: float) -> list[Text]:
-        """See Strategy."""
-        return [texts[0] for texts in self.nbest(1, length_penalty)]
+        """See Strategy. Raises BadCheckpoint where an utterance has no text, as every score was no number."""
+        best = self.nbest(1, length_penalty)
+        if not all(best):
+            raise BadCheckpoint(NO_NUMBERS)
+        return [texts[0] for texts in best]
 
     def nbest(self, n: int, length_penalty: float = 0.0) -> list[list[Text]]:
         """The n best finished texts of every utterance there ever was, the best first; fewer where fewer finished."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from avsr.decode.scorers import PartialScorer, Rule, Scorer
-from avsr.decode.strategies import Strategy, Text
+from avsr.decode.strategies import NO_NUMBERS, Strategy, Text
+from avsr.errors import BadCheckpoint
 
 
 def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: Strategy, *, rules: Sequence[Rule] = (),
@@ -18,7 +19,7 @@ def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: Strategy, *, rul
 
     prompt: (B, P) int64. The first scorer's logits are normalised after the rules; further ones are added as they
     come. partial: are only asked about the `pre_beam` tokens that the first scorer likes best, and about the end; then no
-    other token can be written. Utterances that are done leave the batch.
+    other token can be written. Utterances that are done leave the batch. Raises BadCheckpoint where scores are no numbers.
     """
     size, n_prompt = strategy.size, prompt.shape[1]
     tokens = prompt.repeat_interleave(size, dim=0)
@@ -34,6 +35,8 @@ def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: Strategy, *, rul
             logprobs, ids = _candidates(first, logprobs, pre_beam, strategy.end)
             for scorer in partial:
                 logprobs = logprobs + scorer.weight * scorer.score_at(tokens, ids)
+        if n_written == 0 and logprobs.isnan().any():
+            raise BadCheckpoint(NO_NUMBERS)
         rows, chosen, done = strategy.step(logprobs, ids, tokens[:, n_prompt:])
         rows, chosen = rows.to(tokens.device), chosen.to(tokens.device)
         tokens = torch.cat([tokens[rows], chosen[:, None]], dim=1)

@@ -8,8 +8,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from avsr.decode.limits import TextLimits
 from avsr.decode.options import DecodeOptions
+from avsr.errors import BadCheckpoint
 
+NO_NUMBERS = ("The model's network gives scores that are no numbers (NaN), so its weights are damaged or out of range.  Fetch "
+              "the model again, or use another.")
 Text = tuple[tuple[int, ...], float]
 """Tokens without prompt and end, and the sum of their scores, the end's included."""
 
@@ -34,9 +38,10 @@ class Strategy(Protocol):
 
 @dataclass
 class _Finished:
-    """Texts of one utterance that reached the end token."""
+    """Texts of one utterance that reached the end token, and those that were given up before."""
 
     texts: list[Text] = field(default_factory=list)
+    given_up: list[Text] = field(default_factory=list)
 
 
 class _Texts:
@@ -51,7 +56,9 @@ class _Texts:
         self.active = [self.active[i] for i in utterances.tolist()]
 
     def best(self, length_penalty: float) -> list[Text]:
-        """One of each utterance."""
+        """One of each utterance. Raises BadCheckpoint where there is none, as every score was no number."""
+        if not all(one.texts for one in self.everyone):
+            raise BadCheckpoint(NO_NUMBERS)
         return [max(one.texts, key=lambda text: text[1] / max(1, len(text[0])) ** length_penalty) for one in self.everyone]
 
 
@@ -59,11 +66,12 @@ class Beam:
     """Keeps the `size` best unfinished texts of each utterance until `size * patience` have finished.
 
     A text finishes only if its end is among the `size` best continuations (as in fairseq and CTranslate2; Whisper also
-    takes worse ones, which fill up the finished with texts that stop early).
+    takes worse ones, which fill up the finished with texts that stop early). A text that
+    reaches one of the `limits` is given up, and its place in the beam goes to another.
     """
 
-    def __init__(self, n_utterances: int, options: DecodeOptions, end: int):
-        self.size, self.end = options.beam_size, end
+    def __init__(self, n_utterances: int, options: DecodeOptions, end: int, limits: TextLimits | None = None):
+        self.size, self.end, self.limits = options.beam_size, end, limits
         self.texts = _Texts(n_utterances)
         self.enough = max(1, round(options.beam_size * options.patience))
         self.totals = torch.full((n_utterances, self.size), -torch.inf)
@@ -71,6 +79,7 @@ class Beam:
 
     def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See Strategy."""
+        self._give_up(tokens)
         n_utterances, size = self.totals.shape
         per_row, finished = min(2 * size, logprobs.shape[1]), self.texts.active
         values, at = logprobs.topk(per_row, dim=1)                               # of each row: enough even if all end
@@ -99,25 +108,39 @@ class Beam:
                              for texts, total in zip(finished, self.totals.amax(dim=1).tolist(), strict=True)])
         return torch.tensor(rows), torch.tensor(chosen), done
 
+    def _give_up(self, tokens: Tensor) -> None:
+        for row in [] if self.limits is None else self.limits.reached(tokens):
+            utterance, place = divmod(row, self.size)
+            if (score := self.totals[utterance, place].item()) > -torch.inf:
+                self.texts.active[utterance].given_up.append((tuple(tokens[row].tolist()), score))
+                self.totals[utterance, place] = -torch.inf
+
     def select(self, utterances: Tensor) -> None:
         """See Strategy."""
         self.totals = self.totals[utterances]
         self.texts.select(utterances)
+        self.limits = None if self.limits is None else self.limits.select(utterances)
 
     def finish(self, tokens: Tensor, length_penalty: float) -> list[Text]:
-        """See Strategy. Out of room, unfinished texts fill up what is wanting."""
+        """See Strategy. Out of room, unfinished texts fill up what is wanting, and so do those that were given up."""
         for finished, totals, written in zip(self.texts.active, self.totals.tolist(), tokens.split(self.size), strict=True):
-            for score, text in sorted(zip(totals, written.tolist(), strict=True), reverse=True):
-                if len(finished.texts) < self.enough and score > -torch.inf:
-                    finished.texts.append((tuple(text), score))
+            finished.given_up += [(tuple(text), score) for score, text in zip(totals, written.tolist(), strict=True)
+                                  if score > -torch.inf]
+        for one in self.texts.everyone:
+            wanting = max(0, self.enough - len(one.texts))
+            one.texts += sorted(one.given_up, key=lambda text: (text[1], text[0]), reverse=True)[:wanting]
         return self.texts.best(length_penalty)
 
 
 class Sample:
-    """Draws `best_of` texts for each utterance at a temperature; one seed gives one set of texts."""
+    """Draws `best_of` texts for each utterance at a temperature; one seed gives one set of texts.
 
-    def __init__(self, n_utterances: int, options: DecodeOptions, end: int, temperature: float):
-        self.size, self.end, self.temperature = options.best_of, end, temperature
+    A text that reaches one of the `limits` counts as it stands then.
+    """
+
+    def __init__(self, n_utterances: int, options: DecodeOptions, end: int, temperature: float,
+                 limits: TextLimits | None = None):
+        self.size, self.end, self.temperature, self.limits = options.best_of, end, temperature, limits
         self.texts = _Texts(n_utterances)
         # One for each, so that the company an utterance keeps in a batch does not change its text.
         self.rngs = [torch.Generator().manual_seed(options.seed) for _ in range(n_utterances)]
@@ -127,6 +150,7 @@ class Sample:
     def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See Strategy; rows stay where they are."""
         assert ids is None, "drawn from all tokens"
+        self._give_up(tokens)
         logprobs = logprobs.cpu()
         # One number per row through the running sum of the chances: 2 ms where torch.multinomial takes 15.
         summed = (logprobs / self.temperature).softmax(dim=-1).cumsum(dim=-1)
@@ -142,8 +166,16 @@ class Sample:
         self.ended |= ends
         return torch.arange(len(chosen)), chosen, self.ended.all(dim=1)
 
+    def _give_up(self, tokens: Tensor) -> None:
+        for row in [] if self.limits is None else self.limits.reached(tokens):
+            utterance, draw = divmod(row, self.size)
+            if not self.ended[utterance, draw]:
+                self.texts.active[utterance].texts.append((tuple(tokens[row].tolist()), self.totals[utterance, draw].item()))
+                self.ended[utterance, draw] = True
+
     def select(self, utterances: Tensor) -> None:
         """See Strategy."""
+        self.limits = None if self.limits is None else self.limits.select(utterances)
         self.totals, self.ended = self.totals[utterances], self.ended[utterances]
         self.rngs = [self.rngs[i] for i in utterances.tolist()]
         self.texts.select(utterances)

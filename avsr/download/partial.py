@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from avsr.download.http import Remote, Retryable, check_end, chunk, connect, failed, length_of, with_retries
+from avsr.output import whole_file
 
 try:
     import fcntl
@@ -168,9 +169,8 @@ def _start(remote: Remote, response: http.client.HTTPResponse, part: Path) -> in
     if length is not None and remote.size is not None and length != remote.size:
         raise failed(remote, _lie(length, remote.size))
     forget(part)
-    fresh = part.with_name(f"{part.name}.json.part")
-    fresh.write_text(json.dumps(asdict(Identity(remote.size, remote.checksum, *_state(response)))), encoding="utf-8")
-    os.replace(fresh, notes_of(part))
+    with whole_file(notes_of(part), alone=True) as fresh:
+        fresh.write_text(json.dumps(asdict(Identity(remote.size, remote.checksum, *_state(response)))), encoding="utf-8")
     return 0
 
 

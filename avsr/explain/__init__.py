@@ -8,10 +8,7 @@ Inside: scene -> passes, looks, saliency (from the network) -> account (numbers)
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,7 +17,7 @@ import torch
 
 from avsr import media
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
-from avsr.errors import AvsrError, BadOutput
+from avsr.errors import AvsrError
 from avsr.explain.account import Found, account
 from avsr.explain.looks import look, read_ctc, read_gates
 from avsr.explain.page import draw_all, record, render
@@ -28,6 +25,7 @@ from avsr.explain.passes import run_passes
 from avsr.explain.saliency import integrated_gradients
 from avsr.explain.scene import Scene, Settings, open_scene
 from avsr.models.avsr import Memory
+from avsr.output import write_files
 from avsr.rates import MEMORY_RATE
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.senses import known_lips
@@ -63,8 +61,9 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     numbers = account(found, checkpoint, wanted.reference, wanted.language)
     page = render(numbers, draw_all(found), record(found.scene), command)
     folder = Path("out") / f"{Path(found.scene.name).stem}-explain" if output is None else Path(output)
-    texts = {NUMBERS: json.dumps(numbers, ensure_ascii=False) + "\n", PAGE: page}
-    _write(folder, texts)
+    texts = {folder / PAGE: page, folder / NUMBERS: json.dumps(numbers, ensure_ascii=False) + "\n"}
+    write_files(texts, lambda reason: f"{folder}: the page cannot be written ({reason}).  Make room or get permission there, "
+                                      "or choose another folder with --output-dir.")
     return folder / PAGE
 
 
@@ -104,21 +103,3 @@ def lips_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[st
         return ()
     why = _UNKNOWN_LIPS if checkpoint.model.doubts else _NO_JUDGE
     return (f"{name}: there is no sound in it, and {why}.  avsr transcribe writes something of them only with --modality v.",)
-
-
-def _write(folder: Path, texts: Mapping[str, str]) -> None:
-    """Each file whole or not at all; the last one when all others are there."""
-    parts = {name: folder / f".avsr-{secrets.token_hex(6)}.part" for name in texts}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, part in parts.items():
-            part.write_text(texts[name], encoding="utf-8", errors="replace")
-        for name, part in parts.items():
-            os.replace(part, folder / name)
-    except OSError as error:
-        raise BadOutput(f"{folder}: the page cannot be written ({error.strerror}).  Make room or get permission there, or "
-                        "choose another folder with --output-dir.") from error
-    finally:
-        for part in parts.values():
-            with suppress(OSError):
-                part.unlink()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
+from avsr.names import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -113,7 +115,8 @@ def _plain(axis: Axes) -> None:
 
 
 def short(text: str) -> str:
-    """A word as it fits beside a row."""
+    """A word as it fits beside a row. What SVG may not hold is spelt out."""
+    text = visible(text)
     return text if len(text) <= LONGEST_LABEL else text[:LONGEST_LABEL - 1] + "…"
 
 
@@ -123,9 +126,12 @@ def draw(figure: Figure, name: str, about: str) -> str:
     name: put before its ids, which must not be another picture's; about: read out to those who do not see it.
     """
     import matplotlib
+    from matplotlib.text import Text
 
     out = StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    for letters in figure.findobj(Text):
+        letters.set_parse_math(False)                       # else a $ in a word begins a formula
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "text.parse_math": False}):
         figure.savefig(out, format="svg", transparent=True, dpi=160, metadata={"Date": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg"):], flags=re.DOTALL)
@@ -135,7 +141,7 @@ def draw(figure: Figure, name: str, about: str) -> str:
         text = text.replace(colour, f"var(--{variable})")
     width, height = (72 * inches for inches in figure.get_size_inches())
     opening = f'<svg viewBox="0 0 {width:.1f} {height:.1f}" role="img" aria-label="{html.escape(about)}">'
-    return re.sub(r"<svg [^>]*>", opening, text, count=1).replace("xlink:href", "href")
+    return re.sub(r"<svg [^>]*>", lambda _: opening, text, count=1).replace("xlink:href", "href")
 
 
 def tick_step(low: float, high: float) -> float:

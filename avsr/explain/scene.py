@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from avsr import media
+from avsr import media, selection
 from avsr.errors import AvsrError, BadMedia
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
 from avsr.listen import BY_EYE_FRAMES, Listener, why_unreadable
+from avsr.media.level import amplified
+from avsr.modality import sound_problems
 from avsr.noise import NoiseSource, mix, open_families
 from avsr.rates import PIECE_FRAMES, PIECE_SECONDS, VIDEO_FPS, frames_to_samples, frames_to_seconds
 from avsr.runtime import Progress
@@ -34,7 +37,7 @@ class Settings:
 
     noise: a family's name, or NAME=FOLDER of recordings; snr_db: at which level, both or neither. noise_config: a TOML file
     of families. seed: of the stretch of noise. reference: what was really said. start, end: seconds of the recording.
-    language: two letters, for a model that writes several.
+    language: two letters, for a model that writes several. audio_track, video_track: as `transcribe` has them.
     """
 
     noise: str | None = None
@@ -45,6 +48,8 @@ class Settings:
     start: float | None = None
     end: float | None = None
     language: str = "en"
+    audio_track: int | None = None
+    video_track: int | None = None
 
     def __post_init__(self):
         if self.noise is not None and self.snr_db is None:
@@ -108,19 +113,29 @@ def open_scene(source: media.Source, recipe: LipRecipe | None, settings: Setting
     nothing to explain: neither sound nor mouth, nobody who speaks, nothing at --start, noise that cannot be mixed.
     """
     noise = _open_noise(settings)                           # a name that is not known is told before anything slow is done
-    if hasattr(source, "seekable") and not source.seekable():
-        source = source.read()                              # it is gone through more than once
-    with media.open_recording(source) as recording:
-        name, duration_s = recording.name, recording.duration_s
+    with media.reopenable(source, progress) as source:      # it is gone through more than once
+        return _open_scene(source, recipe, settings, noise, progress)
+
+
+def _open_scene(source: media.Source, recipe: LipRecipe | None, settings: Settings, noise: NoiseSource | None,
+                progress: Progress) -> Scene:
+    """See open_scene."""
+    with selection.open_recording(source, audio_track=settings.audio_track, video_track=settings.video_track,
+                                  language=settings.language, landmarks=recipe and recipe.landmarks) as recording:
+        name, duration_s, told = recording.name, recording.duration_s, recording.problems
         has_audio, has_video = recording.has_audio, recording.has_video
+        # Whoever opens it again gets the same tracks.
+        taken = {option: track.number for option, track in (("audio_track", recording.sound_track),
+                                                            ("video_track", recording.picture_track)) if track is not None}
     unseen = ("the recording has no picture" if not has_video else "this model has no trained lips" if recipe is None else None)
     if not has_audio and unseen:
         raise BadMedia(f"{name}: there is no sound in it, and {unseen}.  Use a model that reads lips, such as --model default, "
                        "or a recording with sound.")
     if not has_audio and settings.noise is not None:
         raise BadMedia(f"{name}: there is no sound in it to which --noise {settings.noise} could be added.  Leave --noise out.")
-    piece, chosen = _choose(source, has_audio, duration_s, settings, progress)
-    piece, audio, mouths, problems = _gather(source, None if unseen else recipe, piece, name, progress)
+    piece, chosen = _choose(source, taken, duration_s, settings, progress, has_audio=has_audio)
+    piece, audio, mouths, problems = _gather(source, taken, None if unseen else recipe, piece, progress)
+    problems = tuple(dict.fromkeys((*told, *problems)))
     if mouths is None and unseen is None:
         unseen = "no face was found in any frame"
     elif mouths is not None and (why := why_unreadable(mouths, MAX_MISSING)) is not None:
@@ -145,9 +160,9 @@ def _speech(audio: np.ndarray, duration_s: float) -> tuple[float, float] | None:
     return (pieces[0].start_s, min(pieces[-1].start_s + pieces[-1].duration_s, duration_s)) if pieces else None
 
 
-def _choose(source: media.Source, has_audio: bool, duration_s: float | None, settings: Settings,
-            progress: Progress) -> tuple[Piece, str]:
-    """The piece and how it was chosen."""
+def _choose(source: media.Source, taken: Mapping[str, int], duration_s: float | None, settings: Settings,
+            progress: Progress, *, has_audio: bool) -> tuple[Piece, str]:
+    """The piece and how it was chosen. taken: the numbers of the tracks."""
     if settings.start is not None or settings.end is not None:
         start = int((settings.start or 0.0) * VIDEO_FPS)
         end = start + PIECE_FRAMES if settings.end is None else math.ceil(settings.end * VIDEO_FPS)
@@ -156,19 +171,19 @@ def _choose(source: media.Source, has_audio: bool, duration_s: float | None, set
     if duration_s is not None and duration_s <= PIECE_SECONDS:
         return whole, "the whole recording"
     if has_audio:
-        with media.open_recording(source, want_video=False) as recording:
+        with media.open_recording(source, want_video=False, **taken) as recording:
             first = next(iter(Listener(recording, None, stage="looking for speech in", progress=progress)), None)
         if first is not None:
             return first.piece, "the first stretch in which somebody speaks"
     return whole, f"the first {PIECE_SECONDS} s"
 
 
-def _gather(source: media.Source, recipe: LipRecipe | None, piece: Piece, name: str,
+def _gather(source: media.Source, taken: Mapping[str, int], recipe: LipRecipe | None, piece: Piece,
             progress: Progress) -> tuple[Piece, np.ndarray | None, Mouths | None, tuple[str, ...]]:
     """The piece cut to what there is, its sound (S,), its mouths, and what was wrong with the recording."""
     sounds, mouths, reached = [], [], 0
     with ExitStack() as stack:
-        recording = stack.enter_context(media.open_recording(source, want_video=recipe is not None))
+        recording = stack.enter_context(media.open_recording(source, want_video=recipe is not None, **taken))
         tracker = None if recipe is None else stack.enter_context(FaceTracker(landmarks=recipe.landmarks))
         cropper = MouthCropper(recipe)
         # Frames beyond the piece that tracking and smoothing look at, so that its mouths are those of the whole recording.
@@ -178,18 +193,20 @@ def _gather(source: media.Source, recipe: LipRecipe | None, piece: Piece, name: 
             reached = clip.start_frame + clip.n_frames
             if clip.audio is not None:
                 low, high = (max(0, frame - clip.start_frame) for frame in (piece.start_frame, piece.end_frame))
-                sounds.append(clip.audio[frames_to_samples(low):frames_to_samples(high)])
+                sounds.append(amplified(clip.audio[frames_to_samples(low):frames_to_samples(high)], recording.gain))
             if tracker is not None and reached > piece.start_frame - margin:
                 mouths += cropper.update(clip, tracker.update(clip))
                 looked = True
-            progress(f"reading {Path(name).name}", min(frames_to_seconds(reached), end_s), end_s, "s")
+            progress(f"reading {recording.name}", min(frames_to_seconds(reached), end_s), end_s, "s")
             if reached >= piece.end_frame + margin:
                 break
         if looked:
             mouths += cropper.finish(tracker.finish())
         problems = tuple(recording.problems)
+        if recording.gain > 1:
+            problems += tuple(sound_problems(recording, "a", level_db=recording.quiet_db, n_pieces=1))
     if reached <= piece.start_frame:
-        raise AvsrError(f"{name}: it ends after {frames_to_seconds(reached):.2f} s, before --start "
+        raise AvsrError(f"{recording.name}: it ends after {frames_to_seconds(reached):.2f} s, before --start "
                         f"{piece.start_s:g}.  Give an earlier one.")
     piece = Piece(piece.start_frame, min(piece.end_frame, reached))
     audio = np.concatenate(sounds) if sounds else None

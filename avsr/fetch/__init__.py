@@ -16,6 +16,7 @@ from avsr.errors import AvsrError, BadDownload, BadOutput
 from avsr.fetch import archives, records
 from avsr.fetch.sources import SOURCES, Source, choose, source_of
 from avsr.fetch.zenodo import read_record
+from avsr.output import locked
 from avsr.runtime import Progress, no_progress
 
 __all__ = ["SOURCES", "Fetched", "fetch", "source_of"]
@@ -51,8 +52,11 @@ def fetch(name: str, folder: str | Path, *, speakers: str | None = None, parts: 
     if source.must_agree and not accept_licence:
         raise AvsrError(f"{name}: its licence is {source.licence}, and has to be agreed to.  Read {source.terms}, then run "
                         "again with --accept-licence.")
+    if folder.exists() and not folder.is_dir():
+        raise BadOutput(f"{folder}: this is a file, and {name} is many.  Name a folder, which is made where it is not there.")
     try:
-        with records.locked(folder):
+        records.records_folder(folder).mkdir(parents=True, exist_ok=True)
+        with locked(folder, "avsr fetch"):
             todo = [part for part in wanted if _is_lacking(source, folder, part)]
             if todo:
                 remotes = _remotes(source, todo, accept_licence)

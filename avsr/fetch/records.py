@@ -7,21 +7,15 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from avsr.download import Remote
-from avsr.errors import AvsrError
 from avsr.fetch.archives import OWN, Member
 from avsr.fetch.sources import Source
-
-try:
-    import fcntl
-except ImportError:                                         # Windows
-    fcntl = None
+from avsr.output import whole_file
 
 
 def records_folder(folder: Path) -> Path:
@@ -46,32 +40,8 @@ def write_record(folder: Path, part: str, source: Source, remote: Remote, files:
     """Write the record of a part of which every file is unpacked."""
     record = {"source": source.name, "licence": source.licence, "terms": source.terms, "cite": source.cite,
               "archive": asdict(remote), "files": [[file.path, file.size] for file in files]}
-    path = records_folder(folder) / f"{part}.json"
-    fresh = path.with_name(f".{path.name}.part")
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, because two processes would overwrite each other's files. The lock ends with the process.
-
-    Raises AvsrError where another process holds it.
-    """
-    records_folder(folder).mkdir(parents=True, exist_ok=True)
-    with (records_folder(folder) / "lock").open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise AvsrError(f"{folder}: another avsr fetch is at work in it.  Wait for it, or choose another "
-                                "folder.") from error
-            except OSError:                                 # a mount that knows no locks
-                pass
-        yield
+    with whole_file(records_folder(folder) / f"{part}.json", alone=True, sync=True) as fresh:
+        fresh.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _size(path: Path) -> int | None:

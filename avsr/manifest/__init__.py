@@ -27,6 +27,8 @@ from avsr.manifest.rows import (
     append,
     by_lot,
     draw_valid,
+    lies_beside,
+    locate,
     read,
     split,
     write,
@@ -34,5 +36,6 @@ from avsr.manifest.rows import (
 from avsr.step import correlations, energy, lag, mouth_opening
 
 __all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "append", "by_lot", "check",
-           "check_all", "check_speakers", "content_hash", "correlations", "draw_valid", "energy", "lag", "mouth_opening",
-           "read", "read_problems", "split", "step_curve", "validate", "write", "write_dropped", "write_problems"]
+           "check_all", "check_speakers", "content_hash", "correlations", "draw_valid", "energy", "lag", "lies_beside",
+           "locate", "mouth_opening", "read", "read_problems", "split", "step_curve", "validate", "write", "write_dropped",
+           "write_problems"]

@@ -17,7 +17,8 @@ import numpy as np
 
 from avsr import step
 from avsr.errors import BadManifest
-from avsr.manifest.rows import Dropped, Utterance, write_text
+from avsr.manifest.rows import Dropped, Utterance
+from avsr.output import write_file
 from avsr.rates import PIECE_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 Arrays = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
@@ -181,7 +182,7 @@ def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
 def read_problems(path: str | Path) -> list[Problem]:
     """What `write_problems` wrote. Raises BadManifest."""
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
             header, *rows = csv.reader(file, delimiter="\t")
         if header != [f.name for f in fields(Problem)]:
             raise ValueError
@@ -200,7 +201,7 @@ def _write_table(path: str | Path, kind: type, rows: Iterable[Problem] | Iterabl
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow([f.name for f in fields(kind)])
     table.writerows([" ".join(str(value).split()) for value in astuple(row)] for row in rows)
-    write_text(Path(path), text.getvalue())
+    write_file(path, text.getvalue().encode(), remedy="Choose another place.")
 
 
 def _near(curve: np.ndarray, limits: Limits) -> float:

@@ -5,18 +5,24 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from avsr.errors import BadManifest, BadOutput
+from avsr.output import write_file
+from avsr.textfiles import NotText, decode
+
+NAME = "manifest.jsonl"
+MOST = 2 ** 53                                              # of a whole number: all readers of JSON hold it exactly
 
 
 @dataclass(frozen=True)
@@ -87,11 +93,19 @@ class _Wrong(ValueError):
     """What is wrong with a line, without its file and number."""
 
 
+def locate(path: str | Path) -> Path:
+    """A manifest's file: the path itself, or manifest.jsonl in it where it is a folder, as `avsr prepare` leaves it."""
+    path = Path(path)
+    return path / NAME if path.is_dir() else path
+
+
 def read(path: str | Path) -> list[Utterance]:
-    """All utterances of a manifest. Raises BadManifest, naming file and line, at the first that is not well formed."""
+    """All utterances of a manifest, which may be named by its folder. Raises BadManifest, naming file and line, at the first
+    that is not well formed."""
+    path = locate(path)
     lines: dict[str, int] = {}
     out = []
-    for number, line in enumerate(_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for number, line in enumerate(_bytes(path).split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -114,7 +128,7 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
         if utterance.id in seen:
             raise BadManifest(f"{path}: two utterances have the id {utterance.id!r}.  Ids must be unique: rename one.")
         seen.add(utterance.id)
-    write_text(path, "".join(_line(utterance) for utterance in utterances))
+    write_file(path, "".join(_line(utterance) for utterance in utterances).encode(), remedy="Choose another place.")
 
 
 def append(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -130,18 +144,6 @@ def append(path: str | Path, utterances: Iterable[Utterance]) -> None:
     except OSError as error:
         raise BadOutput(f"{path}: cannot be added to ({error.strerror or error}).  Choose another place.") from error
 
-
-def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all. Raises BadOutput."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(text.encode())
-        os.replace(fresh, path)
-    except OSError as error:
-        with suppress(OSError):
-            fresh.unlink()
-        raise BadOutput(f"{path}: cannot be written ({error.strerror or error}).  Choose another place.") from error
 
 
 def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | None = None,
@@ -193,11 +195,26 @@ def by_lot(ids: Iterable[str], seed: int) -> list[str]:
     return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed} {id_}".encode()).digest())
 
 
-def _bytes(path: str | Path) -> bytes:
+def _bytes(path: Path) -> bytes:
+    """What is in a manifest, as UTF-8 without a mark. Raises BadManifest."""
+    named = Path(os.path.normpath(path))                     # `a/../b` of a config's folder and its paths is hard to read
     try:
-        return Path(path).read_bytes()
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):                           # a pipe would be waited for, a device might have no end
+            raise BadManifest(f"{named}: a pipe or a device, not a file.  Name a manifest (JSON Lines) beside its shards.")
+        data = path.read_bytes()
     except OSError as error:
-        raise BadManifest(f"{path}: cannot be read ({error.strerror or error}).  Name a manifest (JSON Lines).") from error
+        raise BadManifest(f"{named}: cannot be read ({error.strerror or error}).  Make it with avsr prepare, or name another "
+                          "manifest or its folder.") from error
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise BadManifest(f"{named}: a table, and a manifest (JSON Lines) is needed.  Make one of it: avsr prepare folder "
+                          f"{named} FOLDER.")
+    if not data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data
+    try:
+        return decode(data).encode()
+    except NotText as error:
+        raise BadManifest(f"{named}: {error}.  Save the file as UTF-8.") from error
 
 
 def _line(utterance: Utterance) -> str:
@@ -251,12 +268,24 @@ def _utterance(row: dict) -> Utterance:
         if not isinstance(label, str):
             raise _Wrong(f"labels.{key} is {_shown(label)}, it must be text.  Put it in quotes.")
     if values.get("cache") is not None:
-        cache = _fields(CacheEntry, values["cache"], "cache.")
-        for key in ("offset", "size", "n_frames", "n_samples"):
-            if cache[key] < 0:
-                raise _Wrong(f"cache.{key} is {cache[key]}, it must not be negative.  Run avsr prepare again.")
-        values["cache"] = CacheEntry(**cache)
+        values["cache"] = _cache(values["cache"])
     return Utterance(**values)
+
+
+def _cache(row: dict) -> CacheEntry:
+    cache = _fields(CacheEntry, row, "cache.")
+    for key in ("offset", "size", "n_frames", "n_samples"):
+        if not 0 <= cache[key] < MOST:
+            raise _Wrong(f"cache.{key} is {_shown(cache[key])}, it must be from 0 to 2^53.  Run avsr prepare again.")
+    if not lies_beside(cache["shard"]):
+        raise _Wrong(f"cache.shard is {_shown(cache['shard'])}, but shards lie beside their manifest or in folders below it.  "
+                     "Copy the shard there, or run avsr prepare again.")
+    return CacheEntry(**cache)
+
+
+def lies_beside(shard: str) -> bool:
+    """Whether a shard's name stays within the folder of its manifest: a manifest of somebody else's reads no other files."""
+    return "\0" not in shard and "://" not in shard and all(part not in ("", "..") for part in shard.split("/"))
 
 
 def _word(row: object, where: str) -> TimedWord:

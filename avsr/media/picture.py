@@ -11,6 +11,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from avsr.media.gaps import DAMAGE
 from avsr.media.streams import Track
 from avsr.rates import VIDEO_FPS
 
@@ -38,6 +39,11 @@ class _Painter:
         self.reformatter = VideoReformatter()
         self.interpolation = "FAST_BILINEAR" if scale > 0.5 else "AREA"
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of what it paints."""
+        return _turned(np.empty((self.height, self.width), bool), self.matrix).shape
+
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         rgb = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation=self.interpolation)
         return _turned(rgb.to_ndarray(), self.matrix)
@@ -63,7 +69,7 @@ def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def show(track: Track, max_side: int) -> Pictures:
     """The pictures of a track, none of them with a side of more than `max_side` pixels."""
     painter = _Painter(track.first, track.stream.sample_aspect_ratio, max_side)
-    return Pictures(painter(track.first).shape[:2], _on_grid(track, painter))
+    return Pictures(painter.size, _on_grid(track, painter))
 
 
 def _on_grid(track: Track, painter: _Painter) -> Iterator[np.ndarray | None]:
@@ -77,22 +83,31 @@ def _on_grid(track: Track, painter: _Painter) -> Iterator[np.ndarray | None]:
         until = track.end - track.zero if switch_s is None else switch_s - track.zero
         while tick / VIDEO_FPS < until - SAME:
             if waiting is not None:
-                picture, waiting = painter(waiting), None
+                picture, waiting = _paint(track, painter, waiting, picture), None
             yield picture
             tick += 1
         waiting = frame
+
+
+def _paint(track: Track, painter: _Painter, frame: av.VideoFrame, last: np.ndarray | None) -> np.ndarray | None:
+    """The frame as an array; `last` where it cannot be converted, which is counted."""
+    try:
+        return painter(frame)
+    except DAMAGE:
+        track.damaged()
+        return last
 
 
 def _switches(track: Track) -> Iterator[tuple[float, av.VideoFrame]]:
     """(time at which the frame comes on, frame) in order; sets `track.end` to when the last goes off."""
     clock, last = track.clock, None
     step = 1 / float(track.stream.average_rate or track.stream.guessed_rate or VIDEO_FPS)
-    for frame in track.frames():
-        time = clock.place(frame.time)
+    for frame, time in track.frames():
         if last is not None and time < last + SAME:
             continue                                         # out of order, or a second one for the same time
         gap = step if last is None else time - last
         yield time - min(HALF_FRAME, gap / 2), frame
-        length = float(frame.duration * frame.time_base) if frame.duration else gap
-        last, clock.due = time, time + length
-        track.end = clock.due - min(HALF_FRAME, length / 2)
+        length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else gap
+        borne = clock.borne(time, length)
+        last, clock.due = time, time + (length if borne == length else min(length, 1 / VIDEO_FPS))
+        track.end = time + borne - min(HALF_FRAME, borne / 2)

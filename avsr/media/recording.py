@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
+import av
 import numpy as np
 
-from avsr.errors import BadMedia
+from avsr.errors import AvsrError, BadMedia
+from avsr.media.contents import OPTIONS, Chooser, Contents, TrackInfo, pick
+from avsr.media.gaps import Gaps
+from avsr.media.level import QUIET_DB, SILENT_DB, gain_of, level_unless_loud
 from avsr.media.picture import Pictures, show
 from avsr.media.sound import in_pieces, lay_out, runs
-from avsr.media.streams import NOUNS, Opener, Track, cut_short, pick
+from avsr.media.streams import NOUNS, Opener, Track, cut_short, header_start
 from avsr.rates import SAMPLE_RATE, frames_to_samples, frames_to_seconds, samples_to_frames
 
 SPARE_SAMPLES = 16                    # 1 ms of rounding in time stamps makes no further frame
@@ -62,17 +67,25 @@ Source = str | Path | bytes | BinaryIO | np.ndarray | Clip
 class Recording:
     """An open recording, read once from start to end. Use `open_recording`; it is a context manager.
 
-    name: how messages call it.  duration_s: the container's estimate in seconds, None when it gives none.
+    name: how messages call it.  duration_s: the container's estimate in seconds, None when it gives none; what is borne out
+    once that has turned out to be wrong.
     problems: sentences about what was damaged, skipped or missing; complete once `windows` has ended.
+    contents: all sound tracks and pictures of the file; None of an array or a Clip, which has no tracks.
+    sound_track, picture_track: those that were taken, also where they are not wanted; None where there is none.
     """
 
     def __init__(self, name: str, duration_s: float | None = None):
         self.name = name
         self.duration_s = duration_s
         self.problems: list[str] = []
+        self.contents: Contents | None = None
+        self.sound_track: TrackInfo | None = None
+        self.picture_track: TrackInfo | None = None
         self._pictures: Pictures | None = None
         self._sounds: Iterator[np.ndarray] | None = None
+        self._sounds_again: Callable[[], Iterable[np.ndarray]] | None = None   # the same, from a fresh reader
         self._tracks: list[Track] = []
+        self._gaps: Gaps | None = None
         self._start_frame = 0
         self._open = ExitStack()
 
@@ -96,6 +109,25 @@ class Recording:
         """Whether Clips have sound."""
         return self._sounds is not None
 
+    @cached_property
+    def quiet_db(self) -> float | None:
+        """The level of a sound below level.QUIET_DB, in dB of full scale; None where it is louder, or there is no sound.
+
+        A sound that is loud enough is read ahead up to where it shows, mostly less than a second; a quiet one to its end.
+        """
+        level = None if self._sounds_again is None else level_unless_loud(self._sounds_again())
+        return level if level is not None and level < QUIET_DB else None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is sound, but nobody can hear anything in it."""
+        return self.quiet_db is not None and self.quiet_db < SILENT_DB
+
+    @property
+    def gain(self) -> float:
+        """The factor that makes a very quiet sound as loud as sound usually is; 1 for any other. See level.amplified."""
+        return 1.0 if self.quiet_db is None else gain_of(self.quiet_db)
+
     def windows(self, n_frames: int = 100) -> Iterator[Clip]:
         """Consecutive Clips of `n_frames` frames, the last one shorter, that cover the recording. Can be called once.
 
@@ -109,6 +141,8 @@ class Recording:
             clip = replace(self._window(pictures, next(sounds, None), n_frames), start_frame=start)
             ended = clip.n_frames < n_frames
             start += clip.n_frames
+            if self._gaps is not None and self._gaps.believed_s is not None:
+                self.duration_s = max(self._gaps.believed_s, frames_to_seconds(start))
             if clip.n_frames:
                 yield clip
             if ended:
@@ -139,25 +173,43 @@ class Recording:
         return Clip(video[:n], shown[:n], sound)
 
 
-def open_recording(source: Source, *, max_side: int = 1280, want_video: bool = True,
-                   want_audio: bool = True) -> Recording:
+def open_recording(source: Source, *, max_side: int = 1280, want_video: bool = True, want_audio: bool = True,
+                   audio_track: int | None = None, video_track: int | None = None,
+                   choose: Chooser | None = None) -> Recording:
     """Open a file (by path, as bytes, or as a binary file, which is read from its start), a waveform or a Clip.
 
     Pictures are scaled down until no side is longer than `max_side` pixels. What is not wanted is never decoded.
-    Raises BadMedia when there is no such file, or nothing in it can be decoded.
+    audio_track, video_track: which of several, counted from 1. Without, `choose` is asked where there are several, and
+    without that FFmpeg decides: see contents.pick, and selection.open_recording for a choice by what is said and shown.
+    Raises BadMedia when there is no such file or track, or nothing in it can be decoded.
     """
     if isinstance(source, np.ndarray):
         source = Clip(audio=_checked_waveform(source))
     if isinstance(source, Clip):
+        _refuse_numbers(audio_track, video_track)
         return _open_clip(source, want_video, want_audio)
     opener = Opener(source)
     recording = Recording(opener.name)
+    recording._open.callback(opener.close)
     try:
-        _open_streams(recording, opener, max_side, want_video, want_audio)
+        container = recording._open.enter_context(opener.open())
+        recording.contents = Contents(opener, container)
+        recording.sound_track, recording.picture_track, recording.problems = pick(
+            recording.contents, audio_track=audio_track, video_track=video_track, want_video=want_video,
+            want_audio=want_audio, choose=choose)
+        _open_streams(recording, opener, container, {"video": want_video, "audio": want_audio}, max_side)
     except BaseException:
         recording.close()
         raise
     return recording
+
+
+def _refuse_numbers(audio_track: int | None, video_track: int | None) -> None:
+    """Raises AvsrError for a track that is asked for where there are no tracks."""
+    for kind, number in (("audio", audio_track), ("video", video_track)):
+        if number is not None:
+            raise AvsrError(f"clip: there are no tracks in an array or a Clip, so {OPTIONS[kind]} {number} has no meaning.  "
+                            "Leave it out.")
 
 
 def windows(source: Source, n_frames: int = 100, **options) -> Iterator[Clip]:
@@ -192,47 +244,59 @@ def _open_clip(clip: Clip, want_video: bool, want_audio: bool) -> Recording:
         frames = (frame if seen else None for frame, seen in zip(clip.video, shown, strict=True))
         recording._pictures = Pictures(clip.video.shape[1:3], frames)
     if want_audio and clip.audio is not None:
-        recording._sounds = iter([clip.audio])
+        recording._sounds, recording._sounds_again = iter([clip.audio]), lambda: [clip.audio]
     if not (recording.has_video or recording.has_audio):
         raise BadMedia("clip: it holds nothing of what is wanted.  Ask for its sound if it has no picture, or both.")
     return recording
 
 
-def _open_streams(recording: Recording, opener: Opener, max_side: int, want_video: bool, want_audio: bool) -> None:
-    """Fill a Recording with the picture and the sound of a container, on a common zero.
+def _open_streams(recording: Recording, opener: Opener, container: av.container.InputContainer, want: dict[str, bool],
+                  max_side: int) -> None:
+    """Fill a Recording with the picture and the sound that were picked, on a common zero.
 
     What is not wanted still takes part in zero, by its header, so that times do not depend on what is asked for.
     """
-    container = recording._open.enter_context(opener.open())
-    recording.duration_s = container.duration / 1e6 if container.duration else None
+    recording.duration_s = container.duration / 1e6 if container.duration and container.duration > 0 else None
+    picked = {"video": recording.picture_track, "audio": recording.sound_track}
     tracks: dict[str, Track] = {}
     starts, failed = [], []
-    for kind, wanted in (("video", want_video), ("audio", want_audio)):
-        stream = pick(container, kind)
-        if stream is None:
+    for kind, wanted in want.items():
+        if picked[kind] is None:
             continue
+        stream = container.streams[picked[kind].index]
         if not wanted:
-            starts += [] if stream.start_time is None else [float(stream.start_time * stream.time_base)]
+            starts += [] if header_start(stream) is None else [header_start(stream)]
             continue
         own = recording._open.enter_context(opener.open())
         track = Track(own, own.streams[stream.index])
         if track.first is None:
-            failed.append(f"{recording.name}: nothing of its {track.noun} can be decoded ({track.codec})")
+            failed.append(f"{recording.name}: {track.failure}")
             continue
         tracks[kind] = track
         starts.append(track.start_s)
     if not tracks:
-        wanted = " or ".join(NOUNS[kind] for kind, want in (("video", want_video), ("audio", want_audio)) if want)
-        silent_film = not want_video and pick(container, "video") is not None
+        wanted = " or ".join(NOUNS[kind] for kind, wanted in want.items() if wanted)
+        silent_film = not want["video"] and picked["video"] is not None
         remedy = ("Its lips could be read: --modality v and a model that has learnt to." if silent_film else
                   "Check that it is the right file.")
         raise BadMedia(f"{'. '.join(failed)}.  Convert it with another program, or get it again." if failed else
                        f"{recording.name}: there is no {wanted} in it.  {remedy}")
     recording.problems += [f"{sentence}; the rest was kept." for sentence in failed]
+    recording._gaps = Gaps(opener.open)
     for track in tracks.values():
-        track.set_zero(min(starts), recording.duration_s)
+        track.set_zero(min(starts), recording._gaps)
     recording._tracks = list(tracks.values())
     if "video" in tracks:
         recording._pictures = show(tracks["video"], max_side)
     if "audio" in tracks:
         recording._sounds = lay_out(runs(tracks["audio"]))
+        recording._sounds_again = lambda: _listen(opener, tracks["audio"].stream.index)
+
+
+def _listen(opener: Opener, index: int) -> Iterator[np.ndarray]:
+    """The sound of a stream, by a reader of its own."""
+    with opener.open() as container:
+        track = Track(container, container.streams[index])
+        if track.first is not None:
+            track.set_zero(track.start_s, Gaps(opener.open))
+            yield from lay_out(runs(track))

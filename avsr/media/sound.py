@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import av
 import numpy as np
 from av.audio.fifo import AudioFifo
 
+from avsr.media.gaps import DAMAGE
+from avsr.media.mixdown import Mixdown
 from avsr.media.streams import Track
 from avsr.rates import SAMPLE_RATE
 
 JITTER = 0.020                        # seconds by which time stamps may be off before the sound is moved
+MAX_HELD = 2**22                      # samples of all channels together that wait to be converted
 
 
 class _Run:
     """A stretch of sound without a break, made 16 kHz mono a second at a time (26,000 frames one by one take 2 s)."""
 
     def __init__(self, frame: av.AudioFrame):
-        self.rate = frame.sample_rate
+        self.rate, self.n_channels = frame.sample_rate, frame.layout.nb_channels
         self.form = _form(frame)
+        self.block = min(self.rate, MAX_HELD // self.n_channels)
         self.fifo = AudioFifo()
-        self.resampler = av.AudioResampler("fltp", frame.layout, SAMPLE_RATE)
+        # Packed: PyAV finds the planes of a frame by counting pointers until a null, and there is none after the eighth.
+        self.resampler = av.AudioResampler("flt", frame.layout, SAMPLE_RATE)
+        self.mixdown = Mixdown()
         self.n_in = self.n_out = 0
 
-    def push(self, frame: av.AudioFrame) -> np.ndarray | None:
-        """Take a frame in; (n,) float32 comes out about once a second."""
+    def push(self, frame: av.AudioFrame) -> list[np.ndarray]:
+        """Take a frame in; (n,) float32 comes out about once a second, several from a frame of several seconds."""
         frame.pts = None                                     # the fifo insists on counting by itself
         self.fifo.write(frame)
         self.n_in += frame.samples
-        return self._convert([self.fifo.read()]) if self.fifo.samples >= self.rate else None
+        made = []
+        while self.fifo.samples >= self.block:
+            made.append(self._convert([self.fifo.read(min(self.fifo.samples, 2 * self.block))]))
+        return made
 
-    def finish(self) -> np.ndarray:
+    def finish(self) -> list[np.ndarray]:
         """What is still inside."""
         last = self.fifo.read()
         rest = self._convert([None] if last is None else [last, None])
-        return rest[: max(0, round(self.n_in * SAMPLE_RATE / self.rate) - self.n_out + len(rest))]
+        return [rest[: max(0, round(self.n_in * SAMPLE_RATE / self.rate) - self.n_out + len(rest))]]
 
     def _convert(self, frames: Iterable[av.AudioFrame | None]) -> np.ndarray:
         made = [out.to_ndarray() for frame in frames for out in self.resampler.resample(frame)]
-        samples = np.concatenate(made, axis=1).mean(axis=0) if made else np.zeros(0, np.float32)
+        packed = np.concatenate(made, axis=1) if made else np.zeros((1, 0), np.float32)
+        samples = self.mixdown(np.ascontiguousarray(packed.reshape(-1, self.n_channels).T))
         self.n_out += len(samples)
         return samples
 
@@ -49,24 +59,46 @@ def _form(frame: av.AudioFrame) -> tuple:
 
 
 def runs(track: Track) -> Iterator[tuple[float | None, np.ndarray]]:
-    """(seconds since zero, or None where it goes on from the last, (n,) float32)."""
+    """(seconds since zero, or None where it goes on from the last, (n,) float32). What cannot be converted is left out."""
     clock, run, start = track.clock, None, None
-    for frame in track.frames():
-        if not (frame.samples and frame.sample_rate):
+    jitter = max(JITTER, float(track.stream.time_base or 0))
+    for frame, time in track.frames():
+        if not frame.samples:
             continue
-        due, time = clock.due, clock.place(frame.time)
-        if run is None or abs(time - due) > JITTER or run.form != _form(frame):
-            if run is not None:
-                yield start, _numbers_only(run.finish(), track)
+        if run is None or abs(time - clock.due) > jitter or run.form != _form(frame):
+            for samples in _finish(track, run):
+                yield start, samples
+                start = None
             run, start, clock.due = _Run(frame), time - track.zero, time
         clock.due += frame.samples / frame.sample_rate
         track.end = clock.due
-        samples = run.push(frame)
-        if samples is not None:
-            yield start, _numbers_only(samples, track)
+        made = _convert(track, run.push, frame)
+        for samples in made or []:
+            yield start, samples
             start = None
-    if run is not None:
-        yield start, _numbers_only(run.finish(), track)
+        if made is None:
+            run = None
+    for samples in _finish(track, run):
+        yield start, samples
+        start = None
+
+
+def _finish(track: Track, run: _Run | None) -> list[np.ndarray]:
+    """What is still inside a run, finite."""
+    if run is None:
+        return []
+    samples = _convert(track, run.finish) or []
+    track.cancelled_samples += run.mixdown.n_cancelled
+    return samples
+
+
+def _convert(track: Track, convert: Callable[..., list[np.ndarray]], *frame: av.AudioFrame) -> list[np.ndarray] | None:
+    """What a run gives, finite; None where it fails, which is counted."""
+    try:
+        return [_numbers_only(samples, track) for samples in convert(*frame)]
+    except DAMAGE:
+        track.damaged()
+        return None
 
 
 def _numbers_only(samples: np.ndarray, track: Track) -> np.ndarray:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import av
 from av.error import FFmpegError
-from av.stream import Disposition
 
 from avsr.errors import BadMedia
+from avsr.media.clock import Clock
+from avsr.media.gaps import DAMAGE, GAP, Gaps, read_packets
+from avsr.media.source import mistaken_for_recording, reopenable, source_name
+from avsr.rates import SAMPLE_RATE
 
-LEAP_BACK = 1.0                       # seconds: frames further back than this, or further ahead than LEAP_AHEAD past
-LEAP_AHEAD = 10.0                     # the announced end, have a broken clock
-LONGEST = 3600.0                      # seconds believed to lie ahead where the container announces no end
+NEAR = 10.0                           # seconds from what was read last, within which a damaged packet may say where it lies
 CUT_SHORT = 0.5                       # seconds missing at the end before it is worth a word
-MAX_READ_ERRORS = 500                 # in a row: a demuxer that only fails would never end
+MIN_RATE, MAX_RATE = 1_000, 6_000_000 # samples a second: below the first there is no speech, DSD1024 is below the second
+MAX_CHANNELS = 64                     # of libswresample
+MAX_PIXELS = 80_000_000               # of a picture: 12K; a decoder may hold a dozen of them, 120 MB each
 NOT_RECORDINGS = {"tty", "image2", "lavfi", "hls", "concat", "dash", "imf", "webm_dash_manifest", "sdp", "rtp",
                   "rtsp", "sap"}
 GUESSED_LENGTH = {"mp3", "aac", "ac3", "eac3", "loas", "h264", "hevc", "mpegvideo", "m4v", "mpeg", "mpegts"}
@@ -51,23 +54,28 @@ class _View:
 
 
 class Opener:
-    """Opens a source as often as asked, each time with a position of its own. Raises BadMedia, also when it is made."""
+    """Opens a source as often as asked, each time with a position of its own. Raises BadMedia, also when it is made.
+
+    A source that can be read only once, or lies at an address, is copied first; `close` deletes the copy.
+    """
 
     def __init__(self, source: str | Path | bytes | BinaryIO):
+        self._copies = ExitStack()
         self.path: Path | None = None
+        self.name = source_name(source)
+        source = self._copies.enter_context(reopenable(source))
         if isinstance(source, str | Path):
             self.path = Path(source)
-            self.name = self.path.name
             size = self._size_of_path()
         else:
             self.file = BytesIO(source) if isinstance(source, bytes) else source
-            if not self.file.seekable():
-                self.file = BytesIO(self.file.read())
-            name = getattr(source, "name", None)
-            self.name = Path(name).name if isinstance(name, str) else "recording"
             size = self.file.seek(0, os.SEEK_END)
         if size == 0:
             raise BadMedia(f"{self.name}: the file is empty (0 bytes).  Copy or download it again.")
+
+    def close(self) -> None:
+        """Delete what was copied."""
+        self._copies.close()
 
     def _size_of_path(self) -> int:
         try:
@@ -82,6 +90,15 @@ class Opener:
     def _forbidden(self) -> BadMedia:
         return BadMedia(f"{self.name}: this user may not read the file.  Change its permissions, or copy it.")
 
+    def _begin(self) -> bytes:
+        """The first bytes, none where they cannot be read."""
+        with suppress(OSError, ValueError, TypeError):
+            if self.path is None:
+                return bytes(_View(self.file).read(512))
+            with self.path.open("rb") as file:
+                return file.read(512)
+        return b""
+
     def open(self) -> av.container.InputContainer:
         """A fresh demuxer at the start of the source. The caller closes it."""
         # "file:" keeps a colon in a name from being a protocol. The white lists keep out text drawn as pictures, still
@@ -94,100 +111,85 @@ class Opener:
         except PermissionError as error:
             raise self._forbidden() from error
         except (FFmpegError, OSError, ValueError, TypeError) as error:       # TypeError: a file in text mode
+            mistaken = mistaken_for_recording(self._begin())
+            if mistaken is not None:
+                raise BadMedia(f"{self.name}: this is {mistaken[0]}, not a recording.  {mistaken[1]}") from error
             reason = getattr(error, "strerror", None) or str(error)
             raise BadMedia(f"{self.name}: this cannot be read as a recording ({reason}).  Give a sound or video file; "
                            "if a player does not open it either, get it again.") from error
 
 
-def pick(container: av.container.InputContainer, kind: str) -> av.stream.Stream | None:
-    """The `video` or `audio` stream FFmpeg thinks best; cover art is no video."""
-    real = [s for s in container.streams if s.type == kind and not s.disposition & Disposition.attached_pic]
-    best = container.streams.best(kind)
-    return best if best in real else next(iter(real), None)
-
-
-class _Clock:
-    """Makes the times that frames claim believable: missing ones are filled in, absurd leaps are taken out."""
-
-    def __init__(self, due: float):
-        self.due = due                                       # when the next frame should start, seconds
-        self.latest = due + LONGEST
-        self.shift = 0.0
-        self.leaps = 0
-
-    def place(self, time: float | None) -> float:
-        """Time of a frame that claims `time`; the caller then says when the next is `due`."""
-        if time is None:
-            return self.due
-        for shift in (self.shift, 0.0):
-            if self.due - LEAP_BACK < time + shift < max(self.due, self.latest) + LEAP_AHEAD:
-                self.shift = shift
-                return time + shift
-        self.shift = self.due - time
-        self.leaps += 1
-        return self.due
-
-
 class Track:
     """One stream in a container of its own: decoded frames, and a count of what was damaged.
 
-    first: the first frame that decodes, None when none does.  start_s: its time by the container's clock, seconds.
-    zero: the recording's zero by that clock.  end: where the frames read so far end by it; whoever places frames on
-    `clock` keeps it.  invalid_samples: sound that was no number.
+    first: the first frame that decodes, None when none does; `failure` then says why.  start_s: its time by the container's
+    clock, seconds.  zero: the recording's zero by that clock.  end: where the frames read so far end by it; whoever takes
+    `frames` keeps it, and `clock.due`.  invalid_samples: sound that was no number.  cancelled_samples: of mono sound at
+    SAMPLE_RATE, that were taken from one channel because the channels cancel each other out.
     """
 
     def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream):
         self.container, self.stream = container, stream
         self.noun = NOUNS[stream.type]
         self.codec = stream.codec_context.name if stream.codec_context else "unknown codec"
+        self.failure = f"nothing of its {self.noun} can be decoded ({self.codec})"
         self.damage: list[float] = []                        # times of packets that could not be decoded, seconds
-        self.invalid_samples = 0
+        self.invalid_samples = self.cancelled_samples = 0
+        self.clock: Clock | None = None
         self.end = self.zero = 0.0
-        if stream.type == "video" and stream.codec_context:
-            stream.codec_context.thread_type = "AUTO"
+        if stream.codec_context:
+            self.failure = _prepare_decoder(stream) or self.failure
         self._frames = self._decode() if stream.codec_context else iter(())
         self.first = next(self._frames, None)
-        header = float(stream.start_time * stream.time_base) if stream.start_time is not None else 0.0
-        self.start_s = header if self.first is None or self.first.time is None else self.first.time
-        self.clock = _Clock(self.start_s)
+        claimed = None if self.first is None else self._claimed(self.first)
+        self.start_s = header_start(stream) or 0.0 if claimed is None else claimed
 
-    def set_zero(self, zero: float, duration_s: float | None) -> None:
-        """Say what time by the container's clock is zero, and how long the recording should be."""
+    def set_zero(self, zero: float, gaps: Gaps) -> None:
+        """Say what time by the container's clock is zero, and which times are to be believed."""
         self.zero = zero
-        latest = zero + (LONGEST if duration_s is None else duration_s)
-        if self.start_s > latest + LEAP_AHEAD:
-            self.clock = _Clock(zero)                        # its own clock cannot be meant
-        self.clock.latest = latest
+        self.clock = Clock(zero, gaps, self.stream.type)
+        late = self.start_s > zero + GAP and gaps.unborne(zero, self.start_s) > GAP
+        if late and gaps.holds_only(self.start_s, self.stream.type):
+            self.clock.start_anew(self.start_s)
+        if self._claimed(self.first) is None:
+            self.clock.due = self.clock.place(self.start_s)
 
-    def frames(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
-        """Every decoded frame. Can be called once, when there is a first."""
-        first, self.first = self.first, None
-        return chain((first,), self._frames)
+    def frames(self) -> Iterator[tuple[av.VideoFrame | av.AudioFrame, float]]:
+        """Every decoded frame with the time at which it starts, seconds by the container's clock. Can be called once.
 
-    def _packets(self) -> Iterator[av.Packet]:
-        packets, failures = self.container.demux(self.stream), 0
-        while failures < MAX_READ_ERRORS:
-            try:
-                packet = next(packets, None)
-            except (FFmpegError, OSError):
-                failures += 1
-                self.damage.append(self.end)
-                packets = self.container.demux(self.stream)
-                continue
-            if packet is None:
-                return
-            failures = 0
-            yield packet
+        Whoever takes a frame says when the next is due, `clock.due`, before taking the next.
+        """
+        frame, self.first = self.first, None
+        while frame is not None:
+            following = next(self._frames, None)
+            yield frame, self.clock.place(self._claimed(frame), None if following is None else self._claimed(following))
+            frame = following
+
+    def damaged(self, time: float | None = None) -> None:
+        """Count a packet that could not be read, decoded or converted. time: what it claims, by the container's clock."""
+        placed = time if time is None or self.clock is None else time + self.clock.shift
+        known = placed is not None and (self.clock is None or abs(placed - self.end) < NEAR)
+        self.damage.append(placed if known else self.end)
+
+    def _claimed(self, frame: av.VideoFrame | av.AudioFrame) -> float | None:
+        """Seconds; None where the frame claims no time, or the stream has no unit of time."""
+        return None if self.stream.time_base is None or frame.time is None else frame.time
 
     def _decode(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
-        for packet in self._packets():
+        for packet in read_packets(self.container, [self.stream], self.damaged):
             try:
                 frames = packet.decode()
-            except (FFmpegError, ValueError):
+            except DAMAGE:
                 if packet.size:                              # the last, empty one only fetches what is inside
-                    self.damage.append(self.end if packet.pts is None else float(packet.pts * packet.time_base))
+                    self.damaged(None if packet.pts is None or not packet.time_base else float(packet.pts * packet.time_base))
                 continue
-            yield from frames
+            for frame in frames:
+                failure = _impossible(frame)
+                if failure is None:
+                    yield frame
+                else:
+                    self.failure = failure
+                    self.damaged()
 
     def complaints(self, name: str) -> list[str]:
         """Sentences about what was wrong, once all frames have been read."""
@@ -198,25 +200,82 @@ class Track:
             found.append(f"{name}: {packets} of the {self.noun} skipped between {first:.1f} and {last:.1f} s; "
                          "the rest was kept.")
         if self.clock.leaps:
-            found.append(f"{name}: the time stamps of the {self.noun} leap (seen {self.clock.leaps} times); "
-                         "the parts were joined.")
+            times = "once" if self.clock.leaps == 1 else f"{self.clock.leaps} times"
+            found.append(f"{name}: the time stamps of the {self.noun} leap {times}, by {self.clock.leapt_s:.0f} s in all, "
+                         "which the packets do not bear out; the parts were joined.")
         if self.invalid_samples:
             found.append(f"{name}: {self.invalid_samples} samples of the sound are not numbers; they were silenced.")
+        if self.cancelled_samples:
+            found.append(f"{name}: the channels of the sound cancel each other out, as where one is the other upside down; "
+                         f"the loudest one was taken alone for {self.cancelled_samples / SAMPLE_RATE:.1f} s.")
         return found
 
     def announced_end(self) -> float | None:
-        """Where the stream's header says that it ends; None where it says nothing, or FFmpeg guesses."""
-        if self.stream.duration is None or GUESSED_LENGTH & set(self.container.format.name.split(",")):
+        """Where the stream's header says that it ends; None where it says nothing, or FFmpeg guesses.
+
+        Where a stream of Matroska starts late, FFmpeg puts the length of the whole file from there on.
+        """
+        stream, container = self.stream, self.container
+        if stream.duration is None or stream.time_base is None or _guessed(container):
             return None
-        return self.start_s + float(self.stream.duration * self.stream.time_base)
+        end = self.start_s + float(stream.duration * stream.time_base)
+        whole = None if container.duration is None else ((container.start_time or 0) + container.duration) / 1e6
+        return None if whole is not None and end > whole + CUT_SHORT else end
+
+
+def header_start(stream: av.stream.Stream) -> float | None:
+    """Start of a stream by its header, seconds; None where it says nothing."""
+    if stream.start_time is None or stream.time_base is None:
+        return None
+    return float(stream.start_time * stream.time_base)
+
+
+def _prepare_decoder(stream: av.stream.Stream) -> str | None:
+    """Set what must be set before the first packet is decoded. Gives what will be wrong if nothing can be decoded."""
+    context = stream.codec_context
+    if stream.type == "video":
+        context.thread_type = "AUTO"
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        if context.width * context.height > MAX_PIXELS:
+            return f"its picture claims {context.width:,} x {context.height:,} pixels, and up to {MAX_PIXELS:,} can be read"
+    else:
+        layout = context.layout
+        if "(" in layout.name:
+            # PyAV 18 frees a layout of its own order ("2 channels (FR+FL)", of QuickTime and CAF) once for the frame and
+            # once for its description, and the process ends. The channels are averaged, so their names do not matter.
+            context.layout = f"{layout.nb_channels} channels"
+    return None
+
+
+def _impossible(frame: av.VideoFrame | av.AudioFrame) -> str | None:
+    """What about a decoded frame cannot be meant, as a part of a sentence; None where nothing is wrong."""
+    if isinstance(frame, av.VideoFrame):
+        return None
+    if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+        return f"its sound claims a rate of {frame.sample_rate:,} Hz, and {MIN_RATE:,} to {MAX_RATE:,} Hz can be read"
+    n_channels = frame.layout.nb_channels
+    if not 1 <= n_channels <= MAX_CHANNELS:
+        return f"its sound claims {n_channels} channels, and 1 to {MAX_CHANNELS} can be read"
+    return None
+
+
+def _guessed(container: av.container.InputContainer) -> bool:
+    return bool(GUESSED_LENGTH & set(container.format.name.split(",")))
 
 
 def cut_short(name: str, tracks: list[Track], duration_s: float | None) -> list[str]:
-    """Sentences for tracks that end before their headers say; `duration_s` serves formats that only say it once."""
-    ends = [(track.noun, track.end, track.announced_end()) for track in tracks]
-    guessed = any(GUESSED_LENGTH & set(track.container.format.name.split(",")) for track in tracks)
+    """Sentences for tracks that end before their headers say; `duration_s` serves formats that only say it once.
+
+    Where the clock leaps, the announced end is by a clock that does not hold, and nothing is said. What was not wanted may go
+    on longer than what was read, which the packets tell.
+    """
+    ends = [(track.noun, track.end, track.announced_end()) for track in tracks if not track.clock.leaps]
+    guessed = any(_guessed(track.container) or track.clock.leaps for track in tracks)
     if tracks and duration_s is not None and not guessed and all(announced is None for _, _, announced in ends):
-        ends = [("recording", max(track.end for track in tracks), duration_s)]
+        end = max(track.end for track in tracks)
+        if end < duration_s - CUT_SHORT:
+            end = max(end, tracks[0].clock.gaps.end)
+        ends = [("recording", end, duration_s)]
     return [f"{name}: the {noun} ends at {end - tracks[0].zero:.1f} s of {announced - tracks[0].zero:.1f} s: the file "
             "is cut short; what is there was kept."
             for noun, end, announced in ends if announced is not None and end < announced - CUT_SHORT]

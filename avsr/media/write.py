@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import chain
@@ -14,6 +13,7 @@ from av.error import FFmpegError
 
 from avsr.errors import BadOutput
 from avsr.media.recording import Clip
+from avsr.output import reason_of, whole_file
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 
 Container = av.container.OutputContainer
@@ -31,17 +31,12 @@ def write(frames: Iterable[np.ndarray] | Clip | None, path: str | Path, *, audio
     if isinstance(frames, Clip):
         frames, audio = frames.video, frames.audio if audio is None else audio
     assert frames is not None or audio is not None
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with av.open(f"file:{temporary}", "w") as container:
+        with whole_file(path) as fresh, av.open(f"file:{fresh}", "w") as container:
             _mux(container, frames, audio, Fraction(fps), crf)
-        temporary.replace(path)
     except (FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadOutput(f"{path}: the file could not be written ({reason}).  Check that the folder exists, may be "
+        raise BadOutput(f"{path}: the file could not be written ({reason_of(error)}).  Check that the folder exists, may be "
                         "written to and has room, and that the name ends in .mp4, .mkv, .mov, .wav or .m4a.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _mux(container: Container, frames: Iterable[np.ndarray] | None, audio: np.ndarray | None,

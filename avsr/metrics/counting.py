@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from avsr.errors import AvsrError
-from avsr.text import NORMALISER, normalise
+from avsr.text import NORMALISER, normalise, present_normaliser
 
 Row = Mapping[str, Any]
 Pair = tuple[str, str]                                      # reference, hypothesis, both normalised
@@ -77,7 +77,7 @@ def scored(rows: Iterable[Row], *, unit: str = "word", normaliser: Callable[[str
 
 def check_normaliser(rows: Sequence[Row], normaliser: Callable[[str], str] = normalise) -> None:
     """Raises AvsrError where rows name different normalisers, or one that is not `normaliser`. Rows may name none."""
-    named = Counter(row["normaliser"] for row in rows if row.get("normaliser") is not None)
+    named = Counter(present_normaliser(row["normaliser"]) for row in rows if row.get("normaliser") is not None)
     if len(named) > 1:
         counts = " and ".join(f"{name} ({n} rows)" for name, n in named.most_common())
         raise AvsrError(f"rows to score: of {len(named)} normalisers, {counts}, whose rates cannot be compared.  "

@@ -78,7 +78,8 @@ def _rate(rows: Iterable[Row], unit: str, rng: np.random.Generator, confidence: 
     scores = scored(rows, unit=unit, normaliser=normaliser)
     total, found = added(scores), clusters(rows)
     empty = empty_references(rows, normaliser=normaliser)
-    percent, low, high = bounded(total, scores, found, rng, confidence, n_draws)
+    limits = {"share": True} if unit == "sentence" else {"positive": True}         # insertions take WER and CER over 100 %
+    percent, low, high = bounded(total, scores, found, rng, confidence=confidence, n_draws=n_draws, **limits)
     if high is not None and not total.errors:
         high = free_of_errors(total.words, confidence)
     if low is not None and unit == "sentence" and total.errors == total.words:
@@ -97,11 +98,11 @@ def added(scores: Iterable[Score]) -> Score:
     return Score(*columns.sum(axis=0).tolist()) if len(columns) else NOTHING
 
 
-def bounded(total: Score, scores: Sequence[Score], found: Clusters, rng: np.random.Generator, confidence: float,
-            n_draws: int) -> tuple[float | None, float | None, float | None]:
-    """Rate in percent and its bounds; None where there is no word, or no second cluster."""
+def bounded(total: Score, scores: Sequence[Score], found: Clusters, rng: np.random.Generator,
+            **options) -> tuple[float | None, float | None, float | None]:
+    """Rate in percent and its bounds; None where there is no word, or no second cluster. options: of `interval`."""
     if not total.words:
         return None, None, None
     sums = found.sums([one.errors for one in scores], [one.words for one in scores])
-    low, high = interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws, positive=True)
+    low, high = interval(sums, ratio, rng, **options)
     return 100 * total.errors / total.words, None if low is None else 100 * low, None if high is None else 100 * high

@@ -76,12 +76,13 @@ def log_quotient(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interval(added: np.ndarray, statistic: Statistic, rng: np.random.Generator, *, confidence: float = CONFIDENCE,
-             n_draws: int = N_DRAWS, positive: bool = False) -> tuple[float, float] | tuple[None, None]:
+             n_draws: int = N_DRAWS, positive: bool = False, share: bool = False) -> tuple[float, float] | tuple[None, None]:
     """Bounds of a statistic of the sum of what clusters add (n, k); None where n < 2.
 
     Of fewer than 6 clusters, or where over 1 % of draws have no spread (a few errors in all), Student's t with the standard
     error of the delta method is taken instead of draws. A `positive` statistic cannot be under 0, and t is then taken of its
-    logarithm (of its root where n < 4: with 2 or 3 clusters the logarithm's bounds go beyond all measure).
+    logarithm (of its root where n < 4: with 2 or 3 clusters the logarithm's bounds go beyond all measure). A `share` cannot be
+    over 1 either: t is then taken of its logit (of the arcsine of its root where n < 4).
     Where all clusters agree, both bounds are the value itself.
     """
     from scipy.special import stdtrit
@@ -101,14 +102,26 @@ def interval(added: np.ndarray, statistic: Statistic, rng: np.random.Generator, 
         if usable.mean() >= 1 - MAY_FAIL:
             up, down = np.quantile((values[usable] - value) / errors[usable], [1 - tail, tail])
             low, high = float(value - max(up, 0.0) * error), float(value - min(down, 0.0) * error)
-            return max(low, 0.0) if positive else low, high
-    reach = stdtrit(n - 1, 1 - tail) * error
-    if not positive:
-        return float(value - reach), float(value + reach)
-    if n < VERY_FEW:
+            return max(low, 0.0) if positive or share else low, min(high, 1.0) if share else high
+    return _by_t(float(value), float(stdtrit(n - 1, 1 - tail) * error), n, positive, share)
+
+
+def _by_t(value: float, reach: float, n: int, positive: bool, share: bool) -> tuple[float, float]:
+    """Bounds of a statistic of n clusters, `reach` to either side, on a scale on which it cannot leave its range."""
+    from scipy.special import expit, logit
+
+    if share and n >= VERY_FEW:
+        reach /= value * (1 - value)
+        return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
+    if share:
+        angle, reach = np.arcsin(np.sqrt(value)), reach / (2 * np.sqrt(value * (1 - value)))
+        return float(np.sin(max(angle - reach, 0.0)) ** 2), float(np.sin(min(angle + reach, np.pi / 2)) ** 2)
+    if positive and n < VERY_FEW:
         root = np.sqrt(value)
         return float(max(root - reach / (2 * root), 0.0) ** 2), float((root + reach / (2 * root)) ** 2)
-    return float(value * np.exp(-reach / value)), float(value * np.exp(reach / value))
+    if positive:
+        return float(value * np.exp(-reach / value)), float(value * np.exp(reach / value))
+    return value - reach, value + reach
 
 
 def _measured(sums: np.ndarray, k: int, n: int, statistic: Statistic) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -15,34 +16,50 @@ from avsr.models.audio import AudioEncoder
 from avsr.models.blocks import length_mask
 from avsr.models.decoder import Decoder, Network
 from avsr.models.fusion import Exchange, Heed, Trust
-from avsr.models.video import LipEncoder
+from avsr.models.video import BLOCKS, FRONTS, LipEncoder
 from avsr.rates import MEMORY_PER_FRAME, MEMORY_RATE
+from avsr.schema import Between, OneOf
+from avsr.text import CTC_LETTERS
+
+Width = Annotated[int, Between(4, 2**14)]                   # sinusoids need 4; Whisper's largest has 1280
+Heads = Annotated[int, Between(1, 2**10)]
+Layers = Annotated[int, Between(0, 2**8)]
+Hidden = Annotated[int, Between(0, 2**14)]
+Vocabulary = Annotated[int, Between(1, 2**20)]
 
 
 @dataclass(frozen=True)
 class Dims:
     """Everything needed to build the network; with its weights it is a model. `lips` None: a network without eyes."""
 
-    width: int = 256
-    n_heads: int = 4
-    n_mels: int = 80                                        # 0: it hears the waveform itself, see audio.WaveFront
-    n_audio_layers: int = 4
-    n_video_layers: int = 4
-    n_fusion_layers: int = 2                                # of the audio layers, from the top
-    n_decoder_layers: int = 3
-    n_vocab: int = 51_864
-    n_context: int = 448                                    # tokens
-    n_ctc: int = 29                                         # blank, space, a-z, apostrophe; 0: no CTC heads
-    lips: str | None = "resnet18"                           # see video.FRONTS
-    video_blocks: str = "transformer"                       # or conformer
-    video_width: int | None = None                          # of the video blocks; None: as wide as the rest
-    n_local: int = 0                                        # convolutions over time below the audio blocks; Whisper has none
-    n_trust: int = 0                                        # hidden units of the judge of the lips; 0: always believed
-    n_heed: int = 0                                         # of the judge of the sound, as far as lips are; 0: always heard
+    width: Width = 256
+    n_heads: Heads = 4
+    n_mels: Annotated[int, Between(0, 2**10)] = 80          # 0: it hears the waveform itself, see audio.WaveFront
+    n_audio_layers: Layers = 4
+    n_video_layers: Layers = 4
+    n_fusion_layers: Layers = 2                             # of the audio layers, from the top
+    n_decoder_layers: Layers = 3
+    n_vocab: Vocabulary = 51_864
+    n_context: Annotated[int, Between(1, 2**16)] = 448      # tokens
+    n_ctc: Annotated[int, Between(0, len(CTC_LETTERS) + 1)] = 29    # blank, space, a-z, apostrophe; 0: no CTC heads
+    lips: Annotated[str, OneOf(FRONTS)] | None = "resnet18"  # see video.FRONTS
+    video_blocks: Annotated[str, OneOf(BLOCKS)] = "transformer"
+    video_width: Width | None = None                        # of the video blocks; None: as wide as the rest
+    n_local: Layers = 0                                     # convolutions over time below the audio blocks; Whisper has none
+    n_trust: Hidden = 0                                     # hidden units of the judge of the lips; 0: always believed
+    n_heed: Hidden = 0                                      # of the judge of the sound, as far as lips are; 0: always heard
 
     def __post_init__(self):
-        assert self.n_fusion_layers <= self.n_audio_layers
-        assert self.n_trust or not self.n_heed, "sound is judged only where lips are"
+        """Raises ValueError where the sizes do not go together; the bounds of each are for `schema` to check."""
+        if self.n_fusion_layers > self.n_audio_layers:
+            raise ValueError(f"{self.n_fusion_layers} fusion layers among {self.n_audio_layers} audio layers")
+        if self.width % self.n_heads or self.width % 2:
+            raise ValueError(f"width {self.width} in {self.n_heads} heads")
+        head = self.width // self.n_heads
+        if self.video_width is not None and (self.video_width % head or self.video_width % 2):
+            raise ValueError(f"video width {self.video_width} in heads {head} wide")
+        if self.n_heed and not self.n_trust:
+            raise ValueError("sound is judged only where lips are: n_heed without n_trust")
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,7 @@ class Memory:
     the decoder still listens, at most by `trust` less than 1; None where nobody judges the sound, or there is none, or no lips.
     ood_distance (B,): distance of the mouths from those of the training clips, of which 99 % are below 1 (fusion.Familiar);
     None without a judge.
+    seconds (B,): how long each utterance is, padding not counted; None where whoever made the memory does not say.
     """
 
     audio: Tensor | None
@@ -69,6 +87,7 @@ class Memory:
     familiar: Tensor | None = None
     heed: Tensor | None = None
     ood_distance: Tensor | None = None
+    seconds: Tensor | None = None
 
     def select(self, utterances: Tensor) -> Memory:
         """The memory of these utterances (B',) only."""

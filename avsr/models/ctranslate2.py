@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from avsr.errors import BadCheckpoint
+from avsr.models.weights import listed
+from avsr.schema import shown
 
 VERSION, SPEC = 6, "WhisperSpec"
 REMEDY = "Install or fetch it again."
@@ -26,6 +28,8 @@ BFLOAT16 = np.dtype("<u2")                                  # the upper half of 
 TYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"), BFLOAT16)
 SCALED = (np.dtype("i1"), np.dtype("<i2"))
 EVERY_ROW = slice(None)
+MOST = 2**16                                                # variables, and names for them: Whisper's largest has about 1,500
+WIDENED = 8                                                 # times the file's size: int8 becomes four times as large
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
@@ -36,10 +40,8 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
     reader = _Reader(path)
     try:
         reader.header()
-        (count,) = reader.take("<I")
-        variables = dict(reader.variable() for _ in range(count))
-        (count,) = reader.take("<I")
-        aliases = [(reader.text(), reader.text()) for _ in range(count)]
+        variables = dict(reader.variable() for _ in range(reader.count()))
+        aliases = [(reader.text(), reader.text()) for _ in range(reader.count())]
         for alias, name in aliases:
             variables[alias] = variables[name]
             if (scale := f"{name}_scale") in variables:
@@ -47,7 +49,15 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
     except (struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
         raise BadCheckpoint(f"{path}: damaged at byte {reader.at} of {len(reader.data)} ({error}).  {REMEDY}") from error
     _check_types(path, variables)
+    if (claimed := 4 * n_floats(variables)) > WIDENED * len(reader.data):
+        raise BadCheckpoint(f"{path}: its variables become {claimed} bytes, but the file has {len(reader.data)}: many names "
+                            f"stand for the same numbers.  {REMEDY}")
     return variables
+
+
+def n_floats(variables: dict[str, np.ndarray]) -> int:
+    """How many numbers they are, each name's own; the projection that shares the embeddings' is not counted."""
+    return sum(array.size for name, array in variables.items() if name != "decoder/projection/weight")
 
 
 def floats(variables: dict[str, np.ndarray], name: str, rows: slice = EVERY_ROW) -> Tensor:
@@ -78,6 +88,8 @@ class _Reader:
     def __init__(self, path: Path):
         self.path, self.at = path, 0
         try:
+            if path.exists() and not path.is_file():
+                raise BadCheckpoint(f"{path}: is no regular file.  {REMEDY}")
             with path.open("rb") as file:
                 empty = path.stat().st_size == 0            # which cannot be mapped
                 # Writing would change a copy in memory; torch complains of arrays that it could not write to.
@@ -89,6 +101,13 @@ class _Reader:
         self.at += struct.calcsize(layout)
         return struct.unpack_from(layout, self.data, self.at - struct.calcsize(layout))
 
+    def count(self) -> int:
+        """How many entries follow."""
+        (count,) = self.take("<I")
+        if count > MOST:
+            raise ValueError(f"{count} entries, and at most {MOST} can be")
+        return count
+
     def text(self) -> str:
         """A string, stored with its length and a zero at the end."""
         (length,) = self.take("<H")
@@ -98,19 +117,19 @@ class _Reader:
     def header(self) -> None:
         (version,), spec = self.take("<I"), self.text()
         if (version, spec) != (VERSION, SPEC):
-            raise BadCheckpoint(f"{self.path}: CTranslate2 layout {version} of {spec}, known is {VERSION} of {SPEC}.  Name a "
-                                "Whisper, or convert it again.")
+            raise BadCheckpoint(f"{self.path}: CTranslate2 layout {version} of {listed([spec])}, known is {VERSION} of {SPEC}."
+                                "  Name a Whisper, or convert it again.")
         self.take("<I")                                     # the spec's revision
 
     def variable(self) -> tuple[str, np.ndarray]:
         name, (n_dims,) = self.text(), self.take("<B")
         shape, (kind, n_bytes) = self.take(f"<{n_dims}I"), self.take("<BI")
         if kind >= len(TYPES):
-            raise BadCheckpoint(f"{self.path}: {name} is of type {kind}, known are 0 to {len(TYPES) - 1}.  Convert it with "
-                                "--quantization float16, or install a newer avsr.")
+            raise BadCheckpoint(f"{self.path}: {listed([name])} is of type {kind}, known are 0 to {len(TYPES) - 1}.  Convert "
+                                "it with --quantization float16, or install a newer avsr.")
+        if (needed := prod(shape) * TYPES[kind].itemsize) != n_bytes:        # before numpy, which takes no larger numbers
+            raise ValueError(f"{listed([name])} of shape {shape[:8]} has {n_bytes} bytes, not {shown(needed)}")
         array = np.frombuffer(self.data, TYPES[kind], prod(shape), self.at).reshape(shape)
-        if array.nbytes != n_bytes:
-            raise ValueError(f"{name} of shape {shape} has {n_bytes} bytes, not {array.nbytes}")
         self.at += n_bytes
         return name, array
 
@@ -123,5 +142,6 @@ def _check_types(path: Path, variables: dict[str, np.ndarray]) -> None:
         scale = variables.get(f"{name}_scale")
         if array.dtype not in SCALED or scale is None or scale.shape not in ((), array.shape[:1]):
             beside = "no scales" if scale is None else f"scales of shape {scale.shape}"
-            raise BadCheckpoint(f"{path}: {name} {array.shape} is quantised as {array.dtype} with {beside}; known are "
-                                "int8 with a scale for each row and int16 with one.  Convert it with --quantization float16.")
+            raise BadCheckpoint(f"{path}: {listed([name])} {array.shape} is quantised as {array.dtype} with {beside}; known "
+                                "are int8 with a scale for each row and int16 with one.  Convert it with --quantization "
+                                "float16.")

@@ -9,19 +9,20 @@ goes by one modality, which its weights decide. It answers like `AVSR`: encode, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsr.models.audio import WaveFront
-from avsr.models.avsr import Memory
+from avsr.models.avsr import Heads, Layers, Memory, Vocabulary, Width
 from avsr.models.blocks import length_mask
 from avsr.models.conformer import EPS, KERNEL, ConformerBlock, interleaved_sinusoids
 from avsr.models.decoder import Decoder, DecoderBlock, Network
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Front
 from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS
+from avsr.schema import Between, OneOf
 
 PLACES = 1024                                               # rows by which the decoder's table of positions grows
 
@@ -30,22 +31,31 @@ PLACES = 1024                                               # rows by which the 
 class HybridDims:
     """Everything needed to build the network. Of n_audio_layers and n_video_layers, 0 leaves that stream out."""
 
-    width: int = 768
-    n_heads: int = 12
-    n_inside: int = 3072                                    # of the feed-forwards
-    n_audio_layers: int = 0
-    n_video_layers: int = 0
-    n_decoder_layers: int = 6
-    n_vocab: int = 5049                                     # of CTC and decoder alike: blank first, end last
-    kernel: int = KERNEL
-    n_fusion: int = 8192                                    # hidden units where two streams are joined
-    fusion_norm: str = "batch"                              # or layer
-    grey_mean: float = GREY_MEAN                            # of grey levels / 255 that the lips were trained on
-    grey_std: float = GREY_STD
-    n_mels: int = 0                                         # it hears the waveform, see features.standardise, and nothing else
+    width: Width = 768
+    n_heads: Heads = 12
+    n_inside: Annotated[int, Between(1, 2**16)] = 3072      # of the feed-forwards
+    n_audio_layers: Layers = 0
+    n_video_layers: Layers = 0
+    n_decoder_layers: Layers = 6
+    n_vocab: Vocabulary = 5049                              # of CTC and decoder alike: blank first, end last
+    kernel: Annotated[int, Between(1, 2**10)] = KERNEL
+    n_fusion: Annotated[int, Between(1, 2**16)] = 8192      # hidden units where two streams are joined
+    fusion_norm: Annotated[str, OneOf(("batch", "layer"))] = "batch"
+    grey_mean: Annotated[float, Between(0, 1)] = GREY_MEAN  # of grey levels / 255 that the lips were trained on
+    grey_std: Annotated[float, Between(1e-3, 1)] = GREY_STD
+    n_mels: Annotated[int, Between(0, 0)] = 0               # it hears the waveform, see features.standardise, and nothing else
 
     def __post_init__(self):
-        assert self.n_audio_layers or self.n_video_layers, "neither ears nor eyes"
+        """Raises ValueError where the sizes do not go together, or one is 0; upper bounds are for `schema` to check."""
+        sizes = ("width", "n_heads", "n_inside", "n_vocab", "kernel", "n_fusion")
+        if empty := [name for name in sizes if getattr(self, name) < 1]:
+            raise ValueError(f"{', '.join(empty)} 0")
+        if self.width % self.n_heads or self.width % 2:
+            raise ValueError(f"width {self.width} and {self.n_heads} heads")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel}")
+        if not self.n_audio_layers and not self.n_video_layers:
+            raise ValueError("neither audio layers nor video layers")
         assert self.n_mels == 0, "its ears take waveforms"
 
 

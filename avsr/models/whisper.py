@@ -7,19 +7,32 @@ Names on both sides are tables below; what is left over or missing is refused by
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Container
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from avsr.errors import BadCheckpoint
-from avsr.models.avsr import AVSR, Dims
-from avsr.models.blocks import outline
-from avsr.models.ctranslate2 import floats, is_setting, read_ctranslate2
+from avsr.models.avsr import AVSR, Dims, without_lips
+from avsr.models.blocks import TooLarge, outline
+from avsr.models.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
+from avsr.models.weights import (
+    Stored,
+    check_finite,
+    check_memory,
+    misfit,
+    n_numbers,
+    read_header,
+    read_safetensors,
+    stored,
+)
+from avsr.schema import Between, Misfit, fit, fit_table, read_json, shown
+
+T = TypeVar("T")
 
 SIZES = ("tiny.en", "tiny", "base.en", "base", "small.en", "small", "medium.en", "medium",
          "large-v1", "large-v2", "large-v3", "large-v3-turbo")
@@ -44,13 +57,19 @@ _OUTSIDE = [
     ("decoder.embedding", "decoder.embed_tokens", "decoder/embeddings"),
     ("decoder.norm", "decoder.layer_norm", "decoder/layer_norm"),
 ]
-# What is needed of Hugging Face's config.json.
-_CONFIG = ("d_model", "decoder_attention_heads", "num_mel_bins", "encoder_layers", "decoder_layers", "vocab_size",
-           "max_target_positions")
+# What is needed of Hugging Face's config.json, and what of our Dims it is.
+_CONFIG = {"d_model": "width", "decoder_attention_heads": "n_heads", "num_mel_bins": "n_mels",
+           "encoder_layers": "n_audio_layers", "decoder_layers": "n_decoder_layers", "vocab_size": "n_vocab",
+           "max_target_positions": "n_context"}
 # Of which CTranslate2's config.json holds at least one.
 _CT2_CONFIG = ("suppress_ids", "suppress_ids_begin", "alignment_heads", "lang_ids")
 WEIGHT_INDEX = "model.safetensors.index.json"               # which of the shards holds which tensor
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
+
+
+Place = Annotated[int, Between(0, 2**10)]                   # of a layer, or of a head
+Tokens = tuple[Annotated[int, Between(0, 2**20)], ...]
+AttentionHeads = tuple[tuple[Place, Place], ...]
 
 
 @dataclass(frozen=True)
@@ -61,28 +80,45 @@ class WhisperSettings:
     whose look at the audio follows the words.
     """
 
-    suppress: tuple[int, ...] = ()
-    suppress_begin: tuple[int, ...] = ()
-    alignment_heads: tuple[tuple[int, int], ...] = ()
+    suppress: Tokens = ()
+    suppress_begin: Tokens = ()
+    alignment_heads: AttentionHeads = ()
+
+    def misfit(self, dims: Dims) -> str | None:
+        """In words, why these are not the settings of a network with such sizes; None where they may be."""
+        if beyond := [token for token in (*self.suppress, *self.suppress_begin) if token >= dims.n_vocab]:
+            return f"token {beyond[0]} is suppressed, of {dims.n_vocab}"
+        for layer, head in self.alignment_heads:
+            if layer >= dims.n_decoder_layers or head >= dims.n_heads:
+                return (f"alignment head ({layer}, {head}) is named, counted from 0, of {dims.n_decoder_layers} layers with "
+                        f"{dims.n_heads} heads each")
+        return None
 
 
-def build(dims: Dims, weights: dict[str, Tensor], *, source: str) -> AVSR:
+def build(dims: Dims, weights: Mapping[str, Tensor], *, source: str) -> AVSR:
     """An `AVSR` whose sound parts are Whisper's; its lips, if `dims` has any, are new and their gates closed.
 
     Raises BadCheckpoint naming weights that are missing, left over or of another shape.
     """
-    bare = dims.lips is None and not dims.n_local
-    model = outline(AVSR, dims) if bare else AVSR(dims)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if is_whispers(name)}
-    missing, extra = sorted(wanted.keys() - weights.keys()), sorted(weights.keys() - wanted.keys())
-    wrong = [f"{n} {tuple(weights[n].shape)} for {tuple(wanted[n])}" for n in wanted.keys() & weights.keys()
-             if weights[n].shape != wanted[n]]
-    for what, names in (("lacks", missing), ("has unknown", extra), ("has wrong shapes:", wrong)):
-        if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise BadCheckpoint(f"{source}: {what} {shown}.  Fetch the model again, or name another with --model.")
+    return _build(dims, stored(weights), lambda: weights, source)
+
+
+def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[str, Tensor]], source: str) -> AVSR:
+    """As `build`, of weights that are only read once what is known of them fits."""
+    remedy, sound = "Fetch the model again, or name another with --model.", without_lips(dims)
+    try:
+        model = outline(AVSR, sound, most=n_numbers(found) + (sound.width + 1) * sound.n_ctc)     # Whisper has no CTC head
+    except TooLarge as error:
+        raise BadCheckpoint(f"{source}: its weights are fewer than its sizes need: they hold {n_numbers(found)} numbers.  "
+                            f"{remedy}") from error
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if is_whispers(name)}
+    if wrong := misfit(wanted, found):
+        raise BadCheckpoint(f"{source}: {wrong}.  {remedy}")
+    check_memory(n_numbers(found), source)
+    weights, bare = read(), dims == sound and not dims.n_local
+    model = model if bare else AVSR(dims)
     model.load_state_dict(weights, strict=False, assign=True)            # the lips' own weights stay as they were made
-    if bare and dims.n_ctc:                                 # Whisper has no CTC head
+    if bare and dims.n_ctc:
         model.ctc["audio"] = nn.Linear(dims.width, dims.n_ctc)
     return model.eval()
 
@@ -106,13 +142,13 @@ def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, Whisper
         if not model.exists():
             raise BadCheckpoint(f"{path}: names no model_type, so it is CTranslate2's, but there is no model.bin beside it.  "
                                 "Fetch the model again.")
-        settings = folder / "generation_config.json"
-        return load_ctranslate2(model, path if is_ctranslate2(config) or not settings.exists() else settings, lips=lips)
+        other = folder / "generation_config.json"
+        network, settings = load_ctranslate2(model, path if is_ctranslate2(config) or not other.exists() else other, lips=lips)
+        check_finite(network.state_dict(), model)
+        return network, settings
     check_kind(config, folder)
     if not files:
         raise BadCheckpoint(_without_weights(folder))
-    if absent := [name for name in _CONFIG if name not in config]:
-        raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  Fetch the model again.")
     return _load_hugging_face(folder, config, files, lips)
 
 
@@ -123,12 +159,12 @@ def is_ctranslate2(config: dict) -> bool:
 
 def check_kind(config: dict, where: Path | str) -> None:
     """Raises BadCheckpoint where a config.json is of a model that is no Whisper. `where`: its folder, or name on the hub."""
-    kind = config.get("model_type", "whisper")
+    kind, remedy = config.get("model_type", "whisper"), f"Name a Whisper's folder, or one of {', '.join(SIZES)}."
     if kind != "whisper":
-        raise BadCheckpoint(f"{where}: a model of type {kind!r}, not whisper.  Known: {', '.join(SIZES)}.")
+        raise BadCheckpoint(f"{where}: a model of type {shown(kind)}, not whisper.  {remedy}")
     if is_ctranslate2(config) and not config.keys() & set(_CT2_CONFIG):
         raise BadCheckpoint(f"{where}: its config.json names neither a model_type, as Hugging Face's do, nor any of "
-                            f"{', '.join(_CT2_CONFIG)}, as CTranslate2's do for Whisper.  Known: {', '.join(SIZES)}.")
+                            f"{', '.join(_CT2_CONFIG)}, as CTranslate2's do for Whisper.  {remedy}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -147,7 +183,9 @@ def weight_files(folder: Path) -> list[Path]:
 def shards(index: Path) -> list[str]:
     """The names of the files that a model.safetensors.index.json lists. Raises BadCheckpoint."""
     listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(name, str) and Path(name).name == name for name in listed.values()):
+    # In the folder itself, and of the ending: "" and ".." are the names of folders.
+    if not isinstance(listed, dict) or not all(isinstance(name, str) and name.isprintable() and Path(name).name == name
+                                               and name.endswith(".safetensors") for name in listed.values()):
         raise BadCheckpoint(f"{index}: lists no files in its weight_map.  Fetch the model again.")
     return sorted(set(listed.values()))
 
@@ -161,17 +199,36 @@ def _without_weights(folder: Path) -> str:
 
 
 def _load_hugging_face(folder: Path, config: dict, files: list[Path], lips: str | None) -> tuple[AVSR, WhisperSettings]:
-    weights = {}
+    found: dict[str, Stored] = {}
     for path in files:
-        weights |= rename_hugging_face(read_safetensors(path))
-    dims = Dims(
-        width=config["d_model"], n_heads=config["decoder_attention_heads"], n_mels=config["num_mel_bins"],
-        n_audio_layers=config["encoder_layers"], n_decoder_layers=config["decoder_layers"],
-        n_fusion_layers=min(2, config["encoder_layers"]), n_vocab=config["vocab_size"],
-        n_context=config["max_target_positions"], lips=lips,
-    )
+        found |= rename_hugging_face(read_header(path))
+    dims = _read_dims(config, folder / "config.json", lips)
+
+    def read() -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        for path in files:
+            weights |= rename_hugging_face(read_safetensors(path))
+        check_finite(weights, folder)
+        return weights
+
     path = folder / "generation_config.json"
-    return build(dims, weights, source=str(folder)), _settings(read_json(path) if path.exists() else config)
+    settings = _settings(path if path.exists() else folder / "config.json")
+    return _build(dims, found, read, str(folder)), settings
+
+
+def _read_dims(config: dict[str, Any], path: Path, lips: str | None) -> Dims:
+    """The sizes that a config.json tells. Raises BadCheckpoint."""
+    if absent := [name for name in _CONFIG if name not in config]:
+        raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  Fetch the model again.")
+    theirs = {ours: name for name, ours in _CONFIG.items()}
+    try:
+        sizes = fit_table(Dims, {ours: config[name] for name, ours in _CONFIG.items()})
+        return Dims(**sizes, n_fusion_layers=min(2, sizes["n_audio_layers"]), lips=lips)
+    except Misfit as error:
+        name, _, problem = str(error).partition(" ")
+        raise BadCheckpoint(f"{path}: {theirs[name]} {problem}.  Fetch the model again.") from error
+    except ValueError as error:
+        raise BadCheckpoint(f"{path}: {error}, which no Whisper has.  Fetch the model again.") from error
 
 
 def load_ctranslate2(model: Path, config: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:
@@ -180,33 +237,56 @@ def load_ctranslate2(model: Path, config: Path, *, lips: str | None = None) -> t
     Raises BadCheckpoint for another version, variables that are no Whisper's, or a damaged file.
     """
     raw = read_ctranslate2(model)
-    needed = ("decoder/embeddings/weight", "decoder/num_heads", "encoder/conv1/weight", "decoder/position_encodings/encodings")
+    dims = _dims_of_variables(raw, model, lips)
+    settings = _settings(config)
+    check_memory(n_floats(raw), model)
+    return build(dims, rename_ctranslate2(raw), source=str(model)), settings
+
+
+def _dims_of_variables(raw: dict[str, np.ndarray], path: Path, lips: str | None) -> Dims:
+    """The sizes that the shapes of CTranslate2's variables tell. Raises BadCheckpoint."""
+    needed = {"decoder/embeddings/weight": 2, "decoder/num_heads": 0, "encoder/conv1/weight": 3,
+              "decoder/position_encodings/encodings": 2}
     if absent := [name for name in needed if name not in raw]:
-        raise BadCheckpoint(f"{model}: lacks {', '.join(absent)}.  Install or fetch it again.")
+        raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  Install or fetch it again.")
+    if odd := [name for name, n_dims in needed.items() if raw[name].ndim != n_dims]:
+        raise BadCheckpoint(f"{path}: {odd[0]} has {raw[odd[0]].ndim} dimensions, but must have {needed[odd[0]]}.  Install or "
+                            "fetch it again.")
 
     def count(part: str) -> int:
         return len({name.split("/")[1] for name in raw if name.startswith(f"{part}/layer_") and name.count("/") > 2})
 
     n_vocab, width = raw["decoder/embeddings/weight"].shape
-    dims = Dims(
-        width=width, n_heads=int(raw["decoder/num_heads"]), n_mels=raw["encoder/conv1/weight"].shape[1],
-        n_audio_layers=count("encoder"), n_decoder_layers=count("decoder"), n_fusion_layers=min(2, count("encoder")),
-        n_vocab=n_vocab, n_context=raw["decoder/position_encodings/encodings"].shape[0], lips=lips,
-    )
-    return build(dims, rename_ctranslate2(raw), source=str(model)), _settings(read_json(config))
+    sizes = {"width": width, "n_heads": int(raw["decoder/num_heads"]), "n_mels": raw["encoder/conv1/weight"].shape[1],
+             "n_audio_layers": count("encoder"), "n_decoder_layers": count("decoder"), "n_vocab": n_vocab,
+             "n_context": len(raw["decoder/position_encodings/encodings"])}
+    try:
+        return Dims(**fit_table(Dims, sizes), n_fusion_layers=min(2, sizes["n_audio_layers"]), lips=lips)
+    except (Misfit, ValueError) as error:
+        raise BadCheckpoint(f"{path}: {error}, so it is no Whisper.  Install or fetch it again.") from error
 
 
-def _settings(config: dict) -> WhisperSettings:
-    """From a generation_config.json, or CTranslate2's config.json, which names the same things otherwise."""
-    return WhisperSettings(
-        suppress=tuple(config.get("suppress_tokens") or config.get("suppress_ids") or ()),
-        suppress_begin=tuple(config.get("begin_suppress_tokens") or config.get("suppress_ids_begin") or ()),
-        alignment_heads=tuple((layer, head) for layer, head in config.get("alignment_heads") or ()),
-    )
+def _settings(path: Path) -> WhisperSettings:
+    """From a generation_config.json, or CTranslate2's config.json, which names the same things otherwise.
+
+    Raises BadCheckpoint."""
+    config = read_json(path)
+
+    def read(hint: Any, *names: str) -> Any:
+        name = next((name for name in names if config.get(name)), names[0])
+        return fit(config.get(name) or (), hint, name)
+
+    try:
+        return WhisperSettings(read(Tokens, "suppress_tokens", "suppress_ids"),
+                               read(Tokens, "begin_suppress_tokens", "suppress_ids_begin"),
+                               read(AttentionHeads, "alignment_heads"))
+    except Misfit as error:
+        raise BadCheckpoint(f"{path}: {error}.  Take that out of the file, or fetch the model again.") from error
 
 
-def rename_hugging_face(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face's names to ours. The tied output projection and the fixed sinusoids are not kept."""
+def rename_hugging_face(weights: Mapping[str, T]) -> dict[str, T]:
+    """Hugging Face's names to ours, whatever they are the names of. The tied output projection and the fixed sinusoids are not
+    kept."""
     out = {}
     for name, tensor in weights.items():
         name = name.removeprefix("model.")
@@ -262,29 +342,3 @@ def _is_tied(raw: dict[str, np.ndarray], name: str) -> bool:
     """Whether a variable is the output projection that Whisper shares with its embeddings."""
     return name == "decoder/projection/weight" and (
         raw[name] is raw["decoder/embeddings/weight"] or np.array_equal(raw[name], raw["decoder/embeddings/weight"]))
-
-
-def read_safetensors(path: Path, names: Container[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of one file that have these names, None for all of them; floating-point ones as float32.
-
-    The file is mapped: what is not asked for is not read. Raises BadCheckpoint when it is cut short or no such file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
-        return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    except (SafetensorError, OSError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read as weights ({error}).  Fetch the model again.") from error
-
-
-def read_json(path: Path) -> dict:
-    """One JSON object. Raises BadCheckpoint."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read as JSON ({error}).  Fetch the model again.") from error
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path}: holds a JSON {type(value).__name__}, not an object.  Fetch the model again.")
-    return value

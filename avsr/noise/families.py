@@ -7,20 +7,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
-from glob import glob
 from pathlib import Path
 
 from avsr.errors import AvsrError, BadConfig
+from avsr.folders import inside, matching
 from avsr.noise.plans import Recorded
 from avsr.noise.sources import CROWD, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
+from avsr.textfiles import NotText, read_text
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
 OWN = ("babble", "speech-shaped", "talker")                 # made of the corpus's own recordings
+YES = ("true", "yes", "on")
+STEEPEST = 10                                               # exponent of coloured noise; brown has 2
+MOST_TALKERS = 1000                                         # heard at once; from 8 on they blend into steady noise
+LONGEST_VALUE = 60                                          # characters of a wrong value in a message
 KINDS = ("files", "talkers", "shaped", "colour")
 
 
@@ -80,10 +86,12 @@ def _colour(exponent: float) -> Callable[[], NoiseSource]:
 
 def _config(path: Path) -> dict[str, object]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_text(path))
     except OSError as error:
         raise BadConfig(f"{path}: cannot be read ({error.strerror or error}).  Name a noise.toml, or none.") from error
-    except ValueError as error:                              # of TOML, or of UTF-8
+    except NotText as error:
+        raise BadConfig(f"{path}: no TOML ({error}).  Save the file as UTF-8.") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadConfig(f"{path}: no TOML ({error}).  Correct it; data/README.md shows one.") from error
     return {name: value for name, value in table.items() if value is not False}
 
@@ -129,6 +137,9 @@ def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequen
             else:
                 left_out.append(f"noise '{name}' is left out: {why}.")
         elif isinstance(value, Mapping) and "optional" in value:
+            if not isinstance(value["optional"], str) or not value["optional"]:
+                raise AvsrError(f"noise '{name}': optional = {_shown(value['optional'])}, but must be a text: what the model "
+                                "does not learn without this noise.  Write it as optional = \"rain\", or leave it out.")
             described = {key: one for key, one in value.items() if key != "optional"}
             try:
                 opened[name] = _open(name, described, Path(base))
@@ -154,14 +165,18 @@ def _open(name: str, value: object, base: Path) -> NoiseSource:
             raise AvsrError(f"noise '{name}' = true: only {', '.join((*COLOURS, *OWN))} need no more, the last three only in a "
                             "training config.  Name a folder of files.")
         return Coloured(COLOURS[name])
+    if name in (*COLOURS, *OWN) and isinstance(value, str) and value.lower() in YES and not (base / value).exists():
+        raise AvsrError(f"noise '{name}' = {value!r} is a text, which names a folder.  Write {name} = true.")
     if value == "" or not isinstance(value, str | Path | list | tuple | Mapping):
-        raise AvsrError(f"noise '{name}' = {value!r}: this names no files.  Give a folder, a pattern, or a list of them.")
+        raise AvsrError(f"noise '{name}' = {_shown(value)}: this names no files.  Give a folder, a pattern, or a list of them.")
     options = dict(value) if isinstance(value, Mapping) else {"files": value}
     kinds = [kind for kind in KINDS if kind in options]
     allowed = {"exclude", *kinds, *(("n_talkers", "prefix") if "talkers" in options else ())}
     if len(kinds) != 1 or set(options) - allowed:
         raise AvsrError(f"noise '{name}': it has {', '.join(map(repr, options)) or 'nothing'}.  Give one of "
                         f"{', '.join(KINDS)}, with exclude, and for talkers n_talkers and prefix.")
+    for key in ("files", "shaped", "exclude"):
+        _check_texts(name, key, options.get(key, "x"))
     if kinds == ["colour"]:
         return Coloured(_number(name, options["colour"]))
     exclude = _list(options.get("exclude", ()))
@@ -170,19 +185,38 @@ def _open(name: str, value: object, base: Path) -> NoiseSource:
     return {"files": Recordings, "shaped": SpeechShaped}[kinds[0]](_files(name, options[kinds[0]], exclude, base))
 
 
+def _check_texts(name: str, key: str, value: object) -> None:
+    """Raises AvsrError unless a value is a path or pattern, or a list of them."""
+    several = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(one, str | Path) and "\0" not in str(one) for one in several):
+        raise AvsrError(f"noise '{name}': {key} = {_shown(value)}, but must be a text or a list of texts.  Give a folder, a "
+                        "pattern, or a list of them.")
+
+
+def _shown(value: object) -> str:
+    """A value as a message names it, of any length and depth."""
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, RecursionError):                    # Python writes no number of more than 4,300 digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise AvsrError(f"noise '{name}': colour = {value!r} is no number.  0 is white, 1 pink, 2 brown.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= STEEPEST:
+        raise AvsrError(f"noise '{name}': colour = {_shown(value)} is no number from -{STEEPEST} to {STEEPEST}.  0 is white, 1 "
+                        "pink, 2 brown.")
     return float(value)
 
 
 def _n_talkers(name: str, value: object) -> int | tuple[int, int] | str:
     """As Babble takes it."""
-    pair = (value, value) if isinstance(value, int) else value
+    pair = (value, value) if type(value) is int else value
     if value == "all" or (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
-                          and 1 <= pair[0] <= pair[1]):
+                          and 1 <= pair[0] <= pair[1] <= MOST_TALKERS):
         return value if isinstance(value, int | str) else tuple(value)
-    raise AvsrError(f"noise '{name}': n_talkers = {value!r}.  Give a number, [fewest, most], or \"all\".")
+    raise AvsrError(f"noise '{name}': n_talkers = {_shown(value)}.  Give a number from 1 to {MOST_TALKERS}, [fewest, most], or "
+                    "\"all\".")
 
 
 def _list(value: object) -> list[str]:
@@ -194,7 +228,7 @@ def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) ->
     found: set[Path] = set()
     for pattern in _list(patterns):
         whole = base / pattern
-        paths = [whole] if os.path.exists(whole) else [Path(one) for one in glob(str(whole), recursive=True)]
+        paths = [whole] if os.path.exists(whole) else matching(str(whole))
         paths = [path for path in paths if not any(fnmatch(path.name, one) for one in exclude)]
         if not paths:
             raise NoSuchNoise(f"noise '{name}': {whole} matches 0 files or folders.  Check the path, relative to {base}.",
@@ -212,7 +246,10 @@ def _talkers(name: str, options: Mapping[str, object], exclude: Sequence[str], b
         if "folders" not in group or set(group) - {"folders", "prefix"}:
             raise AvsrError(f"noise '{name}': a group of talkers has {', '.join(map(repr, group)) or 'nothing'}.  Give folders "
                             "and, where names repeat, prefix.")
-        prefix = str(group.get("prefix", options.get("prefix", "")))
+        _check_texts(name, "talkers", group["folders"])
+        prefix = group.get("prefix", options.get("prefix", ""))
+        if not isinstance(prefix, str):
+            raise AvsrError(f"noise '{name}': prefix = {_shown(prefix)}, but must be a text.  Put it in quotes.")
         for folder in _folders(name, _matches(name, group["folders"], exclude, base), exclude):
             if talkers.setdefault(prefix + folder.name, folder) != folder:
                 raise AvsrError(f"noise '{name}': {talkers[prefix + folder.name]} and {folder} would be one talker, "
@@ -232,20 +269,22 @@ def _folders(name: str, paths: Sequence[Path], exclude: Sequence[str]) -> list[P
 
 def _files(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:
     """Recordings that match, and those anywhere in folders that match."""
-    inside = [file for path in _matches(name, patterns, exclude, base)
+    within = [file for path in _matches(name, patterns, exclude, base)
               for file in (_walked(name, path) if path.is_dir() else [path])]
-    files = [file for file in inside if file.suffix.lower() in SUFFIXES and not any(fnmatch(file.name, one) for one in exclude)]
+    files = [file for file in within if file.suffix.lower() in SUFFIXES and not any(fnmatch(file.name, one) for one in exclude)
+             and (file.is_file() or not file.exists())]      # a pipe would be waited for
     if not files:
-        raise AvsrError(f"noise '{name}': {patterns} holds 0 recordings.  Known endings: {' '.join(sorted(SUFFIXES))}.")
+        raise AvsrError(f"noise '{name}': {patterns} holds 0 recordings that can be read.  Put some there, or name another "
+                        f"folder; known endings are {' '.join(sorted(SUFFIXES))}.")
     return files
 
 
 def _walked(name: str, folder: Path) -> list[Path]:
-    """All that is in a folder and those within it, sorted."""
-    def stop(error: OSError) -> None:                        # rglob would leave such a folder out without a word
+    """All that is in a folder and those within it, sorted; also behind links."""
+    found = inside(folder)
+    for error in found.closed:                               # not to be left out without a word
         raise _unreadable(name, error) from error
-
-    return sorted(Path(here) / file for here, _, files in os.walk(folder, onerror=stop) for file in files)
+    return found.paths
 
 
 def _unreadable(name: str, error: OSError) -> AvsrError:

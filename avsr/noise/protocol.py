@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -21,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr.errors import AvsrError, BadManifest, BadMedia, BadOutput
+from avsr.errors import AvsrError, BadManifest, BadMedia
 from avsr.noise import rows
 from avsr.noise.mixing import LEVELS, Mixed, known_level, rms_level, scaled
 from avsr.noise.plans import Recorded, Sound, render
 from avsr.noise.sources import NoiseSource, Shelf, SpeechShaped, Usable
+from avsr.output import write_file
 from avsr.runtime import Progress, no_progress
 
 TOLERANCE_DB = 0.1                    # by which the ratio achieved may miss the ratio asked for
@@ -158,7 +158,7 @@ class NoiseManifest:
         if missing:
             progress("drawing noise", len(missing), len(missing), "utterances")
         if there is None or found.cut_off or len(found.text) > before:
-            _write(path, "".join(found.text))
+            write_file(path, "".join(found.text).encode(), remedy="Choose another output folder.")
         return manifest
 
     @property
@@ -285,20 +285,3 @@ def _file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadMedia(f"{path}: cannot be read ({error.strerror or error}).  Take it out of the noise folder.") from error
-
-
-def _write(path: Path, text: str) -> None:
-    """A text file, whole or not at all. Raises BadOutput."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise BadOutput(f"{path}: cannot be written ({error.strerror or error}).  Choose another output folder.") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()

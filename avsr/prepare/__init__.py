@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from avsr import assets, faces, manifest
-from avsr.errors import BadManifest, BadOutput
+from avsr.errors import BadManifest, BadOutput, counted
 from avsr.manifest import Dropped, Problem, Utterance
 from avsr.prepare import pool
 from avsr.prepare.crop import Job, Outcome, PrepareSettings, no_faces, work
@@ -48,20 +48,43 @@ class Prepared:
     n_done_before: int
     settings: PrepareSettings
     n_drawn: int = 0
+    n_training: int = 0
 
     def summary(self) -> str:
         """Lines for people: how many, what was dropped and what may be wrong, by reason, the commonest first."""
         before = f", {self.n_done_before} of them by an earlier run" if self.n_done_before else ""
-        lines = [f"{self.manifest}: {len(self.utterances)} utterances{before}{self._splits()}"]
-        if self.n_drawn:
-            lines.append("  The corpus has no split 'valid'; it was drawn from the training utterances, "
-                         f"{self.n_drawn} in number ({100 * self.settings.valid_share:g} % of each speaker; "
-                         "--valid-share 0 draws none).")
+        lines = [f"{self.manifest}: {counted(len(self.utterances), 'utterance')}{before}{self._splits()}"]
+        lines += [f"  {sentence}" for sentence in self._lacks()]
         for name, reasons in (("dropped", self.dropped_reasons), ("problems", Counter(one.reason for one in self.problems))):
             if reasons:
-                lines.append(f"{self.manifest.with_name(name + '.tsv')}: {sum(reasons.values())} {name}")
+                n_all = sum(reasons.values())
+                lines.append(f"{self.manifest.with_name(name + '.tsv')}: {n_all} "
+                             f"{name if n_all > 1 else name.removesuffix('s')}")
                 lines += [f"  {count:6d}  {reason}" for reason, count in reasons.most_common(SHOWN)]
         return "\n".join(lines)
+
+    def _lacks(self) -> list[str]:
+        """How split valid came about, and what a training would not find in the manifest."""
+        splits = Counter(utterance.split for utterance in self.utterances)
+        share = self.settings.valid_share
+        if not splits:
+            return []
+        if not splits["train"]:
+            return ["No utterance is in split 'train': avsr benchmark can measure models on this manifest, but avsr train "
+                    "cannot learn from it."]
+        if splits["valid"] and self.n_drawn:
+            return [f"The corpus has no split 'valid'; drawn for it: {self.n_drawn} of {self.n_training} training utterances "
+                    f"({100 * share:g} % of each speaker, but at least one in all; --valid-share 0 draws none)."]
+        if splits["valid"]:
+            return []
+        if share == 0:
+            remedy = "leave out --valid-share 0, or name another manifest in data.valid of the training config."
+        elif self.n_training < 2:
+            remedy = ("it is drawn from two training utterances or more, and there is one.  Add clips, or name another "
+                      "manifest in data.valid of the training config.")
+        else:
+            remedy = "all that were in it have been dropped."
+        return [f"No utterance is in split 'valid', which avsr train needs: {remedy}"]
 
     def _splits(self) -> str:
         """How many utterances are in each split, the largest first."""
@@ -75,14 +98,19 @@ class Prepared:
 
     def check(self) -> None:
         """Raises BadManifest where more utterances were dropped than `max_dropped` allows, or none is left."""
-        lost = self.n_asked - len(self.utterances)
-        if self.n_asked and self.utterances and lost <= self.settings.max_dropped * self.n_asked:
-            return
-        listed = self.manifest.with_name("dropped.tsv")
-        share = f"{lost / self.n_asked:.0%}" if self.n_asked else "all"
-        raise BadManifest(f"{self.manifest}: {lost} of {self.n_asked} utterances were dropped ({share}, limit "
-                          f"{self.settings.max_dropped:.0%}); the others can be used.  {listed} lists them with the reason; "
-                          "--max-dropped puts up with them, --max-missing and --modality with some of the reasons.")
+        lost, listed = self.n_asked - len(self.utterances), self.manifest.with_name("dropped.tsv")
+        allow = "--max-missing and --modality put up with some of the reasons."
+        if not self.utterances and not self.dropped:
+            raise BadManifest(f"{self.manifest}: the corpus holds no utterance.  Check the folder or the table that was named.")
+        if not self.utterances:
+            ((reason, count),) = self.dropped_reasons.most_common(1)
+            raise BadManifest(f"{self.manifest}: nothing that can be used is left: {len(self.dropped)} dropped, {count} of "
+                              f"them because of this: {reason}.  {listed} lists each with its reason"
+                              f"{f'; {allow}' if self.n_asked else '.'}")
+        if lost > self.settings.max_dropped * self.n_asked:
+            limit = f"{lost / self.n_asked:.0%}, limit {self.settings.max_dropped:.0%}"
+            raise BadManifest(f"{self.manifest}: {lost} of {counted(self.n_asked, 'utterance')} dropped ({limit}); the others "
+                              f"can be used.  {listed} lists them with the reason; --max-dropped puts up with them, {allow}")
 
 
 def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: PrepareSettings | None = None,
@@ -99,7 +127,7 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     folder = Path(os.path.realpath(folder))
     everything = [_within(utterance, folder) for utterance in utterances]
     _check_ids(everything)
-    n_valid = sum(utterance.split == "valid" for utterance in everything)
+    n_valid, n_training = (sum(utterance.split == name for utterance in everything) for name in ("valid", "train"))
     everything = manifest.draw_valid(everything, settings.valid_share)
     n_drawn = sum(utterance.split == "valid" for utterance in everything) - n_valid
     if "v" in settings.modality:
@@ -113,12 +141,14 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
                 _work_off(jobs, journal, settings, len(everything), len(done), progress)
                 journal.finish()
             except OSError as error:
-                raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of {len(everything)} utterances.  Make "
-                                "room and run the same command again: what is done is kept.") from error
+                raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of "
+                                f"{counted(len(everything), 'utterance')}.  Make room and run the same command again: what is "
+                                "done is kept.") from error
             rows = [journal.rows[utterance.id] for utterance in everything]
     except OSError as error:
         raise BadOutput(f"{folder}: it cannot be written to ({error.strerror}).  Choose another folder.") from error
-    return replace(_conclude(folder, everything, rows, len(done), list(dropped), settings), n_drawn=n_drawn)
+    prepared = _conclude(folder, everything, rows, len(done), list(dropped), settings)
+    return replace(prepared, n_drawn=n_drawn, n_training=n_training)
 
 
 def _within(utterance: Utterance, folder: Path) -> Utterance:

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr import cache, manifest, media
+from avsr import cache, manifest, media, selection
 from avsr.errors import AvsrError
 from avsr.faces import FaceTracker
 from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
 from avsr.manifest import Problem, Utterance
 from avsr.manifest.checks import step_curve
 from avsr.rates import VIDEO_FPS, frames_to_samples, samples_to_frames
+from avsr.runtime import most_processes, n_cores
 
 WINDOW = 25                           # frames decoded at a time: two windows of 1280x720 are 138 MB
-MAX_SECONDS = 300                     # of an utterance: its mouths are then 70 MB, and no model is given more at once
+MAX_SECONDS = cache.MAX_SECONDS       # of an utterance
 PAST_END_S = 0.5                      # by which an utterance may reach past the end of its recording: it is cut there
 MODALITIES = ("av", "a", "v")
 
@@ -54,6 +55,9 @@ class PrepareSettings:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be a share from 0 to 1.  Leave it out for the usual one.")
         if self.workers is not None and self.workers < 1:
             raise AvsrError(f"workers {self.workers}: must be at least 1.  Leave it out for one on each core.")
+        if (self.workers or 1) > most_processes():
+            raise AvsrError(f"workers {self.workers}: at most {most_processes()} on this machine of {n_cores()} cores.  "
+                            "Leave it out for one on each core.")
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     except Exception as error:                               # a mistake of ours must not cost the user the other files
         reason = f"mistake in avsr: {type(error).__name__}: {error}"
     first = job.utterances[0].id
-    told = tuple(Problem(first, "media", Path(job.path).name, sentence) for sentence in problems)
+    told = tuple(Problem(first, "media", Path(job.path).name, sentence.partition(".  ")[0]) for sentence in problems)
     out = [made.get(utterance.id, Outcome(utterance.id, dropped=reason)) for utterance in job.utterances]
     if told and out[0].packed is not None:
         out[0] = Outcome(**{**vars(out[0]), "problems": out[0].problems + told})
@@ -120,7 +124,9 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
     look, hear = "v" in settings.modality, "a" in settings.modality
     waiting = sorted(((utterance, *_span(utterance)) for utterance in job.utterances), key=lambda one: one[1])
     _drop_long(waiting, None, made)
-    with media.open_recording(job.path, want_video=look, want_audio=hear) as recording:
+    languages = {utterance.language for utterance in job.utterances}
+    with selection.open_recording(job.path, want_video=look, want_audio=hear, landmarks=settings.recipe.landmarks,
+                                  language=languages.pop() if len(languages) == 1 else None) as recording:
         if look and not recording.has_video:
             raise _Unusable("no picture")
         if hear and not recording.has_audio:

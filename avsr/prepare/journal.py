@@ -8,18 +8,18 @@ was saved: of the shard that was being written every utterance is read back befo
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from avsr import cache
-from avsr.errors import AvsrError, BadManifest, BadOutput
+from avsr.errors import BadManifest, BadOutput
 from avsr.lips import LipRecipe
 from avsr.manifest import CacheEntry, Problem, Utterance
+from avsr.output import locked
 from avsr.prepare.crop import Outcome
 
 NAME = "journal.jsonl"
@@ -46,15 +46,25 @@ def identity(utterance: Utterance) -> tuple:
 
 
 class Journal:
-    """The journal and the shards of a folder, open for adding. Raises BadManifest for a cache made in another way.
+    """The journal and the shards of a folder, open for adding, which this process holds until `__exit__`.
 
-    rows: what is done, by id.
+    rows: what is done, by id. Raises BadManifest for a cache made in another way, AvsrError where another process holds the
+    folder.
     """
 
     def __init__(self, folder: Path, recipe: LipRecipe, modality: str, max_bytes: int):
         self.folder, self.rows = folder, {}
         self._since_sync = 0
-        path = folder / NAME
+        self._held = ExitStack()
+        self._held.enter_context(locked(folder, "avsr prepare"))         # two at once would write over one another
+        try:
+            self._open(recipe, modality, max_bytes)
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _open(self, recipe: LipRecipe, modality: str, max_bytes: int) -> None:
+        folder, path = self.folder, self.folder / NAME
         started = path.exists()
         if started:
             cache.read_recipe(folder, recipe)
@@ -62,9 +72,8 @@ class Journal:
             raise BadOutput(f"{folder}: there is a manifest or a cache in it and no {NAME}.  Choose an empty folder.")
         else:
             cache.write_recipe(folder, recipe)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            self._lock()
             end = self._read({"version": 1, "modality": modality})
             os.ftruncate(self._file, end)
             os.lseek(self._file, end, os.SEEK_SET)
@@ -81,6 +90,7 @@ class Journal:
     def __exit__(self, *_) -> None:
         self.writer.close()
         os.close(self._file)
+        self._held.close()
 
     def add(self, outcome: Outcome, utterance: Utterance) -> None:
         """Write down an outcome, its bytes first. OSError, as of a full disk, leaves what was added before."""
@@ -99,16 +109,6 @@ class Journal:
         self.writer.finish()
         os.fsync(self._file)
 
-    def _lock(self) -> None:
-        """Two at once would write over one another. The lock goes with the process, however it ends."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AvsrError(f"{self.folder}: another avsr prepare is at work in it.  Wait for it, or choose another "
-                            "folder.") from error
-        except OSError:                                      # a mount that knows no locks
-            pass
-
     def _read(self, header: dict[str, Any]) -> int:
         """Fill `rows`; returns where the last whole line ends."""
         end = 0
@@ -123,13 +123,25 @@ class Journal:
                 if end == 0:
                     self._check(row, header)
                 else:
-                    done = _done(row)
+                    done = self._done(row)
                     self.rows[done.id] = done
                 end += len(line)
         return end
 
+    def _done(self, row: dict[str, Any]) -> Done:
+        """A line as `add` wrote it. Raises BadManifest for others, as of a later version or of another program."""
+        try:
+            problems = tuple(Problem(**problem) for problem in row["problems"])
+            entry = None if row["cache"] is None else CacheEntry(**row["cache"])
+            curve = None if row["curve"] is None else tuple(row["curve"])
+            return Done(**{**row, "what": tuple(row["what"]), "cache": entry, "problems": problems, "curve": curve})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise BadManifest(f"{self.folder / NAME}: a line is not of this program's kind ({error}).  Prepare into an empty "
+                              "folder.") from error
+
     def _check(self, row: dict[str, Any], header: dict[str, Any]) -> None:
-        wrong = [f"{key}: {row.get(key)} against {value}" for key, value in header.items() if row.get(key) != value]
+        found = row if isinstance(row, dict) else {}
+        wrong = [f"{key}: {found.get(key)} against {value}" for key, value in header.items() if found.get(key) != value]
         if wrong:
             raise BadManifest(f"{self.folder / NAME}: the cache was made in another way ({'; '.join(wrong)}).  Prepare into an "
                               "empty folder, or as before.")
@@ -165,10 +177,3 @@ class Journal:
         line = memoryview(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         while line:
             line = line[os.write(self._file, line):]
-
-
-def _done(row: dict[str, Any]) -> Done:
-    problems = tuple(Problem(**problem) for problem in row["problems"])
-    entry = None if row["cache"] is None else CacheEntry(**row["cache"])
-    curve = None if row["curve"] is None else tuple(row["curve"])
-    return Done(**{**row, "what": tuple(row["what"]), "cache": entry, "problems": problems, "curve": curve})

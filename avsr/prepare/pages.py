@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from avsr import cache
-from avsr.errors import BadOutput
 from avsr.manifest import Utterance
+from avsr.names import file_name
+from avsr.output import write_file
 
 ROWS = 24                             # utterances to a page, spread over the speaker's
 FRAMES = 10                           # of each utterance
@@ -34,12 +34,8 @@ def write_pages(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
     for speaker, theirs in sorted(speakers.items()):
         chosen = [theirs[i] for i in np.unique(np.linspace(0, len(theirs) - 1, ROWS).round().astype(int))]
         page = np.concatenate([_row(folder, utterance) for utterance in chosen])
-        path = folder / "pages" / (re.sub(r"[^\w-]+", "_", speaker) + ".png")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(cv2.imencode(".png", page)[1].tobytes())
-        except OSError as error:
-            raise BadOutput(f"{path}: it cannot be written ({error.strerror}).  Make room, and run again.") from error
+        path = folder / "pages" / f"{file_name(speaker)}.png"
+        write_file(path, cv2.imencode(".png", page)[1].tobytes())
         paths.append(path)
     return paths
 

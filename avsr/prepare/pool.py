@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from avsr.errors import AvsrError
+from avsr.runtime import end_with_parent
 
 Work = Callable[[Any, Callable[[], None]], Any]
 """`work(job, tick) -> result`: picklable; calls `tick` at least once in STUCK_S."""
@@ -35,8 +36,11 @@ class _Worker:
         self.pipe, theirs = connection.Pipe()
         # spawn: a fork of a process with threads, as numpy's and torch's, may hang.
         self.process = get_context("spawn").Process(target=_serve, args=(theirs, work), daemon=True)
-        with _one_thread():
-            self.process.start()
+        try:
+            with _one_thread():
+                self.process.start()
+        except OSError as error:
+            raise AvsrError(f"a worker process cannot be started ({error.strerror}).  Use fewer with --workers.") from error
         theirs.close()
         self.job: int | None = None
         self.ready = False
@@ -113,8 +117,9 @@ def _listen(worker: _Worker) -> tuple[str | None, Any]:
 
 
 def _serve(pipe: Connection, work: Work) -> None:
-    """A worker's life: until the pipe ends, which it does even when the process at its other end is killed."""
+    """A worker's life: until the pipe ends or the process at its other end does, even when that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the process that started us
+    end_with_parent()
     with suppress(ImportError):
         import cv2
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from avsr.errors import AvsrError
+from avsr.errors import AvsrError, counted
 from avsr.metrics import Cell
 from avsr.report.book import Book
 from avsr.report.runs import Run
@@ -55,7 +55,7 @@ def _checked(first: Run, second: Run) -> list[str]:
                         f"such as {odd[0]}.  Compare runs of one test set.")
     notes = []
     if left := len(texts) + len(others) - 2 * len(shared):
-        notes.append(f"{left} utterances are in one run only, and left out of the differences; {len(shared)} are in both.")
+        notes.append(f"{counted(left, 'utterance')} of one run alone, left out of the differences; {len(shared)} are in both.")
     return notes + _other_noise(first, second)
 
 

@@ -44,6 +44,7 @@ STYLE = {
     "grid.color": RULE, "grid.linewidth": 0.6, "axes.axisbelow": True, "lines.linewidth": 1.5, "lines.markersize": 4.2,
     "legend.frameon": False, "legend.handlelength": 2.4, "legend.columnspacing": 1.6, "axes.titlelocation": "left",
     "axes.titley": 1.0,                                     # else its place is looked for anew in each drawing
+    "text.parse_math": False,                              # else a $ in a name begins a formula
     "figure.facecolor": WHITE, "axes.facecolor": "none", "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "avsr",
 }
 
@@ -71,7 +72,8 @@ class Look:
     @property
     def line(self) -> dict:
         """For Axes.plot."""
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, "label": self.label,
+        label = f" {self.label}" if self.label.startswith("_") else self.label       # matplotlib's legends leave out _names
+        return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, "label": label,
                 "markerfacecolor": PAPER if self.hollow else self.colour, "markeredgecolor": self.colour}
 
 
@@ -263,5 +265,5 @@ def page_svg(svg: str, name: str, alt: str) -> str:
     text = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px; font-family: inherit", text)
     for colour, variable in THEME.items():
         text = text.replace(colour, f"var(--{variable})")
-    head = rf'<svg viewBox="\1" role="img" aria-label="{html.escape(alt)}">'
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', head, text, count=1)
+    tail = f'role="img" aria-label="{html.escape(alt)}">'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', lambda found: f'<svg viewBox="{found[1]}" {tail}', text, count=1)

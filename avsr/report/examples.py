@@ -7,11 +7,14 @@ Recordings are data URIs, so that the page needs no other file.
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from avsr.metrics import NOTHING, Cell, extremes, scored
+from avsr.names import file_name
 from avsr.report.book import Book, name_of
 from avsr.report.runs import NAMES
 from avsr.text import normalise
@@ -131,10 +134,10 @@ def marked(reference: str, hypothesis: str) -> list[Word]:
 
 
 def _recording(media: Path, one: str, notes: list[str]) -> tuple[str | None, bool]:
-    """A data URI of media/ID.*, if there is one, and whether it has pictures."""
-    for suffix, kind in TYPES.items():
-        path = media / f"{one}{suffix}"
-        if not path.is_file() or not path.resolve().is_relative_to(media.resolve()):
+    """A data URI of media/ID.*, if there is one, and whether it has pictures. ID is a name made of the id, or the id itself."""
+    for name, (suffix, kind) in product(dict.fromkeys((file_name(one), one)), TYPES.items()):
+        path = media / f"{name}{suffix}"
+        if not os.path.isfile(path) or not path.resolve().is_relative_to(media.resolve()):
             continue
         data = path.read_bytes()
         if len(data) > MOST_BYTES:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from avsr.errors import AvsrError, BadOutput
+from avsr.errors import AvsrError, counted
+from avsr.names import file_name
+from avsr.output import locked, write_file
 from avsr.report import counts, figures, tables
 from avsr.report.bias import helped, swapped
 from avsr.report.book import Book
@@ -19,11 +21,12 @@ from avsr.report.groups import fairness
 from avsr.report.page import Page, Section, render, shown
 from avsr.report.runs import NAMES, Run, open_runs
 from avsr.report.shares import credited
-from avsr.report.table import Table, csv_text, markdown
+from avsr.report.table import Table, csv_text, escaped, markdown
 from avsr.report.visemes import confused
 from avsr.runtime import Progress, no_progress
 
 PAGE, TABLES, WRITTEN = "index.html", "tables.md", "written.txt"
+REMEDY = "Choose another folder with --output-dir, or make room."
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,12 @@ def report(folders: Sequence[Path | str], output: Path | str, *, settings: Repor
     settings, output = settings or ReportSettings(), Path(output)
     progress("reading rows", 0, None, None)
     runs, write = open_runs([Path(folder) for folder in folders], settings.where), Writer(output)
+    with locked(output, "avsr report"):
+        return _write_report(runs, write, settings, progress)
+
+
+def _write_report(runs: Sequence[Run], write: Writer, settings: ReportSettings, progress: Progress) -> Report:
+    """All files of the report of these runs."""
     book = Book([row for run in runs for row in run.rows])
     progress("counting errors", 0, None, None)
     parts = [part for part in parts_of(runs, book, settings) if any((*part.drawings, *part.tables, part.notes, part.examples))]
@@ -84,13 +93,13 @@ def report(folders: Sequence[Path | str], output: Path | str, *, settings: Repor
     write(PAGE, render(page))
     read = [(part, [table for table in part.tables if table and not table.raw]) for part in parts]
     texts = (f"## {part.title}\n\n" + "\n".join(map(markdown, kept)) for part, kept in read if kept)
-    write(TABLES, f"# {title}\n\n" + "\n".join(texts))
+    write(TABLES, f"# {escaped(title)}\n\n" + "\n".join(texts))
     _write_csv([table for part in parts for table in part.tables if table], write)
     (first,) = [kept for part, kept in read if part.name == ("compared" if len(runs) > 1 else "wer")]
     write.finish()
     notes = [note for part in parts if part.name != "examples" for note in part.notes]
     summary = "\n".join(markdown(table) for table in first if table.name in ("main", "compared"))
-    return Report(output / PAGE, write.written, summary, [*warnings, *notes])
+    return Report(write.folder / PAGE, write.written, summary, [*warnings, *notes])
 
 
 def parts_of(runs: Sequence[Run], book: Book, settings: ReportSettings) -> list[Part]:
@@ -121,12 +130,7 @@ class Writer:
     """Writes files into a folder and remembers them, in a file too: those that the next report has not are taken away then."""
 
     def __init__(self, folder: Path):
-        """Raises BadOutput, before the work and not after it."""
         self.folder, self.written = folder, []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._bad(folder, error) from error
 
     def finish(self) -> None:
         """An old figure beside new numbers would mislead. Raises BadOutput."""
@@ -141,17 +145,8 @@ class Writer:
     def __call__(self, name: str, data: str | bytes) -> None:
         """Raises BadOutput."""
         path = self.folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data.encode() if isinstance(data, str) else data)
-        except OSError as error:
-            raise self._bad(path, error) from error
+        write_file(path, data, remedy=REMEDY)
         self.written.append(path)
-
-    @staticmethod
-    def _bad(path: Path, error: OSError) -> BadOutput:
-        return BadOutput(f"{path}: it cannot be written ({error.strerror}).  Choose another folder with --output-dir, or make "
-                         "room.")
 
 
 def _drawn(part: Part, settings: ReportSettings, write: Writer) -> Section:
@@ -173,7 +168,7 @@ def _write_csv(found: Sequence[Table], write: Writer) -> None:
     for table in found:
         by_name.setdefault(table.name, []).append(table)
     for name, same in by_name.items():
-        write(f"tables/{name}.csv", csv_text(same))
+        write(f"tables/{file_name(name)}.csv", csv_text(same))
 
 
 def _facts(runs: Sequence[Run], book: Book) -> list[tuple[str, str]]:
@@ -184,7 +179,7 @@ def _facts(runs: Sequence[Run], book: Book) -> list[tuple[str, str]]:
     splits = dict.fromkeys(str(row["split"]) for row in book.rows if row.get("split"))
     who = f" of {len(speakers)} speakers" if len(speakers) > 1 else "".join(f" of {speaker}" for speaker in speakers)
     found = [("systems", ", ".join(book.systems)),
-             ("speech", f"{len(ids)} utterances{who}" + (f", split {', '.join(splits)}" if splits else "")),
+             ("speech", f"{counted(len(ids), 'utterance')}{who}" + (f", split {', '.join(splits)}" if splits else "")),
              ("noise", ", ".join(book.noises)),
              ("intervals", f"95 %, by bootstrap over {by}s" if by else ""),
              ("normaliser", book.rows[0]["normaliser"])]

@@ -6,15 +6,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from avsr.errors import AvsrError
+from avsr.linebreak import HAN, SPACELESS
+from avsr.names import visible
 from avsr.results import ALIKE, NAME, RUN, TIMINGS, read_rows
 
 Row = Mapping[str, Any]
+VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
+NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # what rows hold that people have named
 BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
 NAMES = {"a": "sound", "v": "lips", "av": "both", "none": "neither"}
 
@@ -71,13 +77,42 @@ def open_run(folder: Path, name: str | None = None) -> Run:
     if not rows:
         raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
     _check(rows, path)
+    rows = _readable(rows)
     if not any(row["modality"] != "none" for row in rows):
         raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, by which nothing is sensed.  Run the benchmark "
                         "with a, v or av.")
     warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again makes it "
                 "whole."]
-    return Run(name or folder.resolve().name, folder, rows, _lines(folder / TIMINGS), _about(folder / RUN),
-               tuple(warnings[:n_cut]), {row["system"]: row["system"] for row in rows})
+    timings = [line | {"system": visible(line["system"])} for line in _lines(folder / TIMINGS)]
+    return Run(visible(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
+               (*warnings[:n_cut], *_of_script(rows, path)), {row["system"]: row["system"] for row in rows})
+
+
+def _of_script(rows: Sequence[Row], path: Path) -> list[str]:
+    """What word error rates of these texts do not tell, because of how their script is written."""
+    references = "".join({row["reference"] for row in rows})
+    warnings = []
+    if 2 * len(re.findall(f"[{HAN}{SPACELESS}]", references)) > len(references):
+        warnings.append(f"{path}: its references are in a script without spaces between words, so a whole phrase counts as one "
+                        "word.  Go by the character error rate in the table of errors by kind.")
+    if VOWEL_SIGNS.search(references) and not any(VOWEL_SIGNS.search(row["hypothesis"]) for row in rows):
+        warnings.append(f"{path}: its references have the vowel signs that Arabic and Hebrew may leave out, and no hypothesis "
+                        "has any, so words count as wrong that differ in nothing else.  Remove the signs from the references.")
+    return warnings
+
+
+def _readable(rows: list[dict]) -> list[dict]:
+    """Names in rows with what a terminal would obey spelt out: an SVG file may not hold it either."""
+    @cache
+    def shown(name: str) -> str:
+        return visible(name)
+
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {of(key): of(one) for key, one in value.items()}
+        return shown(value) if isinstance(value, str) else value
+
+    return [row | {name: of(row[name]) for name in NAMED if row.get(name)} for row in rows]
 
 
 def only(run: Run, where: Mapping[str, str]) -> Run:

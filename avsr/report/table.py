@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ def markdown(table: Table) -> str:
         texts = [f"**{_safe(text)}**" if line.bold or column.name in line.strong else _safe(text)
                  for column, text in zip(columns, table.texts(line), strict=True)]
         lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join([*lines, *(["", table.note] if table.note else [])]) + "\n"
+    return "\n".join([*lines, *(["", escaped(table.note)] if table.note else [])]) + "\n"
 
 
 def csv_text(tables: Sequence[Table]) -> str:
@@ -158,4 +159,10 @@ def _number(value: Any) -> Any:
 
 def _safe(text: str) -> str:
     """A bar would end the column, a line break the row."""
-    return " ".join(text.split()).replace("|", "\\|").replace("*", "\\*")
+    return escaped(text).replace("|", "\\|").replace("*", "\\*")
+
+
+def escaped(text: str) -> str:
+    """Markdown in which a name that looks like an element of HTML, a link or a picture stays text: `<script>`, `![x](y)`."""
+    text = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(text.split()))
+    return re.sub(r"[\\`\[]", r"\\\g<0>", re.sub(r"<(?=[^\W\d]|[/!?])", "&lt;", text))

@@ -19,12 +19,15 @@ from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.video import BLOCKS, FRONTS
+from avsr.models.blocks import TooLarge, outline
 from avsr.models.whisper import is_whispers
-from avsr.runtime import Progress, no_progress
-from avsr.text import NORMALISER, Tokenizer, write_letters
+from avsr.output import whole_file
+from avsr.runtime import Progress, memory_bytes, no_progress
+from avsr.schema import Misfit, fit_table
+from avsr.text import CTC_LETTERS, NORMALISER, Tokenizer, write_letters
 from avsr.train.imagenet import image_weights, is_image_network, load_image_weights
 
+TRAINING_BYTES = 16                                         # of a weight: itself, its gradient, and two means of the optimiser
 EARS = ("audio.",)
 LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
 
@@ -62,16 +65,15 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
 
 def _letters(path: Path) -> Tokenizer:
     """The tokenizer of letters. Under torchrun every process writes it, while others already read it: by renaming."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    write_letters(part)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        write_letters(part)
     return Tokenizer(path)
 
 
 def model_path(name: str, config: Config) -> str | Path:
     """A model's folder, which is relative to the config's, or the name that it is where there is no such folder."""
     folder = config.path(name)
-    return folder if folder.is_dir() else name
+    return folder if name and os.path.isdir(folder) else name    # isdir: of a name too long for a path it says no
 
 
 def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
@@ -131,18 +133,24 @@ def _dims(config: Config, default: Dims) -> Dims:
     given = config.model.dims
     if strange := sorted(given.keys() - known):
         raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
-    for name, kinds in (("lips", FRONTS), ("video_blocks", BLOCKS)):
-        if given.get(name, next(iter(kinds))) not in kinds:
-            raise BadConfig(f"{config.name}: model.dims.{name} is {given[name]!r}.  Known are {', '.join(kinds)}.")
-    for name, value in given.items():
-        if name not in ("lips", "video_blocks") and (not isinstance(value, int) or value < 0):
-            raise BadConfig(f"{config.name}: model.dims.{name} is {value!r}, but must be a whole number.  Correct it.")
-    size = asdict(default) | given
-    if size["n_fusion_layers"] > size["n_audio_layers"] or not size["n_heads"] or size["width"] % size["n_heads"]:
-        raise BadConfig(f"{config.name}: {size['n_fusion_layers']} fusion layers among {size['n_audio_layers']} audio layers, "
-                        f"width {size['width']} in {size['n_heads']} heads.  Fuse in at most all; heads must divide the "
-                        "width.")
-    return replace(default, **given)
+    memory = memory_bytes()
+    try:
+        dims = replace(default, **fit_table(Dims, given, "model.dims."))
+        outline(AVSR, dims, most=2**60 if memory is None else memory // TRAINING_BYTES)
+    except Misfit as error:
+        raise BadConfig(f"{config.name}: {error}.  Correct it.") from error
+    except ValueError as error:                             # the sizes do not go together
+        raise BadConfig(f"{config.name}: {error}.  Correct it; heads must divide the width.") from error
+    except TooLarge as error:
+        raise BadConfig(f"{config.name}: a network of these model.dims takes more memory to train than this machine has "
+                        f"({memory / 1e9:.0f} GB).  Make model.dims smaller.") from error
+    if dims.n_ctc not in (0, len(CTC_LETTERS) + 1):
+        raise BadConfig(f"{config.name}: model.dims.n_ctc is {dims.n_ctc}, but CTC spells {len(CTC_LETTERS)} letters.  Set "
+                        f"{len(CTC_LETTERS) + 1}, or 0 for none.")
+    if dims.n_vocab < default.n_vocab:
+        raise BadConfig(f"{config.name}: model.dims.n_vocab is {dims.n_vocab}, and the tokenizer has {default.n_vocab} "
+                        "tokens.  Leave n_vocab out.")
+    return dims
 
 
 def facts(config: Config, step: int, scores: dict[str, float], hours_of_data: float) -> dict:

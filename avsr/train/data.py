@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from avsr import manifest
 from avsr.config import Config
 from avsr.dataset import Row, read_rows, recordings_by_speaker
 from avsr.noise import NoiseMixer, open_training_sources
@@ -17,17 +18,21 @@ Say = Callable[[str], None]
 
 
 def training_manifests(config: Config, say: Say) -> list[Path]:
-    """Paths of the manifests to train on: those of `data.train`, and those of `data.optional` that exist.
+    """Paths of the manifests to train on: those of `data.train`, and those of `data.optional` that hold something to learn.
 
-    `say` is called with a sentence for each optional manifest that does not exist.
+    A manifest may be named by its folder. `say` is called with a sentence for each optional manifest that does not exist or
+    holds no training utterance. Raises BadManifest for one that is no manifest.
     """
-    found = [config.path(name) for name in config.data.train]
+    found = [manifest.locate(config.path(name)) for name in config.data.train]
     for one in filter(None, config.data.optional.values()):
-        path = config.path(one["manifest"])
-        if path.exists():
+        path = manifest.locate(config.path(one["manifest"]))
+        if not path.exists():
+            say(f"{os.path.relpath(path)} does not exist, so the model does not learn from {one['teaches']}.")
+        elif any(row.split == "train" and row.cache is not None for row in manifest.read(path)):
             found.append(path)
         else:
-            say(f"{os.path.relpath(path)} does not exist, so the model does not learn from {one['teaches']}.")
+            say(f"{os.path.relpath(path)} holds no prepared utterance of split 'train', so the model does not learn from "
+                f"{one['teaches']}.")
     return found
 
 

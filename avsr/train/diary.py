@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from avsr.output import whole_file
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,15 @@ class Diary:
 
             path = folder / "log.jsonl"
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            with whole_file(path, alone=True) as fresh:
+                fresh.write_text("".join(line for line in lines if _upto(line, step)))
+            self.hook = threading.excepthook
+            threading.excepthook = self._hear_of_thread
             self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-            self.file = path.open("w")
-            self.file.writelines(line for line in lines if _upto(line, step))
-            self.file.flush()
+            self.file = path.open("a")
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Values by name."""
+        """Values by name. Raises OSError, as of a full disk."""
         if self.writer is not None and values:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
@@ -59,10 +64,18 @@ class Diary:
             self.file.flush()
 
     def close(self) -> None:
-        """Everything on disk."""
+        """Everything on disk, as far as there is room: what cannot be written was told when it was noted."""
         if self.writer is not None:
-            self.writer.close()
-            self.file.close()
+            with suppress(OSError):
+                self.writer.close()
+            with suppress(OSError):
+                self.file.close()
+            threading.excepthook = self.hook
+
+    def _hear_of_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread ends where the disk is full, and raises that again in `write`: no traceback is needed of it."""
+        if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard")):
+            self.hook(failure)
 
 
 def _upto(line: str, step: int) -> bool:

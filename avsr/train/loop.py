@@ -12,6 +12,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,17 +27,19 @@ from avsr.batch import Batch, Batches, Endless, augmented, loader
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.dataset import Examples, Row, label_words, read_rows
-from avsr.errors import AvsrError, BadConfig, BadOutput
+from avsr.errors import AvsrError, BadConfig, BadOutput, counted
 from avsr.losses import Learner, Losses
 from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
+from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
-from avsr.runtime import Progress, no_progress, pick_device
+from avsr.runtime import Progress, most_processes, n_cores, no_progress, pick_device
 from avsr.train.begin import begin, facts, finished, model_path, rate
 from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
 from avsr.train.diary import Diary, Line
 from avsr.train.judges import can_be_judged, familiarise, judge
-from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state
+from avsr.train.shortages import shortages_told
+from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state, way_on
 from avsr.train.valid import Validation
 from avsr.train.words import timed
 
@@ -68,17 +71,28 @@ class Options:
 def train(config: Config, folder: str | Path, options: Options = Options()) -> Trained:
     """Train what `config` says into `folder`. Under `torchrun` each process takes its share of the batches.
 
-    Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number.
+    Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number or another process
+    trains into `folder`.
     """
     folder = Path(folder)
-    if not options.resume and (folder / STATE).exists():
-        raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
-    device = _join_group(options.device)
     try:
-        return _Run(config, folder, options, device).run()
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
+    with locked(folder, "avsr train") if _is_first() else nullcontext():
+        if not options.resume and (folder / STATE).exists():
+            raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
+        try:
+            with shortages_told(folder, config.data):
+                return _Run(config, folder, options, _join_group(options.device)).run()
+        finally:
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes, of those that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _join_group(asked: str) -> torch.device:
@@ -105,10 +119,6 @@ class _Run:
         self.started = time.monotonic()
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
         manifests = training_manifests(config, self.say)
         self.rows, left_out = read_rows(manifests, "train", config.data.max_seconds)
         valid_rows = rows_to_validate(config)
@@ -124,7 +134,7 @@ class _Run:
         self.examples = Examples(path, n_mels, labels, mixer, Augment(**config.data.augment),
                                  p_speed=config.data.p_speed, p_ruined=config.data.p_ruined)
         left_out += self._leave_out_long()
-        self.say(f"{len(self.rows)} utterances, {self.hours:.2f} hours; {len(left_out)} left out"
+        self.say(f"{counted(len(self.rows), 'utterance')}, {self.hours:.2f} hours; {len(left_out)} left out"
                  + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.learner = Learner(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
@@ -151,7 +161,7 @@ class _Run:
     def _timed(self) -> list[Row]:
         """The rows with word times: one process finds and writes what is not known yet, then the others read it."""
         teacher, lacking = self.config.data.align, sum(row.utterance.words is None for row in self.rows)
-        self.say(f"word times: {lacking} utterances without, by {teacher}'s hearing unless found before")
+        self.say(f"word times: {counted(lacking, 'utterance')} without, by {teacher}'s hearing unless found before")
         arguments = (self.rows, model_path(teacher, self.config), self.folder / "words.jsonl", self.device, self.progress)
         rows = timed(*arguments) if self.rank == 0 else None
         if self.world > 1:
@@ -159,8 +169,8 @@ class _Run:
         rows = timed(*arguments) if rows is None else rows
         without = [row.utterance.id for row in rows if row.utterance.words is None and "a" in row.utterance.cache.modality]
         if without:
-            self.say(f"word times: {len(without)} utterances stay without, {without[0]} for one: their text or sound is longer "
-                     f"than {teacher} can take")
+            self.say(f"word times: none for {counted(len(without), 'utterance')}, {without[0]} for one: the text or sound is "
+                     f"longer than {teacher} can take")
         return rows
 
     def _leave_out_long(self) -> list[str]:
@@ -223,7 +233,7 @@ class _Run:
                 if stopped or due or position.step % train.save_every == 0:
                     self._save()
         except KeyboardInterrupt:
-            self.say(f"interrupted at step {position.step}; {self._way_on()}")
+            self.say(f"interrupted at step {position.step}; {way_on(self.folder)}")
             raise
         finally:
             diary.close()
@@ -237,7 +247,7 @@ class _Run:
                        None if pad is None else pad * FEATURE_RATE, finished=self.device.type == "cpu")
         sampler = Endless(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
                           first=self.position.step * self.config.train.accumulate * self.world)
-        source = iter(loader(data, sampler, self.config.data.workers, pin=self.device.type == "cuda"))
+        source = iter(loader(data, sampler, self._n_workers(), pin=self.device.type == "cuda"))
         while True:
             asked = time.monotonic()
             batch = next(source)
@@ -245,6 +255,13 @@ class _Run:
             if isinstance(batch, AvsrError):
                 raise batch
             yield augmented(batch, self.examples.augment, self.device), waited
+
+    def _n_workers(self) -> int:
+        """`data.workers`, or as many processes as this machine bears; the batches are the same with any number."""
+        asked, most = self.config.data.workers, most_processes()
+        if asked > most:
+            self.say(f"data.workers is {asked}, and {most} are started: more would only take memory on {n_cores()} cores.")
+        return min(asked, most)
 
     def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> Line:
         began, waited, ids, n_clips = time.monotonic(), 0.0, [], 0
@@ -276,16 +293,9 @@ class _Run:
 
     def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
         path = self.folder / f"nan-{self.rank}.json"
-        path.write_text(json.dumps({"step": self.position.step, "ids": ids, "loss": str(total), "norm": str(norm)}) + "\n")
+        write_file(path, json.dumps({"step": self.position.step, "ids": ids, "loss": str(total), "norm": str(norm)}) + "\n")
         raise AvsrError(f"{self.folder}: at step {self.position.step} the loss is {total} and its gradient's norm {norm}.  The "
-                        f"batch's ids are in {path}; look at them, or lower train.lr and {self._way_on()}.")
-
-    def _way_on(self) -> str:
-        """What is left to do with a run that broke off."""
-        path = self.folder / STATE
-        if not path.exists():
-            return "start again, as no state was saved yet"
-        return f"go on from step {json.loads(path.read_text())['step']} with --resume"
+                        f"batch's ids are in {path}; look at them, or lower train.lr and {way_on(self.folder)}.")
 
     def _time_is_up(self) -> bool:
         """All processes agree, or some would wait for the others for ever."""
@@ -340,7 +350,8 @@ class _Run:
                 self.say(f"judges: taught by {n_lessons} lessons of {1 + self.config.judges.sights} sights")
                 scores = {}                                 # others by now
         scores = scores or self.validation(self.start, self.device, self.progress)
-        path = checkpoint.save(self._checkpoint(scores), self.folder / "model")
+        path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
+                               remedy=f"Make room, then {way_on(self.folder)}.")
         self.start.model.load_state_dict(last)
         return Trained(self.folder, path, position.step, done, scores)
 

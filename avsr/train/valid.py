@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from avsr.dataset import Draw, Examples, Row
 from avsr.decode import DecodeOptions, decode
 from avsr.errors import BadManifest
 from avsr.metrics import NOTHING, word_errors
-from avsr.rates import FEATURE_RATE
+from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress
 from avsr.text import normalise
 
@@ -70,6 +71,7 @@ class Validation:
         batch = collate(made, prompt, tokenizer.end, pad).to(device)
         mouths = None if batch.mouths is None else batch.mouths.float() / 255
         memory = checkpoint.model.encode(batch.mel, mouths, mel_lengths=batch.mel_lengths, seen=batch.seen)
+        memory = replace(memory, seconds=batch.lengths / VIDEO_FPS)
         texts = decode(checkpoint.model, tokenizer, memory, [prompt] * len(rows), suppress=checkpoint.suppress,
                        suppress_begin=checkpoint.suppress_begin, options=GREEDY)
         return [{"reference": row.utterance.text, "hypothesis": tokenizer.decode(text.tokens)}

@@ -21,6 +21,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.dataset import Row
 from avsr.errors import BadConfig
 from avsr.manifest import TimedWord
+from avsr.output import append_lines
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 from avsr.runtime import Progress
 from avsr.senses import hear
@@ -45,26 +46,23 @@ def timed(rows: Sequence[Row], model: str | Path, memory: Path, device: torch.de
     if todo:
         teacher = checkpoint.load(model, lips=False, device=device, progress=progress)
         _check(teacher, todo, model)
-        with memory.open("a") as file:
-            n_done = 0
-            for some in _batches(todo):
-                progress("finding word times", n_done, len(todo), "utterances")
-                for row, words in zip(some, _align(teacher, some, device), strict=True):
-                    known[row.utterance.id] = words
-                    file.write(json.dumps({"id": row.utterance.id, "words": words}, ensure_ascii=False) + "\n")
-                n_done += len(some)
+        n_done = 0
+        for some in _batches(todo):
             progress("finding word times", n_done, len(todo), "utterances")
+            found = {row.utterance.id: words for row, words in zip(some, _align(teacher, some, device), strict=True)}
+            known |= found
+            append_lines(memory, "".join(json.dumps({"id": id_, "words": words}, ensure_ascii=False) + "\n"
+                                         for id_, words in found.items()))
+            n_done += len(some)
+        progress("finding word times", n_done, len(todo), "utterances")
     return [row if known.get(row.utterance.id) is None else replace(row, utterance=replace(
         row.utterance, words=tuple(TimedWord(*word) for word in known[row.utterance.id]))) for row in rows]
 
 
 def _remembered(memory: Path) -> dict[str, Times | None]:
-    """Words by id, None where there can be none; drops what follows the last whole line from the file."""
-    text = memory.read_text() if memory.exists() else ""
-    whole = text[:text.rfind("\n") + 1]
-    if whole != text:
-        memory.write_text(whole)
-    return {entry["id"]: entry["words"] for entry in map(json.loads, whole.splitlines())}
+    """Words by id, None where there can be none; what follows the last whole line is left out."""
+    text = memory.read_bytes() if memory.exists() else b""
+    return {entry["id"]: entry["words"] for entry in map(json.loads, text.split(b"\n")[:-1])}
 
 
 def _check(teacher: Checkpoint, rows: Sequence[Row], model: str | Path) -> None:

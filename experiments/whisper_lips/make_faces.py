@@ -29,7 +29,7 @@ import talking_face
 
 from avsr import media
 from avsr.errors import AvsrError, BadOutput
-from avsr.manifest.rows import write_text
+from avsr.output import write_file
 from avsr.rates import SAMPLE_RATE
 
 # A symbol in braces stands for one of its alternatives: those of TEMPLATES are phrases, those of WORDS single words.
@@ -265,12 +265,12 @@ def make_faces(folder: str | Path, n_clips: int, *, seed: int = 1, progress: Cal
     for clip in kept:
         _check_text(folder / f"{clip.name}.txt", clip.text)
     table = folder / "metadata.csv"
-    write_text(table, _table(plans))                         # first: without it half a folder would be read, and be believed
+    write_file(table, _table(plans))                         # first: without it half a folder would be read, and be believed
     film_s, start = 0.0, time.process_time()
     for i, clip in enumerate(plans):
         if clip in kept:
             continue
-        write_text(folder / f"{clip.name}.txt", clip.text + "\n")                    # before the clip, which vouches for it
+        write_file(folder / f"{clip.name}.txt", clip.text + "\n")                    # before the clip, which vouches for it
         take = talking_face.render(clip.text, **clip.scene)
         frames = film(take.frames, clip.look, np.random.default_rng([seed, i, 1]))
         media.write(frames, folder / f"{clip.name}.mp4", audio=take.samples[:-SILENCE_CUT], fps=clip.scene["fps"], crf=clip.crf)

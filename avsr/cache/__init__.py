@@ -1,0 +1,16 @@
+"""The cache: mouths and sound of each utterance, packed in shards, any one of them read with one range request.
+
+    Cached (images (T, 96, 96) uint8, missing (T,) bool, audio (S,) float32)  <->  bytes of a shard, found by a CacheEntry
+
+A shard is a plain tar (WebDataset's layout): `ID.mouths.zlib`, `ID.flac` and `ID.json` follow one another, so a
+CacheEntry's offset and size fetch all three at once, from a disk, a mount, object storage or a web server.
+Mouths come back bit for bit. Sound comes back to 16 bits below its own peak: exact where the source was 16 bits at
+16 kHz, else within 2^-16 of the peak (-96 dB), which is under the noise of any microphone and of AAC, MP2 and Opus.
+packing.py holds the bytes of an utterance, shards.py the files that they lie in.
+"""
+
+from avsr.cache.packing import MAX_SECONDS, Cached, Packed, pack, unpack
+from avsr.cache.shards import MAX_BYTES, ShardWriter, read_entry, read_range, read_recipe, write_recipe
+
+__all__ = ["MAX_BYTES", "MAX_SECONDS", "Cached", "Packed", "ShardWriter", "pack", "read_entry", "read_range", "read_recipe",
+           "unpack", "write_recipe"]

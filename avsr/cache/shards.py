@@ -1,0 +1,230 @@
+"""Shards: packed utterances one after another in plain tar files, any one of them read with one range request.
+
+    Packed -> ShardWriter -> CacheEntry (shard, offset, size);  CacheEntry -> read_entry -> Cached;  recipe.json beside them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tarfile
+from functools import lru_cache
+from pathlib import Path
+
+from avsr import rates
+from avsr.cache.packing import MAX_SECONDS, MAX_SIDE, MOUTHS, SOUND, Cached, Packed, unpack
+from avsr.errors import BadCheckpoint, BadManifest
+from avsr.lips import RECIPES, LipRecipe
+from avsr.manifest import CacheEntry, lies_beside
+from avsr.output import write_file
+from avsr.remote import locate
+
+MAX_BYTES = 256 * 2**20               # of a shard: large enough for network file systems, small enough to copy about
+OPEN_SHARDS = 16                      # kept open between reads, by each process
+RECIPE = "recipe.json"
+ABOUT_BYTES = 2**20                   # of an utterance's json and tar headers, in a bound that is to refuse nobody's
+
+
+class ShardWriter:
+    """Writes utterances one after another into `shard-00000.tar`, `shard-00001.tar`, ... in `folder`.
+
+    A shard is called `.tar.part` until it is whole. `shard` and `offset` are where writing goes on: what lies behind
+    them (an utterance cut off by a crash) is overwritten, so that a run taken up again writes the same bytes.
+    """
+
+    def __init__(self, folder: str | Path, *, max_bytes: int = MAX_BYTES, shard: int = 0, offset: int = 0):
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        self.shard, self.offset = shard, offset
+        self._file: int | None = None
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type | None, *_) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.close()
+
+    @property
+    def path(self) -> Path:
+        """Where the shard at hand will be once it is whole."""
+        return self.folder / f"shard-{self.shard:05d}.tar"
+
+    def add(self, packed: Packed) -> CacheEntry:
+        """Append an utterance. OSError, for instance of a full disk, leaves those before it whole."""
+        if self.offset and self.offset + len(packed.blob) + 2 * tarfile.BLOCKSIZE > self.max_bytes:
+            self.finish()
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
+            os.ftruncate(self._file, self.offset)
+        self._write(packed.blob)
+        entry = CacheEntry(self.path.name, self.offset, len(packed.blob), packed.n_frames, packed.n_samples,
+                           packed.modality)
+        self.offset += len(packed.blob)
+        return entry
+
+    def sync(self) -> None:
+        """Make sure that what was added outlives a power cut."""
+        if self._file is not None:
+            os.fsync(self._file)
+
+    def finish(self) -> None:
+        """Complete the shard at hand; the next utterance opens another."""
+        if self._file is None and self.offset:              # taken up again, and nothing to add
+            self._file = os.open(self._part, os.O_RDWR)
+            os.ftruncate(self._file, self.offset)
+        if self._file is None:
+            return
+        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        os.fsync(self._file)
+        self.close()
+        self._part.rename(self.path)
+        self.shard, self.offset = self.shard + 1, 0
+
+    def close(self) -> None:
+        """Let go of the file as it is."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    @property
+    def _part(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.part")
+
+    def _write(self, data: bytes) -> None:
+        rest, place = memoryview(data), self.offset
+        while rest:
+            written = os.pwrite(self._file, rest, place)
+            rest, place = rest[written:], place + written
+
+
+def read_entry(base: str | Path, entry: CacheEntry, *, name: str | None = None) -> Cached:
+    """An utterance from the cache beside a manifest.
+
+    base: folder of the manifest, or its URL (anything fsspec knows: http, s3, gs, memory, ...).
+    name: the utterance's id, checked if given. Raises BadManifest where the shard is missing, cut, or not as announced.
+    """
+    return unpack(read_range(base, entry), entry, name)
+
+
+def read_range(base: str | Path, entry: CacheEntry) -> bytes:
+    """The bytes of an utterance. Raises BadManifest where the shard is missing or cut, or no entry of ours says what this
+    one does."""
+    place = _join(base, entry.shard)
+    _check(place, entry)
+    if "://" in place:
+        blob = _fetch(place, entry.offset, entry.offset + entry.size)
+    else:
+        try:
+            facts = os.stat(place)
+            if not stat.S_ISREG(facts.st_mode):             # a pipe would be waited for
+                raise BadManifest(f"{place}: this is no file.  Copy the shard again, or run avsr prepare again.")
+            blob = _shard(place, facts.st_ino, facts.st_mtime_ns).read(entry.offset, min(entry.size, facts.st_size))
+        except OSError as error:
+            raise _unreachable(place, error) from error
+    if len(blob) > entry.size:
+        raise BadManifest(f"{place}: {len(blob)} bytes came where {entry.size} were asked for.  Use a server that answers "
+                          "range requests, or copy the cache here.")
+    if len(blob) < entry.size:
+        raise BadManifest(f"{place}: the shard is cut short: {len(blob)} of {entry.size} bytes from {entry.offset}.  Copy it "
+                          "again, or run avsr prepare again.")
+    return blob
+
+
+def _check(place: str, entry: CacheEntry) -> None:
+    """That an entry is one that `pack` could have made. Raises BadManifest."""
+    if not lies_beside(entry.shard):
+        raise BadManifest(f"{place}: shards lie beside their manifest or in folders below it.  Copy the shard there.")
+    seconds = max(entry.n_frames / rates.VIDEO_FPS, entry.n_samples / rates.SAMPLE_RATE)
+    if seconds > MAX_SECONDS + 1:
+        raise BadManifest(f"{place}: the manifest says {entry.n_frames} frames and {entry.n_samples} samples at byte "
+                          f"{entry.offset}, and an utterance has {MAX_SECONDS} s at most.  Run avsr prepare again.")
+    most = ABOUT_BYTES + entry.n_frames * MAX_SIDE**2 + 4 * entry.n_samples
+    if entry.size > most or entry.offset >= 2**62:
+        raise BadManifest(f"{place}: the manifest says {entry.size} bytes from {entry.offset} for {entry.n_frames} frames and "
+                          f"{entry.n_samples} samples.  Run avsr prepare again.")
+
+
+def _fetch(place: str, start: int | None = None, end: int | None = None) -> bytes:
+    """Part of what lies at a URL. Raises BadManifest."""
+    try:
+        system, path = locate(place)
+        return system.cat_file(path, start=start, end=end)
+    except Exception as error:                               # each kind of storage has errors of its own
+        raise _unreachable(place, error) from error
+
+
+def _unreachable(place: str, error: Exception) -> BadManifest:
+    if isinstance(error, FileNotFoundError):
+        return BadManifest(f"{place}: no such file.  Copy it beside the manifest, or run avsr prepare again.")
+    reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+    return BadManifest(f"{place}: this cannot be read ({reason}).  Check that it can be reached from here.")
+
+
+def _join(base: str | Path, name: str) -> str:
+    if "://" in str(base):
+        return f"{str(base).rstrip('/')}/{name}"
+    return str(Path(base) / name)
+
+
+class _Shard:
+    """An open shard. Readers share no position, so threads and forked processes can use it at once."""
+
+    def __init__(self, path: str):
+        self.file = os.open(path, os.O_RDONLY)
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self.file, size, offset)
+
+    def __del__(self) -> None:                               # when it has fallen out of the cache and nobody reads
+        if hasattr(self, "file"):
+            os.close(self.file)
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _shard(path: str, inode: int, changed: int) -> _Shard:
+    """Inode and time of change tell a shard from another that took its name."""
+    return _Shard(path)
+
+
+def write_recipe(folder: str | Path, recipe: LipRecipe) -> None:
+    """Say beside the manifest how mouths and sound were made. Raises BadOutput."""
+    values = {"mouths": MOUTHS, "sound": SOUND, "sample_rate": rates.SAMPLE_RATE, "video_fps": rates.VIDEO_FPS,
+              "lips": recipe.to_dict()}
+    write_file(Path(folder) / RECIPE, json.dumps(values, indent=1) + "\n")
+
+
+def read_recipe(base: str | Path, expected: LipRecipe | None = None) -> LipRecipe:
+    """How the mouths of the cache at `base` (folder or URL) were cut out.
+
+    Raises BadManifest, naming the field, where it was made in another way than `expected` or than this version reads.
+    """
+    place = _join(base, RECIPE)
+    try:
+        values = json.loads(_fetch(place) if "://" in place else _read_file(Path(place)))
+        recipe = LipRecipe.from_dict(values["lips"])
+        here = {"mouths": MOUTHS, "sound": SOUND, "sample_rate": rates.SAMPLE_RATE, "video_fps": rates.VIDEO_FPS}
+        wrong = [f"{field}: {values[field]} against {value}" for field, value in here.items() if values[field] != value]
+    except OSError as error:
+        raise _unreachable(place, error) from error
+    except (ValueError, KeyError, TypeError, RecursionError, BadCheckpoint) as error:
+        raise BadManifest(f"{place}: this is not the recipe of a cache ({error}).  Run avsr prepare into an empty "
+                          "folder.") from error
+    if expected is not None:
+        wrong += [f"lips.{line}" for line in recipe.differences(expected)]
+    if wrong:
+        named = next((f" --recipe {name}" for name, one in RECIPES.items() if one == expected), "")
+        raise BadManifest(f"{place}: the cache was made with another recipe ({'; '.join(wrong)}).  Run avsr prepare{named} "
+                          "into an empty folder, or use the version and the model that it was made for.")
+    return recipe
+
+
+def _read_file(path: Path) -> bytes:
+    """A small file, which has to be one: a pipe would be waited for."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("a pipe, a device or a folder")
+    with path.open("rb") as file:
+        return file.read(ABOUT_BYTES)

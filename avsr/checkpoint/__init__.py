@@ -1,0 +1,161 @@
+"""Models on disk: tensors plus readable JSON, never pickle; and by which names models are found.
+
+    shipped name | folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and all that decoding must know
+A folder holds model.json, which names the sha256 of the others, model.safetensors and tokenizer.json. A model that has a
+`base` holds only what differs from it; all else, perhaps the tokenizer as well, is taken from the base. Folders come from
+anywhere: description.py checks what model.json says, folder.py what lies beside it, whispers.py other people's layouts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avsr import assets
+from avsr.checkpoint.description import Checkpoint, describe, read_description
+from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, fresh, load_ours, settle, sha256_of
+from avsr.checkpoint.whispers import PACKAGED, fetch_whisper, load_packaged, load_whisper
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.output import reason_of
+from avsr.runtime import Progress, no_progress
+from avsr.schema import shown
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DEFAULT_MODEL", "SHIPPED", "Checkpoint", "load", "may_see", "save", "shipped"]
+
+DEFAULT_MODEL = "default"
+SHIPPED = Path(__file__).parents[1] / "weights"             # models that come with the program, a folder each
+MOST_BASES = 3                                              # of a model, its base, the base's base
+
+
+def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
+         progress: Progress = no_progress) -> Checkpoint:
+    """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`;
+    Whisper's `tiny.en`, `large-v3`), or by its name on the hub.
+
+    `lips` False leaves the lip network out of a model that can do without, which saves its memory. A
+    Whisper gets a new lip network behind closed gates. Raises BadCheckpoint or MissingAsset.
+    """
+    checkpoint = _load(str(name), lips, progress, ())
+    if checkpoint.model.spells_tokens:                      # its search compares sums of log-probabilities over a whole text
+        dtype = None
+    checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return checkpoint
+
+
+def _load(name: str, lips: bool, progress: Progress, above: tuple[Path, ...]) -> Checkpoint:
+    """The model on the CPU. above: the folders of models whose base it is."""
+    if not name:
+        raise BadCheckpoint(f"The model's name is empty.  Name a model: {', '.join(shipped())}, a Whisper size, or a folder.")
+    folder = SHIPPED / name if name in shipped() else Path(name)
+    try:
+        if folder.is_dir():
+            if (folder / "model.json").exists():
+                return _load_ours(folder, lips, progress, above)
+            return load_whisper(folder, name, lips)
+        found = folder.exists()
+    except OSError as error:                                # a name too long for a path, or a folder that nobody may enter
+        raise BadCheckpoint(f"{shown(name)[1:-1]}: cannot be read ({error.strerror}).  Name a model's folder that you may "
+                            f"read, or one of {', '.join(shipped())}.") from error
+    if found:
+        raise BadCheckpoint(f"{name}: a file, but a model is a folder with model.json and model.safetensors.  "
+                            "Name the folder.")
+    return _load_by_name(name, lips, progress)
+
+
+def _load_ours(folder: Path, lips: bool, progress: Progress, above: tuple[Path, ...]) -> Checkpoint:
+    about, here = read_description(folder), folder.resolve()
+    if here in above:
+        others = ", by way of others" if len(above) > 1 else ""
+        raise BadCheckpoint(f"{folder}: it only adds to itself{others}.  Copy the whole folder again.")
+    if len(above) >= MOST_BASES:
+        raise BadCheckpoint(f"{folder}: more than {MOST_BASES} models would add to one another.  Use a model whose base has no "
+                            "base itself.")
+    try:
+        base = None if about.base is None else _load(about.base, False, progress, (*above, here))
+    except AvsrError as error:
+        raise type(error)(f"{folder}: it only adds to {about.base}, which is needed too: {error}") from error
+    return load_ours(folder, about, base, lips)
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the program."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/model.json"))
+
+
+def may_see(name: str | Path) -> bool:
+    """Whether a model could have trained lips: a shipped one, or a folder of ours; published Whispers never do."""
+    return str(name) in shipped() or (str(name) != "" and os.path.exists(Path(name) / "model.json"))
+
+
+def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
+    from avsr.models.whisper import SIZES
+
+    size = "large-v3-turbo" if name == "turbo" else "large-v3" if name == "large" else name
+    missing = None
+    if size in PACKAGED:
+        try:
+            return load_packaged(size, lips, progress)
+        except assets.MissingAsset as error:
+            missing = error
+    if size not in SIZES and size.count("/") != 1:
+        names = (*shipped(), *SIZES)
+        nearest = get_close_matches(name, names, 1)
+        hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(names)}, a folder, or owner/model of the hub."
+        raise BadCheckpoint(f"{name if name.isprintable() else shown(name)}: no such model or folder.  {hint}")
+    try:
+        folder = fetch_whisper(f"openai/whisper-{size}" if size in SIZES else size, progress)
+    except AvsrError as error:
+        if missing is not None:
+            raise missing from error
+        raise
+    return load_whisper(folder, name, lips)
+
+
+def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remedy: str = "Choose another folder.") -> Path:
+    """Write a model folder; with `half` weights are stored as float16. Whatever interrupts it, the folder holds a whole
+    model, the older or the new: model.json is renamed first, and its sha256 tell which of the other files are meant.
+
+    Raises BadOutput, whose message ends in `remedy`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    tensors, parts = checkpoint.model.state_dict(), PARTS
+    if checkpoint.base is not None:
+        base = load(checkpoint.base, lips=False)
+        theirs = base.model.state_dict()
+        tensors = {name: tensor for name, tensor in tensors.items()
+                   if name not in theirs or tensor.shape != theirs[name].shape or not tensor.cpu().float().equal(theirs[name])}
+        parts = PARTS[:1] if base.tokenizer.sha256 == checkpoint.tokenizer.sha256 else PARTS
+    state = {name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().cpu()
+             for name, tensor in tensors.items()}
+    new = {name: fresh(folder, name) for name in (*parts, "model.json")}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer = checkpoint.tokenizer.path.read_bytes()
+        settle(folder)
+        save_file(state, new[WEIGHTS])
+        if TOKENIZER in parts:
+            new[TOKENIZER].write_bytes(tokenizer)
+        description = describe(checkpoint, {name: sha256_of(new[name]) for name in parts})
+        new["model.json"].write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        shutil.copymode(new["model.json"], new[WEIGHTS])         # which safetensors makes its owner's alone
+        os.replace(new["model.json"], folder / "model.json")
+    except (OSError, SafetensorError) as error:
+        for path in new.values():
+            with suppress(OSError):
+                path.unlink()
+        raise BadOutput(f"{folder}: the model cannot be written ({reason_of(error)}).  {remedy}") from error
+    with suppress(OSError):                                 # `load` finds them under either name
+        for name in parts:
+            os.replace(new[name], folder / name)
+    return folder

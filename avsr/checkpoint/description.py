@@ -1,0 +1,161 @@
+"""`Checkpoint`, and model.json, which describes one: written from it, and read back field by field against a schema.
+
+    Checkpoint -> describe -> model.json -> read_description -> Description -> read_dims, read_recipe -> Dims, LipRecipe
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from avsr import rates
+from avsr.errors import BadCheckpoint
+from avsr.lips import LipRecipe
+from avsr.schema import Between, Misfit, Printable, fit_table, read_json, shown
+from avsr.text import Pieces, Tokenizer
+
+if TYPE_CHECKING:
+    from avsr.models.avsr import AVSR, Dims
+    from avsr.models.hybrid import Hybrid, HybridDims
+
+LAYOUT = 1                                                  # of model.json; a newer one is refused
+RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
+COPY, VERSION = "Copy the whole folder again.", "Use the version of avsr it was trained with."
+
+Token = Annotated[int, Between(0, 2**20)]
+Place = Annotated[int, Between(0, 2**10)]                   # of a layer, or of a head
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network ready for use, and what goes with it.
+
+    pad_seconds: length to which sound is padded with silence before the network hears it (Whisper's 30), None for none.
+    lips_trained: whether what it sees means anything yet. base: the model that what is untouched comes from.
+    suppress, suppress_begin, alignment_heads: see models.whisper.WhisperSettings.
+    search: settings of decode.DecodeOptions it wants in place of the usual ones, as its authors report their figures with.
+    training: free facts for the reader: data and licence, git commit, step, scores.
+    """
+
+    name: str
+    model: AVSR | Hybrid
+    tokenizer: Tokenizer | Pieces
+    recipe: LipRecipe = field(default_factory=LipRecipe)
+    lips_trained: bool = False
+    base: str | None = None
+    pad_seconds: int | None = rates.PIECE_SECONDS
+    suppress: tuple[int, ...] = ()
+    suppress_begin: tuple[int, ...] = ()
+    alignment_heads: tuple[tuple[int, int], ...] = ()
+    search: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it can go by: `a`, `v`, `av`."""
+        return tuple(one for one in self.model.modalities if self.lips_trained or "v" not in one)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Two-letter codes this model can be told to write."""
+        return tuple(self.tokenizer.languages) or ("en",)
+
+
+@dataclass(frozen=True)
+class Description:
+    """model.json. Those fields that a Checkpoint has too are its fields as they are. Models from before there were bases, or
+    networks of another kind, say nothing of them; `dims`, `rates` and `recipe` have schemas of their own."""
+
+    layout: int
+    dims: dict[str, Any]
+    rates: dict[str, Any]
+    recipe: dict[str, Any]
+    sha256: dict[str, Annotated[str, Printable(64)]]
+    name: Annotated[str, Printable(4096)]
+    lips_trained: bool
+    pad_seconds: Annotated[int, Between(1, rates.PIECE_SECONDS)] | None
+    suppress: tuple[Token, ...]
+    suppress_begin: tuple[Token, ...]
+    alignment_heads: tuple[tuple[Place, Place], ...]
+    training: dict[str, Any]
+    base: Annotated[str, Printable(4096)] | None = None
+    network: Annotated[str, Printable(100)] = "avsr"
+    search: dict[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """What of it a Checkpoint takes over."""
+        return {name: getattr(self, name) for name in _shared()}
+
+
+def _shared() -> list[str]:
+    """The fields of a Checkpoint that model.json holds as they are."""
+    return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "recipe")]
+
+
+def network_of(model: AVSR | Hybrid) -> str:
+    """The kind of network, as model.json names it."""
+    return type(model).__name__.lower()
+
+
+def describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
+    """model.json, given the sha256 of the files beside it."""
+    return {"layout": LAYOUT, "network": network_of(checkpoint.model), "dims": asdict(checkpoint.model.dims),
+            "rates": {name: getattr(rates, name) for name in RATES}, "recipe": checkpoint.recipe.to_dict(), "sha256": sha256,
+            **{name: getattr(checkpoint, name) for name in _shared()}}
+
+
+def read_description(folder: Path) -> Description:
+    """model.json of this layout, with nothing missing, every field of its type, and the rates of this version.
+
+    Raises BadCheckpoint.
+    """
+    values = read_json(folder / "model.json")
+    if values.get("layout") != LAYOUT or isinstance(values["layout"], bool | float):
+        raise BadCheckpoint(f"{folder}: model.json of layout {shown(values.get('layout'))}, known is {LAYOUT}.  Install a "
+                            "newer avsr.")
+    if absent := [f.name for f in fields(Description) if f.name not in values and f.default is MISSING
+                  and f.default_factory is MISSING]:
+        raise BadCheckpoint(f"{folder}: its model.json lacks {', '.join(absent)}.  {COPY}")
+    try:
+        description = Description(**fit_table(Description, values))
+    except Misfit as error:
+        raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {COPY}") from error
+    here = {name: getattr(rates, name) for name in RATES}
+    for name in [*RATES, *description.rates]:
+        theirs, ours = description.rates.get(name), here.get(name)
+        if theirs != ours:
+            raise BadCheckpoint(f"{folder}: made with {shown(name)[1:-1]} = {shown(theirs)}, here it is {shown(ours)}.  "
+                                f"{VERSION}")
+    return description
+
+
+def read_dims(description: Description, folder: Path) -> Dims | HybridDims:
+    """The sizes of the network. Raises BadCheckpoint."""
+    from avsr.models.avsr import Dims
+    from avsr.models.hybrid import HybridDims
+
+    kinds, values = {"avsr": Dims, "hybrid": HybridDims}, description.dims
+    if description.network not in kinds:
+        raise BadCheckpoint(f"{folder}: its network is of kind {shown(description.network)}, known are {', '.join(kinds)}.  "
+                            "Install a newer avsr.")
+    kind = kinds[description.network]
+    known = [f.name for f in fields(kind)]
+    if strange := sorted(values.keys() - set(known)):       # one that is absent is younger than the model
+        nearest = get_close_matches(strange[0], known, 1)
+        hint = f", which may mean {nearest[0]}" if nearest else ""
+        raise BadCheckpoint(f"{folder}: its {kind.__name__} differ from this version's in {shown(strange[0])[1:-1]}{hint}.  "
+                            f"{VERSION}")
+    try:
+        return kind(**fit_table(kind, values, "dims."))
+    except (Misfit, ValueError) as error:
+        raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {VERSION}") from error
+
+
+def read_recipe(description: Description, folder: Path) -> LipRecipe:
+    """How mouths are cut out for it. Raises BadCheckpoint."""
+    try:
+        return LipRecipe.from_dict(description.recipe)
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{folder}: {error}") from error

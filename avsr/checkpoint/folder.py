@@ -1,0 +1,157 @@
+"""A model folder of ours: which of its files are meant, whether they belong together, and the network made of them.
+
+    Description + model.safetensors + tokenizer.json (+ the base's) -> Checkpoint
+Everything is compared before it is made: sizes with what the weights file announces, weights with sizes, tokens with both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avsr.checkpoint.description import COPY, Checkpoint, Description, read_dims, read_recipe
+from avsr.errors import BadCheckpoint
+from avsr.schema import read_json
+from avsr.text import LONGEST_TOKENIZER, Pieces, Tokenizer, open_tokenizer
+
+if TYPE_CHECKING:
+    from avsr.models.avsr import AVSR, Dims
+    from avsr.models.hybrid import Hybrid, HybridDims
+    from avsr.models.weights import Stored
+
+WEIGHTS, TOKENIZER = PARTS = ("model.safetensors", "tokenizer.json")       # beside model.json
+UNTAUGHT = ("trust.familiar.reach",)                        # infinite until it is learnt which lips are familiar
+AGAIN = "Fetch the model again."
+
+
+def fresh(folder: Path, name: str) -> Path:
+    """The name under which a file is written."""
+    return folder / f".{name}.new"
+
+
+def settle(folder: Path) -> None:
+    """What an interrupted `save` left under its temporary name, though it belongs to the model, gets its own."""
+    with suppress(BadCheckpoint):
+        sha256 = read_json(folder / "model.json").get("sha256")
+        for name in PARTS if isinstance(sha256, dict) else ():
+            if fresh(folder, name).is_file() and sha256_of(fresh(folder, name)) == sha256.get(name):
+                os.replace(fresh(folder, name), folder / name)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: bool) -> Checkpoint:
+    """The model that a folder's model.json tells of, on the CPU. base: the model it only adds to. Raises BadCheckpoint."""
+    from avsr.models.avsr import without_lips
+    from avsr.models.weights import check_finite, check_memory, n_numbers, read_safetensors
+
+    dims, recipe = read_dims(about, folder), read_recipe(about, folder)
+    hybrid = about.network == "hybrid"
+    dims = dims if lips or hybrid else without_lips(dims)
+    headers = _headers(folder)
+    theirs = {} if base is None else base.model.state_dict()
+    room = max(map(n_numbers, headers.values())) + sum(tensor.numel() for tensor in theirs.values())
+    check_memory(room, folder)
+    model = _outline(folder, dims, room)
+    wanted = model.state_dict()
+    path = _meant(folder, about, wanted, headers, theirs, everything=lips or hybrid)
+    weights = read_safetensors(path, None if lips or hybrid else wanted)
+    check_finite(weights, path, limits=UNTAUGHT)
+    model.load_state_dict({name: tensor for name, tensor in theirs.items() if name in wanted} | weights, assign=True)
+    tokenizer = _tokenizer(folder, about, base)
+    if wrong := _odd(about, dims, tokenizer):
+        raise BadCheckpoint(f"{folder}: {wrong}.  {COPY}")
+    kept = about.facts() | {"lips_trained": about.lips_trained and model.modalities != ("a",)}
+    return Checkpoint(model=model, tokenizer=tokenizer, recipe=recipe, **kept)
+
+
+def _headers(folder: Path) -> dict[Path, dict[str, Stored]]:
+    """What the files announce that may be the weights, under their name or the one they were written with."""
+    from avsr.models.weights import read_header
+
+    headers, problem = {}, None
+    for path in (folder / WEIGHTS, fresh(folder, WEIGHTS)):
+        if path.exists():
+            try:
+                headers[path] = read_header(path)
+            except BadCheckpoint as error:
+                problem = error
+    if not headers:
+        raise problem or _not_there(folder, WEIGHTS)
+    return headers
+
+
+def _not_there(folder: Path, name: str) -> BadCheckpoint:
+    return BadCheckpoint(f"{folder / name}: missing, or not the one model.json names.  {COPY}")
+
+
+def _outline(folder: Path, dims: Dims | HybridDims, room: int) -> AVSR | Hybrid:
+    """The network without its weights, of which there are so many numbers. Raises BadCheckpoint where it needs more."""
+    from avsr.models.avsr import AVSR, Dims
+    from avsr.models.blocks import TooLarge, outline
+    from avsr.models.hybrid import Hybrid
+
+    try:
+        return outline(AVSR if isinstance(dims, Dims) else Hybrid, dims, most=room)
+    except TooLarge as error:
+        raise BadCheckpoint(f"{folder}: its weights do not fit its dims (they hold {room} numbers, and a network of these dims "
+                            f"needs more).  {AGAIN}") from error
+
+
+def _meant(folder: Path, about: Description, wanted: Mapping, headers: Mapping[Path, Mapping[str, Stored]], theirs: Mapping,
+           *, everything: bool) -> Path:
+    """The weights file that model.json names. Their fit is looked at first: to read all of a file may take minutes.
+
+    everything: whether the file may hold nothing but what is wanted, or also lips that are left out.
+    """
+    from avsr.models.weights import misfit, stored
+
+    given = stored({name: tensor for name, tensor in theirs.items() if name in wanted})
+    wrong = None
+    for path, header in headers.items():
+        mine = header if everything else {name: one for name, one in header.items() if name in wanted}
+        problem = misfit(wanted, given | dict(mine))
+        wrong = wrong or problem
+        if problem is None and sha256_of(path) == about.sha256.get(WEIGHTS):
+            return path
+    if wrong is None:
+        raise _not_there(folder, WEIGHTS)
+    raise BadCheckpoint(f"{folder}: its weights do not fit its dims (it {wrong}).  {AGAIN}")
+
+
+def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tokenizer | Pieces:
+    """Its own, or where it has none its base's."""
+    if TOKENIZER not in about.sha256 and base is not None:
+        return base.tokenizer
+    for path in (folder / TOKENIZER, fresh(folder, TOKENIZER)):
+        if path.is_file() and path.stat().st_size <= LONGEST_TOKENIZER and sha256_of(path) == about.sha256.get(TOKENIZER):
+            return open_tokenizer(path)
+    raise _not_there(folder, TOKENIZER)
+
+
+def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | Pieces) -> str | None:
+    """In words, what of model.json and tokenizer.json does not go with the network; None where all does."""
+    from avsr.models.hybrid import HybridDims
+    from avsr.models.whisper import WhisperSettings
+
+    if tokenizer.n_tokens > dims.n_vocab:
+        return f"its tokenizer has {tokenizer.n_tokens} tokens, and its network {dims.n_vocab}"
+    if isinstance(dims, HybridDims):
+        fits = isinstance(tokenizer, Pieces) and tokenizer.n_tokens == dims.n_vocab
+        return None if fits else f"its tokenizer is not of the {dims.n_vocab} pieces that its network writes"
+    n_prompt = len(tokenizer.prompt(next(iter(tokenizer.languages), None)))
+    if dims.n_context < n_prompt + 2:
+        return f"its network takes {dims.n_context} tokens at once, of which the start takes {n_prompt}: no text has room"
+    if tokenizer.end in about.suppress:
+        return f"the token that ends a text, {tokenizer.end}, is suppressed"
+    if set(range(tokenizer.end + 1)) <= {*about.suppress, *about.suppress_begin}:
+        return "all tokens that a text may begin with are suppressed"
+    return WhisperSettings(about.suppress, about.suppress_begin, about.alignment_heads).misfit(dims)

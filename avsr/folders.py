@@ -1,0 +1,139 @@
+"""Folders of other people: every file below one, through links, each folder once; names as other systems write them.
+
+    folder -> Inside(paths, closed);  folder, name in a table -> path;  recording -> the text beside it
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from glob import glob, has_magic
+from pathlib import Path
+from unicodedata import normalize
+
+
+@dataclass(frozen=True)
+class Inside:
+    """paths: all that is no folder, sorted, hidden names left out; links that lead nowhere, pipes and devices among them.
+    folders: those within, in no order. closed: why folders could not be read."""
+
+    paths: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    closed: list[OSError] = field(default_factory=list)
+
+
+def inside(folder: str | Path) -> Inside:
+    """Everything below a folder, also behind links to folders.
+
+    Each folder is read once: under its own name where links lead to it as well. Links to a folder above `folder` are not
+    followed, as two of them would never come to an end.
+    """
+    root = os.path.realpath(folder)
+    seen, out, links = {root}, Inside(), []
+    _walk(os.fspath(folder), seen, out, links)
+    while links:
+        link = links.pop(0)
+        target = os.path.realpath(link)
+        if target not in seen and os.path.commonpath([target, root]) != target:
+            seen.add(target)
+            out.folders.append(Path(link))
+            _walk(link, seen, out, links)
+    out.paths.sort()
+    return out
+
+
+def _walk(folder: str, seen: set[str], out: Inside, links: list[str]) -> None:
+    """Add what lies below a folder to `out`, the real paths of the folders to `seen`, and links to folders to `links`."""
+    for parent, folders, names in os.walk(folder, onerror=out.closed.append):
+        there = sorted(os.path.join(parent, name) for name in folders if not name.startswith("."))
+        links += [path for path in there if os.path.islink(path)]
+        new = [path for path in there if not os.path.islink(path) and os.path.realpath(path) not in seen]
+        seen.update(map(os.path.realpath, new))
+        folders[:] = map(os.path.basename, new)
+        out.folders.extend(map(Path, new))
+        out.paths.extend(Path(parent, name) for name in names if not name.startswith("."))
+
+
+def matching(pattern: str) -> list[Path]:
+    """Files and folders whose paths a pattern of `glob` fits. `**` stands for any number of folders, each read once."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return [Path(one) for one in glob(pattern)]
+    n_plain = next(i for i, part in enumerate(parts) if has_magic(part))
+    root = Path(*parts[:n_plain])
+    found = inside(root)
+    return [path for path in [root, *found.folders, *found.paths] if _fits(path.relative_to(root).parts, parts[n_plain:])]
+
+
+def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def composed(name: str) -> str:
+    """A name with each letter and its accents as one character (Unicode's NFC), so that equal names are equal.
+
+    Apple's older file systems, and archives made on them, store an e with a diaeresis as two characters.
+    """
+    return normalize("NFC", name)
+
+
+class Beside:
+    """Files that lie beside recordings under the same name, such as a clip's .txt, however the two are spelt.
+
+    `CLIP1.TXT` is beside `CLIP1.WAV`, and a decomposed name beside the composed one. A file whose name fits one recording
+    exactly belongs to no other.
+    """
+
+    def __init__(self, files: Iterable[Path], recordings: Iterable[Path]):
+        self._exact: dict[tuple[Path, str, str], Path] = {}
+        self._alike: dict[tuple[Path, str, str], list[Path]] = defaultdict(list)
+        owned = {(path.parent, composed(path.stem)) for path in recordings}
+        for path in files:
+            stem, suffix = composed(path.stem), path.suffix.lower()
+            if path.suffix == suffix or (path.parent, stem, suffix) not in self._exact:
+                self._exact[path.parent, stem, suffix] = path
+            if (path.parent, stem) not in owned:
+                self._alike[path.parent, stem.casefold(), suffix].append(path)
+
+    def find(self, recording: Path, suffix: str) -> Path | None:
+        """The file beside a recording with `suffix` (in lower case), None where there is none."""
+        folder, stem = recording.parent, composed(recording.stem)
+        alike = self._alike.get((folder, stem.casefold(), suffix), ())
+        return self._exact.get((folder, stem, suffix)) or (alike[0] if len(alike) == 1 else None)
+
+
+def locate(base: Path, name: str) -> Path | None:
+    """The path that a table calls `name`, counted from `base`; None where there is none.
+
+    Where nothing has exactly that name, one that differs in how accents are stored, in capitals or in the direction of the
+    slashes is taken, if there is only one.
+    """
+    if os.path.lexists(base / name):
+        return (base / name).absolute()
+    path = Path(os.path.abspath(base / name.replace("\\", "/")))
+    here = Path(path.anchor)
+    for part in path.parts[1:]:
+        there = part if os.path.lexists(here / part) else _alike(here, part)
+        if there is None:
+            return None
+        here = here / there
+    return here
+
+
+def _alike(folder: Path, wanted: str) -> str | None:
+    """The one name in a folder that is `wanted` in another spelling."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return None
+    for spelt in (composed, lambda name: composed(name).casefold()):
+        if found := [name for name in names if spelt(name) == spelt(wanted)]:
+            return found[0] if len(found) == 1 else None
+    return None

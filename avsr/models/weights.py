@@ -1,0 +1,118 @@
+"""Weights on disk: what a file announces is compared with the network before any of it is read.
+
+    model.safetensors -> read_header -> {name: Stored}, compared by `misfit` with the network's outline
+                      -> read_safetensors -> {name: Tensor}, float32, of which check_finite looks at every number
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avsr.errors import BadCheckpoint
+from avsr.runtime import memory_bytes
+
+FLOATS = ("F64", "F32", "F16", "BF16")                      # of safetensors' types, those that become float32 here
+WHOLE = "I64"
+BYTES = 4                                                   # of a number in memory
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as a file announces it. dtype: in safetensors' words."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """What a file of safetensors says that it holds; nothing of it is read. Raises BadCheckpoint."""
+    with _opened(path) as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {name: Stored(tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+
+
+def stored(weights: Mapping[str, Tensor]) -> dict[str, Stored]:
+    """The same of weights in memory."""
+    return {name: Stored(tuple(tensor.shape), FLOATS[1] if tensor.is_floating_point() else WHOLE)
+            for name, tensor in weights.items()}
+
+
+def n_numbers(found: Mapping[str, Stored]) -> int:
+    """How many numbers they are together."""
+    return sum(prod(one.shape) for one in found.values())
+
+
+def misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Stored]) -> str | None:
+    """In words, why weights are not those of a network, `lacks audio.conv1.weight and 3 more`; None where they are."""
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    both = sorted(wanted.keys() & found.keys())
+    shapes = [f"{name} {found[name].shape} for {tuple(wanted[name].shape)}" for name in both
+              if found[name].shape != tuple(wanted[name].shape)]
+    types = [f"{name} of type {found[name].dtype}" for name in both
+             if found[name].dtype not in (FLOATS if wanted[name].is_floating_point() else (WHOLE,))]
+    for what, names in (("lacks", missing), ("has unknown", extra), ("has wrong shapes:", shapes), ("has wrong types:", types)):
+        if names:
+            return f"{what} {listed(names)}"
+    return None
+
+
+def listed(names: Iterable[str], n: int = 3, longest: int = 100) -> str:
+    """The first few names for a message, on one line whatever is in them."""
+    names = list(names)
+    first = [name if name.isprintable() and len(name) <= longest else ascii(name[:longest]) for name in names[:n]]
+    return ", ".join(first) + (f" and {len(names) - n} more" if len(names) > n else "")
+
+
+def check_memory(n: int, source: Path | str) -> None:
+    """Raises BadCheckpoint where so many numbers are more than this machine's memory holds."""
+    there = memory_bytes()
+    if there is not None and n * BYTES > there:
+        raise BadCheckpoint(f"{source}: its {n} weights take {n * BYTES / 1e9:.1f} GB, but this machine has {there / 1e9:.1f} "
+                            "GB of memory.  Use a smaller model.")
+
+
+def read_safetensors(path: Path, names: Container[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of one file that have these names, None for all of them; floating-point ones as float32.
+
+    The file is mapped: what is not asked for is not read. Raises BadCheckpoint when it is cut short or no such file.
+    """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def check_finite(weights: Mapping[str, Tensor], source: Path | str, *, limits: Container[str] = ()) -> None:
+    """Raises BadCheckpoint where a weight is infinite or no number: such a network writes nothing, or anything.
+
+    limits: names of numbers that may be infinite, as they limit something.
+    """
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = torch.aminmax(tensor)                   # one is NaN where any is; a tenth of the time of isfinite
+        if not (low.isfinite() and high.isfinite()) and (name not in limits or low.isnan()):
+            raise BadCheckpoint(f"{source}: {listed([name])} holds values that are infinite or no numbers, so the weights are "
+                                "damaged.  Fetch the model again.")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file of safetensors, mapped, while it is looked at; what goes wrong is a BadCheckpoint."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if not path.is_file():                              # a pipe would never answer
+            raise OSError("no such file" if not path.exists() else "no regular file")
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError, MemoryError, RuntimeError, LookupError, AttributeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]         # of types that torch lacks it makes any of these
+        raise BadCheckpoint(f"{path}: cannot be read as weights ({reason}).  Fetch the model again.") from error

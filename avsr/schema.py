@@ -1,0 +1,171 @@
+"""Tables from other people's files, checked against the annotations of a dataclass before anything is made of them.
+
+    model.json, config.json -> read_json -> dict -> fit_table(dataclass, dict) -> values that have the fields' types and bounds
+Annotations are the schema: `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...]`, `tuple[X, Y]`, `X | None`, and with bounds
+`Annotated[int, Between(1, 64)]`, `Annotated[str, OneOf(...)]` or `Annotated[str, Printable(200)]`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+import unicodedata
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from avsr.errors import BadCheckpoint
+
+LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB; parsed it takes up to 40 times as much memory
+AGAIN = "Fetch the model again."
+SHOWN = 40                                                  # characters of a wrong value in a message
+
+
+class Misfit(Exception):
+    """A value that is not what its field wants; `str(error)` names the field, the value and what it must be."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """The least and the greatest number that a field takes."""
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """The texts that a field takes."""
+
+    known: Collection[str]
+
+
+@dataclass(frozen=True)
+class Printable:
+    """Text of 1 to `longest` characters, none of which controls a terminal or is half of one."""
+
+    longest: int
+
+
+def fit(value: Any, hint: Any, name: str) -> Any:
+    """`value`, which JSON held under `name`, as the type that an annotation wants. Raises Misfit."""
+    hint, bounds, optional = _parts(hint)
+    if value is None and optional:
+        return None
+    kind = typing.get_origin(hint) or hint
+    if kind is Any:
+        return value
+    if kind is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(hint)
+        inner = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        if len(inner) == len(value):
+            return tuple(fit(item, one, f"{name}[{i}]") for i, (item, one) in enumerate(zip(value, inner, strict=True)))
+    if kind is dict and isinstance(value, Mapping):
+        _, inner = typing.get_args(hint) or (str, Any)
+        return {key: fit(item, inner, f"{name}.{shown(key)[1:-1]}") for key, item in value.items()}
+    if kind in (bool, str) and isinstance(value, kind) and _allowed(value, bounds):
+        return value
+    if kind in (int, float) and _is_number(value, kind) and _allowed(value, bounds):
+        return kind(value)
+    raise Misfit(f"{name} is {shown(value)}, but must be {_wanted(kind, hint, bounds)}{' or null' * optional}")
+
+
+def fit_table(kind: type, values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The fields of the dataclass `kind` that a table names, each as `fit` gives it. above: goes before names in messages.
+
+    Names that are no fields, and fields that are absent, are the caller's matter. Raises Misfit.
+    """
+    hints = _hints(kind)
+    return {f.name: fit(values[f.name], hints[f.name], above + f.name) for f in fields(kind) if f.name in values}
+
+
+def shown(value: Any) -> str:
+    """A value as a message names it: short, on one line, in the words of JSON."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple | Mapping):
+        return f"a {'table' if isinstance(value, Mapping) else 'list'} of {len(value)}"
+    if isinstance(value, str):
+        return ascii(value if len(value) <= SHOWN else value[:SHOWN] + "...")
+    if isinstance(value, int) and abs(value) >= 10**SHOWN:
+        return "a number of more than 40 digits"            # more than 4,300 of them could not even be written
+    return repr(value)
+
+
+def read_json(path: Path, *, longest: int = LONGEST_FILE) -> dict[str, Any]:
+    """One JSON object of at most `longest` bytes. Raises BadCheckpoint."""
+    try:
+        data = read_file(path, longest=longest)
+        value = json.loads(data)
+        if rb"\ud" in data.lower():                         # a half of a letter that JSON writes in two could not be written
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise BadCheckpoint(f"{path}: cannot be read as JSON (its lists or tables are nested too deeply).  {AGAIN}") from error
+    except ValueError as error:
+        raise BadCheckpoint(f"{path}: cannot be read as JSON ({error}).  {AGAIN}") from error
+    if not isinstance(value, dict):
+        raise BadCheckpoint(f"{path}: holds a JSON {type(value).__name__}, not an object.  {AGAIN}")
+    return value
+
+
+def read_file(path: Path, *, longest: int, remedy: str = AGAIN) -> bytes:
+    """All of a regular file. Raises BadCheckpoint for one that is longer, or is a pipe or a device, which might never end."""
+    try:
+        if path.exists() and not path.is_file():
+            raise BadCheckpoint(f"{path}: is no regular file.  Put a copy of the file in its place.")
+        if (size := path.stat().st_size) > longest:
+            raise BadCheckpoint(f"{path}: has {size} bytes, and such a file has at most {longest}.  {remedy}")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:                  # ValueError: of a path with a character that no path has
+        reason = getattr(error, "strerror", None) or error
+        raise BadCheckpoint(f"{path}: cannot be read ({reason}).  {remedy}") from error
+
+
+@lru_cache(maxsize=32)
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _parts(hint: Any) -> tuple[Any, Any, bool]:
+    """An annotation as the type, its bounds or None, and whether null is allowed."""
+    optional = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    if optional:
+        hint, _ = typing.get_args(hint)                     # X | None
+    bounds = None
+    if typing.get_origin(hint) is typing.Annotated:
+        hint, bounds = typing.get_args(hint)
+    return hint, bounds, optional
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether a value is a number of this kind: whole ones are no truth values, and all of them are finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) if kind is int else abs(value) < 1e300 and math.isfinite(value)
+
+
+def _allowed(value: Any, bounds: Any) -> bool:
+    if isinstance(bounds, Between):
+        return bounds.least <= value <= bounds.most
+    if isinstance(bounds, OneOf):
+        return value in bounds.known
+    if isinstance(bounds, Printable):
+        return 1 <= len(value) <= bounds.longest and not any(unicodedata.category(one) in ("Cc", "Cs") for one in value)
+    return True
+
+
+def _wanted(kind: type, hint: Any, bounds: Any) -> str:
+    """What a field takes, in words."""
+    if isinstance(bounds, OneOf):
+        return f"one of {', '.join(bounds.known)}"
+    if isinstance(bounds, Printable):
+        return f"text of 1 to {bounds.longest} characters, none of them a control character"
+    if kind is tuple:
+        inner = typing.get_args(hint)
+        return "a list" if inner[-1] is Ellipsis else f"a list of {len(inner)}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}[kind]
+    return words if bounds is None else f"{words} from {bounds.least} to {bounds.most}"
