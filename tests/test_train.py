@@ -492,7 +492,7 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["data.train=['none.jsonl']"], BadManifest, "none.jsonl: cannot be read"),
     (["data.max_seconds=0.01"], BadManifest, r"no prepared utterance of split 'train' \(12 left out\)"),
     (["model.start=tinny.en"], BadCheckpoint, "Did you mean tiny.en?"),
-    (['model.start=""'], BadCheckpoint, "The model's name is empty.  Name a model"),
+    (['model.start=""'], BadConfig, r"model\.start is empty\.  Give it a value, or write"),
     ([f"model.lips_from={'y' * 5000}"], BadCheckpoint, r"y{40}\.\.\.: cannot be read \(File name too long\)"),
     (["judges.sights=2"], BadConfig, "judges.sights is 2, but there is no judge to learn.  Set model.dims.n_trust"),
     (["judges.sights=2", "model.dims.n_trust=4"], BadConfig, "with 1 fusion layers a sound is another with every sight"),
