@@ -351,8 +351,8 @@ class _Job:
 
     def _told_still(self) -> str:
         """What the user should know of mouths that do not move."""
-        where = (f"{self.name}: in {self.n_still} of {self.n_pieces} pieces the mouth does not move, as in a photograph, a "
-                 "frozen picture or under a mask")
+        where = (f"{self.name}: in {self.n_still} of {counted(self.n_pieces, 'piece')} the mouth does not move, as in a "
+                 "photograph, a frozen picture or under a mask")
         if not self.needs_lips:
             return f"{where}: they were taken by sound alone."
         # Where sight alone was asked for, nobody has looked whether there is sound.
