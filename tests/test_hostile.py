@@ -29,7 +29,7 @@ HARMLESS = {"weights: as float64", "weights: as float32", "weights: as bfloat16"
 def rows():
     """What came of each altered folder."""
     command = [sys.executable, str(Path(__file__).with_name("made_hostile.py")), "4", "11"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT,
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
