@@ -607,15 +607,12 @@ def outcome(folder: Path, act: Callable[[Path], None] = use) -> dict:
             "where": traceback.format_exc().strip().splitlines()[-6:],
         }
     return came | {"seconds": round(time.process_time() - start, 3)}
-<<<<<<< HEAD
 
 
 def peak_mb() -> int:
     """The most memory that this program has had. Unlike ru_maxrss, it does not count the process that started the program."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024
-=======
->>>>>>> wt-models
 
 
 def main(gigabytes: str = "4", every: str = "1", part: str = "") -> None:
