@@ -101,7 +101,8 @@ class Handler(BaseHTTPRequestHandler):
             if kind == "stop":
                 time.sleep(3)
         elif kind == "redirect":
-            self.send(302, b"", {"Location": rest[0]})
+            # Said, as HTTP/1.1 wants it: a client that asks again by this connection just as it closes sees it broken off.
+            self.send(302, b"", {"Location": rest[0], "Connection": "close"})
         elif kind == "retry":
             self.send(rest[0], b"", {"Retry-After": rest[1]})
         elif kind == "part":                                # as a server that does not know If-Range
