@@ -6,27 +6,22 @@ A config that says `extends = "other.toml"` takes over what that file in the sam
 
 from __future__ import annotations
 
-import json
 import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from avsr.augment import MOST, Augment
 from avsr.errors import BadConfig
-from avsr.schema import Between
-from avsr.textfiles import NotText, read_text
+from avsr.schema import Between, is_number, type_hints
+from avsr.textfiles import read_toml, shown
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
-
-LONGEST_VALUE = 60                                          # characters of a wrong value in a message
-
 
 Share = Annotated[float, Between(0, 1)]
 Count = Annotated[int, Between(1, 10**9)]
@@ -155,14 +150,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The tables of a config file over those of the file that it extends. above: the files that extend this one."""
-    try:
-        values = tomllib.loads(read_text(path))
-    except OSError as error:
-        raise BadConfig(f"{path}: cannot be read ({error.strerror}).  Name a config.toml, as in experiments/.") from error
-    except NotText as error:
-        raise BadConfig(f"{path}: not TOML ({error}).  Save the file as UTF-8.") from error
-    except (ValueError, RecursionError) as error:
-        raise BadConfig(f"{path}: not TOML ({error}).  Mend that line.") from error
+    values = read_toml(path, "a config.toml, as in experiments/")
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
@@ -199,7 +187,7 @@ def _override(values: dict, override: str) -> None:
 
 def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any:
     """The dataclass `kind` from a table."""
-    hints = _hints(kind)
+    hints = type_hints(kind)
     known = [f.name for f in fields(kind) if f.name != "folder"]
     out = {}
     for key, value in values.items():
@@ -215,11 +203,6 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
         else:
             out[key] = _fit(value, hints[key], f"{path}: {prefix}{key}")
     return kind(**out)
-
-
-@lru_cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _fit(value: Any, hint: Any, what: str) -> Any:
@@ -251,24 +234,6 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
         inner = typing.get_args(hint)
         name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
     raise BadConfig(f"{what} is {shown(value)}, but must be {name}.  Correct it.")
-
-
-def is_number(value: Any, kind: type = float) -> bool:
-    """Whether a value of a TOML file is a finite number, and a whole one where `kind` is int; true and false are none."""
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
-        return False
-    return abs(value) < 1e300                               # false for nan; a longer whole number would not fit a float
-
-
-def shown(value: Any) -> str:
-    """A value as a message names it."""
-    if isinstance(value, int) and abs(value) >= 10**LONGEST_VALUE:
-        return f"a number of more than {LONGEST_VALUE} digits"
-    try:
-        text = json.dumps(value, default=str)
-    except ValueError:                                      # Python writes no number of more than 4,300 digits
-        return f"a {type(value).__name__} with such a number in it"
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _check(config: Config, path: Path) -> None:

@@ -45,8 +45,8 @@ class Listener:
     recipe: how mouths are cut out, None to listen only. vad: cut at pauses, or every 30 s as they come.
     doubt: widen pieces by what may be speech that noise hides, see speech.Widening; needs recipe and vad.
     save_lips: a folder for a small video of the mouths. duration_s: seconds of the recording taken in so far, which `progress`
-    is told as they grow; stage: the words before the recording's name there. loudness: of the
-    sound taken in so far, as it is in the recording; what is very quiet is amplified before it is listened to.
+    is told as they grow; stage: the words before the recording's name there. loudness: of the sound taken in so far, as it is
+    in the recording; what is very quiet is amplified before it is listened to.
     """
 
     def __init__(self, recording: media.Recording, recipe: LipRecipe | None, *, vad: bool = True, doubt: bool = False,

@@ -33,10 +33,9 @@ REMEDY = "Make room, or choose another folder."
 def whole_file(path: Path | str, *, alone: bool = False, sync: bool = False) -> Iterator[Path]:
     """Yield the path of an empty temporary file beside `path`; it takes that name where the block ends without an exception.
 
-    Otherwise the temporary file is removed and what was at `path` stays. The name of the
-    temporary file begins with a dot, so that readers of folders leave it out, and has the suffix of `path`, by which
-    encoders choose a format. The file gets the permissions of every new file (umask), whoever wrote it: the library
-    safetensors makes files that only their owner can read.
+    Otherwise the temporary file is removed and what was at `path` stays. The name of the temporary file begins with a dot, so
+    that readers of folders leave it out, and has the suffix of `path`, by which encoders choose a format. The file gets the
+    permissions of every new file (umask), whoever wrote it: the library safetensors makes files that only their owner can read.
 
     alone: no other process writes `path` meanwhile, as in a folder that is `locked`; the name of the temporary file is then
     always the same, so what a killed process left of it is written over. sync: wait until the disk has the bytes, before

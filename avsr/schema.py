@@ -8,7 +8,6 @@ Annotations are the schema: `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...
 from __future__ import annotations
 
 import json
-import math
 import types
 import typing
 import unicodedata
@@ -69,7 +68,7 @@ def fit(value: Any, hint: Any, name: str) -> Any:
         return {key: fit(item, inner, f"{name}.{shown(key)[1:-1]}") for key, item in value.items()}
     if kind in (bool, str) and isinstance(value, kind) and _allowed(value, bounds):
         return value
-    if kind in (int, float) and _is_number(value, kind) and _allowed(value, bounds):
+    if kind in (int, float) and is_number(value, kind) and _allowed(value, bounds):
         return kind(value)
     raise Misfit(f"{name} is {shown(value)}, but must be {_wanted(kind, hint, bounds)}{' or null' * optional}")
 
@@ -79,7 +78,7 @@ def fit_table(kind: type, values: Mapping[str, Any], above: str = "") -> dict[st
 
     Names that are no fields, and fields that are absent, are the caller's matter. Raises Misfit.
     """
-    hints = _hints(kind)
+    hints = type_hints(kind)
     return {f.name: fit(values[f.name], hints[f.name], above + f.name) for f in fields(kind) if f.name in values}
 
 
@@ -126,7 +125,8 @@ def read_file(path: Path, *, longest: int, remedy: str = AGAIN) -> bytes:
 
 
 @lru_cache(maxsize=32)
-def _hints(kind: type) -> dict[str, Any]:
+def type_hints(kind: type) -> dict[str, Any]:
+    """The annotations of a dataclass by field, with their bounds."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
@@ -141,11 +141,11 @@ def _parts(hint: Any) -> tuple[Any, Any, bool]:
     return hint, bounds, optional
 
 
-def _is_number(value: Any, kind: type) -> bool:
-    """Whether a value is a number of this kind: whole ones are no truth values, and all of them are finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def is_number(value: Any, kind: type = float) -> bool:
+    """Whether a value is a finite number, and a whole one where `kind` is int; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
-    return isinstance(value, int) if kind is int else abs(value) < 1e300 and math.isfinite(value)
+    return abs(value) < 1e300                               # false for nan; a longer whole number would not fit a float
 
 
 def _allowed(value: Any, bounds: Any) -> bool:

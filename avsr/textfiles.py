@@ -1,7 +1,7 @@
 """Text files that people write: what any editor saved -> text; tables -> rows with the numbers of their lines.
 
     bytes (UTF-8; UTF-16 or UTF-32 with a byte order mark) -> str
-    .csv, .tsv, .jsonl -> Table(columns, rows), every row or an error that names its line
+    .toml -> dict;  .csv, .tsv, .jsonl -> Table(columns, rows), every row or an error that names its line
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import codecs
 import csv
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from avsr.errors import BadManifest
+from avsr.errors import BadConfig, BadManifest
 
 # UTF-32's mark begins with UTF-16's, so it is looked for first.
 MARKS = ((codecs.BOM_UTF8, "utf-8", "UTF-8"), (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
@@ -51,6 +52,21 @@ def decode(data: bytes) -> str:
 def read_text(path: str | Path) -> str:
     """The text of a file, see `decode`. Raises OSError, and NotText where it is no text."""
     return decode(Path(path).read_bytes())
+
+
+def read_toml(path: Path, example: str) -> dict[str, Any]:
+    """The tables of a TOML file. example: what the remedy names, such as `a config.toml, as in experiments/`.
+
+    Raises BadConfig.
+    """
+    try:
+        return tomllib.loads(read_text(path))
+    except OSError as error:
+        raise BadConfig(f"{path}: cannot be read ({error.strerror or error}).  Name {example}.") from error
+    except NotText as error:
+        raise BadConfig(f"{path}: not TOML ({error}).  Save the file as UTF-8.") from error
+    except (ValueError, RecursionError) as error:           # ValueError: also of a number of more than 4,300 digits
+        raise BadConfig(f"{path}: not TOML ({error}).  Mend that line.") from error
 
 
 @dataclass(frozen=True)
@@ -105,7 +121,7 @@ def _json_rows(path: Path, text: str, required: Sequence[str], known: set[str]) 
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=_no_number)
+            row = json.loads(line, parse_constant=no_number)
         except (ValueError, RecursionError) as error:
             if number == len(lines):                        # it has no end of line either
                 raise BadManifest(f"{path}, line {number}: cut off after {len(line)} letters.  Let the program that writes it "
@@ -116,13 +132,19 @@ def _json_rows(path: Path, text: str, required: Sequence[str], known: set[str]) 
         yield number, {_known(name, known): value for name, value in row.items()}
 
 
-def _no_number(name: str) -> None:
+def no_number(name: str) -> None:
+    """For json.loads, which takes NaN and Infinity for numbers. Raises ValueError."""
     raise ValueError(f"{name} is no number")
 
 
 def shown(value: Any) -> str:
     """A value for a message, cut off after SHOWN letters."""
-    text = json.dumps(value, ensure_ascii=True, default=str)
+    if isinstance(value, int) and abs(value) >= 10**SHOWN:
+        return f"a number of more than {SHOWN} digits"
+    try:
+        text = json.dumps(value, ensure_ascii=True, default=str)
+    except (ValueError, RecursionError):                    # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 

@@ -212,6 +212,8 @@ class _Job:
                  recording: media.Recording, *, known_lips_only: bool):
         self.checkpoint, self.modality, self.options, self.name = checkpoint, modality, options, recording.name
         self.has_sound, self.known_lips_only = recording.has_audio and not recording.is_silent, known_lips_only
+        # Where sight alone was asked for, the sound is not opened, but there may be some.
+        self.has_sound_track = recording.has_audio or recording.sound_track is not None
         self.language = language or (None if checkpoint.tokenizer.languages else "en")
         self.device = next(checkpoint.model.parameters()).device
         self.dtype = next(checkpoint.model.parameters()).dtype
@@ -326,7 +328,7 @@ class _Job:
             share = f"no face in {self.n_missing} of {self.n_frames} frames ({limit})"
             if self.n_blind == self.n_pieces and self.needs_lips:
                 other = ("Use --modality a to go by sound alone, or " if "a" in self.checkpoint.modalities else
-                         "Use a model that hears, or ") if self.has_sound else "There is no sound to go by; use "
+                         "Use a model that hears, or ") if self.has_sound_track else "There is no sound to go by; use "
                 raise NoFace(f"{self.name}: {share}.  {other}--max-missing "
                              f"{min(1, self.n_missing / self.n_frames + 0.01):.2f} to keep it.")
             kind = "left out" if self.needs_lips else "taken by sound alone"
@@ -348,15 +350,14 @@ class _Job:
             return "a", "the lips were not believed: strange to the model, unreadable, or not of this sound", problems
         return modality, reason, problems
 
-
     def _told_still(self) -> str:
         """What the user should know of mouths that do not move."""
         where = (f"{self.name}: in {self.n_still} of {counted(self.n_pieces, 'piece')} the mouth does not move, as in a "
                  "photograph, a frozen picture or under a mask")
         if not self.needs_lips:
             return f"{where}: they were taken by sound alone."
-        # Where sight alone was asked for, nobody has looked whether there is sound.
-        other = "--modality a to go by its sound, or " if "a" in self.checkpoint.modalities and not self.known_lips_only else ""
+        by_sound = self.has_sound_track and "a" in self.checkpoint.modalities and not self.known_lips_only
+        other = "--modality a to go by its sound, or " if by_sound else ""
         return f"{where}: nothing was written of them.  Use {other}--max-missing 1 to have it read all the same."
 
 

@@ -151,19 +151,25 @@ def test_a_log_gets_a_line_after_a_minute_of_silence_and_only_where_it_is_wanted
 
 # On a terminal
 
+def read_to_end(terminal: int) -> bytes:
+    """All that is written to a terminal until its other end is closed."""
+    seen = b""
+    try:
+        while chunk := os.read(terminal, 1 << 16):
+            seen += chunk
+    except OSError:                                         # Linux's way to say that the other end was closed
+        pass
+    finally:
+        os.close(terminal)
+    return seen
+
+
 def raw(command: list[str]) -> str:
     """What a command writes to a terminal, on standard output and standard error, as it is."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    seen = b""
-    try:
-        while chunk := os.read(ours, 1 << 16):
-            seen += chunk
-    except OSError:                                         # Linux's way to say that the other end was closed
-        pass
-    finally:
-        os.close(ours)
+    seen = read_to_end(ours)
     assert process.wait() == 0
     return seen.decode()
 
@@ -176,14 +182,7 @@ def watch(*command: object, width: int = 160, **environment: str) -> tuple[int, 
     process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
                                env={**env, "TERM": "xterm-256color", **environment})
     os.close(theirs)
-    seen = b""
-    try:
-        while chunk := os.read(ours, 1 << 16):
-            seen += chunk
-    except OSError:                                         # Linux's way to say that the other end was closed
-        pass
-    finally:
-        os.close(ours)
+    seen = read_to_end(ours)
     text = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
     text = "\n".join(line.strip() for line in re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]+", text) if line.strip())
     bars = defaultdict(set)

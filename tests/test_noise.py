@@ -565,7 +565,7 @@ def test_a_config_may_have_a_byte_order_mark(tmp_path, encoding):
     (tmp_path / "noise.toml").write_bytes("# été\r\nhum = {colour = 1.5}\r\n".encode(encoding))
     assert list(open_families(["hum"], config=tmp_path / "noise.toml")) == ["hum"]
     (tmp_path / "noise.toml").write_bytes(b"# \xe9t\xe9\n")
-    with pytest.raises(AvsrError, match=r"noise.toml: no TOML \(byte 2 is no UTF-8\)\.  Save the file as UTF-8"):
+    with pytest.raises(AvsrError, match=r"noise.toml: not TOML \(byte 2 is no UTF-8\)\.  Save the file as UTF-8"):
         open_families(["hum"], config=tmp_path / "noise.toml")
 
 
@@ -588,7 +588,10 @@ def test_a_config_that_cannot_be_used_is_said(tmp_path):
     with pytest.raises(AvsrError, match=r"noise.toml: cannot be read \(No such file"):
         open_families(["white"], config=config)
     config.write_text("rain = \n")
-    with pytest.raises(AvsrError, match=r"noise.toml: no TOML \(.*line 1"):
+    with pytest.raises(AvsrError, match=r"noise.toml: not TOML \(.*line 1"):
+        open_families(["white"], config=config)
+    config.write_text(f"rain = {'9' * 5000}\n")               # longer than Python reads
+    with pytest.raises(AvsrError, match=r"noise.toml: not TOML \(.*4300 digits"):
         open_families(["white"], config=config)
     config.write_text("babble = {talkers = 'gone'}\nrain = 'gone'\n")
     assert open_families(["white"], config=config)           # what is not asked for need not be there

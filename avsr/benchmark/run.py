@@ -291,7 +291,8 @@ class _Run:
         return of_them[int(rng.integers(len(of_them)))]
 
     def _worth(self, mouth: Cached | None) -> Cached | None:
-        """The mouth, None where too few frames show a face: as `transcribe` decides it."""
+        """The mouth, None where too few frames show a face. `transcribe` also leaves out one that does not move; here it is
+        shown, so that rows stay comparable with those of earlier runs."""
         if mouth is None or not len(mouth.missing) or mouth.missing.mean() > self.settings.max_missing:
             return None
         return mouth

@@ -78,8 +78,8 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
     """
     layout = {"word_timestamps": word_timestamps, "highlight_words": highlight_words, "max_line_width": max_line_width,
               "max_line_count": max_line_count, "max_words_per_line": max_words_per_line}
-    progress = _Progress(paths)
-    with told(progress.how_to_go_on):
+    files = _Files(paths)
+    with told(files.how_to_go_on):
         from avsr.transcript import parse_formats
 
         names = parse_formats(formats or "txt") if formats or output_dir else ()
@@ -93,7 +93,7 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
 
                 options["lm"] = NGrams.open(options["lm"], bars)         # once for all files
             output = _Output(names, folder, layout, _stems(paths))
-            failures = _transcribe_all(progress, checkpoint, options, bars, output)
+            failures = _transcribe_all(files, checkpoint, options, bars, output)
     if failures:
         if len(paths) > 1:
             say(f"{len(failures)} of {len(paths)} files failed: {', '.join(failures)}")
@@ -111,7 +111,7 @@ class _Output:
         return None if folder is None else Path(folder) / f"{self.stems[path]}.lips.mp4"
 
 
-class _Progress:
+class _Files:
     """Which files there are, and how many of them are done."""
 
     def __init__(self, paths: Sequence[str]):
@@ -139,16 +139,16 @@ def _load(options: dict, bars: Bars) -> Checkpoint:
         return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
 
 
-def _transcribe_all(progress: _Progress, checkpoint: Checkpoint, options: dict, bars: Bars, output: _Output) -> list[str]:
+def _transcribe_all(files: _Files, checkpoint: Checkpoint, options: dict, bars: Bars, output: _Output) -> list[str]:
     """Each file in turn, whatever happens to the others. Returns the paths that failed."""
     from avsr.transcribe import transcribe
     from avsr.transcript import write
 
     failures, printer = [], _Printer()
-    for n_done, path in enumerate(progress.paths):
-        progress.n_done = n_done
+    for n_done, path in enumerate(files.paths):
+        files.n_done = n_done
         printer.between_files()
-        bars.begin(path, heading=len(progress.paths) > 1)
+        bars.begin(path, heading=len(files.paths) > 1)
         try:
             settings = {**options, "model": checkpoint, "save_lips": output.lips(options["save_lips"], path)}
             transcript = transcribe(path, **settings, on_segment=printer, progress=bars)
@@ -166,7 +166,7 @@ def _transcribe_all(progress: _Progress, checkpoint: Checkpoint, options: dict, 
             failures.append(path)
             say(f"error: {path}: {type(error).__name__}: {error}.  This is a mistake in avsr, please report it; "
                  "AVSR_DEBUG=1 shows where.")
-    progress.n_done = len(progress.paths)
+    files.n_done = len(files.paths)
     return failures
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from avsr.errors import BadManifest, BadOutput
 from avsr.output import write_file
-from avsr.textfiles import NotText, decode
+from avsr.textfiles import NotText, decode, no_number
 
 NAME = "manifest.jsonl"
 MOST = 2 ** 53                                              # of a whole number: all readers of JSON hold it exactly
@@ -240,7 +240,7 @@ def _line(utterance: Utterance) -> str:
 
 def _json(line: bytes) -> dict:
     try:
-        row = json.loads(line.decode(), parse_constant=_no_number)
+        row = json.loads(line.decode(), parse_constant=no_number)
     except UnicodeDecodeError as error:
         raise _Wrong(f"byte {error.start} is no UTF-8.  Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
@@ -251,10 +251,6 @@ def _json(line: bytes) -> dict:
     if not isinstance(row, dict):
         raise _Wrong(f"a {type(row).__name__}, where an object in braces belongs.  Write one utterance a line.")
     return row
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _utterance(row: dict) -> Utterance:

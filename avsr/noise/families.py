@@ -7,9 +7,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,7 +16,7 @@ from avsr.errors import AvsrError, BadConfig
 from avsr.folders import inside, matching
 from avsr.noise.plans import Recorded
 from avsr.noise.sources import CROWD, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
-from avsr.textfiles import NotText, read_text
+from avsr.textfiles import read_toml, shown
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
@@ -26,7 +24,6 @@ OWN = ("babble", "speech-shaped", "talker")                 # made of the corpus
 YES = ("true", "yes", "on")
 STEEPEST = 10                                               # exponent of coloured noise; brown has 2
 MOST_TALKERS = 1000                                         # heard at once; from 8 on they blend into steady noise
-LONGEST_VALUE = 60                                          # characters of a wrong value in a message
 KINDS = ("files", "talkers", "shaped", "colour")
 
 
@@ -85,14 +82,7 @@ def _colour(exponent: float) -> Callable[[], NoiseSource]:
 
 
 def _config(path: Path) -> dict[str, object]:
-    try:
-        table = tomllib.loads(read_text(path))
-    except OSError as error:
-        raise BadConfig(f"{path}: cannot be read ({error.strerror or error}).  Name a noise.toml, or none.") from error
-    except NotText as error:
-        raise BadConfig(f"{path}: no TOML ({error}).  Save the file as UTF-8.") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadConfig(f"{path}: no TOML ({error}).  Correct it; data/README.md shows one.") from error
+    table = read_toml(Path(path), "a noise.toml, as data/README.md shows one, or none")
     return {name: value for name, value in table.items() if value is not False}
 
 
@@ -138,7 +128,7 @@ def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequen
                 left_out.append(f"noise '{name}' is left out: {why}.")
         elif isinstance(value, Mapping) and "optional" in value:
             if not isinstance(value["optional"], str) or not value["optional"]:
-                raise AvsrError(f"noise '{name}': optional = {_shown(value['optional'])}, but must be a text: what the model "
+                raise AvsrError(f"noise '{name}': optional = {shown(value['optional'])}, but must be a text: what the model "
                                 "does not learn without this noise.  Write it as optional = \"rain\", or leave it out.")
             described = {key: one for key, one in value.items() if key != "optional"}
             try:
@@ -168,7 +158,7 @@ def _open(name: str, value: object, base: Path) -> NoiseSource:
     if name in (*COLOURS, *OWN) and isinstance(value, str) and value.lower() in YES and not (base / value).exists():
         raise AvsrError(f"noise '{name}' = {value!r} is a text, which names a folder.  Write {name} = true.")
     if value == "" or not isinstance(value, str | Path | list | tuple | Mapping):
-        raise AvsrError(f"noise '{name}' = {_shown(value)}: this names no files.  Give a folder, a pattern, or a list of them.")
+        raise AvsrError(f"noise '{name}' = {shown(value)}: this names no files.  Give a folder, a pattern, or a list of them.")
     options = dict(value) if isinstance(value, Mapping) else {"files": value}
     kinds = [kind for kind in KINDS if kind in options]
     allowed = {"exclude", *kinds, *(("n_talkers", "prefix") if "talkers" in options else ())}
@@ -189,22 +179,13 @@ def _check_texts(name: str, key: str, value: object) -> None:
     """Raises AvsrError unless a value is a path or pattern, or a list of them."""
     several = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(one, str | Path) and "\0" not in str(one) for one in several):
-        raise AvsrError(f"noise '{name}': {key} = {_shown(value)}, but must be a text or a list of texts.  Give a folder, a "
+        raise AvsrError(f"noise '{name}': {key} = {shown(value)}, but must be a text or a list of texts.  Give a folder, a "
                         "pattern, or a list of them.")
-
-
-def _shown(value: object) -> str:
-    """A value as a message names it, of any length and depth."""
-    try:
-        text = json.dumps(value, default=str)
-    except (ValueError, RecursionError):                    # Python writes no number of more than 4,300 digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= STEEPEST:
-        raise AvsrError(f"noise '{name}': colour = {_shown(value)} is no number from -{STEEPEST} to {STEEPEST}.  0 is white, 1 "
+        raise AvsrError(f"noise '{name}': colour = {shown(value)} is no number from -{STEEPEST} to {STEEPEST}.  0 is white, 1 "
                         "pink, 2 brown.")
     return float(value)
 
@@ -215,7 +196,7 @@ def _n_talkers(name: str, value: object) -> int | tuple[int, int] | str:
     if value == "all" or (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
                           and 1 <= pair[0] <= pair[1] <= MOST_TALKERS):
         return value if isinstance(value, int | str) else tuple(value)
-    raise AvsrError(f"noise '{name}': n_talkers = {_shown(value)}.  Give a number from 1 to {MOST_TALKERS}, [fewest, most], or "
+    raise AvsrError(f"noise '{name}': n_talkers = {shown(value)}.  Give a number from 1 to {MOST_TALKERS}, [fewest, most], or "
                     "\"all\".")
 
 
@@ -249,7 +230,7 @@ def _talkers(name: str, options: Mapping[str, object], exclude: Sequence[str], b
         _check_texts(name, "talkers", group["folders"])
         prefix = group.get("prefix", options.get("prefix", ""))
         if not isinstance(prefix, str):
-            raise AvsrError(f"noise '{name}': prefix = {_shown(prefix)}, but must be a text.  Put it in quotes.")
+            raise AvsrError(f"noise '{name}': prefix = {shown(prefix)}, but must be a text.  Put it in quotes.")
         for folder in _folders(name, _matches(name, group["folders"], exclude, base), exclude):
             if talkers.setdefault(prefix + folder.name, folder) != folder:
                 raise AvsrError(f"noise '{name}': {talkers[prefix + folder.name]} and {folder} would be one talker, "
