@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from avsr.names import visible
 
 GRACE_S = 1.5                                               # seconds from the signal to the end, at most
+_leaving = threading.Lock()                                 # taken by the thread that ends the process
 NAMES = {signal.SIGINT: "by Ctrl-C", signal.SIGTERM: "by SIGTERM"}
 
 
@@ -80,7 +81,12 @@ def _next(receiver: int, until: float | None) -> int | None:
 
 
 def leave(number: int, sentence: str) -> None:
-    """End the process now: say why, and give the status that shells expect, 128 and the signal's number."""
+    """End the process now: say why, and give the status that shells expect, 128 and the signal's number.
+
+    The main thread and the one that watches it may both come here; the later one waits for the end.
+    """
+    if not _leaving.acquire(blocking=False):
+        threading.Event().wait()
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K\x1b[?25h")               # the progress bar goes, and the cursor that it hides comes back
     print(visible(f"stopped {NAMES[number]}: {sentence}"), file=sys.stderr, flush=True)
