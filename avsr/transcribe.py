@@ -212,8 +212,8 @@ class _Job:
                  recording: media.Recording, *, known_lips_only: bool):
         self.checkpoint, self.modality, self.options, self.name = checkpoint, modality, options, recording.name
         self.has_sound, self.known_lips_only = recording.has_audio and not recording.is_silent, known_lips_only
-        # Where sight alone was asked for, the sound is not opened, but there may be some.
-        self.has_sound_track = recording.has_audio or recording.sound_track is not None
+        # Where sight alone was asked for, the sound is not opened, but there may be some. Silence is none to go by.
+        self.has_sound_track = self.has_sound or (not recording.has_audio and recording.sound_track is not None)
         self.language = language or (None if checkpoint.tokenizer.languages else "en")
         self.device = next(checkpoint.model.parameters()).device
         self.dtype = next(checkpoint.model.parameters()).dtype
