@@ -14,11 +14,11 @@ from made_corpus import corpus, say, utterance
 from made_limits import full_disk
 
 from avsr import cache, checkpoint, manifest, media
-from avsr.benchmark.conditions import Heard, conditions, noise_config, parse_modalities, parse_noises, parse_snrs
-from avsr.benchmark.keepsakes import keep
-from avsr.benchmark.mixes import Mix, write_mixes
+from avsr.benchmark.conditions import AudioCondition, conditions, noise_config, parse_modalities, parse_noises, parse_snrs
+from avsr.benchmark.recordings import write_samples
+from avsr.benchmark.recordings import Mixture, write_mixtures
 from avsr.benchmark.run import Options, benchmark
-from avsr.benchmark.settings import Settings
+from avsr.benchmark.conditions import Settings
 from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
 from avsr.dataset import Row
@@ -119,7 +119,7 @@ def test_a_folder_of_noise_may_have_a_comma_in_its_name(tmp_path):
 
 
 def test_conditions_read_as_they_are_written():
-    assert str(Heard("white", -5.0, ())) == "white at -5 dB"
+    assert str(AudioCondition("white", -5.0, ())) == "white at -5 dB"
 
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -292,9 +292,9 @@ AWKWARD = ("a/b_c", "a_b/c", "T", "t", "../t")
 
 
 def test_ids_that_look_alike_have_a_mix_each(tmp_path):
-    mixes = [Mix(Utterance(one, "x.wav", "ab"), noise, snr, np.full(400, i / 10, np.float32), {})
+    mixes = [Mixture(Utterance(one, "x.wav", "ab"), noise, snr, np.full(400, i / 10, np.float32), {})
              for i, one in enumerate(AWKWARD) for noise, snr in ((None, None), ("a/b", 0.5), ("a_b", 0.5000001))]
-    assert write_mixes(tmp_path / "mixes", mixes) == 15
+    assert write_mixtures(tmp_path / "mixes", mixes) == 15
     index = [json.loads(line) for line in (tmp_path / "mixes" / "audio.jsonl").read_text().splitlines()]
     assert len({line["file"].lower() for line in index}) == 15
     for line in index:
@@ -307,7 +307,7 @@ def test_ids_that_look_alike_have_a_recording_each_and_the_report_finds_it(folde
     said = [one for one in manifest.read(folder / "manifest.jsonl") if one.id != "t4"][:len(AWKWARD)]
     rows = [ResultRow(system="x", modality="a", id=one, reference="ab", hypothesis="ab") for one in AWKWARD]
     there = {one: Row(replace(utterance, id=one), folder) for one, utterance in zip(AWKWARD, said, strict=True)}
-    keep(tmp_path, rows, there)
+    write_samples(tmp_path, rows, there)
     found = {_recording(tmp_path / "media", one, [])[0] for one in AWKWARD} - {None}
     kept = list((tmp_path / "media").iterdir())
     assert len(kept) == len(found) == 4                     # the worst 2 and the best 2 of 5

@@ -1,4 +1,4 @@
-"""The run: a test set, conditions and subjects in, rows on disk in the order of the plan out; taken up again after any stop.
+"""The run: a test set, conditions and systems in, rows on disk in the order of the plan out; taken up again after any stop.
 
     Settings -> utterances, noise manifest -> batches side by side -> results.jsonl
 Batches are the same in every run, whatever is there already, so that an answer never depends on what was asked before.
@@ -24,13 +24,13 @@ import numpy as np
 import torch
 
 from avsr import __version__, noise
-from avsr.benchmark.against import open_rival
-from avsr.benchmark.conditions import Heard, conditions, noise_config, speech_facts
-from avsr.benchmark.keepsakes import keep
-from avsr.benchmark.mixes import Mix, write_mixes
-from avsr.benchmark.outside import read_predictions
-from avsr.benchmark.settings import Settings
-from avsr.benchmark.subjects import Other, Own, Question, Subject, own_threads
+from avsr.benchmark.baselines import open_baseline
+from avsr.benchmark.conditions import AudioCondition, conditions, noise_config, speech_facts
+from avsr.benchmark.recordings import write_samples
+from avsr.benchmark.recordings import Mixture, write_mixtures
+from avsr.benchmark.predictions import read_predictions
+from avsr.benchmark.conditions import Settings
+from avsr.benchmark.systems import BaselineSystem, CheckpointSystem, Request, System, torch_threads
 from avsr.cache import Cached, read_entry, read_recipe
 from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
@@ -71,7 +71,7 @@ class Benchmarked:
 class _Unit:
     """A batch of utterances in one way to hear them: what one thread does at a time."""
 
-    heard: Heard
+    heard: AudioCondition
     rows: Sequence[Row]
 
 
@@ -89,13 +89,13 @@ def benchmark(manifest: str | Path, output: str | Path, settings: Settings | Non
         run = _Run(Path(manifest), Path(output), settings or Settings(), options)
         if save_audio is not None:
             to_mix = run.to_mix()
-            write_mixes(save_audio, run.mixes(to_mix), len(to_mix), options.progress)
+            write_mixtures(save_audio, run.mixes(to_mix), len(to_mix), options.progress)
         for path in outside:
             run.take_in(path)
-        for open_subject in run.subjects():
-            subject = open_subject()
-            run.measure(subject)
-            del subject                                     # before the next one is loaded
+        for open_system in run.systems():
+            system = open_system()
+            run.measure(system)
+            del system                                     # before the next one is loaded
         return run.finish()
 
 
@@ -161,19 +161,19 @@ class _Run:
         self.done.skipped += [(one, "its speech is silent, so it has no SNR: measured clean only") for one in made.silent]
         return made
 
-    def subjects(self) -> Iterator[Callable[[], Subject]]:
+    def systems(self) -> Iterator[Callable[[], System]]:
         """Each loaded only when its turn comes."""
         asked = self.settings
         for name in asked.models:
-            yield partial(Own, name, beam_size=asked.beam_size, device=asked.device, modalities=asked.modalities,
+            yield partial(CheckpointSystem, name, beam_size=asked.beam_size, device=asked.device, modalities=asked.modalities,
                           progress=self.progress)
         for name in asked.against if "a" in asked.modalities else ():
             size = asked.beam_size or DecodeOptions().beam_size
-            yield lambda name=name, size=size: Other(open_rival(name, device=asked.device, beam_size=size))
+            yield lambda name=name, size=size: BaselineSystem(open_baseline(name, device=asked.device, beam_size=size))
 
-    def _units(self, subject: Subject) -> list[_Unit]:
+    def _units(self, system: System) -> list[_Unit]:
         asked = self.settings
-        plan = conditions(asked.noises, asked.snrs, asked.corruptions, asked.corrupt_snrs, subject.modalities)
+        plan = conditions(asked.noises, asked.snrs, asked.corruptions, asked.corrupt_snrs, system.modalities)
         units = []
         for heard in plan:
             silent = set() if heard.noise is None else set(self.noises.silent)
@@ -181,18 +181,18 @@ class _Run:
             units += [_Unit(heard, rows[i:i + asked.batch_size]) for i in range(0, len(rows), asked.batch_size)]
         return units
 
-    def to_mix(self) -> list[tuple[Heard, Row]]:
+    def to_mix(self) -> list[tuple[AudioCondition, Row]]:
         """Every sound that anybody is asked about, once."""
         asked = self.settings
         plan = conditions(asked.noises, asked.snrs, asked.corruptions, asked.corrupt_snrs, ("a",))
         return [(heard, row) for heard in plan for row in self.rows
                 if heard.noise is None or row.utterance.id not in self.noises.silent]
 
-    def mixes(self, to_mix: Iterable[tuple[Heard, Row]]) -> Iterator[Mix]:
+    def mixes(self, to_mix: Iterable[tuple[AudioCondition, Row]]) -> Iterator[Mixture]:
         """The sounds that `to_mix` lists, each made when it is asked for."""
         for heard, row in to_mix:
             audio, facts = self._mixed(row, sound_of(row), heard)
-            yield Mix(row.utterance, heard.noise, heard.snr_db, audio, facts)
+            yield Mixture(row.utterance, heard.noise, heard.snr_db, audio, facts)
 
     def take_in(self, path: Path) -> None:
         """Rows of what another system wrote."""
@@ -206,55 +206,55 @@ class _Run:
 
     # --- measuring ---
 
-    def measure(self, subject: Subject) -> None:
-        """Every row of a subject that is not there yet."""
-        self.results.check({"system": subject.name, "split": self.settings.split, "normaliser": NORMALISER, **subject.facts})
-        self.systems[subject.name] = {**subject.facts, "device": subject.device, **subject.about}
-        if isinstance(subject, Own):
-            self._compare(subject)
-        units = self._units(subject)
-        todo = [unit for unit in units if any(key not in self.results for key in _keys(subject, unit))]
+    def measure(self, system: System) -> None:
+        """Every row of a system that is not there yet."""
+        self.results.check({"system": system.name, "split": self.settings.split, "normaliser": NORMALISER, **system.facts})
+        self.systems[system.name] = {**system.facts, "device": system.device, **system.about}
+        if isinstance(system, CheckpointSystem):
+            self._compare(system)
+        units = self._units(system)
+        todo = [unit for unit in units if any(key not in self.results for key in _keys(system, unit))]
         total = sum(len(unit.rows) * len(unit.heard.tasks) for unit in units)
         count = total - sum(len(unit.rows) * len(unit.heard.tasks) for unit in todo)
-        self.progress(f"measuring {subject.name}", count, total, "rows")
-        with own_threads(max(1, n_cores() // subject.workers)), ThreadPoolExecutor(subject.workers) as pool:
-            for unit, (rows, timings) in _in_order(pool, partial(self._answer, subject), todo, subject.workers):
+        self.progress(f"measuring {system.name}", count, total, "rows")
+        with torch_threads(max(1, n_cores() // system.workers)), ThreadPoolExecutor(system.workers) as pool:
+            for unit, (rows, timings) in _in_order(pool, partial(self._answer, system), todo, system.workers):
                 new = [row for row in rows if row.key not in self.results]
                 self.results.add(new)
                 append(self.done.folder / TIMINGS, map(json_line, timings))
                 self.done.n_new += len(new)
                 count += len(unit.rows) * len(unit.heard.tasks)
-                self.progress(f"measuring {subject.name}", count, total, "rows")
+                self.progress(f"measuring {system.name}", count, total, "rows")
 
-    def _compare(self, subject: Own) -> None:
+    def _compare(self, system: CheckpointSystem) -> None:
         """What a model is able to do with what it is to be asked by. Raises BadManifest where its mouths are cut otherwise."""
-        missing = set(self.settings.modalities) - set(subject.modalities) - {"none"}
+        missing = set(self.settings.modalities) - set(system.modalities) - {"none"}
         if missing:
-            able = " or ".join(GOES_BY[one] for one in subject.checkpoint.modalities)
-            self.say(f"{subject.name}: goes by {able}, so not measured by {', '.join(sorted(missing))}.")
-        if any("v" in one for one in subject.modalities):
-            read_recipe(self.path.parent, subject.checkpoint.recipe)
+            able = " or ".join(GOES_BY[one] for one in system.checkpoint.modalities)
+            self.say(f"{system.name}: goes by {able}, so not measured by {', '.join(sorted(missing))}.")
+        if any("v" in one for one in system.modalities):
+            read_recipe(self.path.parent, system.checkpoint.recipe)
 
-    def _answer(self, subject: Subject, unit: _Unit) -> tuple[list[ResultRow], list[dict]]:
+    def _answer(self, system: System, unit: _Unit) -> tuple[list[ResultRow], list[dict]]:
         """The rows of a unit and what they took. Runs in a thread."""
         heard = unit.heard
         cached = [read_entry(row.base, row.utterance.cache) for row in unit.rows]
         mixed = [self._mixed(row, one.audio, heard) for row, one in zip(unit.rows, cached, strict=True)]
         shown = [[self._shown(row, one, corruption) for row, one in zip(unit.rows, cached, strict=True)]
                  for _, corruption in heard.tasks]
-        questions = [Question(modality, [self._worth(mouth) for mouth, _ in mouths])
+        requests = [Request(modality, [self._worth(mouth) for mouth, _ in mouths])
                      for (modality, _), mouths in zip(heard.tasks, shown, strict=True)]
-        answers = subject.answer([audio for audio, _ in mixed], [row.utterance.text for row in unit.rows], questions)
+        results = system.answer([audio for audio, _ in mixed], [row.utterance.text for row in unit.rows], requests)
         rows = []
-        for task, mouths, answer in zip(heard.tasks, shown, answers, strict=True):
+        for task, mouths, answer in zip(heard.tasks, shown, results, strict=True):
             for row, (audio, facts), (_, face), found in zip(unit.rows, mixed, mouths, answer.rows, strict=True):
                 rows.append(ResultRow(
-                    **_key(subject, heard, task, row)._asdict(), **subject.facts, **facts, **found, face=face,
+                    **_key(system, heard, task, row)._asdict(), **system.facts, **facts, **found, face=face,
                     speaker=row.utterance.speaker, split=self.settings.split, labels=speech_facts(row.utterance.labels),
                     reference=row.utterance.text, duration_s=round(len(audio) / SAMPLE_RATE, 3)))
-        return rows, self._timings(subject, unit, answers, sum(len(audio) for audio, _ in mixed))
+        return rows, self._timings(system, unit, results, sum(len(audio) for audio, _ in mixed))
 
-    def _mixed(self, row: Row, speech: np.ndarray, heard: Heard) -> tuple[np.ndarray, dict[str, Any]]:
+    def _mixed(self, row: Row, speech: np.ndarray, heard: AudioCondition) -> tuple[np.ndarray, dict[str, Any]]:
         """What is heard, and what its rows tell of the noise in it."""
         if heard.noise is None:
             return speech, {}
@@ -289,19 +289,19 @@ class _Run:
             return None
         return mouth
 
-    def _timings(self, subject: Subject, unit: _Unit, answers: Sequence, n_samples: int) -> list[dict]:
-        peak = (torch.cuda.max_memory_allocated() if subject.device == "cuda"
+    def _timings(self, system: System, unit: _Unit, results: Sequence, n_samples: int) -> list[dict]:
+        peak = (torch.cuda.max_memory_allocated() if system.device == "cuda"
                 else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-        return [{"system": subject.name, "modality": modality, "noise": unit.heard.noise, "snr_db": unit.heard.snr_db,
+        return [{"system": system.name, "modality": modality, "noise": unit.heard.noise, "snr_db": unit.heard.snr_db,
                  "corruption": bad and bad.name, "amount": bad and bad.amount, "clips": len(unit.rows),
                  "audio_s": round(n_samples / SAMPLE_RATE, 3), "seconds": round(answer.seconds, 6),
-                 "peak_mb": round(peak / 1e6), "device": subject.device, "first": unit.rows[0].utterance.id}
-                for (modality, bad), answer in zip(unit.heard.tasks, answers, strict=True)]
+                 "peak_mb": round(peak / 1e6), "device": system.device, "first": unit.rows[0].utterance.id}
+                for (modality, bad), answer in zip(unit.heard.tasks, results, strict=True)]
 
     def finish(self) -> Benchmarked:
         """Rows in order, and what was done written down."""
         self.results.sort()
-        keep(self.done.folder, self.results.by_key.values(), {row.utterance.id: row for row in self.rows})
+        write_samples(self.done.folder, self.results.by_key.values(), {row.utterance.id: row for row in self.rows})
         self.done.n_rows = len(self.results)
         facts = {"command": self.command, "avsr": __version__, "python": platform.python_version(),
                  "torch": torch.__version__.partition("+")[0], "cores": n_cores(), "normaliser": NORMALISER,
@@ -312,15 +312,15 @@ class _Run:
         return self.done
 
 
-def _key(subject: Subject, heard: Heard, task: tuple[str, Corruption | None], row: Row) -> Key:
+def _key(system: System, heard: AudioCondition, task: tuple[str, Corruption | None], row: Row) -> Key:
     modality, corruption = task
-    return Key(subject.name, modality, heard.noise, heard.snr_db, corruption and corruption.name,
+    return Key(system.name, modality, heard.noise, heard.snr_db, corruption and corruption.name,
                corruption and corruption.amount, row.utterance.id)
 
 
-def _keys(subject: Subject, unit: _Unit) -> Iterator[Key]:
+def _keys(system: System, unit: _Unit) -> Iterator[Key]:
     """The keys of a unit's rows."""
-    return (_key(subject, unit.heard, task, row) for task in unit.heard.tasks for row in unit.rows)
+    return (_key(system, unit.heard, task, row) for task in unit.heard.tasks for row in unit.rows)
 
 
 def corruption_seed(utterance: str, corruption: Corruption) -> int:

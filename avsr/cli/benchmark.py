@@ -80,7 +80,7 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, outside: tu
 def _settings(options: dict, outside: tuple[Path, ...]):
     """Settings out of what was typed. Raises AvsrError."""
     from avsr.benchmark.conditions import parse_modalities, parse_noises, parse_snrs
-    from avsr.benchmark.settings import Settings
+    from avsr.benchmark.conditions import Settings
     from avsr.corrupt import parse_corruptions
 
     typed = options.pop("noises")

@@ -1,7 +1,7 @@
 """Other recognisers in the same benchmark: sounds in, their texts out, by the same noise and the same normaliser as ours.
 
-    "faster-whisper:tiny.en" | "pocketsphinx" | "pocketsphinx:FILE.gram" -> Rival;  (S,) float32 at SAMPLE_RATE -> text
-Each recogniser is one function in RIVALS. A text depends on its sound alone, not on what was heard before: the same rows
+    "faster-whisper:tiny.en" | "pocketsphinx" | "pocketsphinx:FILE.gram" -> Baseline;  (S,) float32 at SAMPLE_RATE -> text
+Each recogniser is one function in BASELINES. A text depends on its sound alone, not on what was heard before: the same rows
 come out in any order, and after a crash.
 """
 
@@ -36,7 +36,7 @@ REMEDY = "Run pip install 'avsr[against]'"
 
 
 @dataclass(frozen=True)
-class Rival:
+class Baseline:
     """A recogniser that is not ours.
 
     name: `system` of its rows.  sha256: of all model files it goes by.  search: how it searches, as rows say it.
@@ -63,7 +63,7 @@ class Rival:
 
 @dataclass(frozen=True)
 class Options:
-    """What every recogniser is asked for; see open_rival."""
+    """What every recogniser is asked for; see open_baseline."""
 
     device: str
     language: str | None
@@ -71,8 +71,8 @@ class Options:
     threads: int | None
 
 
-def open_rival(spec: str, *, device: str = "auto", language: str | None = "en", beam_size: int = 5,
-               threads: int | None = None) -> Rival:
+def open_baseline(spec: str, *, device: str = "auto", language: str | None = "en", beam_size: int = 5,
+               threads: int | None = None) -> Baseline:
     """The recogniser that `spec` names.
 
     "faster-whisper:SIZE": Whisper of that size, fetched by faster-whisper unless it is here; "faster-whisper:FOLDER": a
@@ -84,18 +84,18 @@ def open_rival(spec: str, *, device: str = "auto", language: str | None = "en", 
     language: None lets a multilingual Whisper guess.  Raises AvsrError, MissingAsset.
     """
     kind, _, what = spec.partition(":")
-    if kind not in RIVALS:
-        forms = ", ".join(form for form, _ in RIVALS.values())
+    if kind not in BASELINES:
+        forms = ", ".join(form for form, _ in BASELINES.values())
         raise AvsrError(f"{spec}: not a recogniser this program knows.  Known are {forms}.")
     for name, value in (("beam size", beam_size), ("threads", threads)):
         if value is not None and value < 1:
             raise AvsrError(f"{spec}: {name} {value} is below 1.  Leave it out for the usual one.")
-    return RIVALS[kind][1](spec, what, Options(device, language, beam_size, threads))
+    return BASELINES[kind][1](spec, what, Options(device, language, beam_size, threads))
 
 
 # --- faster-whisper: Whisper by CTranslate2 ---
 
-def _faster_whisper(spec: str, what: str, options: Options) -> Rival:
+def _faster_whisper(spec: str, what: str, options: Options) -> Baseline:
     package = _package(spec, "faster_whisper")
     device, why = _whisper_device(spec, options.device)
     folder = _whisper_folder(spec, what, package)
@@ -129,7 +129,7 @@ def _faster_whisper(spec: str, what: str, options: Options) -> Rival:
     facts = {"faster-whisper": metadata.version("faster-whisper"), "ctranslate2": metadata.version("ctranslate2"),
              "device": device + why, "threads": threads, "compute_type": "float32", **settings}
     size = Path(what).name if Path(what).is_dir() else what
-    return Rival(f"faster-whisper:{size}", _sha256(folder / "model.bin"), f"beam {options.beam_size}", name, facts, write)
+    return Baseline(f"faster-whisper:{size}", _sha256(folder / "model.bin"), f"beam {options.beam_size}", name, facts, write)
 
 
 def _whisper_folder(spec: str, what: str, package: ModuleType) -> Path:
@@ -198,7 +198,7 @@ def _loads(library: str) -> bool:
 
 # --- pocketsphinx: Gaussian mixtures and a dictionary, as before neural networks ---
 
-def _pocketsphinx(spec: str, what: str, options: Options) -> Rival:
+def _pocketsphinx(spec: str, what: str, options: Options) -> Baseline:
     package = _package(spec, "pocketsphinx")
     if options.language not in (None, "en"):
         raise AvsrError(f"{spec}: it brings English models alone, and the language is {options.language!r}.  Leave it out.")
@@ -231,7 +231,7 @@ def _pocketsphinx(spec: str, what: str, options: Options) -> Rival:
 
     facts = {"pocketsphinx": metadata.version("pocketsphinx"), "device": "cpu", "threads": 1, "acoustic_model": sounds.name,
              "dictionary": words.name, "by": by.name}
-    return Rival(name, digest, search, "cpu", facts, write)
+    return Baseline(name, digest, search, "cpu", facts, write)
 
 
 def _decoder(package: ModuleType, by: Path, arguments: dict[str, str]) -> Any:
@@ -266,8 +266,8 @@ def _sixteen_bits(sound: np.ndarray) -> np.ndarray:
 
 # --- both ---
 
-# The form in which each is asked for, and the function that opens it: (spec, what stands after its colon, options) -> Rival.
-RIVALS: dict[str, tuple[str, Callable[[str, str, Options], Rival]]] = {
+# The form in which each is asked for, and the function that opens it: (spec, what stands after its colon, options) -> Baseline.
+BASELINES: dict[str, tuple[str, Callable[[str, str, Options], Baseline]]] = {
     "faster-whisper": ("faster-whisper:SIZE_OR_FOLDER", _faster_whisper),
     "pocketsphinx": ("pocketsphinx[:FILE.gram]", _pocketsphinx),
 }

@@ -1,6 +1,6 @@
 """Speech in noise as files: every mix of a benchmark out, for recognisers that are not of this program.
 
-    Mix -> FOLDER/NOISE/SNR/ID.wav (32-bit float, so that nothing is clipped), and a line of FOLDER/audio.jsonl, which says
+    Mixture -> FOLDER/NOISE/SNR/ID.wav (32-bit float, so that nothing is clipped), and a line of FOLDER/audio.jsonl, which says
     which file is of which id: names.file_name makes a name of each id
 What another system writes about them comes back by `avsr benchmark --rows FILE`.
 """
@@ -27,7 +27,7 @@ INDEX = "audio.jsonl"
 
 
 @dataclass(frozen=True)
-class Mix:
+class Mixture:
     """One utterance in one noise: audio (S,) float32; noise and SNR in dB None for clean; facts: what a row tells of it."""
 
     utterance: Utterance
@@ -37,7 +37,7 @@ class Mix:
     facts: dict[str, Any]
 
 
-def write_mixes(folder: Path, mixes: Iterable[Mix], total: int | None = None, progress: Progress = no_progress) -> int:
+def write_mixtures(folder: Path, mixes: Iterable[Mixture], total: int | None = None, progress: Progress = no_progress) -> int:
     """Write them all, and an index of what they are; returns how many. total: how many there will be. Raises BadOutput."""
     import soundfile
 

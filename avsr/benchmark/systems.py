@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from avsr.benchmark.against import Rival
+from avsr.benchmark.baselines import Baseline
 from avsr.cache import Cached
 from avsr.checkpoint import SHIPPED, Checkpoint, may_see, shipped
 from avsr.decode import DecodeOptions
@@ -29,7 +29,7 @@ from avsr.transcribe import load_model
 
 
 @dataclass(frozen=True)
-class Answer:
+class Result:
     """What came of B utterances by one modality: a dict for each, to go into its row, and the seconds it took."""
 
     rows: list[dict[str, Any]]
@@ -37,14 +37,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """B utterances as one task shows them. mouths: None where there is none; texts: what was really said."""
 
     modality: str
     mouths: Sequence[Cached | None]
 
 
-class Subject(Protocol):
+class System(Protocol):
     """name: the row's `system`. facts: sha256 and search, as rows have them. about: what else run.json tells of it.
     modalities: what it can be asked by. workers: how many batches it takes side by side."""
 
@@ -55,11 +55,11 @@ class Subject(Protocol):
     workers: int
     device: str
 
-    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
-        """The answer to each question about B utterances: sounds (S,) float32, texts as they were really said."""
+    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], requests: Sequence[Request]) -> list[Result]:
+        """The answer to each request about B utterances: sounds (S,) float32, texts as they were really said."""
 
 
-class Own:
+class CheckpointSystem:
     """A model of ours. `none` writes nothing; it only tells how likely it finds each text without hearing or seeing."""
 
     def __init__(self, name: str, *, beam_size: int | None, device: str, modalities: Sequence[str], progress: Progress):
@@ -80,49 +80,49 @@ class Own:
         self.gate = _gate(self.checkpoint)
 
     @torch.inference_mode()
-    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
-        """See Subject."""
+    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], requests: Sequence[Request]) -> list[Result]:
+        """See System."""
         spelled = [spell(self.checkpoint.tokenizer, text) for text in texts]
-        senses, hearing, out = Senses(self.checkpoint, sounds, None), Watch(self.torch_device), []
-        if any("a" in question.modality for question in questions):
+        senses, hearing, out = Senses(self.checkpoint, sounds, None), Timer(self.torch_device), []
+        if any("a" in request.modality for request in requests):
             with hearing:
                 senses.listen()
-        for question in questions:
-            watch = Watch(self.torch_device)
+        for request in requests:
+            watch = Timer(self.torch_device)
             with watch:
-                memory = senses.facing(question.mouths).memory(question.modality)
-                written = self._written(question, memory)
+                memory = senses.facing(request.mouths).memory(request.modality)
+                written = self._written(request, memory)
             losses = [-round(one.mean().item(), 4) for one in token_log_probs(self.checkpoint, memory, spelled)]
             trust = _listed(getattr(memory, "trust", None), len(texts))
-            rows = [{"hypothesis": text, "video_reliability": believed, "gate": self._opening(question, i, believed),
+            rows = [{"hypothesis": text, "video_reliability": believed, "gate": self._opening(request, i, believed),
                      "loss": loss} for i, (text, believed, loss) in enumerate(zip(written, trust, losses, strict=True))]
-            out.append(Answer(rows, watch.seconds + ("a" in question.modality) * hearing.seconds))
+            out.append(Result(rows, watch.seconds + ("a" in request.modality) * hearing.seconds))
         return out
 
-    def _written(self, question: Question, memory: Memory) -> list[str]:
+    def _written(self, request: Request, memory: Memory) -> list[str]:
         """Texts; nothing where lips are needed and there is no face, as `transcribe` has it."""
-        needs_lips = question.modality in self.needs_lips
-        if question.modality == "none" or (needs_lips and not any(one is not None for one in question.mouths)):
+        needs_lips = request.modality in self.needs_lips
+        if request.modality == "none" or (needs_lips and not any(one is not None for one in request.mouths)):
             return [""] * memory.n_utterances
         texts = [spelt(self.checkpoint, one) for one in recognise(self.checkpoint, memory, self.options)]
         if needs_lips:
-            texts = [text if mouth is not None else "" for text, mouth in zip(texts, question.mouths, strict=True)]
+            texts = [text if mouth is not None else "" for text, mouth in zip(texts, request.mouths, strict=True)]
         return texts
 
-    def _opening(self, question: Question, number: int, trust: float | None) -> float | None:
-        if "v" not in question.modality or self.gate is None:
+    def _opening(self, request: Request, number: int, trust: float | None) -> float | None:
+        if "v" not in request.modality or self.gate is None:
             return None
-        there = question.mouths[number] is not None
+        there = request.mouths[number] is not None
         return round(self.gate * there * (1.0 if trust is None else trust), 4)
 
 
-class Watch:
+class Timer:
     """Seconds spent inside `with`; a GPU is waited for."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, 0.0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Timer:
         self.start = self._now()
         return self
 
@@ -135,27 +135,27 @@ class Watch:
         return time.perf_counter()
 
 
-class Other:
+class BaselineSystem:
     """Another recogniser, see against.py: by sound alone, one batch after the other."""
 
     modalities = ("a",)
     workers = 1
 
-    def __init__(self, rival: Rival):
-        self.rival, self.name, self.device = rival, rival.name, rival.device
-        self.facts, self.about = {"sha256": rival.sha256, "search": rival.search}, dict(rival.facts)
+    def __init__(self, baseline: Baseline):
+        self.baseline, self.name, self.device = baseline, baseline.name, baseline.device
+        self.facts, self.about = {"sha256": baseline.sha256, "search": baseline.search}, dict(baseline.facts)
 
-    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
-        """See Subject."""
-        (question,) = questions
-        assert question.modality == "a"
+    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], requests: Sequence[Request]) -> list[Result]:
+        """See System."""
+        (request,) = requests
+        assert request.modality == "a"
         start = time.perf_counter()
-        written = self.rival.recognise(sounds)
-        return [Answer([{"hypothesis": text} for text in written], time.perf_counter() - start)]
+        written = self.baseline.recognise(sounds)
+        return [Result([{"hypothesis": text} for text in written], time.perf_counter() - start)]
 
 
 @contextmanager
-def own_threads(n: int) -> Iterator[None]:
+def torch_threads(n: int) -> Iterator[None]:
     """So many torch threads to an operation while it lasts."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
