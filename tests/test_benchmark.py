@@ -23,7 +23,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
 from avsr.dataset import Row
 from avsr.errors import AvsrError, BadManifest, BadOutput
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.manifest import Utterance
 from avsr.models.avsr import AVSR, Dims
 from avsr.noise import NoiseManifest, active_level, rms_level
@@ -378,7 +378,7 @@ def test_times_that_a_kill_cut_off_do_not_spoil_those_that_follow(folder, small,
 def test_silent_speech_is_told_and_counted(folder, settings, tmp_path):
     rows = [row for row in manifest.read(folder / "manifest.jsonl") if row.split == "test"]
     cached = say(["ab", "cd"])
-    cache.write_recipe(tmp_path, LipRecipe())
+    cache.write_mouth_crop(tmp_path, MouthCropSettings())
     with cache.ShardWriter(tmp_path) as writer:
         entry = writer.add(cache.pack("mute", replace(cached, audio=np.zeros_like(cached.audio))))
         others = [writer.add(cache.pack(row.id, cache.read_entry(folder, row.cache))) for row in rows[:3]]

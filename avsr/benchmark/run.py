@@ -30,7 +30,7 @@ from avsr.benchmark.mixes import Mix, write_mixes
 from avsr.benchmark.outside import read_predictions
 from avsr.benchmark.settings import Settings
 from avsr.benchmark.subjects import Other, Own, Question, Subject, own_threads
-from avsr.cache import Cached, read_entry, read_recipe
+from avsr.cache import Cached, read_entry, read_mouth_crop
 from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
@@ -38,7 +38,7 @@ from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import locate
 from avsr.modality import GOES_BY
 from avsr.output import locked, write_file
-from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
+from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
 from avsr.runtime import Progress, n_cores, no_progress, seed_of
 from avsr.text import NORMALISER
@@ -107,7 +107,7 @@ class _Run:
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
-        self.everyone, left_out = read_rows([self.path], settings.split, PIECE_SECONDS)
+        self.everyone, left_out = read_rows([self.path], settings.split, SEGMENT_SECONDS)
         self.done.skipped += [tuple(line.split(": ", 1)) for line in left_out]
         self.rows = self._utterances()
         if settings.noises is None and self.noise_config is not None:
@@ -232,7 +232,7 @@ class _Run:
             able = " or ".join(GOES_BY[one] for one in subject.checkpoint.modalities)
             self.say(f"{subject.name}: goes by {able}, so not measured by {', '.join(sorted(missing))}.")
         if any("v" in one for one in subject.modalities):
-            read_recipe(self.path.parent, subject.checkpoint.recipe)
+            read_mouth_crop(self.path.parent, subject.checkpoint.mouth_crop)
 
     def _asked(self, subject: Subject, unit: _Unit) -> Iterator[dict[str, Any]]:
         """The rows of a unit as far as they are known before anything is computed."""
