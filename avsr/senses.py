@@ -20,8 +20,8 @@ from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.avsr import Memory
 from avsr.models.weights import listed
+from avsr.names import MODALITIES
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, frames_to_seconds
-from avsr.results import MODALITIES
 from avsr.schema import Misfit, fit_table
 
 LEAST_SAMPLES = SAMPLE_RATE // 10                           # less sound than 0.1 s is no speech

@@ -23,8 +23,9 @@ from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
 from avsr.errors import AvsrError, NoFace, counted
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
-from avsr.modality import MODALITIES, check_modality, decide, sound_problems
+from avsr.modality import check_modality, decide, sound_problems
 from avsr.models.avsr import Memory
+from avsr.names import INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
 from avsr.segment import SpeechSegment
@@ -91,8 +92,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     Raises BadMedia, NoFace, BadCheckpoint, MissingAsset; what could be put up with is told in `problems`.
     """
     options = make_settings(settings)
-    if modality not in MODALITIES:
-        raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(MODALITIES)}.")
+    if modality not in (known := ("auto", *INPUT_MODALITIES)):
+        raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(known)}.")
     target = pick_device(device)
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
     language = _language_of(checkpoint, language)

@@ -6,6 +6,7 @@ Batches are the same in every run, whatever is there already, so that an answer 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -40,7 +41,7 @@ from avsr.modality import GOES_BY
 from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
-from avsr.runtime import Progress, n_cores, no_progress, seed_of
+from avsr.runtime import Progress, n_cores, no_progress
 from avsr.text import NORMALISER
 
 Say = Callable[[str], None]
@@ -274,7 +275,7 @@ class _Run:
         """What is seen, None where no mouth was prepared, and of whom, where it is somebody else."""
         if cached.images is None or corruption is None:
             return (None if cached.images is None else cached), None
-        rng, other, face = np.random.default_rng(seed_of(row.utterance.id, str(corruption))), None, None
+        rng, other, face = np.random.default_rng(corruption_seed(row.utterance.id, corruption)), None, None
         if corruption.name == "face":
             stranger = self._stranger(row, rng)
             found, face = read_entry(stranger.base, stranger.utterance.cache), stranger.utterance.id
@@ -318,6 +319,11 @@ class _Run:
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}
         write_file(self.done.folder / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return self.done
+
+
+def corruption_seed(utterance: str, corruption: Corruption) -> int:
+    """The first 64 bits of the sha256 of the id, a NUL and the corruption, so that every machine draws the same."""
+    return int.from_bytes(hashlib.sha256(f"{utterance}\0{corruption}".encode()).digest()[:8], "big")
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable, units: Sequence[_Unit], n_ahead: int) -> Iterator[tuple[_Unit, Any]]:

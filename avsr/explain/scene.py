@@ -19,11 +19,12 @@ from avsr.faces import FaceTracker
 from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose
 from avsr.media.level import amplified
 from avsr.modality import sound_problems
+from avsr.names import MODALITIES
 from avsr.noise import NoiseSource, mix, open_families
 from avsr.rates import SEGMENT_FRAMES, SEGMENT_SECONDS, VIDEO_FPS, frames_to_samples, frames_to_seconds
 from avsr.runtime import Progress
 from avsr.segment import SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
-from avsr.senses import LEAST_SAMPLES, MODALITIES
+from avsr.senses import LEAST_SAMPLES
 from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader, why_unreadable
 from avsr.text import normalise
 
@@ -101,7 +102,7 @@ class Scene:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those of senses.MODALITIES that this piece allows."""
+        """Those of names.MODALITIES that this piece allows."""
         absent = "a" * (self.sound is None) + "v" * (self.mouths is None)
         return tuple(one for one in MODALITIES if one == "none" or not set(one) & set(absent))
 
