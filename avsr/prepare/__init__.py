@@ -121,7 +121,8 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     which is listed with the rest. progress: called with utterances done, those of earlier runs included.
 
     Writes manifest.jsonl (in the order of `utterances`), shards, dropped.tsv, problems.tsv and contact_sheets/. Raises
-    BadManifest for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write, and MissingAsset.
+    BadManifest for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write, and
+    MissingAsset.
     """
     settings = settings or PrepareSettings()
     folder = Path(os.path.realpath(folder))
