@@ -10,7 +10,7 @@ from test_decode import END, FINE, LOOP, Chain, FakeTokenizer, Script
 from avsr import media
 from avsr.decode import Beam, DecodeOptions, Hypothesis, Sample, TextLimits, decode, search
 from avsr.decode.limits import CHECKED_EVERY, LOOP_TOKENS, compression_ratio, most_characters, repeated
-from avsr.senses import Senses
+from avsr.recogniser import Recogniser
 
 # The first sentence of the Universal Declaration of Human Rights, and how many syllables it has.
 SENTENCES = {
@@ -182,7 +182,7 @@ def test_wrecked_sound_costs_no_more_than_its_length_allows(tiny_en, real_data):
     tokens, then 224 three times, 32 s in all."""
     sound = media.read(real_data / "grid/s1/pwaj9a.mkv", want_video=False).audio[8000:33_600]
     order = np.repeat(np.random.default_rng(17).permutation(16)[:4], 4)
-    memory = Senses(tiny_en, [sound.reshape(16, 1600)[order].ravel()], None).memory("a")
+    memory = Recogniser(tiny_en).encode([sound.reshape(16, 1600)[order].ravel()], None, "a")
     assert memory.seconds.tolist() == [pytest.approx(1.6)]
     (text,) = decode(tiny_en.model, tiny_en.tokenizer, memory, [tiny_en.tokenizer.prompt("en")], suppress=tiny_en.suppress,
                      suppress_begin=tiny_en.suppress_begin, options=DecodeOptions(temperatures=(0.0,)))

@@ -1,14 +1,13 @@
-"""Whom the benchmark asks: a model of ours by each of its senses, or another recogniser by sound.
+"""The systems that a benchmark measures, as one protocol; our checkpoints are one, baselines.py has others.
 
-    sounds (S,) and mouths of B utterances -> for each task, what was written, how likely the truth was, how long it took
+    audio (S,) and mouths of B utterances  ->  System.recognise  ->  Result of each task: texts, losses, seconds
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,37 +15,49 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from avsr.benchmark.baselines import Baseline
 from avsr.cache import Cached
 from avsr.checkpoint import SHIPPED, Checkpoint, may_see, shipped
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.models.avsr import Memory
+from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, pick_device, workers
-from avsr.senses import Senses, how_to_search, recognise, spelt, token_log_probs
 from avsr.text import spell
 from avsr.transcribe import load_model
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of B utterances by one modality: a dict for each, to go into its row, and the seconds it took."""
-
-    rows: list[dict[str, Any]]
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Request:
-    """B utterances as one task shows them. mouths: None where there is none; texts: what was really said."""
+    """B utterances as one task shows them. mouths: None for an utterance without one."""
 
     modality: str
     mouths: Sequence[Cached | None]
 
 
+@dataclass(frozen=True)
+class Recognition:
+    """What a system made of one utterance; see the fields of the same names in results.ResultRow."""
+
+    hypothesis: str
+    video_reliability: float | None = None
+    gate: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a system made of the B utterances of a request, and how long it took."""
+
+    recognitions: list[Recognition]
+    seconds: float
+
+
 class System(Protocol):
-    """name: the row's `system`. facts: sha256 and search, as rows have them. about: what else run.json tells of it.
-    modalities: what it can be asked by. workers: how many batches it takes side by side."""
+    """What a benchmark measures.
+
+    name: `system` of its rows.  facts: sha256 and search of its rows.  about: what else run.json says of it.
+    modalities: those it can be measured by.  workers: how many batches it takes in parallel.  device: cpu or cuda.
+    """
 
     name: str
     facts: dict[str, Any]
@@ -55,69 +66,71 @@ class System(Protocol):
     workers: int
     device: str
 
-    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], requests: Sequence[Request]) -> list[Result]:
-        """The answer to each request about B utterances: sounds (S,) float32, texts as they were really said."""
+    def recognise(self, audio: Sequence[np.ndarray], references: Sequence[str], requests: Sequence[Request]) -> list[Result]:
+        """The result of each request about B utterances. audio: (S,) float32 each."""
+        ...
 
 
 class CheckpointSystem:
-    """A model of ours. `none` writes nothing; it only tells how likely it finds each text without hearing or seeing."""
+    """One of our models. By modality `none` it writes nothing; only the loss of the reference is computed."""
 
     def __init__(self, name: str, *, beam_size: int | None, device: str, modalities: Sequence[str], progress: Progress):
         self.torch_device = pick_device(device)
-        looks = any("v" in one for one in modalities) and may_see(name)
-        self.checkpoint: Checkpoint = load_model(name, "av" if looks else "a", self.torch_device, progress)
+        reads_lips = any("v" in one for one in modalities) and may_see(name)
+        self.checkpoint = load_model(name, "av" if reads_lips else "a", self.torch_device, progress)
         self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
-        # No second tries by chance: one answer to one sound.
-        self.options = how_to_search(self.checkpoint, beam_size=beam_size, temperatures=(0.0,))
+        self.recogniser = Recogniser(self.checkpoint)
+        # No fallback temperatures, which are random: one result for one sound.
+        self.options = self.recogniser.search_options(beam_size=beam_size, temperatures=(0.0,))
         self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
         self.about = {"model": name, "training": self.checkpoint.training}
         able = self.checkpoint.modalities
-        if not self.checkpoint.model.spells_tokens:         # a published network goes by one: nothing to set against `none`
+        if not self.checkpoint.model.spells_tokens:         # a published network has one modality, so `none` tells nothing
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
         self.needs_lips = {"v"} if "a" in able else {"v", "av"}
         self.workers, self.device = workers(self.torch_device), self.torch_device.type
-        self.gate = _gate(self.checkpoint)
+        self.gate = _mean_gate(self.checkpoint)
 
     @torch.inference_mode()
-    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], requests: Sequence[Request]) -> list[Result]:
+    def recognise(self, audio: Sequence[np.ndarray], references: Sequence[str], requests: Sequence[Request]) -> list[Result]:
         """See System."""
-        spelled = [spell(self.checkpoint.tokenizer, text) for text in texts]
-        senses, hearing, out = Senses(self.checkpoint, sounds, None), Timer(self.torch_device), []
+        tokens = [spell(self.checkpoint.tokenizer, text) for text in references]
+        encoded, encoding, out = audio, Timer(self.torch_device), []
         if any("a" in request.modality for request in requests):
-            with hearing:
-                senses.listen()
+            with encoding:
+                encoded = self.recogniser.encode_audio(audio)
         for request in requests:
-            watch = Timer(self.torch_device)
-            with watch:
-                memory = senses.facing(request.mouths).memory(request.modality)
-                written = self._written(request, memory)
-            losses = [-round(one.mean().item(), 4) for one in token_log_probs(self.checkpoint, memory, spelled)]
-            trust = _listed(getattr(memory, "trust", None), len(texts))
-            rows = [{"hypothesis": text, "video_reliability": believed, "gate": self._opening(request, i, believed),
-                     "loss": loss} for i, (text, believed, loss) in enumerate(zip(written, trust, losses, strict=True))]
-            out.append(Result(rows, watch.seconds + ("a" in request.modality) * hearing.seconds))
+            timer = Timer(self.torch_device)
+            with timer:
+                memory = self.recogniser.encode(encoded, request.mouths, request.modality)
+                texts = self._decode(request, memory)
+            losses = [-round(one.mean().item(), 4) for one in self.recogniser.score(memory, tokens)]
+            reliabilities = [None] * len(texts) if memory.trust is None else [round(one, 4) for one in memory.trust.tolist()]
+            gates = [self._gate(request.modality, *pair) for pair in zip(request.mouths, reliabilities, strict=True)]
+            recognitions = [Recognition(*fields) for fields in zip(texts, reliabilities, gates, losses, strict=True)]
+            out.append(Result(recognitions, timer.seconds + ("a" in request.modality) * encoding.seconds))
         return out
 
-    def _written(self, request: Request, memory: Memory) -> list[str]:
-        """Texts; nothing where lips are needed and there is no face, as `transcribe` has it."""
+    def _decode(self, request: Request, memory: Memory) -> list[str]:
+        """The texts; empty where lips are needed and no face is seen, as in `transcribe`."""
         needs_lips = request.modality in self.needs_lips
         if request.modality == "none" or (needs_lips and not any(one is not None for one in request.mouths)):
             return [""] * memory.n_utterances
-        texts = [spelt(self.checkpoint, one) for one in recognise(self.checkpoint, memory, self.options)]
+        texts = [self.recogniser.detokenize(one.tokens) for one in self.recogniser.decode(memory, self.options)]
         if needs_lips:
             texts = [text if mouth is not None else "" for text, mouth in zip(texts, request.mouths, strict=True)]
         return texts
 
-    def _opening(self, request: Request, number: int, trust: float | None) -> float | None:
-        if "v" not in request.modality or self.gate is None:
+    def _gate(self, modality: str, mouth: Cached | None, reliability: float | None) -> float | None:
+        """How far the gates let this mouth in; None where the model or the modality has no video."""
+        if "v" not in modality or self.gate is None:
             return None
-        there = request.mouths[number] is not None
-        return round(self.gate * there * (1.0 if trust is None else trust), 4)
+        return round(self.gate * (mouth is not None) * (1.0 if reliability is None else reliability), 4)
 
 
 class Timer:
-    """Seconds spent inside `with`; a GPU is waited for."""
+    """Seconds spent inside `with`; it waits for a GPU to finish."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, 0.0
@@ -135,54 +148,20 @@ class Timer:
         return time.perf_counter()
 
 
-class BaselineSystem:
-    """Another recogniser, see against.py: by sound alone, one batch after the other."""
-
-    modalities = ("a",)
-    workers = 1
-
-    def __init__(self, baseline: Baseline):
-        self.baseline, self.name, self.device = baseline, baseline.name, baseline.device
-        self.facts, self.about = {"sha256": baseline.sha256, "search": baseline.search}, dict(baseline.facts)
-
-    def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], requests: Sequence[Request]) -> list[Result]:
-        """See System."""
-        (request,) = requests
-        assert request.modality == "a"
-        start = time.perf_counter()
-        written = self.baseline.recognise(sounds)
-        return [Result([{"hypothesis": text} for text in written], time.perf_counter() - start)]
-
-
-@contextmanager
-def torch_threads(n: int) -> Iterator[None]:
-    """So many torch threads to an operation while it lasts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _listed(values: torch.Tensor | None, n: int) -> list[float | None]:
-    return [None] * n if values is None else [round(one, 4) for one in values.tolist()]
-
-
 def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
-    """How texts are searched, as rows tell it."""
+    """The `search` of rows."""
     return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.spells_tokens else "")
 
 
-def _gate(checkpoint: Checkpoint) -> float | None:
-    """Mean opening, |tanh g|, of the gates through which the video reaches what becomes words; None without eyes."""
+def _mean_gate(checkpoint: Checkpoint) -> float | None:
+    """Mean opening, |tanh g|, of the gates through which video reaches the words; None without a video encoder."""
     gates = [abs(value) for name, value in checkpoint.model.gates.items()
              if name.endswith("attention_gate") and "into_video" not in name]
     return float(np.mean(gates)) if gates else None
 
 
 def _sha256(name: str) -> str | None:
-    """Of a model's weights, as its model.json has it; None for Whispers by name, whose name says it."""
+    """The sha256 of a model's weights, from its model.json; None for a Whisper of the hub, whose name is enough."""
     folder = SHIPPED / name if name in shipped() else Path(name)
     try:
         return json.loads((folder / "model.json").read_bytes())["sha256"]["model.safetensors"]

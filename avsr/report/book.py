@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from avsr.corrupt import CORRUPTIONS
-from avsr.metrics import Cell, Rate, alone, cells, difference, no_harm, paired, wer
+from avsr.metrics import Cell, Rate, cells, difference, no_harm, paired, unimodal_cells, wer
 
 SEED = 0                                                    # of every interval: the same rows give the same report
 Condition = tuple[str | None, float | None]                 # noise and SNR in dB; clean: None, None
@@ -116,7 +116,7 @@ class Book:
         both = self.find(system, "av", *condition, *damage)
         sound, lips = self.find(system, "a", *condition), self.find(system, "v", None, None, *damage)
         if both is not None:
-            sound, lips = alone(self.cells, both)
+            sound, lips = unimodal_cells(self.cells, both)
         rates = [self.percent(cell) for cell in (both, sound, lips)]
         if None in rates:
             return Judged(sound, lips, both, None, None)

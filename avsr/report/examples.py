@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from avsr.metrics import NOTHING, Cell, extremes, scored
+from avsr.metrics import NOTHING, Cell, scored, worst_and_best_ids
 from avsr.names import file_name
 from avsr.report.book import Book, name_of
 from avsr.report.runs import NAMES
@@ -73,7 +73,7 @@ def worst_and_best(book: Book, media: Path) -> Examples:
     modality = next(one for one in ("av", "a", "v") if one in there)
     whole, heard = (_by_utterance(book, system, one) for one in (modality, "a"))
     nothing = heard.get("", NOTHING)
-    worst, best = extremes([row for rows in book.cells.values() for row in rows], system, N_EXAMPLES)
+    worst, best = worst_and_best_ids([row for rows in book.cells.values() for row in rows], system, N_EXAMPLES)
     rows = _rows_of(book, system, {*worst, *best})
     notes: list[str] = []
 

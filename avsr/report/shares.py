@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from avsr.errors import AvsrError
-from avsr.metrics import Estimate, Shares, condition_shapley
+from avsr.metrics import Estimate, ModalityContributions, condition_shapley
 from avsr.report.book import Book, Condition, rng
 from avsr.report.draw import MODALITY_COLOURS, Drawing, Levels, Look, Sheet
 from avsr.report.table import Column, Line, Table
@@ -34,7 +34,7 @@ class Credited:
 
 def credited(book: Book) -> Credited:
     """Of each system that sees, in each condition with the picture unharmed."""
-    found: dict[tuple[str, Condition, str], Shares] = {}
+    found: dict[tuple[str, Condition, str], ModalityContributions] = {}
     failed: dict[str, int] = {}
     for system in book.seeing:
         if len({cell.modality for cell in book.cells if cell.system == system}) == 1:   # as imported models: no shares
@@ -53,7 +53,7 @@ def credited(book: Book) -> Credited:
     return Credited(_drawing(book, found), _table(found), notes) if found else Credited(None, None, notes)
 
 
-def _table(found: dict[tuple[str, Condition, str], Shares]) -> Table:
+def _table(found: dict[tuple[str, Condition, str], ModalityContributions]) -> Table:
     columns = [SYSTEM, *CONDITION[1:3]]
     for measure, unit, pattern in (("wer", "points of WER", ".1f"), ("loss", "nats a token", ".2f")):
         columns += [Column(f"{measure}_{sense}", f"{sense}, {unit}", pattern) for sense in ("sound", "sight")]
@@ -74,7 +74,7 @@ def _scaled(one: Estimate, factor: float) -> Estimate:
     return Estimate(*(None if part is None else factor * part for part in (one.value, one.low, one.high)))
 
 
-def _drawing(book: Book, found: dict[tuple[str, Condition, str], Shares]) -> Drawing:
+def _drawing(book: Book, found: dict[tuple[str, Condition, str], ModalityContributions]) -> Drawing:
     shown = [(system, noise) for system in book.seeing for noise in book.noises or [None]]
     measures = [measure for measure in MEASURES if any(key[2] == measure for key in found)]
 

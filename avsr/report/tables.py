@@ -7,12 +7,12 @@ Lines that break the law (both at most 0.5 points above the better of sound and 
 from __future__ import annotations
 
 from avsr.corrupt import CORRUPTIONS
-from avsr.metrics import SLACK, Cell, Gain, Rate, cer, gain, sentence_errors
+from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, Rate, cer, gain, sentence_errors
 from avsr.report.book import Book, Condition, Judged, rng, snr_text
 from avsr.report.runs import NAMES
 from avsr.report.table import Column, Line, Table
 
-LAW = f"both at most {SLACK:g} points above the better of sound and lips"
+LAW = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
 KEYS = (Column("system", None), Column("noise", None))
