@@ -94,10 +94,9 @@ class Own:
                 memory = self.recogniser.encode(audio, question.mouths, question.modality)
                 written = self._written(question, memory)
             losses = [-round(one.mean().item(), 4) for one in self.recogniser.score(memory, spelled)]
-            trust, heed = (_listed(getattr(memory, name, None), len(texts)) for name in ("trust", "heed"))
-            rows = [{"hypothesis": text, "trust": believed, "heed": heeded, "gate": self._opening(question, i, believed),
-                     "loss": loss} for i, (text, believed, heeded, loss) in
-                    enumerate(zip(written, trust, heed, losses, strict=True))]
+            trust = _listed(getattr(memory, "trust", None), len(texts))
+            rows = [{"hypothesis": text, "video_reliability": believed, "gate": self._opening(question, i, believed),
+                     "loss": loss} for i, (text, believed, loss) in enumerate(zip(written, trust, losses, strict=True))]
             out.append(Answer(rows, watch.seconds + ("a" in question.modality) * hearing.seconds))
         return out
 
@@ -153,8 +152,7 @@ class Other:
         assert question.modality == "a"
         start = time.perf_counter()
         written = self.rival.recognise(sounds)
-        nothing = {"trust": None, "heed": None, "gate": None, "loss": None}
-        return [Answer([{"hypothesis": text, **nothing} for text in written], time.perf_counter() - start)]
+        return [Answer([{"hypothesis": text} for text in written], time.perf_counter() - start)]
 
 
 @contextmanager
