@@ -285,7 +285,7 @@ def test_mixes_can_be_heard_outside(folder, settings, whole, tmp_path):
             assert np.array_equal(audio, speech)
         else:
             assert active_level(speech) - rms_level(audio.astype(np.float64) - speech) == pytest.approx(-10, abs=0.1)
-            assert line["noise_id"] == rows[("random", "a", "white", -10.0, None, None, line["id"])]["noise_id"]
+            assert line["noise_id"] == rows[("random", "a", "white", -10.0, None, None, line["id"])].noise_id
 
 
 AWKWARD = ("a/b_c", "a_b/c", "T", "t", "../t")
