@@ -23,13 +23,12 @@ from avsr.textfiles import NotText, decode
 
 LAYOUT = 1
 MAX_UNPACKED = 512 * 2**20                                  # bytes of a .gz: 800,000 rows
-MODALITIES = ("none", "a", "v", "av")                       # neither sense, sound, sight, both
 NAME, TIMINGS, RUN, NOISE = "results.jsonl", "timings.jsonl", "run.json", "noise.jsonl"
 Row = dict[str, Any]
 # What a row is of. The rest of it is what came out.
-OF = ("system", "modality", "noise", "snr_db", "corruption", "amount", "id")
+KEY_FIELDS = ("system", "modality", "noise", "snr_db", "corruption", "amount", "id")
 # What must be alike in all rows of one system in one file, or they are not one measurement.
-ALIKE = ("sha256", "search", "split", "normaliser")
+INVARIANT_FIELDS = ("sha256", "search", "split", "normaliser")
 TYPES: dict[str, tuple[type, ...]] = {
     "layout": (int,), "system": (str,), "modality": (str,), "id": (str,), "reference": (str,), "hypothesis": (str,),
     "normaliser": (str,), "noise": (str, type(None)), "snr_db": (int, float, type(None)), "corruption": (str, type(None)),
@@ -38,16 +37,16 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 def key(row: Mapping[str, Any]) -> tuple:
     """What a row is of: system, modality, noise, SNR, corruption, its amount, utterance."""
-    return tuple(row[name] for name in OF)
+    return tuple(row[name] for name in KEY_FIELDS)
 
 
 def order(row: Mapping[str, Any]) -> tuple:
     """Where a row belongs in the file: its key, absent before present, loudest SNR first."""
     return tuple((value is not None, -value if name == "snr_db" and value is not None else value)
-                 if value is not None else (False,) for name, value in zip(OF, key(row), strict=True))
+                 if value is not None else (False,) for name, value in zip(KEY_FIELDS, key(row), strict=True))
 
 
-def read_rows(path: str | Path) -> tuple[list[Row], int]:
+def read_results(path: str | Path) -> tuple[list[Row], int]:
     """The rows of a file or of the folder that it is in, and how many were cut off at its end (0 or 1: a crash).
 
     It may be compressed: results.jsonl.gz is read where there is no results.jsonl.
@@ -107,7 +106,7 @@ class Results:
     def __init__(self, folder: Path):
         self.path, self.n_cut, rows = folder / NAME, 0, []
         if self.path.exists():
-            rows, self.n_cut = read_rows(self.path)
+            rows, self.n_cut = read_results(self.path)
         self.by_key = {key(row): row for row in rows}
         if self.n_cut:
             self._write()
@@ -123,7 +122,7 @@ class Results:
         for row in self.by_key.values():
             if row["system"] != facts["system"]:
                 continue
-            for name in ALIKE:
+            for name in INVARIANT_FIELDS:
                 if name in facts and row.get(name) != facts[name]:
                     raise BadOutput(f"{self.path}: its rows of {row['system']} have {name} {_short(row.get(name))}, and now it "
                                     f"is {_short(facts[name])}.  Use another --output-dir.")

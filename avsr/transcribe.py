@@ -21,15 +21,16 @@ import torch
 from avsr import decode, media, selection, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
 from avsr.errors import AvsrError, NoFace, counted
-from avsr.listen import Heard, Listener, ahead, why_unreadable
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
-from avsr.modality import MODALITIES, check_modality, decide, sound_problems
+from avsr.modality import check_modality, decide, sound_problems
 from avsr.models.avsr import Memory
+from avsr.names import INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
-from avsr.speech import Piece
+from avsr.segment import SpeechSegment
+from avsr.stream import StreamReader, Window, prefetch, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcript import Segment, Transcript
 
@@ -91,8 +92,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     Raises BadMedia, NoFace, BadCheckpoint, MissingAsset; what could be put up with is told in `problems`.
     """
     options = make_settings(settings)
-    if modality not in MODALITIES:
-        raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(MODALITIES)}.")
+    if modality not in (known := ("auto", *INPUT_MODALITIES)):
+        raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(known)}.")
     target = pick_device(device)
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
     language = _language_of(checkpoint, language)
@@ -104,16 +105,17 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     tags = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=look, want_audio=modality != "v", audio_track=options.audio_track,
-            video_track=options.video_track, language=tags, landmarks=checkpoint.recipe.landmarks) as recording:
+            video_track=options.video_track, language=tags, landmarks=checkpoint.mouth_crop.landmarks) as recording:
         used, reason = decide(modality, checkpoint, recording)
         known_lips_only = used == "v" and modality == "auto" and checkpoint.model.doubts
         job = _Job(checkpoint, used, language, options, recording, known_lips_only=known_lips_only)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
         # Who only reads lips is left to itself: the sound may still say where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and job.has_sound))
-        listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=vad,
-                            doubt=vad and used == "av" and checkpoint.lips_trained, save_lips=save_lips, progress=progress)
-        heard = ahead(listener, 2 * options.batch_size)
+        listener = StreamReader(recording, checkpoint.mouth_crop if "v" in used else None, vad=vad,
+                                extension=vad and used == "av" and checkpoint.lips_trained, save_lips=save_lips,
+                                progress=progress)
+        heard = prefetch(listener, 2 * options.batch_size)
         segments: list[Segment] = []
         for segment in _recognise(job, job.admit(heard), options.batch_size):
             segments.append(segment)
@@ -168,7 +170,7 @@ def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
         raise AvsrError(f"lm_weight {options.lm_weight}: there is no language model for it.  Name one with --lm.")
 
 
-def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[Segment]:
+def _recognise(job: _Job, pieces: Iterator[Window], batch_size: int) -> Iterator[Segment]:
     """The segments of all pieces in order, `batch_size` pieces in the network at once.
 
     On the CPU they are shared out to threads, each of which keeps to its own cores: the tensors of a decoding step are
@@ -221,19 +223,19 @@ class _Job:
         self.n_frames = self.n_missing = self.n_pieces = self.n_blind = self.n_looked_at = self.n_strange = 0
         self.n_unknown_lips = self.n_still = 0
 
-    def admit(self, pieces: Iterable[Heard]) -> Iterator[Heard]:
+    def admit(self, pieces: Iterable[Window]) -> Iterator[Window]:
         """Those of the pieces that hold something for the network."""
         for heard in map(self._seen, chain.from_iterable(map(self._believed, pieces))):
             if self._worth(heard):
                 yield heard
 
     @torch.inference_mode()
-    def detect_language(self, batch: Sequence[Heard]) -> str:
+    def detect_language(self, batch: Sequence[Window]) -> str:
         """The language most of these pieces seem to be in: Whisper's first token after the start, summed over them."""
         return self.recogniser.detect_language(self._encode(batch))
 
     @torch.inference_mode()
-    def run(self, batch: Sequence[Heard]) -> list[Segment]:
+    def run(self, batch: Sequence[Window]) -> list[Segment]:
         """The segments of some admitted pieces, in order. May be called from several threads."""
         memory = self._encode(batch)
         if self.known_lips_only and not (known := in_distribution(memory)).all():
@@ -252,26 +254,26 @@ class _Job:
         texts = self.recogniser.decode(memory, self.recogniser.search_options(
             beam_size=asked.beam_size, ctc_weight=asked.ctc_weight, lm=asked.lm, lm_weight=asked.lm_weight,
             temperatures=(asked.temperature, *fallbacks)), self.language)
-        words = self.recogniser.align(memory, [text.tokens for text in texts], [heard.piece.duration_s for heard in batch],
+        words = self.recogniser.align(memory, [text.tokens for text in texts], [heard.segment.duration_s for heard in batch],
                                       self.language)
         return [segment for heard, text, timed in zip(batch, texts, words, strict=True)
-                for segment in self._segments(heard.piece, text, timed)]
+                for segment in self._segments(heard.segment, text, timed)]
 
     @torch.inference_mode()
-    def _believed(self, heard: Heard) -> tuple[Heard, ...]:
+    def _believed(self, heard: Window) -> tuple[Window, ...]:
         """The piece; but if it was widened, and its lips are not seen or not believed, what it was without that."""
-        if heard.sure is None:
+        if heard.unextended is None:
             return (heard,)
         if why_unreadable(heard.mouths, self.options.max_missing) is not None:
-            return heard.sure
+            return heard.unextended
         if self.checkpoint.model.doubts and self._encode([heard]).trust.item() < MIN_RELIABILITY:
-            return heard.sure
+            return heard.unextended
         return (heard,)
 
-    def _seen(self, heard: Heard) -> Heard:
+    def _seen(self, heard: Window) -> Window:
         """Without its mouths if too few of them show a face, or one that moves; counts."""
         self.n_pieces += 1
-        n_frames = heard.piece.end_frame - heard.piece.start_frame
+        n_frames = heard.segment.end_frame - heard.segment.start_frame
         self.n_frames += n_frames
         self.n_missing += n_frames if heard.mouths is None else int(heard.mouths.missing.sum())
         why = why_unreadable(heard.mouths, self.options.max_missing)
@@ -279,7 +281,7 @@ class _Job:
         self.n_still += why == "still"
         return heard if why is None else replace(heard, mouths=None)
 
-    def _worth(self, heard: Heard) -> bool:
+    def _worth(self, heard: Window) -> bool:
         if self.needs_lips and heard.mouths is None:
             return False
         if self.modality == "v":
@@ -288,12 +290,12 @@ class _Job:
         return (heard.audio is not None and len(heard.audio) >= MIN_SAMPLES
                 and (self.needs_lips or not is_silent(heard.audio)))
 
-    def _encode(self, batch: Sequence[Heard]) -> Memory:
+    def _encode(self, batch: Sequence[Window]) -> Memory:
         return self.recogniser.encode([heard.audio for heard in batch] if "a" in self.modality else None,
                                       [heard.mouths for heard in batch], self.modality,
-                                      seconds=[heard.piece.duration_s for heard in batch])
+                                      seconds=[heard.segment.duration_s for heard in batch])
 
-    def _segments(self, piece: Piece, text: decode.Hypothesis, timed: Sequence[transcript.Word]) -> Iterator[Segment]:
+    def _segments(self, piece: SpeechSegment, text: decode.Hypothesis, timed: Sequence[transcript.Word]) -> Iterator[Segment]:
         tokenizer = self.checkpoint.tokenizer
         spelt = iter(tokenizer.words(list(text.tokens), self.language))
         for group in transcript.segment([_at(word, piece) for word in timed]):
@@ -346,7 +348,7 @@ class _Job:
         return f"{where}: nothing was written of them.  Use {other}--max-missing 1 to have it read all the same."
 
 
-def _at(word: transcript.Word, piece: Piece) -> transcript.Word:
+def _at(word: transcript.Word, piece: SpeechSegment) -> transcript.Word:
     """The word on the recording's clock."""
     end = min(word.end, piece.duration_s)
     return replace(word, start=round(piece.start_s + min(word.start, end), 3), end=round(piece.start_s + end, 3))

@@ -155,13 +155,13 @@ ODD_FIELDS = {
     "no beam": (("search",), {"beam_size": 0}),
     "a language model": (("search",), {"lm": "x"}),
     "temperatures": (("search",), {"temperatures": [math.nan]}),
-    "crop of a pixel": (("recipe", "size"), 1),
-    "crop without end": (("recipe", "size"), 10**6),
-    "points beyond": (("recipe", "mouth"), [10**6]),
-    "points from the end": (("recipe", "mouth"), [-1]),
-    "reference of nothing": (("recipe", "reference"), []),
-    "reference at infinity": (("recipe", "reference"), [[math.inf, 1], [1, 2], [2, 3]]),
-    "smooth for ever": (("recipe", "smooth"), 10**9),
+    "crop of a pixel": (("mouth_crop", "size"), 1),
+    "crop without end": (("mouth_crop", "size"), 10**6),
+    "points beyond": (("mouth_crop", "mouth"), [10**6]),
+    "points from the end": (("mouth_crop", "mouth"), [-1]),
+    "reference of nothing": (("mouth_crop", "reference"), []),
+    "reference at infinity": (("mouth_crop", "reference"), [[math.inf, 1], [1, 2], [2, 3]]),
+    "smooth for ever": (("mouth_crop", "smooth"), 10**9),
     "sha256 of a path": (("sha256",), {"../model.json": "0" * 64}),
     "rates of Python": (("rates", "__builtins__"), 1),
 }
@@ -565,8 +565,8 @@ def use(folder: Path) -> None:
     from avsr.recogniser import Recogniser
 
     checkpoint = load(folder)
-    MouthCropper(checkpoint.recipe)
-    size = checkpoint.recipe.size
+    MouthCropper(checkpoint.mouth_crop)
+    size = checkpoint.mouth_crop.size
     mouths = Mouths(
         np.full((12, size, size), 90, np.uint8), np.zeros(12, bool), np.ones(12, np.float32), np.ones(12, np.float32), 0, 0
     )

@@ -26,7 +26,7 @@ from avsr.metrics.shares import shapley
 from avsr.models.avsr import AVSR, Dims
 from avsr.recogniser import Recogniser
 from avsr.runtime import no_progress
-from avsr.speech import Piece
+from avsr.segment import SpeechSegment
 from avsr.text import CTC_LETTERS, spell, write_letters
 
 TEXT = "ab cd"
@@ -71,7 +71,7 @@ def scene(*, sound: bool = True, sight: bool = True, missing: tuple[int, ...] = 
     if noise is not None:
         heard = audio + np.random.default_rng(0).normal(0, noise, len(audio)).astype(np.float32)
         disturbance = Disturbance("white", 0.0, 0.0, 0.0, 0)
-    return Scene("made.mp4", Piece(0, n), "the whole recording", n / 25, (0.0, n / 25), audio, heard, mouths,
+    return Scene("made.mp4", SpeechSegment(0, n), "the whole recording", n / 25, (0.0, n / 25), audio, heard, mouths,
                  None if sight else "nobody", disturbance)
 
 

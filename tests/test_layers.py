@@ -11,11 +11,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
 ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles", "folders", "remote", "download", "assets",
-         "fetch", "media", "faces", "step", "lips", "features", "speech", "selection", "noise", "augment", "corrupt",
+         "fetch", "media", "faces", "sync", "lips", "features", "segment", "selection", "stream", "noise", "augment", "corrupt",
          "linebreak", "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
-         "checkpoint", "importers", "lm", "decode", "align", "recogniser", "listen", "results", "metrics", "modality",
+         "checkpoint", "importers", "lm", "decode", "align", "recogniser", "results", "metrics", "modality",
          "train", "transcribe", "benchmark", "explain", "report",
          "cli", "__main__"]
 MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2",

@@ -16,7 +16,7 @@ from avsr.metrics import (
     condition_shapley,
     gain,
     gain_db,
-    law,
+    no_harm,
     shapley,
     utterance_shapley,
     wer,
@@ -80,11 +80,11 @@ def test_both_are_held_against_the_same_noise_and_the_same_corruption():
 
 
 def test_the_law():
-    assert law(10.5, 10.0, 30.0)
-    assert not law(10.6, 10.0, 30.0)
-    assert law(10.5, 30.0, 10.0)
-    assert law(10.1, 10.1 - 0.5)
-    assert not law(10.5, 10.0, slack=0.0)
+    assert no_harm(10.5, 10.0, 30.0)
+    assert not no_harm(10.6, 10.0, 30.0)
+    assert no_harm(10.5, 30.0, 10.0)
+    assert no_harm(10.1, 10.1 - 0.5)
+    assert not no_harm(10.5, 10.0, slack=0.0)
 
 
 # --- decibels ---

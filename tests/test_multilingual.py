@@ -15,7 +15,7 @@ from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens
 from avsr.errors import AvsrError, BadCheckpoint
 from avsr.features import log_mel
 from avsr.models.ctranslate2 import floats, read_ctranslate2
-from avsr.rates import PIECE_SAMPLES, SAMPLE_RATE
+from avsr.rates import SAMPLE_RATE, SEGMENT_SAMPLES
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcribe import transcribe
 
@@ -52,7 +52,7 @@ def said():
 
 
 def mel_of(sound):
-    return log_mel(sound, n_samples=PIECE_SAMPLES)[None]
+    return log_mel(sound, n_samples=SEGMENT_SAMPLES)[None]
 
 
 def their_features(theirs, mel):

@@ -13,7 +13,7 @@ from avsr.errors import BadManifest
 from avsr.manifest import CacheEntry, Utterance
 from avsr.metrics import wer
 from avsr.rates import SAMPLE_RATE
-from avsr.results import TYPES, Results, key, read_rows
+from avsr.results import TYPES, Results, key, read_results
 from avsr.text import NORMALISER
 
 ENTRY = CacheEntry("shard-00000.tar", 0, 512, 75, 3 * SAMPLE_RATE)
@@ -57,7 +57,7 @@ def test_rows_go_through_the_file_of_results(tmp_path):
     assert all(set(TYPES) <= set(row) for row in rows)
     results = Results(tmp_path)
     results.add(rows)
-    assert read_rows(tmp_path) == (rows, 0)
+    assert read_results(tmp_path) == (rows, 0)
     assert key(rows[1]) == ("theirs", "av", "babble", -5.0, "blur", 4.0, "a2")
     assert {row["split"] for row in rows} == {"test"}
 

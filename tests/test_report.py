@@ -22,7 +22,7 @@ from avsr.metrics import by_group, difference, paired, wer
 from avsr.output import locked
 from avsr.report import ReportSettings, report
 from avsr.report.runs import open_run
-from avsr.results import read_rows
+from avsr.results import read_results
 
 SMALL = Made(n_utterances=50, n_speakers=10, snrs=(None, 0.0, -10.0),
              damage=(("occlusion", 0.5), ("shift", -80.0), ("shift", 80.0), ("noface", None), ("face", None)))
@@ -43,7 +43,7 @@ def table(folder, name):
 def rewrite(run, change):
     """A run with other rows: `change` gives the row to keep, or None."""
     path = run / "results.jsonl"
-    rows = [new for row in read_rows(path)[0] if (new := change(row)) is not None]
+    rows = [new for row in read_results(path)[0] if (new := change(row)) is not None]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return run
 
@@ -91,7 +91,7 @@ def made(run):
 
 @pytest.fixture(scope="module")
 def rows(run):
-    return read_rows(run)[0]
+    return read_results(run)[0]
 
 
 def pick(rows, modality, noise=None, snr_db=None, corruption=None, amount=None, system="default"):
@@ -253,7 +253,7 @@ def better(tmp_path_factory):
 def test_two_runs_are_compared_on_the_same_utterances(run, better, rows, tmp_path):
     made = report([run, better], tmp_path, settings=QUICK)
     lines = table(tmp_path, "compared")
-    theirs = read_rows(better)[0]
+    theirs = read_results(better)[0]
     (line,) = [one for one in lines if (one["first"], one["modality"], one["noise"], one["snr_db"], one["corruption"]) ==
                ("small: default", "sound", "babble", "0", "")]
     found = paired(pick(theirs, "a", "babble", 0.0), pick(rows, "a", "babble", 0.0), rng=rng())
@@ -285,7 +285,7 @@ def test_systems_of_different_names_keep_them(tmp_path):
 
 @pytest.mark.slow
 def test_other_noise_and_utterances_of_one_run_only_are_told(tiny, tmp_path):
-    ids = sorted({row["id"] for row in read_rows(tiny)[0]})
+    ids = sorted({row["id"] for row in read_results(tiny)[0]})
     other = made_rows.write(tmp_path / "other", TINY)
     rewrite(other, lambda row: None if row["id"] == ids[0] else {**row, "noise_offset": 7} if row["noise"] else row)
     made = report([tiny, other], tmp_path / "out", settings=QUICK)

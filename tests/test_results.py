@@ -6,7 +6,7 @@ import json
 import pytest
 
 from avsr.errors import BadManifest, BadOutput
-from avsr.results import NAME, Results, key, order, read_rows
+from avsr.results import NAME, Results, key, order, read_results
 
 
 def row(utterance="u1", **changes):
@@ -21,13 +21,13 @@ def write(folder, *lines, end="\n"):
 
 def test_what_a_crash_cut_off_is_dropped_and_counted(tmp_path):
     write(tmp_path, row("u1"), row("u2"), json.dumps(row("u3"))[:50], end="")
-    rows, n_cut = read_rows(tmp_path)
+    rows, n_cut = read_results(tmp_path)
     assert [one["id"] for one in rows] == ["u1", "u2"]
     assert n_cut == 1
     results = Results(tmp_path)
     assert (len(results), results.n_cut) == (2, 1)
     results.add([row("u3")])
-    assert [one["id"] for one in read_rows(tmp_path)[0]] == ["u1", "u2", "u3"]
+    assert [one["id"] for one in read_results(tmp_path)[0]] == ["u1", "u2", "u3"]
 
 
 @pytest.mark.parametrize(("line", "message"), [
@@ -42,40 +42,40 @@ def test_what_a_crash_cut_off_is_dropped_and_counted(tmp_path):
 def test_what_is_broken_is_named(tmp_path, line, message):
     write(tmp_path, row("u1"), line, row("u9"))
     with pytest.raises(BadManifest, match=message):
-        read_rows(tmp_path)
+        read_results(tmp_path)
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path):
     write(tmp_path, row("u1"), row("u2"))
-    there = read_rows(tmp_path)
+    there = read_results(tmp_path)
     (tmp_path / NAME).write_bytes(b"\xef\xbb\xbf" + (tmp_path / NAME).read_bytes().replace(b"\n", b"\r\n"))
-    assert read_rows(tmp_path) == there
+    assert read_results(tmp_path) == there
     (tmp_path / NAME).write_bytes(b'{"id": "caf\xe9"}\n')
     with pytest.raises(BadManifest, match=r"results.jsonl: this cannot be read \(byte 11 is no UTF-8\)"):
-        read_rows(tmp_path)
+        read_results(tmp_path)
 
 
 def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path, monkeypatch):
     monkeypatch.setattr("avsr.results.MAX_UNPACKED", 2**20)
     (tmp_path / f"{NAME}.gz").write_bytes(gzip.compress(bytes(2**20 + 1)))
     with pytest.raises(BadManifest, match=r"results.jsonl.gz: holds over 1 MiB of rows\.  Unpack it"):
-        read_rows(tmp_path)
+        read_results(tmp_path)
 
 
 def test_rows_may_be_compressed(tmp_path):
     write(tmp_path, row("u1"), row("u2"))
-    there = read_rows(tmp_path)
+    there = read_results(tmp_path)
     (tmp_path / f"{NAME}.gz").write_bytes(gzip.compress((tmp_path / NAME).read_bytes()))
     (tmp_path / NAME).unlink()
-    assert read_rows(tmp_path) == there
+    assert read_results(tmp_path) == there
     (tmp_path / f"{NAME}.gz").write_bytes((tmp_path / f"{NAME}.gz").read_bytes()[:40])
     with pytest.raises(BadManifest, match=r"results.jsonl.gz: this cannot be read"):
-        read_rows(tmp_path)
+        read_results(tmp_path)
 
 
 def test_no_file_says_how_to_make_one(tmp_path):
     with pytest.raises(BadManifest, match=r"results.jsonl: no such file\.  Make it with avsr benchmark"):
-        read_rows(tmp_path)
+        read_results(tmp_path)
 
 
 def test_the_order_does_not_depend_on_what_came_first(tmp_path):
@@ -92,7 +92,7 @@ def test_the_order_does_not_depend_on_what_came_first(tmp_path):
         results.settle()
         texts.append((tmp_path / name / NAME).read_bytes())
     assert texts[0] == texts[1]
-    read, _ = read_rows(tmp_path / "one")
+    read, _ = read_results(tmp_path / "one")
     assert read == sorted(rows, key=order)
     assert [one["snr_db"] for one in read if one["noise"]] == [10.0, -5.0]
 

@@ -18,8 +18,9 @@ from typing import Any
 from avsr.benchmark.conditions import speech_facts
 from avsr.errors import BadManifest
 from avsr.manifest import Utterance
+from avsr.names import MODALITIES
 from avsr.rates import SAMPLE_RATE
-from avsr.results import LAYOUT, MODALITIES, OF, Row, key
+from avsr.results import KEY_FIELDS, LAYOUT, Row, key
 from avsr.text import NORMALISER, normalise, present_normaliser
 from avsr.textfiles import read_table, shown
 
@@ -196,4 +197,4 @@ def _duration(utterance: Utterance) -> float | None:
 def _named(row: Row) -> str:
     """System and condition of a row in words, another for each."""
     return ", ".join(f"{name} {row[name]}" if isinstance(row[name], float) else row[name]
-                     for name in OF[:-1] if row[name] is not None)
+                     for name in KEY_FIELDS[:-1] if row[name] is not None)

@@ -6,6 +6,7 @@ Batches are the same in every run, whatever is there already, so that an answer 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -30,7 +31,7 @@ from avsr.benchmark.mixes import Mix, write_mixes
 from avsr.benchmark.outside import read_predictions
 from avsr.benchmark.settings import Settings
 from avsr.benchmark.subjects import Other, Own, Question, Subject, own_threads
-from avsr.cache import Cached, read_entry, read_recipe
+from avsr.cache import Cached, read_entry, read_mouth_crop
 from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
@@ -38,9 +39,9 @@ from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import locate
 from avsr.modality import GOES_BY
 from avsr.output import locked, write_file
-from avsr.rates import PIECE_SECONDS, SAMPLE_RATE
+from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
-from avsr.runtime import Progress, n_cores, no_progress, seed_of
+from avsr.runtime import Progress, n_cores, no_progress
 from avsr.text import NORMALISER
 
 Say = Callable[[str], None]
@@ -107,7 +108,7 @@ class _Run:
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
-        self.everyone, left_out = read_rows([self.path], settings.split, PIECE_SECONDS)
+        self.everyone, left_out = read_rows([self.path], settings.split, SEGMENT_SECONDS)
         self.done.skipped += [tuple(line.split(": ", 1)) for line in left_out]
         self.rows = self._utterances()
         if settings.noises is None and self.noise_config is not None:
@@ -232,7 +233,7 @@ class _Run:
             able = " or ".join(GOES_BY[one] for one in subject.checkpoint.modalities)
             self.say(f"{subject.name}: goes by {able}, so not measured by {', '.join(sorted(missing))}.")
         if any("v" in one for one in subject.modalities):
-            read_recipe(self.path.parent, subject.checkpoint.recipe)
+            read_mouth_crop(self.path.parent, subject.checkpoint.mouth_crop)
 
     def _asked(self, subject: Subject, unit: _Unit) -> Iterator[dict[str, Any]]:
         """The rows of a unit as far as they are known before anything is computed."""
@@ -274,7 +275,7 @@ class _Run:
         """What is seen, None where no mouth was prepared, and of whom, where it is somebody else."""
         if cached.images is None or corruption is None:
             return (None if cached.images is None else cached), None
-        rng, other, face = np.random.default_rng(seed_of(row.utterance.id, str(corruption))), None, None
+        rng, other, face = np.random.default_rng(corruption_seed(row.utterance.id, corruption)), None, None
         if corruption.name == "face":
             stranger = self._stranger(row, rng)
             found, face = read_entry(stranger.base, stranger.utterance.cache), stranger.utterance.id
@@ -318,6 +319,11 @@ class _Run:
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}
         write_file(self.done.folder / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return self.done
+
+
+def corruption_seed(utterance: str, corruption: Corruption) -> int:
+    """The first 64 bits of the sha256 of the id, a NUL and the corruption, so that every machine draws the same."""
+    return int.from_bytes(hashlib.sha256(f"{utterance}\0{corruption}".encode()).digest()[:8], "big")
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable, units: Sequence[_Unit], n_ahead: int) -> Iterator[tuple[_Unit, Any]]:

@@ -79,7 +79,7 @@ def make_settings(values: Mapping[str, object]) -> Settings:
 
 def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, progress: Progress = no_progress) -> Found:
     """Everything the page tells, as arrays and numbers."""
-    scene = open_scene(source, checkpoint.recipe if checkpoint.lips_trained else None, settings, progress)
+    scene = open_scene(source, checkpoint.mouth_crop if checkpoint.lips_trained else None, settings, progress)
     recogniser = Recogniser(checkpoint)
     passes = run_passes(recogniser, scene, settings.reference, settings.language, progress)
     memory = passes.memories[scene.modalities[-1]]

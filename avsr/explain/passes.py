@@ -42,7 +42,7 @@ class SharedWord:
 class Passes:
     """What the cases have in common and where they part.
 
-    memories: by case of results.MODALITIES; those that the scene does not allow are absent. texts: what each case writes, and
+    memories: by case of names.MODALITIES; those that the scene does not allow are absent. texts: what each case writes, and
     `a_clean`, `av_clean` where noise was added. scores: word errors of each, None without a reference.
     explained: the text that is explained, which is `source`: "reference" or the case that wrote it; tokens: its tokens.
     values: mean log-probability of a token of it in each case, the end counted, in nats. shares: of `values`.

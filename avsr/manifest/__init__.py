@@ -33,7 +33,7 @@ from avsr.manifest.rows import (
     split,
     write,
 )
-from avsr.step import correlations, energy, lag, mouth_opening
+from avsr.sync import correlations, energy, lag, mouth_opening
 
 __all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "append", "by_lot", "check",
            "check_all", "check_speakers", "content_hash", "correlations", "draw_valid", "energy", "lag", "lies_beside",

@@ -16,8 +16,8 @@ from avsr.errors import AvsrError
 from avsr.metrics.compare import matched
 from avsr.metrics.counting import NOTHING, Row, Score, scored
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, clusters, percentiles, resampled
+from avsr.names import MODALITIES
 
-MODALITIES = ("none", "a", "v", "av")
 SLACK = 0.5                                                 # points of WER that the law puts up with
 
 
@@ -68,7 +68,7 @@ def alone(cells: Mapping[Cell, Sequence[Row]], cell: Cell) -> tuple[Cell | None,
     return sound if sound in cells else None, lips if lips in cells else None
 
 
-def law(both: float, *alone: float, slack: float = SLACK) -> bool:
+def no_harm(both: float, *alone: float, slack: float = SLACK) -> bool:
     """Whether both together are as good as the better one alone, WER in percent; within `slack` points."""
     return both <= min(alone) + slack + 1e-9
 

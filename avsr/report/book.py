@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from avsr.corrupt import CORRUPTIONS
-from avsr.metrics import Cell, Rate, alone, cells, difference, law, paired, wer
+from avsr.metrics import Cell, Rate, alone, cells, difference, no_harm, paired, wer
 
 SEED = 0                                                    # of every interval: the same rows give the same report
 Condition = tuple[str | None, float | None]                 # noise and SNR in dB; clean: None, None
@@ -121,7 +121,7 @@ class Book:
         if None in rates:
             return Judged(sound, lips, both, None, None)
         better = sound if rates[1] <= rates[2] else lips
-        return Judged(sound, lips, both, self.less(both, better), law(*rates))
+        return Judged(sound, lips, both, self.less(both, better), no_harm(*rates))
 
     @cached_property
     def conditions_measured(self) -> list[Condition]:

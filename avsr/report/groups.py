@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from avsr.errors import AvsrError
 from avsr.metrics import Cell, Groups, by_group, columns
+from avsr.names import INPUT_MODALITIES
 from avsr.report.book import Book, Condition, name_of, rng
 from avsr.report.draw import Drawing, Levels, Sheet
 from avsr.report.figures import look
@@ -23,7 +24,6 @@ from avsr.report.tables import CONDITION, SYSTEM, condition_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MODALITIES = ("a", "v", "av")
 OF = (SYSTEM, *CONDITION[:3])
 
 
@@ -80,8 +80,8 @@ def _measured(book: Book) -> list[tuple[str, str, Condition, Cell]]:
     """
     shown = {system: book.conditions_measured if system in book.seeing or not book.seeing else telling(book)
              for system in book.systems}
-    found = [(system, modality, (None, None) if modality == "v" else one) for system in book.systems for modality in MODALITIES
-             for one in shown[system]]
+    found = [(system, modality, (None, None) if modality == "v" else one) for system in book.systems
+             for modality in INPUT_MODALITIES for one in shown[system]]
     return [(*one, cell) for one in dict.fromkeys(found) if (cell := book.find(one[0], one[1], *one[2])) is not None]
 
 
@@ -160,7 +160,7 @@ def _drawing(book: Book, kept: Sequence[str]) -> Drawing | None:
         sheet = Sheet(len(shown), columns=len(book.noises) if len(book.noises) == 2 else 3, height=2.2)
         for axis, (system, column, noise) in zip(sheet.axes, shown, strict=True):
             levels = Levels(book.levels(noise))
-            for modality in MODALITIES:
+            for modality in INPUT_MODALITIES:
                 _gap_line(book, axis, levels, (system, modality, noise), column)
             levels.axis(axis)
             named = [system] * (len(systems) > 1) + [f"by {column}"] + [noise] * (noise is not None)

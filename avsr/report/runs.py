@@ -16,7 +16,7 @@ from typing import Any
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
 from avsr.names import visible
-from avsr.results import ALIKE, NAME, RUN, TIMINGS, read_rows
+from avsr.results import INVARIANT_FIELDS, NAME, RUN, TIMINGS, read_results
 
 Row = Mapping[str, Any]
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
@@ -73,7 +73,7 @@ def open_run(folder: Path, name: str | None = None) -> Run:
         raise AvsrError(f"{folder}: no such folder.  Give the --output-dir of an `avsr benchmark`.")
     if not path.is_file() and not path.with_name(f"{NAME}.gz").is_file():
         raise AvsrError(f"{folder}: there is no {NAME} in it.  Give the --output-dir of an `avsr benchmark`.")
-    rows, n_cut = read_rows(path)
+    rows, n_cut = read_results(path)
     if not rows:
         raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
     _check(rows, path)
@@ -178,7 +178,7 @@ def _check(rows: Sequence[Row], path: Path) -> None:
         if row["modality"] not in NAMES:
             raise AvsrError(f"{path}, line {number}: modality {row['modality']!r}, and there are {', '.join(NAMES)}.  "
                             "Correct it.")
-        for name in ALIKE:
+        for name in INVARIANT_FIELDS:
             value = row.get(name)
             first = seen.setdefault((name, None if name == "normaliser" else row["system"]), value)
             if first != value:

@@ -125,7 +125,7 @@ class _Run:
         self.start = begin(config, folder, progress=self.progress)
         can_be_judged(self.start.model.dims, config)
         for manifest in manifests:
-            cache.read_recipe(manifest.parent, self.start.recipe)
+            cache.read_mouth_crop(manifest.parent, self.start.mouth_crop)
         if config.data.align is not None and config.loss.frames:
             self.rows = self._timed()
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
