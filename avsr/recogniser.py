@@ -185,8 +185,9 @@ class Recogniser:
                            language=language, heads=self.checkpoint.alignment_heads)
 
     def score(self, memory: Memory, texts: Sequence[Sequence[int]], language: str = "en") -> list[Tensor]:
-        """Log-probability of each token of given texts and of their end, the tokens before it given; see given_log_probs."""
-        return decode.given_log_probs(self.model, memory, self._prompts(len(texts), language), texts, self.tokenizer.end)
+        """The log-probability of each token of given texts and of their end; see decode.teacher_forced_log_probs."""
+        prompts = self._prompts(len(texts), language)
+        return decode.teacher_forced_log_probs(self.model, memory, prompts, texts, self.tokenizer.end)
 
     def detect_language(self, memory: Memory) -> str:
         """The language most of these utterances seem to be in: Whisper's first token after the start, summed over them."""
