@@ -560,10 +560,9 @@ def use(folder: Path) -> None:
     import numpy as np
     import torch
 
-    from avsr import align
     from avsr.checkpoint import load
     from avsr.lips import MouthCropper, Mouths
-    from avsr.senses import how_to_search, memories, recognise, spelt
+    from avsr.recogniser import Recogniser
 
     checkpoint = load(folder)
     MouthCropper(checkpoint.mouth_crop)
@@ -573,20 +572,12 @@ def use(folder: Path) -> None:
     )
     sound = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
     with torch.inference_mode():
-        for memory in memories(checkpoint, checkpoint.modalities, [sound], [mouths]).values():
-            (text,) = recognise(checkpoint, memory, how_to_search(checkpoint))
-            prompts = [checkpoint.tokenizer.prompt("en")]
-            align.align(
-                checkpoint.model,
-                checkpoint.tokenizer,
-                memory,
-                prompts,
-                [text.tokens],
-                [0.5],
-                language="en",
-                heads=checkpoint.alignment_heads,
-            )
-            spelt(checkpoint, text)
+        recogniser = Recogniser(checkpoint)
+        for modality in checkpoint.modalities:
+            memory = recogniser.encode([sound], [mouths], modality)
+            (text,) = recogniser.decode(memory)
+            recogniser.align(memory, [text.tokens], [0.5])
+            recogniser.detokenize(text.tokens)
     checkpoint.tokenizer.encode(" a word aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
 
 

@@ -30,12 +30,12 @@ def avsr(*arguments, **environment) -> subprocess.CompletedProcess:
 
 
 def test_its_arguments_are_those_of_the_function():
-    from avsr.transcribe import Settings, transcribe
+    from avsr.transcribe import TranscribeSettings, transcribe
 
     typed = {option.name: option.default for option in transcribe_command.params if option.name not in OF_THE_OUTPUT}
     function = {name: parameter.default for name, parameter in inspect.signature(transcribe).parameters.items()
                 if name not in ("source", "on_segment", "progress", "settings")}
-    assert typed == function | {field.name: field.default for field in fields(Settings)}
+    assert typed == function | {field.name: field.default for field in fields(TranscribeSettings)}
     assert all(option.help for option in transcribe_command.params if isinstance(option, click.Option))
 
 

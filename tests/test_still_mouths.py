@@ -16,8 +16,8 @@ from avsr.lips import MouthCropSettings
 from avsr.manifest import Utterance
 from avsr.prepare import PrepareSettings
 from avsr.rates import frames_to_samples
+from avsr.recogniser import Recogniser
 from avsr.runtime import no_progress
-from avsr.senses import Senses
 from avsr.stream import StreamReader, why_unreadable
 
 pytestmark = pytest.mark.slow                            # faces are looked for in all of them
@@ -94,9 +94,9 @@ def test_explain_warns_of_a_strangers_lips_where_transcribe_writes_nothing(grid)
     told = transcribe(mute, model=model)
     assert told.text == ""
     assert "the lips are not like those this model learnt from" in told.problems[0]
-    memory = Senses(model, None, [scene.mouths]).memory("v")
+    memory = Recogniser(model).encode(None, [scene.mouths], "v")
     (problem,) = lips_problems(model, scene.name, memory)
     assert "its lips are not like those this model learnt from" in problem
     assert lips_problems(model, scene.name, replace(memory, ood_distance=torch.tensor([1.0]))) == ()
-    (problem,) = lips_problems(grid, scene.name, Senses(grid, None, [scene.mouths]).memory("v"))
+    (problem,) = lips_problems(grid, scene.name, Recogniser(grid).encode(None, [scene.mouths], "v"))
     assert "cannot tell whether it knows the lips" in problem

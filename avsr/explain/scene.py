@@ -16,11 +16,12 @@ from avsr import media, selection
 from avsr.errors import AvsrError, BadMedia
 from avsr.lips import MouthCropSettings, Mouths
 from avsr.modality import sound_problems
+from avsr.names import MODALITIES
 from avsr.noise import NoiseSource, mix, open_families
 from avsr.rates import SEGMENT_FRAMES, SEGMENT_SECONDS, VIDEO_FPS, frames_to_seconds
+from avsr.recogniser import MIN_SAMPLES
 from avsr.runtime import Progress
 from avsr.segment import SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
-from avsr.senses import LEAST_SAMPLES, MODALITIES
 from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader, why_unreadable
 from avsr.text import normalise
 
@@ -98,7 +99,7 @@ class Scene:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those of senses.MODALITIES that this piece allows."""
+        """Those of names.MODALITIES that this piece allows."""
         absent = "a" * (self.sound is None) + "v" * (self.mouths is None)
         return tuple(one for one in MODALITIES if one == "none" or not set(one) & set(absent))
 
@@ -139,7 +140,7 @@ def _open_scene(source: media.Source, mouth_crop: MouthCropSettings | None, sett
     elif mouths is not None and (why := why_unreadable(mouths, MAX_MISSING)) is not None:
         missing = f"{int(mouths.missing.sum())} of {len(mouths.missing)} frames (limit {MAX_MISSING:.0%})"
         mouths, unseen = None, f"no face was found in {missing}" if why == "missing" else "the mouth in it does not move"
-    if audio is not None and len(audio) < LEAST_SAMPLES:
+    if audio is not None and len(audio) < MIN_SAMPLES:
         audio = None
     speech_s = None if audio is None else _speech(audio, piece.duration_s)
     if mouths is None and (audio is None or (speech_s is None and settings.start is None and settings.end is None)):

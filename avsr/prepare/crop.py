@@ -15,6 +15,7 @@ from avsr.errors import AvsrError
 from avsr.lips import MouthCropSettings
 from avsr.manifest import Problem, Utterance
 from avsr.manifest.checks import step_curve
+from avsr.names import INPUT_MODALITIES
 from avsr.rates import VIDEO_FPS
 from avsr.runtime import most_processes, n_cores
 from avsr.segment import SpeechSegment
@@ -23,7 +24,6 @@ from avsr.stream import StreamReader, Window
 WINDOW_FRAMES = 25                    # frames decoded at a time: two windows of 1280x720 are 138 MB
 MAX_SECONDS = cache.MAX_SECONDS       # of an utterance
 PAST_END_S = 0.5                      # by which an utterance may reach past the end of its recording: it is cut there
-MODALITIES = ("av", "a", "v")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class PrepareSettings:
     mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
 
     def __post_init__(self) -> None:
-        if self.modality not in MODALITIES:
-            raise AvsrError(f"modality {self.modality}: not known.  Use one of {', '.join(MODALITIES)}.")
+        if self.modality not in INPUT_MODALITIES:
+            raise AvsrError(f"modality {self.modality}: not known.  Use one of {', '.join(INPUT_MODALITIES)}.")
         for name in ("max_missing", "max_dropped", "valid_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be a share from 0 to 1.  Leave it out for the usual one.")
