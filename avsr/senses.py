@@ -22,7 +22,7 @@ from avsr.models.avsr import Memory
 from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, frames_to_seconds
 from avsr.results import MODALITIES
-from avsr.schema import Misfit, fit_table
+from avsr.schema import InvalidValue, validate_table
 
 LEAST_SAMPLES = SAMPLE_RATE // 10                           # less sound than 0.1 s is no speech
 # Largest Memory.ood_distance at which text is written from lips alone though nobody asked for it. Of 55 validation clips the
@@ -155,8 +155,8 @@ def how_to_search(checkpoint: Checkpoint, **asked: object) -> DecodeOptions:
     if strange := sorted(checkpoint.search.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
         raise BadCheckpoint(f"{checkpoint.name}: its search settings {listed(strange)} are not known here.  {remedy}")
     try:
-        wanted = fit_table(DecodeOptions, checkpoint.search, "search.")
-    except Misfit as error:
+        wanted = validate_table(DecodeOptions, checkpoint.search, "search.")
+    except InvalidValue as error:
         raise BadCheckpoint(f"{checkpoint.name}: {error}.  {remedy}") from error
     return DecodeOptions(**{**wanted, **{name: value for name, value in asked.items() if value is not None}})
 

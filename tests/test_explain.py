@@ -27,14 +27,14 @@ from avsr.models.avsr import AVSR, Dims
 from avsr.runtime import no_progress
 from avsr.senses import Senses, memories, token_log_probs
 from avsr.speech import Piece
-from avsr.text import CTC_LETTERS, spell, write_letters
+from avsr.text import CTC_LETTERS, target_tokens, write_characters
 
 TEXT = "ab cd"
 
 
 def made(folder, **dims) -> Checkpoint:
     """A small network with random weights and open gates, which writes letters."""
-    tokenizer = write_letters(folder / "tokenizer.json")
+    tokenizer = write_characters(folder / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(**{"width": 32, "n_heads": 2, "n_audio_layers": 2, "n_video_layers": 1, "n_fusion_layers": 1,
                          "n_decoder_layers": 2, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 16, "lips": "compact",
@@ -95,7 +95,7 @@ def test_shares_add_up_and_a_sense_that_is_not_there_has_none(none, sound, sight
 def test_values_are_those_of_the_senses_and_words_add_up_to_them(checkpoint, plain):
     passes, here = plain, scene()
     found = memories(checkpoint, ("none", "a", "v", "av"), [here.sound], [here.mouths])
-    tokens = spell(checkpoint.tokenizer, TEXT)
+    tokens = target_tokens(checkpoint.tokenizer, TEXT)
     assert passes.tokens == tuple(tokens)
     for name, memory in found.items():
         log_probs = token_log_probs(checkpoint, memory, [tokens])[0]
@@ -130,7 +130,7 @@ def test_noise_adds_what_would_have_been_written_without(checkpoint, plain):
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["av", "v"])
 def test_gradients_add_up_to_what_the_movement_is_worth(checkpoint, modality):
-    missing, here, tokens = (2, 3), scene(missing=(2, 3)), spell(checkpoint.tokenizer, TEXT)
+    missing, here, tokens = (2, 3), scene(missing=(2, 3)), target_tokens(checkpoint.tokenizer, TEXT)
     checkpoint = replace(checkpoint, model=deepcopy(checkpoint.model).double())       # a random network makes small differences
     senses = Senses(checkpoint, [here.sound], [here.mouths])
     found = integrated_gradients(senses, tokens, modality=modality, steps=64)
@@ -147,7 +147,7 @@ def test_of_a_mouth_that_stands_still_there_is_nothing_to_say(checkpoint):
     here = scene()
     still = replace(here, mouths=replace(here.mouths, images=np.repeat(here.mouths.images[:1], 2 * FRAMES, axis=0)))
     senses = Senses(checkpoint, [still.sound], [still.mouths])
-    found = integrated_gradients(senses, spell(checkpoint.tokenizer, TEXT), modality="av", steps=4)
+    found = integrated_gradients(senses, target_tokens(checkpoint.tokenizer, TEXT), modality="av", steps=4)
     assert np.abs(found.pixels).max() < 1e-6
     assert found.moving == pytest.approx(found.still, abs=1e-5)
 
@@ -158,7 +158,7 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(checkpoint, plain):
 
     def run():
         memory = memories(checkpoint, ("av",), [here.sound], [here.mouths])["av"]
-        return memory, token_log_probs(checkpoint, memory, [spell(checkpoint.tokenizer, TEXT)])[0]
+        return memory, token_log_probs(checkpoint, memory, [target_tokens(checkpoint.tokenizer, TEXT)])[0]
 
     memory, before = run()
     with watching(gated(model)) as calls:
@@ -176,7 +176,7 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(checkpoint, plain):
 def test_the_look_that_is_shown_is_the_one_that_is_taken(checkpoint):
     here, block = scene(missing=(0, 1)), checkpoint.model.decoder.blocks[1]
     memory = memories(checkpoint, ("av",), [here.sound], [here.mouths])["av"]
-    tokens = spell(checkpoint.tokenizer, TEXT)
+    tokens = target_tokens(checkpoint.tokenizer, TEXT)
     with watching({"audio": block.audio, "video": block.video.attention}) as calls:
         token_log_probs(checkpoint, memory, [tokens])
     for name, attention in (("audio", block.audio), ("video", block.video.attention)):

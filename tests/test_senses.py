@@ -11,12 +11,12 @@ from avsr.decode import DecodeOptions
 from avsr.errors import BadCheckpoint
 from avsr.models.avsr import AVSR, Dims
 from avsr.senses import Senses, hear, how_to_search, memories, recognise, see, spelt, token_log_probs
-from avsr.text import spell, write_letters
+from avsr.text import target_tokens, write_characters
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    tokenizer = write_letters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
+    tokenizer = write_characters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
                       n_vocab=tokenizer.no_timestamps + 1, n_context=32, lips="compact", video_width=32, n_trust=8)).eval()
@@ -48,7 +48,7 @@ def test_what_is_shared_changes_nothing(checkpoint, said):
 
 
 def test_neither_sense_depends_on_nothing(checkpoint, said):
-    text = [spell(checkpoint.tokenizer, "ab cd")]
+    text = [target_tokens(checkpoint.tokenizer, "ab cd")]
     one, other = (memories(checkpoint, ("none",), [case.audio], [case])["none"] for case in said)
     losses = [token_log_probs(checkpoint, memory, text)[0] for memory in (one, other)]
     assert torch.equal(*losses)
@@ -57,7 +57,7 @@ def test_neither_sense_depends_on_nothing(checkpoint, said):
 
 
 def test_no_face_is_sound_alone_and_by_sight_nothing(checkpoint, said):
-    sounds, text = [one.audio for one in said], [spell(checkpoint.tokenizer, "ab")] * 2
+    sounds, text = [one.audio for one in said], [target_tokens(checkpoint.tokenizer, "ab")] * 2
     found = memories(checkpoint, ("none", "a", "v", "av"), sounds, [None, None])
     losses = {name: token_log_probs(checkpoint, memory, text) for name, memory in found.items()}
     for one, other in (("a", "av"), ("none", "v")):
@@ -98,7 +98,7 @@ def test_log_probabilities_of_tokens_are_those_of_the_search(checkpoint, said):
 
 
 def test_the_company_in_a_batch_changes_nothing(checkpoint, said):
-    texts = [spell(checkpoint.tokenizer, "ab"), spell(checkpoint.tokenizer, "cd ef ab")]
+    texts = [target_tokens(checkpoint.tokenizer, "ab"), target_tokens(checkpoint.tokenizer, "cd ef ab")]
     together = memories(checkpoint, ("av",), [one.audio for one in said], said)["av"]
     for i, log_probs in enumerate(token_log_probs(checkpoint, together, texts)):
         alone = memories(checkpoint, ("av",), [said[i].audio], [said[i]])["av"]

@@ -31,7 +31,7 @@ def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[i
     is not believed is tried again, warmer. A text that nobody can have said in the time, by `memory.seconds`, or that repeats
     itself beyond doubt is not gone on with, and not believed either: see limits.
 
-    prompts: one list of tokens per utterance, all of the same length. `tokenizer` is a text.Tokenizer or text.Pieces.
+    prompts: one list of tokens per utterance, all of the same length. tokenizer: text.Tokenizer or SentencePieceTokenizer.
     Returns a hypothesis per utterance; its tokens are empty where there is no speech.
     """
     if model.spells_tokens:

@@ -20,7 +20,7 @@ from avsr.metrics import Score, Shapley, shapley, word_errors
 from avsr.models.avsr import Memory
 from avsr.runtime import Progress
 from avsr.senses import Senses, recognise, spelt, token_log_probs
-from avsr.text import normalise, spell
+from avsr.text import normalise, target_tokens
 
 # `transcribe` tries again, up to five times, what it does not believe. Of what is written without sound that is nearly all
 # where the lips cannot be read: the first text is no worse an account of it.
@@ -84,7 +84,7 @@ def run_passes(checkpoint: Checkpoint, scene: Scene, reference: str | None, lang
         hypotheses[name] = recognise(checkpoint, memory, DecodeOptions() if "a" in name else DEAF, language)[0]
     texts = {name: spelt(checkpoint, one) for name, one in hypotheses.items()}
     if reference is not None:
-        source, tokens = "reference", tuple(spell(checkpoint.tokenizer, reference))
+        source, tokens = "reference", tuple(target_tokens(checkpoint.tokenizer, reference))
     else:
         written = [name for name in ("av", "a", "v") if name in texts]
         source = next((name for name in written if texts[name]), written[0])

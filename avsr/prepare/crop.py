@@ -19,7 +19,7 @@ from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
 from avsr.manifest import Problem, Utterance
 from avsr.manifest.checks import step_curve
 from avsr.rates import VIDEO_FPS, frames_to_samples, samples_to_frames
-from avsr.runtime import most_processes, n_cores
+from avsr.runtime import max_processes, n_cores
 
 WINDOW = 25                           # frames decoded at a time: two windows of 1280x720 are 138 MB
 MAX_SECONDS = cache.MAX_SECONDS       # of an utterance
@@ -55,8 +55,8 @@ class PrepareSettings:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be a share from 0 to 1.  Leave it out for the usual one.")
         if self.workers is not None and self.workers < 1:
             raise AvsrError(f"workers {self.workers}: must be at least 1.  Leave it out for one on each core.")
-        if (self.workers or 1) > most_processes():
-            raise AvsrError(f"workers {self.workers}: at most {most_processes()} on this machine of {n_cores()} cores.  "
+        if (self.workers or 1) > max_processes():
+            raise AvsrError(f"workers {self.workers}: at most {max_processes()} on this machine of {n_cores()} cores.  "
                             "Leave it out for one on each core.")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
-from avsr.names import visible
+from avsr.names import escape_controls
 from avsr.results import ALIKE, NAME, RUN, TIMINGS, read_rows
 
 Row = Mapping[str, Any]
@@ -83,8 +83,8 @@ def open_run(folder: Path, name: str | None = None) -> Run:
                         "with a, v or av.")
     warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again makes it "
                 "whole."]
-    timings = [line | {"system": visible(line["system"])} for line in _lines(folder / TIMINGS)]
-    return Run(visible(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
+    timings = [line | {"system": escape_controls(line["system"])} for line in _lines(folder / TIMINGS)]
+    return Run(escape_controls(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
                (*warnings[:n_cut], *_of_script(rows, path)), {row["system"]: row["system"] for row in rows})
 
 
@@ -105,7 +105,7 @@ def _readable(rows: list[dict]) -> list[dict]:
     """Names in rows with what a terminal would obey spelt out: an SVG file may not hold it either."""
     @cache
     def shown(name: str) -> str:
-        return visible(name)
+        return escape_controls(name)
 
     def of(value: Any) -> Any:
         if isinstance(value, dict):
