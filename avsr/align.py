@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsr.decode import given_log_probs
+from avsr.decode import teacher_forced_log_probs
 from avsr.models.avsr import AVSR, Memory
 from avsr.models.decoder import Cache
 from avsr.models.hybrid import Hybrid
@@ -81,7 +81,7 @@ def _align_ctc(model: Hybrid, tokenizer: SentencePieceTokenizer, memory: Memory,
                texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, from the likeliest path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []
-    said = given_log_probs(model, memory, prompts, texts, tokenizer.end)
+    said = teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)
     for i, text in enumerate(texts):
         if not len(text):
             out.append([])

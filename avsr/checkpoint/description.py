@@ -1,6 +1,7 @@
 """`Checkpoint`, and model.json, which describes one: written from it, and read back field by field against a schema.
 
-    Checkpoint -> describe -> model.json -> read_description -> Description -> read_dims, read_recipe -> Dims, LipRecipe
+    Checkpoint -> describe -> model.json -> read_description -> Description -> read_dims, read_mouth_crop
+    -> Dims, MouthCropSettings
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from avsr import rates
 from avsr.errors import BadCheckpoint
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.schema import Between, InvalidValue, Printable, quote, read_json, validate_table
 from avsr.text import SentencePieceTokenizer, Tokenizer
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 LAYOUT = 1                                                  # of model.json; a newer one is refused
 RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
+RENAMED = {"recipe": "mouth_crop"}                          # keys of model.json as older versions wrote them
 COPY, VERSION = "Copy the whole folder again.", "Use the version of avsr it was trained with."
 
 Token = Annotated[int, Between(0, 2**20)]
@@ -42,10 +44,10 @@ class Checkpoint:
     name: str
     model: AVSR | Hybrid
     tokenizer: Tokenizer | SentencePieceTokenizer
-    recipe: LipRecipe = field(default_factory=LipRecipe)
+    mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
     lips_trained: bool = False
     base: str | None = None
-    pad_seconds: int | None = rates.PIECE_SECONDS
+    pad_seconds: int | None = rates.SEGMENT_SECONDS
     suppress: tuple[int, ...] = ()
     suppress_begin: tuple[int, ...] = ()
     alignment_heads: tuple[tuple[int, int], ...] = ()
@@ -66,16 +68,16 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Description:
     """model.json. Those fields that a Checkpoint has too are its fields as they are. Models from before there were bases, or
-    networks of another kind, say nothing of them; `dims`, `rates` and `recipe` have schemas of their own."""
+    networks of another kind, say nothing of them; `dims`, `rates` and `mouth_crop` have schemas of their own."""
 
     layout: int
     dims: dict[str, Any]
     rates: dict[str, Any]
-    recipe: dict[str, Any]
+    mouth_crop: dict[str, Any]
     sha256: dict[str, Annotated[str, Printable(64)]]
     name: Annotated[str, Printable(4096)]
     lips_trained: bool
-    pad_seconds: Annotated[int, Between(1, rates.PIECE_SECONDS)] | None
+    pad_seconds: Annotated[int, Between(1, rates.SEGMENT_SECONDS)] | None
     suppress: tuple[Token, ...]
     suppress_begin: tuple[Token, ...]
     alignment_heads: tuple[tuple[Place, Place], ...]
@@ -91,7 +93,7 @@ class Description:
 
 def _shared() -> list[str]:
     """The fields of a Checkpoint that model.json holds as they are."""
-    return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "recipe")]
+    return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "mouth_crop")]
 
 
 def network_of(model: AVSR | Hybrid) -> str:
@@ -102,8 +104,8 @@ def network_of(model: AVSR | Hybrid) -> str:
 def describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
     """model.json, given the sha256 of the files beside it."""
     return {"layout": LAYOUT, "network": network_of(checkpoint.model), "dims": asdict(checkpoint.model.dims),
-            "rates": {name: getattr(rates, name) for name in RATES}, "recipe": checkpoint.recipe.to_dict(), "sha256": sha256,
-            **{name: getattr(checkpoint, name) for name in _shared()}}
+            "rates": {name: getattr(rates, name) for name in RATES}, "mouth_crop": checkpoint.mouth_crop.to_dict(),
+            "sha256": sha256, **{name: getattr(checkpoint, name) for name in _shared()}}
 
 
 def read_description(folder: Path) -> Description:
@@ -115,6 +117,7 @@ def read_description(folder: Path) -> Description:
     if values.get("layout") != LAYOUT or isinstance(values["layout"], bool | float):
         raise BadCheckpoint(f"{folder}: model.json of layout {quote(values.get('layout'))}, known is {LAYOUT}.  Install a "
                             "newer avsr.")
+    values = {RENAMED.get(key, key): value for key, value in values.items()}
     if absent := [f.name for f in fields(Description) if f.name not in values and f.default is MISSING
                   and f.default_factory is MISSING]:
         raise BadCheckpoint(f"{folder}: its model.json lacks {', '.join(absent)}.  {COPY}")
@@ -153,9 +156,9 @@ def read_dims(description: Description, folder: Path) -> Dims | HybridDims:
         raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {VERSION}") from error
 
 
-def read_recipe(description: Description, folder: Path) -> LipRecipe:
+def read_mouth_crop(description: Description, folder: Path) -> MouthCropSettings:
     """How mouths are cut out for it. Raises BadCheckpoint."""
     try:
-        return LipRecipe.from_dict(description.recipe)
+        return MouthCropSettings.from_dict(description.mouth_crop)
     except BadCheckpoint as error:
         raise BadCheckpoint(f"{folder}: {error}") from error

@@ -33,7 +33,7 @@ from avsr.manifest.rows import (
     split,
     write,
 )
-from avsr.step import correlations, energy, lag, mouth_opening
+from avsr.sync import correlations, energy, lag, mouth_opening
 
 __all__ = [
     "CacheEntry",

@@ -31,8 +31,8 @@ from avsr.models.avsr import AVSR, Dims, Memory
 from avsr.models.decoder import Cache
 from avsr.models.fusion import TEMPERATURE, Judge
 from avsr.rates import FEATURE_RATE, MEMORY_PER_FRAME
+from avsr.recogniser import batch_video
 from avsr.runtime import Progress, no_progress
-from avsr.senses import see
 from avsr.text import normalise, target_tokens
 
 P_FOREIGN, P_RUINED = 0.3, 0.1                              # of sights: another's mouth; one of which nothing can be read
@@ -142,7 +142,7 @@ def familiarise(checkpoint: Checkpoint, rows: Sequence[Row], *, seed: int, progr
         entries = [read_entry(row.base, row.utterance.cache) for row in rows[start:start + AT_ONCE]]
         covered = [replace(one, images=occlude(one.images, rng.uniform(*DAMAGE["occlusion"]), rng)) for one in entries]
         for found, sights in zip(means, (entries, covered), strict=True):
-            images, seen = see(sights)
+            images, seen = batch_video(sights)
             seen = seen.to(first.device)
             found.append(familiar.pool(model.video.look(images.to(first), seen), seen))
     familiar.learn(*(torch.cat(found) for found in means))
@@ -173,7 +173,7 @@ def _lesson(checkpoint: Checkpoint, batch: Batch, sights: Sequence[Cached], text
     model = checkpoint.model
     first = next(model.parameters())
     batch = batch.to(first.device)
-    images, seen = (one.to(first.device) for one in see(sights))
+    images, seen = (one.to(first.device) for one in batch_video(sights))
     video = model.video(model.video.look(images.to(first), seen), seen)
     mask = seen.repeat_interleave(MEMORY_PER_FRAME, dim=1)
     heard = remembered(model, batch, sounds)
@@ -216,7 +216,7 @@ def pairs(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, sound
     model, tokenizer, pad = checkpoint.model, checkpoint.tokenizer, checkpoint.pad_seconds
     first = next(model.parameters())
     for row in rows:
-        images, seen = (one.to(first.device) for one in see([read_entry(row.base, row.utterance.cache)]))
+        images, seen = (one.to(first.device) for one in batch_video([read_entry(row.base, row.utterance.cache)]))
         video = model.video(model.video.look(images.to(first), seen), seen)[0, ::MEMORY_PER_FRAME]
         batch = collate([examples.make(row, Draw("a", sound=0), np.random.default_rng(0))], tokenizer.prompt(None),
                         tokenizer.end, None if pad is None else pad * FEATURE_RATE).to(first.device)

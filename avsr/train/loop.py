@@ -125,7 +125,7 @@ class _Run:
         self.start = begin(config, folder, progress=self.progress)
         can_be_judged(self.start.model.dims, config)
         for manifest in manifests:
-            cache.read_recipe(manifest.parent, self.start.recipe)
+            cache.read_mouth_crop(manifest.parent, self.start.mouth_crop)
         if config.data.align is not None and config.loss.frames:
             self.rows = self._timed()
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
@@ -315,7 +315,7 @@ class _Run:
         scores = {}
         if self.rank == 0:
             began = time.monotonic()
-            scores = self.validation(self.start, self.device, self.progress)
+            scores = self.validation(self.start, self.progress)
             _settle_frozen(self.learner)
             keep_best(self.folder, self.position, self._checkpoint(scores), scores, self.config.train.keep)
             said = "  ".join(f"{name} {score:.1f}" for name, score in scores.items())
@@ -336,7 +336,7 @@ class _Run:
         last = {name: tensor.clone() for name, tensor in self.start.model.state_dict().items()}
         scores = {}
         if position.best:
-            mean = self.validation(averaged(self.folder, position, self.start), self.device, self.progress)
+            mean = self.validation(averaged(self.folder, position, self.start), self.progress)
             scores = position.best[0][2]
             if sum(mean.values()) <= sum(scores.values()):
                 scores = mean
@@ -349,7 +349,7 @@ class _Run:
                                   seed=self.config.train.seed, progress=self.progress)
                 self.say(f"judges: taught by {n_lessons} lessons of {1 + self.config.judges.sights} sights")
                 scores = {}                                 # others by now
-        scores = scores or self.validation(self.start, self.device, self.progress)
+        scores = scores or self.validation(self.start, self.progress)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
                                remedy=f"Make room, then {way_on(self.folder)}.")
         self.start.model.load_state_dict(last)
