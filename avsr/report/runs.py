@@ -15,7 +15,7 @@ from typing import Any
 
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
-from avsr.names import visible
+from avsr.names import escape_controls
 from avsr.results import FIELD_TYPES, INVARIANT_FIELDS, NAME, RUN, TIMINGS, ResultRow, read_results
 
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
@@ -82,8 +82,8 @@ def open_run(folder: Path, name: str | None = None) -> Run:
                         "with a, v or av.")
     warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again makes it "
                 "whole."]
-    timings = [line | {"system": visible(line["system"])} for line in _lines(folder / TIMINGS)]
-    return Run(visible(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
+    timings = [line | {"system": escape_controls(line["system"])} for line in _lines(folder / TIMINGS)]
+    return Run(escape_controls(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
                (*warnings[:n_cut], *_of_script(rows, path)), {row.system: row.system for row in rows})
 
 
@@ -104,7 +104,7 @@ def _readable(rows: list[ResultRow]) -> list[ResultRow]:
     """Names in rows with what a terminal would obey spelt out: an SVG file may not hold it either."""
     @cache
     def shown(name: str) -> str:
-        return visible(name)
+        return escape_controls(name)
 
     def of(value: Any) -> Any:
         if isinstance(value, dict):
