@@ -206,7 +206,7 @@ def _gather(source: media.Source, taken: Mapping[str, int], mouth_crop: MouthCro
             mouths += cropper.finish(tracker.finish())
         problems = tuple(recording.problems)
         if recording.gain > 1:
-            problems += tuple(sound_problems(recording, "a", level_db=recording.quiet_db, n_pieces=1))
+            problems += tuple(sound_problems(recording, "a", level_db=recording.quiet_db, n_segments=1))
     if reached <= piece.start_frame:
         raise AvsrError(f"{recording.name}: it ends after {frames_to_seconds(reached):.2f} s, before --start "
                         f"{piece.start_s:g}.  Give an earlier one.")
