@@ -270,7 +270,10 @@ class _Transcriber:
                 for segment in self._segments(window.segment, text, timed, self.language)]
 
     def _encode(self, batch: Sequence[Window]) -> Memory:
-        audio = [window.audio for window in batch] if "a" in self.modality else None
+        audio = None
+        if "a" in self.modality:
+            audio = [window.audio for window in batch if window.audio is not None]
+            assert len(audio) == len(batch), "only windows with audio are usable"
         return self.recogniser.encode(audio, [window.mouths for window in batch], self.modality,
                                       seconds=[window.segment.duration_s for window in batch])
 
@@ -281,11 +284,12 @@ class _Transcriber:
         for group in transcript.segment([_at(word, speech) for word in timed]):
             tokens = tuple(token for word in islice(tokens_of_words, len(group)) for token in word.tokens)
             words = "".join(word.text for word in group).strip()
+            confidences = [word.confidence for word in group if word.confidence is not None]
             if words:
                 yield Segment(
                     words, group[0].start, group[-1].end, tuple(group), text.avg_logprob,
                     decode.compression_ratio(tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
-                    float(np.mean([word.confidence for word in group])), round(speech.start_s * FEATURE_RATE))
+                    float(np.mean(confidences)), round(speech.start_s * FEATURE_RATE))
 
 
 def _at(word: transcript.Word, speech: SpeechSegment) -> transcript.Word:
