@@ -37,10 +37,17 @@ MAX_OOD_DISTANCE = 1.1
 
 
 class MouthCrops(Protocol):
-    """The mouth of an utterance: images (T, 96, 96) uint8 grey, missing (T,) bool. lips.Mouths and cache.Cached are such."""
+    """The mouth of an utterance, a lips.Mouths or a cache.Cached."""
 
-    images: np.ndarray
-    missing: np.ndarray
+    @property
+    def images(self) -> np.ndarray:
+        """(T, 96, 96) uint8 grey."""
+        ...
+
+    @property
+    def missing(self) -> np.ndarray:
+        """(T,) bool, whether no face was found in a frame."""
+        ...
 
 
 @dataclass(frozen=True)
