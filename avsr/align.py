@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from avsr.decode import given_log_probs
-from avsr.models.avsr import AVSR, Memory
+from avsr.models.avsr import AVSR
+from avsr.models.decoder import Memory
 from avsr.models.decoder import Cache
-from avsr.models.hybrid import Hybrid
+from avsr.models.hybrid import HybridAVSR
 from avsr.rates import MEMORY_RATE
 from avsr.text import Pieces, Tokenizer
 from avsr.transcript import Word
@@ -35,7 +36,7 @@ LATENESS = {
 SENTENCE_MARKS = ".。!！?？"
 
 
-def align(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+def align(model: AVSR | HybridAVSR, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
           texts: Sequence[Sequence[int]], durations: Sequence[float], *, language: str,
           heads: Sequence[tuple[int, int]]) -> list[list[Word]]:
     """The words of each utterance, one for each that `tokenizer.words` makes of its text, in seconds from its start.
@@ -45,7 +46,7 @@ def align(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, p
     heads of the upper half, and so does an utterance without sound, whose look at the video is taken instead. A
     word's confidence is the mean probability of its tokens. Where CTC spells the tokens its path gives the times.
     """
-    if model.spells_tokens:
+    if model.ctc_units == "tokens":
         return _align_ctc(model, tokenizer, memory, prompts, texts, language)
     by_sound = memory.audio is not None
     lateness = LATENESS.get(tuple(map(tuple, heads)), 0.0) if by_sound else 0.0
@@ -77,7 +78,7 @@ def align(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, p
     return out
 
 
-def _align_ctc(model: Hybrid, tokenizer: Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+def _align_ctc(model: HybridAVSR, tokenizer: Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
                texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, from the likeliest path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []

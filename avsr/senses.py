@@ -18,7 +18,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions, Hypothesis, decode, given_log_probs
 from avsr.errors import BadCheckpoint
 from avsr.features import features
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, frames_to_seconds
 from avsr.results import MODALITIES
@@ -101,7 +101,7 @@ class Senses:
             model = self.checkpoint.model
             mel, lengths = hear(self.sounds, model.dims.n_mels, self.checkpoint.pad_seconds)
             lengths = None if lengths is None else lengths.to(self.first.device)
-            self._heard = model.listen(mel.to(self.first), lengths), lengths
+            self._heard = model.encode_audio(mel.to(self.first), lengths), lengths
         return self._heard
 
     def look(self) -> tuple[Tensor, Tensor] | None:
@@ -127,7 +127,7 @@ class Senses:
         if "a" in modality:
             heard, lengths = self.listen()
             mouths, seen = sight or (None, None)
-            return model.encode(None, mouths, mel_lengths=lengths, seen=seen, heard=heard)
+            return model.encode(None, mouths, mel_lengths=lengths, seen=seen, audio_states=heard)
         if sight is not None:
             return model.encode(None, sight[0], seen=sight[1])
         n_utterances = len(self.mouths if self.sounds is None else self.sounds)

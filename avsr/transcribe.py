@@ -25,7 +25,7 @@ from avsr.listen import Heard, Listener, ahead, why_unreadable
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
 from avsr.modality import MODALITIES, check_modality, decide, sound_problems
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.rates import FEATURE_RATE
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
 from avsr.senses import LEAST_SAMPLES, hear, how_to_search, known_lips, see
@@ -100,19 +100,19 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
-    look = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
+    look = modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     tags = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=look, want_audio=modality != "v", audio_track=options.audio_track,
             video_track=options.video_track, language=tags, landmarks=checkpoint.recipe.landmarks) as recording:
         used, reason = decide(modality, checkpoint, recording)
-        known_lips_only = used == "v" and modality == "auto" and checkpoint.model.doubts
+        known_lips_only = used == "v" and modality == "auto" and checkpoint.model.reliability is not None
         job = _Job(checkpoint, used, language, options, recording, known_lips_only=known_lips_only)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
         # Who only reads lips is left to itself: the sound may still say where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and job.has_sound))
         listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=vad,
-                            doubt=vad and used == "av" and checkpoint.lips_trained, save_lips=save_lips, progress=progress)
+                            doubt=vad and used == "av" and checkpoint.video_trained, save_lips=save_lips, progress=progress)
         heard = ahead(listener, 2 * options.batch_size)
         segments: list[Segment] = []
         for segment in _recognise(job, job.admit(heard), options.batch_size):
@@ -157,7 +157,7 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
 
 def _check_search(checkpoint: Checkpoint, options: Settings) -> None:
     """Raises AvsrError for a setting that would have no effect."""
-    joint = checkpoint.model.spells_tokens
+    joint = checkpoint.model.ctc_units == "tokens"
     if joint and options.temperature:
         raise AvsrError(f"{checkpoint.name}: its texts are searched, not drawn by chance, so it has no temperature.  Leave out "
                         "--temperature.")
@@ -245,7 +245,7 @@ class _Job:
                 return []
             batch = [heard for heard, one in zip(batch, known.tolist(), strict=True) if one]
             memory = memory.select(known.nonzero()[:, 0])
-        believed = memory.familiar if memory.trust is None else memory.trust
+        believed = memory.in_distribution if memory.reliability is None else memory.reliability
         if believed is not None:
             degrees = [degree for heard, degree in zip(batch, believed.tolist(), strict=True) if heard.mouths is not None]
             self.n_looked_at += len(degrees)
@@ -271,7 +271,7 @@ class _Job:
             return (heard,)
         if why_unreadable(heard.mouths, self.options.max_missing) is not None:
             return heard.sure
-        if self.checkpoint.model.doubts and self._encode([heard]).trust.item() < LEAST_TRUST:
+        if self.checkpoint.model.reliability is not None and self._encode([heard]).reliability.item() < LEAST_TRUST:
             return heard.sure
         return (heard,)
 

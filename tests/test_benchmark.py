@@ -21,7 +21,7 @@ from avsr.benchmark.run import Options, benchmark
 from avsr.benchmark.settings import Settings
 from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
-from avsr.dataset import Row
+from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadManifest, BadOutput
 from avsr.lips import LipRecipe
 from avsr.manifest import Utterance
@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
             torch.nn.init.constant_(parameter, 0.7)
-    checkpoint.save(Checkpoint("random", model, tokenizer, pad_seconds=None, lips_trained=True), folder / "random")
+    checkpoint.save(Checkpoint("random", model, tokenizer, pad_seconds=None, video_trained=True), folder / "random")
     return folder
 
 
@@ -306,7 +306,7 @@ def test_ids_that_look_alike_have_a_recording_each_and_the_report_finds_it(folde
     said = [one for one in manifest.read(folder / "manifest.jsonl") if one.id != "t4"][:len(ALIKE)]
     same = {"system": "x", "modality": "a", "corruption": None, "reference": "ab", "hypothesis": "ab"}
     rows = [{**same, "id": one} for one in ALIKE]
-    there = {one: Row(replace(utterance, id=one), folder) for one, utterance in zip(ALIKE, said, strict=True)}
+    there = {one: ManifestRow(replace(utterance, id=one), folder) for one, utterance in zip(ALIKE, said, strict=True)}
     keep(tmp_path, rows, there)
     found = {_recording(tmp_path / "media", one, [])[0] for one in ALIKE} - {None}
     kept = list((tmp_path / "media").iterdir())

@@ -15,14 +15,15 @@ from avsr.decode.scorers import DecoderScorer, Suppress, given_log_probs
 from avsr.decode.search import search
 from avsr.decode.strategies import Beam, Sample
 from avsr.lm import WordScorer
-from avsr.models.avsr import AVSR, Memory
-from avsr.models.hybrid import Hybrid
+from avsr.models.avsr import AVSR
+from avsr.models.decoder import Memory
+from avsr.models.hybrid import HybridAVSR
 
 USUAL = DecodeOptions()
 UNKNOWN_BONUS = -10.0                                       # <unk> holds the chance of all unknown words: pyctcdecode's penalty
 
 
-def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[int]], *, suppress: tuple[int, ...] = (),
+def decode(model: AVSR | HybridAVSR, tokenizer, memory: Memory, prompts: list[list[int]], *, suppress: tuple[int, ...] = (),
            suppress_begin: tuple[int, ...] = (), options: DecodeOptions = USUAL) -> list[Hypothesis]:
     """The text of each utterance.
 
@@ -34,7 +35,7 @@ def decode(model: AVSR | Hybrid, tokenizer, memory: Memory, prompts: list[list[i
     prompts: one list of tokens per utterance, all of the same length. `tokenizer` is a text.Tokenizer or text.Pieces.
     Returns a hypothesis per utterance; its tokens are empty where there is no speech.
     """
-    if model.spells_tokens:
+    if model.ctc_units == "tokens":
         return _decode_hybrid(model, tokenizer, memory, prompts, options)
     tried: list[list[Hypothesis]] = [[] for _ in range(memory.n_utterances)]
     seconds = [None] * memory.n_utterances if memory.seconds is None else memory.seconds.tolist()
@@ -72,7 +73,7 @@ def _last_possible(tried: Sequence[Hypothesis], limits: TextLimits, utterance: i
                 limits.mended(tried[-1], utterance))
 
 
-def _decode_hybrid(model: Hybrid, tokenizer, memory: Memory, prompts: list[list[int]],
+def _decode_hybrid(model: HybridAVSR, tokenizer, memory: Memory, prompts: list[list[int]],
                    options: DecodeOptions) -> list[Hypothesis]:
     n_frames = torch.full((memory.n_utterances,), memory.audio.shape[1], device=memory.device)
     lengths = n_frames if memory.audio_mask is None else memory.audio_mask.sum(dim=1)
@@ -87,7 +88,7 @@ def _decode_hybrid(model: Hybrid, tokenizer, memory: Memory, prompts: list[list[
     return [Hypothesis(tokens, logprob) for tokens, logprob in texts]
 
 
-def _lm(model: AVSR | Hybrid, tokenizer, n_prompt: int, options: DecodeOptions) -> list[WordScorer]:
+def _lm(model: AVSR | HybridAVSR, tokenizer, n_prompt: int, options: DecodeOptions) -> list[WordScorer]:
     """The language model as a scorer, if there is one."""
     if options.lm is None:
         return []

@@ -10,8 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from avsr.models.avsr import AVSR, Memory
-from avsr.models.hybrid import Hybrid
+from avsr.models.avsr import AVSR
+from avsr.models.decoder import Memory
+from avsr.models.hybrid import HybridAVSR
 
 
 class Scorer(Protocol):
@@ -102,7 +103,7 @@ def _indices(ids: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(ids, dtype=torch.long, device=device)
 
 
-def given_log_probs(model: AVSR | Hybrid, memory: Memory, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]],
+def given_log_probs(model: AVSR | HybridAVSR, memory: Memory, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]],
                     end: int) -> list[Tensor]:
     """What the decoder alone makes of texts that are given (teacher forcing): log-probability of each token and of the end.
 

@@ -17,7 +17,7 @@ from avsr.errors import AvsrError
 from avsr.explain.looks import gated, watching
 from avsr.explain.scene import Scene
 from avsr.metrics import Score, Shapley, shapley, word_errors
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.runtime import Progress
 from avsr.senses import Senses, recognise, spelt, token_log_probs
 from avsr.text import normalise, spell

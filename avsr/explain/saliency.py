@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from avsr.checkpoint import Checkpoint
 from avsr.explain.looks import watching
-from avsr.models.avsr import Memory
-from avsr.models.fusion import Familiar, Judge
+from avsr.models.decoder import Memory
+from avsr.models.fusion import OODDetector, ReliabilityEstimator
 from avsr.runtime import Progress, no_progress
 from avsr.senses import Senses
 
@@ -63,11 +63,11 @@ def integrated_gradients(senses: Senses, tokens: Sequence[int], *, modality: str
 
     def encode(pictures: Tensor) -> Memory:
         n = len(pictures)
-        ears = {} if heard is None else {"heard": heard.expand(n, -1, -1),
+        ears = {} if heard is None else {"audio_states": heard.expand(n, -1, -1),
                                          "mel_lengths": None if lengths is None else lengths.expand(n)}
         return model.encode(None, pictures, seen=seen.expand(n, -1), **ears)
 
-    judges = {name: module for name, module in model.named_modules() if isinstance(module, (Judge, Familiar))}
+    judges = {name: module for name, module in model.named_modules() if isinstance(module, (ReliabilityEstimator, OODDetector))}
     with torch.no_grad(), watching(judges) as verdicts:
         memory = encode(images)
     value = _Value(checkpoint, memory, tokens, language)

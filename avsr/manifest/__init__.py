@@ -25,7 +25,7 @@ from avsr.manifest.rows import (
     TimedWord,
     Utterance,
     append,
-    by_lot,
+    shuffled,
     draw_valid,
     lies_beside,
     locate,
@@ -35,7 +35,7 @@ from avsr.manifest.rows import (
 )
 from avsr.step import correlations, energy, lag, mouth_opening
 
-__all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "append", "by_lot", "check",
+__all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "append", "shuffled", "check",
            "check_all", "check_speakers", "content_hash", "correlations", "draw_valid", "energy", "lag", "lies_beside",
            "locate", "mouth_opening", "read", "read_problems", "split", "step_curve", "validate", "write", "write_dropped",
            "write_problems"]
