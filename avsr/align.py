@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsr.decode import given_log_probs
+from avsr.decode import teacher_forced_log_probs
 from avsr.models.avsr import AVSR
-from avsr.models.decoder import Memory
-from avsr.models.decoder import Cache
+from avsr.models.decoder import Cache, Memory
 from avsr.models.hybrid import HybridAVSR
 from avsr.rates import MEMORY_RATE
 from avsr.text import Pieces, Tokenizer
@@ -82,7 +81,7 @@ def _align_ctc(model: HybridAVSR, tokenizer: Pieces, memory: Memory, prompts: Se
                texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, from the likeliest path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []
-    said = given_log_probs(model, memory, prompts, texts, tokenizer.end)
+    said = teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)
     for i, text in enumerate(texts):
         if not len(text):
             out.append([])

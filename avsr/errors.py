@@ -26,7 +26,7 @@ class BadManifest(AvsrError):
 
 
 class BadCheckpoint(AvsrError):
-    """Weights that are damaged, of another shape, or made with another recipe."""
+    """Weights that are damaged, of another shape, or made for mouths that were cut out in another way."""
 
 
 class MissingAsset(AvsrError):

@@ -1,10 +1,10 @@
 """Mouths: frames and tracks in, aligned grey mouths out.
 
-    Clip.video (T, H, W, 3) uint8 RGB  +  Track.points (T, N, 2) float32 pixels  ->  Mouths.images (T, 96, 96) uint8
+    Clip.video (T, H, W, 3) uint8 RGB  +  FaceTrack.points (T, N, 2) float32 pixels  ->  Mouths.images (T, 96, 96) uint8
 
-The recipe is part of the model: change it and old checkpoints refuse to load. Ours makes crops like auto_avsr's: the
-face turned and scaled to a mean face, the mouth in the middle. RECIPES names the others that published networks know.
-Everybody is cropped as the frames pass; who is looked at is chosen afterwards, for each stretch of speech.
+The mouth-crop settings are part of the model: change them and old checkpoints refuse to load. The usual ones make crops like
+auto_avsr's: the face turned and scaled to a mean face, the mouth in the middle. MOUTH_CROPS names the others that published
+networks know. Everybody is cropped as the frames pass; who is looked at is chosen afterwards, for each stretch of speech.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from avsr import faces, rates, step
+from avsr import faces, rates, sync
 from avsr.errors import BadCheckpoint
 from avsr.rates import VIDEO_FPS
 from avsr.schema import Between, Misfit, OneOf, fit_table, shown
 
 if TYPE_CHECKING:
-    from avsr.faces import Track
+    from avsr.faces import FaceTrack
     from avsr.media import Clip
 
 
-YOUNGER = frozenset({"whole_pixels", "averaged"})      # fields of LipRecipe that recipes stored before them lack
+YOUNGER = frozenset({"whole_pixels", "averaged"})      # fields of MouthCropSettings that recipes stored before them lack
 Point = Annotated[int, Between(0, 2**10)]                   # its number among a face's landmarks
 Pixel = Annotated[float, Between(-1000, 1000)]              # of the mean face
 
@@ -38,7 +38,7 @@ COMPARED = 2                                           # seconds in which both m
 
 
 @dataclass(frozen=True)
-class LipRecipe:
+class MouthCropSettings:
     """How a mouth is cut out; stored with every model and every cache.
 
     landmarks: whose points a face has, see faces.FaceTracker; `anchors` and `mouth` are numbers of such points.
@@ -73,29 +73,29 @@ class LipRecipe:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LipRecipe:
-        """The recipe stored as `values` (tuples may have become lists). Raises BadCheckpoint on other fields; younger
+    def from_dict(cls, values: Mapping[str, Any]) -> MouthCropSettings:
+        """The settings stored as `values` (tuples may have become lists). Raises BadCheckpoint on other fields; younger
         ones may be absent, as in what was stored before they were there."""
         if not isinstance(values, Mapping):
-            raise BadCheckpoint(f"lip recipe: {shown(values)} is no table.  Prepare or train again with this version.")
+            raise BadCheckpoint(f"mouth crop: {shown(values)} is no table.  Prepare or train again with this version.")
         names = {field.name for field in fields(cls)}
         if wrong := sorted((names ^ set(values)) - (YOUNGER - set(values))):
             known = "is not there" if wrong[0] in names else "is not known to this version"
-            raise BadCheckpoint(f"lip recipe: field {shown(wrong[0])} {known}.  Prepare or train again with this version.")
+            raise BadCheckpoint(f"mouth crop: field {shown(wrong[0])} {known}.  Prepare or train again with this version.")
         try:
             return cls(**fit_table(cls, values))
         except (Misfit, ValueError) as error:
-            raise BadCheckpoint(f"lip recipe: {error}.  Prepare or train again with this version.") from error
+            raise BadCheckpoint(f"mouth crop: {error}.  Prepare or train again with this version.") from error
 
-    def differences(self, other: LipRecipe) -> list[str]:
+    def differences(self, other: MouthCropSettings) -> list[str]:
         """One line, `field: mine against theirs`, for each field that differs; empty where mouths are comparable."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{name}: {mine[name]} against {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
 
-RECIPES: dict[str, LipRecipe] = {
-    "avsr": LipRecipe(),
-    "auto-avsr": LipRecipe(
+MOUTH_CROPS: dict[str, MouthCropSettings] = {
+    "avsr": MouthCropSettings(),
+    "auto-avsr": MouthCropSettings(
         landmarks=faces.BLAZEFACE,
         anchors=((0,), (1,), (2,)),
         reference=((102.07394306, 94.27230352), (156.36130542, 93.57815605), (129.00373787, 135.90343029),
@@ -156,8 +156,8 @@ class _Cropping:
 class MouthCropper:
     """Crops the mouths of everybody in a recording given in consecutive windows, as their tracks become final.
 
-        with FaceTracker(landmarks=recipe.landmarks) as tracker:
-            cropper = MouthCropper(recipe)
+        with FaceTracker(landmarks=mouth_crop.landmarks) as tracker:
+            cropper = MouthCropper(mouth_crop)
             for clip in media.windows(path):
                 mouths += cropper.update(clip, tracker.update(clip))
             mouths += cropper.finish(tracker.finish())
@@ -165,12 +165,12 @@ class MouthCropper:
     Grey frames are kept only while a live track may still need them: about 20 of them with the usual tracker.
     """
 
-    def __init__(self, recipe: LipRecipe | None = None) -> None:
-        self.recipe = recipe or LipRecipe()
+    def __init__(self, mouth_crop: MouthCropSettings | None = None) -> None:
+        self.mouth_crop = mouth_crop or MouthCropSettings()
         self._frames: dict[int, np.ndarray] = {}           # number -> (H, W) uint8 grey, or RGB of the current clip
         self._people: dict[int, _Cropping] = {}
 
-    def update(self, clip: Clip, tracks: Iterable[Track]) -> list[Mouths]:
+    def update(self, clip: Clip, tracks: Iterable[FaceTrack]) -> list[Mouths]:
         """Mouths that are final, given the next window and the pieces of tracks that it completed."""
         if clip.video is not None:
             self._frames.update(enumerate(clip.video, clip.start_frame))
@@ -178,37 +178,37 @@ class MouthCropper:
         self._forget()
         return mouths
 
-    def finish(self, tracks: Iterable[Track] = ()) -> list[Mouths]:
+    def finish(self, tracks: Iterable[FaceTrack] = ()) -> list[Mouths]:
         """The rest, given the pieces that the tracker's `finish` returned."""
         mouths = self._crop(tracks)
         assert not self._people, "the tracker must be finished first"
         self._frames.clear()
         return mouths
 
-    def _crop(self, tracks: Iterable[Track]) -> list[Mouths]:
+    def _crop(self, tracks: Iterable[FaceTrack]) -> list[Mouths]:
         made = [self._extend(track) for track in tracks]
         return [mouths for mouths in made if mouths is not None]
 
-    def _extend(self, track: Track) -> Mouths | None:
+    def _extend(self, track: FaceTrack) -> Mouths | None:
         """Add a piece to its person and crop what has all its neighbours."""
         person = self._people.pop(track.person, None)
-        assert track.points.shape[1] == faces.n_points(self.recipe.landmarks), "points of another kind than the recipe's"
-        person = _continue(person, track, _marks(track.points, self.recipe))
-        stop = track.end_frame if track.last else track.end_frame - self.recipe.smooth // 2
+        assert track.points.shape[1] == faces.n_points(self.mouth_crop.landmarks), "points of another kind than the settings'"
+        person = _continue(person, track, _marks(track.points, self.mouth_crop))
+        stop = track.end_frame if track.last else track.end_frame - self.mouth_crop.smooth // 2
         mouths = None
         if stop > person.next:
             mouths = self._cut(person, stop, track.person)
             person.next = stop
         if not track.last:
-            self._people[track.person] = _trim(person, self.recipe.smooth // 2)
+            self._people[track.person] = _trim(person, self.mouth_crop.smooth // 2)
         return mouths
 
     def _cut(self, person: _Cropping, stop: int, number: int) -> Mouths:
         here = slice(person.next - person.first, stop - person.first)
-        marks = _smooth(person, here, self.recipe.smooth // 2)
-        matrices = _matrices(marks, self.recipe)
+        marks = _smooth(person, here, self.mouth_crop.smooth // 2)
+        matrices = _matrices(marks, self.mouth_crop)
         greys = (_grey(self._frames[frame]) for frame in range(person.next, stop))
-        images = np.stack([_warp(grey, matrix, self.recipe) for grey, matrix in zip(greys, matrices, strict=True)])
+        images = np.stack([_warp(grey, matrix, self.mouth_crop) for grey, matrix in zip(greys, matrices, strict=True)])
         return Mouths(images, person.missing[here], person.size[here], person.score[here], person.next, number)
 
     def _forget(self) -> None:
@@ -224,9 +224,9 @@ class MouthCropper:
         }
 
 
-def crop(clip: Clip, track: Track, recipe: LipRecipe | None = None) -> Mouths:
+def crop(clip: Clip, track: FaceTrack, mouth_crop: MouthCropSettings | None = None) -> Mouths:
     """The mouths (T, 96, 96) of a whole track within a whole clip: what a MouthCropper gives in pieces, joined."""
-    cropper = MouthCropper(recipe)
+    cropper = MouthCropper(mouth_crop)
     pieces = cropper.update(clip, [track])
     assert track.last, "a piece of a track: give it to a MouthCropper"
     return pieces[0]
@@ -260,26 +260,26 @@ def _who_speaks(people: list[Mouths], sound: np.ndarray | None) -> Mouths:
     """The one of `people`, the largest first, to whom the sound most likely belongs; see `choose`."""
     best = people[0]
     beside = [other for other in people[1:] if np.any((other.size > 0) & (best.size > 0))]
-    moving = [other for other in beside if (step.movement(other.images, other.missing) or 0.0) >= step.STILL]
-    if moving and step.motionless(best.images, best.missing)[~best.missing].all():
+    moving = [other for other in beside if (sync.movement(other.images, other.missing) or 0.0) >= sync.STILL]
+    if moving and sync.motionless(best.images, best.missing)[~best.missing].all():
         best = moving.pop(0)
     first, score = best, IN_STEP
     for other in moving if sound is not None else ():
         both = ~first.missing & ~other.missing
         if both.sum() >= COMPARED * VIDEO_FPS:
-            ahead = step.in_step(other.images, sound, both) - step.in_step(first.images, sound, both)
+            ahead = sync.in_sync(other.images, sound, both) - sync.in_sync(first.images, sound, both)
             if ahead > score:
                 best, score = other, ahead
     return best
 
 
-def _marks(points: np.ndarray, recipe: LipRecipe) -> np.ndarray:
+def _marks(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
     """(T, N, 2) -> (T, anchors + 1, 2) float64: means of the groups of anchors, and last the mouth."""
-    groups = (*recipe.anchors, recipe.mouth)
+    groups = (*mouth_crop.anchors, mouth_crop.mouth)
     return np.stack([points[:, group].astype(np.float64).mean(axis=1) for group in groups], axis=1)
 
 
-def _continue(person: _Cropping | None, track: Track, marks: np.ndarray) -> _Cropping:
+def _continue(person: _Cropping | None, track: FaceTrack, marks: np.ndarray) -> _Cropping:
     if person is None:
         start = track.start_frame
         return _Cropping(start, start, start, marks, track.size, track.score, track.missing)
@@ -325,14 +325,14 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def _matrices(marks: np.ndarray, recipe: LipRecipe) -> np.ndarray:
+def _matrices(marks: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
     """(T, anchors + 1, 2) -> (T, 2, 3) float64: from pixels of the frame to pixels of the crop."""
-    matrices = similarity(marks[:, : len(recipe.reference)], np.array(recipe.reference))
+    matrices = similarity(marks[:, : len(mouth_crop.reference)], np.array(mouth_crop.reference))
     mouth = np.einsum("tij,tj->ti", matrices[:, :, :2], marks[:, -1])
-    if recipe.whole_pixels:
-        matrices[:, :, 2] -= np.round(matrices[:, :, 2] + mouth - recipe.size / 2)
+    if mouth_crop.whole_pixels:
+        matrices[:, :, 2] -= np.round(matrices[:, :, 2] + mouth - mouth_crop.size / 2)
     else:
-        matrices[:, :, 2] = recipe.size / 2 - mouth
+        matrices[:, :, 2] = mouth_crop.size / 2 - mouth
     return matrices
 
 
@@ -342,13 +342,13 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
-def _warp(grey: np.ndarray, matrix: np.ndarray, recipe: LipRecipe) -> np.ndarray:
+def _warp(grey: np.ndarray, matrix: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
     """(H, W) uint8 -> (size, size) uint8. Of a close-up, blocks of pixels are averaged first, or it would alias."""
     import cv2
 
-    size = recipe.size
+    size = mouth_crop.size
     block = max(1, int(1 / max(float(np.hypot(*matrix[:, 0])), 1e-6)))
-    if block > 1 and recipe.averaged:
+    if block > 1 and mouth_crop.averaged:
         grey, matrix = _shrunk(grey, matrix, size, block)
     return cv2.warpAffine(grey, matrix, (size, size), flags=cv2.INTER_LINEAR)
 

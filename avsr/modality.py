@@ -11,7 +11,6 @@ from avsr.checkpoint import Checkpoint
 from avsr.errors import AvsrError, BadMedia
 from avsr.media.level import FLOOR_DB, decibels
 
-MODALITIES = ("auto", "a", "v", "av")
 GOES_BY = {"a": "sound alone", "v": "sight alone", "av": "sound and sight together"}
 
 

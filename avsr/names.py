@@ -1,4 +1,7 @@
-"""Names that other people gave: an id in, the name of its file out; any text in, text that is harmless on a terminal out."""
+"""Names: the four modalities, and names that other people gave.
+
+    id -> the name of its file;  any text -> text that is harmless on a terminal
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import hashlib
 import re
 import unicodedata
 
+MODALITIES = ("none", "a", "v", "av")                       # what a model is given: neither audio nor video, audio, video, both
+INPUT_MODALITIES = MODALITIES[1:]
 LONGEST = 100                                               # bytes of a name kept; file systems allow 255, ending included
 TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{8}")       # names of devices on Windows, and our own form
 # What a terminal obeys or what turns the order of letters around: controls (C0, C1, so ANSI sequences too), embeddings,

@@ -19,10 +19,10 @@ MEMORY_RATE = exact_div(FEATURE_RATE, 2)                    # encoder positions 
 SAMPLES_PER_FRAME = exact_div(SAMPLE_RATE, VIDEO_FPS)       # 640
 FEATURES_PER_FRAME = exact_div(FEATURE_RATE, VIDEO_FPS)     # 4
 MEMORY_PER_FRAME = exact_div(MEMORY_RATE, VIDEO_FPS)        # 2
-PIECE_SECONDS = 30                                          # the longest stretch a model is given at once (Whisper's)
-PIECE_SAMPLES = PIECE_SECONDS * SAMPLE_RATE
-PIECE_FEATURES = PIECE_SECONDS * FEATURE_RATE               # 3000
-PIECE_FRAMES = PIECE_SECONDS * VIDEO_FPS                    # 750
+SEGMENT_SECONDS = 30                                          # the longest stretch a model is given at once (Whisper's)
+SEGMENT_SAMPLES = SEGMENT_SECONDS * SAMPLE_RATE
+SEGMENT_FEATURES = SEGMENT_SECONDS * FEATURE_RATE               # 3000
+SEGMENT_FRAMES = SEGMENT_SECONDS * VIDEO_FPS                    # 750
 MOUTH_SIZE = 96                                             # pixels, square, as cached
 MOUTH_INPUT = 88                                            # pixels, square, as the lip network takes it
 

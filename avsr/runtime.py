@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import threading
@@ -115,8 +114,3 @@ def release_memory() -> None:
 
     with suppress(AttributeError, OSError, TypeError):       # another C library, none by that way, or Windows
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def seed_of(*names: str) -> int:
-    """A seed that these names give on every machine and in every version: the first 8 bytes of their sha256."""
-    return int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:8], "big")

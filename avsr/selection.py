@@ -14,12 +14,12 @@ from functools import partial
 import numpy as np
 
 from avsr import media
-from avsr.faces.search import Finder
+from avsr.faces.search import FaceFinder
 from avsr.media import Contents, TrackInfo
 from avsr.media.contents import OPTIONS
 from avsr.media.sound import in_pieces
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
-from avsr.speech import STEP, SpeechOptions, SpeechProbability
+from avsr.segment import STEP, SpeechProbability, VadOptions
 
 MUCH_MORE = 3.0               # times the preferred track's speech, or faces: from here on another track is taken in its place
 LEAST_SPEECH_S = 0.3          # seconds of speech from which on a track counts as one in which somebody speaks
@@ -53,7 +53,7 @@ def open_recording(source: media.Source, *, want_video: bool = True, want_audio:
     The first minutes of each are examined, until the answer is clear; where several have speech, or faces, the one that the
     container prefers is taken. What was taken is told in the recording's `problems`.
     audio_track, video_track: which to take, counted from 1; then nothing is examined. language: two letters; tracks that are
-    tagged with it come first, those tagged with another one last. landmarks: which face finder, as a lip recipe names it;
+    tagged with it come first, those tagged with another one last. landmarks: which face finder, as mouth-crop settings name it;
     None where faces do not count.
     """
     return media.open_recording(source, want_video=want_video, want_audio=want_audio, audio_track=audio_track,
@@ -122,7 +122,7 @@ def _examine(measures: Sequence[Callable[[], Iterator[float]]], enough: float, r
 
 def _speech_s(contents: Contents, track: TrackInfo) -> Iterator[float]:
     """Seconds of speech in each LISTEN_S of a sound track; NOT_SILENT_S more where there is any sound."""
-    probability, threshold = SpeechProbability(), SpeechOptions().threshold
+    probability, threshold = SpeechProbability(), VadOptions().threshold
     with closing(contents.listen(track)) as sound:
         for audio in in_pieces(sound, LISTEN_S * SAMPLE_RATE):
             n_steps = int((probability.update(audio) >= threshold).sum())
@@ -131,7 +131,7 @@ def _speech_s(contents: Contents, track: TrackInfo) -> Iterator[float]:
 
 def _faces_seen(contents: Contents, track: TrackInfo, landmarks: str) -> Iterator[float]:
     """For one picture of each second, 1 if a face is found in it."""
-    finder = Finder(landmarks, 1)
+    finder = FaceFinder(landmarks, 1)
     try:
         with closing(contents.look(track)) as pictures:
             for second, picture in enumerate(pictures):

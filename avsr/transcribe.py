@@ -18,26 +18,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avsr import align, decode, media, selection, transcript
+from avsr import decode, media, selection, transcript
 from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
 from avsr.errors import AvsrError, NoFace, counted
-from avsr.listen import Heard, Listener, ahead, why_unreadable
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
-from avsr.modality import MODALITIES, check_modality, decide, sound_problems
+from avsr.modality import check_modality, decide, sound_problems
 from avsr.models.decoder import Memory
+from avsr.names import INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
+from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
 from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
-from avsr.senses import LEAST_SAMPLES, hear, how_to_search, known_lips, see
-from avsr.speech import Piece
+from avsr.segment import SpeechSegment
+from avsr.stream import StreamReader, Window, prefetch, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcript import Segment, Transcript
 
-LEAST_TRUST = 0.5                                           # in lips, to go by them where no speech was heard
+MIN_RELIABILITY = 0.5                                       # of the lips, to go by them where no speech was heard
 
 
 @dataclass(frozen=True)
-class Settings:
+class TranscribeSettings:
     """How to transcribe; what `avsr transcribe --help` lists under the same names.
 
     beam_size: texts kept in the search, 1 is greedy; None for what the model wants, 5 for most. ctc_weight: of the models that
@@ -86,13 +87,13 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     language: its code or English name, as Whisper has them (de, German); None lets a multilingual model find out.
     on_segment: called with each segment as it is found. progress: called as runtime.Progress says, with bytes of
     what is downloaded, and then with seconds of the recording.
-    settings: fields of Settings.
+    settings: fields of TranscribeSettings.
 
     Raises BadMedia, NoFace, BadCheckpoint, MissingAsset; what could be put up with is told in `problems`.
     """
     options = make_settings(settings)
-    if modality not in MODALITIES:
-        raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(MODALITIES)}.")
+    if modality not in (known := ("auto", *INPUT_MODALITIES)):
+        raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(known)}.")
     target = pick_device(device)
     checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
     language = _language_of(checkpoint, language)
@@ -104,16 +105,17 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     tags = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=look, want_audio=modality != "v", audio_track=options.audio_track,
-            video_track=options.video_track, language=tags, landmarks=checkpoint.recipe.landmarks) as recording:
+            video_track=options.video_track, language=tags, landmarks=checkpoint.mouth_crop.landmarks) as recording:
         used, reason = decide(modality, checkpoint, recording)
         known_lips_only = used == "v" and modality == "auto" and checkpoint.model.reliability is not None
         job = _Job(checkpoint, used, language, options, recording, known_lips_only=known_lips_only)
         save_lips = None if options.save_lips is None else Path(options.save_lips)
         # Who only reads lips is left to itself: the sound may still say where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and job.has_sound))
-        listener = Listener(recording, checkpoint.recipe if "v" in used else None, vad=vad,
-                            doubt=vad and used == "av" and checkpoint.video_trained, save_lips=save_lips, progress=progress)
-        heard = ahead(listener, 2 * options.batch_size)
+        listener = StreamReader(recording, checkpoint.mouth_crop if "v" in used else None, vad=vad,
+                                extension=vad and used == "av" and checkpoint.video_trained, save_lips=save_lips,
+                                progress=progress)
+        heard = prefetch(listener, 2 * options.batch_size)
         segments: list[Segment] = []
         for segment in _recognise(job, job.admit(heard), options.batch_size):
             segments.append(segment)
@@ -131,14 +133,14 @@ def load_model(model: str | Path, modality: str, device: torch.device, progress:
     return load(model, lips=lips, device=device, dtype=pick_dtype(device), progress=progress)
 
 
-def make_settings(values: dict) -> Settings:
-    """Settings from keyword arguments. Raises AvsrError for a name that does not exist."""
-    known = [field.name for field in fields(Settings)]
+def make_settings(values: dict) -> TranscribeSettings:
+    """TranscribeSettings from keyword arguments. Raises AvsrError for a name that does not exist."""
+    known = [field.name for field in fields(TranscribeSettings)]
     for name in values:
         if name not in known:
             nearest = (get_close_matches(name, known, 1, 0) or known)[0]
             raise AvsrError(f"transcribe has no setting {name!r}.  Use {nearest}, or any of {', '.join(known)}.")
-    return Settings(**values)
+    return TranscribeSettings(**values)
 
 
 def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
@@ -155,7 +157,7 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
                     f"Use {nearest} ({LANGUAGE_NAMES.get(nearest, nearest)}){more}.")
 
 
-def _check_search(checkpoint: Checkpoint, options: Settings) -> None:
+def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
     """Raises AvsrError for a setting that would have no effect."""
     joint = checkpoint.model.ctc_units == "tokens"
     if joint and options.temperature:
@@ -168,7 +170,7 @@ def _check_search(checkpoint: Checkpoint, options: Settings) -> None:
         raise AvsrError(f"lm_weight {options.lm_weight}: there is no language model for it.  Name one with --lm.")
 
 
-def _recognise(job: _Job, pieces: Iterator[Heard], batch_size: int) -> Iterator[Segment]:
+def _recognise(job: _Job, pieces: Iterator[Window], batch_size: int) -> Iterator[Segment]:
     """The segments of all pieces in order, `batch_size` pieces in the network at once.
 
     On the CPU they are shared out to threads, each of which keeps to its own cores: the tensors of a decoding step are
@@ -208,38 +210,35 @@ class _Job:
     known_lips_only: nothing is written of pieces whose lips are not like those the model learnt from.
     """
 
-    def __init__(self, checkpoint: Checkpoint, modality: str, language: str | None, options: Settings,
+    def __init__(self, checkpoint: Checkpoint, modality: str, language: str | None, options: TranscribeSettings,
                  recording: media.Recording, *, known_lips_only: bool):
         self.checkpoint, self.modality, self.options, self.name = checkpoint, modality, options, recording.name
         self.has_sound, self.known_lips_only = recording.has_audio and not recording.is_silent, known_lips_only
         # Where sight alone was asked for, the sound is not opened, but there may be some. Silence is none to go by.
         self.has_sound_track = self.has_sound or (not recording.has_audio and recording.sound_track is not None)
         self.language = language or (None if checkpoint.tokenizer.languages else "en")
-        self.device = next(checkpoint.model.parameters()).device
-        self.dtype = next(checkpoint.model.parameters()).dtype
+        self.recogniser = Recogniser(checkpoint)
+        self.device = self.recogniser.device
         self.needs_lips = modality == "v" or (modality == "av" and "a" not in checkpoint.modalities)
         self.n_frames = self.n_missing = self.n_pieces = self.n_blind = self.n_looked_at = self.n_strange = 0
         self.n_unknown_lips = self.n_still = 0
 
-    def admit(self, pieces: Iterable[Heard]) -> Iterator[Heard]:
+    def admit(self, pieces: Iterable[Window]) -> Iterator[Window]:
         """Those of the pieces that hold something for the network."""
         for heard in map(self._seen, chain.from_iterable(map(self._believed, pieces))):
             if self._worth(heard):
                 yield heard
 
     @torch.inference_mode()
-    def detect_language(self, batch: Sequence[Heard]) -> str:
+    def detect_language(self, batch: Sequence[Window]) -> str:
         """The language most of these pieces seem to be in: Whisper's first token after the start, summed over them."""
-        tokenizer, model, memory = self.checkpoint.tokenizer, self.checkpoint.model, self._encode(batch)
-        start = torch.full((memory.n_utterances, 1), tokenizer.start, device=memory.device)
-        scores = model.step(start, model.start(memory)).log_softmax(dim=-1).sum(dim=0)
-        return max(tokenizer.languages, key=lambda name: scores[tokenizer.languages[name]].item())
+        return self.recogniser.detect_language(self._encode(batch))
 
     @torch.inference_mode()
-    def run(self, batch: Sequence[Heard]) -> list[Segment]:
+    def run(self, batch: Sequence[Window]) -> list[Segment]:
         """The segments of some admitted pieces, in order. May be called from several threads."""
         memory = self._encode(batch)
-        if self.known_lips_only and not (known := known_lips(memory)).all():
+        if self.known_lips_only and not (known := in_distribution(memory)).all():
             self.n_unknown_lips += int((~known).sum())
             if not known.any():
                 return []
@@ -250,35 +249,31 @@ class _Job:
             degrees = [degree for heard, degree in zip(batch, believed.tolist(), strict=True) if heard.mouths is not None]
             self.n_looked_at += len(degrees)
             self.n_strange += degrees.count(0.0)
-        prompts = [self.checkpoint.tokenizer.prompt(self.language)] * len(batch)
         asked = self.options
-        warmer = tuple(t for t in decode.DecodeOptions().temperatures if t > asked.temperature)
-        texts = decode.decode(
-            self.checkpoint.model, self.checkpoint.tokenizer, memory, prompts, suppress=self.checkpoint.suppress,
-            suppress_begin=self.checkpoint.suppress_begin,
-            options=how_to_search(self.checkpoint, beam_size=asked.beam_size, ctc_weight=asked.ctc_weight, lm=asked.lm,
-                                  lm_weight=asked.lm_weight, temperatures=(asked.temperature, *warmer)))
-        words = align.align(
-            self.checkpoint.model, self.checkpoint.tokenizer, memory, prompts, [text.tokens for text in texts],
-            [heard.piece.duration_s for heard in batch], language=self.language, heads=self.checkpoint.alignment_heads)
+        fallbacks = tuple(t for t in decode.DecodeOptions().temperatures if t > asked.temperature)
+        texts = self.recogniser.decode(memory, self.recogniser.search_options(
+            beam_size=asked.beam_size, ctc_weight=asked.ctc_weight, lm=asked.lm, lm_weight=asked.lm_weight,
+            temperatures=(asked.temperature, *fallbacks)), self.language)
+        words = self.recogniser.align(memory, [text.tokens for text in texts], [heard.segment.duration_s for heard in batch],
+                                      self.language)
         return [segment for heard, text, timed in zip(batch, texts, words, strict=True)
-                for segment in self._segments(heard.piece, text, timed)]
+                for segment in self._segments(heard.segment, text, timed)]
 
     @torch.inference_mode()
-    def _believed(self, heard: Heard) -> tuple[Heard, ...]:
+    def _believed(self, heard: Window) -> tuple[Window, ...]:
         """The piece; but if it was widened, and its lips are not seen or not believed, what it was without that."""
-        if heard.sure is None:
+        if heard.unextended is None:
             return (heard,)
         if why_unreadable(heard.mouths, self.options.max_missing) is not None:
-            return heard.sure
-        if self.checkpoint.model.reliability is not None and self._encode([heard]).reliability.item() < LEAST_TRUST:
-            return heard.sure
+            return heard.unextended
+        if self.checkpoint.model.reliability is not None and self._encode([heard]).reliability.item() < MIN_RELIABILITY:
+            return heard.unextended
         return (heard,)
 
-    def _seen(self, heard: Heard) -> Heard:
+    def _seen(self, heard: Window) -> Window:
         """Without its mouths if too few of them show a face, or one that moves; counts."""
         self.n_pieces += 1
-        n_frames = heard.piece.end_frame - heard.piece.start_frame
+        n_frames = heard.segment.end_frame - heard.segment.start_frame
         self.n_frames += n_frames
         self.n_missing += n_frames if heard.mouths is None else int(heard.mouths.missing.sum())
         why = why_unreadable(heard.mouths, self.options.max_missing)
@@ -286,29 +281,21 @@ class _Job:
         self.n_still += why == "still"
         return heard if why is None else replace(heard, mouths=None)
 
-    def _worth(self, heard: Heard) -> bool:
+    def _worth(self, heard: Window) -> bool:
         if self.needs_lips and heard.mouths is None:
             return False
         if self.modality == "v":
             return True
         # Whisper writes "you" where there is nothing to hear.
-        return (heard.audio is not None and len(heard.audio) >= LEAST_SAMPLES
+        return (heard.audio is not None and len(heard.audio) >= MIN_SAMPLES
                 and (self.needs_lips or not is_silent(heard.audio)))
 
-    def _encode(self, batch: Sequence[Heard]) -> Memory:
-        mel = lengths = mouths = seen = None
-        if "a" in self.modality:
-            n_mels = self.checkpoint.model.dims.n_mels
-            mel, lengths = hear([heard.audio for heard in batch], n_mels, self.checkpoint.pad_seconds)
-            mel = mel.to(self.device, self.dtype)
-            lengths = None if lengths is None else lengths.to(self.device)
-        if "v" in self.modality and any(heard.mouths is not None for heard in batch):
-            mouths, seen = see([heard.mouths for heard in batch])
-            mouths, seen = mouths.to(self.device, self.dtype), seen.to(self.device)
-        memory = self.checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)
-        return replace(memory, seconds=torch.tensor([heard.piece.duration_s for heard in batch], device=self.device))
+    def _encode(self, batch: Sequence[Window]) -> Memory:
+        return self.recogniser.encode([heard.audio for heard in batch] if "a" in self.modality else None,
+                                      [heard.mouths for heard in batch], self.modality,
+                                      seconds=[heard.segment.duration_s for heard in batch])
 
-    def _segments(self, piece: Piece, text: decode.Hypothesis, timed: Sequence[transcript.Word]) -> Iterator[Segment]:
+    def _segments(self, piece: SpeechSegment, text: decode.Hypothesis, timed: Sequence[transcript.Word]) -> Iterator[Segment]:
         tokenizer = self.checkpoint.tokenizer
         spelt = iter(tokenizer.words(list(text.tokens), self.language))
         for group in transcript.segment([_at(word, piece) for word in timed]):
@@ -361,7 +348,7 @@ class _Job:
         return f"{where}: nothing was written of them.  Use {other}--max-missing 1 to have it read all the same."
 
 
-def _at(word: transcript.Word, piece: Piece) -> transcript.Word:
+def _at(word: transcript.Word, piece: SpeechSegment) -> transcript.Word:
     """The word on the recording's clock."""
     end = min(word.end, piece.duration_s)
     return replace(word, start=round(piece.start_s + min(word.start, end), 3), end=round(piece.start_s + end, 3))

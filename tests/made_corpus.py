@@ -6,7 +6,7 @@ import numpy as np
 
 from avsr import cache, manifest
 from avsr.config import Config, read_config
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.manifest import TimedWord, Utterance
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
@@ -72,7 +72,7 @@ def corpus(folder: Path, n_train: int = 12, n_valid: int = 3, *, n_sound: int = 
     rng = np.random.default_rng(0)
     kinds = [("train", "av")] * n_train + [("valid", "av")] * n_valid + [("train", "a")] * n_sound + [("train", "v")] * n_sight
     rows = []
-    cache.write_recipe(folder, LipRecipe())
+    cache.write_mouth_crop(folder, MouthCropSettings())
     with cache.ShardWriter(folder) as writer:
         for i, (split, has) in enumerate(kinds):
             words = [str(word) for word in rng.choice(list(WORDS), rng.integers(1, 4))]

@@ -155,13 +155,13 @@ ODD_FIELDS = {
     "no beam": (("search",), {"beam_size": 0}),
     "a language model": (("search",), {"lm": "x"}),
     "temperatures": (("search",), {"temperatures": [math.nan]}),
-    "crop of a pixel": (("recipe", "size"), 1),
-    "crop without end": (("recipe", "size"), 10**6),
-    "points beyond": (("recipe", "mouth"), [10**6]),
-    "points from the end": (("recipe", "mouth"), [-1]),
-    "reference of nothing": (("recipe", "reference"), []),
-    "reference at infinity": (("recipe", "reference"), [[math.inf, 1], [1, 2], [2, 3]]),
-    "smooth for ever": (("recipe", "smooth"), 10**9),
+    "crop of a pixel": (("mouth_crop", "size"), 1),
+    "crop without end": (("mouth_crop", "size"), 10**6),
+    "points beyond": (("mouth_crop", "mouth"), [10**6]),
+    "points from the end": (("mouth_crop", "mouth"), [-1]),
+    "reference of nothing": (("mouth_crop", "reference"), []),
+    "reference at infinity": (("mouth_crop", "reference"), [[math.inf, 1], [1, 2], [2, 3]]),
+    "smooth for ever": (("mouth_crop", "smooth"), 10**9),
     "sha256 of a path": (("sha256",), {"../model.json": "0" * 64}),
     "rates of Python": (("rates", "__builtins__"), 1),
 }
@@ -560,33 +560,24 @@ def use(folder: Path) -> None:
     import numpy as np
     import torch
 
-    from avsr import align
     from avsr.checkpoint import load
     from avsr.lips import MouthCropper, Mouths
-    from avsr.senses import how_to_search, memories, recognise, spelt
+    from avsr.recogniser import Recogniser
 
     checkpoint = load(folder)
-    MouthCropper(checkpoint.recipe)
-    size = checkpoint.recipe.size
+    MouthCropper(checkpoint.mouth_crop)
+    size = checkpoint.mouth_crop.size
     mouths = Mouths(
         np.full((12, size, size), 90, np.uint8), np.zeros(12, bool), np.ones(12, np.float32), np.ones(12, np.float32), 0, 0
     )
     sound = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
     with torch.inference_mode():
-        for memory in memories(checkpoint, checkpoint.modalities, [sound], [mouths]).values():
-            (text,) = recognise(checkpoint, memory, how_to_search(checkpoint))
-            prompts = [checkpoint.tokenizer.prompt("en")]
-            align.align(
-                checkpoint.model,
-                checkpoint.tokenizer,
-                memory,
-                prompts,
-                [text.tokens],
-                [0.5],
-                language="en",
-                heads=checkpoint.alignment_heads,
-            )
-            spelt(checkpoint, text)
+        recogniser = Recogniser(checkpoint)
+        for modality in checkpoint.modalities:
+            memory = recogniser.encode([sound], [mouths], modality)
+            (text,) = recogniser.decode(memory)
+            recogniser.align(memory, [text.tokens], [0.5])
+            recogniser.detokenize(text.tokens)
     checkpoint.tokenizer.encode(" a word aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from avsr import cache, faces, lips, media
 from avsr.errors import BadManifest
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.rates import SAMPLE_RATE
 
 
@@ -32,7 +32,7 @@ def same(one: cache.Cached, other: cache.Cached) -> bool:
 def three(tmp_path):
     """A cache of three utterances in a shard: folder, what went in, entries."""
     inside = [made_up(10 + n, n) for n in range(3)]
-    cache.write_recipe(tmp_path, LipRecipe())
+    cache.write_mouth_crop(tmp_path, MouthCropSettings())
     with cache.ShardWriter(tmp_path) as writer:
         entries = [writer.add(cache.pack(f"s1/u.{n}", cached)) for n, cached in enumerate(inside)]
     return tmp_path, inside, entries
@@ -131,18 +131,18 @@ def test_a_damaged_shard_is_named(three):
 
 def test_another_recipe_is_named(three):
     folder = three[0]
-    assert cache.read_recipe(folder, LipRecipe()) == LipRecipe()
-    with pytest.raises(BadManifest, match=r"lips\.smooth: 12 against 6"):
-        cache.read_recipe(folder, LipRecipe(smooth=6))
-    values = json.loads((folder / "recipe.json").read_text())
-    (folder / "recipe.json").write_text(json.dumps({**values, "sample_rate": 8000}))
+    assert cache.read_mouth_crop(folder, MouthCropSettings()) == MouthCropSettings()
+    with pytest.raises(BadManifest, match=r"mouth_crop\.smooth: 12 against 6"):
+        cache.read_mouth_crop(folder, MouthCropSettings(smooth=6))
+    values = json.loads((folder / "cache.json").read_text())
+    (folder / "cache.json").write_text(json.dumps({**values, "sample_rate": 8000}))
     with pytest.raises(BadManifest, match="sample_rate: 8000 against"):
-        cache.read_recipe(folder)
-    (folder / "recipe.json").write_text("{")
-    with pytest.raises(BadManifest, match="not the recipe"):
-        cache.read_recipe(folder)
+        cache.read_mouth_crop(folder)
+    (folder / "cache.json").write_text("{")
+    with pytest.raises(BadManifest, match="not the settings"):
+        cache.read_mouth_crop(folder)
     with pytest.raises(BadManifest, match="no such file"):
-        cache.read_recipe(folder / "nowhere")
+        cache.read_mouth_crop(folder / "nowhere")
 
 
 class Ranges(BaseHTTPRequestHandler):
@@ -185,7 +185,7 @@ def served(three):
 def test_over_http_as_from_the_disk_one_range_at_a_time(three, served):
     _, inside, entries = three
     server, url = served
-    assert cache.read_recipe(url, LipRecipe()) == LipRecipe()
+    assert cache.read_mouth_crop(url, MouthCropSettings()) == MouthCropSettings()
     for number in (2, 0, 1):
         server.sent.clear()
         assert same(cache.read_entry(url, entries[number]), inside[number])
@@ -200,7 +200,7 @@ def test_over_http_as_from_the_disk_one_range_at_a_time(three, served):
 @pytest.mark.slow
 def test_a_cached_mouth_is_the_live_crop_bit_for_bit(real_data, tmp_path):
     clip = media.read(real_data / "grid" / "s23" / sorted(p.name for p in (real_data / "grid" / "s23").glob("*.mpg"))[0])
-    mouths = lips.choose([lips.crop(clip, track) for track in faces.track(clip)], 0, clip.n_frames)
+    mouths = lips.choose([lips.crop(clip, track) for track in faces.track_faces(clip)], 0, clip.n_frames)
     with cache.ShardWriter(tmp_path) as writer:
         entry = writer.add(cache.pack("u", cache.Cached(mouths.images, mouths.missing, clip.audio)))
     out = cache.read_entry(tmp_path, entry)

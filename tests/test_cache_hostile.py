@@ -16,7 +16,7 @@ import soundfile
 
 from avsr import cache
 from avsr.errors import BadManifest
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.manifest import CacheEntry
 from avsr.rates import SAMPLE_RATE
 
@@ -146,14 +146,14 @@ def test_an_entry_that_asks_for_too_much_is_one_sentence(tmp_path, values, messa
 
 
 def test_a_recipe_is_a_small_file(tmp_path):
-    os.mkfifo(tmp_path / "recipe.json")
-    with pytest.raises(BadManifest, match=r"recipe\.json: this is not the recipe of a cache \(a pipe"):
-        cache.read_recipe(tmp_path, LipRecipe())
-    (tmp_path / "recipe.json").unlink()
-    (tmp_path / "recipe.json").symlink_to("/dev/zero")
-    with pytest.raises(BadManifest, match="this is not the recipe"):
-        cache.read_recipe(tmp_path)
-    (tmp_path / "recipe.json").unlink()
-    (tmp_path / "recipe.json").write_text("[" * 100_000)
-    with pytest.raises(BadManifest, match="this is not the recipe"):
-        cache.read_recipe(tmp_path)
+    os.mkfifo(tmp_path / "cache.json")
+    with pytest.raises(BadManifest, match=r"cache\.json: these are not the settings of a cache \(a pipe"):
+        cache.read_mouth_crop(tmp_path, MouthCropSettings())
+    (tmp_path / "cache.json").unlink()
+    (tmp_path / "cache.json").symlink_to("/dev/zero")
+    with pytest.raises(BadManifest, match="these are not the settings"):
+        cache.read_mouth_crop(tmp_path)
+    (tmp_path / "cache.json").unlink()
+    (tmp_path / "cache.json").write_text("[" * 100_000)
+    with pytest.raises(BadManifest, match="these are not the settings"):
+        cache.read_mouth_crop(tmp_path)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from avsr import assets, checkpoint
 from avsr.checkpoint import Checkpoint, load, save
 from avsr.errors import BadCheckpoint, BadOutput, MissingAsset
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
 from avsr.text import Tokenizer, write_letters
 
@@ -48,7 +48,7 @@ def folder(original, tmp_path):
 
 @pytest.fixture(scope="module")
 def seeing(letters):
-    return make(letters, SEEING, recipe=replace(LipRecipe(), smooth=7), video_trained=True, pad_seconds=None,
+    return make(letters, SEEING, mouth_crop=replace(MouthCropSettings(), smooth=7), video_trained=True, pad_seconds=None,
                 suppress=(3, 4), suppress_begin=(5,), alignment_heads=((0, 1),),
                 training={"data": "GRID", "step": 7, "scores": {"wer": 0.5}})
 
@@ -74,9 +74,10 @@ def test_everything_comes_back(seeing, tmp_path):
     assert same_weights(seeing, loaded)
     assert loaded.model.dims == seeing.model.dims
     assert loaded.tokenizer.sha256 == seeing.tokenizer.sha256
-    for name in ("name", "recipe", "video_trained", "pad_seconds", "suppress", "suppress_begin", "alignment_heads", "training"):
+    for name in ("name", "mouth_crop", "video_trained", "pad_seconds", "suppress", "suppress_begin", "alignment_heads",
+                 "training"):
         assert getattr(loaded, name) == getattr(seeing, name), name
-    assert loaded.recipe.smooth == 7
+    assert loaded.mouth_crop.smooth == 7
     inputs = torch.tensor([[1, 2, 3]]), torch.randn(1, 8, 80), torch.rand(1, 2, 88, 88)
     with torch.inference_mode():
         assert torch.equal(loaded.model(*inputs), seeing.model(*inputs))
@@ -223,8 +224,8 @@ def edit(folder, change):
 WRONG = {
     "another rate": (lambda f: f["rates"].update(VIDEO_FPS=30), "made with VIDEO_FPS = 30, here it is 25"),
     "a rate unknown here": (lambda f: f["rates"].update(GRAVITY=9.81), "made with GRAVITY = 9.81, here it is null"),
-    "a strange recipe field": (lambda f: f["recipe"].update(colour="red"), "lip recipe: field 'colour' is not known"),
-    "a recipe field gone": (lambda f: f["recipe"].pop("smooth"), "lip recipe: field 'smooth' is not there"),
+    "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), "mouth crop: field 'colour' is not known"),
+    "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), "mouth crop: field 'smooth' is not there"),
     "a strange dims field": (lambda f: f["dims"].update(depth=3), "its Dims differ from this version's in depth"),
     "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"), "dims.video_frontend is 'resnet99', but must be one of resnet18"),
     "weights of other dims": (lambda f: f["dims"].update(width=32), "its weights do not fit its dims"),

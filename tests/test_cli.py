@@ -13,7 +13,7 @@ import pytest
 
 from avsr.cli import main
 from avsr.cli.transcribe import _Output, _stems, transcribe_command
-from avsr.lips import RECIPES
+from avsr.lips import MOUTH_CROPS
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
 LINES = "Hello, this video was made by a computer.\nYou can read the words on my lips.\n"
@@ -30,12 +30,12 @@ def avsr(*arguments, **environment) -> subprocess.CompletedProcess:
 
 
 def test_its_arguments_are_those_of_the_function():
-    from avsr.transcribe import Settings, transcribe
+    from avsr.transcribe import TranscribeSettings, transcribe
 
     typed = {option.name: option.default for option in transcribe_command.params if option.name not in OF_THE_OUTPUT}
     function = {name: parameter.default for name, parameter in inspect.signature(transcribe).parameters.items()
                 if name not in ("source", "on_segment", "progress", "settings")}
-    assert typed == function | {field.name: field.default for field in fields(Settings)}
+    assert typed == function | {field.name: field.default for field in fields(TranscribeSettings)}
     assert all(option.help for option in transcribe_command.params if isinstance(option, click.Option))
 
 
@@ -177,5 +177,5 @@ def test_a_benchmark_that_cannot_be_is_one_sentence(tmp_path, arguments, message
 
 
 def test_prepare_offers_every_recipe():
-    (option,) = (one for one in main.commands["prepare"].params if one.name == "recipe")
-    assert tuple(option.type.choices) == tuple(RECIPES)
+    (option,) = (one for one in main.commands["prepare"].params if one.name == "mouth_crop")
+    assert tuple(option.type.choices) == tuple(MOUTH_CROPS)

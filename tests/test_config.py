@@ -6,7 +6,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
-from avsr.config import OWN_NOISE, Config, DataConfig, ReliabilityConfig, LossConfig, ModelConfig, TrainConfig, read_config
+from avsr.config import OWN_NOISE, Config, DataConfig, LossConfig, ModelConfig, ReliabilityConfig, TrainConfig, read_config
 from avsr.errors import BadConfig
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -44,9 +44,9 @@ def copy(converted, tmp_path):
 @pytest.fixture(scope="module")
 def mel(hello):
     from avsr.features import log_mel
-    from avsr.rates import PIECE_SAMPLES
+    from avsr.rates import SEGMENT_SAMPLES
 
-    return log_mel(hello, n_samples=PIECE_SAMPLES)[None]
+    return log_mel(hello, n_samples=SEGMENT_SAMPLES)[None]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from made_corpus import FRAMES, WORDS, corpus, say, utterance
 
 from avsr import cache, manifest, noise
 from avsr.augment import Augment, centre
-from avsr.dataset import NO_LABEL, SILENCE, ExampleSpec, Examples, ManifestRow, frame_labels, label_words, read_prepared
+from avsr.dataset import NO_LABEL, SILENCE, Examples, ExampleSpec, ManifestRow, frame_labels, label_words, read_prepared
 from avsr.errors import BadManifest
 from avsr.features import log_mel
 from avsr.manifest import TimedWord

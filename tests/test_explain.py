@@ -24,9 +24,9 @@ from avsr.explain.scene import Disturbance, Scene
 from avsr.lips import Mouths
 from avsr.metrics.shares import shapley
 from avsr.models.avsr import AVSR, Dims
+from avsr.recogniser import Recogniser
 from avsr.runtime import no_progress
-from avsr.senses import Senses, memories, token_log_probs
-from avsr.speech import Piece
+from avsr.segment import SpeechSegment
 from avsr.text import CTC_LETTERS, spell, write_letters
 
 TEXT = "ab cd"
@@ -71,12 +71,12 @@ def scene(*, sound: bool = True, sight: bool = True, missing: tuple[int, ...] = 
     if noise is not None:
         heard = audio + np.random.default_rng(0).normal(0, noise, len(audio)).astype(np.float32)
         disturbance = Disturbance("white", 0.0, 0.0, 0.0, 0)
-    return Scene("made.mp4", Piece(0, n), "the whole recording", n / 25, (0.0, n / 25), audio, heard, mouths,
+    return Scene("made.mp4", SpeechSegment(0, n), "the whole recording", n / 25, (0.0, n / 25), audio, heard, mouths,
                  None if sight else "nobody", disturbance)
 
 
 def passes_of(checkpoint, **what):
-    return run_passes(checkpoint, scene(**what), TEXT, "en", no_progress)
+    return run_passes(Recogniser(checkpoint), scene(**what), TEXT, "en", no_progress)
 
 
 numbers = st.floats(-50, 0)
@@ -94,11 +94,10 @@ def test_shares_add_up_and_a_sense_that_is_not_there_has_none(none, sound, sight
 
 def test_values_are_those_of_the_senses_and_words_add_up_to_them(checkpoint, plain):
     passes, here = plain, scene()
-    found = memories(checkpoint, ("none", "a", "v", "av"), [here.sound], [here.mouths])
-    tokens = spell(checkpoint.tokenizer, TEXT)
+    recogniser, tokens = Recogniser(checkpoint), spell(checkpoint.tokenizer, TEXT)
     assert passes.tokens == tuple(tokens)
-    for name, memory in found.items():
-        log_probs = token_log_probs(checkpoint, memory, [tokens])[0]
+    for name in ("none", "a", "v", "av"):
+        (log_probs,) = recogniser.score(recogniser.encode([here.sound], [here.mouths], name), [tokens])
         assert passes.values[name] == pytest.approx(log_probs.mean().item(), abs=1e-4)
         assert sum(word.log_probs[name] for word in passes.words) == pytest.approx(log_probs[:-1].sum().item(), abs=1e-3)
     assert [word.text for word in passes.words] == ["ab", "cd"]
@@ -132,10 +131,12 @@ def test_noise_adds_what_would_have_been_written_without(checkpoint, plain):
 def test_gradients_add_up_to_what_the_movement_is_worth(checkpoint, modality):
     missing, here, tokens = (2, 3), scene(missing=(2, 3)), spell(checkpoint.tokenizer, TEXT)
     checkpoint = replace(checkpoint, model=deepcopy(checkpoint.model).double())       # a random network makes small differences
-    senses = Senses(checkpoint, [here.sound], [here.mouths])
-    found = integrated_gradients(senses, tokens, modality=modality, steps=64)
+    recogniser = Recogniser(checkpoint)
+    audio = recogniser.encode_audio([here.sound]) if "a" in modality else None
+    found = integrated_gradients(recogniser, audio, here.mouths, tokens, steps=64)
+    assert found.modality == modality
     assert found.pixels.shape == (2 * FRAMES, 88, 88)
-    value = token_log_probs(checkpoint, senses.memory(modality), [tokens])[0].mean().item()
+    value = recogniser.score(recogniser.encode(audio, [here.mouths], modality), [tokens])[0].mean().item()
     assert found.moving == pytest.approx(value, abs=1e-4)
     assert abs(found.moving - found.still) > 1e-3
     assert found.pixels.sum() == pytest.approx(found.moving - found.still, rel=0.03)
@@ -146,19 +147,20 @@ def test_gradients_add_up_to_what_the_movement_is_worth(checkpoint, modality):
 def test_of_a_mouth_that_stands_still_there_is_nothing_to_say(checkpoint):
     here = scene()
     still = replace(here, mouths=replace(here.mouths, images=np.repeat(here.mouths.images[:1], 2 * FRAMES, axis=0)))
-    senses = Senses(checkpoint, [still.sound], [still.mouths])
-    found = integrated_gradients(senses, spell(checkpoint.tokenizer, TEXT), modality="av", steps=4)
+    recogniser = Recogniser(checkpoint)
+    found = integrated_gradients(recogniser, recogniser.encode_audio([still.sound]), still.mouths,
+                                 spell(checkpoint.tokenizer, TEXT), steps=4)
     assert np.abs(found.pixels).max() < 1e-6
     assert found.moving == pytest.approx(found.still, abs=1e-5)
 
 
 @pytest.mark.slow
 def test_looking_changes_nothing_and_leaves_nothing_behind(checkpoint, plain):
-    model, here = checkpoint.model, scene()
+    model, here, recogniser = checkpoint.model, scene(), Recogniser(checkpoint)
 
     def run():
-        memory = memories(checkpoint, ("av",), [here.sound], [here.mouths])["av"]
-        return memory, token_log_probs(checkpoint, memory, [spell(checkpoint.tokenizer, TEXT)])[0]
+        memory = recogniser.encode([here.sound], [here.mouths], "av")
+        return memory, recogniser.score(memory, [spell(checkpoint.tokenizer, TEXT)])[0]
 
     memory, before = run()
     with watching(gated(model)) as calls:
@@ -167,7 +169,7 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(checkpoint, plain):
     assert torch.equal(memory.audio, watched.audio)
     assert set(calls) == set(gated(model))
     look(checkpoint, memory, plain.tokens, "en", 24)
-    integrated_gradients(plain.senses, plain.tokens, modality="av", steps=1)
+    integrated_gradients(recogniser, plain.audio, here.mouths, plain.tokens, steps=1)
     assert not any(module._forward_hooks for module in model.modules())
     assert torch.equal(before, run()[1])
 
@@ -175,10 +177,11 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(checkpoint, plain):
 @pytest.mark.slow
 def test_the_look_that_is_shown_is_the_one_that_is_taken(checkpoint):
     here, block = scene(missing=(0, 1)), checkpoint.model.decoder.blocks[1]
-    memory = memories(checkpoint, ("av",), [here.sound], [here.mouths])["av"]
+    recogniser = Recogniser(checkpoint)
+    memory = recogniser.encode([here.sound], [here.mouths], "av")
     tokens = spell(checkpoint.tokenizer, TEXT)
     with watching({"audio": block.audio, "video": block.video.attention}) as calls:
-        token_log_probs(checkpoint, memory, [tokens])
+        recogniser.score(memory, [tokens])
     for name, attention in (("audio", block.audio), ("video", block.video.attention)):
         inputs, output = calls[name]
         weights = attended(attention, inputs)

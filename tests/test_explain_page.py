@@ -22,7 +22,7 @@ from avsr.explain import Settings, explain
 from avsr.explain.looks import is_trained
 from avsr.explain.page import render
 from avsr.explain.scene import open_scene
-from avsr.faces import track
+from avsr.faces import track_faces
 from avsr.noise import active_level, rms_level
 from avsr.runtime import no_progress
 
@@ -32,8 +32,8 @@ HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
 SECOND = 16 * 1000                                          # samples
 
 
-def opened(source, recipe=None, **wanted):
-    return open_scene(source, recipe, Settings(**wanted), no_progress)
+def opened(source, mouth_crop=None, **wanted):
+    return open_scene(source, mouth_crop, Settings(**wanted), no_progress)
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +164,12 @@ def test_lips_without_sound_are_explained_too(grid, tmp_path):
 
 
 def test_a_mouth_in_a_piece_is_that_of_the_whole_recording():
-    recipe = lips.LipRecipe()
+    mouth_crop = lips.MouthCropSettings()
     clip = media.read(HELLO)
-    (seen,) = track(clip)
-    whole = lips.crop(clip, seen, recipe)
+    (seen,) = track_faces(clip)
+    whole = lips.crop(clip, seen, mouth_crop)
     for start, end in ((None, None), (1.0, 2.5)):
-        found = opened(HELLO, recipe, start=start, end=end)
+        found = opened(HELLO, mouth_crop, start=start, end=end)
         first, last = found.piece.start_frame, found.piece.end_frame
         assert (first, last) == ((0, clip.n_frames) if start is None else (25, 63))
         assert np.array_equal(found.mouths.images, whole.images[first:last])
@@ -233,12 +233,12 @@ def test_nothing_to_explain(hello, tmp_path):
     clip = media.read(HELLO)
     blank = media.Clip(np.full_like(clip.video[:50], 80), clip.shown[:50])
     with pytest.raises(BadMedia, match="there is no sound in it, and no face was found"):
-        opened(blank, lips.LipRecipe())
+        opened(blank, lips.MouthCropSettings())
     with pytest.raises(BadMedia, match="there is no sound in it, and this model has no trained lips"):
         opened(blank)
     with pytest.raises(BadMedia, match="no sound in it to which --noise white could be added"):
-        opened(blank, lips.LipRecipe(), noise="white", snr_db=0.0)
-    faceless = opened(media.Clip(np.full_like(clip.video, 80), clip.shown, clip.audio), lips.LipRecipe())
+        opened(blank, lips.MouthCropSettings(), noise="white", snr_db=0.0)
+    faceless = opened(media.Clip(np.full_like(clip.video, 80), clip.shown, clip.audio), lips.MouthCropSettings())
     assert (faceless.mouths, faceless.unseen) == (None, "no face was found in any frame")
     assert faceless.modalities == ("none", "a")
 

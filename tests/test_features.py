@@ -8,15 +8,15 @@ import torch
 
 from avsr import media
 from avsr.features import MEL_FILTERS, log_mel, mel_filters
-from avsr.rates import HOP, N_FFT, PIECE_FEATURES, PIECE_SAMPLES, SAMPLE_RATE
+from avsr.rates import HOP, N_FFT, SAMPLE_RATE, SEGMENT_FEATURES, SEGMENT_SAMPLES
 
 WAVEFORMS = {
     "noise": lambda rng: rng.normal(0, 0.1, 48_000),
     "sweep": lambda rng: np.sin(np.cumsum(np.linspace(0.01, 3, 80_000))) * 0.5,
     "silence": lambda rng: np.zeros(16_000),
     "click": lambda rng: np.eye(1, 32_000, 9_000)[0],
-    "full 30 s": lambda rng: rng.uniform(-1, 1, PIECE_SAMPLES),
-    "longer than 30 s": lambda rng: rng.uniform(-1, 1, PIECE_SAMPLES + 12_345),
+    "full 30 s": lambda rng: rng.uniform(-1, 1, SEGMENT_SAMPLES),
+    "longer than 30 s": lambda rng: rng.uniform(-1, 1, SEGMENT_SAMPLES + 12_345),
     "quiet": lambda rng: rng.normal(0, 1e-5, 30_001),
 }
 
@@ -57,8 +57,8 @@ def test_librosa_makes_mel_filters_of_other_sizes():
 @pytest.mark.parametrize("name", WAVEFORMS)
 def test_equals_whispers_extractor_on_made_up_sound(name, n_mels):
     audio = WAVEFORMS[name](np.random.default_rng(0)).astype(np.float32)
-    ours = log_mel(audio, n_mels=n_mels, n_samples=PIECE_SAMPLES).numpy()
-    assert ours.shape == (PIECE_FEATURES, n_mels)
+    ours = log_mel(audio, n_mels=n_mels, n_samples=SEGMENT_SAMPLES).numpy()
+    assert ours.shape == (SEGMENT_FEATURES, n_mels)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs(audio, n_mels), atol=1e-4)
 
@@ -67,7 +67,7 @@ def test_equals_whispers_extractor_on_made_up_sound(name, n_mels):
 @pytest.mark.parametrize("clip", ["grid/s1/bbaf3s.mpg", "grid/s1/bbaf2n.mkv", "wild/sadtalker__RD_Radio34_000.mp4"])
 def test_equals_whispers_extractor_on_real_sound(real_data, clip, n_mels):
     audio = media.read(real_data / clip, want_video=False).audio
-    ours = log_mel(audio, n_mels=n_mels, n_samples=PIECE_SAMPLES).numpy()
+    ours = log_mel(audio, n_mels=n_mels, n_samples=SEGMENT_SAMPLES).numpy()
     np.testing.assert_allclose(ours, theirs(audio, n_mels), atol=1e-4)
 
 
@@ -87,7 +87,7 @@ def test_one_column_for_each_begun_hop(n_samples):
 
 def test_without_padding_only_the_edge_differs():
     audio = np.random.default_rng(2).normal(0, 0.1, 32_000).astype(np.float32)
-    torch.testing.assert_close(log_mel(audio)[:-2], log_mel(audio, n_samples=PIECE_SAMPLES)[:198], atol=1e-5, rtol=0)
+    torch.testing.assert_close(log_mel(audio)[:-2], log_mel(audio, n_samples=SEGMENT_SAMPLES)[:198], atol=1e-5, rtol=0)
 
 
 def test_tensors_and_arrays_alike_and_the_input_is_left_alone():

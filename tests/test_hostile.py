@@ -60,7 +60,7 @@ def test_damaged_weights_are_refused_when_they_are_loaded(rows):
 
 
 def test_a_checkpoints_facts_are_in_the_schema_of_model_json():
-    facts = {name for name in Checkpoint.__dataclass_fields__} - {"model", "tokenizer", "recipe"}
+    facts = {name for name in Checkpoint.__dataclass_fields__} - {"model", "tokenizer", "mouth_crop"}
     assert facts <= set(Description.__dataclass_fields__)
     assert schema.type_hints(Description)
 

@@ -13,8 +13,8 @@ from avsr import assets
 from avsr.cli import main
 from avsr.errors import BadCheckpoint, BadConfig, MissingAsset
 from avsr.models.video import GREY_MEAN, GREY_STD
-from avsr.train.initialise import begin
 from avsr.train.imagenet import ASSET, COLOUR_MEAN, COLOUR_STD, inflated
+from avsr.train.initialise import begin
 
 LIPS = 'model.dims.video_frontend="resnet18"'
 

@@ -27,7 +27,7 @@ from avsr.errors import AvsrError, BadCheckpoint, BadOutput
 from avsr.importers import auto_avsr, import_checkpoint
 from avsr.importers.family import Converted, Family
 from avsr.importers.reading import listed, read_weights
-from avsr.lips import RECIPES
+from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import outline
 from avsr.models.hybrid import HybridAVSR
 from avsr.text import Pieces
@@ -173,7 +173,7 @@ def test_model_json_holds_all_that_decoding_must_know(published, tmp_path):
     folder = import_checkpoint(path, tmp_path / "out").folder
     facts = json.loads((folder / "model.json").read_text())
     assert (facts["network"], facts["name"], facts["base"], facts["pad_seconds"]) == ("hybrid", "out", None, None)
-    assert checkpoint.load(folder).recipe == RECIPES["auto-avsr"]
+    assert checkpoint.load(folder).mouth_crop == MOUTH_CROPS["auto-avsr"]
     assert (facts["dims"]["grey_mean"], facts["dims"]["grey_std"]) == (0.421, 0.165)
     assert facts["search"] == {"beam_size": 40, "ctc_weight": 0.1, "length_penalty": 0.0}
     assert facts["sha256"]["tokenizer.json"] == Pieces(folder / "tokenizer.json").sha256
@@ -227,7 +227,7 @@ def test_the_next_family_is_one_file(tmp_path, monkeypatch):
                          {new: old for old, new in ours.items()}, [])
 
     family = Family("theirs", lambda names: all(name.startswith("theirs/") for name in names), lambda names: None, convert, (),
-                    "Free.", recipe="auto-avsr", search={"beam_size": 3}, tokenizer="unigram38_units.txt")
+                    "Free.", mouth_crop="auto-avsr", search={"beam_size": 3}, tokenizer="unigram38_units.txt")
     monkeypatch.setattr(importers, "FAMILIES", (*importers.FAMILIES, family))
     made.make_tokenizer(tmp_path)
     torch.save(weights, tmp_path / "x.pth")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from avsr import faces, lips, media
 from avsr.errors import BadCheckpoint
-from avsr.faces import Track
-from avsr.lips import LipRecipe, MouthCropper, Mouths
+from avsr.faces import FaceTrack
+from avsr.lips import MouthCropper, MouthCropSettings, Mouths
 from avsr.media import Clip
 
 LIPS = [61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 78, 81, 13, 311, 308, 402, 14, 178]     # outer, then inner
@@ -65,7 +65,7 @@ def grid_clip(real_data) -> Clip:
 def mouth_of(frame: np.ndarray) -> np.ndarray:
     """(96, 96) the mouth in a still picture."""
     still = clip([frame] * 5)
-    (track,) = faces.track(still)
+    (track,) = faces.track_faces(still)
     return lips.crop(still, track).images[2]
 
 
@@ -76,10 +76,10 @@ def fake(person, start, length, *, size=100.0, score=0.9, level=50, gaps=()) -> 
                   np.where(missing, 0, score).astype(np.float32), start, person)
 
 
-def still_track(points: np.ndarray, n_frames: int) -> Track:
+def still_track(points: np.ndarray, n_frames: int) -> FaceTrack:
     all_points = np.repeat(points[None].astype(np.float32), n_frames, axis=0)
     box = np.concatenate([all_points.min(axis=1), all_points.max(axis=1)], axis=1)
-    return Track(0, 0, all_points, box, np.ones(n_frames, np.float32), np.zeros(n_frames, bool))
+    return FaceTrack(0, 0, all_points, box, np.ones(n_frames, np.float32), np.zeros(n_frames, bool))
 
 
 # -- crops
@@ -87,13 +87,13 @@ def still_track(points: np.ndarray, n_frames: int) -> Track:
 
 def test_grid_mouths_are_centred(grid_clip):
     """Landmarks, carried into the crop, put the mouth in its middle and the eyes level, within 2 pixels."""
-    (track,) = faces.track(grid_clip)
+    (track,) = faces.track_faces(grid_clip)
     mouths = lips.crop(grid_clip, track)
     assert mouths.images.shape == (len(grid_clip.video), 96, 96)
     assert mouths.images.dtype == np.uint8
     assert not mouths.missing.any()
-    recipe = LipRecipe()
-    matrices = lips._matrices(lips._marks(track.points, recipe), recipe)
+    mouth_crop = MouthCropSettings()
+    matrices = lips._matrices(lips._marks(track.points, mouth_crop), mouth_crop)
     inside = np.einsum("tij,tnj->tni", matrices[:, :, :2], track.points) + matrices[:, None, :, 2]
     lips_points = inside[:, LIPS].mean(axis=1)
     assert np.abs(lips_points.mean(axis=0) - 48).max() < 2
@@ -106,11 +106,11 @@ def test_grid_mouths_are_centred(grid_clip):
 def test_the_landmarker_finds_the_mouth_in_the_middle_of_the_aligned_face(astronaut):
     """The same transform, of the whole face: landmarks found afresh in the aligned picture are where they should be."""
     turned = cv2.warpAffine(astronaut, cv2.getRotationMatrix2D((220, 120), 20, 1.0), (512, 512))
-    (track,) = faces.track(clip([turned] * 4))
-    wide = LipRecipe(size=400)
+    (track,) = faces.track_faces(clip([turned] * 4))
+    wide = MouthCropSettings(size=400)
     aligned = lips.crop(clip([turned] * 4), track, wide).images
     assert aligned.shape[1:] == (400, 400)
-    (again,) = faces.track(clip([cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) for image in aligned]))
+    (again,) = faces.track_faces(clip([cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) for image in aligned]))
     mouth = again.points[0, list(wide.mouth)].mean(axis=0)
     assert np.abs(mouth - 200).max() < 2
     eyes = again.points[0, [33, 133]].mean(axis=0) - again.points[0, [362, 263]].mean(axis=0)
@@ -132,10 +132,10 @@ def test_a_close_up_is_averaged_not_sampled():
     frame = np.zeros((1000, 1000, 3), np.uint8)
     frame[:, ::2] = 200
     points = np.full((478, 2), 500.0)
-    recipe = LipRecipe()
-    for group, place in zip(recipe.anchors, recipe.reference, strict=True):
+    mouth_crop = MouthCropSettings()
+    for group, place in zip(mouth_crop.anchors, mouth_crop.reference, strict=True):
         points[list(group)] = 10 * np.array(place) - 800
-    points[list(recipe.mouth)] = 500, 780
+    points[list(mouth_crop.mouth)] = 500, 780
     image = lips.crop(clip([frame] * 3), still_track(points, 3)).images[1]
     inside = image[10:60, 10:86].astype(int)
     assert inside.min() >= 85
@@ -144,7 +144,7 @@ def test_a_close_up_is_averaged_not_sampled():
 
 def test_a_mouth_outside_the_picture_is_black():
     points = np.full((478, 2), -900.0)
-    for group, place in zip(LipRecipe().anchors, LipRecipe().reference, strict=True):
+    for group, place in zip(MouthCropSettings().anchors, MouthCropSettings().reference, strict=True):
         points[list(group)] = np.array(place) * 10 - 3000
     images = lips.crop(clip([np.full((50, 60, 3), 255, np.uint8)] * 3), still_track(points, 3)).images
     assert not images.any()
@@ -171,7 +171,7 @@ def test_windows_give_the_same_mouths_bit_for_bit(astronaut, n_frames):
     shown = np.ones(44, bool)
     shown[12:18] = False
     whole = clip([frame * np.uint8(s) for frame, s in zip(frames, shown, strict=True)], shown)
-    expected = [lips.crop(whole, track) for track in faces.track(whole)]
+    expected = [lips.crop(whole, track) for track in faces.track_faces(whole)]
     got = streamed(windows(whole, n_frames))
     assert len(got) == len(expected) == 1
     for a, b in zip(got, expected, strict=True):
@@ -187,7 +187,7 @@ def test_a_real_recording_in_windows_gives_the_same_mouths(real_data):
     path = real_data / "wild" / "facerecognition__short_hamilton_clip.mp4"      # two cuts, people come and go
     whole = media.read(path)
     short = Clip(whole.video[60:100], whole.shown[60:100], start_frame=60)
-    expected = [lips.crop(short, track) for track in faces.track(short)]
+    expected = [lips.crop(short, track) for track in faces.track_faces(short)]
     got = streamed(windows(short, 7))
     assert [m.images.shape for m in got] == [m.images.shape for m in expected]
     assert all(np.array_equal(a.images, b.images) for a, b in zip(got, expected, strict=True))
@@ -195,7 +195,7 @@ def test_a_real_recording_in_windows_gives_the_same_mouths(real_data):
 
 @pytest.mark.slow
 def test_mouths_like_those_auto_avsr_makes(real_data):
-    """Near the published recipe's crops: networks trained on those see what they know."""
+    """Near the published mouth_crop's crops: networks trained on those see what they know."""
     oracle = real_data.parent / "oracles" / "auto_avsr_crops" / "crops.npz"
     if not oracle.is_file():
         pytest.skip("the reference crops are not on this machine")
@@ -203,7 +203,7 @@ def test_mouths_like_those_auto_avsr_makes(real_data):
     for name in ("s1_bbaf2n", "s26_bgbsza"):
         speaker, utterance = name.split("_")
         source = media.read(next((real_data / "grid" / speaker).glob(f"{utterance}.m*")))
-        (track,) = faces.track(source)
+        (track,) = faces.track_faces(source)
         ours = lips.crop(source, track).images
         expected = theirs[f"{name}.crops"][: len(ours)]
         assert np.abs(ours.astype(int) - expected).mean() < 6
@@ -257,25 +257,25 @@ def test_choose_is_none_where_nobody_is_seen():
     assert lips.choose([fake(0, 0, 10, gaps=range(10))], 0, 10) is None
 
 
-# -- recipe
+# -- mouth_crop
 
 
 def test_recipes_that_differ_name_the_field():
-    assert LipRecipe().differences(LipRecipe()) == []
-    assert LipRecipe().differences(LipRecipe(smooth=6)) == ["smooth: 12 against 6"]
+    assert MouthCropSettings().differences(MouthCropSettings()) == []
+    assert MouthCropSettings().differences(MouthCropSettings(smooth=6)) == ["smooth: 12 against 6"]
 
 
 def test_recipe_survives_json():
-    recipe = LipRecipe(smooth=8)
-    assert LipRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    mouth_crop = MouthCropSettings(smooth=8)
+    assert MouthCropSettings.from_dict(json.loads(json.dumps(mouth_crop.to_dict()))) == mouth_crop
 
 
 @pytest.mark.parametrize("change", [{"smoth": 12}, {"smooth": None}])
 def test_a_recipe_with_other_fields_is_refused_by_name(change):
-    values = {**LipRecipe().to_dict(), **change}
+    values = {**MouthCropSettings().to_dict(), **change}
     values = {name: value for name, value in values.items() if value is not None}
     with pytest.raises(BadCheckpoint, match=next(iter(change))):
-        LipRecipe.from_dict(values)
+        MouthCropSettings.from_dict(values)
 
 
 # -- the similarity transform

@@ -12,7 +12,6 @@ from avsr.config import LossConfig
 from avsr.dataset import NO_LABEL, Example
 from avsr.losses import LossModule, ctc_per_letter, memory_lengths
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.fusion import ReliabilityEstimator
 
 DIMS = Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
             n_context=20, lips="compact", n_reliability=8)

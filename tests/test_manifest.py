@@ -374,7 +374,7 @@ def test_real_lips_are_in_step_and_shifted_ones_are_not(real_data):
     clips = []
     for path in sorted((real_data / "grid" / "s1").glob("*.mkv"))[::80]:
         clip = media.read(path)
-        (track,) = faces.track(clip, max_faces=1)
+        (track,) = faces.track_faces(clip, max_faces=1)
         clips.append((lips.crop(clip, track).images, clip.audio))
     limits = Limits(min_clips=10)
     for frames, wanted in ((0, []), (8, ["step"])):

@@ -18,11 +18,11 @@ from made_limits import ends_within
 
 from avsr import cache, faces, lips, manifest, media, prepare
 from avsr.errors import AvsrError, BadManifest, BadOutput, MissingAsset
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.manifest import Dropped, Utterance
 from avsr.prepare import Prepared, PrepareSettings
+from avsr.prepare.contact_sheets import write_contact_sheets
 from avsr.prepare.crop import Job, Outcome
-from avsr.prepare.pages import write_pages
 from avsr.rates import SAMPLES_PER_FRAME
 
 TESTS = Path(__file__).resolve().parent
@@ -104,7 +104,7 @@ def test_everything_is_there_in_the_order_of_the_corpus(undisturbed):
         assert np.array_equal(cached.images, expected.integers(0, 256, (3, 96, 96), np.uint8))
     assert (undisturbed / "dropped.tsv").read_text().splitlines()[1:] == [
         f"u{i:03d}\tno face: in 60% of the frames (limit 25%)" for i in range(7, N_MADE_UP, 10)]
-    assert {path.name for path in (undisturbed / "pages").iterdir()} == {"s0.png", "s1.png", "s2.png"}
+    assert {path.name for path in (undisturbed / "contact_sheets").iterdir()} == {"s0.png", "s1.png", "s2.png"}
     assert len(list(undisturbed.glob("shard-*.tar"))) > 3
     assert not list(undisturbed.glob("*.part"))
 
@@ -230,11 +230,11 @@ def test_a_full_disk_leaves_no_half_page(undisturbed, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     try:
-        with pytest.raises(BadOutput, match=r"pages/s0\.png: it cannot be written \(File too large\)\.  Make room, or choose"):
-            write_pages(tmp_path, rows)
+        with pytest.raises(BadOutput, match=r"/s0\.png: it cannot be written \(File too large\)\.  Make room, or choose"):
+            write_contact_sheets(tmp_path, rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert list((tmp_path / "pages").iterdir()) == []
+    assert list((tmp_path / "contact_sheets").iterdir()) == []
 
 
 def test_speakers_whose_names_look_alike_have_pages_of_their_own(tmp_path):
@@ -243,7 +243,7 @@ def test_speakers_whose_names_look_alike_have_pages_of_their_own(tmp_path):
     with cache.ShardWriter(tmp_path) as writer:
         rows = [Utterance(f"u{i}", f"{i}.mp4", "text", speaker, cache=writer.add(cache.pack(f"u{i}", cached)))
                 for i, speaker in enumerate(names)]
-    pages = write_pages(tmp_path, rows)
+    pages = write_contact_sheets(tmp_path, rows)
     assert len({path.name.lower() for path in pages}) == len(pages) == 6
     assert all(len(path.name.encode()) < 256 and path.is_file() for path in pages)
 
@@ -252,7 +252,7 @@ def test_speakers_whose_names_look_alike_have_pages_of_their_own(tmp_path):
 def test_a_journal_of_somebody_else_is_refused(undisturbed, tmp_path, line, faked):
     first, *_ = (undisturbed / "journal.jsonl").read_text().splitlines()
     for lines in ((line,), (first, line)):
-        (tmp_path / "recipe.json").write_bytes((undisturbed / "recipe.json").read_bytes())
+        (tmp_path / "cache.json").write_bytes((undisturbed / "cache.json").read_bytes())
         (tmp_path / "journal.jsonl").write_text("".join(f"{one}\n" for one in lines))
         with pytest.raises(BadManifest, match=r"journal\.jsonl: .*  Prepare into an empty folder"):
             prepare.prepare(made_up(4), tmp_path, settings=PrepareSettings(workers=1))
@@ -288,7 +288,7 @@ def test_a_folder_prepared_in_another_way_is_refused(tmp_path, faked):
 
     again()
     with pytest.raises(BadManifest, match=r"lips\.smooth: 12 against 6"):
-        again(recipe=LipRecipe(smooth=6))
+        again(mouth_crop=MouthCropSettings(smooth=6))
     with pytest.raises(BadManifest, match="modality: av against a"):
         again(modality="a")
     (tmp_path / "out" / "journal.jsonl").unlink()
@@ -299,7 +299,8 @@ def test_a_folder_prepared_in_another_way_is_refused(tmp_path, faked):
 def test_two_at_once_do_not_write_over_one_another(tmp_path, faked):
     from avsr.prepare.journal import Journal
 
-    with (Journal(tmp_path, LipRecipe(), "av", SMALL), pytest.raises(AvsrError, match="another avsr prepare is at work")):
+    with (Journal(tmp_path, MouthCropSettings(), "av", SMALL),
+          pytest.raises(AvsrError, match="another avsr prepare is at work")):
         prepare.prepare(made_up(4), tmp_path, settings=PrepareSettings(workers=1))
 
 
@@ -342,7 +343,7 @@ def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
     rows = {row.id: row for row in prepared.utterances}
     for path, parts in ((whole, {"whole": (0, None)}), (tall, {"early": (5, 38), "late": (25, 50)})):
         clip = media.read(path)
-        everybody = [lips.crop(clip, track) for track in faces.track(clip)]
+        everybody = [lips.crop(clip, track) for track in faces.track_faces(clip)]
         for name, (first, end) in parts.items():
             end = clip.n_frames if end is None else end
             live = lips.choose(everybody, first, end)
@@ -386,18 +387,18 @@ def test_the_command_killed_and_resumed_on_real_clips(real_data, tmp_path):
 
 @pytest.mark.slow
 def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector):
-    """--recipe: as cropped live with that recipe, bit for bit, and what it is stands beside the manifest."""
+    """--mouth-crop: as cropped live with those settings, bit for bit, and what it is stands beside the manifest."""
     path = grid_clips(real_data, "s23", 1)[0]
     (tmp_path / "in" / "s23").mkdir(parents=True)
     (tmp_path / "in" / "s23" / path.name).symlink_to(path)
     command = ("grid", tmp_path / "in", tmp_path / "out", "--quiet", "--workers", 1)
-    process = avsr(*command, "--recipe", "auto-avsr")
+    process = avsr(*command, "--mouth-crop", "auto-avsr")
     assert process.communicate() == ("", "")
     assert process.returncode == 0
-    recipe = lips.RECIPES["auto-avsr"]
-    assert cache.read_recipe(tmp_path / "out") == recipe
+    recipe = lips.MOUTH_CROPS["auto-avsr"]
+    assert cache.read_mouth_crop(tmp_path / "out") == recipe
     clip = media.read(path)
-    (track,) = faces.track(clip, landmarks=recipe.landmarks)
+    (track,) = faces.track_faces(clip, landmarks=recipe.landmarks)
     (row,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
     assert np.array_equal(cache.read_entry(tmp_path / "out", row.cache).images, lips.crop(clip, track, recipe).images)
     told = avsr(*command).communicate()[1]
@@ -408,13 +409,13 @@ def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector
 def test_every_recipe_can_be_asked_for_and_wants_its_own_file(tmp_path, monkeypatch):
     from avsr.cli.train import prepare_command
 
-    (option,) = [option for option in prepare_command.params if option.name == "recipe"]
-    assert list(option.type.choices) == list(lips.RECIPES)
-    assert lips.RECIPES[option.default] == PrepareSettings().recipe
+    (option,) = [option for option in prepare_command.params if option.name == "mouth_crop"]
+    assert list(option.type.choices) == list(lips.MOUTH_CROPS)
+    assert lips.MOUTH_CROPS[option.default] == PrepareSettings().mouth_crop
     for name, variable in (("avsr", "AVSR_FACE_LANDMARKER"), ("auto-avsr", "AVSR_FACE_DETECTOR")):
         monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
         with pytest.raises(MissingAsset, match=variable):
-            prepare.prepare([], tmp_path / "out", settings=PrepareSettings(recipe=lips.RECIPES[name]))
+            prepare.prepare([], tmp_path / "out", settings=PrepareSettings(mouth_crop=lips.MOUTH_CROPS[name]))
         monkeypatch.delenv(variable)
 
 

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from made_published import make_tokenizer
 
 from avsr import media
-from avsr.cache import read_recipe
+from avsr.cache import read_mouth_crop
 from avsr.checkpoint import Checkpoint, load, save
 from avsr.cli import main
 from avsr.errors import AvsrError, BadCheckpoint, BadManifest, BadMedia, NoFace
-from avsr.lips import RECIPES
+from avsr.lips import MOUTH_CROPS
 from avsr.lm import NGrams
 from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.text import write_pieces
@@ -42,8 +42,9 @@ def made(tmp_path_factory):
             model.ctc.weight.mul_(8)
             model.decoder.out.weight.mul_(8)
             model.decoder.out.bias[-1] -= 6                 # not over at once
-        models[modality] = Checkpoint(modality, model, tokenizer, recipe=RECIPES["auto-avsr"], video_trained="v" in modality,
-                                      pad_seconds=None, search={"beam_size": 4, "ctc_weight": 0.1, "length_penalty": 0.0})
+        models[modality] = Checkpoint(modality, model, tokenizer, mouth_crop=MOUTH_CROPS["auto-avsr"],
+                                      video_trained="v" in modality, pad_seconds=None,
+                                      search={"beam_size": 4, "ctc_weight": 0.1, "length_penalty": 0.0})
     return models
 
 
@@ -184,7 +185,7 @@ def prepared(real_data, face_detector, tmp_path_factory):
         (clips / "test" / "s1" / f"{name}.txt").write_text("bin blue at f three soon")
     for recipe in ("auto-avsr", "avsr"):
         folders[recipe] = tmp_path_factory.mktemp(recipe) / "prepared"
-        arguments = ["prepare", "folder", str(clips), str(folders[recipe]), "--recipe", recipe, "--workers", "1"]
+        arguments = ["prepare", "folder", str(clips), str(folders[recipe]), "--mouth-crop", recipe, "--workers", "1"]
         run = CliRunner().invoke(main, arguments)
         assert run.exit_code == 0, run.output
     return folders
@@ -212,9 +213,9 @@ def test_mouths_of_another_recipe_are_refused_with_the_command_that_makes_the_ri
     arguments = ["benchmark", str(prepared["avsr"]), "--model", str(tmp_path / "v"), "-o", str(tmp_path / "runs")]
     run = CliRunner().invoke(main, arguments)
     assert run.exit_code == 1
-    assert "avsr prepare --recipe auto-avsr" in run.output
+    assert "avsr prepare --mouth-crop auto-avsr" in run.output
     with pytest.raises(BadManifest, match=r"lips\.landmarks"):
-        read_recipe(prepared["avsr"], load(tmp_path / "v").recipe)
+        read_mouth_crop(prepared["avsr"], load(tmp_path / "v").mouth_crop)
 
 
 def test_explain_says_that_it_cannot_look_inside(made, tmp_path, real_data):

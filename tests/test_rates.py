@@ -10,7 +10,7 @@ from avsr import rates
 def test_one_video_frame_in_every_unit():
     assert rates.MEMORY_RATE == rates.MEMORY_PER_FRAME * rates.VIDEO_FPS == 50
     assert rates.SAMPLES_PER_FRAME == rates.FEATURES_PER_FRAME * rates.HOP == 640
-    assert rates.PIECE_FEATURES * rates.HOP == rates.PIECE_SAMPLES == rates.PIECE_FRAMES * rates.SAMPLES_PER_FRAME
+    assert rates.SEGMENT_FEATURES * rates.HOP == rates.SEGMENT_SAMPLES == rates.SEGMENT_FRAMES * rates.SAMPLES_PER_FRAME
 
 
 def test_exact_division_refuses_a_remainder():

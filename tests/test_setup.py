@@ -23,7 +23,7 @@ def test_environment_yml_has_the_same_set_as_pyproject():
     conda = yaml.safe_load((ROOT / "environment.yml").read_text())
     (pip,) = (entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
     assert pip[0] == "-e ."
-    listed: dict[str, str] = dict(re.match(r"([\w.-]+)(.*)", line).groups() for line in pip[1:])
+    listed: dict[str, str] = dict(re.match(r"([\w.\[\]-]+)(.*)", line).groups() for line in pip[1:])
     assert set(listed) == names
     for requirement in wanted:
         name = re.split(r"[<>=]", requirement)[0]
@@ -73,7 +73,8 @@ def test_the_readme_tree_is_true():
     readme = (ROOT / "README.md").read_text()
     tree = readme[readme.index("<!-- tree -->"):readme.index("<!-- end of tree -->")]
     named = set(re.findall(r"^\s*([a-z_]+\.py|[a-z_]+/)", tree, re.MULTILINE))
-    there = {path.name + ("/" if path.is_dir() else "") for path in (ROOT / "avsr").iterdir() if path.name[0] not in "._"}
+    there = {path.name + ("/" if path.is_dir() else "") for path in (ROOT / "avsr").iterdir()
+             if path.name[0] not in "._" and path.name != "py.typed"}
     assert named >= there, there - named
     for name in named:
         assert any(ROOT.rglob(name.rstrip("/"))), name

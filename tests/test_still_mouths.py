@@ -12,13 +12,13 @@ from avsr.checkpoint import Checkpoint, load
 from avsr.errors import BadMedia
 from avsr.explain import lips_problems
 from avsr.explain.scene import Settings, open_scene
-from avsr.lips import LipRecipe
-from avsr.listen import Listener, why_unreadable
+from avsr.lips import MouthCropSettings
 from avsr.manifest import Utterance
 from avsr.prepare import PrepareSettings
 from avsr.rates import frames_to_samples
+from avsr.recogniser import Recogniser
 from avsr.runtime import no_progress
-from avsr.senses import Senses
+from avsr.stream import StreamReader, why_unreadable
 
 pytestmark = pytest.mark.slow                            # faces are looked for in all of them
 
@@ -61,10 +61,10 @@ def test_a_mouth_that_never_moves_writes_nothing(grid, photographed):
 
 def test_who_moves_is_looked_at_and_not_who_is_larger(photographed):
     with media.open_recording(photographed / "beside.mp4") as recording:
-        (one,) = Listener(recording, LipRecipe(), vad=False)
+        (one,) = StreamReader(recording, MouthCropSettings(), vad=False)
     assert why_unreadable(one.mouths, 0.25) is None
     with media.open_recording(photographed / "still.mp4") as recording:
-        (still,) = Listener(recording, LipRecipe(), vad=False)
+        (still,) = StreamReader(recording, MouthCropSettings(), vad=False)
     assert one.mouths.size.mean() < 0.7 * still.mouths.size.mean()
     assert why_unreadable(still.mouths, 0.25) == "still"
 
@@ -79,24 +79,24 @@ def test_a_photograph_is_a_problem_of_what_is_prepared(photographed, tmp_path):
 
 
 def test_explain_goes_the_same_way(photographed):
-    scene = open_scene(photographed / "still.mp4", LipRecipe(), Settings(), no_progress)
+    scene = open_scene(photographed / "still.mp4", MouthCropSettings(), Settings(), no_progress)
     assert scene.mouths is None
     assert scene.unseen == "the mouth in it does not move"
     clip = media.read(photographed / "still.mp4")
     with pytest.raises(BadMedia, match="there is no sound in it, and the mouth in it does not move"):
-        open_scene(media.Clip(clip.video, clip.shown), LipRecipe(), Settings(), no_progress)
+        open_scene(media.Clip(clip.video, clip.shown), MouthCropSettings(), Settings(), no_progress)
 
 
 def test_explain_warns_of_a_strangers_lips_where_transcribe_writes_nothing(grid):
     whole = media.read(HELLO)
     mute = media.Clip(whole.video[:15], whole.shown[:15])
-    scene, model = open_scene(mute, LipRecipe(), Settings(), no_progress), load("default")
+    scene, model = open_scene(mute, MouthCropSettings(), Settings(), no_progress), load("default")
     told = transcribe(mute, model=model)
     assert told.text == ""
     assert "the lips are not like those this model learnt from" in told.problems[0]
-    memory = Senses(model, None, [scene.mouths]).memory("v")
+    memory = Recogniser(model).encode(None, [scene.mouths], "v")
     (problem,) = lips_problems(model, scene.name, memory)
     assert "its lips are not like those this model learnt from" in problem
     assert lips_problems(model, scene.name, replace(memory, ood_distance=torch.tensor([1.0]))) == ()
-    (problem,) = lips_problems(grid, scene.name, Senses(grid, None, [scene.mouths]).memory("v"))
+    (problem,) = lips_problems(grid, scene.name, Recogniser(grid).encode(None, [scene.mouths], "v"))
     assert "cannot tell whether it knows the lips" in problem

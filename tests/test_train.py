@@ -27,7 +27,7 @@ from avsr.cli import main
 from avsr.config import DataConfig, ReliabilityConfig
 from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
-from avsr.lips import RECIPES, LipRecipe
+from avsr.lips import MOUTH_CROPS, MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.models.whisper import is_whispers
@@ -35,9 +35,9 @@ from avsr.runtime import most_processes
 from avsr.text import write_letters, write_pieces
 from avsr.train import TrainOptions, train
 from avsr.train.initialise import begin
-from avsr.train.reliability import ReliabilitySample, balanced, damaged, fit
 from avsr.train.loop import _Run as Run
 from avsr.train.loop import learning_rate
+from avsr.train.reliability import ReliabilitySample, balanced, damaged, fit
 from avsr.train.shortages import shortages_told
 from avsr.train.state import TrainState, averaged, keep_best, save_state
 
@@ -505,8 +505,8 @@ def test_what_cannot_be_trained_says_why_before_the_first_step(folder, tmp_path,
 
 def test_a_cache_of_another_recipe_is_refused(tmp_path):
     corpus(tmp_path, 2, 1)
-    cache.write_recipe(tmp_path, replace(LipRecipe(), smooth=7))
-    with pytest.raises(BadManifest, match=r"recipe\.json: the cache was made with another recipe \(lips\.smooth"):
+    cache.write_mouth_crop(tmp_path, replace(MouthCropSettings(), smooth=7))
+    with pytest.raises(BadManifest, match=r"cache\.json: the cache was made with other settings \(mouth_crop\.smooth"):
         train(config(tmp_path), tmp_path / "run")
 
 
@@ -731,11 +731,11 @@ def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_pa
     torch.manual_seed(0)
     imported = HybridAVSR(HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)).eval()
     pieces = write_pieces(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
-    source = save(Checkpoint("vsr", imported, pieces, recipe=RECIPES["auto-avsr"], video_trained=True, pad_seconds=None),
+    source = save(Checkpoint("vsr", imported, pieces, mouth_crop=MOUTH_CROPS["auto-avsr"], video_trained=True, pad_seconds=None),
                   tmp_path / "vsr", half=False)
     dims = ("width=64", "n_heads=8", "video_width=32", "n_video_layers=2", 'lips="resnet18-silu"', 'video_blocks="conformer"')
     begun = begin(config(folder, f"model.video_encoder_from={source}", *(f"model.dims.{one}" for one in dims)), tmp_path)
-    assert begun.recipe == RECIPES["auto-avsr"]
+    assert begun.mouth_crop == MOUTH_CROPS["auto-avsr"]
     mouths, lips = torch.rand(1, 5, 88, 88), begun.model.eval().video
     with torch.no_grad():
         lips.lift = torch.nn.Identity()

@@ -11,13 +11,13 @@ import torch
 
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
-from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
+from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
 from avsr.models.ctranslate2 import read_ctranslate2
 from avsr.models.weights import read_safetensors
 from avsr.models.whisper import load_folder
-from avsr.rates import PIECE_SAMPLES
+from avsr.rates import SEGMENT_SAMPLES
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def theirs(tiny_en_folder):
 
 @pytest.fixture(scope="module")
 def mel(hello):
-    return log_mel(hello, n_samples=PIECE_SAMPLES)[None]
+    return log_mel(hello, n_samples=SEGMENT_SAMPLES)[None]
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +69,16 @@ def test_greedy_tokens_are_ctranslate2s(tiny_en, theirs, clip, request):
 
     audio = request.getfixturevalue("hello") if clip == "hello" else media.read(
         request.getfixturevalue("real_data") / clip, want_video=False).audio
-    mel, tokenizer = log_mel(audio, n_samples=PIECE_SAMPLES)[None], tiny_en.tokenizer
+    mel, tokenizer = log_mel(audio, n_samples=SEGMENT_SAMPLES)[None], tiny_en.tokenizer
     prompt = tokenizer.prompt("en")
     result = theirs.model.generate(theirs.encode(mel[0].T.contiguous().numpy()), [prompt], beam_size=1,
                                    return_scores=True, return_no_speech_prob=True, suppress_tokens=list(tiny_en.suppress))[0]
     with torch.inference_mode():
         scorer = DecoderScorer(tiny_en.model, tiny_en.model.encode(mel), no_speech_token=tokenizer.no_speech,
                                start_token=tokenizer.start)
-        rules = [Suppress(tiny_en.suppress, tiny_en.suppress_begin, len(prompt))]
-        (tokens, logprob), = search([scorer], torch.tensor([prompt]), Beam(1, DecodeOptions(beam_size=1), tokenizer.end),
-                                    rules=rules)
+        filters = [SuppressTokens(tiny_en.suppress, tiny_en.suppress_begin, len(prompt))]
+        (tokens, logprob), = search([scorer], torch.tensor([prompt]), BeamSearch(1, DecodeOptions(beam_size=1), tokenizer.end),
+                                    filters=filters)
     assert list(tokens) == result.sequences_ids[0]
     assert scorer.no_speech.item() == pytest.approx(result.no_speech_prob, abs=1e-3)
     assert len(tokens) > 3

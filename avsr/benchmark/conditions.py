@@ -12,7 +12,7 @@ from pathlib import Path
 
 from avsr.corrupt import Corruption
 from avsr.errors import AvsrError
-from avsr.results import MODALITIES
+from avsr.names import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from avsr.corrupt import Corruption
-from avsr.results import MODALITIES
+from avsr.names import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR
 from avsr.models.decoder import Memory
+from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, pick_device, workers
-from avsr.senses import Senses, how_to_search, recognise, spelt, token_log_probs
 from avsr.text import spell
 from avsr.transcribe import load_model
 
@@ -69,7 +69,8 @@ class Own:
         self.checkpoint: Checkpoint = load_model(name, "av" if looks else "a", self.torch_device, progress)
         self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
         # No second tries by chance: one answer to one sound.
-        self.options = how_to_search(self.checkpoint, beam_size=beam_size, temperatures=(0.0,))
+        self.recogniser = Recogniser(self.checkpoint)
+        self.options = self.recogniser.search_options(beam_size=beam_size, temperatures=(0.0,))
         self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
         self.about = {"model": name, "training": self.checkpoint.training}
         able = self.checkpoint.modalities
@@ -84,20 +85,19 @@ class Own:
     def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
         """See Subject."""
         spelled = [spell(self.checkpoint.tokenizer, text) for text in texts]
-        senses, hearing, out = Senses(self.checkpoint, sounds, None), Watch(self.torch_device), []
+        audio, hearing, out = sounds, Watch(self.torch_device), []
         if any("a" in question.modality for question in questions):
             with hearing:
-                senses.listen()
+                audio = self.recogniser.encode_audio(sounds)
         for question in questions:
             watch = Watch(self.torch_device)
             with watch:
-                memory = senses.facing(question.mouths).memory(question.modality)
+                memory = self.recogniser.encode(audio, question.mouths, question.modality)
                 written = self._written(question, memory)
-            losses = [-round(one.mean().item(), 4) for one in token_log_probs(self.checkpoint, memory, spelled)]
-            trust, heed = (_listed(one, len(texts)) for one in (memory.reliability, None))
-            rows = [{"hypothesis": text, "trust": believed, "heed": heeded, "gate": self._opening(question, i, believed),
-                     "loss": loss} for i, (text, believed, heeded, loss) in
-                    enumerate(zip(written, trust, heed, losses, strict=True))]
+            losses = [-round(one.mean().item(), 4) for one in self.recogniser.score(memory, spelled)]
+            trust = _listed(memory.reliability, len(texts))
+            rows = [{"hypothesis": text, "video_reliability": believed, "gate": self._opening(question, i, believed),
+                     "loss": loss} for i, (text, believed, loss) in enumerate(zip(written, trust, losses, strict=True))]
             out.append(Answer(rows, watch.seconds + ("a" in question.modality) * hearing.seconds))
         return out
 
@@ -106,7 +106,7 @@ class Own:
         needs_lips = question.modality in self.needs_lips
         if question.modality == "none" or (needs_lips and not any(one is not None for one in question.mouths)):
             return [""] * memory.n_utterances
-        texts = [spelt(self.checkpoint, one) for one in recognise(self.checkpoint, memory, self.options)]
+        texts = [self.recogniser.detokenize(one.tokens) for one in self.recogniser.decode(memory, self.options)]
         if needs_lips:
             texts = [text if mouth is not None else "" for text, mouth in zip(texts, question.mouths, strict=True)]
         return texts
@@ -153,8 +153,7 @@ class Other:
         assert question.modality == "a"
         start = time.perf_counter()
         written = self.rival.recognise(sounds)
-        nothing = {"trust": None, "heed": None, "gate": None, "loss": None}
-        return [Answer([{"hypothesis": text, **nothing} for text in written], time.perf_counter() - start)]
+        return [Answer([{"hypothesis": text} for text in written], time.perf_counter() - start)]
 
 
 @contextmanager

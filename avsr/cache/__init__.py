@@ -10,7 +10,18 @@ packing.py holds the bytes of an utterance, shards.py the files that they lie in
 """
 
 from avsr.cache.packing import MAX_SECONDS, Cached, Packed, pack, unpack
-from avsr.cache.shards import MAX_BYTES, ShardWriter, read_entry, read_range, read_recipe, write_recipe
+from avsr.cache.shards import MAX_BYTES, ShardWriter, read_entry, read_mouth_crop, read_range, write_mouth_crop
 
-__all__ = ["MAX_BYTES", "MAX_SECONDS", "Cached", "Packed", "ShardWriter", "pack", "read_entry", "read_range", "read_recipe",
-           "unpack", "write_recipe"]
+__all__ = [
+           "MAX_BYTES",
+           "MAX_SECONDS",
+           "Cached",
+           "Packed",
+           "ShardWriter",
+           "pack",
+           "read_entry",
+           "read_mouth_crop",
+           "read_range",
+           "unpack",
+           "write_mouth_crop",
+]

@@ -1,6 +1,6 @@
 """Shards: packed utterances one after another in plain tar files, any one of them read with one range request.
 
-    Packed -> ShardWriter -> CacheEntry (shard, offset, size);  CacheEntry -> read_entry -> Cached;  recipe.json beside them
+    Packed -> ShardWriter -> CacheEntry (shard, offset, size);  CacheEntry -> read_entry -> Cached;  cache.json beside them
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from pathlib import Path
 from avsr import rates
 from avsr.cache.packing import MAX_SECONDS, MAX_SIDE, MOUTHS, SOUND, Cached, Packed, unpack
 from avsr.errors import BadCheckpoint, BadManifest
-from avsr.lips import RECIPES, LipRecipe
+from avsr.lips import MOUTH_CROPS, MouthCropSettings
 from avsr.manifest import CacheEntry, lies_beside
 from avsr.output import write_file
 from avsr.remote import locate
 
 MAX_BYTES = 256 * 2**20               # of a shard: large enough for network file systems, small enough to copy about
 OPEN_SHARDS = 16                      # kept open between reads, by each process
-RECIPE = "recipe.json"
+SETTINGS = "cache.json"               # how the mouths and the sound of a cache were made
+OLD_SETTINGS = "recipe.json"            # the name of that file in older caches, with `lips` for the key `mouth_crop`
 ABOUT_BYTES = 2**20                   # of an utterance's json and tar headers, in a bound that is to refuse nobody's
 
 
@@ -190,40 +191,50 @@ def _shard(path: str, inode: int, changed: int) -> _Shard:
     return _Shard(path)
 
 
-def write_recipe(folder: str | Path, recipe: LipRecipe) -> None:
+def write_mouth_crop(folder: str | Path, mouth_crop: MouthCropSettings) -> None:
     """Say beside the manifest how mouths and sound were made. Raises BadOutput."""
     values = {"mouths": MOUTHS, "sound": SOUND, "sample_rate": rates.SAMPLE_RATE, "video_fps": rates.VIDEO_FPS,
-              "lips": recipe.to_dict()}
-    write_file(Path(folder) / RECIPE, json.dumps(values, indent=1) + "\n")
+              "mouth_crop": mouth_crop.to_dict()}
+    write_file(Path(folder) / SETTINGS, json.dumps(values, indent=1) + "\n")
 
 
-def read_recipe(base: str | Path, expected: LipRecipe | None = None) -> LipRecipe:
+def read_mouth_crop(base: str | Path, expected: MouthCropSettings | None = None) -> MouthCropSettings:
     """How the mouths of the cache at `base` (folder or URL) were cut out.
 
     Raises BadManifest, naming the field, where it was made in another way than `expected` or than this version reads.
     """
-    place = _join(base, RECIPE)
+    place, key = _join(base, SETTINGS), "mouth_crop"
     try:
-        values = json.loads(_fetch(place) if "://" in place else _read_file(Path(place)))
-        recipe = LipRecipe.from_dict(values["lips"])
+        try:
+            text = _read_settings(place)
+        except FileNotFoundError:
+            place, key = _join(base, OLD_SETTINGS), "lips"
+            text = _read_settings(place)
+        values = json.loads(text)
+        mouth_crop = MouthCropSettings.from_dict(values[key])
         here = {"mouths": MOUTHS, "sound": SOUND, "sample_rate": rates.SAMPLE_RATE, "video_fps": rates.VIDEO_FPS}
         wrong = [f"{field}: {values[field]} against {value}" for field, value in here.items() if values[field] != value]
+    except FileNotFoundError as error:
+        raise _unreachable(_join(base, SETTINGS), error) from error
     except OSError as error:
         raise _unreachable(place, error) from error
     except (ValueError, KeyError, TypeError, RecursionError, BadCheckpoint) as error:
-        raise BadManifest(f"{place}: this is not the recipe of a cache ({error}).  Run avsr prepare into an empty "
+        raise BadManifest(f"{place}: these are not the settings of a cache ({error}).  Run avsr prepare into an empty "
                           "folder.") from error
     if expected is not None:
-        wrong += [f"lips.{line}" for line in recipe.differences(expected)]
+        wrong += [f"mouth_crop.{line}" for line in mouth_crop.differences(expected)]
     if wrong:
-        named = next((f" --recipe {name}" for name, one in RECIPES.items() if one == expected), "")
-        raise BadManifest(f"{place}: the cache was made with another recipe ({'; '.join(wrong)}).  Run avsr prepare{named} "
+        named = next((f" --mouth-crop {name}" for name, one in MOUTH_CROPS.items() if one == expected), "")
+        raise BadManifest(f"{place}: the cache was made with other settings ({'; '.join(wrong)}).  Run avsr prepare{named} "
                           "into an empty folder, or use the version and the model that it was made for.")
-    return recipe
+    return mouth_crop
 
 
-def _read_file(path: Path) -> bytes:
-    """A small file, which has to be one: a pipe would be waited for."""
+def _read_settings(place: str) -> bytes:
+    """The bytes of a small file at a path or a URL. It must be a regular file: reading a pipe might never end."""
+    if "://" in place:
+        return _fetch(place)
+    path = Path(place)
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("a pipe, a device or a folder")
     with path.open("rb") as file:

@@ -1,6 +1,7 @@
 """`Checkpoint`, and model.json, which describes one: written from it, and read back field by field against a schema.
 
-    Checkpoint -> describe -> model.json -> read_description -> Description -> read_dims, read_recipe -> Dims, LipRecipe
+    Checkpoint -> describe -> model.json -> read_description -> Description -> read_dims, read_mouth_crop
+    -> Dims, MouthCropSettings
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from avsr import rates
 from avsr.checkpoint.old_names import AudioGate, current_dims, current_fields
 from avsr.errors import BadCheckpoint
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.schema import Between, Misfit, Printable, fit_table, read_json, shown
 from avsr.text import Pieces, Tokenizer
 
@@ -43,10 +44,10 @@ class Checkpoint:
     name: str
     model: AVSR | HybridAVSR
     tokenizer: Tokenizer | Pieces
-    recipe: LipRecipe = field(default_factory=LipRecipe)
+    mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
     video_trained: bool = False
     base: str | None = None
-    pad_seconds: int | None = rates.PIECE_SECONDS
+    pad_seconds: int | None = rates.SEGMENT_SECONDS
     suppress: tuple[int, ...] = ()
     suppress_begin: tuple[int, ...] = ()
     alignment_heads: tuple[tuple[int, int], ...] = ()
@@ -67,16 +68,16 @@ class Checkpoint:
 @dataclass(frozen=True)
 class Description:
     """model.json. Those fields that a Checkpoint has too are its fields as they are. Models from before there were bases, or
-    networks of another kind, say nothing of them; `dims`, `rates` and `recipe` have schemas of their own."""
+    networks of another kind, say nothing of them; `dims`, `rates` and `mouth_crop` have schemas of their own."""
 
     layout: int
     dims: dict[str, Any]
     rates: dict[str, Any]
-    recipe: dict[str, Any]
+    mouth_crop: dict[str, Any]
     sha256: dict[str, Annotated[str, Printable(64)]]
     name: Annotated[str, Printable(4096)]
     video_trained: bool
-    pad_seconds: Annotated[int, Between(1, rates.PIECE_SECONDS)] | None
+    pad_seconds: Annotated[int, Between(1, rates.SEGMENT_SECONDS)] | None
     suppress: tuple[Token, ...]
     suppress_begin: tuple[Token, ...]
     alignment_heads: tuple[tuple[Place, Place], ...]
@@ -92,7 +93,7 @@ class Description:
 
 def _shared() -> list[str]:
     """The fields of a Checkpoint that model.json holds as they are."""
-    return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "recipe")]
+    return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "mouth_crop")]
 
 
 def network_of(model: AVSR | HybridAVSR) -> str:
@@ -103,8 +104,8 @@ def network_of(model: AVSR | HybridAVSR) -> str:
 def describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
     """model.json, given the sha256 of the files beside it."""
     return {"layout": LAYOUT, "network": network_of(checkpoint.model), "dims": asdict(checkpoint.model.dims),
-            "rates": {name: getattr(rates, name) for name in RATES}, "recipe": checkpoint.recipe.to_dict(), "sha256": sha256,
-            **{name: getattr(checkpoint, name) for name in _shared()}}
+            "rates": {name: getattr(rates, name) for name in RATES}, "mouth_crop": checkpoint.mouth_crop.to_dict(),
+            "sha256": sha256, **{name: getattr(checkpoint, name) for name in _shared()}}
 
 
 def read_description(folder: Path) -> Description:
@@ -158,9 +159,9 @@ def read_dims(description: Description, folder: Path) -> Dims | HybridDims:
         raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {VERSION}") from error
 
 
-def read_recipe(description: Description, folder: Path) -> LipRecipe:
+def read_mouth_crop(description: Description, folder: Path) -> MouthCropSettings:
     """How mouths are cut out for it. Raises BadCheckpoint."""
     try:
-        return LipRecipe.from_dict(description.recipe)
+        return MouthCropSettings.from_dict(description.mouth_crop)
     except BadCheckpoint as error:
         raise BadCheckpoint(f"{folder}: {error}") from error

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avsr.checkpoint.description import COPY, Checkpoint, Description, read_dims, read_recipe
+from avsr.checkpoint.description import COPY, Checkpoint, Description, read_dims, read_mouth_crop
 from avsr.checkpoint.old_names import current_tensor
 from avsr.errors import BadCheckpoint
 from avsr.schema import read_json
@@ -54,7 +54,7 @@ def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: b
     from avsr.models.avsr import without_video
     from avsr.models.weights import check_finite, check_memory, n_numbers, read_safetensors
 
-    dims, recipe = read_dims(about, folder), read_recipe(about, folder)
+    dims, mouth_crop = read_dims(about, folder), read_mouth_crop(about, folder)
     hybrid = about.network == "hybrid"
     dims = dims if lips or hybrid else without_video(dims)
     headers = _headers(folder)
@@ -71,7 +71,7 @@ def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: b
     if wrong := _odd(about, dims, tokenizer):
         raise BadCheckpoint(f"{folder}: {wrong}.  {COPY}")
     kept = about.facts() | {"video_trained": about.video_trained and model.modalities != ("a",)}
-    return Checkpoint(model=model, tokenizer=tokenizer, recipe=recipe, **kept)
+    return Checkpoint(model=model, tokenizer=tokenizer, mouth_crop=mouth_crop, **kept)
 
 
 def _headers(folder: Path) -> dict[Path, dict[str, Stored]]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-FIELDS = {"lips_trained": "video_trained"}
+FIELDS = {"lips_trained": "video_trained", "recipe": "mouth_crop"}
 DIMS = {"lips": "video_frontend", "n_trust": "n_reliability"}
 # Applied one after another. Patterns of names, as in train.rates of a config, are renamed by the same table.
 TENSORS = (

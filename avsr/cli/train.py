@@ -27,13 +27,14 @@ if TYPE_CHECKING:
               help="Share of each speaker's training utterances that become split valid, where the corpus has no such split.")
 @click.option("--modality", type=click.Choice(["av", "a", "v"]), default="av",
               help="Keep mouths and sound (av), sound alone (a), or mouths alone (v).")
-@click.option("--recipe", type=click.Choice(["avsr", "auto-avsr"]), default="avsr",
+@click.option("--mouth-crop", type=click.Choice(["avsr", "auto-avsr"]), default="avsr",
               help="How mouths are cut out: as our models know them, or as lip readers published with auto_avsr do.")
+@click.option("--recipe", "old_mouth_crop", type=click.Choice(["avsr", "auto-avsr"]), default=None, hidden=True)
 @click.option("--split-list", default=None, metavar="FILE",
               help="Table of which utterance is in which split, or a name the corpus knows.  [default: the corpus's own]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
-def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_list: str | None, quiet: bool,
-                    **options) -> None:
+def prepare_command(corpus: str, source: Path, output: Path, mouth_crop: str, old_mouth_crop: str | None,
+                    split_list: str | None, quiet: bool, **options) -> None:
     """Crop the mouths of a corpus and write a manifest with a cache, from which models are trained.
 
     CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command again goes on
@@ -41,12 +42,14 @@ def prepare_command(corpus: str, source: Path, output: Path, recipe: str, split_
     """
     with told("What is prepared is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.corpora import CORPORA
-        from avsr.lips import RECIPES
+        from avsr.lips import MOUTH_CROPS
         from avsr.prepare import PrepareSettings, prepare
 
+        if old_mouth_crop is not None:
+            say("warning: the option --recipe is now called --mouth-crop; the old name still works.")
         if corpus not in CORPORA:
             raise AvsrError(f"{corpus}: not a corpus this program knows.  Use one of {', '.join(CORPORA)}.")
-        settings = PrepareSettings(**options, recipe=RECIPES[recipe])
+        settings = PrepareSettings(**options, mouth_crop=MOUTH_CROPS[old_mouth_crop or mouth_crop])
         found = CORPORA[corpus](source, split_list=split_list)
         with Bars(quiet, lines=True) as bars:
             prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)

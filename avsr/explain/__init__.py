@@ -27,8 +27,8 @@ from avsr.explain.scene import Scene, Settings, open_scene
 from avsr.models.decoder import Memory
 from avsr.output import write_files
 from avsr.rates import MEMORY_RATE
+from avsr.recogniser import Recogniser, in_distribution
 from avsr.runtime import Progress, no_progress, pick_device
-from avsr.senses import known_lips
 
 __all__ = ["PAGE", "Found", "Scene", "Settings", "explain", "find_out"]
 
@@ -79,8 +79,9 @@ def make_settings(values: Mapping[str, object]) -> Settings:
 
 def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, progress: Progress = no_progress) -> Found:
     """Everything the page tells, as arrays and numbers."""
-    scene = open_scene(source, checkpoint.recipe if checkpoint.video_trained else None, settings, progress)
-    passes = run_passes(checkpoint, scene, settings.reference, settings.language, progress)
+    scene = open_scene(source, checkpoint.mouth_crop if checkpoint.video_trained else None, settings, progress)
+    recogniser = Recogniser(checkpoint)
+    passes = run_passes(recogniser, scene, settings.reference, settings.language, progress)
     memory = passes.memories[scene.modalities[-1]]
     if scene.sound is None:
         scene = replace(scene, problems=(*scene.problems, *lips_problems(checkpoint, scene.name, memory)))
@@ -91,15 +92,15 @@ def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, p
     ctc, untrained = read_ctc(checkpoint, passes.memories, n_positions)
     saliency = None
     if scene.mouths is not None and passes.tokens and trust != 0:       # of lips that are not believed nothing matters
-        saliency = integrated_gradients(passes.senses, passes.tokens, modality=scene.modalities[-1],
-                                        language=settings.language, progress=progress)
+        saliency = integrated_gradients(recogniser, passes.audio, scene.mouths, passes.tokens, language=settings.language,
+                                        progress=progress)
     return Found(scene, passes, trust, familiar, heed, looks, gates, ctc, tuple(untrained), saliency)
 
 
 def lips_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:
     """What the user should know of a recording without sound of which `transcribe` would write nothing by itself; `memory` is
     of its lips alone."""
-    if checkpoint.model.reliability is not None and known_lips(memory).item():
+    if checkpoint.model.reliability is not None and in_distribution(memory).item():
         return ()
     why = _UNKNOWN_LIPS if checkpoint.model.reliability is not None else _NO_JUDGE
     return (f"{name}: there is no sound in it, and {why}.  avsr transcribe writes something of them only with --modality v.",)

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 
 import torch
 
-from avsr.align import align
-from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.explain.looks import gated, watching
 from avsr.explain.scene import Scene
 from avsr.metrics import Score, Shapley, shapley, word_errors
 from avsr.models.decoder import Memory
+from avsr.recogniser import EncodedAudio, Recogniser
 from avsr.runtime import Progress
-from avsr.senses import Senses, recognise, spelt, token_log_probs
 from avsr.text import normalise, spell
 
 # `transcribe` tries again, up to five times, what it does not believe. Of what is written without sound that is nearly all
@@ -44,12 +42,12 @@ class SharedWord:
 class Passes:
     """What the cases have in common and where they part.
 
-    memories: by case of senses.MODALITIES; those that the scene does not allow are absent. texts: what each case writes, and
+    memories: by case of names.MODALITIES; those that the scene does not allow are absent. texts: what each case writes, and
     `a_clean`, `av_clean` where noise was added. scores: word errors of each, None without a reference.
     explained: the text that is explained, which is `source`: "reference" or the case that wrote it; tokens: its tokens.
     values: mean log-probability of a token of it in each case, the end counted, in nats. shares: of `values`.
     wer_shares: of minus the word error rate, None without a reference. calls: what went through the gates below the decoder.
-    senses: what the memories were made from, in noise.
+    audio: the encoded sound, in noise, from which the memories were made.
     """
 
     memories: dict[str, Memory]
@@ -63,44 +61,44 @@ class Passes:
     wer_shares: Shapley | None
     words: tuple[SharedWord, ...]
     calls: dict[str, tuple]
-    senses: Senses
+    audio: EncodedAudio | None
 
 
 @torch.no_grad()
-def run_passes(checkpoint: Checkpoint, scene: Scene, reference: str | None, language: str, progress: Progress) -> Passes:
+def run_passes(recogniser: Recogniser, scene: Scene, reference: str | None, language: str, progress: Progress) -> Passes:
     """All cases of a scene. Raises AvsrError for a reference that is longer than the model can write."""
     progress("listening and looking", 0, None, None)
     mouths = None if scene.mouths is None else [scene.mouths]
-    senses = Senses(checkpoint, None if scene.sound is None else [scene.sound], mouths)
-    with watching(gated(checkpoint.model)) as calls:
-        found = {name: senses.memory(name) for name in scene.modalities}
+    audio = None if scene.sound is None else recogniser.encode_audio([scene.sound])
+    with watching(gated(recogniser.model)) as calls:
+        found = {name: recogniser.encode(audio, mouths, name) for name in scene.modalities}
     before = {}
     if scene.disturbance is not None:
-        clean = Senses(checkpoint, [scene.clean], mouths)
-        before = {CLEAN[name]: clean.memory(name) for name in found if name in CLEAN}
+        clean = recogniser.encode_audio([scene.clean])
+        before = {CLEAN[name]: recogniser.encode(clean, mouths, name) for name in found if name in CLEAN}
     hypotheses = {}
     progress("searching for texts", 0, None, None)
     for name, memory in (found | before).items():
-        hypotheses[name] = recognise(checkpoint, memory, DecodeOptions() if "a" in name else DEAF, language)[0]
-    texts = {name: spelt(checkpoint, one) for name, one in hypotheses.items()}
+        hypotheses[name] = recogniser.decode(memory, DecodeOptions() if "a" in name else DEAF, language)[0]
+    texts = {name: recogniser.detokenize(one.tokens) for name, one in hypotheses.items()}
     if reference is not None:
-        source, tokens = "reference", tuple(spell(checkpoint.tokenizer, reference))
+        source, tokens = "reference", tuple(spell(recogniser.tokenizer, reference))
     else:
         written = [name for name in ("av", "a", "v") if name in texts]
         source = next((name for name in written if texts[name]), written[0])
         tokens = hypotheses[source].tokens
-    room = checkpoint.model.dims.n_context - len(checkpoint.tokenizer.prompt(language)) - 1
+    room = recogniser.model.dims.n_context - len(recogniser.tokenizer.prompt(language)) - 1
     if len(tokens) > room:
-        raise AvsrError(f"--reference: it makes {len(tokens)} tokens, {checkpoint.name} has room for {room}.  Give only what "
-                        "is said in the piece, or choose a shorter piece with --start and --end.")
-    log_probs = {name: token_log_probs(checkpoint, memory, [tokens], language)[0] for name, memory in found.items()}
+        raise AvsrError(f"--reference: it makes {len(tokens)} tokens, {recogniser.checkpoint.name} has room for {room}.  Give "
+                        "only what is said in the piece, or choose a shorter piece with --start and --end.")
+    log_probs = {name: recogniser.score(memory, [tokens], language)[0] for name, memory in found.items()}
     values = {name: one.double().mean().item() for name, one in log_probs.items()}
     best = before.get("av_clean", before.get("a_clean", found.get("av", found.get("a", found.get("v")))))
-    words = _words(checkpoint, scene, best, tokens, log_probs, language)
+    words = _words(recogniser, scene, best, tokens, log_probs, language)
     scores = None if reference is None else {
         name: word_errors(normalise(reference), normalise(text)) for name, text in texts.items()}
-    return Passes(found, texts, scores, checkpoint.tokenizer.decode(tokens).strip(), source, tokens, values, share(values),
-                  None if scores is None else _wer_shares(scores), words, calls, senses)
+    return Passes(found, texts, scores, recogniser.detokenize(tokens), source, tokens, values, share(values),
+                  None if scores is None else _wer_shares(scores), words, calls, audio)
 
 
 def share(values: Mapping[str, float]) -> Shapley:
@@ -116,17 +114,16 @@ def _wer_shares(scores: Mapping[str, Score]) -> Shapley:
                                    if name in ("a", "v", "av")})
 
 
-def _words(checkpoint: Checkpoint, scene: Scene, memory: Memory, tokens: Sequence[int],
+def _words(recogniser: Recogniser, scene: Scene, memory: Memory, tokens: Sequence[int],
            log_probs: Mapping[str, torch.Tensor], language: str) -> tuple[SharedWord, ...]:
     """The words, timed by the clean sound (and the lips) where there is one, up to where speech ends: noise moves the look at
     the sound, and the last word would take all of the silence after it."""
     if not tokens:
         return ()
     end = scene.piece.duration_s if scene.speech_s is None else scene.speech_s[1]
-    timed = align(checkpoint.model, checkpoint.tokenizer, memory, [checkpoint.tokenizer.prompt(language)], [tokens],
-                  [end], language=language, heads=checkpoint.alignment_heads)[0]
+    (timed,) = recogniser.align(memory, [tokens], [end], language)
     words, at = [], 0
-    for word, parts in zip(timed, checkpoint.tokenizer.words(list(tokens), language), strict=True):
+    for word, parts in zip(timed, recogniser.tokenizer.words(list(tokens), language), strict=True):
         upto = at + len(parts.tokens)
         sums = {name: one[at:upto].double().sum().item() for name, one in log_probs.items()}
         words.append(SharedWord(word.text.strip(), word.start, min(word.end, end), sums, share(sums)))

@@ -1,6 +1,6 @@
 """Which pixels of the mouth speak for the text: integrated gradients.
 
-    Senses + tokens  ->  Saliency: nats per pixel and frame, which add up to what the mouth's movement is worth
+    encoded audio + mouths + tokens  ->  Saliency: nats per pixel and frame, which add up to what the mouth's movement is worth
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsr.checkpoint import Checkpoint
 from avsr.explain.looks import watching
 from avsr.models.decoder import Memory
 from avsr.models.fusion import OODDetector, ReliabilityEstimator
+from avsr.recogniser import EncodedAudio, MouthCrops, Recogniser
 from avsr.runtime import Progress, no_progress
-from avsr.senses import Senses
 
 # Between the still and the moving mouth. On a 3 s clip the sum is off by 1.0, 0.9, 0.7 and 0.02 % with 8, 16, 24 and 32 steps.
 STEPS = 16
@@ -45,32 +44,28 @@ class Saliency:
         return self.pixels.sum(axis=(1, 2), dtype=np.float64)
 
 
-def integrated_gradients(senses: Senses, tokens: Sequence[int], *, modality: str, language: str = "en", steps: int = STEPS,
-                         progress: Progress = no_progress) -> Saliency:
+def integrated_gradients(recogniser: Recogniser, audio: EncodedAudio | None, mouths: MouthCrops, tokens: Sequence[int], *,
+                         language: str = "en", steps: int = STEPS, progress: Progress = no_progress) -> Saliency:
     """Integrated gradients (Sundararajan et al. 2017) of the mean log-probability of a token, the end counted, over the way
     from a still picture of the mouth, the mean of its frames, to the mouth as it moves, by the midpoint rule.
 
-    senses: of one utterance that has a mouth. modality: "av", or "v" for the lips alone. How far the lips are believed, how
+    audio: of the utterance, None to look into the lips alone. How far the lips are believed, how
     familiar they are and how far the sound is heeded are held at what they are for the mouth itself: what is asked is what
     the lips say. Frames without a face get 0. (From an even grey, the usual start, what differs most from grey lights up:
     nostrils and the sides of the face.)
     """
-    checkpoint, (images, seen) = senses.checkpoint, senses.look()
-    model, heard, lengths = checkpoint.model, None, None
-    if "a" in modality:
-        with torch.no_grad():
-            heard, lengths = senses.listen()
+    model, (images, seen) = recogniser.model, recogniser.batch_video([mouths])
 
     def encode(pictures: Tensor) -> Memory:
         n = len(pictures)
-        ears = {} if heard is None else {"audio_states": heard.expand(n, -1, -1),
-                                         "mel_lengths": None if lengths is None else lengths.expand(n)}
+        sound = None if audio is None else audio.expand(n)
+        ears = {} if sound is None else {"heard": sound.states, "mel_lengths": sound.lengths}
         return model.encode(None, pictures, seen=seen.expand(n, -1), **ears)
 
     judges = {name: module for name, module in model.named_modules() if isinstance(module, (ReliabilityEstimator, OODDetector))}
     with torch.no_grad(), watching(judges) as verdicts:
         memory = encode(images)
-    value = _Value(checkpoint, memory, tokens, language)
+    value = _Value(recogniser, memory, tokens, language)
     there = seen[:, :, None, None]
     still = (images * there).sum(dim=1, keepdim=True) / there.sum(dim=1, keepdim=True).clamp_min(1)
     way = (images - still) * there
@@ -86,16 +81,16 @@ def integrated_gradients(senses: Senses, tokens: Sequence[int], *, modality: str
             with torch.enable_grad():
                 value(encode(pictures)).sum().backward()
             gradient += pictures.grad.sum(dim=0, keepdim=True)
-    return Saliency((way * gradient / steps)[0].float().cpu().numpy(), modality, moving, without)
+    return Saliency((way * gradient / steps)[0].float().cpu().numpy(), "v" if audio is None else "av", moving, without)
 
 
 class _Value:
     """Mean log-probability of the tokens and of the end after them: Memory of B utterances -> (B,)."""
 
-    def __init__(self, checkpoint: Checkpoint, memory: Memory, tokens: Sequence[int], language: str):
+    def __init__(self, recogniser: Recogniser, memory: Memory, tokens: Sequence[int], language: str):
         """memory: of the mouth itself. Where no exchange lets the lips into the sound, the sound's keys are made here, once."""
-        prompt, self.model = checkpoint.tokenizer.prompt(language), checkpoint.model
-        self.row = torch.tensor([*prompt, *tokens, checkpoint.tokenizer.end], device=memory.device)
+        prompt, self.model = recogniser.tokenizer.prompt(language), recogniser.model
+        self.row = torch.tensor([*prompt, *tokens, recogniser.tokenizer.end], device=memory.device)
         self.n_prompt = len(prompt)
         shared = memory.audio is not None and not self.model.dims.n_fusion_layers
         with torch.no_grad():

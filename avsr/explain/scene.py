@@ -16,15 +16,16 @@ import numpy as np
 from avsr import media, selection
 from avsr.errors import AvsrError, BadMedia
 from avsr.faces import FaceTracker
-from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
-from avsr.listen import BY_EYE_FRAMES, Listener, why_unreadable
+from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose
 from avsr.media.level import amplified
 from avsr.modality import sound_problems
+from avsr.names import MODALITIES
 from avsr.noise import NoiseSource, mix, open_families
-from avsr.rates import PIECE_FRAMES, PIECE_SECONDS, VIDEO_FPS, frames_to_samples, frames_to_seconds
+from avsr.rates import SEGMENT_FRAMES, SEGMENT_SECONDS, VIDEO_FPS, frames_to_samples, frames_to_seconds
+from avsr.recogniser import MIN_SAMPLES
 from avsr.runtime import Progress
-from avsr.senses import LEAST_SAMPLES, MODALITIES
-from avsr.speech import Piece, SpeechCutter, SpeechOptions, SpeechProbability
+from avsr.segment import SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
+from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader, why_unreadable
 from avsr.text import normalise
 
 MAX_MISSING = 0.25                                          # share of frames without a face, as `transcribe` has it
@@ -61,9 +62,9 @@ class Settings:
         if self.reference is not None and not normalise(self.reference):
             raise AvsrError(f"--reference {self.reference!r}: it holds no word.  Give what was said, or leave it out.")
         start = 0.0 if self.start is None else self.start
-        if not 0 <= start < np.inf or (self.end is not None and not start < self.end <= start + PIECE_SECONDS):
+        if not 0 <= start < np.inf or (self.end is not None and not start < self.end <= start + SEGMENT_SECONDS):
             raise AvsrError(f"--start {start:g}, --end {self.end}: not a stretch that can be explained.  Give seconds from the "
-                            f"start of the recording, the end after the start and at most {PIECE_SECONDS} s after it.")
+                            f"start of the recording, the end after the start and at most {SEGMENT_SECONDS} s after it.")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Scene:
     """
 
     name: str
-    piece: Piece
+    piece: SpeechSegment
     chosen: str
     duration_s: float | None
     speech_s: tuple[float, float] | None
@@ -101,47 +102,48 @@ class Scene:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those of senses.MODALITIES that this piece allows."""
+        """Those of names.MODALITIES that this piece allows."""
         absent = "a" * (self.sound is None) + "v" * (self.mouths is None)
         return tuple(one for one in MODALITIES if one == "none" or not set(one) & set(absent))
 
 
-def open_scene(source: media.Source, recipe: LipRecipe | None, settings: Settings, progress: Progress) -> Scene:
+def open_scene(source: media.Source, mouth_crop: MouthCropSettings | None, settings: Settings, progress: Progress) -> Scene:
     """Choose the piece, hear and look at it, and add the noise.
 
-    recipe: how mouths are cut out, None for a model without trained lips. Raises BadMedia and AvsrError where there is
+    mouth_crop: how mouths are cut out, None for a model without trained lips. Raises BadMedia and AvsrError where there is
     nothing to explain: neither sound nor mouth, nobody who speaks, nothing at --start, noise that cannot be mixed.
     """
     noise = _open_noise(settings)                           # a name that is not known is told before anything slow is done
     with media.reopenable(source, progress) as source:      # it is gone through more than once
-        return _open_scene(source, recipe, settings, noise, progress)
+        return _open_scene(source, mouth_crop, settings, noise, progress)
 
 
-def _open_scene(source: media.Source, recipe: LipRecipe | None, settings: Settings, noise: NoiseSource | None,
+def _open_scene(source: media.Source, mouth_crop: MouthCropSettings | None, settings: Settings, noise: NoiseSource | None,
                 progress: Progress) -> Scene:
     """See open_scene."""
     with selection.open_recording(source, audio_track=settings.audio_track, video_track=settings.video_track,
-                                  language=settings.language, landmarks=recipe and recipe.landmarks) as recording:
+                                  language=settings.language, landmarks=mouth_crop and mouth_crop.landmarks) as recording:
         name, duration_s, told = recording.name, recording.duration_s, recording.problems
         has_audio, has_video = recording.has_audio, recording.has_video
         # Whoever opens it again gets the same tracks.
         taken = {option: track.number for option, track in (("audio_track", recording.sound_track),
                                                             ("video_track", recording.picture_track)) if track is not None}
-    unseen = ("the recording has no picture" if not has_video else "this model has no trained lips" if recipe is None else None)
+    unseen = ("the recording has no picture" if not has_video else "this model has no trained lips" if mouth_crop is None else
+              None)
     if not has_audio and unseen:
         raise BadMedia(f"{name}: there is no sound in it, and {unseen}.  Use a model that reads lips, such as --model default, "
                        "or a recording with sound.")
     if not has_audio and settings.noise is not None:
         raise BadMedia(f"{name}: there is no sound in it to which --noise {settings.noise} could be added.  Leave --noise out.")
     piece, chosen = _choose(source, taken, duration_s, settings, progress, has_audio=has_audio)
-    piece, audio, mouths, problems = _gather(source, taken, None if unseen else recipe, piece, progress)
+    piece, audio, mouths, problems = _gather(source, taken, None if unseen else mouth_crop, piece, progress)
     problems = tuple(dict.fromkeys((*told, *problems)))
     if mouths is None and unseen is None:
         unseen = "no face was found in any frame"
     elif mouths is not None and (why := why_unreadable(mouths, MAX_MISSING)) is not None:
         missing = f"{int(mouths.missing.sum())} of {len(mouths.missing)} frames (limit {MAX_MISSING:.0%})"
         mouths, unseen = None, f"no face was found in {missing}" if why == "missing" else "the mouth in it does not move"
-    if audio is not None and len(audio) < LEAST_SAMPLES:
+    if audio is not None and len(audio) < MIN_SAMPLES:
         audio = None
     speech_s = None if audio is None else _speech(audio, piece.duration_s)
     if mouths is None and (audio is None or (speech_s is None and settings.start is None and settings.end is None)):
@@ -155,41 +157,41 @@ def _open_scene(source: media.Source, recipe: LipRecipe | None, settings: Settin
 
 def _speech(audio: np.ndarray, duration_s: float) -> tuple[float, float] | None:
     """From the first to the last sound of speech in a piece, in seconds."""
-    probability, cutter = SpeechProbability(), SpeechCutter(SpeechOptions(pad=SPEECH_PAD))
+    probability, cutter = SpeechProbability(), VadSegmenter(VadOptions(pad=SPEECH_PAD))
     pieces = cutter.update(np.concatenate([probability.update(audio), probability.finish()])) + cutter.finish()
     return (pieces[0].start_s, min(pieces[-1].start_s + pieces[-1].duration_s, duration_s)) if pieces else None
 
 
 def _choose(source: media.Source, taken: Mapping[str, int], duration_s: float | None, settings: Settings,
-            progress: Progress, *, has_audio: bool) -> tuple[Piece, str]:
+            progress: Progress, *, has_audio: bool) -> tuple[SpeechSegment, str]:
     """The piece and how it was chosen. taken: the numbers of the tracks."""
     if settings.start is not None or settings.end is not None:
         start = int((settings.start or 0.0) * VIDEO_FPS)
-        end = start + PIECE_FRAMES if settings.end is None else math.ceil(settings.end * VIDEO_FPS)
-        return Piece(start, max(start + 1, min(end, start + PIECE_FRAMES))), "as asked for"
-    whole = Piece(0, PIECE_FRAMES)
-    if duration_s is not None and duration_s <= PIECE_SECONDS:
+        end = start + SEGMENT_FRAMES if settings.end is None else math.ceil(settings.end * VIDEO_FPS)
+        return SpeechSegment(start, max(start + 1, min(end, start + SEGMENT_FRAMES))), "as asked for"
+    whole = SpeechSegment(0, SEGMENT_FRAMES)
+    if duration_s is not None and duration_s <= SEGMENT_SECONDS:
         return whole, "the whole recording"
     if has_audio:
         with media.open_recording(source, want_video=False, **taken) as recording:
-            first = next(iter(Listener(recording, None, stage="looking for speech in", progress=progress)), None)
+            first = next(iter(StreamReader(recording, None, stage="looking for speech in", progress=progress)), None)
         if first is not None:
-            return first.piece, "the first stretch in which somebody speaks"
-    return whole, f"the first {PIECE_SECONDS} s"
+            return first.segment, "the first stretch in which somebody speaks"
+    return whole, f"the first {SEGMENT_SECONDS} s"
 
 
-def _gather(source: media.Source, taken: Mapping[str, int], recipe: LipRecipe | None, piece: Piece,
-            progress: Progress) -> tuple[Piece, np.ndarray | None, Mouths | None, tuple[str, ...]]:
+def _gather(source: media.Source, taken: Mapping[str, int], mouth_crop: MouthCropSettings | None, piece: SpeechSegment,
+            progress: Progress) -> tuple[SpeechSegment, np.ndarray | None, Mouths | None, tuple[str, ...]]:
     """The piece cut to what there is, its sound (S,), its mouths, and what was wrong with the recording."""
     sounds, mouths, reached = [], [], 0
     with ExitStack() as stack:
-        recording = stack.enter_context(media.open_recording(source, want_video=recipe is not None, **taken))
-        tracker = None if recipe is None else stack.enter_context(FaceTracker(landmarks=recipe.landmarks))
-        cropper = MouthCropper(recipe)
+        recording = stack.enter_context(media.open_recording(source, want_video=mouth_crop is not None, **taken))
+        tracker = None if mouth_crop is None else stack.enter_context(FaceTracker(landmarks=mouth_crop.landmarks))
+        cropper = MouthCropper(mouth_crop)
         # Frames beyond the piece that tracking and smoothing look at, so that its mouths are those of the whole recording.
-        margin = 0 if recipe is None else tracker.max_gap + 4 * tracker.stride + recipe.smooth
+        margin = 0 if mouth_crop is None else tracker.max_gap + 4 * tracker.stride + mouth_crop.smooth
         looked, end_s = False, min(frames_to_seconds(piece.end_frame), recording.duration_s or math.inf)
-        for clip in recording.windows(BY_EYE_FRAMES):
+        for clip in recording.windows(VIDEO_WINDOW_FRAMES):
             reached = clip.start_frame + clip.n_frames
             if clip.audio is not None:
                 low, high = (max(0, frame - clip.start_frame) for frame in (piece.start_frame, piece.end_frame))
@@ -208,7 +210,7 @@ def _gather(source: media.Source, taken: Mapping[str, int], recipe: LipRecipe | 
     if reached <= piece.start_frame:
         raise AvsrError(f"{recording.name}: it ends after {frames_to_seconds(reached):.2f} s, before --start "
                         f"{piece.start_s:g}.  Give an earlier one.")
-    piece = Piece(piece.start_frame, min(piece.end_frame, reached))
+    piece = SpeechSegment(piece.start_frame, min(piece.end_frame, reached))
     audio = np.concatenate(sounds) if sounds else None
     return piece, audio, choose(mouths, piece.start_frame, piece.end_frame, audio) if mouths else None, problems
 

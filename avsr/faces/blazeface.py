@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from avsr import assets
-from avsr.faces.quiet import Quiet, Square, import_mediapipe, part_of
+from avsr.faces.log_suppression import Quiet, Square, import_mediapipe, part_of
 
 SIZE = 0.92                   # of the mesh to that of the detector's box: 0.84 to 0.99 in 24 clips, their middles the same
 # Least confidence in a face: in VIDEO mode auto_avsr's; faces have 0.55 to 0.9. In IMAGE mode, for searching small parts

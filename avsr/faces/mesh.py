@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from avsr import assets
-from avsr.faces.quiet import Quiet, Square, import_mediapipe, part_of
+from avsr.faces.log_suppression import Quiet, Square, import_mediapipe, part_of
 
 
 class Mesh:

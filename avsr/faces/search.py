@@ -7,8 +7,8 @@ import numpy as np
 from avsr import rates
 from avsr.errors import AvsrError
 from avsr.faces.blazeface import BlazeFace
+from avsr.faces.log_suppression import Square
 from avsr.faces.mesh import Mesh
-from avsr.faces.quiet import Square
 
 SEARCH_EVERY = (12, 48)   # frames from the first search in vain to the next, and at most: each costs up to 0.1 s
 SMALLEST_SQUARE = 120     # pixels: mouths in faces that only show in smaller squares cannot be read
@@ -40,7 +40,7 @@ def face_size(points: np.ndarray) -> np.ndarray:
     return np.sqrt(width * height)
 
 
-class Finder:
+class FaceFinder:
     """Points of the faces in the frames of a video. Where none is found in the whole frame, that is searched in
     overlapping squares, and from then on only the part round the faces found there is looked at: so the mesh's faces
     count from about a twenty-fifth of the width.

@@ -1,6 +1,6 @@
 """Frames in, one track of points per person out: who is who from look to look, and what lies between the looks.
 
-    Clip.video (T, H, W, 3) uint8 RGB  ->  Track, by way of search.Finder, which finds the faces of one frame
+    Clip.video (T, H, W, 3) uint8 RGB  ->  FaceTrack, by way of search.FaceFinder, which finds the faces of one frame
 
 What comes out does not depend on where the windows of a long recording end.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avsr.faces.search import MESH, Finder, face_size
+from avsr.faces.search import MESH, FaceFinder, face_size
 
 if TYPE_CHECKING:
     from avsr.media import Clip
@@ -28,7 +28,7 @@ MAX_GROWTH = 1.6          # change of face size between looks that one person ca
 
 
 @dataclass(frozen=True)
-class Track:
+class FaceTrack:
     """One person's face over consecutive frames.
 
     person: number of the person, from 0; one who is lost for long, or cut away from, comes back under a new number
@@ -81,15 +81,15 @@ class FaceTracker:
                 tracks += tracker.update(clip)
             tracks += tracker.finish()
 
-    `landmarks`: whose points, as a lip recipe names them. `stride`: every `stride`-th frame is looked at. `max_gap`: a
+    `landmarks`: whose points, as mouth-crop settings name them. `stride`: every `stride`-th frame is looked at. `max_gap`: a
     face lost for more frames than this ends its track.
     """
 
     def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> None:
         self.stride, self.max_gap = stride, max_gap
-        self._finder = Finder(landmarks, max_faces)
+        self._finder = FaceFinder(landmarks, max_faces)
         self._people: list[_Person] = []
-        self._ended: list[Track] = []
+        self._ended: list[FaceTrack] = []
         self._next: int | None = None             # number of the next frame
         self._n_people = 0
         self._thumb: np.ndarray | None = None     # of the frame before, where it was shown
@@ -106,7 +106,7 @@ class FaceTracker:
         """Free what finds the faces. Called by `with`, and at the latest when the tracker or the program goes."""
         self._finder.close()
 
-    def update(self, clip: Clip) -> list[Track]:
+    def update(self, clip: Clip) -> list[FaceTrack]:
         """The pieces of tracks that are final once `clip`, which follows the clip before it, has been seen.
 
         The pieces of a person follow one another without a hole; at most `max_gap + stride` frames are held back.
@@ -122,7 +122,7 @@ class FaceTracker:
         self._forget_hidden()
         return done + [piece for piece in pieces if len(piece.points)]
 
-    def finish(self) -> list[Track]:
+    def finish(self) -> list[FaceTrack]:
         """The rest of all tracks, at the end of the recording."""
         self._end(self._people, self._next)
         done, self._ended = self._ended, []
@@ -166,13 +166,13 @@ class FaceTracker:
                 end = stop
             self._ended.append(self._piece(person, end, last=True))
 
-    def _release(self, person: _Person) -> Track:
+    def _release(self, person: _Person) -> FaceTrack:
         """What is final of a track that goes on: up to its last look."""
         piece = self._piece(person, person.found[-1][0] + 1, last=False)
         person.first, person.found = piece.end_frame, person.found[-1:]
         return piece
 
-    def _piece(self, person: _Person, stop: int, last: bool) -> Track:
+    def _piece(self, person: _Person, stop: int, last: bool) -> FaceTrack:
         numbers = np.array([number for number, _, _ in person.found])
         frames = np.arange(person.first, stop)
         left = np.searchsorted(numbers, frames, side="right") - 1
@@ -186,40 +186,40 @@ class FaceTracker:
         missing = (span > self.stride) | np.isin(frames, list(self._hidden))
         box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
         points, score = points[:, : self._finder.n_points], np.where(missing, np.float32(0), score)
-        return Track(person.person, person.first, points, box, score, missing, last)
+        return FaceTrack(person.person, person.first, points, box, score, missing, last)
 
     def _forget_hidden(self) -> None:
         oldest = min((person.first for person in self._people), default=self._next)
         self._hidden = {number for number in self._hidden if number >= min(oldest, self._next - 1)}
 
 
-def track(clips: Clip | Iterable[Clip], **options: str | int) -> list[Track]:
+def track_faces(clips: Clip | Iterable[Clip], **options: str | int) -> list[FaceTrack]:
     """All tracks of a whole clip, or of the consecutive windows of a recording, in order of appearance.
 
     options: those of FaceTracker.
     """
-    pieces: list[Track] = []
+    pieces: list[FaceTrack] = []
     with FaceTracker(**options) as tracker:
         for clip in [clips] if hasattr(clips, "video") else clips:
             pieces += tracker.update(clip)
         pieces += tracker.finish()
-    return join(pieces)
+    return join_tracks(pieces)
 
 
-def join(pieces: Iterable[Track]) -> list[Track]:
-    """One Track per person from the pieces a FaceTracker gave, in order of appearance."""
-    people: dict[int, list[Track]] = defaultdict(list)
+def join_tracks(pieces: Iterable[FaceTrack]) -> list[FaceTrack]:
+    """One FaceTrack per person from the pieces a FaceTracker gave, in order of appearance."""
+    people: dict[int, list[FaceTrack]] = defaultdict(list)
     for piece in pieces:
         people[piece.person].append(piece)
     return [_concatenate(people[person]) for person in sorted(people)]
 
 
-def _concatenate(pieces: list[Track]) -> Track:
+def _concatenate(pieces: list[FaceTrack]) -> FaceTrack:
     for before, after in pairwise(pieces):
         assert before.end_frame == after.start_frame, f"a piece of person {after.person} is not there"
     names = ("points", "box", "score", "missing")
     arrays = [np.concatenate([getattr(piece, name) for piece in pieces]) for name in names]
-    return Track(pieces[0].person, pieces[0].start_frame, *arrays, last=pieces[-1].last)
+    return FaceTrack(pieces[0].person, pieces[0].start_frame, *arrays, last=pieces[-1].last)
 
 
 def _steadiness(before: np.ndarray, after: np.ndarray) -> float:

@@ -21,7 +21,7 @@ from avsr.importers import auto_avsr
 from avsr.importers.family import Converted, Family, Known
 from avsr.importers.pieces import convert_tokenizer, find_tokenizer
 from avsr.importers.reading import listed, read_weights
-from avsr.lips import RECIPES
+from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import TooLarge, outline
 from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.output import locked
@@ -69,7 +69,7 @@ def import_checkpoint(path: Path | str, output: Path | str, *, tokenizer: Path |
         about = {"family": family.name, "file": path.name, "md5": md5, "published": known and asdict(known),
                  "licence": family.licence}
         progress("writing the model", 0, None, None)
-        model = Checkpoint(output.resolve().name, network, pieces, recipe=RECIPES[family.recipe],
+        model = Checkpoint(output.resolve().name, network, pieces, mouth_crop=MOUTH_CROPS[family.mouth_crop],
                            video_trained="v" in modality, pad_seconds=None, search=family.search, training=about)
         with locked(output, "avsr import"):
             made = save(model, output, half=half)

@@ -165,6 +165,6 @@ def _fitted(name: str, tensor: Tensor, dims: HybridDims) -> Tensor:
     return tensor.float() * dims.width ** 0.5 if scaled and tensor.is_floating_point() else tensor
 
 
-FAMILY = Family("auto_avsr", recognises, part, convert, KNOWN, LICENCE, recipe="auto-avsr",
+FAMILY = Family("auto_avsr", recognises, part, convert, KNOWN, LICENCE, mouth_crop="auto-avsr",
                 search={"beam_size": 40, "ctc_weight": 0.1, "length_penalty": 0.0},
                 tokenizer="unigram5000_units.txt and unigram5000.model, in its authors' repository under spm/unigram")

@@ -44,7 +44,7 @@ class Family:
     """recognises: from the names of the weights. part: what file these are names of, if it is only part of a model, in
     words; None for any other. convert: takes the weights out of the dict it is given, so that there is no second copy of
     them, and raises KeyError with the name of what it cannot do without. licence: a sentence or two for the user.
-    recipe: name of the mouth crop, see lips.RECIPES. search: settings of decode.DecodeOptions that the authors report
+    mouth_crop: name of the mouth crop, see lips.MOUTH_CROPS. search: settings of decode.DecodeOptions that the authors report
     their figures with. tokenizer: which files its authors keep it in, and where, in words."""
 
     name: str
@@ -53,6 +53,6 @@ class Family:
     convert: Callable[[dict[str, Tensor]], Converted]
     known: tuple[Known, ...]
     licence: str
-    recipe: str
+    mouth_crop: str
     search: dict
     tokenizer: str

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr import step
+from avsr import sync
 from avsr.errors import BadManifest
 from avsr.manifest.rows import Dropped, Utterance
 from avsr.output import write_file
-from avsr.rates import PIECE_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
+from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, SEGMENT_SECONDS, VIDEO_FPS
 
 Arrays = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
 
@@ -46,7 +46,7 @@ class Limits:
     """
 
     min_s: float = 0.2
-    max_s: float = PIECE_SECONDS
+    max_s: float = SEGMENT_SECONDS
     max_letters_per_s: float = 35.0
     max_missing: float = 0.25
     max_apart: int = 5
@@ -75,7 +75,7 @@ def check(utterance: Utterance, *, images: np.ndarray | None = None, missing: np
 
     if missing is not None and len(missing) and missing.mean() > limits.max_missing:
         problem("missing", f"{int(missing.sum())} of {len(missing)}", f"no face in {missing.mean():.0%} of the frames")
-    elif images is not None and len(images) and (share := step.motionless(images, missing).mean()) > limits.max_missing:
+    elif images is not None and len(images) and (share := sync.motionless(images, missing).mean()) > limits.max_missing:
         problem("mouth", f"{share:.0%}", f"the mouth does not move in {share:.0%} of the frames")
     if audio is not None and len(audio) and not np.isfinite(audio).all():
         problem("audio", "NaN", "the sound holds values that are no numbers")
@@ -83,7 +83,7 @@ def check(utterance: Utterance, *, images: np.ndarray | None = None, missing: np
         problem("audio", "silence", "the sound is silent throughout")
     curve = None if found else step_curve(images, missing, audio, limits)
     if curve is not None:
-        frames, height = step.peak(curve)
+        frames, height = sync.peak(curve)
         margin = height - _near(curve, limits)
         if abs(frames) > limits.near + 1 and height >= limits.clip_correlation and margin >= limits.clip_margin:
             problem("step", f"{frames:+d}", f"lips come {abs(frames)} frames {'after' if frames > 0 else 'before'} the sound")
@@ -92,7 +92,7 @@ def check(utterance: Utterance, *, images: np.ndarray | None = None, missing: np
 
 def step_curve(images: np.ndarray | None, missing: np.ndarray | None, audio: np.ndarray | None,
                limits: Limits = LIMITS) -> np.ndarray | None:
-    """(2 max_lag + 1,) what `step.correlations` gives for one utterance, to be kept for `check_speakers`.
+    """(2 max_lag + 1,) what `sync.correlations` gives for one utterance, to be kept for `check_speakers`.
 
     None without lips or sound, when under a second remains at the largest lag, or when faces are missing: a mouth that
     is guessed does not keep step.
@@ -101,7 +101,7 @@ def step_curve(images: np.ndarray | None, missing: np.ndarray | None, audio: np.
         return None
     if missing is not None and missing.mean() > 0.1:
         return None
-    curve = step.correlations(step.mouth_opening(images), step.energy(audio, len(images)), limits.max_lag)
+    curve = sync.correlations(sync.mouth_opening(images), sync.energy(audio, len(images)), limits.max_lag)
     return curve if curve.any() else None
 
 
@@ -120,7 +120,7 @@ def check_speakers(curves: Mapping[str, Iterable[np.ndarray]], *, limits: Limits
         if len(stack) < limits.min_clips:
             continue
         curve = stack.mean(axis=0)
-        frames, height = step.peak(curve)
+        frames, height = sync.peak(curve)
         if abs(frames) > limits.near and height - _near(curve, limits) >= limits.speaker_margin:
             out.append(Problem(f"speaker {speaker}", "step", f"{frames:+d}", f"over {len(stack)} utterances lips come "
                                f"{abs(frames)} frames {'after' if frames > 0 else 'before'} the sound"))

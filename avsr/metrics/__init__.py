@@ -7,7 +7,7 @@ systems) -> conditions (cells, the law, SNR gain) -> shares (Shapley); phonemes 
 """
 
 from avsr.metrics.compare import Paired, difference, paired
-from avsr.metrics.conditions import SLACK, Cell, Gain, alone, cells, extremes, gain, gain_db, law
+from avsr.metrics.conditions import SLACK, Cell, Gain, alone, cells, extremes, gain, gain_db, no_harm
 from avsr.metrics.counting import (
     NOTHING,
     Score,
@@ -26,5 +26,5 @@ from avsr.metrics.shares import Shapley, Shares, condition_shapley, shapley, utt
 __all__ = ["NOTHING", "PHONEMES", "SLACK", "VISEMES", "Cell", "Confusions", "Estimate", "FaceEffect", "Gain", "Groups",
            "Paired", "Rate", "Score", "Shapley", "Shares", "alone", "by_group", "cells", "cer", "character_errors",
            "check_normaliser", "columns", "condition_shapley", "confusions", "difference", "empty_references", "extremes",
-           "face_effect", "gain", "gain_db", "gaps", "law", "paired", "pronunciations", "rates", "scored", "sentence_errors",
-           "shapley", "utterance_shapley", "wer", "word_errors"]
+           "face_effect", "gain", "gain_db", "gaps", "no_harm", "paired", "pronunciations", "rates", "scored",
+           "sentence_errors", "shapley", "utterance_shapley", "wer", "word_errors"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsr.models.blocks import Block, zero_padding, sinusoids
+from avsr.models.blocks import Block, sinusoids, zero_padding
 from avsr.models.resnet import WIDTH, stages
 
 

@@ -250,7 +250,7 @@ class NoiseManifest:
         speech = spoken.samples()
         levels = {kind: measure(speech) for kind, measure in LEVELS.items()}
         for name, source in families.items():
-            seed = rows.seed_of(name, spoken.id)
+            seed = rows.noise_seed(name, spoken.id)
             row = dict.fromkeys(rows.FIELDS[:-1]) | {
                 "id": spoken.id, "speaker": spoken.speaker, "noise": name, "seed": seed, "n_samples": len(speech),
                 "speech_sha256": _sha256(speech), "talkers": [], "streams": []}

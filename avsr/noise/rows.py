@@ -40,7 +40,7 @@ def header(level: str) -> Row:
             "numpy": np.__version__}
 
 
-def seed_of(noise: str, utterance: str) -> int:
+def noise_seed(noise: str, utterance: str) -> int:
     """The first 48 bits of the sha256 of "NOISE ID": the same on every machine, whatever else is in the manifest."""
     return int.from_bytes(hashlib.sha256(f"{noise} {utterance}".encode()).digest()[:6], "big")
 

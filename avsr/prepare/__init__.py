@@ -1,7 +1,7 @@
 """Corpora to manifests with a cache: decode, track, crop and pack every utterance, in parallel, so that it can be resumed.
 
     Utterances -> jobs (one recording each) -> worker processes -> shards, journal -> manifest.jsonl, dropped.tsv,
-    problems.tsv, pages/
+    problems.tsv, contact_sheets/
 Workers crop (crop.py, pool.py); this process alone writes (journal.py), in the order of the corpus: the same bytes come
 out with any number of workers and however often it was killed in between. pages.py shows the mouths.
 """
@@ -19,9 +19,9 @@ from avsr import assets, faces, manifest
 from avsr.errors import BadManifest, BadOutput, counted
 from avsr.manifest import Dropped, Problem, Utterance
 from avsr.prepare import pool
+from avsr.prepare.contact_sheets import write_contact_sheets
 from avsr.prepare.crop import Job, Outcome, PrepareSettings, no_faces, work
 from avsr.prepare.journal import Done, Journal, identity
-from avsr.prepare.pages import write_pages
 from avsr.runtime import Progress, n_cores, no_progress
 
 __all__ = ["PrepareSettings", "Prepared", "prepare"]
@@ -120,8 +120,9 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     utterances: media paths absolute, or relative to the current folder. dropped: what the corpus reader could not use,
     which is listed with the rest. progress: called with utterances done, those of earlier runs included.
 
-    Writes manifest.jsonl (in the order of `utterances`), shards, dropped.tsv, problems.tsv and pages/. Raises BadManifest
-    for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write, and MissingAsset.
+    Writes manifest.jsonl (in the order of `utterances`), shards, dropped.tsv, problems.tsv and contact_sheets/. Raises
+    BadManifest for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write, and
+    MissingAsset.
     """
     settings = settings or PrepareSettings()
     folder = Path(os.path.realpath(folder))
@@ -131,10 +132,10 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     everything = manifest.draw_valid(everything, settings.valid_share)
     n_drawn = sum(utterance.split == "valid" for utterance in everything) - n_valid
     if "v" in settings.modality:
-        assets.find(faces.asset_of(settings.recipe.landmarks))      # before any worker is started
+        assets.find(faces.asset_of(settings.mouth_crop.landmarks))      # before any worker is started
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with Journal(folder, settings.recipe, settings.modality, settings.max_bytes) as journal:
+        with Journal(folder, settings.mouth_crop, settings.modality, settings.max_bytes) as journal:
             done = {utterance.id for utterance in everything if _is_done(journal.rows.get(utterance.id), utterance, settings)}
             jobs = _jobs([utterance for utterance in everything if utterance.id not in done], folder)
             try:
@@ -222,5 +223,5 @@ def _conclude(folder: Path, everything: Sequence[Utterance], rows: Sequence[Done
     manifest.write(path, kept)
     manifest.write_dropped(folder / "dropped.tsv", dropped)
     manifest.write_problems(folder / "problems.tsv", problems)
-    write_pages(folder, kept)
+    write_contact_sheets(folder, kept)
     return Prepared(path, kept, dropped, problems, len(everything), n_before, settings)

@@ -15,16 +15,16 @@ import numpy as np
 from avsr import cache, manifest, media, selection
 from avsr.errors import AvsrError
 from avsr.faces import FaceTracker
-from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
+from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose
 from avsr.manifest import Problem, Utterance
 from avsr.manifest.checks import step_curve
+from avsr.names import INPUT_MODALITIES
 from avsr.rates import VIDEO_FPS, frames_to_samples, samples_to_frames
 from avsr.runtime import most_processes, n_cores
 
 WINDOW = 25                           # frames decoded at a time: two windows of 1280x720 are 138 MB
 MAX_SECONDS = cache.MAX_SECONDS       # of an utterance
 PAST_END_S = 0.5                      # by which an utterance may reach past the end of its recording: it is cut there
-MODALITIES = ("av", "a", "v")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class PrepareSettings:
     modality: av needs a face and sound, a leaves the picture alone, v the sound. max_missing: share of frames that may
     lack a face. max_dropped: share of utterances that may be dropped before it counts as a failure. valid_share: share of the
     training utterances that are drawn for split `valid` where the corpus has none, see manifest.draw_valid. workers: processes,
-    None for one on each core. letters: those the tokenizer can write, None for all. max_bytes: of a shard. recipe: how
-    mouths are cut out, which must be that of the model the cache is for; on the command line one of lips.RECIPES by name.
+    None for one on each core. letters: those the tokenizer can write, None for all. max_bytes: of a shard. mouth_crop: how
+    mouths are cut out, which must be that of the model the cache is for; on the command line one of lips.MOUTH_CROPS by name.
     """
 
     modality: str = "av"
@@ -45,11 +45,11 @@ class PrepareSettings:
     workers: int | None = None
     letters: str | None = None
     max_bytes: int = cache.MAX_BYTES
-    recipe: LipRecipe = field(default_factory=LipRecipe)
+    mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
 
     def __post_init__(self) -> None:
-        if self.modality not in MODALITIES:
-            raise AvsrError(f"modality {self.modality}: not known.  Use one of {', '.join(MODALITIES)}.")
+        if self.modality not in INPUT_MODALITIES:
+            raise AvsrError(f"modality {self.modality}: not known.  Use one of {', '.join(INPUT_MODALITIES)}.")
         for name in ("max_missing", "max_dropped", "valid_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be a share from 0 to 1.  Leave it out for the usual one.")
@@ -125,13 +125,13 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
     waiting = sorted(((utterance, *_span(utterance)) for utterance in job.utterances), key=lambda one: one[1])
     _drop_long(waiting, None, made)
     languages = {utterance.language for utterance in job.utterances}
-    with selection.open_recording(job.path, want_video=look, want_audio=hear, landmarks=settings.recipe.landmarks,
+    with selection.open_recording(job.path, want_video=look, want_audio=hear, landmarks=settings.mouth_crop.landmarks,
                                   language=languages.pop() if len(languages) == 1 else None) as recording:
         if look and not recording.has_video:
             raise _Unusable("no picture")
         if hear and not recording.has_audio:
             raise _Unusable("no sound")
-        with _Senses(settings.recipe if look else None) as senses:
+        with _Senses(settings.mouth_crop if look else None) as senses:
             for clip in recording.windows(WINDOW):
                 senses.update(clip)
                 tick()
@@ -203,14 +203,14 @@ def _outcome(utterance: Utterance, senses: _Senses, start: int, end: int, settin
 class _Senses:
     """Mouths and sound of a recording that goes by, as far back as they are still asked for."""
 
-    def __init__(self, recipe: LipRecipe | None) -> None:
-        self.tracker = None if recipe is None else FaceTracker(landmarks=recipe.landmarks)
-        self.cropper = None if recipe is None else MouthCropper(recipe)
+    def __init__(self, mouth_crop: MouthCropSettings | None) -> None:
+        self.tracker = None if mouth_crop is None else FaceTracker(landmarks=mouth_crop.landmarks)
+        self.cropper = None if mouth_crop is None else MouthCropper(mouth_crop)
         self.mouths: list[Mouths] = []
         self.chunks: list[tuple[int, np.ndarray]] = []       # first frame, samples
         self.n_frames, self.ended = 0, False
         # Frames that tracker and cropper may hold back, see there and listen.py.
-        self.lag = 0 if recipe is None else self.tracker.max_gap + 4 * self.tracker.stride + recipe.smooth
+        self.lag = 0 if mouth_crop is None else self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
 
     def __enter__(self) -> _Senses:
         return self

@@ -17,7 +17,7 @@ from typing import Any
 
 from avsr import cache
 from avsr.errors import BadManifest, BadOutput
-from avsr.lips import LipRecipe
+from avsr.lips import MouthCropSettings
 from avsr.manifest import CacheEntry, Problem, Utterance
 from avsr.output import locked
 from avsr.prepare.crop import Outcome
@@ -52,26 +52,26 @@ class Journal:
     folder.
     """
 
-    def __init__(self, folder: Path, recipe: LipRecipe, modality: str, max_bytes: int):
+    def __init__(self, folder: Path, mouth_crop: MouthCropSettings, modality: str, max_bytes: int):
         self.folder, self.rows = folder, {}
         self._since_sync = 0
         self._held = ExitStack()
         self._held.enter_context(locked(folder, "avsr prepare"))         # two at once would write over one another
         try:
-            self._open(recipe, modality, max_bytes)
+            self._open(mouth_crop, modality, max_bytes)
         except BaseException:
             self._held.close()
             raise
 
-    def _open(self, recipe: LipRecipe, modality: str, max_bytes: int) -> None:
+    def _open(self, mouth_crop: MouthCropSettings, modality: str, max_bytes: int) -> None:
         folder, path = self.folder, self.folder / NAME
         started = path.exists()
         if started:
-            cache.read_recipe(folder, recipe)
+            cache.read_mouth_crop(folder, mouth_crop)
         elif any(folder.glob("shard-*.tar*")) or (folder / "manifest.jsonl").exists():
             raise BadOutput(f"{folder}: there is a manifest or a cache in it and no {NAME}.  Choose an empty folder.")
         else:
-            cache.write_recipe(folder, recipe)
+            cache.write_mouth_crop(folder, mouth_crop)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             end = self._read({"version": 1, "modality": modality})

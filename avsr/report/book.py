@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from avsr.corrupt import CORRUPTIONS
-from avsr.metrics import Cell, Rate, alone, cells, difference, law, paired, wer
+from avsr.metrics import Cell, Rate, alone, cells, difference, no_harm, paired, wer
 
 SEED = 0                                                    # of every interval: the same rows give the same report
 Condition = tuple[str | None, float | None]                 # noise and SNR in dB; clean: None, None
@@ -57,7 +57,7 @@ class Book:
     @cached_property
     def systems(self) -> list[str]:
         """All of them, those with sight first."""
-        names = list(dict.fromkeys(row["system"] for row in self.rows))
+        names = list(dict.fromkeys(row.system for row in self.rows))
         return [*(name for name in names if name in self.seeing), *(name for name in names if name not in self.seeing)]
 
     @cached_property
@@ -121,7 +121,7 @@ class Book:
         if None in rates:
             return Judged(sound, lips, both, None, None)
         better = sound if rates[1] <= rates[2] else lips
-        return Judged(sound, lips, both, self.less(both, better), law(*rates))
+        return Judged(sound, lips, both, self.less(both, better), no_harm(*rates))
 
     @cached_property
     def conditions_measured(self) -> list[Condition]:
@@ -152,10 +152,10 @@ def rng() -> np.random.Generator:
 
 def less(rows: Sequence[dict], other: Sequence[dict], tested: bool = False) -> Less:
     """On the utterances of both."""
-    theirs = {row["id"]: row for row in other}
-    shared = [row for row in rows if row["id"] in theirs]
+    theirs = {row.id: row for row in other}
+    shared = [row for row in rows if row.id in theirs]
     left_out = len(rows) + len(theirs) - 2 * len(shared)
-    matched = [theirs[row["id"]] for row in shared]
+    matched = [theirs[row.id] for row in shared]
     if not tested:
         return Less(difference(shared, matched, rng=rng()), None, len(shared), left_out)
     found = paired(shared, matched, rng=rng())

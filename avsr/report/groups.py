@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from avsr.errors import AvsrError
 from avsr.metrics import Cell, Groups, by_group, columns
+from avsr.names import INPUT_MODALITIES
 from avsr.report.book import Book, Condition, name_of, rng
 from avsr.report.draw import Drawing, Levels, Sheet
 from avsr.report.figures import look
@@ -23,7 +24,6 @@ from avsr.report.tables import CONDITION, SYSTEM, condition_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MODALITIES = ("a", "v", "av")
 OF = (SYSTEM, *CONDITION[:3])
 
 
@@ -66,8 +66,8 @@ def columns_of(book: Book, asked: Sequence[str] | None) -> list[str]:
 def grouped(book: Book, column: str, cell: Cell) -> Groups | None:
     """Rates of the groups of one cell; None where its rows do not have the column, as those of an outside system may not."""
     def compute() -> Groups | None:
-        rows = [row for row in book.cells[cell] if row["speaker"] is not None]
-        there = column == "speaker" or any(row["labels"].get(column) is not None for row in rows)
+        rows = [row for row in book.cells[cell] if row.speaker is not None]
+        there = column == "speaker" or any(row.labels.get(column) is not None for row in rows)
         return by_group(book.cells[cell], column, rng=rng()) if rows and there else None
 
     return book.once((by_group, column, cell), compute)
@@ -80,8 +80,8 @@ def _measured(book: Book) -> list[tuple[str, str, Condition, Cell]]:
     """
     shown = {system: book.conditions_measured if system in book.seeing or not book.seeing else telling(book)
              for system in book.systems}
-    found = [(system, modality, (None, None) if modality == "v" else one) for system in book.systems for modality in MODALITIES
-             for one in shown[system]]
+    found = [(system, modality, (None, None) if modality == "v" else one) for system in book.systems
+             for modality in INPUT_MODALITIES for one in shown[system]]
     return [(*one, cell) for one in dict.fromkeys(found) if (cell := book.find(one[0], one[1], *one[2])) is not None]
 
 
@@ -160,7 +160,7 @@ def _drawing(book: Book, kept: Sequence[str]) -> Drawing | None:
         sheet = Sheet(len(shown), columns=len(book.noises) if len(book.noises) == 2 else 3, height=2.2)
         for axis, (system, column, noise) in zip(sheet.axes, shown, strict=True):
             levels = Levels(book.levels(noise))
-            for modality in MODALITIES:
+            for modality in INPUT_MODALITIES:
                 _gap_line(book, axis, levels, (system, modality, noise), column)
             levels.axis(axis)
             named = [system] * (len(systems) > 1) + [f"by {column}"] + [noise] * (noise is not None)

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from avsr import checkpoint
-from avsr.align import align
 from avsr.cache import read_entry
 from avsr.checkpoint import Checkpoint
 from avsr.dataset import ManifestRow
@@ -23,8 +22,8 @@ from avsr.errors import BadConfig
 from avsr.manifest import TimedWord
 from avsr.output import append_lines
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
+from avsr.recogniser import Recogniser
 from avsr.runtime import Progress
-from avsr.senses import hear
 from avsr.text import spell
 
 AT_ONCE = 8                                                 # utterances
@@ -49,7 +48,7 @@ def timed(rows: Sequence[ManifestRow], model: str | Path, memory: Path, device: 
         n_done = 0
         for some in _batches(todo):
             progress("finding word times", n_done, len(todo), "utterances")
-            found = {row.utterance.id: words for row, words in zip(some, _align(teacher, some, device), strict=True)}
+            found = {row.utterance.id: words for row, words in zip(some, _align(teacher, some), strict=True)}
             known |= found
             append_lines(memory, "".join(json.dumps({"id": id_, "words": words}, ensure_ascii=False) + "\n"
                                          for id_, words in found.items()))
@@ -86,7 +85,7 @@ def _batches(rows: Sequence[ManifestRow]) -> Iterator[list[ManifestRow]]:
 
 
 @torch.inference_mode()
-def _align(teacher: Checkpoint, rows: Sequence[ManifestRow], device: torch.device) -> list[Times | None]:
+def _align(teacher: Checkpoint, rows: Sequence[ManifestRow]) -> list[Times | None]:
     """The words of each row, all of one language; None of a row that is longer than the teacher can take."""
     language, found = rows[0].utterance.language, dict.fromkeys(range(len(rows)))
     prompt = teacher.tokenizer.prompt(language)
@@ -94,10 +93,9 @@ def _align(teacher: Checkpoint, rows: Sequence[ManifestRow], device: torch.devic
     fitting = [i for i, row in enumerate(rows) if _fits(teacher, row, len(prompt) + len(texts[i]) + 1)]
     if fitting:
         sounds = [read_entry(rows[i].base, rows[i].utterance.cache).audio for i in fitting]
-        mel, lengths = hear(sounds, teacher.model.dims.n_mels, teacher.pad_seconds)
-        heard = teacher.model.encode(mel.to(device), mel_lengths=None if lengths is None else lengths.to(device))
-        words = align(teacher.model, teacher.tokenizer, heard, [prompt] * len(fitting), [texts[i] for i in fitting],
-                      [len(sound) / SAMPLE_RATE for sound in sounds], language=language, heads=teacher.alignment_heads)
+        recogniser = Recogniser(teacher)
+        words = recogniser.align(recogniser.encode(sounds, None, "a"), [texts[i] for i in fitting],
+                                 [len(sound) / SAMPLE_RATE for sound in sounds], language)
         found |= dict(zip(fitting, words, strict=True))
     # A language without spaces makes a word of the one that begins the text.
     return [None if words is None else [(word.text.strip(), round(word.start, 3), round(word.end, 3))

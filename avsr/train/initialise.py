@@ -54,7 +54,7 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
         _start_from_images(start.model, config, progress)
     elif config.model.video_encoder_from is not None:
         lips = _take(config.model.video_encoder_from, "lips", LIPS, start.model, config, progress)
-        start = replace(start, recipe=lips.recipe)          # they know mouths as they learnt them
+        start = replace(start, mouth_crop=lips.mouth_crop)  # they know mouths as they learnt them
     if config.model.gates:
         for name, parameter in start.model.named_parameters():
             if name.endswith("_gate") and parameter.item() == 0:

@@ -28,20 +28,20 @@ from avsr.checkpoint import Checkpoint
 from avsr.config import Config
 from avsr.dataset import Examples, ManifestRow, label_words, read_prepared
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
-from avsr.losses import LossModule, Losses
+from avsr.losses import Losses, LossModule
 from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
 from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, most_processes, n_cores, no_progress, pick_device
-from avsr.train.initialise import begin, facts, finished, model_path, rate
 from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
-from avsr.train.log import TrainingLog, Line
+from avsr.train.forced_alignment import timed
+from avsr.train.initialise import begin, facts, finished, model_path, rate
+from avsr.train.log import Line, TrainingLog
 from avsr.train.reliability import can_be_judged, fit_ood, judge
 from avsr.train.shortages import shortages_told
 from avsr.train.state import STATE, TrainState, averaged, best_one, keep_best, load_state, save_state, way_on
 from avsr.train.valid import Validation
-from avsr.train.forced_alignment import timed
 
 Say = Callable[[str], None]
 
@@ -125,7 +125,7 @@ class _Run:
         self.start = begin(config, folder, progress=self.progress)
         can_be_judged(self.start.model.dims, config)
         for manifest in manifests:
-            cache.read_recipe(manifest.parent, self.start.recipe)
+            cache.read_mouth_crop(manifest.parent, self.start.mouth_crop)
         if config.data.align is not None and config.loss.frames:
             self.rows = self._timed()
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
@@ -315,7 +315,7 @@ class _Run:
         scores = {}
         if self.rank == 0:
             began = time.monotonic()
-            scores = self.validation(self.start, self.device, self.progress)
+            scores = self.validation(self.start, self.progress)
             _settle_frozen(self.learner)
             keep_best(self.folder, self.position, self._checkpoint(scores), scores, self.config.train.keep)
             said = "  ".join(f"{name} {score:.1f}" for name, score in scores.items())
@@ -336,7 +336,7 @@ class _Run:
         last = {name: tensor.clone() for name, tensor in self.start.model.state_dict().items()}
         scores = {}
         if position.best:
-            mean = self.validation(averaged(self.folder, position, self.start), self.device, self.progress)
+            mean = self.validation(averaged(self.folder, position, self.start), self.progress)
             scores = position.best[0][2]
             if sum(mean.values()) <= sum(scores.values()):
                 scores = mean
@@ -349,7 +349,7 @@ class _Run:
                                   seed=self.config.train.seed, progress=self.progress)
                 self.say(f"judges: taught by {n_lessons} samples of {1 + self.config.reliability.variants} sights")
                 scores = {}                                 # others by now
-        scores = scores or self.validation(self.start, self.device, self.progress)
+        scores = scores or self.validation(self.start, self.progress)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
                                remedy=f"Make room, then {way_on(self.folder)}.")
         self.start.model.load_state_dict(last)

@@ -23,7 +23,7 @@ from avsr.cache import Cached, read_entry
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config, ReliabilityConfig
 from avsr.corrupt import FRAME_MS, Corruption, corrupt, fitted, occlude
-from avsr.dataset import ExampleSpec, Examples, ManifestRow
+from avsr.dataset import Examples, ExampleSpec, ManifestRow
 from avsr.errors import BadConfig
 from avsr.losses import remembered
 from avsr.metrics import word_errors
@@ -31,8 +31,8 @@ from avsr.models.avsr import AVSR, Dims, Memory
 from avsr.models.decoder import Cache
 from avsr.models.fusion import TEMPERATURE, ReliabilityEstimator
 from avsr.rates import FEATURE_RATE, MEMORY_PER_FRAME
+from avsr.recogniser import batch_video
 from avsr.runtime import Progress, no_progress
-from avsr.senses import see
 from avsr.text import normalise, spell
 
 P_FOREIGN, P_RUINED = 0.3, 0.1                              # of sights: another's mouth; one of which nothing can be read
@@ -142,7 +142,7 @@ def fit_ood(checkpoint: Checkpoint, rows: Sequence[ManifestRow], *, seed: int, p
         entries = [read_entry(row.base, row.utterance.cache) for row in rows[start:start + AT_ONCE]]
         covered = [replace(one, images=occlude(one.images, rng.uniform(*DAMAGE["occlusion"]), rng)) for one in entries]
         for found, sights in zip(means, (entries, covered), strict=True):
-            images, seen = see(sights)
+            images, seen = batch_video(sights)
             seen = seen.to(first.device)
             found.append(familiar.pool(model.video.look(images.to(first), seen), seen))
     familiar.learn(*(torch.cat(found) for found in means))
@@ -173,12 +173,12 @@ def _lesson(checkpoint: Checkpoint, batch: Batch, sights: Sequence[Cached], text
     model = checkpoint.model
     first = next(model.parameters())
     batch = batch.to(first.device)
-    images, seen = (one.to(first.device) for one in see(sights))
+    images, seen = (one.to(first.device) for one in batch_video(sights))
     video = model.video(model.video.look(images.to(first), seen), seen)
     mask = seen.repeat_interleave(MEMORY_PER_FRAME, dim=1)
     heard = remembered(model, batch, sounds)
     if heard is None:
-        heard = model.listen(batch.mel, batch.mel_lengths)
+        heard = model.encode_audio(batch.mel, batch.mel_lengths)
     sound = Memory(model.audio.norm(heard), None)
     sight = Memory(None, model.video.norm(video), None, mask)
     hearing, looking, both = model.start(sound), model.start(sight), model.start(sight)
@@ -216,12 +216,12 @@ def pairs(checkpoint: Checkpoint, rows: Sequence[ManifestRow], examples: Example
     model, tokenizer, pad = checkpoint.model, checkpoint.tokenizer, checkpoint.pad_seconds
     first = next(model.parameters())
     for row in rows:
-        images, seen = (one.to(first.device) for one in see([read_entry(row.base, row.utterance.cache)]))
+        images, seen = (one.to(first.device) for one in batch_video([read_entry(row.base, row.utterance.cache)]))
         video = model.video(model.video.look(images.to(first), seen), seen)[0, ::MEMORY_PER_FRAME]
         batch = collate([examples.make(row, ExampleSpec("a", sound=0), np.random.default_rng(0))], tokenizer.prompt(None),
                         tokenizer.end, None if pad is None else pad * FEATURE_RATE).to(first.device)
         heard = remembered(model, batch, sounds)
-        heard = (model.listen(batch.mel, batch.mel_lengths) if heard is None else heard)[0, ::MEMORY_PER_FRAME]
+        heard = (model.encode_audio(batch.mel, batch.mel_lengths) if heard is None else heard)[0, ::MEMORY_PER_FRAME]
         n = min(len(heard), len(video))
         yield Pair(heard[:n].half().cpu(), video[:n].half().cpu(), seen[0, :n].cpu())
 

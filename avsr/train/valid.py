@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from avsr.batch import collate
 from avsr.checkpoint import Checkpoint
-from avsr.dataset import ExampleSpec, Examples, ManifestRow
-from avsr.decode import DecodeOptions, decode
+from avsr.dataset import Examples, ExampleSpec, ManifestRow
+from avsr.decode import DecodeOptions
 from avsr.errors import BadManifest
 from avsr.metrics import NOTHING, word_errors
-from avsr.rates import FEATURE_RATE, VIDEO_FPS
+from avsr.rates import FEATURE_RATE
+from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, no_progress
 from avsr.text import normalise
 
@@ -44,35 +44,28 @@ class Validation:
                                   "such that it is not trained.")
 
     @torch.inference_mode()
-    def __call__(self, checkpoint: Checkpoint, device: torch.device, progress: Progress = no_progress) -> dict[str, float]:
+    def __call__(self, checkpoint: Checkpoint, progress: Progress = no_progress) -> dict[str, float]:
         """WER in percent by modality, of greedy search."""
-        model, was_training = checkpoint.model, checkpoint.model.training
+        model, was_training, recogniser = checkpoint.model, checkpoint.model.training, Recogniser(checkpoint)
         model.eval()
         scores = {}
         for modality, rows in self.rows.items():
             said = []
             for first in range(0, len(rows), AT_ONCE):
                 progress(f"validating by {SENSES[modality]}", first, len(rows), "utterances")
-                said += self._transcribe(checkpoint, rows[first:first + AT_ONCE], modality, device)
+                said += self._transcribe(recogniser, rows[first:first + AT_ONCE], modality)
             errors = sum((word_errors(normalise(text["reference"]), normalise(text["hypothesis"])) for text in said), NOTHING)
             scores[modality] = round(errors.percent, 3)
         model.train(was_training)
         return scores
 
-    def _transcribe(self, checkpoint: Checkpoint, rows: Sequence[tuple[int, ManifestRow]], modality: str,
-                    device: torch.device) -> list[dict]:
+    def _transcribe(self, recogniser: Recogniser, rows: Sequence[tuple[int, ManifestRow]], modality: str) -> list[dict]:
         made = []
         for number, row in rows:
             draw = ExampleSpec(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
             made.append(self.examples.make(row, draw, np.random.default_rng(zlib.crc32(row.utterance.id.encode()))))
-        tokenizer = checkpoint.tokenizer
-        prompt = tokenizer.prompt(None)
-        pad = None if checkpoint.pad_seconds is None else checkpoint.pad_seconds * FEATURE_RATE
-        batch = collate(made, prompt, tokenizer.end, pad).to(device)
-        mouths = None if batch.mouths is None else batch.mouths.float() / 255
-        memory = checkpoint.model.encode(batch.mel, mouths, mel_lengths=batch.mel_lengths, seen=batch.seen)
-        memory = replace(memory, seconds=batch.lengths / VIDEO_FPS)
-        texts = decode(checkpoint.model, tokenizer, memory, [prompt] * len(rows), suppress=checkpoint.suppress,
-                       suppress_begin=checkpoint.suppress_begin, options=GREEDY)
-        return [{"reference": row.utterance.text, "hypothesis": tokenizer.decode(text.tokens)}
+        tokenizer, seconds = recogniser.tokenizer, recogniser.checkpoint.pad_seconds
+        batch = collate(made, tokenizer.prompt(None), tokenizer.end, None if seconds is None else seconds * FEATURE_RATE)
+        texts = recogniser.decode(recogniser.encode_batch(batch), GREEDY)
+        return [{"reference": row.utterance.text, "hypothesis": recogniser.detokenize(text.tokens)}
                 for (_, row), text in zip(rows, texts, strict=True)]

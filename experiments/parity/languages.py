@@ -19,7 +19,7 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 import avsr
 from avsr.benchmark.against import packaged_whisper
 from avsr.rates import SAMPLE_RATE
-from avsr.senses import hear
+from avsr.recogniser import Recogniser
 from avsr.text import SPACELESS
 
 sys.path.insert(0, str(HERE.parents[1] / "data" / "demo"))
@@ -67,12 +67,9 @@ def time_differences(ours: list, theirs: list) -> list[float]:
 
 def detected(checkpoint: avsr.Checkpoint, sound: np.ndarray) -> str:
     """The language that ours finds likeliest, as `avsr transcribe` does where none is given."""
-    tokenizer, model = checkpoint.tokenizer, checkpoint.model
+    recogniser = Recogniser(checkpoint)
     with torch.inference_mode():
-        mel, lengths = hear([sound], model.dims.n_mels, checkpoint.pad_seconds)
-        memory = model.encode(mel, mel_lengths=lengths)
-        scores = model.step(torch.tensor([[tokenizer.start]]), model.start(memory))[0]
-    return max(tokenizer.languages, key=lambda name: scores[tokenizer.languages[name]].item())
+        return recogniser.detect_language(recogniser.encode([sound], None, "a"))
 
 
 def main() -> None:

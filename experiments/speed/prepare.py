@@ -100,7 +100,7 @@ def steps(utterances: list[Utterance]) -> dict[str, float]:
         times = [time.process_time()]
         clip = media.read(row.media)
         times.append(time.process_time())
-        tracks = faces.track(clip)
+        tracks = faces.track_faces(clip)
         times.append(time.process_time())
         mouths = lips.choose([lips.crop(clip, track) for track in tracks], 0, clip.n_frames)
         times.append(time.process_time())

@@ -148,12 +148,12 @@ def alter_table(folder: Path, rng: Random) -> Path:
 
 
 def alter_corpus(corpus: Path, folder: Path, rng: Random) -> Path:
-    """A copy of a prepared corpus whose manifest, recipe or shard is altered; returns its manifest."""
+    """A copy of a prepared corpus whose manifest, cache.json or shard is altered; returns its manifest."""
     shutil.copytree(corpus, folder)
     manifest = folder / "manifest.jsonl"
     how = rng.choice(("fields", "fields", "bytes", "parts", "parts", "file"))
     if how == "fields":
-        path = rng.choice((manifest, manifest, folder / "recipe.json"))
+        path = rng.choice((manifest, manifest, folder / "cache.json"))
         lines = path.read_text(encoding="utf-8").splitlines() if path == manifest else [path.read_text(encoding="utf-8")]
         at = rng.randrange(len(lines))
         lines[at] = json.dumps(alter_json(json.loads(lines[at]), rng))

@@ -165,7 +165,7 @@ def _read_corpus(manifest: Path) -> None:
     from avsr import cache
     from avsr.dataset import read_prepared
 
-    cache.read_recipe(manifest.parent)
+    cache.read_mouth_crop(manifest.parent)
     for split in ("train", "valid"):
         for row in read_prepared([manifest], split, 30.0)[0]:
             cache.read_entry(row.base, row.utterance.cache, name=row.utterance.id)

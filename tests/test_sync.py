@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from avsr import faces, lips, media, step
+from avsr import faces, lips, media, sync
 from avsr.lips import Mouths
 from avsr.rates import SAMPLES_PER_FRAME
 
@@ -56,37 +56,37 @@ def talking(seed: int, **how) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("how", [{}, {"shake": 0.4}, {"grain": 8.0}, {"flicker": 0.03}, {"grain": 0.0}], ids=str)
 def test_a_talker_moves_however_he_is_filmed_and_his_photograph_does_not(how, seed):
     images, _ = talking(seed, **how)
-    assert not step.motionless(images).any()
+    assert not sync.motionless(images).any()
     rng = np.random.default_rng(seed)
     photograph = filmed([opened(face(rng), seed / 3)] * N_FRAMES, rng, **how)
-    assert step.motionless(photograph).all()
+    assert sync.motionless(photograph).all()
 
 
 def test_a_covered_mouth_does_not_move():
     images, _ = talking(0)
     images[:, 30:80, 20:76] = 128
-    assert step.motionless(images).all()
+    assert sync.motionless(images).all()
 
 
 def test_only_what_stopped_is_still_where_a_camera_froze():
     images, _ = talking(0)
     images[30:] = images[30]
-    assert not step.motionless(images)[:20].any()
-    assert step.motionless(images)[35:].all()
+    assert not sync.motionless(images)[:20].any()
+    assert sync.motionless(images)[35:].all()
 
 
 def test_frames_without_a_face_are_never_called_still():
     missing = np.arange(N_FRAMES) % 5 == 0
     photograph = np.repeat(filmed([opened(face(np.random.default_rng(0)), 0.3)], np.random.default_rng(0)), N_FRAMES, axis=0)
-    assert np.array_equal(step.motionless(photograph, missing), ~missing)
-    assert not step.motionless(photograph[:0]).any()
+    assert np.array_equal(sync.motionless(photograph, missing), ~missing)
+    assert not sync.motionless(photograph[:0]).any()
 
 
 def test_of_a_mouth_that_is_hardly_seen_nothing_is_said():
     photograph = np.repeat(filmed([opened(face(np.random.default_rng(0)), 0.3)], np.random.default_rng(0)), N_FRAMES, axis=0)
-    missing = np.arange(N_FRAMES) >= step.FEWEST - 1
-    assert step.movement(photograph, missing) is None
-    assert not step.motionless(photograph, missing).any()
+    missing = np.arange(N_FRAMES) >= sync.FEWEST - 1
+    assert sync.movement(photograph, missing) is None
+    assert not sync.motionless(photograph, missing).any()
 
 
 def person(number: int, images: np.ndarray, size: float) -> Mouths:
@@ -115,9 +115,9 @@ def test_a_smaller_face_in_step_with_the_sound_is_chosen_before_a_larger_one_tha
 def test_a_real_talker_moves_and_a_picture_of_him_does_not(real_data):
     """One clip; the figures for all of them are in step.py."""
     clip = media.read(next(iter(sorted((real_data / "grid" / "s4").glob("*.mpg")))))
-    (track,) = faces.track(clip)
+    (track,) = faces.track_faces(clip)
     mouths = lips.crop(clip, track)
-    assert not step.motionless(mouths.images, mouths.missing).any()
+    assert not sync.motionless(mouths.images, mouths.missing).any()
     rng = np.random.default_rng(0)
     grainy = np.clip(mouths.images[30] + rng.normal(0, 5, mouths.images.shape), 0, 255).astype(np.uint8)
-    assert step.motionless(grainy, mouths.missing).all()
+    assert sync.motionless(grainy, mouths.missing).all()

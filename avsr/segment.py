@@ -1,7 +1,7 @@
 """Where somebody speaks: sound in, stretches worth recognising out, cut at pauses.
 
-    audio (S,) float32, in windows -> Piece per stretch of speech of at most PIECE_SECONDS
-    pieces, and blocks of what lies between them -> pieces, widened by what may be speech hidden in noise
+    audio (S,) float32, in windows -> SpeechSegment per stretch of speech of at most SEGMENT_SECONDS
+    segments, and blocks of what lies between them -> segments, widened by what may be speech hidden in noise
 Probabilities by silero-vad's network (MIT, in its package); the cutting is ours, so that an hour needs no memory.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from avsr import assets
 from avsr.media.level import decibels, frame_powers
-from avsr.rates import PIECE_FRAMES, SAMPLE_RATE, SAMPLES_PER_FRAME, frames_to_seconds
+from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, SEGMENT_FRAMES, frames_to_seconds
 
 STEP = 512                                                  # samples to a probability: 32 ms, silero's own
 CONTEXT = 64                                                # samples of the step before, which its network also sees
@@ -24,12 +24,12 @@ BLOCK = 512                                                 # steps to a call: 1
 
 
 @dataclass(frozen=True)
-class SpeechOptions:
+class VadOptions:
     """How speech is told from pauses; the first four as silero-vad has them.
 
     threshold: probability from which speech begins; `release` that from which it ends (below).
     min_speech, min_silence, pad: seconds; pad is kept on both sides of speech.
-    max_gap: seconds of pause over which one piece may reach.
+    max_gap: seconds of pause over which one segment may reach.
     """
 
     threshold: float = 0.5
@@ -41,15 +41,15 @@ class SpeechOptions:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SpeechSegment:
     """A stretch of the recording, in video frames of 40 ms from its start, `end_frame` excluded.
 
-    sure: where it was widened by what may be speech, the pieces in it that were taken as speech; None elsewhere.
+    unextended: where it was widened by what may be speech, the segments in it that were taken as speech; None elsewhere.
     """
 
     start_frame: int
     end_frame: int
-    sure: tuple[Piece, ...] | None = None
+    unextended: tuple[SpeechSegment, ...] | None = None
 
     @property
     def start_s(self) -> float:
@@ -109,21 +109,21 @@ class SpeechProbability:
         return self.update(np.zeros(STEP - left, dtype=np.float32)) if left else np.zeros(0, dtype=np.float32)
 
 
-class SpeechCutter:
-    """Probabilities in, pieces out as soon as nothing that follows can change them.
+class VadSegmenter:
+    """Probabilities in, segments out as soon as nothing that follows can change them.
 
     `settled` is the frame before which everything is decided: sound and mouths from before it need not be kept.
     """
 
-    def __init__(self, options: SpeechOptions = SpeechOptions()):
+    def __init__(self, options: VadOptions = VadOptions()):
         self.options = options
         self._probabilities = np.zeros(0, dtype=np.float32)  # from step `_first` on
         self._first = 0
         self._n_steps = 0
         self._speech: int | None = None                      # step at which the speech now heard began
         self._silence: int | None = None                     # step at which it may have ended
-        self._open: list[int] | None = None                  # the piece being gathered: first and last step
-        self._taken = 0                                      # frame up to which pieces were given out
+        self._open: list[int] | None = None                  # the segment being gathered: first and last step
+        self._taken = 0                                      # frame up to which segments were given out
 
     @property
     def settled(self) -> int:
@@ -131,24 +131,24 @@ class SpeechCutter:
         first = min(step for step in (self._n_steps, self._speech, self._open and self._open[0]) if step is not None)
         return max(self._taken, self._frame(first - self._steps(self.options.pad)))
 
-    def update(self, probabilities: np.ndarray) -> list[Piece]:
+    def update(self, probabilities: np.ndarray) -> list[SpeechSegment]:
         """The next probabilities (n,), one per STEP."""
         self._probabilities = np.concatenate([self._probabilities, probabilities])
-        pieces = []
+        segments = []
         for probability in probabilities.tolist():
-            pieces += self._one(probability)
+            segments += self._one(probability)
             self._n_steps += 1
         self._forget()
-        return pieces
+        return segments
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[SpeechSegment]:
         """Nothing follows."""
-        pieces = self._end_speech(self._n_steps) if self._speech is not None else []
+        segments = self._end_speech(self._n_steps) if self._speech is not None else []
         if self._open is not None:
-            pieces.append(self._close())
-        return pieces
+            segments.append(self._close())
+        return segments
 
-    def _one(self, probability: float) -> list[Piece]:
+    def _one(self, probability: float) -> list[SpeechSegment]:
         step, options = self._n_steps, self.options
         if self._speech is None:
             if probability >= options.threshold:
@@ -167,27 +167,27 @@ class SpeechCutter:
             return self._end_speech(self._quietest(self._speech + self._longest // 2, latest), go_on=True)
         return []
 
-    def _end_speech(self, end: int, *, go_on: bool = False) -> list[Piece]:
-        """Speech from `_speech` to `end` joins the open piece, or closes it and opens the next."""
-        start, pieces = self._speech, []
+    def _end_speech(self, end: int, *, go_on: bool = False) -> list[SpeechSegment]:
+        """Speech from `_speech` to `end` joins the open segment, or closes it and opens the next."""
+        start, segments = self._speech, []
         self._speech, self._silence = (end, None) if go_on else (None, None)
         if end - start < self._steps(self.options.min_speech):
             return []
         if self._open is not None and end - self._open[0] > self._longest:
-            pieces.append(self._close((self._open[1] + start) // 2))
+            segments.append(self._close((self._open[1] + start) // 2))
         self._open = [start, end] if self._open is None else [self._open[0], end]
         if go_on:
-            pieces.append(self._close(end))
-        return pieces
+            segments.append(self._close(end))
+        return segments
 
-    def _close(self, limit: int | None = None) -> Piece:
-        """The open piece, padded, but not into the piece before it nor beyond step `limit` (default: what was heard)."""
+    def _close(self, limit: int | None = None) -> SpeechSegment:
+        """The open segment, padded, but not into the segment before it nor beyond step `limit` (default: what was heard)."""
         (first, last), pad = self._open, self._steps(self.options.pad)
         self._open = None
         start = max(self._taken, self._frame(first - pad))
         end = min(last + pad, max(self._n_steps, last) if limit is None else limit)
-        self._taken = min(-(-end * STEP // SAMPLES_PER_FRAME), start + PIECE_FRAMES)
-        return Piece(start, self._taken)
+        self._taken = min(-(-end * STEP // SAMPLES_PER_FRAME), start + SEGMENT_FRAMES)
+        return SpeechSegment(start, self._taken)
 
     def _quietest(self, first: int, last: int) -> int:
         """The step with the least speech in [first, last)."""
@@ -200,8 +200,8 @@ class SpeechCutter:
 
     @property
     def _longest(self) -> int:
-        """Steps that fit into a piece beside its padding."""
-        return PIECE_FRAMES * SAMPLES_PER_FRAME // STEP - 2 * self._steps(self.options.pad) - 1
+        """Steps that fit into a segment beside its padding."""
+        return SEGMENT_FRAMES * SAMPLES_PER_FRAME // STEP - 2 * self._steps(self.options.pad) - 1
 
     @staticmethod
     def _steps(seconds: float) -> int:
@@ -213,14 +213,14 @@ class SpeechCutter:
 
 
 @dataclass(frozen=True)
-class DoubtOptions:
+class ExtensionOptions:
     """What may be speech though it was not found: as loud as what was found, and a face is there to be read.
 
-    The middle level of what is left out of GRID's valid clips is 1 dB below that of the pieces with white or natural noise
+    The middle level of what is left out of GRID's valid clips is 1 dB below that of the segments with white or natural noise
     at -5 or -10 dB, 3 dB below with noise at 0 dB, 21 dB in clean sound. Of 108 words 98 are left out in white noise at -10 dB
     and 14 at -5 dB; with a margin of 3 dB or more none is. In pauses of wild clips the level is -31 dB full scale or less.
 
-    margin: dB below the level of the piece before. floor: dB full scale that are quiet in any case.
+    margin: dB below the level of the segment before. floor: dB full scale that are quiet in any case.
     unheard: dB full scale, taken for the level of speech until some has been found. missing: share of frames without a face.
     block, least: frames that are judged at once, and fewer than which are no word.
     """
@@ -233,49 +233,49 @@ class DoubtOptions:
     least: int = 5
 
 
-class Widening:
-    """Pieces that are surely speech and blocks of what lies between them in, in order; pieces to be recognised out.
+class SegmentExtension:
+    """Pieces that are surely speech and blocks of what lies between them in, in order; segments to be recognised out.
 
-    Doubtful blocks join what they touch, up to PIECE_FRAMES, or stand alone. What touches none comes out as it went in.
+    Doubtful blocks join what they touch, up to SEGMENT_FRAMES, or stand alone. What touches none comes out as it went in.
     """
 
-    def __init__(self, options: DoubtOptions = DoubtOptions()):
+    def __init__(self, options: ExtensionOptions = ExtensionOptions()):
         self.options = options
-        self.open: Piece | None = None                       # being gathered
+        self.open: SpeechSegment | None = None                       # being gathered
         self._doubtful = False                               # is its end?
         self._speech = options.unheard                       # dB full scale
 
-    def speech(self, piece: Piece, audio: np.ndarray | None) -> list[Piece]:
-        """A piece that is surely speech, and its sound (S,)."""
+    def speech(self, segment: SpeechSegment, audio: np.ndarray | None) -> list[SpeechSegment]:
+        """A segment that is surely speech, and its sound (S,)."""
         if audio is not None and len(audio) >= SAMPLES_PER_FRAME:
             self._speech = decibels(frame_powers(audio).mean())
-        if self._doubtful and self._fits(piece):
+        if self._doubtful and self._fits(segment):
             self._doubtful = False
-            self.open = Piece(self.open.start_frame, piece.end_frame, (*self.open.sure, piece))
+            self.open = SpeechSegment(self.open.start_frame, segment.end_frame, (*self.open.unextended, segment))
             return []
-        closed, self.open, self._doubtful = self.finish(), piece, False
+        closed, self.open, self._doubtful = self.finish(), segment, False
         return closed
 
-    def between(self, block: Piece, audio: np.ndarray | None, missing: np.ndarray | None) -> list[Piece]:
+    def between(self, block: SpeechSegment, audio: np.ndarray | None, missing: np.ndarray | None) -> list[SpeechSegment]:
         """What follows and was not found to be speech: its sound (S,), and (T,) bool, True for frames without a face."""
         if not self._may_be_speech(audio, missing):
             return self.finish()
         fits, closed = self._fits(block), []
         if not fits:
-            closed, self.open = self.finish(), Piece(block.start_frame, block.start_frame, ())
-        sure = (self.open,) if self.open.sure is None else self.open.sure
-        self.open, self._doubtful = Piece(self.open.start_frame, block.end_frame, sure), True
+            closed, self.open = self.finish(), SpeechSegment(block.start_frame, block.start_frame, ())
+        unextended = (self.open,) if self.open.unextended is None else self.open.unextended
+        self.open, self._doubtful = SpeechSegment(self.open.start_frame, block.end_frame, unextended), True
         return closed
 
-    def finish(self) -> list[Piece]:
-        """The piece being gathered: nothing follows that could join it."""
+    def finish(self) -> list[SpeechSegment]:
+        """The segment being gathered: nothing follows that could join it."""
         closed = [] if self.open is None else [self.open]
         self.open, self._doubtful = None, False
         return closed
 
-    def _fits(self, piece: Piece) -> bool:
-        return (self.open is not None and self.open.end_frame == piece.start_frame
-                and piece.end_frame - self.open.start_frame <= PIECE_FRAMES)
+    def _fits(self, segment: SpeechSegment) -> bool:
+        return (self.open is not None and self.open.end_frame == segment.start_frame
+                and segment.end_frame - self.open.start_frame <= SEGMENT_FRAMES)
 
     def _may_be_speech(self, audio: np.ndarray | None, missing: np.ndarray | None) -> bool:
         if audio is None or len(audio) < SAMPLES_PER_FRAME or missing is None or missing.mean() > self.options.missing:

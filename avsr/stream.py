@@ -1,6 +1,6 @@
-"""Listening and looking: a recording in windows, pieces of speech out, each with its sound and its speaker's mouth.
+"""Listening and looking: a recording in windows, segments of speech out, each with its sound and its speaker's mouth.
 
-    media.Recording -> Clip windows -> (speech.SpeechCutter, faces.FaceTracker -> lips.MouthCropper -> choose) -> Heard
+    media.Recording -> Clip windows -> (segment.VadSegmenter, faces.FaceTracker -> lips.MouthCropper -> choose) -> Window
 """
 
 from __future__ import annotations
@@ -14,70 +14,71 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr import media, step
+from avsr import media, sync
 from avsr.faces import FaceTracker
-from avsr.lips import LipRecipe, MouthCropper, Mouths, choose
+from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose
 from avsr.media.level import Loudness, amplified
-from avsr.rates import PIECE_FRAMES, frames_to_samples, samples_to_frames
+from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
-from avsr.speech import Piece, SpeechCutter, SpeechProbability, Widening
+from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadSegmenter
 
-BY_EYE_FRAMES = 100                                         # to a window with pictures: 4 s, 276 MB at 1280x720
-BY_EAR_FRAMES = PIECE_FRAMES                                # to a window of sound alone: 30 s, 2 MB
+VIDEO_WINDOW_FRAMES = 100                                         # to a window with pictures: 4 s, 276 MB at 1280x720
+AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES                                # to a window of sound alone: 30 s, 2 MB
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A piece on its way to the network: sound (S,) float32 or None, mouths over its frames or None.
+class Window:
+    """A segment on its way to the network: sound (S,) float32 or None, mouths over its frames or None.
 
-    sure: of a piece that was widened, what it holds without that, none or several; None for any other.
+    unextended: of a segment that was widened, what it holds without that, none or several; None for any other.
     """
 
-    piece: Piece
+    segment: SpeechSegment
     audio: np.ndarray | None
     mouths: Mouths | None
-    sure: tuple[Heard, ...] | None = None
+    unextended: tuple[Window, ...] | None = None
 
 
-class Listener:
-    """The pieces of a recording in order, each as soon as its sound and its mouths are complete. Iterate once.
+class StreamReader:
+    """The segments of a recording in order, each as soon as its sound and its mouths are complete. Iterate once.
 
-    recipe: how mouths are cut out, None to listen only. vad: cut at pauses, or every 30 s as they come.
-    doubt: widen pieces by what may be speech that noise hides, see speech.Widening; needs recipe and vad.
+    mouth_crop: how mouths are cut out, None to listen only. vad: cut at pauses, or every 30 s as they come.
+    extension: widen segments by what may be speech that noise hides, see segment.SegmentExtension; needs mouth_crop and vad.
     save_lips: a folder for a small video of the mouths. duration_s: seconds of the recording taken in so far, which `progress`
     is told as they grow; stage: the words before the recording's name there. loudness: of the sound taken in so far, as it is
     in the recording; what is very quiet is amplified before it is listened to.
     """
 
-    def __init__(self, recording: media.Recording, recipe: LipRecipe | None, *, vad: bool = True, doubt: bool = False,
-                 save_lips: Path | None = None, stage: str = "transcribing", progress: Progress = no_progress):
-        assert not doubt or (recipe is not None and vad)
-        self.recording, self.recipe, self.vad, self.doubt = recording, recipe, vad, doubt
+    def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
+                 extension: bool = False, save_lips: Path | None = None,
+                 stage: str = "transcribing", progress: Progress = no_progress):
+        assert not extension or (mouth_crop is not None and vad)
+        self.recording, self.mouth_crop, self.vad, self.extension = recording, mouth_crop, vad, extension
         self.save_lips, self.duration_s, self.loudness = save_lips, 0.0, Loudness()
         self.stage, self.progress = f"{stage} {Path(recording.name).name}", progress
 
-    def __iter__(self) -> Iterator[Heard]:
+    def __iter__(self) -> Iterator[Window]:
         ears, waiting = _Ears(self.vad), []
         with ExitStack() as stack:
             eyes = None
-            if self.recipe is not None:
-                eyes = stack.enter_context(_Eyes(self.recipe, keep_all=self.save_lips is not None))
-            gaps = _Gaps(ears, eyes) if self.doubt else None
-            for clip in self.recording.windows(BY_EAR_FRAMES if eyes is None else BY_EYE_FRAMES):
+            if self.mouth_crop is not None:
+                eyes = stack.enter_context(_Eyes(self.mouth_crop, keep_all=self.save_lips is not None))
+            gaps = _Gaps(ears, eyes) if self.extension else None
+            for clip in self.recording.windows(AUDIO_WINDOW_FRAMES if eyes is None else VIDEO_WINDOW_FRAMES):
                 if clip.audio is not None:
                     self.loudness.update(clip.audio)
                     clip = replace(clip, audio=amplified(clip.audio, self.recording.gain))
                 waiting += ears.update(clip)
                 if eyes is not None:
                     eyes.update(clip)
-                n_ready = sum(eyes is None or piece.end_frame <= eyes.settled for piece in waiting)
+                n_ready = sum(eyes is None or segment.end_frame <= eyes.settled for segment in waiting)
                 ready, waiting = waiting[:n_ready], waiting[n_ready:]
-                oldest = min([ears.settled] + [piece.start_frame for piece in waiting])
+                oldest = min([ears.settled] + [segment.start_frame for segment in waiting])
                 if gaps is not None:
                     ready = gaps.update(ready, min(oldest, eyes.settled))
                     oldest = min(oldest, gaps.oldest)
-                for piece in ready:
-                    yield _take(piece, ears, eyes)
+                for segment in ready:
+                    yield _take(segment, ears, eyes)
                 for sense in (ears, eyes):
                     if sense is not None:
                         sense.forget(oldest)
@@ -86,96 +87,96 @@ class Listener:
             if eyes is not None:
                 eyes.finish()
             waiting += ears.finish()
-            for piece in waiting if gaps is None else gaps.finish(waiting):
-                yield _take(piece, ears, eyes)
+            for segment in waiting if gaps is None else gaps.finish(waiting):
+                yield _take(segment, ears, eyes)
             if eyes is not None and self.save_lips is not None:
                 eyes.save(lips_path(self.save_lips, self.recording.name))
 
 
-def _take(piece: Piece, ears: _Ears, eyes: _Eyes | None) -> Heard:
-    sure = None if piece.sure is None else tuple(_take(one, ears, eyes) for one in piece.sure)
-    audio = ears.take(piece)
-    return Heard(piece, audio, None if eyes is None else eyes.take(piece, audio), sure)
+def _take(segment: SpeechSegment, ears: _Ears, eyes: _Eyes | None) -> Window:
+    unextended = None if segment.unextended is None else tuple(_take(one, ears, eyes) for one in segment.unextended)
+    audio = ears.take(segment)
+    return Window(segment, audio, None if eyes is None else eyes.take(segment, audio), unextended)
 
 
 def why_unreadable(mouths: Mouths | None, max_missing: float) -> str | None:
-    """What keeps a piece from being read from its lips: "missing" where too few frames show a face, "still" where too few show
+    """What keeps a segment from being lip-read: "missing" where too few frames show a face, "still" where too few show
     a mouth that moves, None where nothing does. max_missing: share of the frames that may do so."""
     if mouths is None or mouths.missing.mean() > max_missing:
         return "missing"
-    motionless = step.motionless(mouths.images, mouths.missing)
+    motionless = sync.motionless(mouths.images, mouths.missing)
     return "still" if (mouths.missing | motionless).mean() > max_missing else None
 
 
 class _Gaps:
-    """What lies between pieces, judged in blocks as soon as it has been heard and seen."""
+    """What lies between segments, judged in blocks as soon as it has been heard and seen."""
 
     def __init__(self, ears: _Ears, eyes: _Eyes):
-        self.ears, self.eyes, self.widening, self.reached = ears, eyes, Widening(), 0
+        self.ears, self.eyes, self.extension, self.reached = ears, eyes, SegmentExtension(), 0
 
     @property
     def oldest(self) -> int:
         """The first frame that is still needed."""
-        return self.reached if self.widening.open is None else self.widening.open.start_frame
+        return self.reached if self.extension.open is None else self.extension.open.start_frame
 
-    def update(self, pieces: list[Piece], upto: int) -> list[Piece]:
-        """The next pieces, before frame `upto`, where the next one may begin -> pieces to be recognised."""
+    def update(self, segments: list[SpeechSegment], upto: int) -> list[SpeechSegment]:
+        """The next segments, before frame `upto`, where the next one may begin -> segments to be recognised."""
         out = []
-        for piece in pieces:
-            out += self._between(piece.start_frame, over=True)
-            out += self.widening.speech(piece, self.ears.take(piece))
-            self.reached = piece.end_frame
+        for segment in segments:
+            out += self._between(segment.start_frame, over=True)
+            out += self.extension.speech(segment, self.ears.take(segment))
+            self.reached = segment.end_frame
         return out + self._between(upto)
 
-    def finish(self, pieces: list[Piece]) -> list[Piece]:
-        """The last pieces."""
-        return self.update(pieces, self.reached) + self._between(self.ears.n_frames, over=True) + self.widening.finish()
+    def finish(self, segments: list[SpeechSegment]) -> list[SpeechSegment]:
+        """The last segments."""
+        return self.update(segments, self.reached) + self._between(self.ears.n_frames, over=True) + self.extension.finish()
 
-    def _between(self, end: int, *, over: bool = False) -> list[Piece]:
+    def _between(self, end: int, *, over: bool = False) -> list[SpeechSegment]:
         """Blocks up to `end`; if the gap is `over` there, what is too short for a block joins the last one."""
-        out, n_block, least = [], self.widening.options.block, self.widening.options.least
+        out, n_block, least = [], self.extension.options.block, self.extension.options.least
         while (left := end - self.reached) >= (least if over else n_block + least):
-            block = Piece(self.reached, end if left < n_block + least else self.reached + n_block)
+            block = SpeechSegment(self.reached, end if left < n_block + least else self.reached + n_block)
             mouths, self.reached = self.eyes.take(block), block.end_frame
-            out += self.widening.between(block, self.ears.take(block), None if mouths is None else mouths.missing)
+            out += self.extension.between(block, self.ears.take(block), None if mouths is None else mouths.missing)
         return out
 
 
 class _Ears:
-    """Sound and the pieces it falls into; keeps what may still be needed."""
+    """Sound and the segments it falls into; keeps what may still be needed."""
 
     def __init__(self, vad: bool):
         self.probability = SpeechProbability() if vad else None
-        self.cutter = SpeechCutter()
+        self.cutter = VadSegmenter()
         self.chunks: list[tuple[int, np.ndarray]] = []      # first frame, samples
         self.n_frames = self.taken = 0
 
-    def update(self, clip: media.Clip) -> list[Piece]:
+    def update(self, clip: media.Clip) -> list[SpeechSegment]:
         self.n_frames = clip.start_frame + clip.n_frames
         if clip.audio is not None:
             self.chunks.append((clip.start_frame, clip.audio))
         if self.probability is not None and clip.audio is not None:
             return self.cutter.update(self.probability.update(clip.audio))
-        pieces = []
-        while self.n_frames - self.taken >= PIECE_FRAMES:
-            pieces.append(Piece(self.taken, self.taken + PIECE_FRAMES))
-            self.taken += PIECE_FRAMES
-        return pieces
+        segments = []
+        while self.n_frames - self.taken >= SEGMENT_FRAMES:
+            segments.append(SpeechSegment(self.taken, self.taken + SEGMENT_FRAMES))
+            self.taken += SEGMENT_FRAMES
+        return segments
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[SpeechSegment]:
         if self.probability is not None:
-            pieces = self.cutter.update(self.probability.finish()) + self.cutter.finish()
-            return [replace(piece, end_frame=min(piece.end_frame, self.n_frames)) for piece in pieces]
-        return [Piece(self.taken, self.n_frames)] if self.n_frames > self.taken else []
+            segments = self.cutter.update(self.probability.finish()) + self.cutter.finish()
+            return [replace(segment, end_frame=min(segment.end_frame, self.n_frames)) for segment in segments]
+        return [SpeechSegment(self.taken, self.n_frames)] if self.n_frames > self.taken else []
 
     @property
     def settled(self) -> int:
         return self.taken if self.probability is None else self.cutter.settled
 
-    def take(self, piece: Piece) -> np.ndarray | None:
+    def take(self, segment: SpeechSegment) -> np.ndarray | None:
         parts = []
         for start, samples in self.chunks:
-            low, high = frames_to_samples(piece.start_frame - start), frames_to_samples(piece.end_frame - start)
+            low, high = frames_to_samples(segment.start_frame - start), frames_to_samples(segment.end_frame - start)
             if high > 0 and low < len(samples):
                 parts.append(samples[max(0, low):high])
         return np.concatenate(parts) if parts else None
@@ -187,10 +188,10 @@ class _Ears:
 class _Eyes:
     """Everybody's mouths; keeps what may still be needed, or all of them for `save`."""
 
-    def __init__(self, recipe: LipRecipe, *, keep_all: bool):
-        self.tracker, self.cropper = FaceTracker(landmarks=recipe.landmarks), MouthCropper(recipe)
+    def __init__(self, mouth_crop: MouthCropSettings, *, keep_all: bool):
+        self.tracker, self.cropper = FaceTracker(landmarks=mouth_crop.landmarks), MouthCropper(mouth_crop)
         # Frames that tracker and cropper may hold back, see there.
-        self.lag = self.tracker.max_gap + 4 * self.tracker.stride + recipe.smooth
+        self.lag = self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
         self.mouths: list[Mouths] = []
         self.kept: list[Mouths] = []
         self.audio: list[np.ndarray] = []
@@ -218,8 +219,8 @@ class _Eyes:
         if self.keep_all:
             self.kept += mouths
 
-    def take(self, piece: Piece, audio: np.ndarray | None = None) -> Mouths | None:
-        return choose(self.mouths, piece.start_frame, piece.end_frame, audio)
+    def take(self, segment: SpeechSegment, audio: np.ndarray | None = None) -> Mouths | None:
+        return choose(self.mouths, segment.start_frame, segment.end_frame, audio)
 
     def forget(self, before: int) -> None:
         self.mouths = [mouths for mouths in self.mouths if mouths.end_frame > before]
@@ -238,7 +239,7 @@ def lips_path(place: Path, recording: str) -> Path:
     return place if place.suffix == ".mp4" else place / f"{Path(recording).stem}.lips.mp4"
 
 
-def ahead(items: Iterable, n: int) -> Iterator:
+def prefetch(items: Iterable, n: int) -> Iterator:
     """The same items, made by a thread that runs up to `n` of them ahead. Its exception is raised here."""
     line: queue.Queue = queue.Queue(maxsize=n)
     stop, end = threading.Event(), object()

@@ -56,7 +56,7 @@ def motionless(images: np.ndarray, missing: np.ndarray | None = None) -> np.ndar
     return frozen(images, missing)
 
 
-def in_step(images: np.ndarray, sound: np.ndarray, there: np.ndarray) -> float:
+def in_sync(images: np.ndarray, sound: np.ndarray, there: np.ndarray) -> float:
     """Correlation in -1..1 of a mouth (T, 96, 96) uint8 with its sound (S,), over the frames that are `there` (T,) bool."""
     loud = energy(sound, len(images))
     return float(correlations(mouth_opening(images[there]), loud[there], NEAR).max())

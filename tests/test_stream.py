@@ -8,25 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avsr import media, noise
-from avsr.lips import LipRecipe, Mouths
-from avsr.listen import Listener, _Gaps, ahead
-from avsr.rates import PIECE_FRAMES, frames_to_samples
-from avsr.speech import Piece
+from avsr.lips import MouthCropSettings, Mouths
+from avsr.rates import SEGMENT_FRAMES, frames_to_samples
+from avsr.segment import SpeechSegment
+from avsr.stream import StreamReader, _Gaps, prefetch
 
 
 def pieces(source, **options):
     with media.open_recording(source) as recording:
-        return list(Listener(recording, **options))
+        return list(StreamReader(recording, **options))
 
 
 def test_pieces_hold_the_sound_of_their_frames(hello):
     sound = np.concatenate([hello, np.zeros(80_000, np.float32)] * 3)
-    heard = pieces(sound, recipe=None)
+    heard = pieces(sound, mouth_crop=None)
     assert len(heard) == 3
     for one in heard:
-        start = frames_to_samples(one.piece.start_frame)
+        start = frames_to_samples(one.segment.start_frame)
         assert np.array_equal(one.audio, sound[start:start + len(one.audio)])
-        assert len(one.audio) <= frames_to_samples(one.piece.end_frame - one.piece.start_frame)
+        assert len(one.audio) <= frames_to_samples(one.segment.end_frame - one.segment.start_frame)
 
 
 @pytest.mark.slow
@@ -34,17 +34,17 @@ def test_mouths_come_with_the_piece_and_nobody_means_none(tmp_path):
     import talking_face
 
     talking_face.write(tmp_path / "a.mp4", "My mama made me a poem.", silence_s=(1.0, 1.0))
-    (one,) = pieces(tmp_path / "a.mp4", recipe=LipRecipe())
-    assert len(one.mouths.images) == one.piece.end_frame - one.piece.start_frame
+    (one,) = pieces(tmp_path / "a.mp4", mouth_crop=MouthCropSettings())
+    assert len(one.mouths.images) == one.segment.end_frame - one.segment.start_frame
     assert not one.mouths.missing.any()
     clip = media.read(tmp_path / "a.mp4")
     blank = media.Clip(np.full_like(clip.video, 80), clip.shown, clip.audio)
-    assert pieces(blank, recipe=LipRecipe())[0].mouths is None
+    assert pieces(blank, mouth_crop=MouthCropSettings())[0].mouths is None
 
 
 def test_without_vad_nothing_is_left_out(hello):
-    heard = pieces(np.tile(hello, 7), recipe=None, vad=False)
-    assert [one.piece.start_frame for one in heard] == [0, 750]
+    heard = pieces(np.tile(hello, 7), mouth_crop=None, vad=False)
+    assert [one.segment.start_frame for one in heard] == [0, 750]
     assert sum(len(one.audio) for one in heard) == 7 * len(hello)
 
 
@@ -74,7 +74,7 @@ def between(pieces, n_frames, quiet, steps):
         ready = [piece for piece in waiting if piece.end_frame <= now]
         waiting = waiting[len(ready):]
         out += gaps.update(ready, min([now] + [piece.start_frame for piece in waiting]))
-        assert now - gaps.oldest <= 3 * PIECE_FRAMES, "memory"
+        assert now - gaps.oldest <= 3 * SEGMENT_FRAMES, "memory"
         ears.forgotten = eyes.forgotten = min([gaps.oldest] + [piece.start_frame for piece in waiting])
     return out + gaps.finish(waiting)
 
@@ -85,12 +85,12 @@ def between(pieces, n_frames, quiet, steps):
        hush=st.integers(0, 3000), jumps=st.lists(st.integers(1, 300), max_size=30))
 def test_gaps_are_judged_the_same_in_any_windows(lengths, ending, hush, jumps):
     edges = np.cumsum(lengths).tolist()
-    pieces = [Piece(a, b) for a, b in zip(edges[::2], edges[1::2], strict=False)]
+    pieces = [SpeechSegment(a, b) for a, b in zip(edges[::2], edges[1::2], strict=False)]
     n_frames, quiet = edges[-1] + ending, np.arange(hush, hush + 200)
     steps = [now for now in np.cumsum(jumps).tolist() if now <= n_frames]
     out = between(pieces, n_frames, quiet, steps)
     assert out == between(pieces, n_frames, quiet, [])
-    assert [one for piece in out for one in ((piece,) if piece.sure is None else piece.sure)] == pieces
+    assert [one for piece in out for one in ((piece,) if piece.unextended is None else piece.unextended)] == pieces
     assert between(pieces, n_frames, np.arange(n_frames), steps) == pieces, "nothing changes where gaps are quiet"
 
 
@@ -110,32 +110,33 @@ def in_noise(clip, snr_db):
 @pytest.mark.parametrize("snr_db", [None, -5, -10])
 def test_what_noise_hides_is_doubted_and_what_is_sure_stays_as_it_was(grid_clip, snr_db):
     clip = in_noise(grid_clip, snr_db)
-    plain, (one, *others) = pieces(clip, recipe=LipRecipe()), pieces(clip, recipe=LipRecipe(), doubt=True)
+    plain = pieces(clip, mouth_crop=MouthCropSettings())
+    one, *others = pieces(clip, mouth_crop=MouthCropSettings(), extension=True)
     assert not others
-    sure = (one,) if snr_db is None else one.sure
-    assert (one.sure is None) == (snr_db is None)
-    assert [heard.piece for heard in sure] == [heard.piece for heard in plain]
+    sure = (one,) if snr_db is None else one.unextended
+    assert (one.unextended is None) == (snr_db is None)
+    assert [heard.segment for heard in sure] == [heard.segment for heard in plain]
     for ours, theirs in zip(sure, plain, strict=True):
         assert np.array_equal(ours.audio, theirs.audio)
         assert np.array_equal(ours.mouths.images, theirs.mouths.images)
     if snr_db is not None:
-        assert (one.piece.start_frame, one.piece.end_frame) == (0, clip.n_frames)
+        assert (one.segment.start_frame, one.segment.end_frame) == (0, clip.n_frames)
         assert len(one.mouths.images) == clip.n_frames
 
 
 def test_ahead_keeps_order_passes_errors_on_and_stops_its_thread():
-    assert list(ahead(range(100), 3)) == list(range(100))
+    assert list(prefetch(range(100), 3)) == list(range(100))
 
     def broken():
         yield 1
         raise ValueError("two")
 
-    items = ahead(broken(), 3)
+    items = prefetch(broken(), 3)
     assert next(items) == 1
     with pytest.raises(ValueError, match="two"):
         next(items)
     before = threading.active_count()
-    endless = ahead(iter(int, 1), 2)
+    endless = prefetch(iter(int, 1), 2)
     next(endless)
     endless.close()
     assert threading.active_count() == before

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avsr.rates import PIECE_FRAMES, PIECE_SECONDS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from avsr.speech import STEP, DoubtOptions, Piece, SpeechCutter, SpeechOptions, SpeechProbability, Widening
+from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, SEGMENT_FRAMES, SEGMENT_SECONDS
+from avsr.segment import STEP, ExtensionOptions, SegmentExtension, SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
 
 PER_SECOND = SAMPLE_RATE / STEP                             # 31.25 steps
 
@@ -53,7 +53,7 @@ def test_windows_are_the_whole(sound, sizes):
 
 def test_an_hour_is_taken_in_blocks(sound, monkeypatch):
     whole = probabilities(sound)
-    monkeypatch.setattr("avsr.speech.BLOCK", 7)
+    monkeypatch.setattr("avsr.segment.BLOCK", 7)
     np.testing.assert_allclose(probabilities(sound), whole, atol=1e-6)
 
 
@@ -77,13 +77,13 @@ def speech(draw):
 
 
 OPTIONS = st.sampled_from([
-    SpeechOptions(), SpeechOptions(pad=0.0), SpeechOptions(pad=1.0, min_silence=0.1), SpeechOptions(max_gap=0.0),
-    SpeechOptions(min_speech=0.0, min_silence=0.03, max_gap=10.0)])
+    VadOptions(), VadOptions(pad=0.0), VadOptions(pad=1.0, min_silence=0.1), VadOptions(max_gap=0.0),
+    VadOptions(min_speech=0.0, min_silence=0.03, max_gap=10.0)])
 
 
 def cut(steps, options, *sizes):
     """Pieces, in order; watches `settled` on the way."""
-    cutter, pieces, settled, at = SpeechCutter(options), [], 0, 0
+    cutter, pieces, settled, at = VadSegmenter(options), [], 0, 0
     for size in [*sizes, len(steps)]:
         fresh = cutter.update(steps[at:at + size])
         at += size
@@ -105,7 +105,7 @@ def test_pieces_in_any_windows(steps, options, sizes):
     last_frame = -(-len(steps) * STEP // SAMPLES_PER_FRAME)
     for piece in pieces:
         assert 0 <= piece.start_frame < piece.end_frame <= last_frame
-        assert piece.end_frame - piece.start_frame <= PIECE_FRAMES
+        assert piece.end_frame - piece.start_frame <= SEGMENT_FRAMES
     for piece, following in pairwise(pieces):
         assert piece.end_frame <= following.start_frame
 
@@ -130,7 +130,7 @@ def test_all_that_is_surely_speech_is_in_a_piece(steps, options):
 @settings(max_examples=100, deadline=None)
 @given(speech())
 def test_where_nobody_speaks_there_is_no_piece(steps):
-    assert cut(np.minimum(steps, 0.49), SpeechOptions()) == []
+    assert cut(np.minimum(steps, 0.49), VadOptions()) == []
 
 
 def seconds(*stretches):
@@ -143,7 +143,7 @@ def times(pieces):
 
 
 def test_a_sentence_is_padded_on_both_sides():
-    (start, end), = times(cut(seconds((0, 2), (1, 3), (0, 4)), SpeechOptions()))
+    (start, end), = times(cut(seconds((0, 2), (1, 3), (0, 4)), VadOptions()))
     assert (start, end) == pytest.approx((1.7, 5.3), abs=0.06)
 
 
@@ -151,45 +151,45 @@ def test_pauses_are_bridged_up_to_a_length():
     def talk(pause):
         return seconds((0, 1), (1, 2), (0, pause), (1, 2), (0, 4))
 
-    assert len(cut(talk(1.5), SpeechOptions())) == 1
-    first, second = times(cut(talk(3.0), SpeechOptions()))
+    assert len(cut(talk(1.5), VadOptions())) == 1
+    first, second = times(cut(talk(3.0), VadOptions()))
     assert first == pytest.approx((0.7, 3.3), abs=0.06)
     assert second == pytest.approx((5.7, 8.3), abs=0.06)
 
 
 def test_a_click_is_no_speech():
-    assert cut(seconds((0, 1), (1, 0.064), (0, 3)), SpeechOptions()) == []
+    assert cut(seconds((0, 1), (1, 0.064), (0, 3)), VadOptions()) == []
 
 
 def test_speech_to_the_very_end_is_kept():
-    (start, end), = times(cut(seconds((0, 2), (1, 3)), SpeechOptions()))
+    (start, end), = times(cut(seconds((0, 2), (1, 3)), VadOptions()))
     assert (start, end) == pytest.approx((1.7, 5.0), abs=0.06)
 
 
 def test_a_minute_without_a_pause_is_cut_without_gap_or_overlap():
-    pieces = cut(seconds((1, 60)), SpeechOptions())
+    pieces = cut(seconds((1, 60)), VadOptions())
     assert times(pieces)[0][0] == 0
     assert times(pieces)[-1][1] == pytest.approx(60, abs=0.06)
     assert all(a.end_frame == b.start_frame for a, b in pairwise(pieces))
-    assert all(5 < piece.duration_s <= PIECE_SECONDS for piece in pieces)
+    assert all(5 < piece.duration_s <= SEGMENT_SECONDS for piece in pieces)
 
 
 def test_the_cut_is_where_it_is_quietest():
     steps = seconds((1, 20), (0.4, 0.1), (1, 40))
-    first, second, *_ = cut(steps, SpeechOptions())
+    first, second, *_ = cut(steps, VadOptions())
     assert first.end_frame == second.start_frame
     assert second.start_s == pytest.approx(20.05, abs=0.1)
 
 
 def test_a_cut_leaves_no_scrap_that_is_too_short_to_be_speech():
-    longest = SpeechCutter()._longest
+    longest = VadSegmenter()._longest
     steps = np.concatenate([np.full(longest - 1, 0.9), [0.6, 0.9]]).astype(np.float32)
-    assert cut(steps, SpeechOptions())[-1].end_frame == -(-len(steps) * STEP // SAMPLES_PER_FRAME)
+    assert cut(steps, VadOptions())[-1].end_frame == -(-len(steps) * STEP // SAMPLES_PER_FRAME)
 
 
 def test_a_long_talk_is_cut_at_its_pauses_and_pads_meet_in_the_middle():
     steps = seconds(*[(1, 12), (0, 0.576)] * 8)
-    pieces = cut(steps, SpeechOptions(pad=1.0))
+    pieces = cut(steps, VadOptions(pad=1.0))
     assert len(pieces) == 4
     for i, (a, b) in enumerate(pairwise(pieces), start=1):
         assert b.start_frame - a.end_frame in (0, 1)
@@ -197,30 +197,30 @@ def test_a_long_talk_is_cut_at_its_pauses_and_pads_meet_in_the_middle():
 
 
 def test_memory_does_not_grow_with_the_recording():
-    cutter, rng = SpeechCutter(), np.random.default_rng(0)
+    cutter, rng = VadSegmenter(), np.random.default_rng(0)
     longest = 0
     for _ in range(600):
         level = rng.choice([0.0, 1.0], p=[0.2, 0.8])
         cutter.update(np.full(60, level, np.float32))
         longest = max(longest, len(cutter._probabilities))
-    assert longest <= PIECE_SECONDS * PER_SECOND
-    assert cutter.settled / 25 > 600 * 60 / PER_SECOND - 2 * PIECE_SECONDS
+    assert longest <= SEGMENT_SECONDS * PER_SECOND
+    assert cutter.settled / 25 > 600 * 60 / PER_SECOND - 2 * SEGMENT_SECONDS
 
 
 def test_a_piece_knows_its_seconds():
-    piece = Piece(50, 75)
+    piece = SpeechSegment(50, 75)
     assert (piece.start_s, piece.duration_s) == (2.0, 1.0)
 
 
 def test_the_demo_is_one_piece(hello):
-    pieces = SpeechCutter()
+    pieces = VadSegmenter()
     found = pieces.update(probabilities(hello)) + pieces.finish()
     assert len(found) == 1
     assert found[0].start_s < 0.7
     assert found[0].start_s + found[0].duration_s > 5.5
 
 
-# Widening
+# SegmentExtension
 
 def sound_of(level_db):
     """A frame of it: how long a stretch is does not matter to how loud it is."""
@@ -232,18 +232,18 @@ KINDS = {"speech": None, "loud": (-12, SEEN), "quiet": (-40, SEEN), "faceless": 
 
 
 def widened(stretches):
-    """(kind, frames) each -> what came out, what went in as (kind, Piece)."""
-    widening, out, given, at = Widening(), [], [], 0
+    """(kind, frames) each -> what came out, what went in as (kind, SpeechSegment)."""
+    extension, out, given, at = SegmentExtension(), [], [], 0
     for kind, n in stretches:
-        piece = Piece(at, at + n)
+        piece = SpeechSegment(at, at + n)
         if kind == "speech":
-            out += widening.speech(piece, sound_of(-12))
+            out += extension.speech(piece, sound_of(-12))
         else:
             level, missing = KINDS[kind]
-            out += widening.between(piece, sound_of(level), missing)
+            out += extension.between(piece, sound_of(level), missing)
         given.append((kind, piece))
         at += n
-    return out + widening.finish(), given
+    return out + extension.finish(), given
 
 
 def covered(pieces):
@@ -259,22 +259,22 @@ def covered(pieces):
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.one_of(
-    st.tuples(st.just("speech"), st.integers(1, PIECE_FRAMES)),
+    st.tuples(st.just("speech"), st.integers(1, SEGMENT_FRAMES)),
     st.tuples(st.sampled_from(list(KINDS)), st.integers(1, 30))), max_size=40))
 def test_widened_pieces_hold_all_speech_and_all_that_is_doubtful_and_nothing_else(stretches):
     out, given = widened(stretches)
     assert covered(out) == covered(piece for kind, piece in given if kind in ("speech", "loud"))
-    assert all(0 < piece.end_frame - piece.start_frame <= PIECE_FRAMES for piece in out)
-    sure = [one for piece in out for one in ((piece,) if piece.sure is None else piece.sure)]
+    assert all(0 < piece.end_frame - piece.start_frame <= SEGMENT_FRAMES for piece in out)
+    sure = [one for piece in out for one in ((piece,) if piece.unextended is None else piece.unextended)]
     assert sure == [piece for kind, piece in given if kind == "speech"], "without the doubtful, all is as it was"
-    assert all(Piece(piece.start_frame, piece.end_frame) not in (piece.sure or ()) for piece in out)
+    assert all(SpeechSegment(piece.start_frame, piece.end_frame) not in (piece.unextended or ()) for piece in out)
 
 
 def test_pieces_are_joined_only_across_what_is_doubtful():
-    a, b, c = Piece(0, 50), Piece(75, 100), Piece(125, 150)
+    a, b, c = SpeechSegment(0, 50), SpeechSegment(75, 100), SpeechSegment(125, 150)
     out, _ = widened([("speech", 50), ("loud", 25), ("speech", 25), ("quiet", 25), ("speech", 25), ("speech", 10)])
-    assert out == [Piece(0, 100, (a, b)), c, Piece(150, 160)]
-    assert widened([("quiet", 25), ("loud", 25), ("quiet", 25)])[0] == [Piece(25, 50, ())]
+    assert out == [SpeechSegment(0, 100, (a, b)), c, SpeechSegment(150, 160)]
+    assert widened([("quiet", 25), ("loud", 25), ("quiet", 25)])[0] == [SpeechSegment(25, 50, ())]
 
 
 @pytest.mark.parametrize(("speech_db", "level_db", "n_missing", "doubtful"), [
@@ -284,19 +284,19 @@ def test_pieces_are_joined_only_across_what_is_doubtful():
     (-17, -17, 2, True), (-17, -17, 3, False),              # a face in most frames
 ])
 def test_what_is_doubtful(speech_db, level_db, n_missing, doubtful):
-    widening = Widening(DoubtOptions())
+    extension = SegmentExtension(ExtensionOptions())
     if speech_db is not None:
-        widening.speech(Piece(0, 25), sound_of(speech_db))
+        extension.speech(SpeechSegment(0, 25), sound_of(speech_db))
     missing = np.arange(4) < n_missing
-    out = widening.between(Piece(25, 50), sound_of(level_db), missing) + widening.finish()
-    assert any(piece.sure is not None for piece in out) == doubtful
+    out = extension.between(SpeechSegment(25, 50), sound_of(level_db), missing) + extension.finish()
+    assert any(piece.unextended is not None for piece in out) == doubtful
 
 
 def test_a_bang_is_not_loud_throughout():
     sound = np.tile(sound_of(-60), 25)
     sound[:5 * SAMPLES_PER_FRAME] = 0.9
-    widening = Widening()
-    assert widening.between(Piece(0, 25), sound, np.zeros(25, bool)) + widening.finish() == []
+    extension = SegmentExtension()
+    assert extension.between(SpeechSegment(0, 25), sound, np.zeros(25, bool)) + extension.finish() == []
 
 
 # The package that runs the network
@@ -304,7 +304,7 @@ def test_a_bang_is_not_loud_throughout():
 @pytest.mark.slow
 @pytest.mark.parametrize("home", ["empty", "/proc/nothing"])      # where nothing can be made
 def test_onnxruntime_leaves_nothing_in_the_home_and_says_nothing(tmp_path, home):
-    code = "from avsr.speech import SpeechProbability; SpeechProbability()"
+    code = "from avsr.segment import SpeechProbability; SpeechProbability()"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
     place = tmp_path if home == "empty" else Path(home)
     done = subprocess.run([sys.executable, "-c", code], env={**kept, "HOME": str(place)}, capture_output=True, text=True)

@@ -1,6 +1,6 @@
 """Pages of mouths: one picture per speaker, to see at a glance whether the crops are right.
 
-    prepared utterances, cache -> pages/SPEAKER.png: a row per utterance, its id and frames spread over its length
+    prepared utterances, cache -> contact_sheets/SPEAKER.png: a row per utterance, its id and frames spread over its length
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LABEL = 14                            # pixels above each row of mouths
 RED = (40, 40, 230)                   # BGR: frame of a mouth where no face was found
 
 
-def write_pages(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
+def write_contact_sheets(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
     """A page for every speaker with mouths in the cache of `folder`. Raises BadOutput."""
     import cv2
 
@@ -34,7 +34,7 @@ def write_pages(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
     for speaker, theirs in sorted(speakers.items()):
         chosen = [theirs[i] for i in np.unique(np.linspace(0, len(theirs) - 1, ROWS).round().astype(int))]
         page = np.concatenate([_row(folder, utterance) for utterance in chosen])
-        path = folder / "pages" / f"{file_name(speaker)}.png"
+        path = folder / "contact_sheets" / f"{file_name(speaker)}.png"
         write_file(path, cv2.imencode(".png", page)[1].tobytes())
         paths.append(path)
     return paths
