@@ -27,8 +27,8 @@ def helped(book: Book, kept: Sequence[str]) -> Table | None:
     for system in book.seeing:
         for condition in telling(book):
             both, sound = (_rows(book, book.find(system, modality, *condition)) for modality in ("av", "a"))
-            shared = {row["id"] for row in both} & {row["id"] for row in sound}
-            both, sound = ([row for row in rows if row["id"] in shared] for rows in (both, sound))
+            shared = {row.id for row in both} & {row.id for row in sound}
+            both, sound = ([row for row in rows if row.id in shared] for rows in (both, sound))
             for column in (one for one in kept if one in columns(both)):
                 found = by_group(both, column, against=sound, rng=rng())
                 if found.gap is not None:

@@ -57,7 +57,7 @@ class Book:
     @cached_property
     def systems(self) -> list[str]:
         """All of them, those with sight first."""
-        names = list(dict.fromkeys(row["system"] for row in self.rows))
+        names = list(dict.fromkeys(row.system for row in self.rows))
         return [*(name for name in names if name in self.seeing), *(name for name in names if name not in self.seeing)]
 
     @cached_property
@@ -152,10 +152,10 @@ def rng() -> np.random.Generator:
 
 def less(rows: Sequence[dict], other: Sequence[dict], tested: bool = False) -> Less:
     """On the utterances of both."""
-    theirs = {row["id"]: row for row in other}
-    shared = [row for row in rows if row["id"] in theirs]
+    theirs = {row.id: row for row in other}
+    shared = [row for row in rows if row.id in theirs]
     left_out = len(rows) + len(theirs) - 2 * len(shared)
-    matched = [theirs[row["id"]] for row in shared]
+    matched = [theirs[row.id] for row in shared]
     if not tested:
         return Less(difference(shared, matched, rng=rng()), None, len(shared), left_out)
     found = paired(shared, matched, rng=rng())

@@ -45,7 +45,7 @@ def paired_systems(first: Run, second: Run) -> list[tuple[str, str]]:
 
 def _checked(first: Run, second: Run) -> list[str]:
     """What the reader must know of the two."""
-    texts, others = ({row["id"]: row["reference"] for row in run.rows} for run in (first, second))
+    texts, others = ({row.id: row.reference for row in run.rows} for run in (first, second))
     shared = [one for one in texts if one in others]
     if not shared:
         raise AvsrError(f"{first.folder} and {second.folder}: no utterance is in both, so nothing can be paired.  "
@@ -61,8 +61,8 @@ def _checked(first: Run, second: Run) -> list[str]:
 
 def _other_noise(first: Run, second: Run) -> list[str]:
     """Families whose pieces differ: then the noise is part of the difference."""
-    pieces, others = ({(row["id"], row["noise"]): (row.get("noise_id"), row.get("noise_offset"))
-                       for row in run.rows if row["noise"] is not None} for run in (first, second))
+    pieces, others = ({(row.id, row.noise): (row.noise_id, row.noise_offset)
+                       for row in run.rows if row.noise is not None} for run in (first, second))
     shared = [key for key in pieces if key in others]
     odd = [key for key in shared if pieces[key] != others[key]]
     names = ", ".join(sorted({noise for _, noise in odd}))

@@ -12,6 +12,7 @@ from avsr.report.book import Book
 from avsr.report.runs import NAMES, Run
 from avsr.report.table import Column, Line, Table
 from avsr.report.tables import CONDITION, SYSTEM
+from avsr.results import ResultRow
 from avsr.text import normalise
 
 
@@ -59,21 +60,21 @@ def measured(runs: Sequence[Run], book: Book) -> Table:
                Column("empty", "references without a word"), Column("off_db", "SNR off by at most, dB", ".4f"))
     lines = []
     for run in runs:
-        for system in dict.fromkeys(row["system"] for row in run.rows):
-            rows = [row for row in run.rows if row["system"] == system]
+        for system in dict.fromkeys(row.system for row in run.rows):
+            rows = [row for row in run.rows if row.system == system]
             lines.append(Line((run.name, system, len(rows), *_counted(rows))))
     return Table("counts", "What was measured", columns, tuple(lines),
                  "Incomplete: conditions in which some utterance of the run has no row. Utterances whose reference has no word "
                  "count: what was heard in them was added.")
 
 
-def _counted(rows: Sequence[dict]) -> tuple:
-    seconds = {row["id"]: row.get("duration_s") or 0.0 for row in rows}
-    keys = ("modality", "noise", "snr_db", "corruption", "amount")
-    conditions = Counter(tuple(row[key] for key in keys) for row in rows)
-    texts = {row["id"]: row["reference"] for row in rows}
-    off = [abs(row["snr_achieved"] - row["snr_db"]) for row in rows if None not in (row.get("snr_achieved"), row["snr_db"])]
-    speakers = {row["speaker"] for row in rows} - {None}
+def _counted(rows: Sequence[ResultRow]) -> tuple:
+    seconds = {row.id: row.duration_s or 0.0 for row in rows}
+    conditions = Counter((row.modality, row.noise, row.snr_db, row.corruption, row.amount) for row in rows)
+    texts = {row.id: row.reference for row in rows}
+    off = [abs(row.snr_achieved - row.snr_db) for row in rows
+           if row.snr_achieved is not None and row.snr_db is not None]
+    speakers = {row.speaker for row in rows} - {None}
     return (len(seconds), len(speakers), sum(seconds.values()) / 60, len(conditions),
             sum(n < len(seconds) for n in conditions.values()), sum(not normalise(text) for text in texts.values()),
             max(off) if off else None)

@@ -80,7 +80,7 @@ def worst_and_best(book: Book, media: Path) -> Examples:
     def example(one: str) -> Example:
         found = rows[one]
         recording, is_video = _recording(media, one, notes)
-        return Example(one, next(iter(found.values()))["speaker"], normalise(next(iter(found.values()))["reference"]),
+        return Example(one, next(iter(found.values())).speaker, normalise(next(iter(found.values())).reference),
                        heard.get(one, nothing).percent, whole[one].percent, _written(book, found), recording, is_video)
 
     return Examples(system, modality, [example(one) for one in worst], [example(one) for one in best], notes)
@@ -92,7 +92,7 @@ def _by_utterance(book: Book, system: str, modality: str) -> dict:
     for cell, rows in book.cells.items():
         if (cell.system, cell.modality, cell.corruption) == (system, modality, None):
             for row, score in zip(rows, scored(rows), strict=True):
-                sums[row["id"]] = sums.get(row["id"], NOTHING) + score
+                sums[row.id] = sums.get(row.id, NOTHING) + score
     return sums
 
 
@@ -101,8 +101,8 @@ def _rows_of(book: Book, system: str, ids: set[str]) -> dict[str, dict[Cell, dic
     for cell, rows in book.cells.items():
         if (cell.system, cell.corruption) == (system, None):
             for row in rows:
-                if row["id"] in ids:
-                    found[row["id"]][cell] = row
+                if row.id in ids:
+                    found[row.id][cell] = row
     return found
 
 
@@ -117,7 +117,7 @@ def _written(book: Book, found: dict[Cell, dict]) -> list[Written]:
             row = found[cell]
             by = NAMES[cell.modality] + ("" if cell.modality == "v" else f", {name_of((cell.noise, cell.snr_db))}")
             (score,) = scored([row])
-            out.append(Written(by, marked(normalise(row["reference"]), normalise(row["hypothesis"])), score.percent))
+            out.append(Written(by, marked(normalise(row.reference), normalise(row.hypothesis)), score.percent))
     return out
 
 

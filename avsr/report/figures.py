@@ -110,11 +110,11 @@ def _curves(book: Book, axis: Axes, levels: Levels, system: str, noise: str | No
 
 def trust(book: Book) -> Drawing | None:
     """How far lips are trusted, or gates are open, against SNR: mean and the middle 80 % of utterances."""
-    shown = [(system, what) for system in book.seeing for what in ("trust", "gate")
-             if any(row.get(what) is not None for cell in _plain(book, system) for row in book.cells[cell])]
+    shown = [(system, what) for system in book.seeing for what in ("video_reliability", "gate")
+             if any(getattr(row, what) is not None for cell in _plain(book, system) for row in book.cells[cell])]
     if not shown:
         return None
-    words = {"trust": "trust in lips", "gate": "opening of the gates"}
+    words = {"video_reliability": "trust in lips", "gate": "opening of the gates"}
 
     def draw() -> Sheet:
         sheet = Sheet(len(shown), height=2.3)
@@ -141,7 +141,7 @@ def _plain(book: Book, system: str) -> list[Cell]:
 
 
 def _values(book: Book, cell: Cell | None, what: str) -> list[float]:
-    return [] if cell is None else [row[what] for row in book.cells[cell] if row.get(what) is not None]
+    return [] if cell is None else [getattr(row, what) for row in book.cells[cell] if getattr(row, what) is not None]
 
 
 def corruption(book: Book) -> Drawing | None:

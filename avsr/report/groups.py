@@ -66,8 +66,8 @@ def columns_of(book: Book, asked: Sequence[str] | None) -> list[str]:
 def grouped(book: Book, column: str, cell: Cell) -> Groups | None:
     """Rates of the groups of one cell; None where its rows do not have the column, as those of an outside system may not."""
     def compute() -> Groups | None:
-        rows = [row for row in book.cells[cell] if row["speaker"] is not None]
-        there = column == "speaker" or any(row["labels"].get(column) is not None for row in rows)
+        rows = [row for row in book.cells[cell] if row.speaker is not None]
+        there = column == "speaker" or any(row.labels.get(column) is not None for row in rows)
         return by_group(book.cells[cell], column, rng=rng()) if rows and there else None
 
     return book.once((by_group, column, cell), compute)

@@ -173,16 +173,16 @@ def _write_csv(found: Sequence[Table], write: Writer) -> None:
 
 def _facts(runs: Sequence[Run], book: Book) -> list[tuple[str, str]]:
     """What was measured, in a few lines."""
-    ids = {row["id"] for row in book.rows}
-    speakers = {row["speaker"] for row in book.rows} - {None}
+    ids = {row.id for row in book.rows}
+    speakers = {row.speaker for row in book.rows} - {None}
     by = next((rate.by for cell in book.cells if (rate := book.rate(cell)) and rate.low is not None), None)
-    splits = dict.fromkeys(str(row["split"]) for row in book.rows if row.get("split"))
+    splits = dict.fromkeys(str(row.split) for row in book.rows if row.split)
     who = f" of {len(speakers)} speakers" if len(speakers) > 1 else "".join(f" of {speaker}" for speaker in speakers)
     found = [("systems", ", ".join(book.systems)),
              ("speech", f"{counted(len(ids), 'utterance')}{who}" + (f", split {', '.join(splits)}" if splits else "")),
              ("noise", ", ".join(book.noises)),
              ("intervals", f"95 %, by bootstrap over {by}s" if by else ""),
-             ("normaliser", book.rows[0]["normaliser"])]
+             ("normaliser", book.rows[0].normaliser)]
     return [(name, value) for name, value in found if value]
 
 

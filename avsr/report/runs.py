@@ -16,9 +16,8 @@ from typing import Any
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
 from avsr.names import visible
-from avsr.results import INVARIANT_FIELDS, NAME, RUN, TIMINGS, read_results
+from avsr.results import FIELD_TYPES, INVARIANT_FIELDS, NAME, RUN, TIMINGS, ResultRow, read_results
 
-Row = Mapping[str, Any]
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
 NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # what rows hold that people have named
 BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
@@ -35,7 +34,7 @@ class Run:
 
     name: str
     folder: Path
-    rows: list[dict]
+    rows: list[ResultRow]
     timings: list[dict] = field(default_factory=list)
     about: dict = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -58,7 +57,7 @@ def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None) -
         raise AvsrError(f"{folders[0]}: given twice, and a run compared with itself shows nothing.  Give two folders.")
     names = _names(folders)
     runs = [only(open_run(folder, name), where or {}) for folder, name in zip(folders, names, strict=True)]
-    rules = {run.rows[0]["normaliser"]: run for run in runs}
+    rules = {run.rows[0].normaliser: run for run in runs}
     if len(rules) > 1:
         told = ", ".join(f"{run.folder} by {rule}" for rule, run in rules.items())
         raise AvsrError(f"rows of {len(rules)} normalisers cannot be compared: {told}.  Run the benchmark again for one of "
@@ -78,30 +77,30 @@ def open_run(folder: Path, name: str | None = None) -> Run:
         raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
     _check(rows, path)
     rows = _readable(rows)
-    if not any(row["modality"] != "none" for row in rows):
+    if not any(row.modality != "none" for row in rows):
         raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, by which nothing is sensed.  Run the benchmark "
                         "with a, v or av.")
     warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again makes it "
                 "whole."]
     timings = [line | {"system": visible(line["system"])} for line in _lines(folder / TIMINGS)]
     return Run(visible(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
-               (*warnings[:n_cut], *_of_script(rows, path)), {row["system"]: row["system"] for row in rows})
+               (*warnings[:n_cut], *_of_script(rows, path)), {row.system: row.system for row in rows})
 
 
-def _of_script(rows: Sequence[Row], path: Path) -> list[str]:
+def _of_script(rows: Sequence[ResultRow], path: Path) -> list[str]:
     """What word error rates of these texts do not tell, because of how their script is written."""
-    references = "".join({row["reference"] for row in rows})
+    references = "".join({row.reference for row in rows})
     warnings = []
     if 2 * len(re.findall(f"[{HAN}{SPACELESS}]", references)) > len(references):
         warnings.append(f"{path}: its references are in a script without spaces between words, so a whole phrase counts as one "
                         "word.  Go by the character error rate in the table of errors by kind.")
-    if VOWEL_SIGNS.search(references) and not any(VOWEL_SIGNS.search(row["hypothesis"]) for row in rows):
+    if VOWEL_SIGNS.search(references) and not any(VOWEL_SIGNS.search(row.hypothesis) for row in rows):
         warnings.append(f"{path}: its references have the vowel signs that Arabic and Hebrew may leave out, and no hypothesis "
                         "has any, so words count as wrong that differ in nothing else.  Remove the signs from the references.")
     return warnings
 
 
-def _readable(rows: list[dict]) -> list[dict]:
+def _readable(rows: list[ResultRow]) -> list[ResultRow]:
     """Names in rows with what a terminal would obey spelt out: an SVG file may not hold it either."""
     @cache
     def shown(name: str) -> str:
@@ -112,7 +111,7 @@ def _readable(rows: list[dict]) -> list[dict]:
             return {of(key): of(one) for key, one in value.items()}
         return shown(value) if isinstance(value, str) else value
 
-    return [row | {name: of(row[name]) for name in NAMED if row.get(name)} for row in rows]
+    return [replace(row, **{name: of(getattr(row, name)) for name in NAMED}) for row in rows]
 
 
 def only(run: Run, where: Mapping[str, str]) -> Run:
@@ -123,13 +122,15 @@ def only(run: Run, where: Mapping[str, str]) -> Run:
             known = ", ".join(sorted(values)[:20]) or "no value"
             raise AvsrError(f"{run.folder}: no row has {column} {value}; there is {known}.  Correct --where.")
         # Silence, sight alone and clean sound belong to every noise: they are what it is compared with.
-        kept = [row for row in run.rows if str(_value(row, column)) == value or (column == "noise" and row["noise"] is None)]
-        run = replace(run, rows=kept, systems={row["system"]: row["system"] for row in kept})
+        kept = [row for row in run.rows if str(_value(row, column)) == value or (column == "noise" and row.noise is None)]
+        run = replace(run, rows=kept, systems={row.system: row.system for row in kept})
     return run
 
 
-def _value(row: Row, column: str) -> Any:
-    return row[column] if column in row else row["labels"].get(column)
+def _value(row: ResultRow, column: str) -> Any:
+    if column in FIELD_TYPES:
+        return getattr(row, column)
+    return row.extra[column] if column in row.extra else row.labels.get(column)
 
 
 def _lines(path: Path) -> list[dict]:
@@ -171,18 +172,18 @@ def _names(folders: Sequence[Path]) -> list[str]:
     raise AssertionError("the same folder twice")
 
 
-def _check(rows: Sequence[Row], path: Path) -> None:
+def _check(rows: Sequence[ResultRow], path: Path) -> None:
     """That rows of one system are one measurement, and all of them by one normaliser. Raises AvsrError."""
     seen: dict[tuple, Any] = {}
     for number, row in enumerate(rows, 1):
-        if row["modality"] not in NAMES:
-            raise AvsrError(f"{path}, line {number}: modality {row['modality']!r}, and there are {', '.join(NAMES)}.  "
+        if row.modality not in NAMES:
+            raise AvsrError(f"{path}, line {number}: modality {row.modality!r}, and there are {', '.join(NAMES)}.  "
                             "Correct it.")
         for name in INVARIANT_FIELDS:
-            value = row.get(name)
-            first = seen.setdefault((name, None if name == "normaliser" else row["system"]), value)
+            value = getattr(row, name)
+            first = seen.setdefault((name, None if name == "normaliser" else row.system), value)
             if first != value:
-                raise AvsrError(f"{path}, line {number}: {row['system']} has {name} {value}, and {first} before that, so these "
+                raise AvsrError(f"{path}, line {number}: {row.system} has {name} {value}, and {first} before that, so these "
                                 "rows are not one measurement.  Put them into two runs.")
 
 
@@ -197,7 +198,7 @@ def _renamed(runs: list[Run]) -> list[Run]:
     for run in runs:
         told = {system: run.name if len(run.systems) == 1 else f"{run.name}: {system}" for system in run.systems}
         names = {system: told[system] if system in shared else system for system in run.systems}
-        rows, timings = ([{**row, "system": names.get(row["system"], row["system"])} for row in kept]
-                         for kept in (run.rows, run.timings))
+        rows = [replace(row, system=names[row.system]) for row in run.rows]
+        timings = [{**line, "system": names.get(line["system"], line["system"])} for line in run.timings]
         out.append(replace(run, rows=rows, timings=timings, systems={name: system for system, name in names.items()}))
     return out

@@ -151,9 +151,9 @@ def gain_at(book: Book, system: str, noise: str, snr_db: float) -> Gain | None:
     cells = [book.find(system, modality, noise, snr_db) for modality in ("a", "av")]
     if None in cells:
         return None
-    ids = {row["id"] for row in book.cells[cells[1]]}
+    ids = {row.id for row in book.cells[cells[1]]}
     curve = [cell for cell in book.cells if cell == Cell(system, "a", noise, cell.snr_db) and cell.snr_db is not None]
-    if any(ids != {row["id"] for row in book.cells[cell]} for cell in curve):
+    if any(ids != {row.id for row in book.cells[cell]} for cell in curve):
         return None
     return book.once((gain, system, noise, snr_db),
                      lambda: gain(book.cells, system, noise, snr_db, rng=rng(), n_draws=GAIN_DRAWS))
