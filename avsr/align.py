@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from avsr.decode import teacher_forced_log_probs
-from avsr.models.avsr import AVSR, Memory
-from avsr.models.decoder import Cache, DecoderBlock
-from avsr.models.hybrid import Hybrid
+from avsr.models.decoder import Cache, DecoderBlock, Memory
+from avsr.models.protocol import SpeechModel
 from avsr.rates import MEMORY_RATE
 from avsr.text import SentencePieceTokenizer, Tokenizer
 from avsr.transcript import Word
@@ -34,7 +33,7 @@ ATTENTION_DELAY: dict[tuple[tuple[int, int], ...], float] = {
 SENTENCE_MARKS = ".。!！?？"
 
 
-def align(model: AVSR | Hybrid, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
+def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
           texts: Sequence[Sequence[int]], durations: Sequence[float], *, language: str,
           heads: Sequence[tuple[int, int]]) -> list[list[Word]]:
     """The words of each utterance, one for each that `tokenizer.words` makes of its text, in seconds from its start.
@@ -43,7 +42,7 @@ def align(model: AVSR | Hybrid, tokenizer: Tokenizer | SentencePieceTokenizer, m
     heads: (layer, head) pairs whose attention to the audio is used. Without any, and for an utterance without audio, whose
     attention to the video is used, these are `default_heads`. A word's confidence is the mean probability of its tokens.
     """
-    if model.spells_tokens:
+    if model.ctc_units == "tokens":
         return _align_ctc(model, tokenizer, memory, prompts, texts, language)
     has_audio, positions = memory.audio is not None, memory.audio if memory.audio is not None else memory.video
     assert positions is not None, "a memory has audio or video"
@@ -75,7 +74,7 @@ def align(model: AVSR | Hybrid, tokenizer: Tokenizer | SentencePieceTokenizer, m
     return out
 
 
-def _align_ctc(model: Hybrid, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
+def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
                texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, with times from the most likely path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []
@@ -122,7 +121,7 @@ def ctc_path(log_probs: np.ndarray, text: Sequence[int], blank: int = 0) -> tupl
     return np.searchsorted(path, numbers, side="left"), np.searchsorted(path, numbers, side="right") - 1
 
 
-def _attention_logits(model: AVSR | Hybrid, layer: int, queries: Tensor, cache: Cache, i: int) -> Tensor:
+def _attention_logits(model: SpeechModel, layer: int, queries: Tensor, cache: Cache, i: int) -> Tensor:
     """Attention logits (H, L, S) float32 of one layer, from queries (1, L, D) to the memory of utterance i."""
     block = model.decoder.blocks[layer]
     assert isinstance(block, DecoderBlock)
@@ -133,7 +132,7 @@ def _attention_logits(model: AVSR | Hybrid, layer: int, queries: Tensor, cache: 
     return block.video.attention.weights(queries, cache.video[layer][0][i:i + 1])[0].float()
 
 
-def default_heads(model: AVSR | Hybrid) -> list[tuple[int, int]]:
+def default_heads(model: SpeechModel) -> list[tuple[int, int]]:
     """All heads in the upper half of the decoder: Whisper's choice for models whose alignment heads are not known."""
     n_layers = model.dims.n_decoder_layers
     return [(layer, head) for layer in range(n_layers // 2, n_layers) for head in range(model.dims.n_heads)]

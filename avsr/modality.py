@@ -13,7 +13,7 @@ from avsr import media
 from avsr.checkpoint import Checkpoint
 from avsr.errors import AvsrError, BadMedia, NoFace, counted
 from avsr.media.level import FLOOR_DB, decibels
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.stream import Window
 
 GOES_BY = {"a": "sound alone", "v": "sight alone", "av": "sound and sight together"}
@@ -21,7 +21,7 @@ GOES_BY = {"a": "sound alone", "v": "sight alone", "av": "sound and sight togeth
 
 def check_modality(checkpoint: Checkpoint, modality: str) -> None:
     """Raises AvsrError where the model cannot go by it."""
-    if modality == "v" and not checkpoint.lips_trained:
+    if modality == "v" and not checkpoint.video_trained:
         raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by sight alone.  "
                         "Use --modality a or auto, or a model that has learnt to read lips.")
     able = checkpoint.model.modalities
@@ -43,10 +43,10 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
             raise BadMedia(f"{recording.name}: there is no {lacks} in it, and this model goes by {GOES_BY[only]}.  Use another "
                            "model for it, such as --model default.")
         return only, f"this model goes by {GOES_BY[only]}"
-    readable = picture and checkpoint.lips_trained and checkpoint.model.doubts
+    readable = picture and checkpoint.video_trained and checkpoint.model.reliability is not None
     if recording.is_silent and (modality == "a" or not readable):
         return "a", "there is only silence in the recording's sound"
-    if not sound and not (picture and checkpoint.lips_trained):
+    if not sound and not (picture and checkpoint.video_trained):
         why = ("and this model has no trained lips" if picture else
                "and no picture was asked for" if modality == "a" else "and no picture either")
         raise BadMedia(f"{recording.name}: there is no sound in it, {why}.  Use a model that reads lips with --modality v, "
@@ -55,12 +55,12 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
         return "v", "sight alone was asked for"
     if modality == "a":
         return "a", "sound alone was asked for"
-    if not sound and not checkpoint.model.doubts:
+    if not sound and checkpoint.model.reliability is None:
         raise BadMedia(f"{recording.name}: there is no sound in it, and this model cannot tell whether it knows the lips in "
                        "it.  Use --modality v to have them read all the same.")
     if not sound:
         return "v", "there is only silence in the recording's sound" if recording.is_silent else "the recording has no sound"
-    if not checkpoint.lips_trained and modality == "auto":
+    if not checkpoint.video_trained and modality == "auto":
         return "a", "this model has no trained lips"
     if not picture:
         return "a", "the recording has no picture"
@@ -121,7 +121,7 @@ class VideoUse:
 
     def count_reliability(self, has_mouths: Sequence[bool], memory: Memory) -> None:
         """The segments of a batch that have mouths, and those of them whose mouths count for nothing."""
-        reliability = memory.familiar if memory.trust is None else memory.trust
+        reliability = memory.in_distribution if memory.reliability is None else memory.reliability
         if reliability is not None:
             values = [value for value, there in zip(reliability.tolist(), has_mouths, strict=True) if there]
             self.n_rated += len(values)

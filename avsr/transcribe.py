@@ -23,7 +23,7 @@ from avsr.errors import AvsrError
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.names import INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
@@ -99,19 +99,20 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
-    want_video = modality in ("v", "av") or (modality == "auto" and checkpoint.lips_trained)
+    want_video = modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=want_video, want_audio=modality != "v", audio_track=options.audio_track,
             video_track=options.video_track, language=track_language,
             landmarks=checkpoint.mouth_crop.landmarks) as recording:
         used, reason = decide(modality, checkpoint, recording)
+        only_in_distribution = used == "v" and modality == "auto" and checkpoint.model.reliability is not None
         video_use = VideoUse(checkpoint, recording, used, max_missing=options.max_missing,
-                             only_in_distribution=used == "v" and modality == "auto" and checkpoint.model.doubts)
+                             only_in_distribution=only_in_distribution)
         # With --modality v the sound is not read. With auto it may still tell where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio and not recording.is_silent))
         reader = StreamReader(recording, checkpoint.mouth_crop if "v" in used else None, vad=vad,
-                              extension=vad and used == "av" and checkpoint.lips_trained,
+                              extension=vad and used == "av" and checkpoint.video_trained,
                               save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
         transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
         segments: list[Segment] = []
@@ -158,7 +159,7 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
 
 def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
     """Raises AvsrError for a setting that would have no effect."""
-    hybrid = checkpoint.model.spells_tokens
+    hybrid = checkpoint.model.ctc_units == "tokens"
     if hybrid and options.temperature:
         raise AvsrError(f"{checkpoint.name}: its texts are searched, not drawn by chance, so it has no temperature.  Leave out "
                         "--temperature.")
@@ -234,9 +235,8 @@ class _Transcriber:
             return (window,)
         if why_unreadable(window.mouths, self.options.max_missing) is not None:
             return window.unextended
-        if self.recogniser.model.doubts and self._encode([window]).trust.item() < MIN_RELIABILITY:
-            return window.unextended
-        return (window,)
+        reliability = None if self.recogniser.model.reliability is None else self._encode([window]).reliability
+        return window.unextended if reliability is not None and reliability.item() < MIN_RELIABILITY else (window,)
 
     def _is_usable(self, window: Window) -> bool:
         if self.video_use.needs_video and window.mouths is None:
