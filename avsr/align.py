@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsr.decode import given_log_probs
+from avsr.decode import teacher_forced_log_probs
 from avsr.models.avsr import AVSR, Memory
 from avsr.models.decoder import Cache
 from avsr.models.hybrid import Hybrid
 from avsr.rates import MEMORY_RATE
-from avsr.text import Pieces, Tokenizer
+from avsr.text import SentencePieceTokenizer, Tokenizer
 from avsr.transcript import Word
 
 MEDIAN_WIDTH = 7                                            # positions: 140 ms
@@ -35,7 +35,7 @@ LATENESS = {
 SENTENCE_MARKS = ".。!！?？"
 
 
-def align(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+def align(model: AVSR | Hybrid, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
           texts: Sequence[Sequence[int]], durations: Sequence[float], *, language: str,
           heads: Sequence[tuple[int, int]]) -> list[list[Word]]:
     """The words of each utterance, one for each that `tokenizer.words` makes of its text, in seconds from its start.
@@ -77,11 +77,11 @@ def align(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, p
     return out
 
 
-def _align_ctc(model: Hybrid, tokenizer: Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+def _align_ctc(model: Hybrid, tokenizer: SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
                texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, from the likeliest path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []
-    said = given_log_probs(model, memory, prompts, texts, tokenizer.end)
+    said = teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)
     for i, text in enumerate(texts):
         if not len(text):
             out.append([])
@@ -193,8 +193,8 @@ def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[inside], columns[inside]
 
 
-def _words(tokenizer: Tokenizer | Pieces, text: Sequence[int], chances: np.ndarray, starts: np.ndarray, ends: np.ndarray,
-           language: str) -> list[Word]:
+def _words(tokenizer: Tokenizer | SentencePieceTokenizer, text: Sequence[int], chances: np.ndarray, starts: np.ndarray,
+           ends: np.ndarray, language: str) -> list[Word]:
     """Words with the times of what is spoken of them: a comma's stretch is the pause after the word, not the word."""
     words, at = [], 0
     for word in tokenizer.words(list(text), language):

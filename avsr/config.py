@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from avsr.augment import MOST, Augment
 from avsr.errors import BadConfig
 from avsr.schema import Between, is_number, type_hints
-from avsr.textfiles import read_toml, shown
+from avsr.textfiles import quote, read_toml
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
@@ -154,7 +154,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
-        raise BadConfig(f"{path}: extends is {shown(other)}, but must be the name of a file in the same folder.  Correct it.")
+        raise BadConfig(f"{path}: extends is {quote(other)}, but must be the name of a file in the same folder.  Correct it.")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
     return _merged(_read(path.with_name(other), (path, *above)), values)
@@ -197,7 +197,7 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
             raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise BadConfig(f"{path}: {prefix}{key} is a section, not {shown(value)}.  "
+                raise BadConfig(f"{path}: {prefix}{key} is a section, not {quote(value)}.  "
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
@@ -225,7 +225,7 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
         return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
     if kind in (int, float) and is_number(value, kind):
         if bounds is not None and not bounds.least <= value <= bounds.most:
-            raise BadConfig(f"{what} is {shown(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
+            raise BadConfig(f"{what} is {quote(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
         return kind(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value
@@ -233,13 +233,13 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
     if kind is tuple:
         inner = typing.get_args(hint)
         name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
-    raise BadConfig(f"{what} is {shown(value)}, but must be {name}.  Correct it.")
+    raise BadConfig(f"{what} is {quote(value)}, but must be {name}.  Correct it.")
 
 
 def _check(config: Config, path: Path) -> None:
     """Settings that go together, and the sections without which nothing can be learnt."""
     if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
-        raise BadConfig(f"{path}: name is {shown(config.name)}, but names the folder of the run within runs/.  Use "
+        raise BadConfig(f"{path}: name is {quote(config.name)}, but names the folder of the run within runs/.  Use "
                         "letters, digits and dashes.")
     if not config.train.steps and not config.judges.sights:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no judges learn after it.  Correct it, or set "
@@ -259,7 +259,7 @@ def _check(config: Config, path: Path) -> None:
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
-            raise BadConfig(f"{path}: data.optional.{name} is {shown(one)}, but must be a table of two "
+            raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     for name, amount in config.data.augment.items():
         _fit(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], f"{path}: data.augment.{name}")

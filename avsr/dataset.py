@@ -22,9 +22,9 @@ from avsr.cache import Cached, read_entry
 from avsr.corrupt import fitted
 from avsr.errors import BadManifest
 from avsr.features import features
-from avsr.manifest import TimedWord, Utterance, locate, read
+from avsr.manifest import TimedWord, Utterance, manifest_path, read
 from avsr.rates import VIDEO_FPS, samples_to_frames
-from avsr.text import Tokenizer, ctc_classes, normalise, spell
+from avsr.text import Tokenizer, ctc_classes, normalise, target_tokens
 
 NO_LABEL = -100                                             # torch's cross-entropy passes over these frames
 SILENCE = 0                                                 # the label of frames in which nobody speaks
@@ -90,7 +90,7 @@ def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tupl
     """The prepared rows of a split, and a line for each that cannot be used. Raises BadManifest when none can, or where
     two manifests have an id in common."""
     rows, left_out, homes, splits = [], [], {}, Counter()
-    for path in map(locate, manifests):
+    for path in map(manifest_path, manifests):
         for utterance in read(path):
             splits[utterance.split] += 1
             if utterance.split != split:
@@ -222,7 +222,7 @@ class Examples:
         """Tokens and CTC classes."""
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.tokenizer_path)
-        return spell(self.tokenizer, text), ctc_classes(normalise(text))
+        return target_tokens(self.tokenizer, text), ctc_classes(normalise(text))
 
 
 def _dubbed(heard: Cached, seen: Cached) -> Cached:

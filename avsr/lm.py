@@ -333,7 +333,7 @@ class WordScorer:
         scores[:, self.end] = ended
         return scores
 
-    def score_at(self, tokens: Tensor, candidates: Tensor) -> Tensor:
+    def score_partial(self, tokens: Tensor, candidates: Tensor) -> Tensor:
         """As `score`, but only the columns `candidates` (N, C) int64 -> (N, C) float32."""
         finished, ended = self._worth(tokens)
         return torch.where(candidates == self.end, ended[:, None], self.begins[candidates] * finished[:, None])

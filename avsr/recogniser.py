@@ -26,7 +26,7 @@ from avsr.features import features
 from avsr.models.avsr import Memory
 from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
-from avsr.schema import Misfit, fit_table
+from avsr.schema import InvalidValue, validate_table
 from avsr.transcript import Word
 
 MIN_SAMPLES = SAMPLE_RATE // 10                             # less than 0.1 s of sound holds no speech
@@ -173,8 +173,8 @@ class Recogniser:
         if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
             raise BadCheckpoint(f"{name}: its search settings {listed(unknown)} are not known here.  {remedy}")
         try:
-            wanted = fit_table(DecodeOptions, wanted, "search.")
-        except Misfit as error:
+            wanted = validate_table(DecodeOptions, wanted, "search.")
+        except InvalidValue as error:
             raise BadCheckpoint(f"{name}: {error}.  {remedy}") from error
         return DecodeOptions(**{**wanted, **{name: value for name, value in asked.items() if value is not None}})
 
@@ -185,8 +185,9 @@ class Recogniser:
                            language=language, heads=self.checkpoint.alignment_heads)
 
     def score(self, memory: Memory, texts: Sequence[Sequence[int]], language: str = "en") -> list[Tensor]:
-        """Log-probability of each token of given texts and of their end, the tokens before it given; see given_log_probs."""
-        return decode.given_log_probs(self.model, memory, self._prompts(len(texts), language), texts, self.tokenizer.end)
+        """The log-probability of each token of given texts and of their end; see decode.teacher_forced_log_probs."""
+        prompts = self._prompts(len(texts), language)
+        return decode.teacher_forced_log_probs(self.model, memory, prompts, texts, self.tokenizer.end)
 
     def detect_language(self, memory: Memory) -> str:
         """The language most of these utterances seem to be in: Whisper's first token after the start, summed over them."""

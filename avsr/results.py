@@ -1,9 +1,9 @@
-"""A benchmark's rows on disk: one for each utterance, condition and modality; scores, tables and plots need nothing else.
+"""Benchmark results on disk: one row for each utterance, condition and modality; scores, tables and plots need nothing else.
 
-    results.jsonl  <->  rows (dicts), by what they were computed from
-Nothing in a row depends on the clock, so two runs of one command give the same file byte for byte; what took how long is
-in timings.jsonl beside it. Rows hold the text as it was written, and name the normaliser they are to be compared by; where
-that is an earlier one of ours, the present one takes its place in reading.
+    results.jsonl  <->  ResultRow(system, modality, id, reference, hypothesis, noise, snr_db, ...)
+Nothing in a row depends on the clock, so two runs of one command write the same file byte for byte; timings.jsonl beside it
+holds the durations. Rows hold text as it was written and name the normaliser to compare it by. On reading, the present
+normaliser takes the place of our earlier ones.
 """
 
 from __future__ import annotations
@@ -12,44 +12,132 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from avsr.errors import BadManifest, BadOutput
 from avsr.output import append_lines, whole_file
-from avsr.text import present_normaliser
+from avsr.text import NORMALISER, present_normaliser
 from avsr.textfiles import NotText, decode
 
 LAYOUT = 1
 MAX_UNPACKED = 512 * 2**20                                  # bytes of a .gz: 800,000 rows
 NAME, TIMINGS, RUN, NOISE = "results.jsonl", "timings.jsonl", "run.json", "noise.jsonl"
-Row = dict[str, Any]
-# What a row is of. The rest of it is what came out.
-KEY_FIELDS = ("system", "modality", "noise", "snr_db", "corruption", "amount", "id")
-# What must be alike in all rows of one system in one file, or they are not one measurement.
+# All rows of one system in one file must agree in these, or they are not one measurement.
 INVARIANT_FIELDS = ("sha256", "search", "split", "normaliser")
-TYPES: dict[str, tuple[type, ...]] = {
-    "layout": (int,), "system": (str,), "modality": (str,), "id": (str,), "reference": (str,), "hypothesis": (str,),
-    "normaliser": (str,), "noise": (str, type(None)), "snr_db": (int, float, type(None)), "corruption": (str, type(None)),
-    "amount": (int, float, type(None)), "speaker": (str, type(None)), "labels": (dict,)}
+# Every row of a file must have these fields; of the others an absent one is None.
+REQUIRED_FIELDS = ("layout", "system", "modality", "id", "reference", "hypothesis", "normaliser", "noise", "snr_db",
+                   "corruption", "amount", "speaker", "labels")
+FORMER_NAMES = {"trust": "video_reliability"}               # of fields, in files of earlier versions
 
 
-def key(row: Mapping[str, Any]) -> tuple:
-    """What a row is of: system, modality, noise, SNR, corruption, its amount, utterance."""
-    return tuple(row[name] for name in KEY_FIELDS)
+class Key(NamedTuple):
+    """What a row measured. No two rows of a file have the same key."""
+
+    system: str
+    modality: str
+    noise: str | None
+    snr_db: float | None
+    corruption: str | None
+    amount: float | None
+    id: str
+
+    @property
+    def order(self) -> tuple:
+        """The row's place in the file: absent values before present ones, the highest SNR first."""
+        values = self._replace(snr_db=None if self.snr_db is None else -self.snr_db)
+        return tuple((False,) if value is None else (True, value) for value in values)
 
 
-def order(row: Mapping[str, Any]) -> tuple:
-    """Where a row belongs in the file: its key, absent before present, loudest SNR first."""
-    return tuple((value is not None, -value if name == "snr_db" and value is not None else value)
-                 if value is not None else (False,) for name, value in zip(KEY_FIELDS, key(row), strict=True))
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultRow:
+    """One utterance as one system recognised it in one condition by one modality; the fields are in the order of the file.
+
+    sha256, search: the weights and how texts are searched; None for systems that do not say.  modality: see names.MODALITIES.
+    labels: the speaker's and utterance's, from the manifest.  noise, snr_db: None where it is clean or not heard.
+    snr_achieved, snr_rms: measured on the mixture in dB, with the level asked for and by plain RMS.  noise_id, noise_offset:
+    the row of the noise manifest and the first sample of the recording.  corruption, amount: None where the video is intact
+    or not seen.  face: id of the utterance whose face was shown instead.  video_reliability: 0 to 1, as the model estimates
+    it.  gate: mean opening of the gates through which video enters.  loss: of the reference, in nats a token.
+    extra: fields that this version does not know; they are kept.
+    """
+
+    layout: int = LAYOUT
+    system: str
+    sha256: str | None = None
+    modality: str
+    search: str | None = None
+    id: str
+    speaker: str | None = None
+    split: str | None = None
+    labels: dict[str, Any] = field(default_factory=dict)
+    reference: str
+    hypothesis: str
+    normaliser: str = NORMALISER
+    noise: str | None = None
+    snr_db: float | None = None
+    snr_achieved: float | None = None
+    snr_rms: float | None = None
+    noise_id: str | None = None
+    noise_offset: int | None = None
+    corruption: str | None = None
+    amount: float | None = None
+    face: str | None = None
+    video_reliability: float | None = None
+    gate: float | None = None
+    loss: float | None = None
+    duration_s: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        """What the row measured."""
+        return Key(self.system, self.modality, self.noise, self.snr_db, self.corruption, self.amount, self.id)
+
+    def line(self) -> str:
+        """The row as it stands in the file."""
+        return json_line({name: getattr(self, name) for name in FIELD_TYPES} | self.extra)
+
+    @classmethod
+    def parse(cls, line: str, where: str) -> ResultRow:
+        """Read a line of a file; an earlier version may have written it. Raises BadManifest, which begins with `where`."""
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadManifest(f"{where}: not JSON ({error}).  Take the line out, or run the benchmark again.") from error
+        if not isinstance(values, dict):
+            raise BadManifest(f"{where}: a {type(values).__name__}, not a row.  Take the line out, or run the benchmark again.")
+        values = {FORMER_NAMES.get(name, name): value for name, value in values.items()}
+        for name, types in FIELD_TYPES.items():
+            if name not in values and name not in REQUIRED_FIELDS:
+                continue
+            if name not in values or not isinstance(values[name], types) or isinstance(values[name], bool):
+                found = f"is {json.dumps(values[name])}" if name in values else "is not there"
+                raise BadManifest(f"{where}: {name} {found}.  A row needs {', '.join(REQUIRED_FIELDS)}; see avsr/results.py.")
+        if values["layout"] != LAYOUT:
+            raise BadManifest(f"{where}: rows of layout {values['layout']}, and this version reads {LAYOUT}.  Use the version "
+                              "of avsr that wrote them.")
+        known = {name: values.pop(name) for name in FIELD_TYPES if name in values}
+        known["normaliser"] = present_normaliser(known["normaliser"])
+        return cls(**known, extra={name: value for name, value in values.items() if value is not None})
 
 
-def read_results(path: str | Path) -> tuple[list[Row], int]:
-    """The rows of a file or of the folder that it is in, and how many were cut off at its end (0 or 1: a crash).
+def _json_types(hint: Any) -> tuple[type, ...]:
+    """The Python types of JSON values that a field may hold: a float may be written as a whole number."""
+    types = get_args(hint) if get_origin(hint) is UnionType else (get_origin(hint) or hint,)
+    return (*types, int) if float in types else types
 
-    It may be compressed: results.jsonl.gz is read where there is no results.jsonl.
+
+FIELD_TYPES = {name: _json_types(hint) for name, hint in get_type_hints(ResultRow).items() if name != "extra"}
+
+
+def read_results(path: str | Path) -> tuple[list[ResultRow], int]:
+    """The rows of a file, or of the file in a folder, and how many were cut off at its end: 0, or 1 after a crash.
+
+    The file may be compressed: results.jsonl.gz is read where there is no results.jsonl.
     Raises BadManifest, which names the line, where a row is broken, of a later layout, or there twice.
     """
     path = Path(path)
@@ -64,18 +152,19 @@ def read_results(path: str | Path) -> tuple[list[Row], int]:
     except (OSError, EOFError, zlib.error, NotText) as error:
         raise BadManifest(f"{path}: this cannot be read ({error}).  Name a folder that avsr benchmark wrote.") from error
     whole, _, rest = text.rpartition("\n")
-    rows, seen = [], {}
+    rows: list[ResultRow] = []
+    seen: dict[Key, int] = {}
     for number, line in enumerate(whole.split("\n") if whole else [], 1):
-        row = _parsed(line, f"{path}, line {number}")
-        if (first := seen.setdefault(key(row), number)) != number:
-            raise BadManifest(f"{path}, line {number}: {row['id']} is there already, in line {first}, of the same system, "
+        row = ResultRow.parse(line, f"{path}, line {number}")
+        if (first := seen.setdefault(row.key, number)) != number:
+            raise BadManifest(f"{path}, line {number}: {row.id} is there already, in line {first}, of the same system, "
                               "modality and condition.  Take one of them out.")
         rows.append(row)
     return rows, int(bool(rest.strip()))
 
 
 def _unpacked(path: Path, data: bytes) -> bytes:
-    """A gzip file's content. Raises BadManifest where it is over MAX_UNPACKED: a few kB can hold gigabytes of zeros."""
+    """A gzip file's content. Raises BadManifest above MAX_UNPACKED: a few kB can hold gigabytes of zeros."""
     with gzip.GzipFile(fileobj=BytesIO(data)) as file:
         out = file.read(MAX_UNPACKED + 1)
     if len(out) > MAX_UNPACKED:
@@ -83,84 +172,66 @@ def _unpacked(path: Path, data: bytes) -> bytes:
     return out
 
 
-def _parsed(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadManifest(f"{where}: not JSON ({error}).  Take the line out, or run the benchmark again.") from error
-    if not isinstance(row, dict):
-        raise BadManifest(f"{where}: a {type(row).__name__}, not a row.  Take the line out, or run the benchmark again.")
-    for name, types in TYPES.items():
-        if name not in row or not isinstance(row[name], types) or isinstance(row[name], bool):
-            found = f"is {json.dumps(row[name])}" if name in row else "is not there"
-            raise BadManifest(f"{where}: {name} {found}.  A row needs {', '.join(TYPES)}; see avsr/results.py.")
-    if row["layout"] != LAYOUT:
-        raise BadManifest(f"{where}: rows of layout {row['layout']}, and this version reads {LAYOUT}.  Use the version of avsr "
-                          "that wrote them.")
-    return row | {"normaliser": present_normaliser(row["normaliser"])}
-
-
 class Results:
-    """The rows of a benchmark while it runs. What a crash cut off is computed again; `n_cut` counts it."""
+    """The rows of a benchmark while it runs. A row that a crash cut off is computed again; `n_cut` counts it."""
 
     def __init__(self, folder: Path):
-        self.path, self.n_cut, rows = folder / NAME, 0, []
+        self.path, self.n_cut = folder / NAME, 0
+        rows: list[ResultRow] = []
         if self.path.exists():
             rows, self.n_cut = read_results(self.path)
-        self.by_key = {key(row): row for row in rows}
+        self.by_key = {row.key: row for row in rows}
         if self.n_cut:
-            self._write()
+            self.sort()
 
-    def __contains__(self, row: Mapping[str, Any]) -> bool:
-        return key(row) in self.by_key
+    def __contains__(self, key: Key) -> bool:
+        return key in self.by_key
 
     def __len__(self) -> int:
         return len(self.by_key)
 
     def check(self, facts: Mapping[str, Any]) -> None:
-        """Raises BadOutput where rows of facts["system"] are there that were made in another way."""
+        """Raises BadOutput where the file has rows of facts["system"] that were made in another way."""
         for row in self.by_key.values():
-            if row["system"] != facts["system"]:
+            if row.system != facts["system"]:
                 continue
             for name in INVARIANT_FIELDS:
-                if name in facts and row.get(name) != facts[name]:
-                    raise BadOutput(f"{self.path}: its rows of {row['system']} have {name} {_short(row.get(name))}, and now it "
-                                    f"is {_short(facts[name])}.  Use another --output-dir.")
+                if name in facts and (value := getattr(row, name)) != facts[name]:
+                    raise BadOutput(f"{self.path}: its rows of {row.system} have {name} {_short(value)}, and now it is "
+                                    f"{_short(facts[name])}.  Use another --output-dir.")
 
-    def check_same(self, row: Row) -> None:
-        """Raises BadOutput where a row of the same system and condition is there and says something else."""
-        there = self.by_key.get(key(row))
+    def check_same(self, row: ResultRow) -> None:
+        """Raises BadOutput where the file has a row with the same key that says something else."""
+        there = self.by_key.get(row.key)
         if there is not None and there != row:
-            raise BadOutput(f"{self.path}: {row['id']} by {row['system']} is there already, with the text "
-                            f"{there['hypothesis']!r}, and now it is {row['hypothesis']!r}.  Use another --output-dir.")
+            raise BadOutput(f"{self.path}: {row.id} by {row.system} is there already, with the text {there.hypothesis!r}, and "
+                            f"now it is {row.hypothesis!r}.  Use another --output-dir.")
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[ResultRow]) -> None:
         """Append to the file at once. Raises BadOutput."""
-        self.by_key |= {key(row): row for row in rows}
-        append(self.path, rows)
+        self.by_key |= {row.key: row for row in rows}
+        append(self.path, (row.line() for row in rows))
 
-    def settle(self) -> None:
-        """Put the file in order, which does not depend on what was computed first."""
-        self._write()
-
-    def _write(self) -> None:
+    def sort(self) -> None:
+        """Write the file in its order, which does not depend on which rows were computed first. Raises BadOutput."""
         try:
             with whole_file(self.path, alone=True) as fresh, fresh.open("w", encoding="utf-8") as file:
-                file.writelines(_line(row) for row in sorted(self.by_key.values(), key=order))
+                file.writelines(self.by_key[key].line() for key in sorted(self.by_key, key=lambda key: key.order))
         except OSError as error:
             raise _unwritable(self.path, error) from error
 
 
-def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Lines at the end of a JSON Lines file, all of them or none; what a crash cut off is dropped. Raises BadOutput."""
+def append(path: Path, lines: Iterable[str]) -> None:
+    """Append lines to a file, all of them or none; a line that a crash cut off is dropped. Raises BadOutput."""
     try:
-        append_lines(path, "".join(map(_line, rows)))
+        append_lines(path, "".join(lines))
     except OSError as error:
         raise _unwritable(path, error) from error
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def json_line(values: Mapping[str, Any]) -> str:
+    """A line of a JSON Lines file."""
+    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def _unwritable(path: Path, error: OSError) -> BadOutput:

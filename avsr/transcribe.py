@@ -28,7 +28,7 @@ from avsr.models.avsr import Memory
 from avsr.names import INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
-from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
+from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, release_memory
 from avsr.segment import SpeechSegment
 from avsr.stream import StreamReader, Window, prefetch, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
@@ -176,7 +176,7 @@ def _recognise(job: _Job, pieces: Iterator[Window], batch_size: int) -> Iterator
     On the CPU they are shared out to threads, each of which keeps to its own cores: the tensors of a decoding step are
     too small for several cores to share one (2.3 times slower with two, on a machine with something else to do).
     """
-    n_workers = workers(job.device)
+    n_workers = n_parallel_batches(job.device)
     n_each = -(-batch_size // n_workers)
     if "v" in job.modality and n_workers > 1:               # looking is slow: begin as soon as a little has been seen
         n_each = -(-n_each // 2)

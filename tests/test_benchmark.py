@@ -30,8 +30,8 @@ from avsr.names import MODALITIES
 from avsr.noise import NoiseManifest, active_level, rms_level
 from avsr.rates import SAMPLE_RATE
 from avsr.report.examples import _recording
-from avsr.results import NAME, TIMINGS, key, read_results
-from avsr.text import NORMALISER, write_letters
+from avsr.results import NAME, TIMINGS, ResultRow, read_results
+from avsr.text import NORMALISER, write_characters
 
 CORRUPTIONS = parse_corruptions("blur:4,noface,face,shift:80")
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
             entry = writer.add(cache.pack(f"t{i}", say(words, sight=i != 4, seed=i)))
             rows.append(replace(utterance(f"t{i}", words, "test", entry, speaker=f"s{i % 3}"), labels={"sex": "fm"[i % 2]}))
     manifest.write(folder / "manifest.jsonl", rows)
-    tokenizer = write_letters(folder / "tokenizer.json")
+    tokenizer = write_characters(folder / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
                       n_vocab=tokenizer.no_timestamps + 1, n_context=24, lips="compact", video_width=32))
@@ -73,7 +73,7 @@ def whole(folder, settings, tmp_path_factory):
     done = benchmark(folder, output, settings)
     rows, n_cut = read_results(output)
     assert n_cut == 0
-    return output, done, {key(row): row for row in rows}
+    return output, done, {row.key: row for row in rows}
 
 
 # --- what is measured ---
@@ -156,7 +156,7 @@ def test_noise_that_is_not_named_is_babble_or_what_the_speakers_can_make(folder,
     said = []
     small = replace(settings, noises=None, snrs=(0.0,), corruptions=(), modalities=("a",), limit=2)
     benchmark(folder, tmp_path / "out", small, options=Options(say=said.append))
-    assert {row["noise"] for row in read_results(tmp_path / "out")[0]} == {"speech-shaped"}
+    assert {row.noise for row in read_results(tmp_path / "out")[0]} == {"speech-shaped"}
     assert said == ["The noise is speech-shaped, because babble cannot be made: it needs 4 speakers at least, and the corpus "
                     "has 3.  Name a folder of other people's speech (--noise babble=FOLDER) to have babble."]
 
@@ -168,15 +168,15 @@ def test_every_row_is_there_and_whole(whole):
     clean, noisy, pictures = 4 * 9, 2 * 2 * 2 * 9, len(CORRUPTIONS) * 9
     assert len(rows) == done.n_rows == done.n_new == clean + noisy + 2 * pictures + 2 * pictures
     for row in rows.values():
-        assert row["normaliser"] == NORMALISER
-        assert row["loss"] > 0
-        assert row["labels"]["sex"] in "fm"
-        assert (row["noise"] is None) == (row["snr_achieved"] is None) == (row["noise_id"] is None)
-        assert (row["corruption"] == "face") == (row["face"] is not None) or row["id"] == "t4"
-        if row["face"]:
-            assert int(row["face"][1:]) % 3 != int(row["id"][1:]) % 3
-        if row["modality"] == "none":
-            assert row["hypothesis"] == ""
+        assert row.normaliser == NORMALISER
+        assert row.loss > 0
+        assert row.labels["sex"] in "fm"
+        assert (row.noise is None) == (row.snr_achieved is None) == (row.noise_id is None)
+        assert (row.corruption == "face") == (row.face is not None) or row.id == "t4"
+        if row.face:
+            assert int(row.face[1:]) % 3 != int(row.id[1:]) % 3
+        if row.modality == "none":
+            assert row.hypothesis == ""
     timings = [json.loads(line) for line in (output / "timings.jsonl").read_text().splitlines()]
     assert all(one["seconds"] > 0 and one["audio_s"] > 0 and one["peak_mb"] > 0 for one in timings)
     assert sum(one["clips"] for one in timings) == len(rows)
@@ -189,25 +189,25 @@ def test_the_worst_and_the_best_can_be_seen(whole):
     assert len(kept) == 8
     for path in kept:
         clip = media.read(path)
-        said = round(rows[("random", "v", None, None, None, None, path.stem)]["duration_s"] * 25)
+        said = round(rows[("random", "v", None, None, None, None, path.stem)].duration_s * 25)
         assert said <= clip.n_frames <= said + 3            # AAC fills up its last block
         assert np.abs(clip.audio).max() > 0.1
 
 
 def test_the_snr_is_what_was_asked_for(whole):
     _, _, rows = whole
-    errors = [abs(row["snr_achieved"] - row["snr_db"]) for row in rows.values() if row["noise"]]
+    errors = [abs(row.snr_achieved - row.snr_db) for row in rows.values() if row.noise]
     assert len(errors) > 100
     assert max(errors) < 0.1
-    assert {row["snr_db"] for row in rows.values() if row["noise"]} == {0.0, -10.0}
+    assert {row.snr_db for row in rows.values() if row.noise} == {0.0, -10.0}
 
 
 def test_one_noise_for_all_levels_modalities_and_pictures(whole):
     _, _, rows = whole
     of = {}
     for row in rows.values():
-        if row["noise"]:
-            of.setdefault((row["id"], row["noise"]), set()).add((row["noise_id"], row["noise_offset"]))
+        if row.noise:
+            of.setdefault((row.id, row.noise), set()).add((row.noise_id, row.noise_offset))
     assert all(len(ids) == 1 for ids in of.values())
     assert len({ids.copy().pop()[0] for ids in of.values()}) == len(of) == 18
 
@@ -215,19 +215,19 @@ def test_one_noise_for_all_levels_modalities_and_pictures(whole):
 def test_no_face_is_sound_alone(whole):
     _, _, rows = whole
     for row in rows.values():
-        blind = row["corruption"] == "noface" or (row["id"] == "t4" and row["corruption"] != "face")
-        if blind and row["modality"] in ("v", "av"):
-            assert row["gate"] == 0
-            if row["modality"] == "v":
-                assert row["hypothesis"] == ""
+        blind = row.corruption == "noface" or (row.id == "t4" and row.corruption != "face")
+        if blind and row.modality in ("v", "av"):
+            assert row.gate == 0
+            if row.modality == "v":
+                assert row.hypothesis == ""
                 continue
-            alone = rows[("random", "a", row["noise"], row["snr_db"], None, None, row["id"])]
-            assert (row["hypothesis"], row["loss"]) == (alone["hypothesis"], pytest.approx(alone["loss"], abs=1e-3))
+            alone = rows[("random", "a", row.noise, row.snr_db, None, None, row.id)]
+            assert (row.hypothesis, row.loss) == (alone.hypothesis, pytest.approx(alone.loss, abs=1e-3))
 
 
 def test_what_is_seen_matters(whole):
     _, _, rows = whole
-    losses = {(row["id"], row["corruption"], row["amount"]): row["loss"] for row in rows.values() if row["modality"] == "v"}
+    losses = {(row.id, row.corruption, row.amount): row.loss for row in rows.values() if row.modality == "v"}
     for name, amount in (("blur", 4.0), ("face", None), ("shift", 80.0)):
         moved = [abs(losses[f"t{i}", name, amount] - losses[f"t{i}", None, None]) for i in range(9) if i != 4]
         assert max(moved) > 1e-3, name
@@ -252,8 +252,8 @@ def test_one_at_a_time_or_all_at_once_is_the_same(folder, settings, whole, tmp_p
     _, _, rows = whole
     benchmark(folder, tmp_path, replace(settings, batch_size=1, noises=("white",), snrs=(None, 0.0), corruptions=()))
     for row in read_results(tmp_path)[0]:
-        other = rows[key(row)]
-        assert row["loss"] == pytest.approx(other["loss"], abs=2e-4)
+        other = rows[row.key]
+        assert row.loss == pytest.approx(other.loss, abs=2e-4)
         assert {**row, "loss": 0} == {**other, "loss": 0}
 
 
@@ -266,7 +266,7 @@ def test_a_noise_manifest_can_be_used_again(folder, settings, whole, tmp_path):
     benchmark(folder, tmp_path / "out", asked)
     assert not (tmp_path / "out" / "noise.jsonl").exists()
     for row in read_results(tmp_path / "out")[0]:
-        assert row == rows[key(row)]
+        assert row == rows[row.key]
 
 
 def test_mixes_can_be_heard_outside(folder, settings, whole, tmp_path):
@@ -285,7 +285,7 @@ def test_mixes_can_be_heard_outside(folder, settings, whole, tmp_path):
             assert np.array_equal(audio, speech)
         else:
             assert active_level(speech) - rms_level(audio.astype(np.float64) - speech) == pytest.approx(-10, abs=0.1)
-            assert line["noise_id"] == rows[("random", "a", "white", -10.0, None, None, line["id"])]["noise_id"]
+            assert line["noise_id"] == rows[("random", "a", "white", -10.0, None, None, line["id"])].noise_id
 
 
 AWKWARD = ("a/b_c", "a_b/c", "T", "t", "../t")
@@ -305,8 +305,7 @@ def test_ids_that_look_alike_have_a_mix_each(tmp_path):
 
 def test_ids_that_look_alike_have_a_recording_each_and_the_report_finds_it(folder, tmp_path):
     said = [one for one in manifest.read(folder / "manifest.jsonl") if one.id != "t4"][:len(AWKWARD)]
-    same = {"system": "x", "modality": "a", "corruption": None, "reference": "ab", "hypothesis": "ab"}
-    rows = [{**same, "id": one} for one in AWKWARD]
+    rows = [ResultRow(system="x", modality="a", id=one, reference="ab", hypothesis="ab") for one in AWKWARD]
     there = {one: Row(replace(utterance, id=one), folder) for one, utterance in zip(AWKWARD, said, strict=True)}
     keep(tmp_path, rows, there)
     found = {_recording(tmp_path / "media", one, [])[0] for one in AWKWARD} - {None}
@@ -322,8 +321,8 @@ def test_what_others_wrote_joins_our_rows(folder, settings, tmp_path):
     done = benchmark(folder, tmp_path / "out", replace(settings, models=(), noises=()), outside=[tmp_path / "theirs.jsonl"])
     rows, _ = read_results(tmp_path / "out")
     assert done.n_new == len(rows) == 9
-    assert {(row["system"], row["modality"], row["noise"], row["snr_db"]) for row in rows} == {("theirs", "a", "white", 0.0)}
-    assert all(row["reference"] == row["hypothesis"] for row in rows)
+    assert {(row.system, row.modality, row.noise, row.snr_db) for row in rows} == {("theirs", "a", "white", 0.0)}
+    assert all(row.reference == row.hypothesis for row in rows)
 
 
 # --- what goes wrong ---
@@ -388,8 +387,8 @@ def test_silent_speech_is_told_and_counted(folder, settings, tmp_path):
     done = benchmark(tmp_path, tmp_path / "out", replace(settings, noises=("white",), corruptions=()))
     assert done.skipped == [("mute", "its speech is silent, so it has no SNR: measured clean only")]
     found = read_results(tmp_path / "out")[0]
-    assert {row["noise"] for row in found if row["id"] == "mute"} == {None}
-    assert {row["modality"] for row in found if row["id"] == "mute"} == set(MODALITIES)
+    assert {row.noise for row in found if row.id == "mute"} == {None}
+    assert {row.modality for row in found if row.id == "mute"} == set(MODALITIES)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["skipped"][0]["id"] == "mute"
     assert NoiseManifest.open(tmp_path / "out" / "noise.jsonl", {}, []).silent == ("mute",)
 
@@ -413,4 +412,4 @@ def test_a_gpu_hears_the_same(folder, settings, whole, tmp_path):
     _, _, rows = whole
     benchmark(folder, tmp_path, replace(settings, device="cuda", corruptions=()))
     found = read_results(tmp_path)[0]
-    assert np.mean([abs(row["loss"] - rows[key(row)]["loss"]) for row in found]) < 0.1
+    assert np.mean([abs(row.loss - rows[row.key]["loss"]) for row in found]) < 0.1

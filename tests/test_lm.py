@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avsr.decode import Beam, DecodeOptions, search
+from avsr.decode import BeamSearch, DecodeOptions, search
 from avsr.errors import BadCheckpoint
 from avsr.lm import UNKNOWN, NGrams, WordScorer
 
@@ -353,7 +353,7 @@ def test_rows_that_change_places_are_as_if_scored_afresh(tiny, seed):
 def test_scores_of_some_candidates_are_those_of_all(tiny, seed):
     def check(scorer, tokens, rng):
         candidates = torch.stack([torch.randperm(len(LETTERS), generator=rng)[:6] for _ in tokens])
-        some = scorer.score_at(tokens, candidates)
+        some = scorer.score_partial(tokens, candidates)
         assert some.dtype == torch.float32
         torch.testing.assert_close(some, scorer.score(tokens).gather(1, candidates))
 
@@ -385,7 +385,7 @@ class Undecided:
 def test_the_search_writes_the_word_that_the_language_model_expects(tiny, weight, said):
     network = Undecided(LETTERS, " red band", " red blue")
     words = WordScorer(tiny, LETTERS, end=END, n_prompt=1, weight=weight)
-    beam = Beam(1, DecodeOptions(beam_size=4), END)
+    beam = BeamSearch(1, DecodeOptions(beam_size=4), END)
     (found, score), = search([network, words], torch.tensor([[START]]), beam, max_tokens=12)
     assert "".join(LETTERS[token] for token in found) == said
     odds = 1 / (1 + math.exp(0.1 if said == " red blue" else -0.1))

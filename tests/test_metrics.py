@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_rows import plain_row
 
 from avsr.errors import AvsrError
 from avsr.metrics import (
@@ -34,7 +36,7 @@ def rng(seed=0):
 
 
 def row(reference, hypothesis, speaker="s1", name="u"):
-    return {"id": name, "speaker": speaker, "reference": reference, "hypothesis": hypothesis}
+    return plain_row(id=name, speaker=speaker, reference=reference, hypothesis=hypothesis)
 
 
 def distance(a, b):
@@ -160,7 +162,7 @@ def test_a_reference_that_is_empty_once_normalised_is_counted_as_such():
 
 
 def test_rows_of_two_normalisers_are_not_scored_together():
-    rows = [{**row("a", "a"), "normaliser": name} for name in ["avsr-en-1", "avsr-2", "avsr-2"] + 2 * ["whisper-en"]]
+    rows = [replace(row("a", "a"), normaliser=name) for name in ["avsr-en-1", "avsr-2", "avsr-2"] + 2 * ["whisper-en"]]
     message = r"of 2 normalisers, avsr-2 \(3 rows\) and whisper-en \(2 rows\), .*\.  Score them apart"
     for measure in (wer, cer, sentence_errors):
         with pytest.raises(AvsrError, match=message):
@@ -192,8 +194,9 @@ def test_a_hundred_thousand_rows_take_seconds_of_work():
 
 
 def test_scores_need_no_torch():
-    code = ("import sys, numpy as np; from avsr.metrics import wer; "
-            "wer([{'reference': 'a', 'hypothesis': 'b'}], rng=np.random.default_rng(0)); print('torch' in sys.modules)")
+    code = ("import sys, numpy as np; from avsr.metrics import wer; from avsr.results import ResultRow; "
+            "row = ResultRow(system='x', modality='a', id='u', reference='a', hypothesis='b'); "
+            "wer([row], rng=np.random.default_rng(0)); print('torch' in sys.modules)")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"
 
@@ -265,7 +268,7 @@ def test_words_that_differ_in_their_marks_are_errors(reference, hypothesis):
 
 
 def test_rows_by_an_earlier_normaliser_of_ours_are_compared_by_the_present_one():
-    rows = [{**row("मैं कल", "मैं कील"), "normaliser": name} for name in (*FORMER_NORMALISERS, NORMALISER)]
+    rows = [replace(row("मैं कल", "मैं कील"), normaliser=name) for name in (*FORMER_NORMALISERS, NORMALISER)]
     assert wer(rows, rng=rng()).score == Score(2, 4, 2, 0, 0)
 
 

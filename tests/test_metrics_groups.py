@@ -1,9 +1,12 @@
 """For whom it fails: gaps that are there are found, those of chance are not, and too few speakers are said to be too few."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_rows import plain_row
 
 from avsr.errors import AvsrError
 from avsr.metrics import Cell, by_group, cells, columns, difference, face_effect, gaps, wer
@@ -18,8 +21,9 @@ def rng(seed=0):
 def rows_of(rates, n_utterances=6, seed=0, **fields):
     """Rows of speakers with these error rates and labels: {speaker: (rate, labels)}."""
     generator = rng(seed)
-    return [{"id": f"{speaker}-{number}", "speaker": speaker, "labels": labels, "reference": " ".join(WORDS), **fields,
-             "hypothesis": " ".join("x" if bad else word for bad, word in zip(generator.random(6) < rate, WORDS, strict=True))}
+    return [plain_row(id=f"{speaker}-{number}", speaker=speaker, labels=labels, reference=" ".join(WORDS), **fields,
+                      hypothesis=" ".join("x" if bad else word
+                                          for bad, word in zip(generator.random(6) < rate, WORDS, strict=True)))
             for speaker, (rate, labels) in rates.items() for number in range(n_utterances)]
 
 
@@ -35,7 +39,7 @@ def test_the_worst_group_and_the_gap_are_named_with_intervals():
     assert (found.worst, found.best, list(found.rates), found.insufficient) == ("f", "m", ["f", "m"], {"x": 2})
     assert (found.by, found.floor, found.without) == ("speaker", 5, 0)
     for name, rate in found.rates.items():
-        inside = [row for row in rows if row["labels"]["sex"] == name]
+        inside = [row for row in rows if row.labels["sex"] == name]
         alone = wer(inside, rng=rng())
         assert (rate.percent, rate.score, rate.clusters, rate.utterances) == (alone.percent, alone.score, 8, 48)
         assert rate.low < rate.percent < rate.high
@@ -72,16 +76,16 @@ def test_a_column_that_is_missing_is_an_error_that_lists_those_there():
     with pytest.raises(AvsrError, match=r"groups by accent: no row has this label; there are speaker, sex\.  Choose one"):
         by_group(rows, "accent", rng=rng())
     with pytest.raises(AvsrError, match="there are none, and no speaker either"):
-        by_group([{**row, "labels": {}, "speaker": None} for row in rows], "sex", rng=rng())
+        by_group([replace(row, labels={}, speaker=None) for row in rows], "sex", rng=rng())
     with pytest.raises(AvsrError, match=r"groups by sex: no row names its speaker.*\.  Name them"):
-        by_group([{**row, "speaker": None} for row in rows], "sex", rng=rng())
+        by_group([replace(row, speaker=None) for row in rows], "sex", rng=rng())
     with pytest.raises(AvsrError, match="groups by speaker: no row names its speaker"):
-        by_group([{**row, "speaker": None} for row in rows], "speaker", rng=rng())
+        by_group([replace(row, speaker=None) for row in rows], "speaker", rng=rng())
 
 
 def test_rows_without_a_value_are_counted():
     rows = two_groups()
-    some = [{**row, "labels": None} if row["speaker"] == "f0" else {**row, "speaker": None} if row["id"] == "m0-0" else row
+    some = [replace(row, labels={}) if row.speaker == "f0" else replace(row, speaker=None) if row.id == "m0-0" else row
             for row in rows]
     found = by_group(some, "sex", rng=rng())
     assert found.without == 7
@@ -102,7 +106,7 @@ def test_labels_may_change_within_a_speaker():
     for i in range(10):
         own = generator.uniform(0, 0.4)
         for pose, worse in (("front", 0.0), ("side", 0.2)):
-            rows += [{**row, "id": f"{i}{row['id']}{pose}"}
+            rows += [replace(row, id=f"{i}{row.id}{pose}")
                      for row in rows_of({f"s{i}": (own + worse, {"pose": pose})}, 8, seed=len(rows))]
     found = by_group(rows, "pose", rng=rng())
     assert (found.worst, found.gap.clusters) == ("side", 10)
@@ -133,11 +137,11 @@ def test_a_best_group_without_errors_has_no_ratio_but_a_gap():
 def test_what_looking_adds_is_shared_out_by_group():
     """Looking halves the errors of one group and does nothing for the other."""
     sound = two_groups(0.4, 0.4)
-    both = [{**row, "hypothesis": row["reference"]} if row["labels"]["sex"] == "m" and int(row["id"][-1]) % 2 else row
+    both = [replace(row, hypothesis=row.reference) if row.labels["sex"] == "m" and int(row.id[-1]) % 2 else row
             for row in sound]
     found = by_group(both, "sex", rng=rng(), against=sound)
     assert (found.worst, found.rates["f"].percent, found.ratio) == ("f", 0, None)
-    men = [[row for row in some if row["labels"]["sex"] == "m"] for some in (both, sound)]
+    men = [[row for row in some if row.labels["sex"] == "m"] for some in (both, sound)]
     assert found.rates["m"].percent == pytest.approx(difference(*men, rng=rng()).percent)
     assert found.rates["m"].high < 0 < found.gap.low
     assert found.p < 0.01
@@ -145,7 +149,7 @@ def test_what_looking_adds_is_shared_out_by_group():
 
 
 def test_the_gap_is_there_for_each_condition():
-    rows = [{**row, "system": "grid", "modality": modality, "noise": snr and "babble", "snr_db": snr}
+    rows = [replace(row, system="grid", modality=modality, noise=snr and "babble", snr_db=snr)
             for modality in ("none", "a", "av") for snr in (None, -5.0)
             for row in two_groups(high=0.1 if modality == "a" else 0.5)]
     found = gaps(cells(rows), "sex", rng=rng())
@@ -158,8 +162,8 @@ def test_the_gap_is_there_for_each_condition():
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from("pqr"), st.integers(0, 6)), min_size=1, max_size=12), st.integers(1, 3))
 def test_any_rows_are_all_accounted_for(people, floor):
-    rows = [{"id": str(i), "speaker": f"s{i}", "labels": {"group": group}, "reference": " ".join(WORDS),
-             "hypothesis": " ".join(WORDS[wrong:])} for i, (group, wrong) in enumerate(people)]
+    rows = [plain_row(id=str(i), speaker=f"s{i}", labels={"group": group}, reference=" ".join(WORDS),
+                      hypothesis=" ".join(WORDS[wrong:])) for i, (group, wrong) in enumerate(people)]
     found = by_group(rows, "group", rng=rng(), floor=floor, n_draws=50)
     assert sum(rate.utterances for rate in found.rates.values()) + sum(found.insufficient.values()) == len(rows)
     percents = [rate.percent for rate in found.rates.values()]
@@ -177,15 +181,14 @@ def faces(harm):
     shown = []
     for i, row in enumerate(own):
         other = own[(i + 8 * (1 + i % 11)) % len(own)]
-        assert other["speaker"] != row["speaker"]
-        text = " ".join("x" if j % 2 else word for j, word in enumerate(row["hypothesis"].split()))
-        shown.append({**row, "corruption": "face", "face": other["id"],
-                      "hypothesis": text if harm(other) else row["hypothesis"]})
+        assert other.speaker != row.speaker
+        text = " ".join("x" if j % 2 else word for j, word in enumerate(row.hypothesis.split()))
+        shown.append(replace(row, corruption="face", face=other.id, hypothesis=text if harm(other) else row.hypothesis))
     return shown, own
 
 
 def test_whose_face_it_is_matters_where_it_does():
-    shown, own = faces(lambda face: face["labels"]["beard"])
+    shown, own = faces(lambda face: face.labels["beard"])
     found = face_effect(shown, own, rng=rng(), column="beard")
     assert found.overall.difference.percent == pytest.approx(difference(shown, own, rng=rng()).percent)
     assert found.overall.p == 2 / 2 ** 12
@@ -207,10 +210,10 @@ def test_a_face_that_is_not_looked_at_changes_nothing():
 
 def test_a_face_that_cannot_be_traced_is_an_error_or_counted():
     shown, own = faces(lambda face: True)
-    strange = [{**shown[0], "face": "who"}, *shown[1:]]
+    strange = [replace(shown[0], face="who"), *shown[1:]]
     assert face_effect(strange, own, rng=rng()).groups.without == 1
     with pytest.raises(AvsrError, match=r"s0-0 does not name the face"):
-        face_effect([{**shown[0], "face": None}], own, rng=rng())
+        face_effect([replace(shown[0], face=None)], own, rng=rng())
     with pytest.raises(AvsrError, match=r"s0-0 is not there with its own"):
         face_effect(shown, own[1:], rng=rng())
     with pytest.raises(AvsrError, match="no row has this label; there are speaker, beard"):

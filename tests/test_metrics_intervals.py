@@ -1,11 +1,13 @@
 """Intervals and tests: they hold the truth as often as they say, and chance as seldom."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_rows import plain_row
 
 from avsr.errors import AvsrError
 from avsr.metrics import difference, paired, sentence_errors, wer
@@ -18,7 +20,7 @@ def rng(seed=0):
 
 
 def row(reference, hypothesis, speaker="s1", name="u"):
-    return {"id": name, "speaker": speaker, "reference": reference, "hypothesis": hypothesis}
+    return plain_row(id=name, speaker=speaker, reference=reference, hypothesis=hypothesis)
 
 
 def simulated(generator, n_speakers, n_utterances):
@@ -68,7 +70,7 @@ def test_a_generator_goes_on_whether_its_draws_were_remembered_or_not():
 def test_speakers_who_differ_make_the_interval_wider_than_their_sentences_do():
     rows = [row("a b c d", "a b c d" if i % 8 < 4 else "x y z d", f"s{i % 8}") for i in range(400)]
     by_speaker = wer(rows, rng=rng())
-    by_utterance = wer([{**one, "speaker": "s"} for one in rows], rng=rng())
+    by_utterance = wer([replace(one, speaker="s") for one in rows], rng=rng())
     assert by_speaker.high - by_speaker.low > 3 * (by_utterance.high - by_utterance.low)
 
 
@@ -77,10 +79,10 @@ def test_no_error_in_few_words_is_no_proof_of_none_in_more():
     rate = wer(rows, rng=rng())
     assert (rate.percent, rate.low) == (0, 0)
     assert rate.high == pytest.approx(11.57, abs=0.01)       # 0 of 30: Clopper and Pearson's, two-sided 95 %
-    wrong = sentence_errors([{**one, "hypothesis": "x"} for one in rows], rng=rng())
+    wrong = sentence_errors([replace(one, hypothesis="x") for one in rows], rng=rng())
     assert (wrong.percent, wrong.high) == (100, 100)
     assert wrong.low == pytest.approx(69.15, abs=0.01)       # 10 of 10
-    assert wer([{**one, "hypothesis": "a b x"} for one in rows], rng=rng()).high == pytest.approx(100 / 3)
+    assert wer([replace(one, hypothesis="a b x") for one in rows], rng=rng()).high == pytest.approx(100 / 3)
 
 
 @settings(deadline=None, max_examples=60)
@@ -201,7 +203,7 @@ def test_differences_gaps_and_quotients_are_covered():
 
 def test_a_difference_is_paired_by_id():
     rows = simulated(rng(1), 20, 5)
-    better = [{**one, "hypothesis": one["hypothesis"].replace("x", "a", 1)} for one in rows]
+    better = [replace(one, hypothesis=one.hypothesis.replace("x", "a", 1)) for one in rows]
     apart = difference(rows, list(reversed(better)), rng=rng())
     gap = wer(rows, rng=rng()).percent - wer(better, rng=rng()).percent
     assert apart.percent == pytest.approx(gap)
@@ -215,7 +217,7 @@ def test_a_difference_is_paired_by_id():
     with pytest.raises(AvsrError, match=r"101 rows of 100 utterances, 3 among those there more than once"):
         difference(rows, [*rows, rows[3]], rng=rng())
     with pytest.raises(AvsrError, match=r"of 0 one has the reference 'a b c d e f' and the other 'a b'.  Make both from"):
-        difference(rows, [{**rows[0], "reference": "a b"}, *rows[1:]], rng=rng())
+        difference(rows, [replace(rows[0], reference="a b"), *rows[1:]], rng=rng())
 
 
 @given(st.lists(st.integers(-5, 5), min_size=2, max_size=9))
@@ -239,12 +241,12 @@ def test_chance_alone_is_called_so_as_often_as_it_says():
 
 def test_a_real_difference_has_a_small_p_and_it_is_never_zero():
     rows = simulated(rng(1), 40, 5)
-    better = [{**one, "hypothesis": one["reference"]} for one in rows]
+    better = [replace(one, hypothesis=one.reference) for one in rows]
     found = paired(rows, better, rng=rng(), n_flips=999)
     assert found.p == 1 / 1000
     assert found.difference == difference(rows, better, rng=rng())
-    three = [one for one in rows if one["speaker"] in ("0", "1", "2")]
-    assert paired(three, [{**one, "hypothesis": "x"} for one in three], rng=rng()).p == 2 / 2 ** 3
+    three = [one for one in rows if one.speaker in ("0", "1", "2")]
+    assert paired(three, [replace(one, hypothesis="x") for one in three], rng=rng()).p == 2 / 2 ** 3
     assert paired(rows[:1], better[:1], rng=rng()).p is None
     backwards = paired(better, rows, rng=rng(), n_flips=999)
     assert (backwards.difference.percent, backwards.p) == (-found.difference.percent, found.p)

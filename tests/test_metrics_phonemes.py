@@ -1,12 +1,14 @@
 """Confusions: every class that was said is counted once, and what lips cannot tell apart is no confusion of theirs."""
 
 from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_rows import plain_row
 
 from avsr.errors import AvsrError
 from avsr.metrics import PHONEMES, VISEMES, confusions, pronunciations
@@ -19,7 +21,7 @@ needs_dictionary = pytest.mark.skipif(find_spec("pocketsphinx") is None, reason=
 
 
 def row(reference, hypothesis):
-    return {"id": "u", "reference": reference, "hypothesis": hypothesis}
+    return plain_row(id="u", reference=reference, hypothesis=hypothesis)
 
 
 def count(found, said, written):
@@ -88,7 +90,7 @@ def test_other_classes_and_two_normalisers_are_errors():
     with pytest.raises(AvsrError, match=r"no classes 'letter'\.  Choose one of viseme, phoneme"):
         confusions([], "letter", SOME)
     with pytest.raises(AvsrError, match="of 2 normalisers"):
-        confusions([{**row("f", "f"), "normaliser": name} for name in ("one", "two")], "viseme", SOME)
+        confusions([replace(row("f", "f"), normaliser=name) for name in ("one", "two")], "viseme", SOME)
 
 
 @needs_dictionary

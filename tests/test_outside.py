@@ -13,7 +13,7 @@ from avsr.errors import BadManifest
 from avsr.manifest import CacheEntry, Utterance
 from avsr.metrics import wer
 from avsr.rates import SAMPLE_RATE
-from avsr.results import TYPES, Results, key, read_results
+from avsr.results import ResultRow, Results, read_results
 from avsr.text import NORMALISER
 
 ENTRY = CacheEntry("shard-00000.tar", 0, 512, 75, 3 * SAMPLE_RATE)
@@ -38,28 +38,24 @@ def changed(number, **values):
 def test_rows_are_ours_and_are_scored_by_our_code(tmp_path):
     lines = changed(0, hypothesis="bin blue at f two soon")
     rows = read_predictions(write(tmp_path / "kaldi.jsonl", lines), SAID)
-    assert [row["id"] for row in rows] == ["a1", "a2", "b1"]
-    assert {row["system"] for row in rows} == {"kaldi"}
-    assert rows[0] == {
-        "layout": 1, "system": "kaldi", "sha256": None, "modality": "a", "search": None, "id": "a1", "speaker": "s1",
-        "split": "test", "labels": {"sex": "m"}, "reference": "Bin blue at F2 now.", "hypothesis": "bin blue at f two soon",
-        "normaliser": NORMALISER, "noise": None, "snr_db": None, "snr_achieved": None, "snr_rms": None, "noise_id": None,
-        "noise_offset": None, "corruption": None, "amount": None, "face": None, "trust": None, "heed": None, "gate": None,
-        "loss": None, "duration_s": 3.0}
-    assert [row["duration_s"] for row in rows] == [3.0, 1.5, None]
-    assert (rows[2]["speaker"], rows[2]["split"]) == (None, "unseen")
+    assert [row.id for row in rows] == ["a1", "a2", "b1"]
+    assert {row.system for row in rows} == {"kaldi"}
+    assert rows[0] == ResultRow(
+        system="kaldi", modality="a", id="a1", speaker="s1", split="test", labels={"sex": "m"},
+        reference="Bin blue at F2 now.", hypothesis="bin blue at f two soon", normaliser=NORMALISER, duration_s=3.0)
+    assert [row.duration_s for row in rows] == [3.0, 1.5, None]
+    assert (rows[2].speaker, rows[2].split) == (None, "unseen")
     assert wer(rows, rng=np.random.default_rng(0)).percent == pytest.approx(100 / 18)
 
 
 def test_rows_go_through_the_file_of_results(tmp_path):
     lines = changed(1, noise="babble", snr_db=-5, modality="av", corruption="blur", amount=4, duration_s=2)
     rows = read_predictions(write(tmp_path / "x.jsonl", lines), SAID, system="theirs", split="test", allow_missing=True)
-    assert all(set(TYPES) <= set(row) for row in rows)
     results = Results(tmp_path)
     results.add(rows)
     assert read_results(tmp_path) == (rows, 0)
-    assert key(rows[1]) == ("theirs", "av", "babble", -5.0, "blur", 4.0, "a2")
-    assert {row["split"] for row in rows} == {"test"}
+    assert rows[1].key == ("theirs", "av", "babble", -5.0, "blur", 4.0, "a2")
+    assert {row.split for row in rows} == {"test"}
 
 
 def test_a_line_of_the_index_of_mixes_needs_only_its_hypothesis(tmp_path):
@@ -67,17 +63,18 @@ def test_a_line_of_the_index_of_mixes_needs_only_its_hypothesis(tmp_path):
     lines = [{"id": one.id, "file": f"babble/-5/{one.id}.wav", "noise": "babble", "snr_db": -5.0, **facts,
               "reference": one.text, "hypothesis": "x"} for one in SAID]
     for row in read_predictions(write(tmp_path / "x.jsonl", lines), SAID):
-        assert {name: row[name] for name in facts} == facts
+        assert {name: getattr(row, name) for name in facts} == facts
 
 
 def test_rows_of_ours_may_be_taken_as_a_form(tmp_path):
     """What they tell of our model is not taken over."""
-    lines = [{**row, "system": "theirs", "sha256": "ab" * 32, "search": "beam 5", "loss": 0.5, "trust": 0.25, "speaker": "me"}
+    lines = [{**json.loads(row.line()), "system": "theirs", "sha256": "ab" * 32, "search": "beam 5", "loss": 0.5,
+              "video_reliability": 0.25, "trust": 0.25, "heed": 0.5, "speaker": "me"}
              for row in read_predictions(write(tmp_path / "x.jsonl", RIGHT), SAID)]
     rows = read_predictions(write(tmp_path / "y.jsonl", lines), SAID)
-    assert [row["system"] for row in rows] == ["theirs"] * 3
-    assert all(row["sha256"] is row["search"] is row["loss"] is row["trust"] is None for row in rows)
-    assert [row["speaker"] for row in rows] == ["s1", "s1", None]
+    assert [row.system for row in rows] == ["theirs"] * 3
+    assert all(row.sha256 is row.search is row.loss is row.video_reliability is None for row in rows)
+    assert [row.speaker for row in rows] == ["s1", "s1", None]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
@@ -101,7 +98,7 @@ def test_a_table_says_the_same_as_lines_of_json(tmp_path, suffix):
 def test_what_a_spreadsheet_writes_is_read(tmp_path, name, content, encoding):
     (tmp_path / name).write_bytes(content.encode(encoding))
     rows = read_predictions(tmp_path / name, SAID)
-    assert [(row["id"], row["hypothesis"]) for row in rows[1:]] == [("a2", ""), ("b1", "lay")]
+    assert [(row.id, row.hypothesis) for row in rows[1:]] == [("a2", ""), ("b1", "lay")]
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), max_size=20)
@@ -117,7 +114,7 @@ def test_whatever_a_system_writes_comes_back_by_every_format(tmp_path_factory, c
     lines = [{"id": one.id, **values} for one, values in zip(SAID, cells, strict=True)]
     rows = read_predictions(write(folder / "x.jsonl", lines), SAID, allow_missing=True)
     for line, row in zip(lines, rows, strict=True):
-        assert {name: row[name] for name in line} == line
+        assert {name: getattr(row, name) for name in line} == line
     for suffix, delimiter in ((".csv", ","), (".tsv", "\t")):
         with (folder / f"x{suffix}").open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, FIELDS, delimiter=delimiter)

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import made_rows
@@ -172,10 +173,8 @@ def test_words_have_their_fates():
 
 def test_amounts_go_from_harmless_to_harmful():
     rows = list(made_rows.rows(Made(12, 6, ("grid",), ("babble",), (None, 0.0, -10.0), (("occlusion", 0.5), ("shift", -80.0)))))
-    for row in rows:
-        if row["corruption"] == "occlusion":
-            row |= {"corruption": "lowres", "amount": 12.0}
-    book = Book([*rows, *({**row, "amount": 24.0} for row in rows if row["corruption"] == "lowres")])
+    rows = [replace(row, corruption="lowres", amount=12.0) if row.corruption == "occlusion" else row for row in rows]
+    book = Book([*rows, *(replace(row, amount=24.0) for row in rows if row.corruption == "lowres")])
     assert book.levels("babble") == [None, 0.0, -10.0]
     assert book.damages() == [("lowres", 12.0), ("lowres", 24.0), ("shift", -80.0)]
     with drawn():
@@ -183,16 +182,14 @@ def test_amounts_go_from_harmless_to_harmful():
         assert [label.get_text() for label in pixels.get_xticklabels()] == ["none", "24", "12"]     # fewer pixels are worse
         assert [label.get_text() for label in shift.get_xticklabels()] == ["−80", "none"]
     assert book.percent(book.find("grid", "av", "babble", 0.0)) == wer(
-        [row for row in rows if (row["modality"], row["snr_db"], row["corruption"]) == ("av", 0.0, None)],
+        [row for row in rows if (row.modality, row.snr_db, row.corruption) == ("av", 0.0, None)],
         rng=np.random.default_rng(0)).percent
 
 
 def test_rates_far_apart_are_drawn_on_a_scale_of_roots():
-    near, far = (Book(list(made_rows.rows(Made(12, 6, ("grid",), ("babble",), (None, 0.0, -10.0), (), quality=quality))))
-                 for quality in (1.0, 1.0))
-    for row in far.rows:
-        if row["modality"] == "av":
-            row["hypothesis"] = row["reference"] if row["id"] != "s1-00000" else row["hypothesis"]
+    rows = list(made_rows.rows(Made(12, 6, ("grid",), ("babble",), (None, 0.0, -10.0), ())))
+    near, far = Book(rows), Book([replace(row, hypothesis=row.reference) if row.modality == "av" and row.id != "s1-00000"
+                                  else row for row in rows])
     with drawn():
         assert figures.wer(near).draw().axes[0].get_yscale() == "linear"
         assert "square roots" not in figures.wer(near).caption

@@ -6,47 +6,78 @@ import json
 import pytest
 
 from avsr.errors import BadManifest, BadOutput
-from avsr.results import NAME, Results, key, order, read_results
+from avsr.results import NAME, REQUIRED_FIELDS, ResultRow, Results, read_results
 
 
 def row(utterance="u1", **changes):
-    return {"layout": 1, "system": "grid", "sha256": "ab" * 32, "modality": "av", "search": "beam 5", "id": utterance,
-            "speaker": "s1", "split": "test", "labels": {}, "reference": "a b", "hypothesis": "a", "normaliser": "avsr-2",
-            "noise": None, "snr_db": None, "corruption": None, "amount": None} | changes
+    return ResultRow(**{"system": "grid", "sha256": "ab" * 32, "modality": "av", "search": "beam 5", "id": utterance,
+                        "speaker": "s1", "split": "test", "reference": "a b", "hypothesis": "a"} | changes)
+
+
+def line(utterance="u1", without="", **changes):
+    """A line of a file, not always right."""
+    values = json.loads(row(utterance).line()) | changes
+    return json.dumps({name: value for name, value in values.items() if name != without})
 
 
 def write(folder, *lines, end="\n"):
-    (folder / NAME).write_text("\n".join(json.dumps(line) if isinstance(line, dict) else line for line in lines) + end)
+    (folder / NAME).write_text("\n".join(lines) + end)
 
 
 def test_what_a_crash_cut_off_is_dropped_and_counted(tmp_path):
-    write(tmp_path, row("u1"), row("u2"), json.dumps(row("u3"))[:50], end="")
+    write(tmp_path, line("u1"), line("u2"), line("u3")[:50], end="")
     rows, n_cut = read_results(tmp_path)
-    assert [one["id"] for one in rows] == ["u1", "u2"]
+    assert [one.id for one in rows] == ["u1", "u2"]
     assert n_cut == 1
     results = Results(tmp_path)
     assert (len(results), results.n_cut) == (2, 1)
     results.add([row("u3")])
-    assert [one["id"] for one in read_results(tmp_path)[0]] == ["u1", "u2", "u3"]
+    assert [one.id for one in read_results(tmp_path)[0]] == ["u1", "u2", "u3"]
 
 
-@pytest.mark.parametrize(("line", "message"), [
+@pytest.mark.parametrize(("broken", "message"), [
     ('{"layout": 1,', "line 2: not JSON"),
     ('"text"', "line 2: a str, not a row"),
-    (row("u2", layout=2), "line 2: rows of layout 2, and this version reads 1"),
-    (row("u2", hypothesis=None), "line 2: hypothesis is null"),
-    (row("u2", snr_db="0"), 'line 2: snr_db is "0"'),
-    ({name: value for name, value in row("u2").items() if name != "reference"}, "line 2: reference is not there"),
-    (row("u1"), "line 2: u1 is there already, in line 1"),
+    (line("u2", layout=2), "line 2: rows of layout 2, and this version reads 1"),
+    (line("u2", hypothesis=None), "line 2: hypothesis is null"),
+    (line("u2", snr_db="0"), 'line 2: snr_db is "0"'),
+    (line("u2", amount=True), "line 2: amount is true"),
+    (line("u2", loss="low"), 'line 2: loss is "low"'),
+    *((line("u2", without=name), f"line 2: {name} is not there.  A row needs layout, system, ") for name in REQUIRED_FIELDS),
+    (line("u1"), "line 2: u1 is there already, in line 1"),
 ])
-def test_what_is_broken_is_named(tmp_path, line, message):
-    write(tmp_path, row("u1"), line, row("u9"))
+def test_what_is_broken_is_named(tmp_path, broken, message):
+    write(tmp_path, line("u1"), broken, line("u9"))
     with pytest.raises(BadManifest, match=message):
         read_results(tmp_path)
 
 
+def test_a_row_is_written_field_by_field(tmp_path):
+    assert row(snr_db=5, noise="white", labels={"sex": "f"}).line() == (
+        '{"layout": 1, "system": "grid", "sha256": "' + "ab" * 32 + '", "modality": "av", "search": "beam 5", "id": "u1", '
+        '"speaker": "s1", "split": "test", "labels": {"sex": "f"}, "reference": "a b", "hypothesis": "a", '
+        '"normaliser": "avsr-2", "noise": "white", "snr_db": 5, "snr_achieved": null, "snr_rms": null, "noise_id": null, '
+        '"noise_offset": null, "corruption": null, "amount": null, "face": null, "video_reliability": null, "gate": null, '
+        '"loss": null, "duration_s": null}\n')
+
+
+def test_rows_of_earlier_versions_and_of_other_projects_are_read(tmp_path):
+    """Fields were renamed, or were not there yet; the deleted audio gate wrote `heed`; unknown fields are kept."""
+    old = {name: json.loads(line())[name] for name in REQUIRED_FIELDS} | {"normaliser": "avsr-en-1"}
+    write(tmp_path, json.dumps(old), json.dumps({**old, "id": "u2", "trust": 0.25, "heed": None}),
+          json.dumps({**old, "id": "u3", "mood": "good", "heed": 0.5}))
+    first, second, third = read_results(tmp_path)[0]
+    assert first == row(sha256=None, search=None, split=None)
+    assert second == row("u2", sha256=None, search=None, split=None, video_reliability=0.25)
+    assert third.extra == {"mood": "good", "heed": 0.5}
+    results = Results(tmp_path)
+    results.sort()
+    assert read_results(tmp_path) == ([first, second, third], 0)
+    assert json.loads((tmp_path / NAME).read_text().splitlines()[2])["mood"] == "good"
+
+
 def test_a_byte_order_mark_does_no_harm(tmp_path):
-    write(tmp_path, row("u1"), row("u2"))
+    write(tmp_path, line("u1"), line("u2"))
     there = read_results(tmp_path)
     (tmp_path / NAME).write_bytes(b"\xef\xbb\xbf" + (tmp_path / NAME).read_bytes().replace(b"\n", b"\r\n"))
     assert read_results(tmp_path) == there
@@ -63,7 +94,7 @@ def test_a_small_file_does_not_unpack_to_a_large_one(tmp_path, monkeypatch):
 
 
 def test_rows_may_be_compressed(tmp_path):
-    write(tmp_path, row("u1"), row("u2"))
+    write(tmp_path, line("u1"), line("u2"))
     there = read_results(tmp_path)
     (tmp_path / f"{NAME}.gz").write_bytes(gzip.compress((tmp_path / NAME).read_bytes()))
     (tmp_path / NAME).unlink()
@@ -86,27 +117,27 @@ def test_the_order_does_not_depend_on_what_came_first(tmp_path):
         (tmp_path / name).mkdir()
         results = Results(tmp_path / name)
         for one in some:
-            assert one not in results
+            assert one.key not in results
             results.add([one])
-            assert one in results
-        results.settle()
+            assert one.key in results
+        results.sort()
         texts.append((tmp_path / name / NAME).read_bytes())
     assert texts[0] == texts[1]
     read, _ = read_results(tmp_path / "one")
-    assert read == sorted(rows, key=order)
-    assert [one["snr_db"] for one in read if one["noise"]] == [10.0, -5.0]
+    assert read == sorted(rows, key=lambda row: row.key.order)
+    assert [one.snr_db for one in read if one.noise] == [10.0, -5.0]
 
 
 def test_zero_db_is_not_clean():
-    assert key(row(noise="white", snr_db=0.0)) != key(row(noise="white", snr_db=None))
-    assert order(row(noise=None)) < order(row(noise="white", snr_db=0.0))
+    assert row(noise="white", snr_db=0.0).key != row(noise="white", snr_db=None).key
+    assert row(noise=None).key.order < row(noise="white", snr_db=0.0).key.order
 
 
 @pytest.mark.parametrize("other", [{"sha256": "cd" * 32}, {"search": "beam 1"}, {"split": "valid"},
                                    {"normaliser": "avsr-3"}])
 def test_rows_made_in_another_way_are_not_mixed_in(tmp_path, other):
-    write(tmp_path, row())
-    facts = {name: row()[name] for name in ("system", "sha256", "search", "split", "normaliser")}
+    write(tmp_path, line())
+    facts = {name: getattr(row(), name) for name in ("system", "sha256", "search", "split", "normaliser")}
     Results(tmp_path).check(facts)
     with pytest.raises(BadOutput, match=f"have {next(iter(other))} .*  Use another --output-dir"):
         Results(tmp_path).check(facts | other)

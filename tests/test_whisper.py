@@ -11,7 +11,7 @@ import torch
 
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
-from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
+from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
 from avsr.models.ctranslate2 import read_ctranslate2
@@ -76,9 +76,9 @@ def test_greedy_tokens_are_ctranslate2s(tiny_en, theirs, clip, request):
     with torch.inference_mode():
         scorer = DecoderScorer(tiny_en.model, tiny_en.model.encode(mel), no_speech_token=tokenizer.no_speech,
                                start_token=tokenizer.start)
-        rules = [Suppress(tiny_en.suppress, tiny_en.suppress_begin, len(prompt))]
-        (tokens, logprob), = search([scorer], torch.tensor([prompt]), Beam(1, DecodeOptions(beam_size=1), tokenizer.end),
-                                    rules=rules)
+        filters = [SuppressTokens(tiny_en.suppress, tiny_en.suppress_begin, len(prompt))]
+        (tokens, logprob), = search([scorer], torch.tensor([prompt]), BeamSearch(1, DecodeOptions(beam_size=1), tokenizer.end),
+                                    filters=filters)
     assert list(tokens) == result.sequences_ids[0]
     assert scorer.no_speech.item() == pytest.approx(result.no_speech_prob, abs=1e-3)
     assert len(tokens) > 3

@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from avsr import media
 from avsr.cache import read_entry
 from avsr.dataset import Row
 from avsr.metrics import extremes
 from avsr.names import file_name
+from avsr.results import ResultRow
 
 MEDIA = "media"
 MOST = 5                                                    # of the worst, and of the best, of each model
 CRF = 23                                                    # 30 kB for 3 s; the page holds all of them
 
 
-def keep(folder: Path, results: Iterable[Mapping[str, Any]], utterances: Mapping[str, Row]) -> int:
+def keep(folder: Path, rows: Iterable[ResultRow], utterances: Mapping[str, Row]) -> int:
     """Write those that are not there yet; returns how many there are. Raises BadOutput."""
-    results = list(results)
-    systems = {row["system"] for row in results}
-    wanted = {one for system in systems for ids in extremes(results, system, MOST) for one in ids}
+    rows = list(rows)
+    systems = {row.system for row in rows}
+    wanted = {one for system in systems for ids in extremes(rows, system, MOST) for one in ids}
     (folder / MEDIA).mkdir(parents=True, exist_ok=True)
     for one in sorted(wanted & set(utterances)):
         cached = read_entry(utterances[one].base, utterances[one].utterance.cache)

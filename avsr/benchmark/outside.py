@@ -20,17 +20,15 @@ from avsr.errors import BadManifest
 from avsr.manifest import Utterance
 from avsr.names import MODALITIES
 from avsr.rates import SAMPLE_RATE
-from avsr.results import KEY_FIELDS, LAYOUT, Row, key
+from avsr.results import FIELD_TYPES, FORMER_NAMES, Key, ResultRow
 from avsr.text import NORMALISER, normalise, present_normaliser
-from avsr.textfiles import read_table, shown
+from avsr.textfiles import quote, read_table
 
-FIELDS: dict[str, type] = {
-    "id": str, "hypothesis": str, "system": str, "modality": str, "noise": str, "snr_db": float, "corruption": str,
-    "amount": float, "duration_s": float, "normaliser": str, "reference": str, "snr_achieved": float, "snr_rms": float,
-    "noise_id": str, "noise_offset": int, "face": str}
 NEEDED = ("id", "hypothesis")
-# Known from our own rows and from audio.jsonl, and not taken over: the manifest knows some better, others tell of our model.
-UNUSED = ("file", "layout", "sha256", "search", "speaker", "split", "labels", "trust", "heed", "gate", "loss")
+# Known from our own rows and from audio.jsonl, and ignored: the manifest is the better source, or they tell of our model.
+UNUSED = ("file", "layout", "sha256", "search", "speaker", "split", "labels", "video_reliability", "gate", "loss", "heed",
+          *FORMER_NAMES)
+FIELDS = (*NEEDED, *(name for name in FIELD_TYPES if name not in (*NEEDED, *UNUSED)))
 KINDS = {str: "text", float: "a number", int: "a whole number"}
 SHOWN = 3                                                   # ids named in a message; the rest is counted
 
@@ -40,7 +38,8 @@ class _Wrong(ValueError):
 
 
 def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, system: str | None = None,
-                     split: str | None = None, silent: Collection[str] = (), allow_missing: bool = False) -> list[Row]:
+                     split: str | None = None, silent: Collection[str] = (),
+                     allow_missing: bool = False) -> list[ResultRow]:
     """The rows of a file of predictions, in its order.
 
     system: of lines that name none; the file's stem if None.  split: as the rows are to say it; each utterance's own if
@@ -62,9 +61,9 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
             row = _row(values, known[values["id"]], system or path.stem, split)
         except _Wrong as error:
             raise BadManifest(f"{where}: {error}") from error
-        if (first := lines.setdefault(key(row), number)) != number:
-            raise BadManifest(f"{where}: {row['id']} is there already, in line {first}, of the same system and condition "
-                              f"({_named(row)}).  Take one of them out.")
+        if (first := lines.setdefault(row.key, number)) != number:
+            raise BadManifest(f"{where}: {row.id} is there already, in line {first}, of the same system and condition "
+                              f"({_named(row.key)}).  Take one of them out.")
         rows.append(row)
     if strange:
         first = ", ".join(f"{one!r} in line {number}" for one, number in list(strange.items())[:SHOWN])
@@ -82,13 +81,15 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
     return rows
 
 
-def missing(rows: Iterable[Row], utterances: Sequence[Utterance], *, silent: Collection[str] = ()) -> dict[str, list[str]]:
+def missing(rows: Iterable[ResultRow], utterances: Sequence[Utterance], *,
+            silent: Collection[str] = ()) -> dict[str, list[str]]:
     """Ids of utterances without a row, for each system and condition, by its name, that has rows and lacks some."""
     there: dict[str, set[str]] = defaultdict(set)
     noisy = {}
     for row in rows:
-        there[_named(row)].add(row["id"])
-        noisy[_named(row)] = row["noise"] is not None
+        name = _named(row.key)
+        there[name].add(row.id)
+        noisy[name] = row.noise is not None
     out = {}
     for name, ids in there.items():
         excused = set(silent) if noisy[name] else set()
@@ -111,9 +112,14 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                                                if cell or name == "hypothesis"}
 
 
+def _kind(name: str) -> type:
+    """What a field holds: str, float or int."""
+    return next(kind for kind in KINDS if kind in FIELD_TYPES[name])
+
+
 def _cell(name: str, cell: str) -> str | float:
     """A number where the column is one of numbers and it can be read as such, else the text."""
-    if FIELDS.get(name, str) is str:
+    if name not in FIELDS or _kind(name) is str:
         return cell
     try:
         return float(cell)
@@ -137,7 +143,7 @@ def _values(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any) -> Any:
-    kind = FIELDS[name]
+    kind = _kind(name)
     if value is None:
         return None
     if kind is str and isinstance(value, str):
@@ -149,19 +155,18 @@ def _value(name: str, value: Any) -> Any:
         return float(value) + 0.0                           # -0.0 is 0.0
     if kind is int and number and value == int(value):
         return int(value)
-    raise _Wrong(f"{name} is {shown(value)}, it must be {KINDS[kind]}.  Correct it.")
+    raise _Wrong(f"{name} is {quote(value)}, it must be {KINDS[kind]}.  Correct it.")
 
 
-def _row(values: dict[str, Any], utterance: Utterance, system: str, split: str | None) -> Row:
-    """A whole row, in the order of keys that rows of ours have."""
+def _row(values: dict[str, Any], utterance: Utterance, system: str, split: str | None) -> ResultRow:
+    """The row of a line; what was said, by whom, and the labels come from the manifest."""
     _check(values, utterance)
-    mix = ("noise", "snr_db", "snr_achieved", "snr_rms", "noise_id", "noise_offset", "corruption", "amount", "face")
-    return {"layout": LAYOUT, "system": values["system"] or system, "sha256": None, "modality": values["modality"] or "a",
-            "search": None, "id": utterance.id, "speaker": utterance.speaker, "split": split or utterance.split,
-            "labels": speech_facts(utterance.labels), "reference": utterance.text, "hypothesis": values["hypothesis"],
-            "normaliser": NORMALISER, **{name: values[name] for name in mix},
-            "trust": None, "heed": None, "gate": None, "loss": None,
-            "duration_s": _duration(utterance) if values["duration_s"] is None else values["duration_s"]}
+    mixed = ("noise", "snr_db", "snr_achieved", "snr_rms", "noise_id", "noise_offset", "corruption", "amount", "face")
+    return ResultRow(
+        system=values["system"] or system, modality=values["modality"] or "a", id=utterance.id, speaker=utterance.speaker,
+        split=split or utterance.split, labels=speech_facts(utterance.labels), reference=utterance.text,
+        hypothesis=values["hypothesis"], **{name: values[name] for name in mixed},
+        duration_s=_duration(utterance) if values["duration_s"] is None else values["duration_s"])
 
 
 def _check(values: dict[str, Any], utterance: Utterance) -> None:
@@ -173,7 +178,7 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
                      f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
     if (values["noise"] is None) != (values["snr_db"] is None):
         there, absent = ("noise", "snr_db") if values["snr_db"] is None else ("snr_db", "noise")
-        raise _Wrong(f"{there} is {shown(values[there])} and there is no {absent}.  Give both, or leave both out where it is "
+        raise _Wrong(f"{there} is {quote(values[there])} and there is no {absent}.  Give both, or leave both out where it is "
                      "clean.")
     if values["amount"] is not None and values["corruption"] is None:
         raise _Wrong(f"amount is {values['amount']:g} and there is no corruption.  Name it, or leave amount out.")
@@ -184,7 +189,7 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
     if values["duration_s"] is not None and values["duration_s"] <= 0:
         raise _Wrong(f"duration_s is {values['duration_s']:g}, it must be above 0.  Correct it, or leave it out.")
     if values["reference"] is not None and normalise(values["reference"]) != normalise(utterance.text):
-        raise _Wrong(f"reference is {shown(values['reference'])}, and the manifest has {shown(utterance.text)} for "
+        raise _Wrong(f"reference is {quote(values['reference'])}, and the manifest has {quote(utterance.text)} for "
                      f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
 
 
@@ -194,7 +199,7 @@ def _duration(utterance: Utterance) -> float | None:
     return None if utterance.end is None else round(utterance.end - (utterance.start or 0.0), 3)
 
 
-def _named(row: Row) -> str:
-    """System and condition of a row in words, another for each."""
-    return ", ".join(f"{name} {row[name]}" if isinstance(row[name], float) else row[name]
-                     for name in KEY_FIELDS[:-1] if row[name] is not None)
+def _named(key: Key) -> str:
+    """The system and condition of a row in words, different for each."""
+    return ", ".join(f"{name} {value}" if isinstance(value, float) else value
+                     for name, value in key._asdict().items() if value is not None and name != "id")

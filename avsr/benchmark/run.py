@@ -36,11 +36,11 @@ from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
-from avsr.manifest import locate
+from avsr.manifest import manifest_path
 from avsr.modality import GOES_BY
 from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
-from avsr.results import LAYOUT, NOISE, RUN, TIMINGS, Results, append
+from avsr.results import NOISE, RUN, TIMINGS, Key, ResultRow, Results, append, json_line
 from avsr.runtime import Progress, n_cores, no_progress
 from avsr.text import NORMALISER
 
@@ -103,7 +103,7 @@ class _Run:
     """One call of `benchmark`."""
 
     def __init__(self, manifest: Path, output: Path, settings: Settings, options: Options):
-        self.path = locate(manifest)
+        self.path = manifest_path(manifest)
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)
@@ -200,7 +200,7 @@ class _Run:
                                 silent=() if self.noises is None else self.noises.silent)
         for row in rows:
             self.results.check_same(row)
-        new = [row for row in rows if row not in self.results]
+        new = [row for row in rows if row.key not in self.results]
         self.results.add(new)
         self.done.n_new += len(new)
 
@@ -213,15 +213,15 @@ class _Run:
         if isinstance(subject, Own):
             self._compare(subject)
         units = self._units(subject)
-        todo = [unit for unit in units if any(row not in self.results for row in self._asked(subject, unit))]
+        todo = [unit for unit in units if any(key not in self.results for key in _keys(subject, unit))]
         total = sum(len(unit.rows) * len(unit.heard.tasks) for unit in units)
         count = total - sum(len(unit.rows) * len(unit.heard.tasks) for unit in todo)
         self.progress(f"measuring {subject.name}", count, total, "rows")
         with own_threads(max(1, n_cores() // subject.workers)), ThreadPoolExecutor(subject.workers) as pool:
             for unit, (rows, timings) in _in_order(pool, partial(self._answer, subject), todo, subject.workers):
-                new = [row for row in rows if row not in self.results]
+                new = [row for row in rows if row.key not in self.results]
                 self.results.add(new)
-                append(self.done.folder / TIMINGS, timings)
+                append(self.done.folder / TIMINGS, map(json_line, timings))
                 self.done.n_new += len(new)
                 count += len(unit.rows) * len(unit.heard.tasks)
                 self.progress(f"measuring {subject.name}", count, total, "rows")
@@ -235,19 +235,7 @@ class _Run:
         if any("v" in one for one in subject.modalities):
             read_mouth_crop(self.path.parent, subject.checkpoint.mouth_crop)
 
-    def _asked(self, subject: Subject, unit: _Unit) -> Iterator[dict[str, Any]]:
-        """The rows of a unit as far as they are known before anything is computed."""
-        for modality, corruption in unit.heard.tasks:
-            for row in unit.rows:
-                yield {"layout": LAYOUT, "system": subject.name, "sha256": subject.facts["sha256"], "modality": modality,
-                       "search": subject.facts["search"], "id": row.utterance.id, "speaker": row.utterance.speaker,
-                       "split": self.settings.split, "labels": speech_facts(row.utterance.labels),
-                       "reference": row.utterance.text, "hypothesis": None, "normaliser": NORMALISER,
-                       "noise": unit.heard.noise, "snr_db": unit.heard.snr_db, "snr_achieved": None, "snr_rms": None,
-                       "noise_id": None, "noise_offset": None, "corruption": corruption and corruption.name,
-                       "amount": corruption and corruption.amount, "face": None}
-
-    def _answer(self, subject: Subject, unit: _Unit) -> tuple[list[dict], list[dict]]:
+    def _answer(self, subject: Subject, unit: _Unit) -> tuple[list[ResultRow], list[dict]]:
         """The rows of a unit and what they took. Runs in a thread."""
         heard = unit.heard
         cached = [read_entry(row.base, row.utterance.cache) for row in unit.rows]
@@ -257,10 +245,13 @@ class _Run:
         questions = [Question(modality, [self._worth(mouth) for mouth, _ in mouths])
                      for (modality, _), mouths in zip(heard.tasks, shown, strict=True)]
         answers = subject.answer([audio for audio, _ in mixed], [row.utterance.text for row in unit.rows], questions)
-        asked, rows = self._asked(subject, unit), []
-        for mouths, answer in zip(shown, answers, strict=True):
-            for (audio, facts), (_, face), found in zip(mixed, mouths, answer.rows, strict=True):
-                rows.append({**next(asked), **facts, "face": face, **found, "duration_s": round(len(audio) / SAMPLE_RATE, 3)})
+        rows = []
+        for task, mouths, answer in zip(heard.tasks, shown, answers, strict=True):
+            for row, (audio, facts), (_, face), found in zip(unit.rows, mixed, mouths, answer.rows, strict=True):
+                rows.append(ResultRow(
+                    **_key(subject, heard, task, row)._asdict(), **subject.facts, **facts, **found, face=face,
+                    speaker=row.utterance.speaker, split=self.settings.split, labels=speech_facts(row.utterance.labels),
+                    reference=row.utterance.text, duration_s=round(len(audio) / SAMPLE_RATE, 3)))
         return rows, self._timings(subject, unit, answers, sum(len(audio) for audio, _ in mixed))
 
     def _mixed(self, row: Row, speech: np.ndarray, heard: Heard) -> tuple[np.ndarray, dict[str, Any]]:
@@ -309,7 +300,7 @@ class _Run:
 
     def finish(self) -> Benchmarked:
         """Rows in order, and what was done written down."""
-        self.results.settle()
+        self.results.sort()
         keep(self.done.folder, self.results.by_key.values(), {row.utterance.id: row for row in self.rows})
         self.done.n_rows = len(self.results)
         facts = {"command": self.command, "avsr": __version__, "python": platform.python_version(),
@@ -319,6 +310,17 @@ class _Run:
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}
         write_file(self.done.folder / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return self.done
+
+
+def _key(subject: Subject, heard: Heard, task: tuple[str, Corruption | None], row: Row) -> Key:
+    modality, corruption = task
+    return Key(subject.name, modality, heard.noise, heard.snr_db, corruption and corruption.name,
+               corruption and corruption.amount, row.utterance.id)
+
+
+def _keys(subject: Subject, unit: _Unit) -> Iterator[Key]:
+    """The keys of a unit's rows."""
+    return (_key(subject, unit.heard, task, row) for task in unit.heard.tasks for row in unit.rows)
 
 
 def corruption_seed(utterance: str, corruption: Corruption) -> int:

@@ -23,8 +23,8 @@ from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.models.avsr import Memory
 from avsr.recogniser import Recogniser
-from avsr.runtime import Progress, pick_device, workers
-from avsr.text import spell
+from avsr.runtime import Progress, n_parallel_batches, pick_device
+from avsr.text import target_tokens
 from avsr.transcribe import load_model
 
 
@@ -52,7 +52,7 @@ class Subject(Protocol):
     facts: dict[str, Any]
     about: dict[str, Any]
     modalities: tuple[str, ...]
-    workers: int
+    n_parallel_batches: int
     device: str
 
     def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
@@ -77,13 +77,13 @@ class Own:
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
         self.needs_lips = {"v"} if "a" in able else {"v", "av"}
-        self.workers, self.device = workers(self.torch_device), self.torch_device.type
+        self.workers, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
         self.gate = _gate(self.checkpoint)
 
     @torch.inference_mode()
     def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
         """See Subject."""
-        spelled = [spell(self.checkpoint.tokenizer, text) for text in texts]
+        spelled = [target_tokens(self.checkpoint.tokenizer, text) for text in texts]
         audio, hearing, out = sounds, Watch(self.torch_device), []
         if any("a" in question.modality for question in questions):
             with hearing:
@@ -94,10 +94,9 @@ class Own:
                 memory = self.recogniser.encode(audio, question.mouths, question.modality)
                 written = self._written(question, memory)
             losses = [-round(one.mean().item(), 4) for one in self.recogniser.score(memory, spelled)]
-            trust, heed = (_listed(getattr(memory, name, None), len(texts)) for name in ("trust", "heed"))
-            rows = [{"hypothesis": text, "trust": believed, "heed": heeded, "gate": self._opening(question, i, believed),
-                     "loss": loss} for i, (text, believed, heeded, loss) in
-                    enumerate(zip(written, trust, heed, losses, strict=True))]
+            trust = _listed(getattr(memory, "trust", None), len(texts))
+            rows = [{"hypothesis": text, "video_reliability": believed, "gate": self._opening(question, i, believed),
+                     "loss": loss} for i, (text, believed, loss) in enumerate(zip(written, trust, losses, strict=True))]
             out.append(Answer(rows, watch.seconds + ("a" in question.modality) * hearing.seconds))
         return out
 
@@ -141,7 +140,7 @@ class Other:
     """Another recogniser, see against.py: by sound alone, one batch after the other."""
 
     modalities = ("a",)
-    workers = 1
+    n_parallel_batches = 1
 
     def __init__(self, rival: Rival):
         self.rival, self.name, self.device = rival, rival.name, rival.device
@@ -153,8 +152,7 @@ class Other:
         assert question.modality == "a"
         start = time.perf_counter()
         written = self.rival.recognise(sounds)
-        nothing = {"trust": None, "heed": None, "gate": None, "loss": None}
-        return [Answer([{"hypothesis": text, **nothing} for text in written], time.perf_counter() - start)]
+        return [Answer([{"hypothesis": text} for text in written], time.perf_counter() - start)]
 
 
 @contextmanager

@@ -38,6 +38,6 @@ def word_edits(reference: str, hypothesis: str) -> list[WordEdit]:
     said, written, out = reference.split(), hypothesis.split(), []
     for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
         edit = {"substitute": "substitution", "insert": "insertion", "delete": "deletion"}.get(chunk.type, "equal")
-        words = said[chunk.ref_start_idx:chunk.ref_end_idx] if edit == "deletion" else written[chunk.hyp_start_idx:chunk.hyp_end_idx]
-        out += [WordEdit(word, edit) for word in words]
+        here = said[chunk.ref_start_idx:chunk.ref_end_idx], written[chunk.hyp_start_idx:chunk.hyp_end_idx]
+        out += [WordEdit(word, edit) for word in here[edit != "deletion"]]
     return out

@@ -9,9 +9,10 @@ from itertools import product
 import numpy as np
 
 from avsr.errors import AvsrError
-from avsr.metrics.counting import Row, Score, empty_references, scored
+from avsr.metrics.counting import Score, empty_references, scored
 from avsr.metrics.error_rates import Rate, added
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Clusters, by_id, clusters, interval, ratio
+from avsr.results import ResultRow
 from avsr.text import normalise
 
 EXACT = 13                                                  # clusters that differ: all 2 ** n ways of exchange are gone through
@@ -29,8 +30,8 @@ class Paired:
     p: float | None
 
 
-def difference(rows: Iterable[Row], other: Iterable[Row], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
-               n_draws: int = N_DRAWS, normaliser: Callable[[str], str] = normalise) -> Rate:
+def difference(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator,
+               confidence: float = CONFIDENCE, n_draws: int = N_DRAWS, normaliser: Callable[[str], str] = normalise) -> Rate:
     """Word error rate of `rows` less that of `other`, on the same utterances by id: the same draws hold for both.
 
     An interval that leaves out 0 tells the two apart. `score` is that of `rows`. Raises AvsrError on other ids, or where
@@ -48,7 +49,7 @@ def difference(rows: Iterable[Row], other: Iterable[Row], *, rng: np.random.Gene
     return Rate(percent, low, high, found.n, found.by, total, len(rows), empty)
 
 
-def paired(rows: Iterable[Row], other: Iterable[Row], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
+def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
            n_draws: int = N_DRAWS, n_flips: int = N_FLIPS, normaliser: Callable[[str], str] = normalise) -> Paired:
     """`difference`, and a test of it: were the systems alike, which of the two said what would be a throw of a coin.
 
@@ -75,20 +76,20 @@ def flipped(differences: np.ndarray, rng: np.random.Generator, n_flips: int = N_
     return (1 + int(np.sum(np.abs(sums) >= least))) / (n_flips + 1)
 
 
-def matched(rows: Iterable[Row], other: Iterable[Row], normaliser: Callable[[str], str] = normalise,
-            ) -> tuple[list[Row], list[Score], list[Score]]:
+def matched(rows: Iterable[ResultRow], other: Iterable[ResultRow], normaliser: Callable[[str], str] = normalise,
+            ) -> tuple[list[ResultRow], list[Score], list[Score]]:
     """Rows, their scores, and those of `other` in the same order. Raises AvsrError, see `difference`."""
     rows, other = list(rows), list(other)
     ids, theirs = by_id(rows, "rows to compare"), by_id(other, "rows to compare with")
     if odd := sorted(set(ids) ^ set(theirs)):
         raise AvsrError(f"rows to compare: {len(rows)} against {len(other)}, {len(odd)} ids in one only, such as {odd[0]}.  "
                         "Give one row for each utterance in both.")
-    other = [theirs[row["id"]] for row in rows]
+    other = [theirs[row.id] for row in rows]
     scores = scored([*rows, *other], normaliser=normaliser)
     for one, two in zip(rows, other, strict=True):
-        if one["reference"] != two["reference"] and normaliser(one["reference"]) != normaliser(two["reference"]):
-            raise AvsrError(f"rows to compare: of {one['id']} one has the reference '{one['reference']}' and the other "
-                            f"'{two['reference']}'.  Make both from the same manifest.")
+        if one.reference != two.reference and normaliser(one.reference) != normaliser(two.reference):
+            raise AvsrError(f"rows to compare: of {one.id} one has the reference '{one.reference}' and the other "
+                            f"'{two.reference}'.  Make both from the same manifest.")
     return rows, scores[:len(rows)], scores[len(rows):]
 
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.compare import matched
-from avsr.metrics.counting import NOTHING, Row, Score, scored
+from avsr.metrics.counting import NOTHING, Score, scored
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, clusters, percentiles, resampled
 from avsr.names import MODALITIES
+from avsr.results import ResultRow
 
 SLACK = 0.5                                                 # points of WER that the law puts up with
 
@@ -41,24 +42,20 @@ class Cell:
                 self.noise or "", -math.inf if self.snr_db is None else -self.snr_db)
 
     @classmethod
-    def of(cls, row: Row) -> Cell:
-        """That of a row. Raises AvsrError where it does not say its system and modality."""
-        try:
-            return cls(row["system"], row["modality"], *(row.get(name) for name in ("noise", "snr_db", "corruption", "amount")))
-        except KeyError as error:
-            raise AvsrError(f"row {row.get('id')}: it has no {error.args[0]}.  Rows need system and modality; see "
-                            "avsr/results.py.") from None
+    def of(cls, row: ResultRow) -> Cell:
+        """The cell of a row."""
+        return cls(row.system, row.modality, row.noise, row.snr_db, row.corruption, row.amount)
 
 
-def cells(rows: Iterable[Row]) -> dict[Cell, list[Row]]:
+def cells(rows: Iterable[ResultRow]) -> dict[Cell, list[ResultRow]]:
     """Rows by condition, in the order of `Cell.key`."""
-    found: dict[Cell, list[Row]] = {}
+    found: dict[Cell, list[ResultRow]] = {}
     for row in rows:
         found.setdefault(Cell.of(row), []).append(row)
     return {cell: found[cell] for cell in sorted(found, key=lambda cell: cell.key)}
 
 
-def alone(cells: Mapping[Cell, Sequence[Row]], cell: Cell) -> tuple[Cell | None, Cell | None]:
+def alone(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell) -> tuple[Cell | None, Cell | None]:
     """The cells of sound alone and of lips alone that both together are held against; None where they are not there.
 
     Sound is heard in the same noise, lips are seen with the same corruption: the other's disturbance is nothing to them.
@@ -111,7 +108,7 @@ class Gain:
         return None if math.isfinite(self.db) else self.limits[self.db > 0]
 
 
-def gain(cells: Mapping[Cell, Sequence[Row]], system: str, noise: str, at_db: float = 0.0, *, rng: np.random.Generator,
+def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_db: float = 0.0, *, rng: np.random.Generator,
          confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Gain:
     """`gain_db` of a system in one noise, the whole curve and the point on it drawn together, by speaker.
 
@@ -149,16 +146,16 @@ def gain(cells: Mapping[Cell, Sequence[Row]], system: str, noise: str, at_db: fl
     return Gain(db, *percentiles(np.array([of(one) for one in drawn if one[-1]]), found.n, confidence), limits)
 
 
-def extremes(rows: Iterable[Row], system: str, n: int) -> tuple[list[str], list[str]]:
+def extremes(rows: Iterable[ResultRow], system: str, n: int) -> tuple[list[str], list[str]]:
     """Ids of the utterances that a system got worst and best over all noises, pictures unharmed: at most n of each.
 
     By both senses, or by the sense that it has. Among equals the best are those that sound alone got worst.
     """
     sums: dict[str, dict[str, Score]] = {}
-    kept = [row for row in rows if row["system"] == system and row["corruption"] is None]
+    kept = [row for row in rows if row.system == system and row.corruption is None]
     for row, score in zip(kept, scored(kept), strict=True):
-        of = sums.setdefault(row["modality"], {})
-        of[row["id"]] = of.get(row["id"], NOTHING) + score
+        of = sums.setdefault(row.modality, {})
+        of[row.id] = of.get(row.id, NOTHING) + score
     whole, heard = next((sums[one] for one in ("av", "a", "v") if one in sums), {}), sums.get("a", {})
     n = min(n, len(whole) // 2)
     worst = sorted(whole, key=lambda one: (-(whole[one].percent or 0), one))[:n]

@@ -7,15 +7,15 @@ Both sides pass through the same normaliser. Pairs of texts are remembered: in a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from avsr.errors import AvsrError
+from avsr.results import ResultRow
 from avsr.text import NORMALISER, normalise, present_normaliser
 
-Row = Mapping[str, Any]
 Pair = tuple[str, str]                                      # reference, hypothesis, both normalised
 REMEMBERED = 1 << 18                                        # texts, and pairs of them, of each unit: about 100 MB
 
@@ -56,7 +56,7 @@ def character_errors(reference: str, hypothesis: str) -> Score:
     return _character_errors([(reference, hypothesis)])[0]
 
 
-def scored(rows: Iterable[Row], *, unit: str = "word", normaliser: Callable[[str], str] = normalise) -> list[Score]:
+def scored(rows: Iterable[ResultRow], *, unit: str = "word", normaliser: Callable[[str], str] = normalise) -> list[Score]:
     """The errors of each row in "word"s, "character"s or "sentence"s (one error where any word is wrong, of one sentence).
 
     Raises AvsrError where rows name different normalisers, or one that this version does not have.
@@ -64,7 +64,7 @@ def scored(rows: Iterable[Row], *, unit: str = "word", normaliser: Callable[[str
     rows = list(rows)
     check_normaliser(rows, normaliser)
     spell = _spelt if normaliser is normalise else lru_cache(maxsize=None)(normaliser)
-    pairs = [(spell(row["reference"]), spell(row["hypothesis"])) for row in rows]
+    pairs = [(spell(row.reference), spell(row.hypothesis)) for row in rows]
     if unit == "sentence":
         return [RIGHT if reference == hypothesis else WRONG for reference, hypothesis in pairs]
     known, count = _KNOWN[unit], _COUNT[unit]
@@ -75,9 +75,9 @@ def scored(rows: Iterable[Row], *, unit: str = "word", normaliser: Callable[[str
     return [known[pair] for pair in pairs]
 
 
-def check_normaliser(rows: Sequence[Row], normaliser: Callable[[str], str] = normalise) -> None:
-    """Raises AvsrError where rows name different normalisers, or one that is not `normaliser`. Rows may name none."""
-    named = Counter(present_normaliser(row["normaliser"]) for row in rows if row.get("normaliser") is not None)
+def check_normaliser(rows: Sequence[ResultRow], normaliser: Callable[[str], str] = normalise) -> None:
+    """Raises AvsrError where rows name different normalisers, or one that is not `normaliser`."""
+    named = Counter(present_normaliser(row.normaliser) for row in rows)
     if len(named) > 1:
         counts = " and ".join(f"{name} ({n} rows)" for name, n in named.most_common())
         raise AvsrError(f"rows to score: of {len(named)} normalisers, {counts}, whose rates cannot be compared.  "
@@ -88,15 +88,15 @@ def check_normaliser(rows: Sequence[Row], normaliser: Callable[[str], str] = nor
                         f"has {NORMALISER}.  Use the version of avsr that wrote them.")
 
 
-def empty_references(rows: Iterable[Row], *, normaliser: Callable[[str], str] = normalise) -> int:
+def empty_references(rows: Iterable[ResultRow], *, normaliser: Callable[[str], str] = normalise) -> int:
     """How many rows have a reference without a word once normalised: what is written for them counts as insertions."""
     spell = _spelt if normaliser is normalise else normaliser
-    return sum(not spell(row["reference"]) for row in rows)
+    return sum(not spell(row.reference) for row in rows)
 
 
-def spelt(row: Row) -> Pair:
+def spelt(row: ResultRow) -> Pair:
     """Reference and hypothesis of a row, normalised."""
-    return _spelt(row["reference"]), _spelt(row["hypothesis"])
+    return _spelt(row.reference), _spelt(row.hypothesis)
 
 
 _spelt = lru_cache(maxsize=REMEMBERED)(normalise)

@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from avsr.metrics.counting import NOTHING, Row, Score, empty_references, scored
+from avsr.metrics.counting import NOTHING, Score, empty_references, scored
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Clusters, clusters, interval, ratio
+from avsr.results import ResultRow
 from avsr.text import normalise
 
 Key = TypeVar("Key")
@@ -39,7 +40,7 @@ class Rate:
     empty: int = 0
 
 
-def wer(rows: Iterable[Row], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS,
+def wer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS,
         normaliser: Callable[[str], str] = normalise) -> Rate:
     """Word error rate of benchmark rows, with an interval by bootstrap over speakers.
 
@@ -53,26 +54,26 @@ def wer(rows: Iterable[Row], *, rng: np.random.Generator, confidence: float = CO
     return _rate(rows, "word", rng, confidence, n_draws, normaliser)
 
 
-def cer(rows: Iterable[Row], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS,
+def cer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS,
         normaliser: Callable[[str], str] = normalise) -> Rate:
     """Character error rate, as `wer`."""
     return _rate(rows, "character", rng, confidence, n_draws, normaliser)
 
 
-def sentence_errors(rows: Iterable[Row], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS,
-                    normaliser: Callable[[str], str] = normalise) -> Rate:
+def sentence_errors(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
+                    n_draws: int = N_DRAWS, normaliser: Callable[[str], str] = normalise) -> Rate:
     """Percent of utterances with any error, as `wer`. Its score counts sentences; all errors are substitutions."""
     return _rate(rows, "sentence", rng, confidence, n_draws, normaliser)
 
 
-def rates(cells: Mapping[Key, Sequence[Row]], *, rng: np.random.Generator, unit: str = "word", confidence: float = CONFIDENCE,
-          n_draws: int = N_DRAWS) -> dict[Key, Rate]:
+def rates(cells: Mapping[Key, Sequence[ResultRow]], *, rng: np.random.Generator, unit: str = "word",
+          confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> dict[Key, Rate]:
     """The error rate of each cell, all from the same draws where they have the same number of clusters."""
     seed = int(rng.integers(1 << 62))
     return {key: _rate(rows, unit, np.random.default_rng(seed), confidence, n_draws, normalise) for key, rows in cells.items()}
 
 
-def _rate(rows: Iterable[Row], unit: str, rng: np.random.Generator, confidence: float, n_draws: int,
+def _rate(rows: Iterable[ResultRow], unit: str, rng: np.random.Generator, confidence: float, n_draws: int,
           normaliser: Callable[[str], str]) -> Rate:
     rows = list(rows)
     scores = scored(rows, unit=unit, normaliser=normaliser)

@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.compare import Paired, matched, paired
 from avsr.metrics.conditions import Cell
-from avsr.metrics.counting import Row, Score, empty_references, scored
+from avsr.metrics.counting import Score, empty_references, scored
 from avsr.metrics.error_rates import Rate, added, free_of_errors
 from avsr.metrics.intervals import (
     AT_ONCE,
@@ -28,6 +28,7 @@ from avsr.metrics.intervals import (
     ratio,
     remembered,
 )
+from avsr.results import ResultRow
 
 FLOOR = {"speaker": 5, "utterance": 20}                     # fewer speakers in a group, or utterances of one, tell nothing
 N_SHUFFLES = 999
@@ -58,7 +59,7 @@ class Groups:
     without: int
 
 
-def by_group(rows: Iterable[Row], column: str, *, rng: np.random.Generator, against: Iterable[Row] | None = None,
+def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator, against: Iterable[ResultRow] | None = None,
              floor: int | None = None, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Groups:
     """Word error rate by group: "speaker", whose utterances are drawn, or a label of the rows, whose speakers are drawn.
 
@@ -74,7 +75,7 @@ def by_group(rows: Iterable[Row], column: str, *, rng: np.random.Generator, agai
         rows, ours, theirs = matched(rows, against)
     by = "utterance" if column == "speaker" else "speaker"
     values = _values(rows, column)
-    kept = [i for i, row in enumerate(rows) if values[i] is not None and row.get("speaker") is not None]
+    kept = [i for i, row in enumerate(rows) if values[i] is not None and row.speaker is not None]
     if not kept:
         raise AvsrError(_no_column(rows, column))
     without, floor = len(rows) - len(kept), FLOOR[by] if floor is None else floor
@@ -94,7 +95,7 @@ def by_group(rows: Iterable[Row], column: str, *, rng: np.random.Generator, agai
     return Groups(column, rates, insufficient, worst, best, apart, times, table.chance(said, rng), by, floor, without)
 
 
-def gaps(cells: Mapping[Cell, Sequence[Row]], column: str, *, rng: np.random.Generator, floor: int | None = None,
+def gaps(cells: Mapping[Cell, Sequence[ResultRow]], column: str, *, rng: np.random.Generator, floor: int | None = None,
          confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> dict[Cell, Groups]:
     """`by_group` of each cell that hears or sees: the gap as a function of SNR and modality, all from the same draws."""
     seed = int(rng.integers(1 << 62))
@@ -102,11 +103,11 @@ def gaps(cells: Mapping[Cell, Sequence[Row]], column: str, *, rng: np.random.Gen
             for cell, rows in cells.items() if cell.modality != "none"}
 
 
-def columns(rows: Iterable[Row]) -> list[str]:
+def columns(rows: Iterable[ResultRow]) -> list[str]:
     """What rows can be grouped by: labels that some row has, and "speaker" where speakers are named."""
     rows = list(rows)
-    labels = {name for row in rows for name, value in (row.get("labels") or {}).items() if value is not None}
-    return [*(["speaker"] if any(row.get("speaker") is not None for row in rows) else []), *sorted(labels)]
+    labels = {name for row in rows for name, value in row.labels.items() if value is not None}
+    return [*(["speaker"] if any(row.speaker is not None for row in rows) else []), *sorted(labels)]
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class FaceEffect:
     unseen: int
 
 
-def face_effect(rows_with_face: Iterable[Row], rows_without: Iterable[Row], *, rng: np.random.Generator,
+def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[ResultRow], *, rng: np.random.Generator,
                 column: str = "speaker", floor: int | None = None, confidence: float = CONFIDENCE,
                 n_draws: int = N_DRAWS) -> FaceEffect:
     """The counterfactual test: rows of corruption "face" against those of the same sound with the right one, by face.
@@ -132,27 +133,27 @@ def face_effect(rows_with_face: Iterable[Row], rows_without: Iterable[Row], *, r
     Raises AvsrError where a row with another's face names none, or has no counterpart, or no face has the column.
     """
     shown, whole = list(rows_with_face), list(rows_without)
-    base, known = by_id(whole, "rows with their own face"), {row["id"]: row for row in [*shown, *whole]}
+    base, known = by_id(whole, "rows with their own face"), {row.id: row for row in [*shown, *whole]}
     for row in shown:
-        if row.get("face") is None or row["id"] not in base:
-            raise AvsrError(f"rows with another's face: {row['id']} "
-                            f"{'does not name the face' if row.get('face') is None else 'is not there with its own'}.  "
+        if row.face is None or row.id not in base:
+            raise AvsrError(f"rows with another's face: {row.id} "
+                            f"{'does not name the face' if row.face is None else 'is not there with its own'}.  "
                             "Make both in one run of the benchmark.")
-    faces = [known.get(row["face"], {}) for row in shown]
+    faces = [known.get(row.face) for row in shown]
     values = _values(faces, column)
     if not any(value is not None for value in values):
-        raise AvsrError(_no_column(faces, column))
+        raise AvsrError(_no_column([face for face in faces if face is not None], column))
     name = f"face: {column}"
-    marked = [{**row, "labels": {name: value}} for row, value in zip(shown, values, strict=True)]
-    own = [base[row["id"]] for row in shown]
+    marked = [replace(row, labels={name: value}) for row, value in zip(shown, values, strict=True)]
+    own = [base[row.id] for row in shown]
     options = {"confidence": confidence, "n_draws": n_draws}
     groups = by_group(marked, name, rng=rng, against=own, floor=floor, **options)
     return FaceEffect(paired(shown, own, rng=rng, **options), groups, len(whole) - len(shown))
 
 
-def _values(rows: Sequence[Row], column: str) -> list[str | None]:
+def _values(rows: Sequence[ResultRow | None], column: str) -> list[str | None]:
     """Of each row, in this column; many different numbers become ranges."""
-    values = [row.get("speaker") if column == "speaker" else (row.get("labels") or {}).get(column) for row in rows]
+    values = [None if row is None else row.speaker if column == "speaker" else row.labels.get(column) for row in rows]
     numbers = [value for value in values if value is not None]
     if len(set(numbers)) > AS_THEY_ARE and all(type(value) in (int, float) for value in numbers):
         edges = np.quantile(numbers, np.arange(1, RANGES) / RANGES, method="inverted_cdf")
@@ -163,7 +164,7 @@ def _values(rows: Sequence[Row], column: str) -> list[str | None]:
     return [None if value is None else str(value) for value in values]
 
 
-def _no_column(rows: Sequence[Row], column: str) -> str:
+def _no_column(rows: Sequence[ResultRow], column: str) -> str:
     there = columns(rows)
     if column in there or column == "speaker":
         return f"groups by {column}: no row names its speaker, and speakers are what is drawn.  Name them in the manifest."
@@ -183,12 +184,12 @@ def _orders(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 class _Table:
     """Errors (or differences of them) and words of rows that have a value and a cluster."""
 
-    def __init__(self, rows: Sequence[Row], values: Sequence[str], scores: Sequence[Score],
+    def __init__(self, rows: Sequence[ResultRow], values: Sequence[str], scores: Sequence[Score],
                  theirs: Sequence[Score] | None, by: str):
         self.rows, self.values, self.scores, self.by = rows, np.array(values), scores, by
-        names = sorted({row["speaker"] for row in rows}) if by == "speaker" else []
+        names = sorted({row.speaker for row in rows}) if by == "speaker" else []
         numbers = {name: i for i, name in enumerate(names)}
-        which = [numbers[row["speaker"]] for row in rows] if names else range(len(rows))
+        which = [numbers[row.speaker] for row in rows] if names else range(len(rows))
         self.which = np.array(which, int)
         self.positive = theirs is None
         self.words = np.array([one.words for one in scores], float)

@@ -15,7 +15,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 
 from avsr.errors import AvsrError
-from avsr.metrics.counting import Row
+from avsr.results import ResultRow
 
 Statistic = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]      # sums (..., k) -> value (...), gradient (..., k)
 CONFIDENCE, N_DRAWS = 0.95, 2000
@@ -46,9 +46,9 @@ class Clusters:
         return np.stack([np.bincount(self.which, np.asarray(column, float), self.n) for column in columns], axis=1)
 
 
-def clusters(rows: Sequence[Row]) -> Clusters:
+def clusters(rows: Sequence[ResultRow]) -> Clusters:
     """Speakers; where all rows are of one, or one has none named, utterances: each row by itself."""
-    speakers = [row.get("speaker") for row in rows]
+    speakers = [row.speaker for row in rows]
     if len(set(speakers)) < 2 or None in speakers:
         return Clusters(np.arange(len(rows)), len(rows), "utterance")
     numbers = {name: i for i, name in enumerate(sorted(set(speakers)))}
@@ -182,12 +182,12 @@ def percentiles(values: np.ndarray, n: int, confidence: float) -> tuple[float, f
     return float(low), float(high)
 
 
-def by_id(rows: Sequence[Row], what: str) -> dict[str, Row]:
+def by_id(rows: Sequence[ResultRow], what: str) -> dict[str, ResultRow]:
     """Rows by utterance. Raises AvsrError where one is there twice."""
-    found = {row["id"]: row for row in rows}
+    found = {row.id: row for row in rows}
     if len(found) < len(rows):
         seen: set[str] = set()
-        twice = next(row["id"] for row in rows if row["id"] in seen or seen.add(row["id"]))
+        twice = next(row.id for row in rows if row.id in seen or seen.add(row.id))
         raise AvsrError(f"{what}: {len(rows)} rows of {len(found)} utterances, {twice} among those there more than once.  "
                         "Give one row for each utterance.")
     return found

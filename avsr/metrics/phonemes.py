@@ -15,7 +15,8 @@ import numpy as np
 
 from avsr.assets import find
 from avsr.errors import AvsrError
-from avsr.metrics.counting import Row, check_normaliser, spelt
+from avsr.metrics.counting import check_normaliser, spelt
+from avsr.results import ResultRow
 
 # Lee & Yook 2002, as tabulated by Cappelletta & Harte 2012: 13 visemes that share out all 39 phonemes of the dictionary.
 VISEMES: dict[str, tuple[str, ...]] = {
@@ -76,7 +77,7 @@ def pronunciations() -> Dictionary:
     return found
 
 
-def confusions(rows: Iterable[Row], classes: str = "viseme", dictionary: Dictionary | None = None) -> Confusions:
+def confusions(rows: Iterable[ResultRow], classes: str = "viseme", dictionary: Dictionary | None = None) -> Confusions:
     """What was said as what, over all rows, in "viseme"s or "phoneme"s; both sides through the normaliser.
 
     dictionary: word -> phonemes, ARPAbet without stress; by default CMU's, in which the letter a is said as the article is.

@@ -14,9 +14,10 @@ import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.conditions import Cell, alone
-from avsr.metrics.counting import Row, scored
+from avsr.metrics.counting import scored
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Estimate, by_id, clusters, interval, ratio
 from avsr.names import INPUT_MODALITIES, MODALITIES
+from avsr.results import ResultRow
 
 MEASURES = ("loss", "wer")
 
@@ -59,7 +60,7 @@ def shapley(none: float, sound: float, sight: float, both: float) -> Shapley:
     return Shapley(((sound - none) + (both - sight)) / 2, ((sight - none) + (both - sound)) / 2, both - none)
 
 
-def utterance_shapley(rows: Mapping[str, Row], measure: str = "loss") -> Shapley | None:
+def utterance_shapley(rows: Mapping[str, ResultRow], measure: str = "loss") -> Shapley | None:
     """Of one utterance, from its rows by modality: a, v, av, and for the loss also none.
 
     None where a loss is not there, or the reference has no word. Raises AvsrError where a modality is missing.
@@ -72,7 +73,7 @@ def utterance_shapley(rows: Mapping[str, Row], measure: str = "loss") -> Shapley
     return shapley(*numbers) if np.isfinite(numbers).all() else None
 
 
-def condition_shapley(cells: Mapping[Cell, Sequence[Row]], cell: Cell, measure: str = "loss", *, rng: np.random.Generator,
+def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, measure: str = "loss", *, rng: np.random.Generator,
                       confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Shares | None:
     """Of a condition, the one of `cell`, whose modality is av: averaged over utterances (loss) or words (wer).
 
@@ -108,14 +109,14 @@ def _needed(measure: str) -> tuple[str, ...]:
     return MODALITIES if measure == "loss" else INPUT_MODALITIES
 
 
-def _values(rows: Sequence[Row], measure: str) -> np.ndarray:
+def _values(rows: Sequence[ResultRow], measure: str) -> np.ndarray:
     """(N,) float64, NaN where there is none."""
     if measure == "loss":
-        return np.array([np.nan if row.get("loss") is None else -row["loss"] for row in rows], float)
+        return np.array([np.nan if row.loss is None else -row.loss for row in rows], float)
     return np.array([-score.errors / score.words if score.words else np.nan for score in scored(rows)], float)
 
 
-def _of_all(rows: Mapping[str, Sequence[Row]], measure: str) -> tuple[np.ndarray, list[Row]]:
+def _of_all(rows: Mapping[str, Sequence[ResultRow]], measure: str) -> tuple[np.ndarray, list[ResultRow]]:
     """Values (4, N) in the order of MODALITIES, and the rows of av, to which the N belong. Raises AvsrError on other ids."""
     found = {name: by_id(some, f"Shapley shares, modality {name}") for name, some in rows.items()}
     ids = list(found["av"])

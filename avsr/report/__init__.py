@@ -2,8 +2,8 @@
 
     report(folders, output) -> Report:  wer.png, wer.svg, ..., tables.md, tables/*.csv, index.html
 
-Inside: runs (reading) -> result_table (rates by condition) -> tables, figures, groups, contribution, confusions, compare, examples
-(sections of the page) -> page (HTML).
+Inside: runs (reading) -> result_table (rates by condition) -> tables, figures; contribution, confusions, groups, compare, examples
+(sections) -> page (HTML).
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def make_sections(runs: Sequence[Run], results: ResultTable, settings: ReportSet
         Section("wer", "WER against noise", {"wer": figures.wer_sheet(results)},
                 [*tables.main_tables(results), tables.gain_table(results)],
                 about="Word error rate, with bootstrap intervals of 95 % in brackets."),
-        Section("corruption", "Bad pictures", {"corruption": figures.corruption_sheet(results)}, tables.corruption_tables(results)),
+        Section("corruption", "Bad pictures", {"corruption": figures.corruption_sheet(results)},
+                tables.corruption_tables(results)),
         contribution_section(results),
         confusion_section(results),
         group_section(results, settings.group_by),

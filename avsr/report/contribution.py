@@ -41,7 +41,8 @@ def contribution_section(results: ResultTable) -> Section:
     columns = {f"{measure}_{name}": Column(f"{name}, {unit}", pattern) for measure, (unit, pattern, _) in UNITS.items()
                for name in ("sound", "video")}
     columns |= {f"{measure}_share": Column("share of video", ".2f") for measure in UNITS}
-    table = make_table("contribution", "Modality contribution", [_row(found, *key) for key in dict.fromkeys(key[:2] for key in found)],
+    rows = [_row(found, *key) for key in dict.fromkeys(key[:2] for key in found)]
+    table = make_table("contribution", "Modality contribution", rows,
                        "Shapley values: what a modality takes off the errors (or the loss of the reference), averaged over "
                        "which of the two is given first. A share above 1 or below 0: one of the modalities does harm.",
                        columns=columns)

@@ -1,6 +1,6 @@
 """The result table: benchmark rows by condition in, error rates and paired differences out, each computed once.
 
-    ResultTable(rows)  ->  .find("default", "av", "babble", -5.0) -> Cell;  .rate(cell) -> Rate;  .difference(cell, other) -> Paired
+    ResultTable(rows)  ->  .find("default", "av", ("babble", -5.0)) -> Cell;  .rate(cell) -> Rate
 """
 
 from __future__ import annotations

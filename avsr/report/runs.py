@@ -15,7 +15,7 @@ from typing import Any
 
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
-from avsr.names import visible
+from avsr.names import escape_controls
 from avsr.results import FIELD_TYPES, INVARIANT_FIELDS, NAME, RUN, TIMINGS, ResultRow, read_results
 
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
@@ -75,8 +75,8 @@ def open_run(folder: Path, name: str | None = None) -> Run:
                         "av.")
     warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again completes it."]
     rows = _with_visible_names(rows)
-    timings = [line | {"system": visible(line["system"])} for line in _read_timings(folder / TIMINGS)]
-    return Run(visible(name or folder.resolve().name), folder, rows, timings, _read_about(folder / RUN),
+    timings = [line | {"system": escape_controls(line["system"])} for line in _read_timings(folder / TIMINGS)]
+    return Run(escape_controls(name or folder.resolve().name), folder, rows, timings, _read_about(folder / RUN),
                (*warnings[:n_cut], *_script_warnings(rows, path)), {row.system: row.system for row in rows})
 
 
@@ -95,7 +95,7 @@ def _script_warnings(rows: Sequence[ResultRow], path: Path) -> list[str]:
 
 def _with_visible_names(rows: list[ResultRow]) -> list[ResultRow]:
     """The rows with control characters in names spelt out: a terminal would obey them, and an SVG file may not hold them."""
-    shown = cache(visible)
+    shown = cache(escape_controls)
 
     def spelt_out(value: Any) -> Any:
         if isinstance(value, dict):

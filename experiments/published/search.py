@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsr.decode import CTCPrefixScorer, DecoderScorer, HybridBeam, search
+from avsr.decode import CTCPrefixScorer, DecoderScorer, HybridBeamSearch, search
 from avsr.models.avsr import Memory
 from avsr.models.decoder import Cache
 from avsr.models.hybrid import Hybrid, HybridDims
@@ -40,8 +40,8 @@ def ours(model: Hybrid, memory: Memory, posteriors: Tensor, size: int, steps: in
     """The search of avsr.decode over all utterances."""
     prompt = torch.full((memory.n_utterances, 1), END, device=memory.device)
     decoder = DecoderScorer(model, memory, no_speech_token=None, start_token=END, weight=1 - CTC)
-    beam = HybridBeam(torch.full_like(prompt[:, 0], steps), size=size, end=END)
-    return search([decoder], prompt, beam, partial=[CTCPrefixScorer(posteriors, end=END, weight=CTC)],
+    beam = HybridBeamSearch(torch.full_like(prompt[:, 0], steps), size=size, end=END)
+    return search([decoder], prompt, beam, partial_scorers=[CTCPrefixScorer(posteriors, end=END, weight=CTC)],
                   pre_beam=int(1.5 * size), max_tokens=steps, length_penalty=0.0)
 
 

@@ -13,7 +13,7 @@ import time
 
 import torch
 
-from avsr.decode import CTCPrefixScorer, DecoderScorer, HybridBeam, search
+from avsr.decode import CTCPrefixScorer, DecoderScorer, HybridBeamSearch, search
 from avsr.models.hybrid import Hybrid, HybridDims
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME, VIDEO_FPS
 
@@ -67,9 +67,9 @@ def once(model: Hybrid, sound: torch.Tensor | None, mouths: torch.Tensor | None,
     middle, end = now(model), model.dims.n_vocab - 1
     limits = torch.full((memory.n_utterances,), n_tokens, device=memory.device)
     scorer = DecoderScorer(model, memory, no_speech_token=None, start_token=end, weight=1 - CTC_WEIGHT)
-    search([scorer], torch.full((memory.n_utterances, 1), end, device=memory.device), HybridBeam(limits, size=BEAM, end=end),
-           partial=[CTCPrefixScorer(log_probs, end=end, weight=CTC_WEIGHT)], pre_beam=int(1.5 * BEAM), max_tokens=n_tokens,
-           length_penalty=0.0)
+    ctc, beam = CTCPrefixScorer(log_probs, end=end, weight=CTC_WEIGHT), HybridBeamSearch(limits, size=BEAM, end=end)
+    search([scorer], torch.full((memory.n_utterances, 1), end, device=memory.device), beam, partial_scorers=[ctc],
+           pre_beam=int(1.5 * BEAM), max_tokens=n_tokens, length_penalty=0.0)
     return middle - start, now(model) - middle
 
 
