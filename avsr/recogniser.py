@@ -23,10 +23,10 @@ from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions, Hypothesis
 from avsr.errors import BadCheckpoint
 from avsr.features import features
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
-from avsr.schema import Misfit, fit_table
+from avsr.schema import InvalidValue, validate_table
 from avsr.transcript import Word
 
 MIN_SAMPLES = SAMPLE_RATE // 10                             # less than 0.1 s of sound holds no speech
@@ -37,17 +37,24 @@ MAX_OOD_DISTANCE = 1.1
 
 
 class MouthCrops(Protocol):
-    """The mouth of an utterance: images (T, 96, 96) uint8 grey, missing (T,) bool. lips.Mouths and cache.Cached are such."""
+    """The mouth of an utterance, a lips.Mouths or a cache.Cached."""
 
-    images: np.ndarray
-    missing: np.ndarray
+    @property
+    def images(self) -> np.ndarray:
+        """(T, 96, 96) uint8 grey."""
+        ...
+
+    @property
+    def missing(self) -> np.ndarray:
+        """(T,) bool, whether no face was found in a frame."""
+        ...
 
 
 @dataclass(frozen=True)
 class EncodedAudio:
     """What the lower audio blocks, which no video reaches, make of B utterances; made once for several videos or modalities.
 
-    states: (B, S, D) as `model.listen` returns them. lengths: (B,) feature columns that count, None where all of them do.
+    states: (B, S, D) as `model.encode_audio` returns them. lengths: (B,) feature columns that count, None where all of them do.
     seconds: how long each utterance is.
     """
 
@@ -132,7 +139,7 @@ class Recogniser:
         if "a" in modality:
             assert audio is not None, modality
             audio = self.encode_audio(audio)
-            return self.model.encode(None, mouths, mel_lengths=audio.lengths, seen=seen, heard=audio.states)
+            return self.model.encode(None, mouths, mel_lengths=audio.lengths, seen=seen, audio_states=audio.states)
         if mouths is not None:
             return self.model.encode(None, mouths, seen=seen)
         n_utterances = len(_durations(audio, video))
@@ -145,7 +152,7 @@ class Recogniser:
             return audio
         mel, lengths = batch_audio(audio, self.model.dims.n_mels, self.checkpoint.pad_seconds)
         lengths = None if lengths is None else lengths.to(self.device)
-        states = self.model.listen(mel.to(self.device, self.dtype), lengths)
+        states = self.model.encode_audio(mel.to(self.device, self.dtype), lengths)
         return EncodedAudio(states, lengths, tuple(_durations(audio, None)))
 
     def batch_video(self, video: Video) -> tuple[Tensor, Tensor]:
@@ -173,8 +180,8 @@ class Recogniser:
         if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
             raise BadCheckpoint(f"{name}: its search settings {listed(unknown)} are not known here.  {remedy}")
         try:
-            wanted = fit_table(DecodeOptions, wanted, "search.")
-        except Misfit as error:
+            wanted = validate_table(DecodeOptions, wanted, "search.")
+        except InvalidValue as error:
             raise BadCheckpoint(f"{name}: {error}.  {remedy}") from error
         return DecodeOptions(**{**wanted, **{name: value for name, value in asked.items() if value is not None}})
 
@@ -185,8 +192,9 @@ class Recogniser:
                            language=language, heads=self.checkpoint.alignment_heads)
 
     def score(self, memory: Memory, texts: Sequence[Sequence[int]], language: str = "en") -> list[Tensor]:
-        """Log-probability of each token of given texts and of their end, the tokens before it given; see given_log_probs."""
-        return decode.given_log_probs(self.model, memory, self._prompts(len(texts), language), texts, self.tokenizer.end)
+        """The log-probability of each token of given texts and of their end; see decode.teacher_forced_log_probs."""
+        prompts = self._prompts(len(texts), language)
+        return decode.teacher_forced_log_probs(self.model, memory, prompts, texts, self.tokenizer.end)
 
     def detect_language(self, memory: Memory) -> str:
         """The language most of these utterances seem to be in: Whisper's first token after the start, summed over them."""

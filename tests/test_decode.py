@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from avsr import decode, media
 from avsr.decode import (
-    Beam,
+    BeamSearch,
     DecodeOptions,
     DecoderScorer,
     Hypothesis,
-    Sample,
-    Suppress,
+    Sampling,
+    SuppressTokens,
     compression_ratio,
-    guards,
+    fallback,
     search,
 )
 from avsr.features import log_mel
@@ -52,12 +52,12 @@ def chain_of(seed, n_vocab, *, n_utterances=None, sharpness=2.0):
 
 
 def run(scorers, *, size, n_utterances=1, start=1, **options):
-    """Beam search after the prompt [start] of each utterance."""
+    """BeamSearch search after the prompt [start] of each utterance."""
     max_tokens = options.pop("max_tokens", 6)
-    rules, penalty = options.pop("rules", ()), options.pop("length_penalty", 1.0)
-    beam = Beam(n_utterances, DecodeOptions(beam_size=size, **options), END)
+    filters, penalty = options.pop("filters", ()), options.pop("length_penalty", 1.0)
+    beam = BeamSearch(n_utterances, DecodeOptions(beam_size=size, **options), END)
     prompt = torch.full((n_utterances, 1), start)
-    return search(scorers, prompt, beam, rules=rules, max_tokens=max_tokens, length_penalty=penalty)
+    return search(scorers, prompt, beam, filters=filters, max_tokens=max_tokens, length_penalty=penalty)
 
 
 def score_of(table, text, start=1, ended=True):
@@ -158,7 +158,7 @@ def test_a_text_ends_only_from_among_the_best():
 def test_an_endless_text_is_cut(max_tokens):
     table = torch.full((3, 3), -20.0)
     table[1:, 2] = 0.0
-    assert run([Chain(table)], size=2, max_tokens=max_tokens, rules=[Suppress((END,))])[0][0] == (2,) * max_tokens
+    assert run([Chain(table)], size=2, max_tokens=max_tokens, filters=[SuppressTokens((END,))])[0][0] == (2,) * max_tokens
 
 
 # Rules
@@ -166,7 +166,7 @@ def test_an_endless_text_is_cut(max_tokens):
 def test_suppressed_tokens_are_never_written_and_some_not_first():
     table = torch.tensor([[0.0, 0, 0, 0, 0], [1, 0, 9, 8, 7], [1, 0, 9, 8, 7], [1, 0, 9, 8, 7], [1, 0, 9, 8, 7]])
     plain = run([Chain(table)], size=1, max_tokens=3)[0][0]
-    ruled = run([Chain(table)], size=1, max_tokens=3, rules=[Suppress((2,), (3,), n_prompt=1)])[0]
+    ruled = run([Chain(table)], size=1, max_tokens=3, filters=[SuppressTokens((2,), (3,), n_prompt=1)])[0]
     assert (plain, ruled[0]) == ((2, 2, 2), (4, 3, 3))
     first, later = torch.tensor([1.0, 0, 7]).log_softmax(0)[2], torch.tensor([1.0, 0, 8, 7]).log_softmax(0)[2]
     assert ruled[1] == pytest.approx((first + 2 * later).item(), abs=1e-4)      # the rest shares what was forbidden
@@ -175,7 +175,7 @@ def test_suppressed_tokens_are_never_written_and_some_not_first():
 # Sampling
 
 def sample(table, temperature, *, seed=0, n_utterances=1, best_of=3, max_tokens=8):
-    strategy = Sample(n_utterances, DecodeOptions(best_of=best_of, seed=seed), END, temperature)
+    strategy = Sampling(n_utterances, DecodeOptions(best_of=best_of, seed=seed), END, temperature)
     return search([Chain(table, n_utterances)], torch.full((n_utterances, 1), 1), strategy, max_tokens=max_tokens)
 
 
@@ -238,7 +238,7 @@ def test_beam_one_is_greedy_written_plainly(small):
     mels = torch.randn(6, 40, 80, generator=torch.Generator().manual_seed(1)) * 3
     memory = small.encode(mels)
     scorer = DecoderScorer(small, memory, no_speech_token=5, start_token=1)
-    texts = search([scorer], torch.tensor([[1, 2]] * 6), Beam(6, DecodeOptions(beam_size=1), END), max_tokens=15)
+    texts = search([scorer], torch.tensor([[1, 2]] * 6), BeamSearch(6, DecodeOptions(beam_size=1), END), max_tokens=15)
     expected = [plain_greedy(small, memory.select(torch.tensor([i])), [1, 2], 15) for i in range(6)]
     assert [text for text, _ in texts] == expected
     logits = small.decoder(torch.tensor([[1]] * 6), small.start(memory))[:, 0]
@@ -250,7 +250,7 @@ def test_beam_one_is_greedy_written_plainly(small):
 def test_scores_are_the_networks_own(small, size):
     memory = small.encode(torch.randn(3, 40, 80, generator=torch.Generator().manual_seed(2)) * 3)
     scorer = DecoderScorer(small, memory, no_speech_token=None, start_token=1)
-    texts = search([scorer], torch.tensor([[1]] * 3), Beam(3, DecodeOptions(beam_size=size), END), max_tokens=10)
+    texts = search([scorer], torch.tensor([[1]] * 3), BeamSearch(3, DecodeOptions(beam_size=size), END), max_tokens=10)
     for i, (text, score) in enumerate(texts):
         row = [1, *text, END]
         log_probs = small.decoder(torch.tensor([row]), small.start(memory.select(torch.tensor([i]))))[0].log_softmax(-1)
@@ -275,12 +275,12 @@ class Script:
         n_vocab, n_context = 100, 300
 
     dims = Dims()
-    spells_tokens = False
+    ctc_units = "letters"
 
     def __init__(self, monkeypatch, scripts):
         self.calls = []
-        monkeypatch.setattr(guards, "DecoderScorer", lambda model, memory, **kw: memory)
-        monkeypatch.setattr(guards, "search", self.search)
+        monkeypatch.setattr(fallback, "DecoderScorer", lambda model, memory, **kw: memory)
+        monkeypatch.setattr(fallback, "search", self.search)
         self.scripts = scripts
 
     def search(self, scorers, prompt, strategy, **options):

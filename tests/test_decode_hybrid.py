@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from oracles import NAMES, answers, need_oracles, network
 from test_decode import Chain, chain_of
 
-from avsr.decode import CTCPrefixScorer, DecodeOptions, DecoderScorer, HybridBeam, decode, search
-from avsr.decode.ctc import IMPOSSIBLE, LEAST
+from avsr.decode import CTCPrefixScorer, DecodeOptions, DecoderScorer, HybridBeamSearch, decode, search
+from avsr.decode.ctc import LOG_ZERO, MIN_LOG_PROB
 from avsr.lm import NGrams
-from avsr.models.avsr import Memory
 from avsr.models.blocks import length_mask
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.decoder import Memory
+from avsr.models.hybrid import HybridAVSR, HybridDims
 
 BLANK = 0
 OTHERS = 1e-4                                               # how far the oracles may be off
@@ -85,10 +85,10 @@ def test_the_next_best_scores_are_theirs(name, size):
     for i in (0, 1):
         memory = heard(name, i)
         (log_probs,) = model.ctc_log_probs(memory).values()
-        beam = HybridBeam(torch.tensor([memory.audio.shape[1]]), size=size, end=PUBLISHED.end)
+        beam = HybridBeamSearch(torch.tensor([memory.audio.shape[1]]), size=size, end=PUBLISHED.end)
         main = DecoderScorer(model, memory, no_speech_token=None, start_token=PUBLISHED.start, weight=0.9)
         ctc = CTCPrefixScorer(log_probs, end=PUBLISHED.end, weight=0.1)
-        search([main], torch.tensor([[PUBLISHED.start]]), beam, partial=[ctc], pre_beam=int(1.5 * size),
+        search([main], torch.tensor([[PUBLISHED.start]]), beam, partial_scorers=[ctc], pre_beam=int(1.5 * size),
                max_tokens=memory.audio.shape[1])
         theirs = answers(name)[expected(name, i, size)[1] + "nbest_scores"].tolist()
         (ours,) = beam.nbest(len(theirs))
@@ -108,7 +108,7 @@ def test_decoder_and_ctc_give_their_parts_of_the_score(name, size):
         ctc, parts, here = CTCPrefixScorer(log_probs, end=PUBLISHED.end), np.zeros(2), torch.arange(1)
         for n in range(1, len(tokens)):
             prefix, following = tokens[None, :n], tokens[n].view(1, 1)
-            parts += [main.score(prefix).log_softmax(dim=-1)[0, tokens[n]].item(), ctc.score_at(prefix, following).item()]
+            parts += [main.score(prefix).log_softmax(dim=-1)[0, tokens[n]].item(), ctc.score_partial(prefix, following).item()]
             main.select(here, None)
             ctc.select(here, None)
         assert parts == pytest.approx([io[before + "score_decoder"].item(), io[before + "score_ctc"].item()], abs=1e-3)
@@ -127,7 +127,7 @@ def posteriors(seed, *shape, sharpness=1.0, holes=0.0):
 
 def alignments(log_probs):
     """Log-probability of every text that frames (T, V) can spell, summed over all of their V ** T paths."""
-    table, texts = log_probs.double().clamp_min(LEAST).numpy(), {}
+    table, texts = log_probs.double().clamp_min(MIN_LOG_PROB).numpy(), {}
     for path in product(range(table.shape[1]), repeat=len(table)):
         text = tuple(b for a, b in pairwise((BLANK, *path)) if b not in (a, BLANK))
         texts.setdefault(text, []).append(sum(table[t, token] for t, token in enumerate(path)))
@@ -156,7 +156,7 @@ def frame_loop(table, prefix, psi, state, candidates, end):
             new_b[t] = np.logaddexp(new_b[t - 1], new_n[t - 1]) + table[t, BLANK]
             total = np.logaddexp(total, phi + table[t, c])
         found.append((total, (new_n, new_b)))
-    return [(max(total, IMPOSSIBLE) - psi, max(total, IMPOSSIBLE), after) for total, after in found]
+    return [(max(total, LOG_ZERO) - psi, max(total, LOG_ZERO), after) for total, after in found]
 
 
 def follow(scorer, text, *, start, candidates=None):
@@ -164,7 +164,7 @@ def follow(scorer, text, *, start, candidates=None):
     tokens, found = torch.tensor([[start]]), []
     candidates = torch.arange(scorer.n_vocab) if candidates is None else candidates
     for token in (*text, None):
-        found.append(scorer.score_at(tokens, candidates[None])[0])
+        found.append(scorer.score_partial(tokens, candidates[None])[0])
         if token is not None:
             scorer.select(torch.arange(1), None)
             tokens = torch.cat([tokens, torch.tensor([[token]])], dim=1)
@@ -185,11 +185,11 @@ def test_ctc_counts_all_alignments(seed, n_frames, n_vocab, data, sharpness, hol
     so_far = 0.0
     for n, scores in enumerate(follow(CTCPrefixScorer(log_probs[None], end=end), text, start=end)):
         prefix = text[:n]
-        assert scores[BLANK] <= IMPOSSIBLE / 2
+        assert scores[BLANK] <= LOG_ZERO / 2
         for token in range(1, n_vocab):
             wanted = every.get(prefix, -np.inf) if token == end else begins((*prefix, token))
             if wanted == -np.inf:                           # more tokens than frames
-                assert so_far + scores[token] == pytest.approx(IMPOSSIBLE)
+                assert so_far + scores[token] == pytest.approx(LOG_ZERO)
             else:
                 assert (so_far + scores[token]).item() == pytest.approx(wanted, abs=1e-4)
         if n < len(text):
@@ -229,7 +229,7 @@ def test_the_variables_of_ctc_stay_exact():
     for n, token in enumerate(text):
         ((_, psi, state),) = frame_loop(table, text[:n], psi, state, [token], 4)
     assert scorer.prefix.item() == pytest.approx(psi, abs=1e-9)
-    for ours, theirs in zip((scorer.written, scorer.blanks), state, strict=True):
+    for ours, theirs in zip((scorer.nonblank, scorer.blank_last), state, strict=True):
         assert ours[0].numpy() == pytest.approx(theirs, abs=1e-8)
 
 
@@ -245,7 +245,7 @@ def test_ctc_of_an_utterance_minds_neither_company_nor_what_is_padded(seed, leng
     everything = torch.arange(n_vocab).expand(len(texts), -1)
     together = []
     for n in range(7):
-        together.append(scorer.score_at(tokens, everything))
+        together.append(scorer.score_partial(tokens, everything))
         scorer.select(torch.arange(len(texts)), None)
         tokens = torch.cat([tokens, texts[:, n:n + 1]], dim=1)
     for row, text in enumerate(texts.tolist()):
@@ -258,12 +258,12 @@ def test_ctc_follows_the_rows_and_utterances_that_are_kept():
     log_probs, end = posteriors(5, 3, 9, 5, sharpness=3.0), 4
     scorer, texts = CTCPrefixScorer(log_probs, torch.tensor([9, 5, 7]), end=end), [[1], [2], [1], [3], [3], [2]]
     everything = torch.arange(5).expand(6, -1)
-    scorer.score_at(torch.full((6, 1), end), everything)
+    scorer.score_partial(torch.full((6, 1), end), everything)
     scorer.select(torch.arange(6), None)
-    scorer.score_at(torch.tensor([[end, *text] for text in texts]), everything)
+    scorer.score_partial(torch.tensor([[end, *text] for text in texts]), everything)
     scorer.select(torch.tensor([1, 1, 5, 4]), torch.tensor([0, 2]))        # the second utterance is done
     kept = torch.tensor([[end, 2, 3], [end, 2, 2], [end, 2, 1], [end, 3, 3]])
-    found = scorer.score_at(kept, everything[:4])
+    found = scorer.score_partial(kept, everything[:4])
     for row, utterance, frames in ((0, 0, 9), (1, 0, 9), (2, 2, 7), (3, 2, 7)):
         alone = follow(CTCPrefixScorer(log_probs[utterance, None, :frames], end=end), kept[row, 1:].tolist(), start=end)
         torch.testing.assert_close(found[row], alone[-1], atol=1e-6, rtol=1e-6)
@@ -275,7 +275,7 @@ def plainly(chain, log_probs, *, size, start, end, ctc_weight=0.1, settles=True)
     """The search as its authors describe it, one hypothesis after the other. chain (V, V), log_probs (T, V) of one
     utterance -> finished texts with their scores, the best first, and the number of steps."""
     n_frames, n_vocab = log_probs.shape
-    table, chain = log_probs.double().clamp_min(LEAST).numpy(), chain.double().numpy()
+    table, chain = log_probs.double().clamp_min(MIN_LOG_PROB).numpy(), chain.double().numpy()
     running, finished = [((), 0.0, 0.0, None)], []
     for step in range(n_frames):
         candidates = []
@@ -321,8 +321,8 @@ def searched(chains, log_probs, lengths, *, size, end, ctc_weight=0.1):
     main, lengths = Counted(chains, len(lengths)), torch.tensor(lengths)
     main.weight = 1 - ctc_weight
     ctc = CTCPrefixScorer(log_probs, lengths, end=end, weight=ctc_weight)
-    beam = HybridBeam(lengths, size=size, end=end)
-    best = search([main], torch.full((len(lengths), 1), end), beam, partial=[ctc], pre_beam=int(1.5 * size),
+    beam = HybridBeamSearch(lengths, size=size, end=end)
+    best = search([main], torch.full((len(lengths), 1), end), beam, partial_scorers=[ctc], pre_beam=int(1.5 * size),
                   max_tokens=int(lengths.max()), length_penalty=0.0)
     return best, beam.nbest(10**6), main.steps
 
@@ -338,10 +338,10 @@ def test_it_is_the_plain_search(seed, lengths, n_vocab, size, ctc_weight, sharpn
     best, every, _ = searched(chains, log_probs, lengths, size=size, end=end, ctc_weight=ctc_weight)
     for i, n_frames in enumerate(lengths):
         wanted, _ = plainly(chains[i], log_probs[i, :n_frames], size=size, start=end, end=end, ctc_weight=ctc_weight)
-        possible = [one for one in wanted if one[1] > IMPOSSIBLE / 1e3]
+        possible = [one for one in wanted if one[1] > LOG_ZERO / 1e3]
         assert best[i] == (wanted[0][0], pytest.approx(wanted[0][1], abs=1e-4))
         assert best[i] == every[i][0]
-        found = [one for one in every[i] if one[1] > IMPOSSIBLE / 1e3]
+        found = [one for one in every[i] if one[1] > LOG_ZERO / 1e3]
         assert [score for _, score in found] == pytest.approx([score for _, score in possible], abs=1e-4)
         assert {text for text, _ in found} == {text for text, _ in possible}
         assert all(len(text) <= n_frames and not {BLANK, end} & {*text} for text, _ in found)
@@ -399,12 +399,12 @@ def test_one_frame_holds_one_token_or_none():
         log_probs[0, 0, likely] = 0.97
         (best,), (every,), steps = searched(chain[None], log_probs.log(), [1], size=10, end=end)
         assert (best[0], steps) == (text, 1)
-        assert {text for text, score in every if score > IMPOSSIBLE / 1e3} == {(), (1,), (2,)}
+        assert {text for text, score in every if score > LOG_ZERO / 1e3} == {(), (1,), (2,)}
         assert best[1] == pytest.approx(0.9 * np.log(0.25) + 0.1 * np.log(0.97), abs=1e-5)
 
 
 def test_the_length_penalty_counts_the_tokens_of_a_text():
-    beam = HybridBeam(torch.tensor([2]), size=2, end=0)
+    beam = HybridBeamSearch(torch.tensor([2]), size=2, end=0)
     prompt, scores = torch.zeros(2, 0, dtype=torch.long), torch.full((2, 3), -90.0)
     scores[0, 1:] = torch.tensor([-1.0, -2.0])
     beam.step(scores, None, prompt)
@@ -424,7 +424,7 @@ WORDS = SimpleNamespace(start=5, end=5, blank=BLANK, no_speech=None, texts=["", 
 def small():
     """A network of random weights."""
     torch.manual_seed(0)
-    return Hybrid(SMALL).eval().requires_grad_(False)
+    return HybridAVSR(SMALL).eval().requires_grad_(False)
 
 
 def test_a_language_model_has_its_say(small, tmp_path):
@@ -456,11 +456,11 @@ def test_a_gpu_finds_the_same():
         ctc, steps = CTCPrefixScorer(log_probs.to(device), torch.tensor(lengths, device=device), end=8), []
         written = tokens.to(device)
         for n in range(8):
-            steps.append(ctc.score_at(written, everything.to(device)).cpu())
+            steps.append(ctc.score_partial(written, everything.to(device)).cpu())
             ctc.select(torch.arange(6, device=device), None)
             written = torch.cat([written, (torch.arange(6, device=device)[:, None] * 3 + n) % 7 + 1], dim=1)
         torch.manual_seed(3)
-        model = Hybrid(SMALL).eval().requires_grad_(False).to(device)
+        model = HybridAVSR(SMALL).eval().requires_grad_(False).to(device)
         memory = Memory(torch.randn(2, 20, 8).to(device), None, length_mask(torch.tensor([20, 11]), 20).to(device))
         found[device] = torch.stack(steps), decode(model, WORDS, memory, [[5], [5]], options=DecodeOptions(beam_size=4))
     torch.testing.assert_close(found["cuda"][0], found["cpu"][0], atol=1e-5, rtol=1e-5)

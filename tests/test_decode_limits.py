@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from test_decode import END, FINE, LOOP, Chain, FakeTokenizer, Script
 
 from avsr import media
-from avsr.decode import Beam, DecodeOptions, Hypothesis, Sample, TextLimits, decode, search
-from avsr.decode.limits import CHECKED_EVERY, LOOP_TOKENS, compression_ratio, most_characters, repeated
+from avsr.decode import BeamSearch, DecodeOptions, Hypothesis, Sampling, TextLimits, decode, search
+from avsr.decode.limits import CHECK_INTERVAL, LOOP_TOKENS, compression_ratio, max_characters, repeated
 from avsr.recogniser import Recogniser
 
 # The first sentence of the Universal Declaration of Human Rights, and how many syllables it has.
@@ -41,13 +41,13 @@ def limits(*characters, loop_ratio=2.4):
 def test_no_script_is_cut_however_fast_it_is_said(sentence):
     for times in (1, 5):
         seconds = times * SENTENCES[sentence] / SYLLABLES_PER_SECOND
-        assert times * len(sentence) <= most_characters(seconds)
+        assert times * len(sentence) <= max_characters(seconds)
 
 
 def test_a_short_sound_allows_a_few_words_and_not_two_hundred_tokens():
-    assert most_characters(0) == 20
-    assert most_characters(1.6) == 100
-    assert most_characters(30) > 224 * 5                    # no bound where Whisper's own is reached before
+    assert max_characters(0) == 20
+    assert max_characters(1.6) == 100
+    assert max_characters(30) > 224 * 5                    # no bound where Whisper's own is reached before
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,10 +79,10 @@ def test_a_refrain_is_no_loop_and_a_loop_is_one():
 
 def test_what_is_left_of_a_loop_is_said_once_and_of_what_is_too_long_nothing():
     text = Hypothesis(tuple(range(1, 6)) + (7, 8, 9) * 20, -33.0, 0.1, 0.4)
-    mended = limits(30).mended(text, 0)
+    mended = limits(30).truncated(text, 0)
     assert mended.tokens == (1, 2, 3, 4, 5, 7, 8, 9)
     assert mended.avg_logprob == pytest.approx(text.avg_logprob)
-    assert limits(6).mended(text, 0).tokens == ()
+    assert limits(6).truncated(text, 0).tokens == ()
 
 
 # In the search
@@ -105,14 +105,14 @@ class Counting(Chain):
 
 
 @pytest.mark.parametrize("strategy", [
-    lambda within: Beam(1, DecodeOptions(beam_size=1), END, within),
-    lambda within: Sample(1, DecodeOptions(), END, 0.01, within)])
+    lambda within: BeamSearch(1, DecodeOptions(beam_size=1), END, within),
+    lambda within: Sampling(1, DecodeOptions(), END, 0.01, within)])
 def test_an_endless_text_is_given_up_where_its_sound_ends(strategy):
     for within, n_tokens in ((None, 200), (limits(30), 32), (limits(None), LOOP_TOKENS), (limits(None, loop_ratio=None), 200)):
         scorer = Counting(endless())
         text, _ = search([scorer], torch.ones(1, 1, dtype=torch.long), strategy(within), max_tokens=200)[0]
         assert len(text) <= n_tokens
-        assert scorer.n_calls <= n_tokens + CHECKED_EVERY
+        assert scorer.n_calls <= n_tokens + CHECK_INTERVAL
 
 
 @settings(max_examples=20, deadline=None)
@@ -125,13 +125,14 @@ def test_who_is_given_up_does_not_disturb_the_others(seed, size, bound, temperat
 
     def found(which):
         within = limits(*[bound] * len(which))
-        strategy = (Sample(len(which), options, END, 1.0, within) if temperature else Beam(len(which), options, END, within))
+        n = len(which)
+        strategy = Sampling(n, options, END, 1.0, within) if temperature else BeamSearch(n, options, END, within)
         return search([Chain(tables[which])], torch.ones(len(which), 1, dtype=torch.long), strategy, max_tokens=60)
 
     together = found([0, 1, 2, 3])
     for i, (text, score) in enumerate(together):
         assert found([i])[0] == (text, pytest.approx(score, abs=1e-4))
-        assert len(text) <= bound + CHECKED_EVERY
+        assert len(text) <= bound + CHECK_INTERVAL
 
 
 # In Whisper's guards

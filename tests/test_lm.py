@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avsr.decode import Beam, DecodeOptions, search
+from avsr.decode import BeamSearch, DecodeOptions, search
 from avsr.errors import BadCheckpoint
-from avsr.lm import UNKNOWN, NGrams, WordScorer
+from avsr.lm import UNKNOWN_LOGPROB, NGrams, WordScorer
 
 TINY = r"""made by hand
 \data\
@@ -79,8 +79,8 @@ def test_back_off_by_hand(tiny, context, word, by_hand):
 def test_a_word_unknown_to_a_model_without_unk_has_a_floor(tmp_path):
     text = TINY.replace("-1.0\t<unk>\n", "").replace("-0.55\tRED <unk>\n", "").replace("1=6", "1=5").replace("2=4", "2=3")
     model = NGrams.open(written(tmp_path, text))
-    assert model.score([], "GREEN") == pytest.approx(UNKNOWN)
-    assert model.score(["RED"], "GREEN") == pytest.approx(UNKNOWN - 0.2 * math.log(10))
+    assert model.score([], "GREEN") == pytest.approx(UNKNOWN_LOGPROB)
+    assert model.score(["RED"], "GREEN") == pytest.approx(UNKNOWN_LOGPROB - 0.2 * math.log(10))
     assert log10(model, "GREEN", "RED") == pytest.approx(-0.5)
 
 
@@ -230,7 +230,7 @@ def test_a_gzip_file_cut_short_or_damaged(tmp_path):
 
 
 def test_a_gzip_file_without_end_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("avsr.lm.UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr("avsr.lm.MIN_UNPACK_LIMIT", 2**20)
     head = TINY[:TINY.index("\\1-grams")].replace("1=6", "1=250000") + "\\1-grams:\n"
     for name, text, says in (("lines", head + "-1.0\tRED\n" * 500_000, "unpacks to more than 1048576, which n-grams never do"),
                              ("one line", "x" * 5_000_000, "line 1: a line of 16384 bytes or more")):
@@ -252,14 +252,14 @@ def test_a_pipe_is_refused_before_anybody_waits_for_it(tmp_path):
     (" red-blue", "RED BLUE"), (" red2", "RED <unk>"), (" re", "<unk>"), ("", ""), ("   ", ""), (" ...", ""), (" <s>", "<unk>"),
 ])
 def test_words_are_looked_up_as_the_model_writes_them(tiny, text, words):
-    assert tiny.spell(text) == tuple(tiny.words[word] for word in words.split())
+    assert tiny.word_ids(text) == tuple(tiny.words[word] for word in words.split())
 
 
 def test_the_case_is_the_models(tmp_path):
     lower = NGrams.open(written(tmp_path, TINY.lower()))
-    assert lower.spell(" RED") == (lower.words["red"],)
+    assert lower.word_ids(" RED") == (lower.words["red"],)
     mixed = NGrams.open(written(tmp_path, TINY.replace("RED", "Red").replace("BLUE", "blue")))
-    assert [mixed.spell(word) for word in (" Red", " red", " Blue")] == [
+    assert [mixed.word_ids(word) for word in (" Red", " red", " Blue")] == [
         (mixed.words["Red"],), (mixed.unknown,), (mixed.words["blue"],)]
 
 
@@ -353,7 +353,7 @@ def test_rows_that_change_places_are_as_if_scored_afresh(tiny, seed):
 def test_scores_of_some_candidates_are_those_of_all(tiny, seed):
     def check(scorer, tokens, rng):
         candidates = torch.stack([torch.randperm(len(LETTERS), generator=rng)[:6] for _ in tokens])
-        some = scorer.score_at(tokens, candidates)
+        some = scorer.score_partial(tokens, candidates)
         assert some.dtype == torch.float32
         torch.testing.assert_close(some, scorer.score(tokens).gather(1, candidates))
 
@@ -385,7 +385,7 @@ class Undecided:
 def test_the_search_writes_the_word_that_the_language_model_expects(tiny, weight, said):
     network = Undecided(LETTERS, " red band", " red blue")
     words = WordScorer(tiny, LETTERS, end=END, n_prompt=1, weight=weight)
-    beam = Beam(1, DecodeOptions(beam_size=4), END)
+    beam = BeamSearch(1, DecodeOptions(beam_size=4), END)
     (found, score), = search([network, words], torch.tensor([[START]]), beam, max_tokens=12)
     assert "".join(LETTERS[token] for token in found) == said
     odds = 1 / (1 + math.exp(0.1 if said == " red blue" else -0.1))

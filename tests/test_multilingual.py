@@ -11,7 +11,7 @@ from talking_voice import speak
 
 from avsr import checkpoint, cli, media
 from avsr.benchmark.baselines import packaged_whisper
-from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
+from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens, search
 from avsr.errors import AvsrError, BadCheckpoint
 from avsr.features import log_mel
 from avsr.models.ctranslate2 import floats, read_ctranslate2
@@ -62,11 +62,11 @@ def their_features(theirs, mel):
 def test_base_is_what_it_should_be(base):
     dims = base.model.dims
     assert (dims.width, dims.n_heads, dims.n_mels, dims.n_audio_layers, dims.n_decoder_layers) == (512, 8, 80, 6, 6)
-    assert (dims.n_vocab, dims.n_context, dims.lips) == (51_865, 448, None)
+    assert (dims.n_vocab, dims.n_context, dims.video_frontend) == (51_865, 448, None)
     assert base.alignment_heads == ((3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6))
     assert base.suppress_begin == (220, 50_257)             # a space, and the end
     assert len(base.suppress) == 88
-    assert (base.name, base.lips_trained, base.modalities) == ("base", False, ("a",))
+    assert (base.name, base.video_trained, base.modalities) == ("base", False, ("a",))
     assert len(base.languages) == 99
     assert {"en", "de", "zh", "haw", "su"} <= set(base.languages)
 
@@ -132,9 +132,9 @@ def test_languages_are_found_as_sure_as_ctranslate2_and_the_tokens_are_its_own(b
         first = base.model.step(torch.tensor([[tokenizer.start]]), base.model.start(memory))[0]
         chances = first[list(tokenizer.languages.values())].softmax(dim=-1)
         scorer = DecoderScorer(base.model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start)
-        rules = [Suppress(base.suppress, base.suppress_begin, len(prompt))]
-        (tokens, logprob), = search([scorer], torch.tensor([prompt]), Beam(1, DecodeOptions(beam_size=1), tokenizer.end),
-                                    rules=rules)
+        filters = [SuppressTokens(base.suppress, base.suppress_begin, len(prompt))]
+        (tokens, logprob), = search([scorer], torch.tensor([prompt]), BeamSearch(1, DecodeOptions(beam_size=1), tokenizer.end),
+                                    filters=filters)
     assert (max(their_chances, key=their_chances.get) == language) == (language in HEARD_RIGHT)
     for name, chance in zip(tokenizer.languages, chances.tolist(), strict=True):
         assert chance == pytest.approx(their_chances[name], abs=1e-3)

@@ -11,7 +11,7 @@ import torch
 
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
-from avsr.decode import Beam, DecodeOptions, DecoderScorer, Suppress, search
+from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
 from avsr.models.ctranslate2 import read_ctranslate2
@@ -41,12 +41,12 @@ def memory(tiny_en, mel):
 def test_tiny_en_is_what_it_should_be(tiny_en):
     dims = tiny_en.model.dims
     assert (dims.width, dims.n_heads, dims.n_mels, dims.n_audio_layers, dims.n_decoder_layers) == (384, 6, 80, 4, 4)
-    assert (dims.n_vocab, dims.n_context, dims.lips) == (51_864, 448, None)
+    assert (dims.n_vocab, dims.n_context, dims.video_frontend) == (51_864, 448, None)
     assert tiny_en.alignment_heads == ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4))
     assert tiny_en.suppress_begin == (220, 50_256)
     assert len(tiny_en.suppress) == 90
     assert tiny_en.languages == ("en",)
-    assert not tiny_en.lips_trained
+    assert not tiny_en.video_trained
 
 
 @pytest.mark.slow
@@ -76,9 +76,9 @@ def test_greedy_tokens_are_ctranslate2s(tiny_en, theirs, clip, request):
     with torch.inference_mode():
         scorer = DecoderScorer(tiny_en.model, tiny_en.model.encode(mel), no_speech_token=tokenizer.no_speech,
                                start_token=tokenizer.start)
-        rules = [Suppress(tiny_en.suppress, tiny_en.suppress_begin, len(prompt))]
-        (tokens, logprob), = search([scorer], torch.tensor([prompt]), Beam(1, DecodeOptions(beam_size=1), tokenizer.end),
-                                    rules=rules)
+        filters = [SuppressTokens(tiny_en.suppress, tiny_en.suppress_begin, len(prompt))]
+        (tokens, logprob), = search([scorer], torch.tensor([prompt]), BeamSearch(1, DecodeOptions(beam_size=1), tokenizer.end),
+                                    filters=filters)
     assert list(tokens) == result.sequences_ids[0]
     assert scorer.no_speech.item() == pytest.approx(result.no_speech_prob, abs=1e-3)
     assert len(tokens) > 3

@@ -51,7 +51,7 @@ class Baseline:
     about: dict[str, Any]
     transcribe_one: Callable[[np.ndarray], str]
     modalities: tuple[str, ...] = ("a",)
-    workers: int = 1
+    n_parallel_batches: int = 1
 
     def recognise(self, audio: Sequence[np.ndarray], references: Sequence[str], requests: Sequence[Request]) -> list[Result]:
         """See System."""

@@ -34,7 +34,7 @@ from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
-from avsr.manifest import locate
+from avsr.manifest import manifest_path
 from avsr.modality import GOES_BY
 from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
@@ -105,7 +105,7 @@ class _BenchmarkRun:
     """One call of `benchmark`."""
 
     def __init__(self, manifest: Path, output: Path, settings: BenchmarkSettings, options: CallOptions):
-        self.path = locate(manifest)
+        self.path = manifest_path(manifest)
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)
@@ -213,8 +213,9 @@ class _BenchmarkRun:
         total = sum(batch.n_results for batch in batches)
         count = total - sum(batch.n_results for batch in todo)
         self.progress(f"measuring {system.name}", count, total, "rows")
-        with _torch_threads(max(1, n_cores() // system.workers)), ThreadPoolExecutor(system.workers) as pool:
-            for batch, (rows, timings) in _in_order(pool, partial(self._recognise, system), todo, system.workers):
+        n_parallel = system.n_parallel_batches
+        with _torch_threads(max(1, n_cores() // n_parallel)), ThreadPoolExecutor(n_parallel) as pool:
+            for batch, (rows, timings) in _in_order(pool, partial(self._recognise, system), todo, n_parallel):
                 self._add(rows)
                 append(self.done.folder / TIMINGS, map(json_line, timings))
                 count += batch.n_results

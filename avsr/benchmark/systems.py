@@ -19,10 +19,11 @@ from avsr.cache import Cached
 from avsr.checkpoint import SHIPPED, Checkpoint, may_see, shipped
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
-from avsr.models.avsr import Memory
+from avsr.models.avsr import AVSR
+from avsr.models.decoder import Memory
 from avsr.recogniser import Recogniser
-from avsr.runtime import Progress, pick_device, workers
-from avsr.text import spell
+from avsr.runtime import Progress, n_parallel_batches, pick_device
+from avsr.text import target_tokens
 from avsr.transcribe import load_model
 
 
@@ -56,14 +57,14 @@ class System(Protocol):
     """What a benchmark measures.
 
     name: `system` of its rows.  facts: sha256 and search of its rows.  about: what else run.json says of it.
-    modalities: those it can be measured by.  workers: how many batches it takes in parallel.  device: cpu or cuda.
+    modalities: those it can be measured by.  n_parallel_batches: how many batches it takes in parallel.  device: cpu or cuda.
     """
 
     name: str
     facts: dict[str, Any]
     about: dict[str, Any]
     modalities: tuple[str, ...]
-    workers: int
+    n_parallel_batches: int
     device: str
 
     def recognise(self, audio: Sequence[np.ndarray], references: Sequence[str], requests: Sequence[Request]) -> list[Result]:
@@ -85,17 +86,17 @@ class CheckpointSystem:
         self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
         self.about = {"model": name, "training": self.checkpoint.training}
         able = self.checkpoint.modalities
-        if not self.checkpoint.model.spells_tokens:         # a published network has one modality, so `none` tells nothing
+        if self.checkpoint.model.ctc_units != "tokens":     # a published network has one modality, so `none` tells nothing
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
         self.needs_lips = {"v"} if "a" in able else {"v", "av"}
-        self.workers, self.device = workers(self.torch_device), self.torch_device.type
+        self.n_parallel_batches, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
         self.gate = _mean_gate(self.checkpoint)
 
     @torch.inference_mode()
     def recognise(self, audio: Sequence[np.ndarray], references: Sequence[str], requests: Sequence[Request]) -> list[Result]:
         """See System."""
-        tokens = [spell(self.checkpoint.tokenizer, text) for text in references]
+        tokens = [target_tokens(self.checkpoint.tokenizer, text) for text in references]
         encoded, encoding, out = audio, Timer(self.torch_device), []
         if any("a" in request.modality for request in requests):
             with encoding:
@@ -106,7 +107,9 @@ class CheckpointSystem:
                 memory = self.recogniser.encode(encoded, request.mouths, request.modality)
                 texts = self._decode(request, memory)
             losses = [-round(one.mean().item(), 4) for one in self.recogniser.score(memory, tokens)]
-            reliabilities = [None] * len(texts) if memory.trust is None else [round(one, 4) for one in memory.trust.tolist()]
+            reliabilities = [None] * len(texts)
+            if memory.reliability is not None:
+                reliabilities = [round(one, 4) for one in memory.reliability.tolist()]
             gates = [self._gate(request.modality, *pair) for pair in zip(request.mouths, reliabilities, strict=True)]
             recognitions = [Recognition(*fields) for fields in zip(texts, reliabilities, gates, losses, strict=True)]
             out.append(Result(recognitions, timer.seconds + ("a" in request.modality) * encoding.seconds))
@@ -150,14 +153,14 @@ class Timer:
 
 def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
     """The `search` of rows."""
-    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.spells_tokens else "")
+    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.ctc_units == "tokens" else "")
 
 
 def _mean_gate(checkpoint: Checkpoint) -> float | None:
     """Mean opening, |tanh g|, of the gates through which video reaches the words; None without a video encoder."""
-    gates = [abs(value) for name, value in checkpoint.model.gates.items()
-             if name.endswith("attention_gate") and "into_video" not in name]
-    return float(np.mean(gates)) if gates else None
+    gates = checkpoint.model.gates if isinstance(checkpoint.model, AVSR) else {}
+    opened = [abs(value) for name, value in gates.items() if name.endswith("attention_gate") and "into_video" not in name]
+    return float(np.mean(opened)) if opened else None
 
 
 def _sha256(name: str) -> str | None:

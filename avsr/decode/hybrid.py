@@ -1,4 +1,4 @@
-"""The beam of hybrid CTC/attention models, as ESPnet and auto_avsr search it: a batch at a time, on its device."""
+"""The beam search of hybrid CTC/attention models, as in ESPnet and auto_avsr, for a batch at a time and on its device."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avsr.decode.strategies import NO_NUMBERS, Text
+from avsr.decode.strategies import NAN_SCORES, ScoredTokens
 from avsr.errors import BadCheckpoint
 
-SETTLED = 10.0                                              # nats below the best at which a length can be given up
+END_MARGIN = 10.0                                           # nats below the best text at which a length is abandoned
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One step: (B, size) each. parents: hypotheses that were gone on with; ended: score where one finished, else -inf."""
+    """One step: (B, size) each. parents: the hypotheses that were extended; ended: score where one finished, else -inf."""
 
     active: Tensor
     parents: Tensor
@@ -23,12 +23,12 @@ class _Step:
     ended: Tensor
 
 
-class HybridBeam:
+class HybridBeamSearch:
     """Takes the `size` best continuations of each utterance; those that end leave the beam, which the next step fills again.
 
-    A text is as long as its utterance has frames at most: what is unfinished then counts as it stands. A search is over
+    A text has at most as many tokens as its utterance has frames; what is unfinished then counts as it is. A search is over
     when nothing is left, or when of each of three lengths in a row, the last one two tokens ago, the best finished text is
-    more than SETTLED below the best of all (ESPnet's `end_detect`).
+    more than END_MARGIN below the best of all (ESPnet's `end_detect`).
     """
 
     def __init__(self, limits: Tensor, *, size: int, end: int):
@@ -42,7 +42,7 @@ class HybridBeam:
         self.recent: list[Tensor] = []                      # best finished of the last steps, (B,) each
 
     def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See Strategy."""
+        """See SearchStrategy."""
         n_utterances, size = self.totals.shape
         sums = (self.totals[:, :, None] + logprobs.view(n_utterances, size, -1)).flatten(1)
         best, at = sums.topk(size, dim=1)
@@ -54,32 +54,32 @@ class HybridBeam:
         self.recent.append(ended.amax(dim=1))
         self.best = self.best.maximum(self.recent[-1])
         self.totals = best.masked_fill(ended > -torch.inf, -torch.inf)
-        done = last | (self.totals.amax(dim=1) == -torch.inf) | self._settled()
+        done = last | (self.totals.amax(dim=1) == -torch.inf) | self._end_detected()
         rows = torch.arange(n_utterances, device=best.device)[:, None] * size + parents
         return rows.flatten(), chosen.flatten(), done
 
-    def _settled(self) -> Tensor:
+    def _end_detected(self) -> Tensor:
         """(B,) whether better texts are no longer to be expected. A text that ended at step s counts s + 2 tokens."""
         if len(self.recent) < 5:
             return torch.zeros_like(self.best, dtype=torch.bool)
         lengths = torch.stack(self.recent[-5:-2])
-        return ((lengths > -torch.inf) & (lengths < self.best - SETTLED)).all(dim=0)
+        return ((lengths > -torch.inf) & (lengths < self.best - END_MARGIN)).all(dim=0)
 
     def select(self, utterances: Tensor) -> None:
-        """See Strategy."""
+        """See SearchStrategy."""
         kept = utterances.to(self.totals.device)
         self.totals, self.best, self.limits = self.totals[kept], self.best[kept], self.limits[kept]
         self.active, self.recent = self.active[utterances], [best[kept] for best in self.recent[-4:]]
 
-    def finish(self, tokens: Tensor, length_penalty: float) -> list[Text]:
-        """See Strategy. Raises BadCheckpoint where an utterance has no text, as every score was no number."""
+    def finish(self, tokens: Tensor, length_penalty: float) -> list[ScoredTokens]:
+        """See SearchStrategy. Raises BadCheckpoint where an utterance has no text, because every score was NaN."""
         best = self.nbest(1, length_penalty)
         if not all(best):
-            raise BadCheckpoint(NO_NUMBERS)
+            raise BadCheckpoint(NAN_SCORES)
         return [texts[0] for texts in best]
 
-    def nbest(self, n: int, length_penalty: float = 0.0) -> list[list[Text]]:
-        """The n best finished texts of every utterance there ever was, the best first; fewer where fewer finished."""
+    def nbest(self, n: int, length_penalty: float = 0.0) -> list[list[ScoredTokens]]:
+        """The n best finished texts of every utterance of the batch, the best first; fewer where fewer finished."""
         counts = [len(step.active) for step in self.steps]
         parents, chosen, ended = (torch.cat([getattr(step, name) for step in self.steps]).cpu().split(counts)
                                   for name in ("parents", "tokens", "ended"))   # in one transfer each
@@ -89,11 +89,11 @@ class HybridBeam:
                 utterance = int(self.steps[number].active[row])
                 length = number + int(chosen[number][row, slot] != self.end)
                 found[utterance].append((scores[row, slot].item() / max(1, length) ** length_penalty, number, row, slot))
-        return [[self._text(parents, chosen, ended, one) for one in sorted(texts, reverse=True)[:n]] for texts in found]
+        return [[self._backtrace(parents, chosen, ended, one) for one in sorted(texts, reverse=True)[:n]] for texts in found]
 
-    def _text(self, parents: tuple[Tensor, ...], chosen: tuple[Tensor, ...], ended: tuple[Tensor, ...],
-              found: tuple[float, int, int, int]) -> Text:
-        """Back through the steps from where a text finished."""
+    def _backtrace(self, parents: tuple[Tensor, ...], chosen: tuple[Tensor, ...], ended: tuple[Tensor, ...],
+                   found: tuple[float, int, int, int]) -> ScoredTokens:
+        """The tokens of a text, back through the steps from where it finished."""
         _, number, row, slot = found
         utterance, score, text = int(self.steps[number].active[row]), ended[number][row, slot].item(), []
         for at in range(number, -1, -1):

@@ -1,8 +1,8 @@
-"""How long a text can be for the sound that it was found in, and when it repeats itself beyond doubt.
+"""How long a text can be for the duration of its utterance, and when it certainly repeats itself.
 
-    tokens so far (N, L) of unfinished texts  ->  the rows that are not worth going on with
+    tokens so far (N, L) of unfinished texts -> the rows that are not worth going on with
 
-Whisper writes up to 224 tokens for any sound, however short. Sound in which nobody can be understood makes it do so, and six
+Whisper writes up to 224 tokens for any sound, however short. Unintelligible sound makes it do so, and six
 times over, one temperature after the other: 32 s on one core for 1.6 s of sound.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from torch import Tensor
 
@@ -22,14 +23,22 @@ from avsr.decode.options import Hypothesis
 # a second in English and 29 in Georgian, where a letter may take three. The fastest
 # sentence of 13 wild recordings has 35 characters in its one second, that of GRID's test clips 18.
 CHARACTERS_PER_SECOND = 50
-SPARE_CHARACTERS = 20                                       # a short word, whose sound may have been cut, has its full stop too
-CHECKED_EVERY = 8                                           # tokens: 2 ms for 40 texts, a step takes 10 to 30
-# A text repeats itself beyond doubt if it compresses so well that the guard against loops refuses it in any case, and its
-# last phrase is there LOOP_REPEATS times or more, over LOOP_TOKENS or more: a refrain, or "no, no, no", is shorter. Said
-# faster than this share of what is possible, which is 25 characters a second or eight times "no", FEW_REPEATS are enough.
+EXTRA_CHARACTERS = 20                                       # a short word, whose sound may have been cut, has its full stop too
+CHECK_INTERVAL = 8                                          # tokens: 2 ms for 40 texts, a step takes 10 to 30
+# A text certainly repeats itself if it compresses so well that the guard against loops refuses it in any case, and its
+# last phrase is there LOOP_REPEATS times or more, over LOOP_TOKENS or more: a refrain, or "no, no, no", is shorter. Above this
+# share of the possible characters, which is 25 a second or eight times "no", FAST_LOOP_REPEATS are enough.
 LOOP_TOKENS, LOOP_REPEATS = 48, 6
-LOOP_SHARE, FEW_REPEATS = 0.5, 3
-LONGEST_PHRASE = 30                                         # tokens
+FAST_LOOP_SHARE, FAST_LOOP_REPEATS = 0.5, 3
+MAX_PHRASE = 30                                             # tokens
+
+
+class Detokenizer(Protocol):
+    """Anything that makes text of tokens: text.Tokenizer and text.SentencePieceTokenizer do."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of the tokens."""
+        ...
 
 
 def compression_ratio(text: str) -> float:
@@ -38,16 +47,16 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
-def most_characters(seconds: float) -> int:
-    """The number of characters that nobody exceeds in so much sound."""
-    return round(seconds * CHARACTERS_PER_SECOND) + SPARE_CHARACTERS
+def max_characters(seconds: float) -> int:
+    """The number of characters that nobody exceeds in so many seconds of speech."""
+    return round(seconds * CHARACTERS_PER_SECOND) + EXTRA_CHARACTERS
 
 
 def repeated(tokens: Sequence[int]) -> tuple[int, int]:
-    """The phrase at the end that is repeated over the most tokens: its length, and how many tokens its repeats cover, the
-    last one perhaps begun only. (0, 0) where nothing is repeated."""
+    """The phrase at the end that is repeated over the most tokens: its length, and how many tokens its repeats cover, of which
+    the earliest may be incomplete. (0, 0) where nothing is repeated."""
     best, tokens = (0, 0), list(tokens)
-    for length in range(1, min(LONGEST_PHRASE, len(tokens) // 2) + 1):
+    for length in range(1, min(MAX_PHRASE, len(tokens) // 2) + 1):
         if tokens[-length:] != tokens[-2 * length:-length]:
             continue
         covered = 2 * length
@@ -59,13 +68,13 @@ def repeated(tokens: Sequence[int]) -> tuple[int, int]:
 
 
 class TextLimits:
-    """Which texts nobody can have said; of a batch of utterances, of which those that are done leave.
+    """Which texts nobody can have said, for the utterances of a batch that are still searched.
 
-    characters: at most so many of each utterance, None where its length is not known.
+    characters: the most that each utterance can have, None where its duration is not known.
     loop_ratio: compression ratio above which a text may be a loop, None to allow loops.
     """
 
-    def __init__(self, tokenizer, characters: Sequence[int | None], loop_ratio: float | None):
+    def __init__(self, tokenizer: Detokenizer, characters: Sequence[int | None], loop_ratio: float | None):
         self.tokenizer, self.characters, self.loop_ratio = tokenizer, list(characters), loop_ratio
 
     def select(self, utterances: Tensor | Sequence[int]) -> TextLimits:
@@ -75,31 +84,31 @@ class TextLimits:
     def reached(self, tokens: Tensor) -> list[int]:
         """Texts so far (N, L), equally many of each utterance -> the rows of those that have reached a limit.
 
-        They are looked at only at every CHECKED_EVERY tokens.
+        They are checked only at every CHECK_INTERVAL tokens.
         """
-        if tokens.shape[1] == 0 or tokens.shape[1] % CHECKED_EVERY:
+        if tokens.shape[1] == 0 or tokens.shape[1] % CHECK_INTERVAL:
             return []
         per_utterance = len(tokens) // len(self.characters)
         return [row for row, text in enumerate(tokens.tolist()) if self.exceeded(text, row // per_utterance)]
 
     def exceeded(self, tokens: Sequence[int], utterance: int) -> bool:
-        """Whether a text is too long for the sound of its utterance, or repeats itself beyond doubt."""
+        """Whether a text is too long for the duration of its utterance, or certainly repeats itself."""
         text, characters = self.tokenizer.decode(tokens), self.characters[utterance]
         if characters is not None and len(text) > characters:
             return True
         length, covered = repeated(tokens)
-        fast = characters is not None and len(text) > LOOP_SHARE * characters
-        least = FEW_REPEATS * length if fast else max(LOOP_TOKENS, LOOP_REPEATS * length)
+        fast = characters is not None and len(text) > FAST_LOOP_SHARE * characters
+        least = FAST_LOOP_REPEATS * length if fast else max(LOOP_TOKENS, LOOP_REPEATS * length)
         return length > 0 and covered >= least and self.loop_ratio is not None and compression_ratio(text) > self.loop_ratio
 
-    def mended(self, text: Hypothesis, utterance: int) -> Hypothesis:
-        """A text that exceeds a limit, with what it repeats at its end said once; nothing of it if it is still too long.
+    def truncated(self, text: Hypothesis, utterance: int) -> Hypothesis:
+        """A text that exceeds a limit, with the phrase that it repeats at its end kept once; empty if it is still too long.
 
-        Its mean log-probability stays what it was.
+        Its mean log-probability does not change.
         """
         length, covered = repeated(text.tokens)
         kept = text.tokens
-        if covered >= FEW_REPEATS * length:
+        if covered >= FAST_LOOP_REPEATS * length:
             kept = kept[:len(kept) - covered + length]
         if self.exceeded(kept, utterance):
             kept = ()

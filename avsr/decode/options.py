@@ -1,4 +1,4 @@
-"""What a search is told, and what it finds."""
+"""The options of a search, and the hypotheses it returns."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from avsr.lm import NGrams
 from avsr.schema import Between
 
 Weight = Annotated[float, Between(0, 100)]
-Hypotheses = Annotated[int, Between(1, 1000)]
+HypothesisCount = Annotated[int, Between(1, 1000)]
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How to search. Names and defaults are Whisper's; None switches a guard off. Bounds are for what a folder asks.
+    """How to search. Names and defaults are Whisper's; None switches a guard off. The bounds hold for what a model folder asks.
 
-    ctc_weight, pre_beam: of models whose CTC head spells the decoder's tokens, see `decode`; the rest of the weight is the
-    decoder's, and only the best pre_beam * beam_size tokens by its opinion are looked at more closely.
+    ctc_weight, pre_beam: for models whose CTC head writes the decoder's tokens, see `decode`. The decoder has the rest of the
+    weight, and CTC scores only the pre_beam * beam_size tokens that the decoder finds most likely.
     lm: a language model of words, whose log-probabilities are added lm_weight times.
-    temperatures: the first is tried on everything, the next on what failed a guard, and so on; 0 is beam search.
-    compression_ratio_threshold: text that compresses better than this repeats itself.
-    logprob_threshold: mean log-probability of a token below which the text is not believed.
-    no_speech_threshold: probability of the no-speech token above which such a text is dropped.
+    temperatures: the first is used for everything, the next for what failed a guard, and so on; 0 is beam search.
+    compression_ratio_threshold: a text that compresses better than this repeats itself.
+    logprob_threshold: a text whose mean log-probability per token is below this is not trusted.
+    no_speech_threshold: such a text is dropped if the no-speech token is more probable than this.
     """
 
-    beam_size: Hypotheses = 5
+    beam_size: HypothesisCount = 5
     patience: Annotated[float, Between(0.01, 100)] = 1.0
     length_penalty: Annotated[float, Between(-10, 10)] = 1.0
-    best_of: Hypotheses = 5
+    best_of: HypothesisCount = 5
     max_tokens: Annotated[int, Between(1, 2**16)] = 224
     ctc_weight: Annotated[float, Between(0, 0.999)] = 0.1
     pre_beam: Annotated[float, Between(1, 100)] = 1.5
@@ -52,5 +52,5 @@ class Hypothesis:
 
     @property
     def avg_logprob(self) -> float:
-        """Mean log-probability per token, the end counted, as Whisper has it."""
+        """Mean log-probability per token, the end counted, as in Whisper."""
         return self.logprob / (len(self.tokens) + 1)

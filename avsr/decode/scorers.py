@@ -1,4 +1,4 @@
-"""What says how likely each next token is, and what forbids tokens."""
+"""Scorers, which say how likely each next token is, and logit filters, which forbid tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from avsr.models.avsr import AVSR, Memory
-from avsr.models.hybrid import Hybrid
+from avsr.models.decoder import Memory
+from avsr.models.protocol import SpeechModel
 
 
 class Scorer(Protocol):
@@ -21,30 +21,35 @@ class Scorer(Protocol):
 
     def score(self, tokens: Tensor) -> Tensor:
         """All tokens so far, prompt included, (N, L) int64 -> scores (N, V) float32 of the next. May be logits."""
+        ...
 
     def select(self, rows: Tensor, utterances: Tensor | None) -> None:
         """Keep these rows (N',), in this order; `utterances` (B',) where some of them are finished, else None."""
+        ...
 
 
 class PartialScorer(Protocol):
-    """As Scorer, but too slow to ask about every token: only about the most likely ones."""
+    """A scorer that is too slow for every token, and only scores the most likely ones."""
 
     weight: float
 
-    def score_at(self, tokens: Tensor, candidates: Tensor) -> Tensor:
+    def score_partial(self, tokens: Tensor, candidates: Tensor) -> Tensor:
         """All tokens so far (N, L), tokens that may come next (N, C) int64 -> scores (N, C), normalised."""
+        ...
 
     def select(self, rows: Tensor, utterances: Tensor | None) -> None:
         """See Scorer."""
+        ...
 
 
 class DecoderScorer:
-    """The network's own opinion: log-probabilities after everything so far.
+    """The network's decoder as a scorer: log-probabilities given everything so far.
 
     `no_speech` (B,) holds the probability of that token right after the start token, once `score` was called.
     """
 
-    def __init__(self, model: AVSR, memory: Memory, *, no_speech_token: int | None, start_token: int, weight: float = 1.0):
+    def __init__(self, model: SpeechModel, memory: Memory, *, no_speech_token: int | None, start_token: int,
+                 weight: float = 1.0):
         self.weight = weight
         self.model = model
         self.cache = model.start(memory)
@@ -53,7 +58,7 @@ class DecoderScorer:
         self.no_speech = torch.zeros(self.n_utterances)
 
     def score(self, tokens: Tensor) -> Tensor:
-        """(N, L) -> (N, V). The prompt, alike in all hypotheses of an utterance, is taken in once for each."""
+        """(N, L) -> (N, V). The prompt, which is the same in all hypotheses of an utterance, is read once for each."""
         if self.cache.n_tokens:
             return self.model.step(tokens[:, self.cache.n_tokens:], self.cache)
         n_hypotheses = tokens.shape[0] // self.n_utterances
@@ -74,37 +79,38 @@ class DecoderScorer:
             self.cache.select_utterances(utterances)
 
 
-class Rule(Protocol):
+class LogitFilter(Protocol):
     """Forbids tokens by writing -inf into the scores, in place."""
 
     def __call__(self, scores: Tensor, tokens: Tensor) -> None:
         """scores (N, V) float32; tokens (N, L) so far, prompt included."""
+        ...
 
 
 @dataclass(frozen=True)
-class Suppress:
-    """Tokens never written, and tokens not written first (after `n_prompt` tokens)."""
+class SuppressTokens:
+    """Tokens that are never written, and tokens that are not written first, which is after `n_prompt` tokens."""
 
     always: tuple[int, ...]
-    first: tuple[int, ...] = ()
+    at_begin: tuple[int, ...] = ()
     n_prompt: int = 0
 
     def __call__(self, scores: Tensor, tokens: Tensor) -> None:
-        """See Rule."""
+        """See LogitFilter."""
         scores.index_fill_(1, _indices(self.always, scores.device), -torch.inf)
-        if tokens.shape[1] == self.n_prompt and self.first:
-            scores.index_fill_(1, _indices(self.first, scores.device), -torch.inf)
+        if tokens.shape[1] == self.n_prompt and self.at_begin:
+            scores.index_fill_(1, _indices(self.at_begin, scores.device), -torch.inf)
 
 
 @lru_cache(maxsize=16)
 def _indices(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """Made once: 1600 ids, Whisper's timestamps among them, take 3 ms to convert."""
+    """Cached: 1600 ids, Whisper's timestamps among them, take 3 ms to convert."""
     return torch.tensor(ids, dtype=torch.long, device=device)
 
 
-def given_log_probs(model: AVSR | Hybrid, memory: Memory, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]],
-                    end: int) -> list[Tensor]:
-    """What the decoder alone makes of texts that are given (teacher forcing): log-probability of each token and of the end.
+def teacher_forced_log_probs(model: SpeechModel, memory: Memory, prompts: Sequence[Sequence[int]],
+                             texts: Sequence[Sequence[int]], end: int) -> list[Tensor]:
+    """The decoder's log-probability of each token of given texts and of their end, the tokens before it given.
 
     prompts, texts: tokens of each of B utterances, texts without prompt and end. Returns (L + 1,) float32 each, on the CPU.
     """

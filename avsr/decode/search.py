@@ -1,4 +1,4 @@
-"""The search: scorers, rules and a strategy, put together, for all utterances and their hypotheses as one batch."""
+"""The search loop, which combines scorers, logit filters and a strategy for all hypotheses of all utterances as one batch."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avsr.decode.scorers import PartialScorer, Rule, Scorer
-from avsr.decode.strategies import NO_NUMBERS, Strategy, Text
+from avsr.decode.scorers import LogitFilter, PartialScorer, Scorer
+from avsr.decode.strategies import NAN_SCORES, ScoredTokens, SearchStrategy
 from avsr.errors import BadCheckpoint
 
 
-def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: Strategy, *, rules: Sequence[Rule] = (),
-           partial: Sequence[PartialScorer] = (), pre_beam: int = 0, max_tokens: int = 224,
-           length_penalty: float = 1.0) -> list[Text]:
+def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: SearchStrategy, *, filters: Sequence[LogitFilter] = (),
+           partial_scorers: Sequence[PartialScorer] = (), pre_beam: int = 0, max_tokens: int = 224,
+           length_penalty: float = 1.0) -> list[ScoredTokens]:
     """The best text of each utterance with its score, as (tokens, sum of weighted log-probabilities).
 
-    prompt: (B, P) int64. The first scorer's logits are normalised after the rules; further ones are added as they
-    come. partial: are only asked about the `pre_beam` tokens that the first scorer likes best, and about the end; then no
-    other token can be written. Utterances that are done leave the batch. Raises BadCheckpoint where scores are no numbers.
+    prompt: (B, P) int64. The first scorer's logits are normalised after the filters; those of further ones are added as they
+    are. partial_scorers: score only the `pre_beam` tokens that the first scorer finds most likely, and the end; then no
+    other token can be written. Utterances that are done leave the batch. Raises BadCheckpoint where scores are NaN.
     """
     size, n_prompt = strategy.size, prompt.shape[1]
     tokens = prompt.repeat_interleave(size, dim=0)
     for n_written in range(max_tokens):
         first = scorers[0].score(tokens)
-        for rule in rules:
-            rule(first, tokens)
+        for logit_filter in filters:
+            logit_filter(first, tokens)
         first = first.log_softmax(dim=-1)
         logprobs, ids = scorers[0].weight * first, None
         for scorer in scorers[1:]:
             logprobs = logprobs + scorer.weight * scorer.score(tokens)
-        if partial:
+        if partial_scorers:
             logprobs, ids = _candidates(first, logprobs, pre_beam, strategy.end)
-            for scorer in partial:
-                logprobs = logprobs + scorer.weight * scorer.score_at(tokens, ids)
+            for scorer in partial_scorers:
+                logprobs = logprobs + scorer.weight * scorer.score_partial(tokens, ids)
         if n_written == 0 and logprobs.isnan().any():
-            raise BadCheckpoint(NO_NUMBERS)
+            raise BadCheckpoint(NAN_SCORES)
         rows, chosen, done = strategy.step(logprobs, ids, tokens[:, n_prompt:])
         rows, chosen = rows.to(tokens.device), chosen.to(tokens.device)
         tokens = torch.cat([tokens[rows], chosen[:, None]], dim=1)
@@ -49,7 +49,7 @@ def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: Strategy, *, rul
             rows, tokens = rows[kept_rows], tokens[kept_rows]
             strategy.select(keep)
             utterances = keep.to(tokens.device)
-        for scorer in (*scorers, *partial):
+        for scorer in (*scorers, *partial_scorers):
             scorer.select(rows, utterances)
     return strategy.finish(tokens[:, n_prompt:], length_penalty)
 

@@ -1,0 +1,121 @@
+"""From a memory to the text of each utterance: the search that the model needs, with Whisper's temperature fallback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from avsr.decode.ctc import CTCPrefixScorer
+from avsr.decode.hybrid import HybridBeamSearch
+from avsr.decode.limits import TextLimits, compression_ratio, max_characters
+from avsr.decode.options import DecodeOptions, Hypothesis
+from avsr.decode.scorers import DecoderScorer, SuppressTokens, teacher_forced_log_probs
+from avsr.decode.search import search
+from avsr.decode.strategies import BeamSearch, Sampling
+from avsr.lm import WordScorer
+from avsr.models.decoder import Memory
+from avsr.models.protocol import SpeechModel
+from avsr.text import SentencePieceTokenizer, Tokenizer
+
+DEFAULT = DecodeOptions()
+UNKNOWN_BONUS = -10.0                                       # <unk> holds the chance of all unknown words: pyctcdecode's penalty
+
+
+def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]], *,
+           suppress: tuple[int, ...] = (), suppress_begin: tuple[int, ...] = (),
+           options: DecodeOptions = DEFAULT) -> list[Hypothesis]:
+    """The text of each utterance; its tokens are empty where there is no speech.
+
+    If CTC writes the decoder's tokens, both score them (Watanabe et al. 2017): with weights 1 - ctc_weight and ctc_weight. Such
+    a search needs no guards, as CTC keeps it from looping. Otherwise Whisper's guards apply: a text that loops, or that the
+    model finds unlikely, is decoded again at the next temperature. A text that is too long for the time in `memory.seconds`,
+    or that certainly repeats itself, is abandoned, and counts as failed: see limits.
+
+    prompts: one list of tokens per utterance, all of the same length.
+    """
+    if model.ctc_units == "tokens":
+        return _decode_hybrid(model, tokenizer, memory, prompts, options)
+    attempts: list[list[Hypothesis]] = [[] for _ in range(memory.n_utterances)]
+    seconds = [None] * memory.n_utterances if memory.seconds is None else memory.seconds.tolist()
+    limits = TextLimits(tokenizer, [None if one is None else max_characters(one) for one in seconds],
+                        options.compression_ratio_threshold)
+    todo = list(range(memory.n_utterances))
+    special = range(tokenizer.end + 1, model.dims.n_vocab)  # languages, tasks, timestamps: none of them is text
+    filters = [SuppressTokens(tuple({*suppress, *special}), suppress_begin, len(prompts[0]))]
+    for temperature in options.temperatures:
+        part = memory if len(todo) == memory.n_utterances else memory.select(torch.tensor(todo, device=memory.device))
+        strategy = (Sampling(len(todo), options, tokenizer.end, temperature, limits.select(todo)) if temperature > 0
+                    else BeamSearch(len(todo), options, tokenizer.end, limits.select(todo)))
+        found = _attempt(model, tokenizer, part, [prompts[i] for i in todo], filters, strategy, options)
+        for i, hypothesis in zip(todo, found, strict=True):
+            attempts[i].append(replace(hypothesis, temperature=temperature))
+        todo = [i for i in todo
+                if limits.exceeded(attempts[i][-1].tokens, i) or _fails(attempts[i][-1], tokenizer, options)]
+        if not todo:
+            break
+    best = [_last_possible(hypotheses, limits, i) for i, hypotheses in enumerate(attempts)]
+    return [replace(one, tokens=()) if _is_silence(one, options) else one for one in best]
+
+
+def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
+             filters: list[SuppressTokens], strategy: BeamSearch | Sampling, options: DecodeOptions) -> list[Hypothesis]:
+    """One hypothesis of each utterance."""
+    n_prompt, n_context = len(prompts[0]), model.dims.n_context
+    max_tokens = options.max_tokens if n_context is None else min(options.max_tokens, n_context - n_prompt - 1)    # and the end
+    scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start)
+    lm = [] if isinstance(strategy, Sampling) else _lm(model, tokenizer, n_prompt, options)    # which draws from the network
+    texts = search([scorer, *lm], torch.tensor(prompts, device=memory.device), strategy, filters=filters,
+                   max_tokens=max_tokens, length_penalty=options.length_penalty)
+    if lm:                                                  # the guards go by the scores of the network itself
+        own = teacher_forced_log_probs(model, memory, prompts, [tokens for tokens, _ in texts], tokenizer.end)
+        texts = [(tokens, one.sum().item()) for (tokens, _), one in zip(texts, own, strict=True)]
+    return [Hypothesis(tokens, logprob, no_speech)
+            for (tokens, logprob), no_speech in zip(texts, scorer.no_speech.tolist(), strict=True)]
+
+
+def _last_possible(attempts: Sequence[Hypothesis], limits: TextLimits, utterance: int) -> Hypothesis:
+    """The last attempt, as in Whisper, but one that keeps the limits if there is any."""
+    return next((text for text in reversed(attempts) if not limits.exceeded(text.tokens, utterance)),
+                limits.truncated(attempts[-1], utterance))
+
+
+def _decode_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
+                   options: DecodeOptions) -> list[Hypothesis]:
+    assert memory.audio is not None, "what a hybrid network encodes is its audio, see Hybrid.encode"
+    n_frames = torch.full((memory.n_utterances,), memory.audio.shape[1], device=memory.device)
+    lengths = n_frames if memory.audio_mask is None else memory.audio_mask.sum(dim=1)
+    scorer = DecoderScorer(model, memory, no_speech_token=None, start_token=tokenizer.start, weight=1 - options.ctc_weight)
+    (log_probs,) = model.ctc_log_probs(memory).values()
+    ctc = CTCPrefixScorer(log_probs, lengths, end=tokenizer.end, weight=options.ctc_weight)
+    strategy = HybridBeamSearch(lengths, size=options.beam_size, end=tokenizer.end)
+    texts = search([scorer], torch.tensor(prompts, device=memory.device), strategy,
+                   partial_scorers=[ctc, *_lm(model, tokenizer, len(prompts[0]), options)],
+                   pre_beam=int(options.pre_beam * options.beam_size), max_tokens=int(lengths.max()),
+                   length_penalty=options.length_penalty)
+    return [Hypothesis(tokens, logprob) for tokens, logprob in texts]
+
+
+def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int, options: DecodeOptions) -> list[WordScorer]:
+    """The language model as a scorer, if there is one."""
+    if options.lm is None:
+        return []
+    texts = [*tokenizer.texts, *[""] * (model.dims.n_vocab - len(tokenizer.texts))]        # Whisper's tables are longer
+    return [WordScorer(options.lm, texts, end=tokenizer.end, n_prompt=n_prompt, weight=options.lm_weight,
+                       unknown_bonus=UNKNOWN_BONUS)]
+
+
+def _is_silence(text: Hypothesis, options: DecodeOptions) -> bool:
+    """Whether the network says that nobody speaks, and finds its own words unlikely too."""
+    return (options.no_speech_threshold is not None and text.no_speech_prob > options.no_speech_threshold
+            and (options.logprob_threshold is None or text.avg_logprob < options.logprob_threshold))
+
+
+def _fails(text: Hypothesis, tokenizer: Tokenizer | SentencePieceTokenizer, options: DecodeOptions) -> bool:
+    """Whether to decode again at the next temperature; silence is not decoded again."""
+    if _is_silence(text, options):
+        return False
+    loops = (options.compression_ratio_threshold is not None
+             and compression_ratio(tokenizer.decode(text.tokens)) > options.compression_ratio_threshold)
+    return loops or (options.logprob_threshold is not None and text.avg_logprob < options.logprob_threshold)
