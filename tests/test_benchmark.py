@@ -26,7 +26,7 @@ from avsr.benchmark.recordings import Mixture, write_mixtures, write_samples
 from avsr.benchmark.run import CallOptions, benchmark
 from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
-from avsr.dataset import Row
+from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadManifest, BadOutput
 from avsr.lips import MouthCropSettings
 from avsr.manifest import Utterance
@@ -308,7 +308,7 @@ def test_ids_that_look_alike_have_a_mix_each(tmp_path):
 def test_ids_that_look_alike_have_a_recording_each_and_the_report_finds_it(folder, tmp_path):
     said = [one for one in manifest.read(folder / "manifest.jsonl") if one.id != "t4"][:len(AWKWARD)]
     rows = [ResultRow(system="x", modality="a", id=one, reference="ab", hypothesis="ab") for one in AWKWARD]
-    there = {one: Row(replace(utterance, id=one), folder) for one, utterance in zip(AWKWARD, said, strict=True)}
+    there = {one: ManifestRow(replace(utterance, id=one), folder) for one, utterance in zip(AWKWARD, said, strict=True)}
     write_samples(tmp_path, rows, there)
     found = {_recording(tmp_path / "media", one, [])[0] for one in AWKWARD} - {None}
     kept = list((tmp_path / "media").iterdir())

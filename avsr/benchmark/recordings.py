@@ -18,7 +18,7 @@ import numpy as np
 
 from avsr import media
 from avsr.cache import read_entry
-from avsr.dataset import Row
+from avsr.dataset import ManifestRow
 from avsr.errors import BadOutput
 from avsr.manifest import Utterance
 from avsr.metrics import worst_and_best_ids
@@ -73,7 +73,7 @@ def _decibels(snr_db: float) -> str:
     return f"{snr_db:g}" if float(f"{snr_db:g}") == snr_db else repr(snr_db)
 
 
-def write_samples(folder: Path, rows: Iterable[ResultRow], utterances: Mapping[str, Row]) -> None:
+def write_samples(folder: Path, rows: Iterable[ResultRow], utterances: Mapping[str, ManifestRow]) -> None:
     """Write those of each system's best and worst utterances that are not there yet. Raises BadOutput."""
     rows = list(rows)
     wanted = {one for system in {row.system for row in rows} for ids in worst_and_best_ids(rows, system, N_SAMPLES)

@@ -31,7 +31,7 @@ from avsr.benchmark.recordings import Mixture, write_mixtures, write_samples
 from avsr.benchmark.systems import CheckpointSystem, Request, Result, System
 from avsr.cache import Cached, read_entry, read_mouth_crop
 from avsr.corrupt import Corruption, corrupt
-from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
+from avsr.dataset import ManifestRow, read_prepared, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import manifest_path
@@ -70,7 +70,7 @@ class _Batch:
     """A batch of utterances in one audio condition: the work of one thread at a time."""
 
     condition: AudioCondition
-    rows: Sequence[Row]
+    rows: Sequence[ManifestRow]
 
     @property
     def n_results(self) -> int:
@@ -110,7 +110,7 @@ class _BenchmarkRun:
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
-        self.split, left_out = read_rows([self.path], settings.split, SEGMENT_SECONDS)
+        self.split, left_out = read_prepared([self.path], settings.split, SEGMENT_SECONDS)
         self.done.skipped += [(one, reason) for one, _, reason in (line.partition(": ") for line in left_out)]
         self.rows = self._utterances()
         if settings.noises is None and self.noise_config is not None:
@@ -123,7 +123,7 @@ class _BenchmarkRun:
 
     # --- what is measured on what ---
 
-    def _utterances(self) -> list[Row]:
+    def _utterances(self) -> list[ManifestRow]:
         """The utterances of the split, shortest first, so that those of a batch have similar lengths."""
         rows = self.split
         if (limit := self.settings.limit) is not None and limit < len(rows):
@@ -173,7 +173,7 @@ class _BenchmarkRun:
         for name in asked.against if "a" in asked.modalities else ():
             yield partial(open_baseline, name, device=asked.device, beam_size=asked.beam_size or DecodeOptions().beam_size)
 
-    def _measurable(self, condition: AudioCondition) -> list[Row]:
+    def _measurable(self, condition: AudioCondition) -> list[ManifestRow]:
         """The utterances that have this condition: silent speech has no SNR."""
         return [row for row in self.rows if condition.noise is None or row.utterance.id not in self.silent]
 
@@ -248,7 +248,7 @@ class _BenchmarkRun:
                 zip(utterances, mixed, video, result.recognitions, strict=True)]
         return rows, _timings(system, batch, results, sum(len(audio) for audio, _ in mixed))
 
-    def _mixed(self, row: Row, speech: np.ndarray, condition: AudioCondition) -> tuple[np.ndarray, dict[str, Any]]:
+    def _mixed(self, row: ManifestRow, speech: np.ndarray, condition: AudioCondition) -> tuple[np.ndarray, dict[str, Any]]:
         """The audio of a condition, and the fields of its row that describe the noise in it."""
         if condition.noise is None:
             return speech, {}
@@ -257,7 +257,7 @@ class _BenchmarkRun:
         return made.audio, {"snr_achieved": round(made.snr_db, 4), "snr_rms": round(made.snr_rms, 4),
                             "noise_id": made.noise_id, "noise_offset": made.offset}
 
-    def _corrupted(self, row: Row, cached: Cached, corruption: Corruption | None) -> tuple[Cached | None, str | None]:
+    def _corrupted(self, row: ManifestRow, cached: Cached, corruption: Corruption | None) -> tuple[Cached | None, str | None]:
         """The mouth that is shown, None where none was prepared, and the id of another utterance whose mouth it is."""
         if cached.images is None or corruption is None:
             return (None if cached.images is None else cached), None
@@ -269,7 +269,7 @@ class _BenchmarkRun:
         images, missing = corrupt(cached.images, cached.missing, corruption, rng, other)
         return replace(cached, images=images, missing=missing), face
 
-    def _stranger(self, row: Row, rng: np.random.Generator) -> Row:
+    def _stranger(self, row: ManifestRow, rng: np.random.Generator) -> ManifestRow:
         """An utterance of another speaker, chosen speaker first, or the face would nearly always be the same."""
         others = [one for one in self.rows if one.utterance.speaker != row.utterance.speaker
                   and "v" in one.utterance.cache.modality]
@@ -299,7 +299,7 @@ class _BenchmarkRun:
         return self.done
 
 
-def _speaker(row: Row) -> str:
+def _speaker(row: ManifestRow) -> str:
     """The speaker; an utterance without one has its own."""
     return row.utterance.speaker or row.utterance.id
 
