@@ -28,7 +28,8 @@ RENAMED = {
     "judges": "reliability", "judges.sights": "variants", "judges.attune_steps": "contrastive_steps",
     "model.ears_from": "audio_encoder_from", "model.lips_from": "video_encoder_from",
     "model.dims.lips": "video_frontend", "model.dims.n_trust": "n_reliability",
-    "data.p_both": "p_audio_visual", "data.p_sound": "p_audio", "data.p_foreign": "p_mismatched", "data.p_ruined": "p_corrupted",
+    "data.p_both": "p_audio_visual", "data.p_sound": "p_audio", "data.p_foreign": "p_mismatched",
+    "data.p_ruined": "p_corrupted",
     "loss.trust": "reliability", "loss.trusted_loss": "readable_loss",
 }
 # Keys that no longer exist: which values change nothing without them, and why.
@@ -50,9 +51,9 @@ Seed = Annotated[int, Between(0, 2**63 - 1)]                # torch takes up to 
 @dataclass(frozen=True)
 class ModelConfig:
     """What is trained. `start`: nothing (None), or a model by name or folder, whose audio parts, tokenizer and, where the dims
-    allow, video encoder are taken over. `audio_encoder_from`: a model whose audio encoder is taken over. `video_encoder_from`: a
-    model, also an imported one, whose frontend and video blocks are taken over with its mouth crop; "imagenet", or a .pth file
-    of torchvision's resnet18, initialises the frontend `resnet18` from a network for pictures, see train/imagenet.py."""
+    allow, video encoder are taken over. `audio_encoder_from`: a model whose audio encoder is taken over. `video_encoder_from`:
+    a model, also an imported one, whose frontend and video blocks are taken over with its mouth crop; "imagenet", or a .pth
+    file of torchvision's resnet18, initialises the frontend `resnet18` from a network for pictures, see train/imagenet.py."""
 
     start: str | None = None
     audio_encoder_from: str | None = None
@@ -66,9 +67,9 @@ class DataConfig:
     """The training data. Paths are relative to the config file; a folder stands for the manifest.jsonl in it."""
 
     train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
-    optional: dict[str, Any] = field(default_factory=dict)  # more training data, which may be absent; by name: {manifest, teaches}
+    optional: dict[str, Any] = field(default_factory=dict)  # training data that may be absent; by name: {manifest, teaches}
     valid: tuple[str, ...] = ()                             # manifests; their rows of split `valid`
-    max_valid: CountOrNone = 500                            # utterances to validate with, evenly picked; 0: all there are
+    max_valid: CountOrNone = 500                            # utterances to validate with, evenly spaced; 0: all
     noise: dict[str, Any] = field(default_factory=lambda: dict(OWN_NOISE))      # see noise.open_training_sources
     snr: tuple[Decibels, Decibels] = (-10.0, 20.0)          # dB, drawn evenly
     p_clean: Share = 0.3                                    # share of sounds left without noise
@@ -291,9 +292,9 @@ def _check(config: Config, path: Path) -> None:
     if not config.train.steps and not config.reliability.variants:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
                         "Correct it, or set reliability.variants.")
-    if config.data.p_audio_visual + config.data.p_audio > 1 + 1e-9:
-        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {config.data.p_audio_visual + config.data.p_audio:.2f}, but "
-                        "the rest to 1 is the share of video alone.  Lower one of them.")
+    if (share := config.data.p_audio_visual + config.data.p_audio) > 1 + 1e-9:
+        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but the rest to 1 is the share of video "
+                        "alone.  Lower one of them.")
     known = [f.name for f in fields(Augment)]
     for name in config.data.augment:
         if name not in known:

@@ -85,7 +85,7 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
     with told(go_on):
         from avsr.config import read_config
 
-        settings = read_config(config, overrides)
+        settings = read_config(config, overrides, lambda sentence: say(f"warning: {sentence}") if is_first_process() else None)
         folder = Path(output_dir or Path("runs") / settings.name)
         from avsr.train import TrainOptions, train  # heavy imports wait until the config is known to be sound
 
