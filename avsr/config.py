@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from avsr.augment import MOST, Augment
 from avsr.errors import BadConfig
 from avsr.schema import Between, is_number, type_hints
-from avsr.textfiles import read_toml, shown
+from avsr.textfiles import quote, read_toml
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
@@ -174,7 +174,7 @@ def _read(path: Path, told: dict[str, None], above: tuple[Path, ...] = ()) -> di
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
-        raise BadConfig(f"{path}: extends is {shown(other)}, but must be the name of a file in the same folder.  Correct it.")
+        raise BadConfig(f"{path}: extends is {quote(other)}, but must be the name of a file in the same folder.  Correct it.")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
     return _merged(_read(path.with_name(other), told, (path, *above)), values)
@@ -189,10 +189,11 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above: str = "") -> dict[str, Any]:
+def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above: str = "", below: str = "") -> dict[str, Any]:
     """A table under this version's keys; `told` gets a sentence for each key of a former version.
 
-    above: the table's own old name, with a dot. Raises BadConfig where a removed key asks for what no longer exists.
+    above, below: the old and the new name of the table itself, with a dot. Raises BadConfig where a removed key asks for
+    something that no longer exists.
     """
     out = {}
     for key, value in values.items():
@@ -205,10 +206,10 @@ def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above
             continue
         new = RENAMED.get(old, key)
         if new != key:
-            told[f"{where}: {old} is now called {new}.  Rename it."] = None
+            told[f"{where}: {old} is now called {below}{new}; the old name still works."] = None
             if new in values:
-                raise BadConfig(f"{where}: {old} is now called {new}, and both are there.  Remove {key}.")
-        out[new] = _renamed(value, where, told, f"{old}.") if isinstance(value, Mapping) else value
+                raise BadConfig(f"{where}: {old} is now called {below}{new}, and both are there.  Remove {old}.")
+        out[new] = _renamed(value, where, told, f"{old}.", f"{below}{new}.") if isinstance(value, Mapping) else value
     return out
 
 
@@ -224,7 +225,7 @@ def _override(values: dict[str, Any], override: str, told: dict[str, None]) -> N
     *sections, last = key.strip().split(".")
     for name in (last, *reversed(sections)):
         table = {name: table}
-    table = _renamed(table, f"--set {key.strip()}", told)
+    table = _renamed(table, "--set", told)
     for _ in sections:
         ((name, table),) = table.items()
         values = values.setdefault(name, {})
@@ -245,7 +246,7 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
             raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise BadConfig(f"{path}: {prefix}{key} is a section, not {shown(value)}.  "
+                raise BadConfig(f"{path}: {prefix}{key} is a section, not {quote(value)}.  "
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
@@ -273,7 +274,7 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
         return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
     if kind in (int, float) and is_number(value, kind):
         if bounds is not None and not bounds.least <= value <= bounds.most:
-            raise BadConfig(f"{what} is {shown(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
+            raise BadConfig(f"{what} is {quote(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
         return kind(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value
@@ -281,13 +282,13 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
     if kind is tuple:
         inner = typing.get_args(hint)
         name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
-    raise BadConfig(f"{what} is {shown(value)}, but must be {name}.  Correct it.")
+    raise BadConfig(f"{what} is {quote(value)}, but must be {name}.  Correct it.")
 
 
 def _check(config: Config, path: Path) -> None:
     """Settings that go together, and the sections without which nothing can be learnt."""
     if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
-        raise BadConfig(f"{path}: name is {shown(config.name)}, but names the folder of the run within runs/.  Use "
+        raise BadConfig(f"{path}: name is {quote(config.name)}, but names the folder of the run within runs/.  Use "
                         "letters, digits and dashes.")
     if not config.train.steps and not config.reliability.variants:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
@@ -304,7 +305,7 @@ def _check(config: Config, path: Path) -> None:
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
-            raise BadConfig(f"{path}: data.optional.{name} is {shown(one)}, but must be a table of two "
+            raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     for name, amount in config.data.augment.items():
         _fit(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], f"{path}: data.augment.{name}")

@@ -26,7 +26,7 @@ from avsr.features import features
 from avsr.models.decoder import Memory
 from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
-from avsr.schema import Misfit, fit_table
+from avsr.schema import InvalidValue, validate_table
 from avsr.transcript import Word
 
 MIN_SAMPLES = SAMPLE_RATE // 10                             # less than 0.1 s of sound holds no speech
@@ -37,10 +37,17 @@ MAX_OOD_DISTANCE = 1.1
 
 
 class MouthCrops(Protocol):
-    """The mouth of an utterance: images (T, 96, 96) uint8 grey, missing (T,) bool. lips.Mouths and cache.Cached are such."""
+    """The mouth of an utterance, a lips.Mouths or a cache.Cached."""
 
-    images: np.ndarray
-    missing: np.ndarray
+    @property
+    def images(self) -> np.ndarray:
+        """(T, 96, 96) uint8 grey."""
+        ...
+
+    @property
+    def missing(self) -> np.ndarray:
+        """(T,) bool, whether no face was found in a frame."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -173,8 +180,8 @@ class Recogniser:
         if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
             raise BadCheckpoint(f"{name}: its search settings {listed(unknown)} are not known here.  {remedy}")
         try:
-            wanted = fit_table(DecodeOptions, wanted, "search.")
-        except Misfit as error:
+            wanted = validate_table(DecodeOptions, wanted, "search.")
+        except InvalidValue as error:
             raise BadCheckpoint(f"{name}: {error}.  {remedy}") from error
         return DecodeOptions(**{**wanted, **{name: value for name, value in asked.items() if value is not None}})
 

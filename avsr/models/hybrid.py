@@ -9,7 +9,7 @@ uses one modality, which its weights decide.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,10 @@ class HybridDims:
     grey_mean: Annotated[float, Between(0, 1)] = GREY_MEAN  # of the grey levels / 255 of its training clips
     grey_std: Annotated[float, Between(1e-3, 1)] = GREY_STD
     n_mels: Annotated[int, Between(0, 0)] = 0               # the input is the waveform, see features.standardise
+
+    @property
+    def n_context(self) -> None:
+        """See protocol.ModelDims: there is no limit."""
 
     def __post_init__(self):
         """Raises ValueError where the sizes do not go together, or one is 0; upper bounds are checked by `schema`."""
@@ -126,7 +130,7 @@ class HybridAVSR(Network):
     weights of `project` and `embedding`; the biases of the keys, which no softmax sees, are left out."""
 
     memory_rate = VIDEO_FPS
-    ctc_units = "tokens"
+    ctc_units: Literal["letters", "tokens"] = "tokens"
 
     def __init__(self, dims: HybridDims):
         super().__init__()

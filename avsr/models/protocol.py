@@ -11,7 +11,8 @@ from avsr.models.fusion import ReliabilityEstimator
 
 
 class ModelDims(Protocol):
-    """The sizes that all networks have; n_mels 0: the network takes the waveform, see features.features."""
+    """The sizes that all networks have. n_mels 0: the network takes the waveform, see features.features. n_context: the most
+    tokens that it can write, None for no limit."""
 
     @property
     def width(self) -> int: ...
@@ -23,6 +24,8 @@ class ModelDims(Protocol):
     def n_decoder_layers(self) -> int: ...
     @property
     def n_heads(self) -> int: ...
+    @property
+    def n_context(self) -> int | None: ...
 
 
 class SpeechModel(Protocol):
@@ -32,10 +35,14 @@ class SpeechModel(Protocol):
     decoder's own tokens, in which case both are searched together. reliability: the estimator of how reliable the video is.
     """
 
-    memory_rate: int
-    ctc_units: Literal["letters", "tokens"]
-    decoder: Decoder
-    reliability: ReliabilityEstimator | None
+    @property
+    def memory_rate(self) -> int: ...
+    @property
+    def ctc_units(self) -> Literal["letters", "tokens"]: ...
+    @property
+    def decoder(self) -> Decoder: ...
+    @property
+    def reliability(self) -> ReliabilityEstimator | None: ...
 
     @property
     def dims(self) -> ModelDims:

@@ -34,7 +34,7 @@ from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
 from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
-from avsr.runtime import Progress, most_processes, n_cores, no_progress, pick_device
+from avsr.runtime import Progress, max_processes, n_cores, no_progress, pick_device
 from avsr.train.data import noise_mixer, training_manifests, validation_rows
 from avsr.train.forced_alignment import with_word_times
 from avsr.train.initialise import initialise, model_path, rate, to_save, training_facts
@@ -247,7 +247,7 @@ class Trainer:
 
     def _n_workers(self) -> int:
         """`data.workers`, or the most processes that suit this machine; the batches are the same with any number."""
-        asked, most = self.config.data.workers, most_processes()
+        asked, most = self.config.data.workers, max_processes()
         if asked > most:
             self.say(f"data.workers is {asked}, and {most} are started: more would only take memory on {n_cores()} cores.")
         return min(asked, most)

@@ -33,7 +33,7 @@ from avsr.models.fusion import TEMPERATURE, ReliabilityEstimator
 from avsr.rates import FEATURE_RATE, MEMORY_PER_FRAME
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, no_progress
-from avsr.text import normalise, spell
+from avsr.text import normalise, target_tokens
 from avsr.train.valid import GREEDY
 
 P_MISMATCHED, P_UNREADABLE = 0.3, 0.1                       # shares of the mouths
@@ -202,7 +202,7 @@ def _errors(recogniser: Recogniser, memory: Memory, text: str) -> Tensor:
     """Word errors (N,) of greedy search, for utterances that all say `text`, as a share of its words, at most 1.
 
     The search ends after twice as many tokens as the text has, and four more."""
-    options = replace(GREEDY, max_tokens=2 * len(spell(recogniser.tokenizer, text)) + 4)
+    options = replace(GREEDY, max_tokens=2 * len(target_tokens(recogniser.tokenizer, text)) + 4)
     reference, out = normalise(text), []
     for found in recogniser.decode(memory, options):
         score = word_errors(reference, normalise(recogniser.detokenize(found.tokens)))
