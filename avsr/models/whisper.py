@@ -124,7 +124,7 @@ def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[s
 
 
 def is_whispers(name: str) -> bool:
-    """Whether a weight is one that Whisper has too: not of the video encoder, fusion, CTC heads or the reliability estimator."""
+    """Whether Whisper has a weight too, so that it is not of the video encoder, fusion, CTC or the reliability estimator."""
     added = ("video.", "fusion_layers.", "ctc.", "reliability.", "audio.local.")
     return not (name.startswith(added) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
 
