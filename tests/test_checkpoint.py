@@ -224,10 +224,10 @@ def edit(folder, change):
 WRONG = {
     "another rate": (lambda f: f["rates"].update(VIDEO_FPS=30), "made with VIDEO_FPS = 30, here it is 25"),
     "a rate unknown here": (lambda f: f["rates"].update(GRAVITY=9.81), "made with GRAVITY = 9.81, here it is null"),
-    "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), "mouth crop: field 'colour' is not known"),
-    "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), "mouth crop: field 'smooth' is not there"),
+    "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), 'mouth crop: field "colour" is not known'),
+    "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), 'mouth crop: field "smooth" is not there'),
     "a strange dims field": (lambda f: f["dims"].update(depth=3), "its Dims differ from this version's in depth"),
-    "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"), "dims.lips is 'resnet99', but must be one of resnet18"),
+    "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"), 'dims.lips is "resnet99", but must be one of resnet18'),
     "weights of other dims": (lambda f: f["dims"].update(width=32), "its weights do not fit its dims"),
     "a newer layout": (lambda f: f.update(layout=2), "layout 2, known is 1.  Install a newer avsr"),
     "no layout": (lambda f: f.pop("layout"), "layout null"),
