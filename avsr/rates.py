@@ -32,11 +32,6 @@ def frames_to_seconds(n_frames: int) -> float:
     return n_frames / VIDEO_FPS
 
 
-def seconds_to_frames(seconds: float) -> int:
-    """Number of the video frame nearest to a time in seconds."""
-    return round(seconds * VIDEO_FPS)
-
-
 def frames_to_samples(n_frames: int) -> int:
     """Audio samples spanned by `n_frames` video frames."""
     return n_frames * SAMPLES_PER_FRAME

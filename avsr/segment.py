@@ -222,7 +222,7 @@ class ExtensionOptions:
 
     margin: dB below the level of the segment before. floor: dB full scale that are quiet in any case.
     unheard: dB full scale, taken for the level of speech until some has been found. missing: share of frames without a face.
-    block, least: frames that are judged at once, and fewer than which are no word.
+    block: frames that are judged at once. shortest: fewer frames than this are no word.
     """
 
     margin: float = 4.0
@@ -230,7 +230,7 @@ class ExtensionOptions:
     unheard: float = -20.0
     missing: float = 0.5
     block: int = 25
-    least: int = 5
+    shortest: int = 5
 
 
 class SegmentExtension:

@@ -1,6 +1,10 @@
-"""Listening and looking: a recording in windows, segments of speech out, each with its sound and its speaker's mouth.
+"""The stream reader: a recording in, windows of its sound and of its speaker's mouth out, in memory that does not grow.
 
-    media.Recording -> Clip windows -> (segment.VadSegmenter, faces.FaceTracker -> lips.MouthCropper -> choose) -> Window
+    media.Recording -> Clips -> faces.FaceTracker -> lips.MouthCropper -> choose -> Window
+                             -> segment.VadSegmenter -> SpeechSegment
+
+`transcribe` iterates over the speech segments of a recording. `prepare` and `explain` ask for windows of their own choosing.
+All three get the same sound and the same mouths, bit for bit.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,15 +27,17 @@ from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
 from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadSegmenter
 
-VIDEO_WINDOW_FRAMES = 100                                         # to a window with pictures: 4 s, 276 MB at 1280x720
-AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES                                # to a window of sound alone: 30 s, 2 MB
+VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
+AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Window:
-    """A segment on its way to the network: sound (S,) float32 or None, mouths over its frames or None.
+    """The sound (S,) float32 and the mouths of a segment; each is None where the recording has none there.
 
-    unextended: of a segment that was widened, what it holds without that, none or several; None for any other.
+    unextended: for an extended segment, the windows of the speech segments that it was made from; None for any other.
     """
 
     segment: SpeechSegment
@@ -40,79 +47,206 @@ class Window:
 
 
 class StreamReader:
-    """The segments of a recording in order, each as soon as its sound and its mouths are complete. Iterate once.
+    """Reads a recording once, from start to end, and keeps only the sound and the mouths that are still needed.
 
-    mouth_crop: how mouths are cut out, None to listen only. vad: cut at pauses, or every 30 s as they come.
-    extension: widen segments by what may be speech that noise hides, see segment.SegmentExtension; needs mouth_crop and vad.
-    save_lips: a folder for a small video of the mouths. duration_s: seconds of the recording taken in so far, which `progress`
-    is told as they grow; stage: the words before the recording's name there. loudness: of the sound taken in so far, as it is
-    in the recording; what is very quiet is amplified before it is listened to.
+    Iterating over the reader gives one Window for each speech segment, as soon as its sound and its mouths are complete.
+    For other windows, iterate over `clips`, take each `window` once its last frame is `settled`, and `forget` what is over.
+
+    mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments are 30 s long and
+    cover the whole recording. extension: extend segments by what may be speech hidden in noise, see
+    segment.SegmentExtension; this needs mouth_crop and vad. save_lips: a folder, or an .mp4 file, for a small video of the
+    mouths. stage: the words before the name of the recording when `progress` is told. amplify: make very quiet sound louder,
+    see media.Recording.gain.
+
+    n_frames: frames read so far. duration_s: seconds read so far. ended: whether the recording has been read to its end.
+    loudness: the level of the sound read so far, before it is amplified.
     """
 
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
-                 extension: bool = False, save_lips: Path | None = None,
-                 stage: str = "transcribing", progress: Progress = no_progress):
+                 extension: bool = False, save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
+                 progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
-        self.recording, self.mouth_crop, self.vad, self.extension = recording, mouth_crop, vad, extension
-        self.save_lips, self.duration_s, self.loudness = save_lips, 0.0, Loudness()
+        self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
+        self.vad, self.extension = vad and recording.has_audio, extension
         self.stage, self.progress = f"{stage} {Path(recording.name).name}", progress
+        self.n_frames, self.duration_s, self.ended, self.loudness = 0, 0.0, False, Loudness()
+        self._sound = _Sound(keep_all=save_lips is not None)
+        self._mouths: _Mouths | None = None
 
     def __iter__(self) -> Iterator[Window]:
-        ears, waiting = _Ears(self.vad), []
+        segments: _DetectedSpeech | _EqualParts = _DetectedSpeech() if self.vad else _EqualParts()
+        gaps = _Gaps(self) if self.extension else None
+        waiting: list[SpeechSegment] = []
+        for clip in self.clips():
+            waiting += segments.update(clip)
+            n_ready = sum(segment.end_frame <= self.settled for segment in waiting)
+            ready, waiting = waiting[:n_ready], waiting[n_ready:]
+            oldest = min([segments.settled] + [segment.start_frame for segment in waiting])
+            if gaps is not None:
+                ready = gaps.update(ready, min(oldest, self.settled))
+                oldest = min(oldest, gaps.oldest)
+            yield from map(self.window, ready)
+            self.forget(oldest)
+            self.progress(self.stage, self.duration_s, self.recording.duration_s, "s")
+        waiting += segments.finish(self.n_frames)
+        yield from map(self.window, waiting if gaps is None else gaps.finish(waiting))
+        if self.save_lips is not None and self._mouths is not None:
+            self._mouths.save(lips_path(self.save_lips, self.recording.name), self.n_frames, self._sound.all)
+
+    def clips(self, n_frames: int | None = None, *, faces_from: int = 0) -> Iterator[media.Clip]:
+        """Decode the recording in Clips of `n_frames`; each Clip is given after its sound and its mouths have been kept.
+
+        faces_from: a frame before which no mouth will be asked for. Faces are then looked for from a little before it.
+        """
+        usual = AUDIO_WINDOW_FRAMES if self.mouth_crop is None else VIDEO_WINDOW_FRAMES
+        gain = self.recording.gain if self.amplify else 1.0
         with ExitStack() as stack:
-            eyes = None
             if self.mouth_crop is not None:
-                eyes = stack.enter_context(_Eyes(self.mouth_crop, keep_all=self.save_lips is not None))
-            gaps = _Gaps(ears, eyes) if self.extension else None
-            for clip in self.recording.windows(AUDIO_WINDOW_FRAMES if eyes is None else VIDEO_WINDOW_FRAMES):
+                self._mouths = _Mouths(self.mouth_crop, keep_all=self.save_lips is not None)
+                stack.callback(self._mouths.tracker.close)
+            for clip in self.recording.windows(n_frames or usual):
+                self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
                 if clip.audio is not None:
                     self.loudness.update(clip.audio)
-                    clip = replace(clip, audio=amplified(clip.audio, self.recording.gain))
-                waiting += ears.update(clip)
-                if eyes is not None:
-                    eyes.update(clip)
-                n_ready = sum(eyes is None or segment.end_frame <= eyes.settled for segment in waiting)
-                ready, waiting = waiting[:n_ready], waiting[n_ready:]
-                oldest = min([ears.settled] + [segment.start_frame for segment in waiting])
-                if gaps is not None:
-                    ready = gaps.update(ready, min(oldest, eyes.settled))
-                    oldest = min(oldest, gaps.oldest)
-                for segment in ready:
-                    yield _take(segment, ears, eyes)
-                for sense in (ears, eyes):
-                    if sense is not None:
-                        sense.forget(oldest)
-                self.duration_s = clip.start_s + clip.duration_s
-                self.progress(self.stage, self.duration_s, self.recording.duration_s, "s")
-            if eyes is not None:
-                eyes.finish()
-            waiting += ears.finish()
-            for segment in waiting if gaps is None else gaps.finish(waiting):
-                yield _take(segment, ears, eyes)
-            if eyes is not None and self.save_lips is not None:
-                eyes.save(lips_path(self.save_lips, self.recording.name))
+                    clip = replace(clip, audio=amplified(clip.audio, gain))
+                    self._sound.add(clip)
+                if self._mouths is not None and self.n_frames > faces_from - self._mouths.lag:
+                    self._mouths.add(clip)
+                yield clip
+            if self._mouths is not None:
+                self._mouths.finish()
+            self.ended = True
+
+    @property
+    def settled(self) -> int:
+        """The frame before which sound and mouths are final."""
+        return self.n_frames if self._mouths is None or self.ended else self.n_frames - self._mouths.lag
+
+    def window(self, segment: SpeechSegment) -> Window:
+        """The sound and the mouths of a segment that ends before `settled` and was not forgotten."""
+        unextended = None if segment.unextended is None else tuple(map(self.window, segment.unextended))
+        audio = self.audio(segment)
+        return Window(segment, audio, self.mouths(segment, audio), unextended)
+
+    def audio(self, segment: SpeechSegment) -> np.ndarray | None:
+        """The sound (S,) float32 of a segment; None without sound."""
+        return self._sound.of(segment)
+
+    def mouths(self, segment: SpeechSegment, audio: np.ndarray | None = None) -> Mouths | None:
+        """The mouths of the person who most likely speaks; None where nobody is seen. audio: see lips.choose."""
+        return None if self._mouths is None else choose(self._mouths.kept, segment.start_frame, segment.end_frame, audio)
+
+    def forget(self, before: int) -> None:
+        """Drop sound and mouths from before a frame: no window that begins earlier will be asked for."""
+        self._sound.forget(before)
+        if self._mouths is not None:
+            self._mouths.forget(before)
 
 
-def _take(segment: SpeechSegment, ears: _Ears, eyes: _Eyes | None) -> Window:
-    unextended = None if segment.unextended is None else tuple(_take(one, ears, eyes) for one in segment.unextended)
-    audio = ears.take(segment)
-    return Window(segment, audio, None if eyes is None else eyes.take(segment, audio), unextended)
+class _Sound:
+    """The sound of the clips that may still be needed. all: the sound of all clips, if asked for."""
+
+    def __init__(self, *, keep_all: bool):
+        self.keep_all = keep_all
+        self.kept: list[tuple[int, np.ndarray]] = []         # first frame, samples
+        self.all: list[np.ndarray] = []
+
+    def add(self, clip: media.Clip) -> None:
+        assert clip.audio is not None
+        self.kept.append((clip.start_frame, clip.audio))
+        if self.keep_all:
+            self.all.append(clip.audio)
+
+    def of(self, segment: SpeechSegment) -> np.ndarray | None:
+        parts = []
+        for start, samples in self.kept:
+            low, high = frames_to_samples(segment.start_frame - start), frames_to_samples(segment.end_frame - start)
+            if high > 0 and low < len(samples):
+                parts.append(samples[max(0, low):high])
+        return np.concatenate(parts) if parts else None
+
+    def forget(self, before: int) -> None:
+        self.kept = [(start, samples) for start, samples in self.kept if start + samples_to_frames(len(samples)) > before]
 
 
-def why_unreadable(mouths: Mouths | None, max_missing: float) -> str | None:
-    """What keeps a segment from being lip-read: "missing" where too few frames show a face, "still" where too few show
-    a mouth that moves, None where nothing does. max_missing: share of the frames that may do so."""
-    if mouths is None or mouths.missing.mean() > max_missing:
-        return "missing"
-    motionless = sync.motionless(mouths.images, mouths.missing)
-    return "still" if (mouths.missing | motionless).mean() > max_missing else None
+class _Mouths:
+    """Everybody's mouths that may still be needed. all: all mouths, if asked for.
+
+    lag: frames that tracker and cropper may hold back until they are final.
+    """
+
+    def __init__(self, mouth_crop: MouthCropSettings, *, keep_all: bool):
+        self.tracker, self.cropper = FaceTracker(landmarks=mouth_crop.landmarks), MouthCropper(mouth_crop)
+        self.lag = self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
+        self.keep_all = keep_all
+        self.kept: list[Mouths] = []
+        self.all: list[Mouths] = []
+
+    def add(self, clip: media.Clip) -> None:
+        self._keep(self.cropper.update(clip, self.tracker.update(clip)))
+
+    def finish(self) -> None:
+        self._keep(self.cropper.finish(self.tracker.finish()))
+
+    def _keep(self, mouths: list[Mouths]) -> None:
+        self.kept += mouths
+        if self.keep_all:
+            self.all += mouths
+
+    def forget(self, before: int) -> None:
+        self.kept = [mouths for mouths in self.kept if mouths.end_frame > before]
+
+    def save(self, path: Path, n_frames: int, sound: list[np.ndarray]) -> None:
+        """Write the mouths of the whole recording, with its sound, as a small video."""
+        audio = np.concatenate(sound) if sound else None
+        chosen = choose(self.all, 0, n_frames, audio)
+        if chosen is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            media.write(chosen.images, path, audio=audio)
+
+
+class _DetectedSpeech:
+    """Speech segments by voice activity detection."""
+
+    def __init__(self):
+        self._probability, self._segmenter = SpeechProbability(), VadSegmenter()
+
+    @property
+    def settled(self) -> int:
+        """The frame before which no further segment begins."""
+        return self._segmenter.settled
+
+    def update(self, clip: media.Clip) -> list[SpeechSegment]:
+        assert clip.audio is not None, "speech cannot be detected without sound"
+        return self._segmenter.update(self._probability.update(clip.audio))
+
+    def finish(self, n_frames: int) -> list[SpeechSegment]:
+        segments = self._segmenter.update(self._probability.finish()) + self._segmenter.finish()
+        return [replace(segment, end_frame=min(segment.end_frame, n_frames)) for segment in segments]
+
+
+class _EqualParts:
+    """Segments of SEGMENT_FRAMES, one after the other, as _DetectedSpeech gives them."""
+
+    def __init__(self):
+        self.settled = 0
+
+    def update(self, clip: media.Clip) -> list[SpeechSegment]:
+        segments = []
+        while clip.start_frame + clip.n_frames - self.settled >= SEGMENT_FRAMES:
+            segments.append(SpeechSegment(self.settled, self.settled + SEGMENT_FRAMES))
+            self.settled += SEGMENT_FRAMES
+        return segments
+
+    def finish(self, n_frames: int) -> list[SpeechSegment]:
+        return [SpeechSegment(self.settled, n_frames)] if n_frames > self.settled else []
 
 
 class _Gaps:
-    """What lies between segments, judged in blocks as soon as it has been heard and seen."""
+    """The gaps between speech segments, cut into blocks, with which the segments are extended where they may be speech."""
 
-    def __init__(self, ears: _Ears, eyes: _Eyes):
-        self.ears, self.eyes, self.extension, self.reached = ears, eyes, SegmentExtension(), 0
+    def __init__(self, reader: StreamReader):
+        self.reader, self.extension, self.reached = reader, SegmentExtension(), 0
 
     @property
     def oldest(self) -> int:
@@ -120,134 +254,52 @@ class _Gaps:
         return self.reached if self.extension.open is None else self.extension.open.start_frame
 
     def update(self, segments: list[SpeechSegment], upto: int) -> list[SpeechSegment]:
-        """The next segments, before frame `upto`, where the next one may begin -> segments to be recognised."""
+        """The segments to be recognised, given the next speech segments before frame `upto`, where another may begin."""
         out = []
         for segment in segments:
             out += self._between(segment.start_frame, over=True)
-            out += self.extension.speech(segment, self.ears.take(segment))
+            out += self.extension.speech(segment, self.reader.audio(segment))
             self.reached = segment.end_frame
         return out + self._between(upto)
 
     def finish(self, segments: list[SpeechSegment]) -> list[SpeechSegment]:
-        """The last segments."""
-        return self.update(segments, self.reached) + self._between(self.ears.n_frames, over=True) + self.extension.finish()
+        """The last segments to be recognised, given the last speech segments of the recording."""
+        out = self.update(segments, self.reached) + self._between(self.reader.n_frames, over=True)
+        return out + self.extension.finish()
 
     def _between(self, end: int, *, over: bool = False) -> list[SpeechSegment]:
-        """Blocks up to `end`; if the gap is `over` there, what is too short for a block joins the last one."""
-        out, n_block, least = [], self.extension.options.block, self.extension.options.least
-        while (left := end - self.reached) >= (least if over else n_block + least):
-            block = SpeechSegment(self.reached, end if left < n_block + least else self.reached + n_block)
-            mouths, self.reached = self.eyes.take(block), block.end_frame
-            out += self.extension.between(block, self.ears.take(block), None if mouths is None else mouths.missing)
+        """Blocks up to `end`. If the gap is `over` there, a rest that is too short for a block joins the last block."""
+        out, n_block, shortest = [], self.extension.options.block, self.extension.options.shortest
+        while (left := end - self.reached) >= (shortest if over else n_block + shortest):
+            block = SpeechSegment(self.reached, end if left < n_block + shortest else self.reached + n_block)
+            mouths, self.reached = self.reader.mouths(block), block.end_frame
+            out += self.extension.between(block, self.reader.audio(block), None if mouths is None else mouths.missing)
         return out
 
 
-class _Ears:
-    """Sound and the segments it falls into; keeps what may still be needed."""
-
-    def __init__(self, vad: bool):
-        self.probability = SpeechProbability() if vad else None
-        self.cutter = VadSegmenter()
-        self.chunks: list[tuple[int, np.ndarray]] = []      # first frame, samples
-        self.n_frames = self.taken = 0
-
-    def update(self, clip: media.Clip) -> list[SpeechSegment]:
-        self.n_frames = clip.start_frame + clip.n_frames
-        if clip.audio is not None:
-            self.chunks.append((clip.start_frame, clip.audio))
-        if self.probability is not None and clip.audio is not None:
-            return self.cutter.update(self.probability.update(clip.audio))
-        segments = []
-        while self.n_frames - self.taken >= SEGMENT_FRAMES:
-            segments.append(SpeechSegment(self.taken, self.taken + SEGMENT_FRAMES))
-            self.taken += SEGMENT_FRAMES
-        return segments
-
-    def finish(self) -> list[SpeechSegment]:
-        if self.probability is not None:
-            segments = self.cutter.update(self.probability.finish()) + self.cutter.finish()
-            return [replace(segment, end_frame=min(segment.end_frame, self.n_frames)) for segment in segments]
-        return [SpeechSegment(self.taken, self.n_frames)] if self.n_frames > self.taken else []
-
-    @property
-    def settled(self) -> int:
-        return self.taken if self.probability is None else self.cutter.settled
-
-    def take(self, segment: SpeechSegment) -> np.ndarray | None:
-        parts = []
-        for start, samples in self.chunks:
-            low, high = frames_to_samples(segment.start_frame - start), frames_to_samples(segment.end_frame - start)
-            if high > 0 and low < len(samples):
-                parts.append(samples[max(0, low):high])
-        return np.concatenate(parts) if parts else None
-
-    def forget(self, before: int) -> None:
-        self.chunks = [(start, samples) for start, samples in self.chunks if start + samples_to_frames(len(samples)) > before]
-
-
-class _Eyes:
-    """Everybody's mouths; keeps what may still be needed, or all of them for `save`."""
-
-    def __init__(self, mouth_crop: MouthCropSettings, *, keep_all: bool):
-        self.tracker, self.cropper = FaceTracker(landmarks=mouth_crop.landmarks), MouthCropper(mouth_crop)
-        # Frames that tracker and cropper may hold back, see there.
-        self.lag = self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
-        self.mouths: list[Mouths] = []
-        self.kept: list[Mouths] = []
-        self.audio: list[np.ndarray] = []
-        self.keep_all, self.settled, self.n_frames = keep_all, 0, 0
-
-    def __enter__(self) -> _Eyes:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.tracker.close()
-
-    def update(self, clip: media.Clip) -> None:
-        self._add(self.cropper.update(clip, self.tracker.update(clip)))
-        self.n_frames = clip.start_frame + clip.n_frames
-        self.settled = self.n_frames - self.lag
-        if self.keep_all and clip.audio is not None:
-            self.audio.append(clip.audio)
-
-    def finish(self) -> None:
-        self._add(self.cropper.finish(self.tracker.finish()))
-        self.settled = self.n_frames
-
-    def _add(self, mouths: list[Mouths]) -> None:
-        self.mouths += mouths
-        if self.keep_all:
-            self.kept += mouths
-
-    def take(self, segment: SpeechSegment, audio: np.ndarray | None = None) -> Mouths | None:
-        return choose(self.mouths, segment.start_frame, segment.end_frame, audio)
-
-    def forget(self, before: int) -> None:
-        self.mouths = [mouths for mouths in self.mouths if mouths.end_frame > before]
-
-    def save(self, path: Path) -> None:
-        """All chosen mouths of the recording, with its sound, as a small video."""
-        audio = np.concatenate(self.audio) if self.audio else None
-        chosen = choose(self.kept, 0, self.n_frames, audio)
-        if chosen is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            media.write(chosen.images, path, audio=audio)
+def why_unreadable(mouths: Mouths | None, max_missing: float) -> str | None:
+    """Why a segment cannot be lip-read: "missing" where too few frames show a face, "still" where too few show a mouth that
+    moves, None where nothing is wrong. max_missing: the largest share of frames of which this may be true."""
+    if mouths is None or mouths.missing.mean() > max_missing:
+        return "missing"
+    motionless = sync.motionless(mouths.images, mouths.missing)
+    return "still" if (mouths.missing | motionless).mean() > max_missing else None
 
 
 def lips_path(place: Path, recording: str) -> Path:
-    """Where mouths of a recording are written: `place` itself where it ends in .mp4, else NAME.lips.mp4 in that folder."""
+    """The file for the mouths of a recording: `place` itself where it ends in .mp4, else NAME.lips.mp4 in that folder."""
     return place if place.suffix == ".mp4" else place / f"{Path(recording).stem}.lips.mp4"
 
 
-def prefetch(items: Iterable, n: int) -> Iterator:
-    """The same items, made by a thread that runs up to `n` of them ahead. Its exception is raised here."""
-    line: queue.Queue = queue.Queue(maxsize=n)
+def prefetch(items: Iterable[T], n: int) -> Iterator[T]:
+    """The same items, made by a thread that runs up to `n` of them ahead. An exception in the thread is raised here."""
+    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=n)
     stop, end = threading.Event(), object()
 
-    def put(item: object) -> None:
+    def put(item: object, error: BaseException | None = None) -> None:
         while not stop.is_set():
             try:
-                return line.put(item, timeout=0.1)
+                return made.put((item, error), timeout=0.1)
             except queue.Full:
                 continue
         return None
@@ -255,18 +307,18 @@ def prefetch(items: Iterable, n: int) -> Iterator:
     def work() -> None:
         try:
             for item in items:
-                put((item, None))
+                put(item)
                 if stop.is_set():
                     break
-            put((end, None))
+            put(end)
         except BaseException as error:                      # raised again where the items are used
-            put((end, error))
+            put(end, error)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
         while True:
-            item, error = line.get()
+            item, error = made.get()
             if error is not None:
                 raise error
             if item is end:

@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
             torch.nn.init.constant_(parameter, 0.7)
-    checkpoint.save(Checkpoint("random", model, tokenizer, pad_seconds=None, lips_trained=True), folder / "random")
+    checkpoint.save(Checkpoint("random", model, tokenizer, pad_seconds=None, video_trained=True), folder / "random")
     return folder
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
-from avsr.config import OWN_NOISE, Config, DataConfig, JudgesConfig, LossConfig, ModelConfig, TrainConfig, read_config
+from avsr.config import OWN_NOISE, Config, DataConfig, LossConfig, ModelConfig, ReliabilityConfig, TrainConfig, read_config
 from avsr.errors import BadConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,19 +28,19 @@ def test_what_is_not_said_is_the_default(written):
     config = read_config(path)
     data = DataConfig(("a.jsonl",), valid=("b.jsonl",))
     assert config.data.noise == OWN_NOISE
-    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), JudgesConfig(), path.parent)
+    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), ReliabilityConfig(), path.parent)
     assert config.path("a.jsonl") == path.parent / "a.jsonl"
     assert config.path("/x/a.jsonl") == Path("/x/a.jsonl")
 
 
 def test_overrides_go_over_the_file_each_as_its_type(written):
     path = written(f'name = "mine"\n{DATA}snr = [0, 5]\n[train]\nsteps = 7\n')
-    config = read_config(path, ["train.steps=9", "train.lr=3e-4", "model.start=tiny.en", "data.snr=[-5, 5]", "loss.trust=1",
-                                "train.rates={\"audio.*\" = 0.0}", "model.dims.lips=compact", "data.noise.white=true"])
+    config = read_config(path, ["train.steps=9", "train.lr=3e-4", "model.start=tiny.en", "data.snr=[-5, 5]", "loss.reliability=1",
+                                "train.rates={\"audio.*\" = 0.0}", "model.dims.video_frontend=compact", "data.noise.white=true"])
     assert config.name == "mine"
     assert (config.train.steps, config.train.lr, config.model.start, config.data.snr) == (9, 3e-4, "tiny.en", (-5.0, 5.0))
-    assert config.loss.trust == 1.0
-    assert isinstance(config.loss.trust, float)
+    assert config.loss.reliability == 1.0
+    assert isinstance(config.loss.reliability, float)
     assert config.train.rates == {"audio.*": 0.0}
     assert config.model.dims == {"lips": "compact"}
     assert config.data.noise == {"white": True}
@@ -116,9 +116,11 @@ WRONG = {
     "text for a list": ("", ["data.train=a.jsonl"], 'data.train is "a.jsonl", but must be a list of texts'),
     "a list for a table": ("[model]\ndims = [1]", [], "model.dims is [1], but must be a table"),
     "a number for a section": ("loss = 3", [], "loss is a section, not 3.  Write [loss] above its settings."),
-    "a share above 1": ("", ["data.p_both=1.5"], "data.p_both is 1.5, but must be a number from 0 to 1.  Correct it."),
-    "a share below 0": ("", ["data.p_foreign=-0.5"], "data.p_foreign is -0.5, but must be a number from 0 to 1"),
-    "shares that are more than all": ("", ["data.p_both=0.6", "data.p_sound=0.6"], "data.p_both + data.p_sound is 1.20, but"),
+    "a share above 1": ("", ["data.p_audio_visual=1.5"],
+                        "data.p_audio_visual is 1.5, but must be a number from 0 to 1.  Correct it."),
+    "a share below 0": ("", ["data.p_mismatched=-0.5"], "data.p_mismatched is -0.5, but must be a number from 0 to 1"),
+    "shares that are more than all": ("", ["data.p_audio_visual=0.6", "data.p_audio=0.6"],
+                                      "data.p_audio_visual + data.p_audio is 1.20, but"),
     "loud before soft": ("", ["data.snr=[20, -10]"], "data.snr is [20, -10], but runs from the lowest to the highest.  Swap"),
     "a beta of 1": ("", ["train.betas=[0.9, 1.0]"], "train.betas is [0.9, 1.0], but both are from 0 to below 1"),
     "gates wider than open": ("", ["model.gates=1.0"], "model.gates is 1, but gates are between -1 and 1"),
@@ -170,8 +172,8 @@ def test_without_data_it_says_what_to_add(written, text, missing):
 
 
 def test_shares_that_are_all_but_for_rounding_are_taken(written):
-    config = read_config(written(DATA), ["data.p_both=0.9", "data.p_sound=0.1"])
-    assert 1 - config.data.p_both - config.data.p_sound < 0, "this pair shows nothing"
+    config = read_config(written(DATA), ["data.p_audio_visual=0.9", "data.p_audio=0.1"])
+    assert 1 - config.data.p_audio_visual - config.data.p_audio < 0, "this pair shows nothing"
 
 
 @pytest.mark.parametrize(("override", "says"), [
@@ -216,7 +218,7 @@ def numbers_of(kind):
                 yield name, inner
 
 
-@pytest.mark.parametrize("kind", [ModelConfig, DataConfig, LossConfig, TrainConfig, JudgesConfig])
+@pytest.mark.parametrize("kind", [ModelConfig, DataConfig, LossConfig, TrainConfig, ReliabilityConfig])
 def test_every_number_has_bounds(kind):
     unbounded = {name for name, hint in numbers_of(kind) if get_origin(hint) is not Annotated}
     assert unbounded <= {"gates", "betas"}                   # whose bounds are open: see _check

@@ -224,7 +224,7 @@ def model(folder, **dims):
     network = AVSR(Dims(**{"width": 32, "n_heads": 2, "n_audio_layers": 1, "n_video_layers": 1, "n_fusion_layers": 1,
                            "n_decoder_layers": 1, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 24, "lips": "compact",
                            "video_width": 32} | dims))
-    return checkpoint.save(Checkpoint(folder.name, network, tokenizer, pad_seconds=None, lips_trained=True), folder)
+    return checkpoint.save(Checkpoint(folder.name, network, tokenizer, pad_seconds=None, video_trained=True), folder)
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_training_shows_word_times_steps_validation_and_lessons(made, tmp_path):
     check(bars, {"finding word times": r"\d+ of 12 utterances", "training": r"\d+ of 10 steps",
                  "validating by sound": "0 of 3 utterances", "validating by lips": "0 of 3 utterances",
                  "validating by sound and lips": "0 of 3 utterances", "judges: encoding": r"\d+ of 12 utterances",
-                 "judges: making lessons": r"\d+ of 12 utterances", "judges: learning": ""})
+                 "judges: making samples": r"\d+ of 12 utterances", "judges: learning": ""})
     assert len(re.findall(r"^step \d+/10 ", text, re.MULTILINE)) == 10               # and a line for each step, as in a log
 
 
@@ -242,7 +242,7 @@ def test_training_shows_word_times_steps_validation_and_lessons(made, tmp_path):
 def test_two_processes_speak_with_one_voice(made, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     status, bars, text = watch(*torchrun, "-m", "avsr", "train", made / "config.toml", "-o", tmp_path / "run", "--device",
-                               "cpu", "--set", "train.steps=2", "--set", "judges.sights=0")
+                               "cpu", "--set", "train.steps=2", "--set", "reliability.variants=0")
     assert status == 0, text
     assert bars["training"] >= {"0 of 2 steps"}
     assert text.count("The model is") == 1

@@ -275,7 +275,7 @@ class Script:
         n_vocab, n_context = 100, 300
 
     dims = Dims()
-    spells_tokens = False
+    ctc_units = "letters"
 
     def __init__(self, monkeypatch, scripts):
         self.calls = []

@@ -38,13 +38,13 @@ def made(folder, **dims) -> Checkpoint:
     torch.manual_seed(0)
     model = AVSR(Dims(**{"width": 32, "n_heads": 2, "n_audio_layers": 2, "n_video_layers": 1, "n_fusion_layers": 1,
                          "n_decoder_layers": 2, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 16, "lips": "compact",
-                         "video_width": 32, "n_trust": 8, "n_heed": 8, **dims})).eval()
+                         "video_width": 32, "n_reliability": 8, "n_heed": 8, **dims})).eval()
     torch.nn.init.normal_(model.decoder.embedding.weight, std=0.5)
     torch.nn.init.normal_(model.video.project.weight, std=0.5)        # eyes wide open: what moves must make a difference
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
             torch.nn.init.constant_(parameter, 0.7)
-    return Checkpoint("random", model.requires_grad_(False), tokenizer, pad_seconds=None, lips_trained=True)
+    return Checkpoint("random", model.requires_grad_(False), tokenizer, pad_seconds=None, video_trained=True)
 
 
 @pytest.fixture(scope="module", params=[1, 0], ids=["exchange", "decoder only"])

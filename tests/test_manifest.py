@@ -257,8 +257,8 @@ def test_a_corpus_without_a_validation_split_gets_one_of_its_training_utterances
 
 def test_another_seed_draws_others():
     ids = [row.id for row in PEOPLE]
-    assert manifest.by_lot(ids, 0) != manifest.by_lot(ids, 1)
-    assert manifest.by_lot(ids, 0)[:5] == [id_ for id_ in manifest.by_lot([*ids, "new"], 0) if id_ != "new"][:5]
+    assert manifest.shuffled(ids, 0) != manifest.shuffled(ids, 1)
+    assert manifest.shuffled(ids, 0)[:5] == [id_ for id_ in manifest.shuffled([*ids, "new"], 0) if id_ != "new"][:5]
 
 
 def mouths(rng, n_frames: int) -> tuple[np.ndarray, np.ndarray]:

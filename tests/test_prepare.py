@@ -42,7 +42,7 @@ def fake_work(job: Job, tick, *, settings: PrepareSettings) -> list[Outcome]:
         rng = np.random.default_rng(int(utterance.id[1:4]))
         time.sleep(random.uniform(0, 0.01))
         tick()
-        flag = Path(settings.letters or "/nowhere") / utterance.id
+        flag = Path(os.environ.get("TEST_PREPARE_FLAGS", "/nowhere")) / utterance.id
         if utterance.id.endswith("kill") or (utterance.id.endswith("once") and not flag.exists()):
             if utterance.id.endswith("once"):
                 flag.touch()
@@ -173,9 +173,10 @@ def test_what_a_crash_or_a_power_cut_leaves_is_taken_up(undisturbed, cut, faked)
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked):
+def test_a_worker_that_is_killed_costs_its_clip_and_no_other(tmp_path, faked, monkeypatch):
+    monkeypatch.setenv("TEST_PREPARE_FLAGS", str(tmp_path))
     utterances = [Utterance(f"u{i:03d}{what}", f"{i}.mp4", "text") for i, what in enumerate(["", "once", "kill", "", ""])]
-    settings = PrepareSettings(workers=2, letters=str(tmp_path), max_dropped=0.1)
+    settings = PrepareSettings(workers=2, max_dropped=0.1)
     prepared = prepare.prepare(utterances, tmp_path / "out", settings=settings)
     assert [row.id for row in prepared.utterances] == ["u000", "u001once", "u003", "u004"]
     assert prepared.dropped == [Dropped("u002kill", "worker died")]
@@ -287,7 +288,7 @@ def test_a_folder_prepared_in_another_way_is_refused(tmp_path, faked):
         return prepare.prepare(made_up(4), tmp_path / "out", settings=PrepareSettings(workers=1, **settings))
 
     again()
-    with pytest.raises(BadManifest, match=r"lips\.smooth: 12 against 6"):
+    with pytest.raises(BadManifest, match=r"mouth_crop\.smooth: 12 against 6"):
         again(mouth_crop=MouthCropSettings(smooth=6))
     with pytest.raises(BadManifest, match="modality: av against a"):
         again(modality="a")
@@ -402,7 +403,7 @@ def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector
     (row,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
     assert np.array_equal(cache.read_entry(tmp_path / "out", row.cache).images, lips.crop(clip, track, recipe).images)
     told = avsr(*command).communicate()[1]
-    assert "lips.landmarks: blazeface-full-range-4 against mediapipe-mesh-478" in told
+    assert "mouth_crop.landmarks: blazeface-full-range-4 against mediapipe-mesh-478" in told
     assert "into an empty folder" in told
 
 

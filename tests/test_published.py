@@ -20,7 +20,7 @@ from avsr.cli import main
 from avsr.errors import AvsrError, BadCheckpoint, BadManifest, BadMedia, NoFace
 from avsr.lips import MOUTH_CROPS
 from avsr.lm import NGrams
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.text import write_sentencepiece
 from avsr.transcribe import transcribe
 
@@ -37,13 +37,13 @@ def made(tmp_path_factory):
     for modality, layers in LAYERS.items():
         torch.manual_seed(3)
         dims = HybridDims(width=32, n_heads=4, n_inside=64, n_decoder_layers=1, n_vocab=len(PIECES) + 2, n_fusion=16, **layers)
-        model = Hybrid(dims).eval()
+        model = HybridAVSR(dims).eval()
         with torch.no_grad():
             model.ctc.weight.mul_(8)
             model.decoder.out.weight.mul_(8)
             model.decoder.out.bias[-1] -= 6                 # not over at once
         models[modality] = Checkpoint(modality, model, tokenizer, mouth_crop=MOUTH_CROPS["auto-avsr"],
-                                      lips_trained="v" in modality, pad_seconds=None,
+                                      video_trained="v" in modality, pad_seconds=None,
                                       search={"beam_size": 4, "ctc_weight": 0.1, "length_penalty": 0.0})
     return models
 

@@ -48,34 +48,32 @@ def test_without_vad_nothing_is_left_out(hello):
     assert sum(len(one.audio) for one in heard) == 7 * len(hello)
 
 
-class Senses:
-    """Ears and eyes in one: as loud as speech everywhere, and somebody in sight, but for the `quiet` frames."""
+class Loud:
+    """A reader of a recording that is as loud as speech, with somebody in sight, but for the `quiet` frames."""
 
     def __init__(self, n_frames, quiet):
         self.n_frames, self.quiet, self.forgotten = n_frames, quiet, 0
 
-    def take(self, piece):
+    def audio(self, piece):
         assert self.forgotten <= piece.start_frame < piece.end_frame <= self.n_frames
         here = np.isin(np.arange(piece.start_frame, piece.end_frame), self.quiet)
         return np.repeat(np.where(here, 1e-3, 0.3).astype(np.float32), frames_to_samples(1))
 
-
-class Watching(Senses):
-    def take(self, piece):
-        n = len(super().take(piece)) // frames_to_samples(1)
+    def mouths(self, piece):
+        n = len(self.audio(piece)) // frames_to_samples(1)
         return Mouths(np.zeros((n, 1, 1), np.uint8), np.zeros(n, bool), np.ones(n), np.ones(n), piece.start_frame, 0)
 
 
 def between(pieces, n_frames, quiet, steps):
     """Everything through _Gaps, looking ahead to each of `steps`."""
-    ears, eyes = Senses(n_frames, quiet), Watching(n_frames, quiet)
-    gaps, out, waiting = _Gaps(ears, eyes), [], list(pieces)
+    reader = Loud(n_frames, quiet)
+    gaps, out, waiting = _Gaps(reader), [], list(pieces)
     for now in steps:
         ready = [piece for piece in waiting if piece.end_frame <= now]
         waiting = waiting[len(ready):]
         out += gaps.update(ready, min([now] + [piece.start_frame for piece in waiting]))
         assert now - gaps.oldest <= 3 * SEGMENT_FRAMES, "memory"
-        ears.forgotten = eyes.forgotten = min([gaps.oldest] + [piece.start_frame for piece in waiting])
+        reader.forgotten = min([gaps.oldest] + [piece.start_frame for piece in waiting])
     return out + gaps.finish(waiting)
 
 

@@ -45,7 +45,7 @@ def test_they_are_there_and_small():
 
 @pytest.mark.slow
 def test_grid_reads_lips_and_hears(grid, real_data):
-    assert grid.lips_trained
+    assert grid.video_trained
     assert errors(heard(grid, real_data, "v")) <= 0.25
     assert errors(heard(grid, real_data, "av")) <= 0.25
 

@@ -21,7 +21,8 @@ from avsr.cache import Cached
 from avsr.checkpoint import SHIPPED, Checkpoint, may_see, shipped
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
-from avsr.models.avsr import Memory
+from avsr.models.avsr import AVSR
+from avsr.models.decoder import Memory
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, n_parallel_batches, pick_device
 from avsr.text import target_tokens
@@ -73,7 +74,7 @@ class Own:
         self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
         self.about = {"model": name, "training": self.checkpoint.training}
         able = self.checkpoint.modalities
-        if not self.checkpoint.model.spells_tokens:         # a published network goes by one: nothing to set against `none`
+        if self.checkpoint.model.ctc_units != "tokens":         # a published network goes by one: nothing to set against `none`
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
         self.needs_lips = {"v"} if "a" in able else {"v", "av"}
@@ -94,7 +95,7 @@ class Own:
                 memory = self.recogniser.encode(audio, question.mouths, question.modality)
                 written = self._written(question, memory)
             losses = [-round(one.mean().item(), 4) for one in self.recogniser.score(memory, spelled)]
-            trust = _listed(getattr(memory, "trust", None), len(texts))
+            trust = _listed(memory.reliability, len(texts))
             rows = [{"hypothesis": text, "video_reliability": believed, "gate": self._opening(question, i, believed),
                      "loss": loss} for i, (text, believed, loss) in enumerate(zip(written, trust, losses, strict=True))]
             out.append(Answer(rows, watch.seconds + ("a" in question.modality) * hearing.seconds))
@@ -172,12 +173,13 @@ def _listed(values: torch.Tensor | None, n: int) -> list[float | None]:
 
 def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
     """How texts are searched, as rows tell it."""
-    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.spells_tokens else "")
+    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.ctc_units == "tokens" else "")
 
 
 def _gate(checkpoint: Checkpoint) -> float | None:
     """Mean opening, |tanh g|, of the gates through which the video reaches what becomes words; None without eyes."""
-    gates = [abs(value) for name, value in checkpoint.model.gates.items()
+    model = checkpoint.model
+    gates = [abs(value) for name, value in (model.gates.items() if isinstance(model, AVSR) else ())
              if name.endswith("attention_gate") and "into_video" not in name]
     return float(np.mean(gates)) if gates else None
 

@@ -87,10 +87,10 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
 
         settings = read_config(config, overrides)
         folder = Path(output_dir or Path("runs") / settings.name)
-        from avsr.train import Options, train  # heavy imports wait until the config is known to be sound
+        from avsr.train import TrainOptions, train  # heavy imports wait until the config is known to be sound
 
         with ProgressBar(quiet, lines=True) as bars:
-            trained = train(settings, folder, Options(resume, minutes, device, say=bars.print_line, progress=bars))
+            trained = train(settings, folder, TrainOptions(resume, minutes, device, say=bars.print_line, progress=bars))
         again = [config, *(f"--set {override}" for override in overrides)] + (["-o", output_dir] if output_dir else [])
         if is_first_process():
             print_status(_how_to_go_on(trained, " ".join(again)), lines=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from avsr.corpora.files import assign_splits, files_below, is_sound, recordings, wrong_layout
 from avsr.errors import BadManifest
 from avsr.folders import Sidecars, find_path
-from avsr.manifest import Corpus, Dropped, TimedWord, Utterance, by_lot
+from avsr.manifest import Corpus, Dropped, TimedWord, Utterance, shuffled
 from avsr.textfiles import read_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -108,5 +108,5 @@ def _split(found: list[tuple[str, Utterance]], folder: Path, split_list: Path | 
     test = {utterance.id for utterance in utterances if utterance.speaker in UNSEEN}
     if protocol == "seen":
         groups = groupby(utterances, key=lambda utterance: utterance.speaker)
-        test = {id_ for _, group in groups for id_ in by_lot((row.id for row in group), seed=0)[:SEEN_PER_SPEAKER]}
+        test = {id_ for _, group in groups for id_ in shuffled((row.id for row in group), seed=0)[:SEEN_PER_SPEAKER]}
     return Corpus([replace(row, split="test" if row.id in test else "train") for row in utterances], [])

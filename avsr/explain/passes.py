@@ -15,7 +15,7 @@ from avsr.errors import AvsrError
 from avsr.explain.looks import gated, watching
 from avsr.explain.scene import Scene
 from avsr.metrics import Score, Shapley, shapley, word_errors
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.recogniser import EncodedAudio, Recogniser
 from avsr.runtime import Progress
 from avsr.text import normalise, target_tokens

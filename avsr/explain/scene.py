@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +14,11 @@ import numpy as np
 
 from avsr import media, selection
 from avsr.errors import AvsrError, BadMedia
-from avsr.faces import FaceTracker
-from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose
-from avsr.media.level import amplified
+from avsr.lips import MouthCropSettings, Mouths
 from avsr.modality import sound_problems
 from avsr.names import MODALITIES
 from avsr.noise import NoiseSource, mix, open_families
-from avsr.rates import SEGMENT_FRAMES, SEGMENT_SECONDS, VIDEO_FPS, frames_to_samples, frames_to_seconds
+from avsr.rates import SEGMENT_FRAMES, SEGMENT_SECONDS, VIDEO_FPS, frames_to_seconds
 from avsr.recogniser import MIN_SAMPLES
 from avsr.runtime import Progress
 from avsr.segment import SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
@@ -183,36 +180,22 @@ def _choose(source: media.Source, taken: Mapping[str, int], duration_s: float | 
 def _gather(source: media.Source, taken: Mapping[str, int], mouth_crop: MouthCropSettings | None, piece: SpeechSegment,
             progress: Progress) -> tuple[SpeechSegment, np.ndarray | None, Mouths | None, tuple[str, ...]]:
     """The piece cut to what there is, its sound (S,), its mouths, and what was wrong with the recording."""
-    sounds, mouths, reached = [], [], 0
-    with ExitStack() as stack:
-        recording = stack.enter_context(media.open_recording(source, want_video=mouth_crop is not None, **taken))
-        tracker = None if mouth_crop is None else stack.enter_context(FaceTracker(landmarks=mouth_crop.landmarks))
-        cropper = MouthCropper(mouth_crop)
-        # Frames beyond the piece that tracking and smoothing look at, so that its mouths are those of the whole recording.
-        margin = 0 if mouth_crop is None else tracker.max_gap + 4 * tracker.stride + mouth_crop.smooth
-        looked, end_s = False, min(frames_to_seconds(piece.end_frame), recording.duration_s or math.inf)
-        for clip in recording.windows(VIDEO_WINDOW_FRAMES):
-            reached = clip.start_frame + clip.n_frames
-            if clip.audio is not None:
-                low, high = (max(0, frame - clip.start_frame) for frame in (piece.start_frame, piece.end_frame))
-                sounds.append(amplified(clip.audio[frames_to_samples(low):frames_to_samples(high)], recording.gain))
-            if tracker is not None and reached > piece.start_frame - margin:
-                mouths += cropper.update(clip, tracker.update(clip))
-                looked = True
-            progress(f"reading {recording.name}", min(frames_to_seconds(reached), end_s), end_s, "s")
-            if reached >= piece.end_frame + margin:
+    with media.open_recording(source, want_video=mouth_crop is not None, **taken) as recording:
+        reader = StreamReader(recording, mouth_crop)
+        end_s = min(frames_to_seconds(piece.end_frame), recording.duration_s or math.inf)
+        for _ in reader.clips(VIDEO_WINDOW_FRAMES, faces_from=piece.start_frame):
+            reader.forget(piece.start_frame)
+            progress(f"reading {recording.name}", min(frames_to_seconds(reader.n_frames), end_s), end_s, "s")
+            if piece.end_frame <= reader.settled:
                 break
-        if looked:
-            mouths += cropper.finish(tracker.finish())
         problems = tuple(recording.problems)
         if recording.gain > 1:
-            problems += tuple(sound_problems(recording, "a", level_db=recording.quiet_db, n_pieces=1))
-    if reached <= piece.start_frame:
-        raise AvsrError(f"{recording.name}: it ends after {frames_to_seconds(reached):.2f} s, before --start "
+            problems += tuple(sound_problems(recording, "a", level_db=recording.quiet_db, n_segments=1))
+    if reader.n_frames <= piece.start_frame:
+        raise AvsrError(f"{recording.name}: it ends after {frames_to_seconds(reader.n_frames):.2f} s, before --start "
                         f"{piece.start_s:g}.  Give an earlier one.")
-    piece = SpeechSegment(piece.start_frame, min(piece.end_frame, reached))
-    audio = np.concatenate(sounds) if sounds else None
-    return piece, audio, choose(mouths, piece.start_frame, piece.end_frame, audio) if mouths else None, problems
+    window = reader.window(SpeechSegment(piece.start_frame, min(piece.end_frame, reader.n_frames)))
+    return window.segment, window.audio, window.mouths, problems
 
 
 def _open_noise(settings: Settings) -> NoiseSource | None:

@@ -152,7 +152,7 @@ def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | 
     """The same utterances, those chosen put into the split `name`.
 
     Chosen are those with one of `ids`, those of one of `speakers`, or of each speaker that `fraction` of utterances
-    which `by_lot` puts first; with `among`, only from that split. Raises BadManifest for ids or speakers not there.
+    which `shuffled` puts first; with `among`, only from that split. Raises BadManifest for ids or speakers not there.
     """
     utterances = list(utterances)
     assert sum(choice is not None for choice in (ids, speakers, fraction)) == 1, "one way of choosing"
@@ -162,7 +162,7 @@ def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | 
         groups = defaultdict(list)
         for utterance in pool:
             groups[utterance.speaker].append(utterance.id)
-        chosen = {id_ for group in groups.values() for id_ in by_lot(group, seed)[:round(fraction * len(group))]}
+        chosen = {id_ for group in groups.values() for id_ in shuffled(group, seed)[:round(fraction * len(group))]}
     else:
         what, asked = ("id", ids) if ids is not None else ("speaker", speakers)
         there = {getattr(utterance, what) for utterance in pool}
@@ -176,7 +176,7 @@ def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | 
 def draw_valid(utterances: Iterable[Utterance], share: float, seed: int = 0) -> list[Utterance]:
     """The same utterances, a share of those in split `train` put into split `valid`, where no utterance is in it yet.
 
-    The share, from 0 to 1, is drawn of each speaker by `by_lot`; where that is less than one utterance of every speaker, one
+    The share, from 0 to 1, is drawn of each speaker by `shuffled`; where that is less than one utterance of every speaker, one
     of all is drawn, and one stays to be trained on. A corpus of one training utterance, and a share of 0, change nothing.
     """
     utterances = list(utterances)
@@ -187,10 +187,10 @@ def draw_valid(utterances: Iterable[Utterance], share: float, seed: int = 0) -> 
     n_drawn = sum(utterance.split == "valid" for utterance in drawn)
     if 0 < n_drawn < len(training):
         return drawn
-    return split(utterances, "valid", ids=by_lot(training, seed)[:min(max(n_drawn, 1), len(training) - 1)], among="train")
+    return split(utterances, "valid", ids=shuffled(training, seed)[:min(max(n_drawn, 1), len(training) - 1)], among="train")
 
 
-def by_lot(ids: Iterable[str], seed: int) -> list[str]:
+def shuffled(ids: Iterable[str], seed: int) -> list[str]:
     """Ids in an order of chance that depends on the seed and on each id alone: new ids do not reshuffle the old."""
     return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed} {id_}".encode()).digest())
 

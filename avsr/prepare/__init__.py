@@ -120,9 +120,9 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     utterances: media paths absolute, or relative to the current folder. dropped: what the corpus reader could not use,
     which is listed with the rest. progress: called with utterances done, those of earlier runs included.
 
-    Writes manifest.jsonl (in the order of `utterances`), shards, dropped.tsv, problems.tsv and contact_sheets/. Raises
-    BadManifest for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write, and
-    MissingAsset.
+    Writes manifest.jsonl (in the order of `utterances`), shards, dropped.tsv, problems.tsv and contact_sheets/.
+    Raises BadManifest for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write,
+    and MissingAsset.
     """
     settings = settings or PrepareSettings()
     folder = Path(os.path.realpath(folder))

@@ -10,19 +10,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from avsr import cache, manifest, media, selection
+from avsr import cache, manifest, selection
 from avsr.errors import AvsrError
-from avsr.faces import FaceTracker
-from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose
+from avsr.lips import MouthCropSettings
 from avsr.manifest import Problem, Utterance
 from avsr.manifest.checks import step_curve
 from avsr.names import INPUT_MODALITIES
-from avsr.rates import VIDEO_FPS, frames_to_samples, samples_to_frames
+from avsr.rates import VIDEO_FPS
 from avsr.runtime import max_processes, n_cores
+from avsr.segment import SpeechSegment
+from avsr.stream import StreamReader, Window
 
-WINDOW = 25                           # frames decoded at a time: two windows of 1280x720 are 138 MB
+WINDOW_FRAMES = 25                    # frames decoded at a time: two windows of 1280x720 are 138 MB
 MAX_SECONDS = cache.MAX_SECONDS       # of an utterance
 PAST_END_S = 0.5                      # by which an utterance may reach past the end of its recording: it is cut there
 
@@ -34,7 +33,7 @@ class PrepareSettings:
     modality: av needs a face and sound, a leaves the picture alone, v the sound. max_missing: share of frames that may
     lack a face. max_dropped: share of utterances that may be dropped before it counts as a failure. valid_share: share of the
     training utterances that are drawn for split `valid` where the corpus has none, see manifest.draw_valid. workers: processes,
-    None for one on each core. letters: those the tokenizer can write, None for all. max_bytes: of a shard. mouth_crop: how
+    None for one on each core. max_bytes: of a shard. mouth_crop: how
     mouths are cut out, which must be that of the model the cache is for; on the command line one of lips.MOUTH_CROPS by name.
     """
 
@@ -43,7 +42,6 @@ class PrepareSettings:
     max_dropped: float = 0.05
     valid_share: float = 0.05
     workers: int | None = None
-    letters: str | None = None
     max_bytes: int = cache.MAX_BYTES
     mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
 
@@ -131,17 +129,15 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
             raise _Unusable("no picture")
         if hear and not recording.has_audio:
             raise _Unusable("no sound")
-        with _Senses(settings.mouth_crop if look else None) as senses:
-            for clip in recording.windows(WINDOW):
-                senses.update(clip)
-                tick()
-                _emit(waiting, senses, settings, made)
-                _drop_long(waiting, senses.n_frames, made)
-                if not waiting:                              # nobody asked for the rest
-                    break
-            senses.finish()
-            problems += recording.problems
-            _emit(waiting, senses, settings, made)
+        reader = StreamReader(recording, settings.mouth_crop if look else None, amplify=False)
+        for _ in reader.clips(WINDOW_FRAMES):
+            tick()
+            _emit(waiting, reader, settings, made)
+            _drop_long(waiting, reader.n_frames, made)
+            if not waiting:                                  # no utterance needs the rest
+                break
+        problems += recording.problems
+        _emit(waiting, reader, settings, made)
 
 
 def _span(utterance: Utterance) -> tuple[int, int | None]:
@@ -160,37 +156,35 @@ def _drop_long(waiting: list[tuple[Utterance, int, int | None]], n_frames: int |
             made[utterance.id] = Outcome(utterance.id, dropped=f"too long: over {MAX_SECONDS} s")
 
 
-def _emit(waiting: list[tuple[Utterance, int, int | None]], senses: _Senses, settings: PrepareSettings,
+def _emit(waiting: list[tuple[Utterance, int, int | None]], reader: StreamReader, settings: PrepareSettings,
           made: dict[str, Outcome]) -> None:
     """Take out of `waiting` what has been seen to its end."""
     for item in list(waiting):
         utterance, start, end = item
-        if senses.ended:
-            over = 0 if end is None else end - senses.n_frames
-            if start >= senses.n_frames or over > PAST_END_S * VIDEO_FPS:
+        if reader.ended:
+            over = 0 if end is None else end - reader.n_frames
+            if start >= reader.n_frames or over > PAST_END_S * VIDEO_FPS:
                 continue                                     # outside the recording
-            end = senses.n_frames if end is None else min(end, senses.n_frames)
-        elif end is None or end > senses.settled:
+            end = reader.n_frames if end is None else min(end, reader.n_frames)
+        elif end is None or end > reader.settled:
             continue
         waiting.remove(item)
-        made[utterance.id] = _outcome(utterance, senses, start, end, settings)
-    senses.forget(min((start for _, start, _ in waiting), default=senses.n_frames))
+        made[utterance.id] = _outcome(utterance, reader.window(SpeechSegment(start, end)), settings)
+    reader.forget(min((start for _, start, _ in waiting), default=reader.n_frames))
 
 
-def _outcome(utterance: Utterance, senses: _Senses, start: int, end: int, settings: PrepareSettings) -> Outcome:
-    share, mouths = None, None
-    audio = senses.sound(start, end) if "a" in settings.modality else None
-    if senses.tracker is not None:
-        mouths = choose(senses.mouths, start, end, audio)
+def _outcome(utterance: Utterance, window: Window, settings: PrepareSettings) -> Outcome:
+    share, audio, mouths = None, window.audio, window.mouths
+    if "v" in settings.modality:
         share = 1.0 if mouths is None else float(mouths.missing.mean())
         reason = "no face: in any frame" if mouths is None else no_faces(share, settings.max_missing)
         if reason is not None:
             return Outcome(utterance.id, dropped=reason, share=share)
-    if audio is not None and not len(audio):
+    if audio is None and "a" in settings.modality:
         return Outcome(utterance.id, dropped="no sound: it ends before the utterance starts", share=share)
     images, missing = (None, None) if mouths is None else (mouths.images, mouths.missing)
     limits = manifest.Limits(max_missing=settings.max_missing)
-    problems = manifest.check(utterance, images=images, missing=missing, audio=audio, letters=settings.letters, limits=limits)
+    problems = manifest.check(utterance, images=images, missing=missing, audio=audio, limits=limits)
     curve = step_curve(images, missing, audio, limits)
     facts = {"text": utterance.text, "speaker": utterance.speaker, "language": utterance.language, "labels": utterance.labels,
              "words": None if utterance.words is None else [asdict(word) for word in utterance.words]}
@@ -198,50 +192,3 @@ def _outcome(utterance: Utterance, senses: _Senses, start: int, end: int, settin
         utterance.id, cache.pack(utterance.id, cache.Cached(images, missing, audio), facts), None, share, tuple(problems),
         None if audio is None else manifest.content_hash(audio),
         None if curve is None else tuple(round(float(value), 5) for value in curve))
-
-
-class _Senses:
-    """Mouths and sound of a recording that goes by, as far back as they are still asked for."""
-
-    def __init__(self, mouth_crop: MouthCropSettings | None) -> None:
-        self.tracker = None if mouth_crop is None else FaceTracker(landmarks=mouth_crop.landmarks)
-        self.cropper = None if mouth_crop is None else MouthCropper(mouth_crop)
-        self.mouths: list[Mouths] = []
-        self.chunks: list[tuple[int, np.ndarray]] = []       # first frame, samples
-        self.n_frames, self.ended = 0, False
-        # Frames that tracker and cropper may hold back, see there and listen.py.
-        self.lag = 0 if mouth_crop is None else self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
-
-    def __enter__(self) -> _Senses:
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self.tracker is not None:
-            self.tracker.close()
-
-    @property
-    def settled(self) -> int:
-        """Frames up to here are final."""
-        return self.n_frames - self.lag
-
-    def update(self, clip: media.Clip) -> None:
-        self.n_frames = clip.start_frame + clip.n_frames
-        if clip.audio is not None:
-            self.chunks.append((clip.start_frame, clip.audio))
-        if self.tracker is not None:
-            self.mouths += self.cropper.update(clip, self.tracker.update(clip))
-
-    def finish(self) -> None:
-        if self.tracker is not None:
-            self.mouths += self.cropper.finish(self.tracker.finish())
-        self.ended = True
-
-    def sound(self, start: int, end: int) -> np.ndarray:
-        """(S,) float32; without a picture the last frame may be half full, and stays so."""
-        parts = [samples[max(0, frames_to_samples(start - first)):frames_to_samples(end - first)]
-                 for first, samples in self.chunks if first < end]
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-    def forget(self, before: int) -> None:
-        self.mouths = [mouths for mouths in self.mouths if mouths.end_frame > before]
-        self.chunks = [(first, samples) for first, samples in self.chunks if first + samples_to_frames(len(samples)) > before]

@@ -3,6 +3,6 @@
     begin.py (network, tokenizer)  ->  loop.py (steps)  <->  state.py (files);  valid.py (WER per modality), diary.py (log)
 """
 
-from avsr.train.loop import Options, Trained, train
+from avsr.train.loop import Trained, TrainOptions, train
 
-__all__ = ["Options", "Trained", "train"]
+__all__ = ["TrainOptions", "Trained", "train"]

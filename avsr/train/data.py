@@ -11,7 +11,7 @@ from pathlib import Path
 
 from avsr import manifest
 from avsr.config import Config
-from avsr.dataset import Row, read_rows, recordings_by_speaker
+from avsr.dataset import ManifestRow, read_prepared, recordings_by_speaker
 from avsr.noise import NoiseMixer, open_training_sources
 
 Say = Callable[[str], None]
@@ -36,15 +36,15 @@ def training_manifests(config: Config, say: Say) -> list[Path]:
     return found
 
 
-def rows_to_validate(config: Config) -> list[Row]:
+def rows_to_validate(config: Config) -> list[ManifestRow]:
     """The utterances of split `valid`, or `data.max_valid` of them, evenly picked. Raises BadManifest where there is none."""
     data = config.data
-    rows, _ = read_rows([config.path(name) for name in data.valid], "valid", data.max_seconds)
+    rows, _ = read_prepared([config.path(name) for name in data.valid], "valid", data.max_seconds)
     n = min(data.max_valid or len(rows), len(rows))
     return [rows[i * len(rows) // n] for i in range(n)]
 
 
-def noise_mixer(config: Config, rows: Sequence[Row], say: Say) -> NoiseMixer | None:
+def noise_mixer(config: Config, rows: Sequence[ManifestRow], say: Say) -> NoiseMixer | None:
     """The noise of training, some of it made of `rows`, the training utterances; None where no family of noise is left.
 
     `say` is called with a sentence for each family that is left out. Raises AvsrError.

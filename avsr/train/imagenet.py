@@ -1,6 +1,6 @@
 """Lips that start from ImageNet: the ResNet-18 that torchvision publishes, taken over into the `resnet18` lip network.
 
-    resnet18-f37072fd.pth, or a file of the same names -> stages 1 to 4 as they are, the stem inflated -> video.front
+    resnet18-f37072fd.pth, or a file of the same names -> stages 1 to 4 as they are, the stem inflated -> video.frontend
 The stem sees colour pictures of 7 x 7 pixels, ours 5 grey frames of them. A grey picture is one whose three colours are
 alike, so its kernels are added up over the colours, with the normalisation of either network taken into account, and put in
 the middle frame; the other frames start at 0, as in I3D's inflation (Carreira and Zisserman 2017) of a single frame. So the
@@ -32,7 +32,7 @@ UNUSED = ("fc.weight", "fc.bias")
 
 
 def is_image_network(name: str | None) -> bool:
-    """Whether `model.lips_from` names a network for pictures: `imagenet`, or a .pth file."""
+    """Whether `model.video_encoder_from` names a network for pictures: `imagenet`, or a .pth file."""
     return name is not None and (name == IMAGENET or name.endswith(".pth"))
 
 

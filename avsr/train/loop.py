@@ -23,25 +23,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from avsr import cache, checkpoint
 from avsr.augment import Augment
-from avsr.batch import Batch, Batches, Endless, augmented, loader
+from avsr.batch import Batch, Batches, InfiniteSampler, augmented, loader
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config
-from avsr.dataset import Examples, Row, label_words, read_rows
+from avsr.dataset import Examples, ManifestRow, label_words, read_prepared
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
-from avsr.losses import Learner, Losses
+from avsr.losses import Losses, LossModule
 from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
 from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, max_processes, n_cores, no_progress, pick_device
-from avsr.train.begin import begin, facts, finished, model_path, rate
 from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
-from avsr.train.diary import Diary, Line
-from avsr.train.judges import can_be_judged, familiarise, judge
+from avsr.train.forced_alignment import timed
+from avsr.train.initialise import begin, facts, finished, model_path, rate
+from avsr.train.log import Line, TrainingLog
+from avsr.train.reliability import can_be_judged, fit_ood, judge
 from avsr.train.shortages import shortages_told
-from avsr.train.state import STATE, Position, averaged, best_one, keep_best, load_state, save_state, way_on
+from avsr.train.state import STATE, TrainState, averaged, best_one, keep_best, load_state, save_state, way_on
 from avsr.train.valid import Validation
-from avsr.train.words import timed
 
 Say = Callable[[str], None]
 
@@ -58,7 +58,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainOptions:
     """How this call goes about it, which does not change what is learnt."""
 
     resume: bool = False
@@ -68,7 +68,7 @@ class Options:
     progress: Progress = no_progress
 
 
-def train(config: Config, folder: str | Path, options: Options = Options()) -> Trained:
+def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptions()) -> Trained:
     """Train what `config` says into `folder`. Under `torchrun` each process takes its share of the batches.
 
     Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number or another process
@@ -111,7 +111,7 @@ def _join_group(asked: str) -> torch.device:
 class _Run:
     """One run of one process."""
 
-    def __init__(self, config: Config, folder: Path, options: Options, device: torch.device):
+    def __init__(self, config: Config, folder: Path, options: TrainOptions, device: torch.device):
         self.config, self.folder, self.options, self.device = config, folder, options, device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
@@ -120,7 +120,7 @@ class _Run:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         manifests = training_manifests(config, self.say)
-        self.rows, left_out = read_rows(manifests, "train", config.data.max_seconds)
+        self.rows, left_out = read_prepared(manifests, "train", config.data.max_seconds)
         valid_rows = rows_to_validate(config)
         self.start = begin(config, folder, progress=self.progress)
         can_be_judged(self.start.model.dims, config)
@@ -132,17 +132,17 @@ class _Run:
         mixer = noise_mixer(config, self.rows, self.say) if self._modalities() != ["v"] else None
         path, n_mels = self.start.tokenizer.path, self.start.model.dims.n_mels
         self.examples = Examples(path, n_mels, labels, mixer, Augment(**config.data.augment),
-                                 p_speed=config.data.p_speed, p_ruined=config.data.p_ruined)
+                                 p_speed=config.data.p_speed, p_corrupted=config.data.p_corrupted)
         left_out += self._leave_out_long()
         self.say(f"{counted(len(self.rows), 'utterance')}, {self.hours:.2f} hours; {len(left_out)} left out"
                  + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
-        self.learner = Learner(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
+        self.learner = LossModule(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
         for module in self.learner.modules():
             if isinstance(module, (Block, ConformerBlock)):
                 module.dropout = config.train.dropout
         self.optimiser = _optimiser(self.learner, config)
-        self.position = Position()
+        self.position = TrainState()
         if options.resume:
             self.position = load_state(folder, self.learner, self.optimiser, self._about())
             self.say(f"resumed at step {self.position.step}")
@@ -158,7 +158,7 @@ class _Run:
         if self.rank == 0:
             self.options.say(line)
 
-    def _timed(self) -> list[Row]:
+    def _timed(self) -> list[ManifestRow]:
         """The rows with word times: one process finds and writes what is not known yet, then the others read it."""
         teacher, lacking = self.config.data.align, sum(row.utterance.words is None for row in self.rows)
         self.say(f"word times: {counted(lacking, 'utterance')} without, by {teacher}'s hearing unless found before")
@@ -199,7 +199,7 @@ class _Run:
 
     def _modalities(self) -> list[str]:
         data = self.config.data
-        shares = {"a": data.p_sound, "v": 1 - data.p_both - data.p_sound, "av": data.p_both}
+        shares = {"a": data.p_audio, "v": 1 - data.p_audio_visual - data.p_audio, "av": data.p_audio_visual}
         return [name for name, share in shares.items() if share > 1e-9]
 
     def _about(self) -> dict:
@@ -215,7 +215,7 @@ class _Run:
         if self.world > 1:
             network = DistributedDataParallel(self.learner, find_unused_parameters=True,
                                               device_ids=[self.device] if self.device.type == "cuda" else None)
-        batches, diary = self._batches(), Diary(self.folder, self.rank, position.step)
+        batches, diary = self._batches(), TrainingLog(self.folder, self.rank, position.step)
         self.learner.train()
         _settle_frozen(self.learner)
         stopped = position.step >= train.steps
@@ -245,7 +245,7 @@ class _Run:
         tokenizer, pad = self.start.tokenizer, self.start.pad_seconds
         data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end,
                        None if pad is None else pad * FEATURE_RATE, finished=self.device.type == "cpu")
-        sampler = Endless(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
+        sampler = InfiniteSampler(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
                           first=self.position.step * self.config.train.accumulate * self.world)
         source = iter(loader(data, sampler, self._n_workers(), pin=self.device.type == "cuda"))
         while True:
@@ -343,11 +343,11 @@ class _Run:
             else:
                 best_one(self.folder, position, self.start)
         if getattr(self.start.model, "trust", None) is not None:
-            familiarise(self.start, self.rows, seed=self.config.train.seed, progress=self.progress)
-            if self.config.judges.sights and done:
+            fit_ood(self.start, self.rows, seed=self.config.train.seed, progress=self.progress)
+            if self.config.reliability.variants and done:
                 n_lessons = judge(self.start, self.rows, self.examples, self.config.judges, self._sounds(),
                                   seed=self.config.train.seed, progress=self.progress)
-                self.say(f"judges: taught by {n_lessons} lessons of {1 + self.config.judges.sights} sights")
+                self.say(f"judges: taught by {n_lessons} samples of {1 + self.config.reliability.variants} sights")
                 scores = {}                                 # others by now
         scores = scores or self.validation(self.start, self.progress)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
@@ -365,7 +365,7 @@ def learning_rate(config: Config, step: int) -> float:
     return train.lr * (train.final + (1 - train.final) * 0.5 * (1 + math.cos(math.pi * along)))
 
 
-def _optimiser(learner: Learner, config: Config) -> torch.optim.AdamW:
+def _optimiser(learner: LossModule, config: Config) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only; parts with a rate of 0 are frozen. Raises BadConfig if nothing is left."""
     names = [name.removeprefix("model.") for name, _ in learner.named_parameters()]
     for pattern in config.train.rates:

@@ -41,7 +41,7 @@ class _Stored:
 
 
 @dataclass
-class Position:
+class TrainState:
     """Where a run is: steps done, seconds spent, and the models kept, best first, as (score, step, WER by modality)."""
 
     step: int = 0
@@ -49,7 +49,7 @@ class Position:
     best: list[tuple[float, int, dict[str, float]]] = field(default_factory=list)
 
 
-def save_state(folder: Path, position: Position, learner: nn.Module, optimiser: torch.optim.Optimizer,
+def save_state(folder: Path, position: TrainState, learner: nn.Module, optimiser: torch.optim.Optimizer,
                about: dict) -> None:
     """Write all of it. `about`: facts that a resumed run must share, such as dims. Raises BadOutput."""
     from safetensors import SafetensorError
@@ -107,7 +107,7 @@ def _read(folder: Path) -> _Stored:
     return stored
 
 
-def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, about: dict) -> Position:
+def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, about: dict) -> TrainState:
     """Take up what `save_state` left. Raises BadCheckpoint: none there, or of another network."""
     if not (folder / STATE).exists():
         raise BadCheckpoint(f"{folder}: no run to resume here ({STATE} is missing).  Start it without --resume.")
@@ -131,7 +131,7 @@ def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimize
         raise BadCheckpoint(f"{folder}: its optimiser's state is not that of this network ({listed(strange)}).  Start a new "
                             "run with --output-dir.")
     _load_optimiser(optimiser, parameters, tensors)
-    return Position(state.step, state.seconds, list(state.best))
+    return TrainState(state.step, state.seconds, list(state.best))
 
 
 def _fits(name: str, tensor: Tensor, parameters: dict[str, nn.Parameter]) -> bool:
@@ -160,7 +160,7 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.P
             optimiser.state[parameter][key] = value.clone()
 
 
-def keep_best(folder: Path, position: Position, model: Checkpoint, scores: dict[str, float], keep: int) -> None:
+def keep_best(folder: Path, position: TrainState, model: Checkpoint, scores: dict[str, float], keep: int) -> None:
     """Save the model if it is among the `keep` best by mean WER. What no longer is goes with the next state, not before:
     a run killed in between takes up the state that still names it. Raises BadOutput."""
     score = sum(scores.values()) / len(scores)
@@ -178,7 +178,7 @@ def _drop_worse(folder: Path, position: Position) -> None:
             shutil.rmtree(old)
 
 
-def averaged(folder: Path, position: Position, model: Checkpoint) -> Checkpoint:
+def averaged(folder: Path, position: TrainState, model: Checkpoint) -> Checkpoint:
     """The mean of the best models' weights in `model`'s network."""
     states = [checkpoint.load(folder / "best" / f"step-{step}").model.state_dict() for _, step, _ in position.best]
     mean = {name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(tensor.dtype)
@@ -187,6 +187,6 @@ def averaged(folder: Path, position: Position, model: Checkpoint) -> Checkpoint:
     return model
 
 
-def best_one(folder: Path, position: Position, model: Checkpoint) -> Checkpoint:
+def best_one(folder: Path, position: TrainState, model: Checkpoint) -> Checkpoint:
     """The best model's weights in `model`'s network."""
     return averaged(folder, replace(position, best=position.best[:1]), model)

@@ -13,7 +13,7 @@ import torch
 
 from avsr.batch import collate
 from avsr.checkpoint import Checkpoint
-from avsr.dataset import Draw, Examples, Row
+from avsr.dataset import Examples, ExampleSpec, ManifestRow
 from avsr.decode import DecodeOptions
 from avsr.errors import BadManifest
 from avsr.metrics import NOTHING, word_errors
@@ -32,7 +32,7 @@ GREEDY = DecodeOptions(beam_size=1, temperatures=(0.0,), compression_ratio_thres
 class Validation:
     """The same sounds, noise and mouths each time it is asked."""
 
-    def __init__(self, rows: Sequence[Row], examples: Examples, modalities: Sequence[str]):
+    def __init__(self, rows: Sequence[ManifestRow], examples: Examples, modalities: Sequence[str]):
         """Rows are asked for the modalities they have. Raises BadManifest where none has one of them, or no text a word."""
         self.examples = examples
         self.rows = {modality: [(number, row) for number, row in enumerate(rows)
@@ -40,7 +40,7 @@ class Validation:
         for modality, some in self.rows.items():
             if not any(normalise(row.utterance.text) for _, row in some):
                 raise BadManifest(f"validation: {len(some)} of {len(rows)} utterances can be used for modality {modality}, and "
-                                  "none of them has a word.  Add some to split 'valid', or set data.p_both and data.p_sound "
+                                  "none of them has a word.  Add some to split 'valid', or set data.p_audio_visual and data.p_audio "
                                   "such that it is not trained.")
 
     @torch.inference_mode()
@@ -59,10 +59,10 @@ class Validation:
         model.train(was_training)
         return scores
 
-    def _transcribe(self, recogniser: Recogniser, rows: Sequence[tuple[int, Row]], modality: str) -> list[dict]:
+    def _transcribe(self, recogniser: Recogniser, rows: Sequence[tuple[int, ManifestRow]], modality: str) -> list[dict]:
         made = []
         for number, row in rows:
-            draw = Draw(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
+            draw = ExampleSpec(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
             made.append(self.examples.make(row, draw, np.random.default_rng(zlib.crc32(row.utterance.id.encode()))))
         tokenizer, seconds = recogniser.tokenizer, recogniser.checkpoint.pad_seconds
         batch = collate(made, tokenizer.prompt(None), tokenizer.end, None if seconds is None else seconds * FEATURE_RATE)

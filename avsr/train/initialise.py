@@ -29,7 +29,7 @@ from avsr.train.imagenet import image_weights, is_image_network, load_image_weig
 
 TRAINING_BYTES = 16                                         # of a weight: itself, its gradient, and two means of the optimiser
 EARS = ("audio.",)
-LIPS = ("video.front.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
+LIPS = ("video.frontend.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
 
 
 def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> Checkpoint:
@@ -46,14 +46,14 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
         torch.nn.init.normal_(start.model.decoder.embedding.weight, std=dims.width ** -0.5)     # logits share it: near 1
     else:
         start = _taken_over(config, progress)
-    if config.model.ears_from is not None:
-        _take(config.model.ears_from, "ears", EARS, start.model, config, progress)
-        named = not config.path(config.model.ears_from).is_dir() and not checkpoint.may_see(config.model.ears_from)
-        start = replace(start, base=config.model.ears_from if named else None)
-    if is_image_network(config.model.lips_from):
+    if config.model.audio_encoder_from is not None:
+        _take(config.model.audio_encoder_from, "ears", EARS, start.model, config, progress)
+        named = not config.path(config.model.audio_encoder_from).is_dir() and not checkpoint.may_see(config.model.audio_encoder_from)
+        start = replace(start, base=config.model.audio_encoder_from if named else None)
+    if is_image_network(config.model.video_encoder_from):
         _start_from_images(start.model, config, progress)
-    elif config.model.lips_from is not None:
-        lips = _take(config.model.lips_from, "lips", LIPS, start.model, config, progress)
+    elif config.model.video_encoder_from is not None:
+        lips = _take(config.model.video_encoder_from, "lips", LIPS, start.model, config, progress)
         start = replace(start, mouth_crop=lips.mouth_crop)  # they know mouths as they learnt them
     if config.model.gates:
         for name, parameter in start.model.named_parameters():
@@ -82,11 +82,11 @@ def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
 
 def _taken_over(config: Config, progress: Progress) -> Checkpoint:
     base = _load(config.model.start, config, progress)
-    if base.model.spells_tokens:
+    if base.model.ctc_units == "tokens":
         raise BadConfig(f"{config.name}: model.start {config.model.start} is an imported network, which is not trained further "
-                        "here.  Its lips can be taken over: model.lips_from.")
+                        "here.  Its lips can be taken over: model.video_encoder_from.")
     given = asdict(base.model.dims)
-    if not base.lips_trained:                               # a Whisper: its lips are new, and of the kind the config says
+    if not base.video_trained:                               # a Whisper: its lips are new, and of the kind the config says
         given |= {"lips": "compact", "video_width": 256, "n_ctc": 29}
     dims = _dims(config, Dims(**given))
     model = AVSR(dims)
@@ -122,10 +122,10 @@ def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Con
 
 def _start_from_images(model: AVSR, config: Config, progress: Progress) -> None:
     """The lip network of `model` as one that knows pictures. Raises BadConfig where it is of another kind."""
-    if model.dims.lips != "resnet18":
-        raise BadConfig(f"{config.name}: model.lips_from {config.model.lips_from} is a ResNet-18, but the lips are "
-                        f"{model.dims.lips}.  Set model.dims.lips = \"resnet18\", or take out model.lips_from.")
-    load_image_weights(*image_weights(config.model.lips_from, config.folder, progress=progress), model.video.front)
+    if model.dims.video_frontend != "resnet18":
+        raise BadConfig(f"{config.name}: model.video_encoder_from {config.model.video_encoder_from} is a ResNet-18, but the lips are "
+                        f"{model.dims.video_frontend}.  Set model.dims.video_frontend = \"resnet18\", or take out model.video_encoder_from.")
+    load_image_weights(*image_weights(config.model.video_encoder_from, config.folder, progress=progress), model.video.frontend)
 
 
 def _dims(config: Config, default: Dims) -> Dims:
@@ -172,5 +172,5 @@ def _commit() -> str | None:
 
 def finished(start: Checkpoint, config: Config, training: dict) -> Checkpoint:
     """The checkpoint to be saved: whether its lips mean anything depends on whether they were trained."""
-    sees = start.model.dims.lips is not None and (config.data.p_sound < 1 or start.lips_trained)
-    return replace(start, name=config.name, lips_trained=sees, training=training)
+    sees = start.model.dims.video_frontend is not None and (config.data.p_audio < 1 or start.video_trained)
+    return replace(start, name=config.name, video_trained=sees, training=training)

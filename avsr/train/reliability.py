@@ -1,7 +1,7 @@
 """What the judges of lips and sound are taught from, once the rest is learnt: whether looking helps, whether hearing does.
 
     model + rows -> pairs: each sound with its own mouth  ->  projections that tell it from the others'
-                 -> lessons: a sound, several sights, the word errors by sound, by sight and by both  ->  verdicts
+                 -> samples: a sound, several sights, the word errors by sound, by sight and by both  ->  verdicts
 Nothing else learns here, so every sound, sight and text is made once; the judges then pass over them many times in a minute.
 """
 
@@ -17,19 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsr.augment import ruin
+from avsr.augment import make_unreadable
 from avsr.batch import Batch, collate
 from avsr.cache import Cached, read_entry
 from avsr.checkpoint import Checkpoint
-from avsr.config import Config, JudgesConfig
+from avsr.config import Config, ReliabilityConfig
 from avsr.corrupt import FRAME_MS, Corruption, corrupt, fitted, occlude
-from avsr.dataset import Draw, Examples, Row
+from avsr.dataset import Examples, ExampleSpec, ManifestRow
 from avsr.errors import BadConfig
 from avsr.losses import remembered
 from avsr.metrics import word_errors
 from avsr.models.avsr import AVSR, Dims, Memory
 from avsr.models.decoder import Cache
-from avsr.models.fusion import TEMPERATURE, Judge
+from avsr.models.fusion import TEMPERATURE, ReliabilityEstimator
 from avsr.rates import FEATURE_RATE, MEMORY_PER_FRAME
 from avsr.recogniser import batch_video
 from avsr.runtime import Progress, no_progress
@@ -42,7 +42,7 @@ DAMAGE = {"occlusion": (0.02, 0.6), "blur": (1.0, 8.0), "lowres": (6.0, 32.0), "
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ReliabilitySample:
     """One sound with K sights. audio (S, D) and video (K, S, D) float16, as the judges take them; seen (K, S) bool.
 
     by_sound (), by_sight (K,), by_both (K,): word errors as a share of the words, at most 1."""
@@ -66,17 +66,17 @@ class Pair:
 
 def can_be_judged(dims: Dims, config: Config) -> None:
     """Raises BadConfig where the config wants judges to learn that the network does not have, or that cannot learn so."""
-    if config.judges.sights and not dims.n_trust:
-        raise BadConfig(f"{config.name}: judges.sights is {config.judges.sights}, but there is no judge to learn.  Set "
-                        "model.dims.n_trust.")
-    if config.judges.sights and dims.n_fusion_layers:
-        raise BadConfig(f"{config.name}: judges.sights is {config.judges.sights}, but with {dims.n_fusion_layers} fusion "
-                        "layers a sound is another with every sight.  Set model.dims.n_fusion_layers or judges.sights to 0.")
+    if config.reliability.variants and not dims.n_reliability:
+        raise BadConfig(f"{config.name}: reliability.variants is {config.reliability.variants}, but there is no judge to learn.  Set "
+                        "model.dims.n_reliability.")
+    if config.reliability.variants and dims.n_fusion_layers:
+        raise BadConfig(f"{config.name}: reliability.variants is {config.reliability.variants}, but with {dims.n_fusion_layers} fusion "
+                        "layers a sound is another with every sight.  Set model.dims.n_fusion_layers or reliability.variants to 0.")
 
 
-def judge(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, settings: JudgesConfig, sounds: Path | None,
+def judge(checkpoint: Checkpoint, rows: Sequence[ManifestRow], examples: Examples, settings: ReliabilityConfig, sounds: Path | None,
           *, seed: int, progress: Progress = no_progress) -> int:
-    """Let the judges of a network learn from what the rest of it has learnt; returns from how many lessons.
+    """Let the judges of a network learn from what the rest of it has learnt; returns from how many samples.
 
     sounds: a folder of encoded sounds to use and to add to, see losses.remembered.
     """
@@ -86,19 +86,19 @@ def judge(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, setti
     for pair in pairs(checkpoint, believed, examples, sounds):
         known.append(pair)
         progress("judges: encoding", len(known), len(believed), "utterances")
-    for lesson in lessons(checkpoint, rows, examples, settings, sounds, seed=seed):
+    for lesson in samples(checkpoint, rows, examples, settings, sounds, seed=seed):
         taught.append(lesson)
-        progress("judges: making lessons", len(taught), min(len(rows), settings.rows), "utterances")
+        progress("judges: making samples", len(taught), min(len(rows), settings.rows), "utterances")
     progress("judges: learning", 0, None, None)
-    for one in (model.trust, model.heed):
+    for one in (model.reliability, model.heed):
         if one is not None and known:
-            attune(one, known, settings, seed=seed)
+            pretrain_contrastively(one, known, settings, seed=seed)
     if taught:
-        teach(model, taught, settings, seed=seed)
+        fit(model, taught, settings, seed=seed)
     return len(taught)
 
 
-def balanced(rows: Sequence[Row], n_rows: int, rng: np.random.Generator) -> list[Row]:
+def balanced(rows: Sequence[ManifestRow], n_rows: int, rng: np.random.Generator) -> list[ManifestRow]:
     """At most so many rows in random order, from each speaker as many as from any other as far as there are."""
     turn: Counter[str | None] = Counter()
     placed = []
@@ -110,8 +110,8 @@ def balanced(rows: Sequence[Row], n_rows: int, rng: np.random.Generator) -> list
 
 
 @torch.no_grad()
-def lessons(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, settings: JudgesConfig, sounds: Path | None,
-            *, seed: int) -> Iterator[Lesson]:
+def samples(checkpoint: Checkpoint, rows: Sequence[ManifestRow], examples: Examples, settings: ReliabilityConfig, sounds: Path | None,
+            *, seed: int) -> Iterator[ReliabilitySample]:
     """Lessons of rows, which have sound and sight: with their own mouth and `settings.sights` others, damaged or foreign."""
     rng = np.random.default_rng(seed)
     tokenizer, pad = checkpoint.tokenizer, checkpoint.pad_seconds
@@ -121,18 +121,18 @@ def lessons(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, set
         for _ in range(settings.sights):
             other = rows[int(rng.integers(len(rows)))] if rng.random() < P_FOREIGN else row
             sights.append(damaged(_instead(own, other) if other is not row else own, rng))
-        batch = collate([examples.make(row, Draw("a", sound=0), rng)], tokenizer.prompt(None), tokenizer.end,
+        batch = collate([examples.make(row, ExampleSpec("a", sound=0), rng)], tokenizer.prompt(None), tokenizer.end,
                         None if pad is None else pad * FEATURE_RATE)
         yield _lesson(checkpoint, batch, sights, row.utterance.text, sounds)
 
 
 @torch.inference_mode()
-def familiarise(checkpoint: Checkpoint, rows: Sequence[Row], *, seed: int, progress: Progress = no_progress) -> None:
-    """Show the judge of the lips the mouths of up to 512 training rows, so that it knows strangers (models.fusion.Familiar).
+def fit_ood(checkpoint: Checkpoint, rows: Sequence[ManifestRow], *, seed: int, progress: Progress = no_progress) -> None:
+    """Show the judge of the lips the mouths of up to 512 training rows, so that it knows strangers (models.fusion.OODDetector).
 
     Each as it is, and once more partly covered, which must not make a stranger of somebody known."""
     model, rng = checkpoint.model.eval(), np.random.default_rng(seed)
-    familiar, first = model.trust.familiar, next(model.parameters())
+    familiar, first = model.reliability.familiar, next(model.parameters())
     rows = balanced([row for row in rows if row.believed and "v" in row.utterance.cache.modality], FAMILIAR_ROWS, rng)
     if len(rows) < 2 * len(familiar.directions):
         return                                              # too few to tell what is usual: all stays familiar
@@ -151,7 +151,7 @@ def familiarise(checkpoint: Checkpoint, rows: Sequence[Row], *, seed: int, progr
 def damaged(sight: Cached, rng: np.random.Generator) -> Cached:
     """A mouth as it may come to us: as it is, damaged in a way and an amount that chance decides, or beyond reading."""
     if rng.random() < P_RUINED:
-        return replace(sight, images=ruin(sight.images, rng))
+        return replace(sight, images=make_unreadable(sight.images, rng))
     kind = str(rng.choice(["none", *DAMAGE]))
     if kind == "none":
         return sight
@@ -162,14 +162,14 @@ def damaged(sight: Cached, rng: np.random.Generator) -> Cached:
     return replace(sight, images=images, missing=missing)
 
 
-def _instead(own: Cached, row: Row) -> Cached:
+def _instead(own: Cached, row: ManifestRow) -> Cached:
     """The mouth of a row, as long as one's own."""
     theirs = read_entry(row.base, row.utterance.cache)
     images, missing = fitted((theirs.images, theirs.missing), len(own.images))
     return replace(theirs, images=images, missing=missing)
 
 
-def _lesson(checkpoint: Checkpoint, batch: Batch, sights: Sequence[Cached], text: str, sounds: Path | None) -> Lesson:
+def _lesson(checkpoint: Checkpoint, batch: Batch, sights: Sequence[Cached], text: str, sounds: Path | None) -> ReliabilitySample:
     model = checkpoint.model
     first = next(model.parameters())
     batch = batch.to(first.device)
@@ -178,13 +178,13 @@ def _lesson(checkpoint: Checkpoint, batch: Batch, sights: Sequence[Cached], text
     mask = seen.repeat_interleave(MEMORY_PER_FRAME, dim=1)
     heard = remembered(model, batch, sounds)
     if heard is None:
-        heard = model.listen(batch.mel, batch.mel_lengths)
+        heard = model.encode_audio(batch.mel, batch.mel_lengths)
     sound = Memory(model.audio.norm(heard), None)
     sight = Memory(None, model.video.norm(video), None, mask)
     hearing, looking, both = model.start(sound), model.start(sight), model.start(sight)
     both.audio = [tuple(one.expand(len(sights), -1, -1, -1) for one in pair) for pair in hearing.audio]
     n_moments = min(heard.shape[1], mask.shape[1])
-    return Lesson(heard[0, :n_moments].half().cpu(), video[:, :n_moments].half().cpu(), mask[:, :n_moments].cpu(),
+    return ReliabilitySample(heard[0, :n_moments].half().cpu(), video[:, :n_moments].half().cpu(), mask[:, :n_moments].cpu(),
                   _errors(checkpoint, hearing, text)[0], _errors(checkpoint, looking, text), _errors(checkpoint, both, text))
 
 
@@ -211,22 +211,22 @@ def _errors(checkpoint: Checkpoint, cache: Cache, text: str) -> Tensor:
 
 
 @torch.no_grad()
-def pairs(checkpoint: Checkpoint, rows: Sequence[Row], examples: Examples, sounds: Path | None) -> Iterator[Pair]:
+def pairs(checkpoint: Checkpoint, rows: Sequence[ManifestRow], examples: Examples, sounds: Path | None) -> Iterator[Pair]:
     """Each row's sound with its own mouth; rows have both and are to be believed."""
     model, tokenizer, pad = checkpoint.model, checkpoint.tokenizer, checkpoint.pad_seconds
     first = next(model.parameters())
     for row in rows:
         images, seen = (one.to(first.device) for one in batch_video([read_entry(row.base, row.utterance.cache)]))
         video = model.video(model.video.look(images.to(first), seen), seen)[0, ::MEMORY_PER_FRAME]
-        batch = collate([examples.make(row, Draw("a", sound=0), np.random.default_rng(0))], tokenizer.prompt(None),
+        batch = collate([examples.make(row, ExampleSpec("a", sound=0), np.random.default_rng(0))], tokenizer.prompt(None),
                         tokenizer.end, None if pad is None else pad * FEATURE_RATE).to(first.device)
         heard = remembered(model, batch, sounds)
-        heard = (model.listen(batch.mel, batch.mel_lengths) if heard is None else heard)[0, ::MEMORY_PER_FRAME]
+        heard = (model.encode_audio(batch.mel, batch.mel_lengths) if heard is None else heard)[0, ::MEMORY_PER_FRAME]
         n = min(len(heard), len(video))
         yield Pair(heard[:n].half().cpu(), video[:n].half().cpu(), seen[0, :n].cpu())
 
 
-def attune(judge: Judge, known: Sequence[Pair], settings: JudgesConfig, *, seed: int) -> None:
+def pretrain_contrastively(judge: ReliabilityEstimator, known: Sequence[Pair], settings: ReliabilityConfig, *, seed: int) -> None:
     """Let a judge's projections find each sound's own mouth among a group's, and the other way round (InfoNCE; van den Oord et
     al. 2018; CLIP's symmetric form). Of dubbing, word errors would tell too little."""
     device, rng, pad = judge.judge[0].weight.device, np.random.default_rng(seed), torch.nn.utils.rnn.pad_sequence
@@ -241,7 +241,7 @@ def attune(judge: Judge, known: Sequence[Pair], settings: JudgesConfig, *, seed:
         own = torch.arange(len(chosen), device=device)
         return (F.cross_entropy(agree / TEMPERATURE, own) + F.cross_entropy(agree.T / TEMPERATURE, own)) / 2
 
-    _minimise(loss, [*judge.audio.parameters(), *judge.video.parameters()], settings.lr, settings.attune_steps, seed)
+    _minimise(loss, [*judge.audio.parameters(), *judge.video.parameters()], settings.lr, settings.contrastive_steps, seed)
 
 
 def _agreements(heard: Tensor, mouths: Tensor, seen: Tensor, lags: range) -> Tensor:
@@ -255,7 +255,7 @@ def _agreements(heard: Tensor, mouths: Tensor, seen: Tensor, lags: range) -> Ten
     return torch.stack(found).amax(dim=0)
 
 
-def teach(model: AVSR, taught: Sequence[Lesson], settings: JudgesConfig, *, seed: int) -> None:
+def fit(model: AVSR, taught: Sequence[ReliabilitySample], settings: ReliabilityConfig, *, seed: int) -> None:
     """Fit the verdicts of the judges of lips and of sound, as far as the network has them.
 
     A wrong choice counts by what it costs: cross-entropy weighted with the word errors between the two ways. The lips are to be
@@ -265,13 +265,13 @@ def teach(model: AVSR, taught: Sequence[Lesson], settings: JudgesConfig, *, seed
     seeing = [torch.minimum(one.by_sight, one.by_both) for one in taught]
     helps = torch.cat([one.by_sound - best for one, best in zip(taught, seeing, strict=True)]) - settings.margin
     hears = torch.cat([one.by_sight - one.by_both for one in taught]) * (helps > 0)
-    for judge, gain in ((model.trust, helps), (model.heed, hears)):
+    for judge, gain in ((model.reliability, helps), (model.heed, hears)):
         if judge is not None:
             _give_verdicts(judge, taught, gain, settings, seed)
 
 
-def _give_verdicts(judge: Judge, taught: Sequence[Lesson], gain: Tensor, settings: JudgesConfig, seed: int) -> None:
-    """gain (sights of all lessons,): word errors saved by a yes."""
+def _give_verdicts(judge: ReliabilityEstimator, taught: Sequence[ReliabilitySample], gain: Tensor, settings: ReliabilityConfig, seed: int) -> None:
+    """gain (sights of all samples,): word errors saved by a yes."""
     device = judge.judge[0].weight.device
     with torch.no_grad():
         evidence = torch.cat([_evidence(judge, one, device) for one in taught])
@@ -286,7 +286,7 @@ def _give_verdicts(judge: Judge, taught: Sequence[Lesson], gain: Tensor, setting
     _minimise(loss, list(judge.judge.parameters()), settings.lr, settings.steps, seed)
 
 
-def _evidence(judge: Judge, one: Lesson, device: torch.device) -> Tensor:
+def _evidence(judge: ReliabilityEstimator, one: ReliabilitySample, device: torch.device) -> Tensor:
     """(K, 2H + 1)."""
     audio, video, seen = one.audio.to(device).float()[None], one.video.to(device).float(), one.seen.to(device)
     return judge.evidence(judge.audio(audio).expand(len(video), -1, -1), judge.video(video), None, seen)

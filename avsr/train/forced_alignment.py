@@ -17,7 +17,7 @@ import torch
 from avsr import checkpoint
 from avsr.cache import read_entry
 from avsr.checkpoint import Checkpoint
-from avsr.dataset import Row
+from avsr.dataset import ManifestRow
 from avsr.errors import BadConfig
 from avsr.manifest import TimedWord
 from avsr.output import append_lines
@@ -32,7 +32,7 @@ REMEDY = "Set data.align to a model that does, such as tiny.en for English or ba
 Times = list[tuple[str, float, float]]
 
 
-def timed(rows: Sequence[Row], model: str | Path, memory: Path, device: torch.device, progress: Progress) -> list[Row]:
+def timed(rows: Sequence[ManifestRow], model: str | Path, memory: Path, device: torch.device, progress: Progress) -> list[ManifestRow]:
     """Rows, those without word times given them by `model`, which hears the cached sound (see align.py for the method).
 
     memory: a JSON Lines file of what was found before; a last line that a kill cut short is found again. Rows without
@@ -64,7 +64,7 @@ def _remembered(memory: Path) -> dict[str, Times | None]:
     return {entry["id"]: entry["words"] for entry in map(json.loads, text.split(b"\n")[:-1])}
 
 
-def _check(teacher: Checkpoint, rows: Sequence[Row], model: str | Path) -> None:
+def _check(teacher: Checkpoint, rows: Sequence[ManifestRow], model: str | Path) -> None:
     """Raises BadConfig where the teacher cannot tell when the words of these rows were said."""
     if "a" not in teacher.modalities:
         how = "lips alone" if teacher.modalities == ("v",) else "sound and lips together"
@@ -77,7 +77,7 @@ def _check(teacher: Checkpoint, rows: Sequence[Row], model: str | Path) -> None:
                         f"model does not write.  {REMEDY}")
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+def _batches(rows: Sequence[ManifestRow]) -> Iterator[list[ManifestRow]]:
     """Rows of one language at a time, as the language decides where words part."""
     for _, group in groupby(sorted(rows, key=lambda row: row.utterance.language), key=lambda row: row.utterance.language):
         theirs = list(group)
@@ -85,7 +85,7 @@ def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 @torch.inference_mode()
-def _align(teacher: Checkpoint, rows: Sequence[Row]) -> list[Times | None]:
+def _align(teacher: Checkpoint, rows: Sequence[ManifestRow]) -> list[Times | None]:
     """The words of each row, all of one language; None of a row that is longer than the teacher can take."""
     language, found = rows[0].utterance.language, dict.fromkeys(range(len(rows)))
     prompt = teacher.tokenizer.prompt(language)
@@ -102,7 +102,7 @@ def _align(teacher: Checkpoint, rows: Sequence[Row]) -> list[Times | None]:
                                         for word in words if word.text.strip()] for words in found.values()]
 
 
-def _fits(teacher: Checkpoint, row: Row, n_tokens: int) -> bool:
+def _fits(teacher: Checkpoint, row: ManifestRow, n_tokens: int) -> bool:
     """Whether the teacher has room for so many tokens, prompt and end among them, and for all of the row's sound."""
     n_context = getattr(teacher.model.dims, "n_context", None)                # None: of imported networks, without an end
     long = teacher.pad_seconds is not None and row.n_frames > teacher.pad_seconds * VIDEO_FPS

@@ -38,7 +38,7 @@ class Line:
         return {"loss": self.total, **{f"{name}_{self.modality}": value for name, value in self.parts.items()}, **self.pace}
 
 
-class Diary:
+class TrainingLog:
     """Figures by step, of one process only. A run taken up at `step` forgets what was noted after it: it comes again."""
 
     def __init__(self, folder: Path, rank: int, step: int):
