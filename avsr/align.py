@@ -18,7 +18,7 @@ from avsr.decode import teacher_forced_log_probs
 from avsr.models.decoder import Cache, DecoderBlock, Memory
 from avsr.models.protocol import SpeechModel
 from avsr.rates import MEMORY_RATE
-from avsr.text import Pieces, Tokenizer
+from avsr.text import SentencePieceTokenizer, Tokenizer
 from avsr.transcript import Word
 
 MEDIAN_WIDTH = 7                                            # positions: 140 ms
@@ -33,7 +33,7 @@ ATTENTION_DELAY: dict[tuple[tuple[int, int], ...], float] = {
 SENTENCE_MARKS = ".。!！?？"
 
 
-def align(model: SpeechModel, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
           texts: Sequence[Sequence[int]], durations: Sequence[float], *, language: str,
           heads: Sequence[tuple[int, int]]) -> list[list[Word]]:
     """The words of each utterance, one for each that `tokenizer.words` makes of its text, in seconds from its start.
@@ -74,7 +74,7 @@ def align(model: SpeechModel, tokenizer: Tokenizer | Pieces, memory: Memory, pro
     return out
 
 
-def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
                texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, with times from the most likely path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []
@@ -194,8 +194,8 @@ def dtw(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[inside], columns[inside]
 
 
-def _words(tokenizer: Tokenizer | Pieces, text: Sequence[int], probabilities: np.ndarray, starts: np.ndarray, ends: np.ndarray,
-           language: str) -> list[Word]:
+def _words(tokenizer: Tokenizer | SentencePieceTokenizer, text: Sequence[int], probabilities: np.ndarray, starts: np.ndarray,
+           ends: np.ndarray, language: str) -> list[Word]:
     """Words with the times of their letters and digits: the time of a comma is the pause after the word."""
     words, at = [], 0
     for word in tokenizer.words(list(text), language):

@@ -18,7 +18,7 @@ from avsr.augment import Augment, augment_mouths
 from avsr.config import DataConfig
 from avsr.dataset import NO_LABEL, Example, Examples, ExampleSpec, ManifestRow
 from avsr.errors import AvsrError
-from avsr.runtime import end_with_parent
+from avsr.runtime import exit_with_parent
 
 IGNORE = -100                                               # in `targets`, where there is no token to predict
 MAX_PADDING = 0.05                                          # of the frames of a batch, before any change of speed
@@ -216,7 +216,7 @@ def loader(batches: Batches, sampler: InfiniteSampler, n_workers: int, *, pin: b
 
 
 def _init_worker(number: int) -> None:
-    end_with_parent()
+    exit_with_parent()
     torch.set_num_threads(1)                                # two threads beside the training process's would wait
     # numpy's too: on busy cores they took more than half of a sound example's time.
     threadpool_limits(1, user_api="blas")

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from avsr.augment import MOST, Augment
 from avsr.errors import BadConfig
 from avsr.schema import Between, is_number, type_hints
-from avsr.textfiles import read_toml, shown
+from avsr.textfiles import quote, read_toml
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
@@ -173,7 +173,7 @@ def _read(path: Path, told: dict[str, None], above: tuple[Path, ...] = ()) -> di
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
-        raise BadConfig(f"{path}: extends is {shown(other)}, but must be the name of a file in the same folder.  Correct it.")
+        raise BadConfig(f"{path}: extends is {quote(other)}, but must be the name of a file in the same folder.  Correct it.")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
     return _merged(_read(path.with_name(other), told, (path, *above)), values)
@@ -199,7 +199,7 @@ def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above
         if old in REMOVED:
             harmless, why = REMOVED[old]
             if not harmless(value):
-                raise BadConfig(f"{where}: {old} is {shown(value)}, but {why}.  Remove it.")
+                raise BadConfig(f"{where}: {old} is {quote(value)}, but {why}.  Remove it.")
             told[f"{where}: {old} has no effect any more, because {why}.  Remove it."] = None
             continue
         new = RENAMED.get(old, key)
@@ -244,7 +244,7 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
             raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise BadConfig(f"{path}: {prefix}{key} is a section, not {shown(value)}.  "
+                raise BadConfig(f"{path}: {prefix}{key} is a section, not {quote(value)}.  "
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
@@ -272,7 +272,7 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
         return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
     if kind in (int, float) and is_number(value, kind):
         if bounds is not None and not bounds.least <= value <= bounds.most:
-            raise BadConfig(f"{what} is {shown(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
+            raise BadConfig(f"{what} is {quote(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
         return kind(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value
@@ -280,13 +280,13 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
     if kind is tuple:
         inner = typing.get_args(hint)
         name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
-    raise BadConfig(f"{what} is {shown(value)}, but must be {name}.  Correct it.")
+    raise BadConfig(f"{what} is {quote(value)}, but must be {name}.  Correct it.")
 
 
 def _check(config: Config, path: Path) -> None:
     """Settings that go together, and the sections without which nothing can be learnt."""
     if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
-        raise BadConfig(f"{path}: name is {shown(config.name)}, but names the folder of the run within runs/.  Use "
+        raise BadConfig(f"{path}: name is {quote(config.name)}, but names the folder of the run within runs/.  Use "
                         "letters, digits and dashes.")
     if not config.train.steps and not config.reliability.variants:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
@@ -303,7 +303,7 @@ def _check(config: Config, path: Path) -> None:
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
-            raise BadConfig(f"{path}: data.optional.{name} is {shown(one)}, but must be a table of two "
+            raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     for name, amount in config.data.augment.items():
         _fit(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], f"{path}: data.augment.{name}")

@@ -21,9 +21,9 @@ from avsr.cache import Cached, read_entry
 from avsr.corrupt import fitted
 from avsr.errors import BadManifest
 from avsr.features import features
-from avsr.manifest import CacheEntry, TimedWord, Utterance, locate, read
+from avsr.manifest import CacheEntry, TimedWord, Utterance, manifest_path, read
 from avsr.rates import VIDEO_FPS, samples_to_frames
-from avsr.text import Tokenizer, ctc_classes, normalise, spell
+from avsr.text import Tokenizer, ctc_classes, normalise, target_tokens
 
 NO_LABEL = -100                                             # torch's cross-entropy passes over these frames
 SILENCE = 0                                                 # the label of frames in which nobody speaks
@@ -91,7 +91,7 @@ def read_prepared(manifests: Sequence[Path], split: str, max_seconds: float) -> 
     """The prepared rows of a split, and a line for each that cannot be used. Raises BadManifest where none can be used, or two
     manifests share an id."""
     rows, left_out, homes, splits = [], [], {}, Counter()
-    for path in map(locate, manifests):
+    for path in map(manifest_path, manifests):
         for utterance in read(path):
             splits[utterance.split] += 1
             if utterance.split != split:
@@ -222,7 +222,7 @@ class Examples:
         """Tokens and CTC classes."""
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.tokenizer_path)
-        return spell(self.tokenizer, text), ctc_classes(normalise(text))
+        return target_tokens(self.tokenizer, text), ctc_classes(normalise(text))
 
 
 def with_mouths_of(cached: Cached, other: Cached) -> Cached:

@@ -19,7 +19,7 @@ import numpy as np
 from avsr import faces, rates, sync
 from avsr.errors import BadCheckpoint
 from avsr.rates import VIDEO_FPS
-from avsr.schema import Between, Misfit, OneOf, fit_table, shown
+from avsr.schema import Between, InvalidValue, OneOf, quote, validate_table
 
 if TYPE_CHECKING:
     from avsr.faces import FaceTrack
@@ -77,14 +77,14 @@ class MouthCropSettings:
         """The settings stored as `values` (tuples may have become lists). Raises BadCheckpoint on other fields; younger
         ones may be absent, as in what was stored before they were there."""
         if not isinstance(values, Mapping):
-            raise BadCheckpoint(f"mouth crop: {shown(values)} is no table.  Prepare or train again with this version.")
+            raise BadCheckpoint(f"mouth crop: {quote(values)} is no table.  Prepare or train again with this version.")
         names = {field.name for field in fields(cls)}
         if wrong := sorted((names ^ set(values)) - (YOUNGER - set(values))):
             known = "is not there" if wrong[0] in names else "is not known to this version"
-            raise BadCheckpoint(f"mouth crop: field {shown(wrong[0])} {known}.  Prepare or train again with this version.")
+            raise BadCheckpoint(f"mouth crop: field {quote(wrong[0])} {known}.  Prepare or train again with this version.")
         try:
-            return cls(**fit_table(cls, values))
-        except (Misfit, ValueError) as error:
+            return cls(**validate_table(cls, values))
+        except (InvalidValue, ValueError) as error:
             raise BadCheckpoint(f"mouth crop: {error}.  Prepare or train again with this version.") from error
 
     def differences(self, other: MouthCropSettings) -> list[str]:

@@ -25,7 +25,7 @@ from avsr.features import features
 from avsr.models.decoder import Memory
 from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
-from avsr.schema import Misfit, fit_table
+from avsr.schema import InvalidValue, validate_table
 from avsr.transcript import Word
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ class Recogniser:
         if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
             raise BadCheckpoint(f"{name}: its search settings {listed(unknown)} are not known here.  {remedy}")
         try:
-            wanted = fit_table(DecodeOptions, wanted, "search.")
-        except Misfit as error:
+            wanted = validate_table(DecodeOptions, wanted, "search.")
+        except InvalidValue as error:
             raise BadCheckpoint(f"{name}: {error}.  {remedy}") from error
         return DecodeOptions(**{**wanted, **{name: value for name, value in asked.items() if value is not None}})
 

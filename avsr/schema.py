@@ -24,7 +24,7 @@ AGAIN = "Fetch the model again."
 SHOWN = 40                                                  # characters of a wrong value in a message
 
 
-class Misfit(Exception):
+class InvalidValue(Exception):
     """A value that is not what its field wants; `str(error)` names the field, the value and what it must be."""
 
 
@@ -50,7 +50,7 @@ class Printable:
     longest: int
 
 
-def fit(value: Any, hint: Any, name: str) -> Any:
+def validate(value: Any, hint: Any, name: str) -> Any:
     """`value`, which JSON held under `name`, as the type that an annotation wants. Raises Misfit."""
     hint, bounds, optional = _parts(hint)
     if value is None and optional:
@@ -62,27 +62,27 @@ def fit(value: Any, hint: Any, name: str) -> Any:
         inner = typing.get_args(hint)
         inner = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(inner) == len(value):
-            return tuple(fit(item, one, f"{name}[{i}]") for i, (item, one) in enumerate(zip(value, inner, strict=True)))
+            return tuple(validate(item, one, f"{name}[{i}]") for i, (item, one) in enumerate(zip(value, inner, strict=True)))
     if kind is dict and isinstance(value, Mapping):
         _, inner = typing.get_args(hint) or (str, Any)
-        return {key: fit(item, inner, f"{name}.{shown(key)[1:-1]}") for key, item in value.items()}
+        return {key: validate(item, inner, f"{name}.{quote(key)[1:-1]}") for key, item in value.items()}
     if kind in (bool, str) and isinstance(value, kind) and _allowed(value, bounds):
         return value
     if kind in (int, float) and is_number(value, kind) and _allowed(value, bounds):
         return kind(value)
-    raise Misfit(f"{name} is {shown(value)}, but must be {_wanted(kind, hint, bounds)}{' or null' * optional}")
+    raise InvalidValue(f"{name} is {quote(value)}, but must be {_wanted(kind, hint, bounds)}{' or null' * optional}")
 
 
-def fit_table(kind: type, values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def validate_table(kind: type, values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """The fields of the dataclass `kind` that a table names, each as `fit` gives it. above: goes before names in messages.
 
     Names that are no fields, and fields that are absent, are the caller's matter. Raises Misfit.
     """
     hints = type_hints(kind)
-    return {f.name: fit(values[f.name], hints[f.name], above + f.name) for f in fields(kind) if f.name in values}
+    return {f.name: validate(values[f.name], hints[f.name], above + f.name) for f in fields(kind) if f.name in values}
 
 
-def shown(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value as a message names it: short, on one line, in the words of JSON."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -97,7 +97,7 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *
     number, header = next(lines, (1, []))
     header = [_known(name.strip(), {*required, *known}) for name in header]
     if twice := [name for name, count in Counter(header).items() if count > 1 and name]:
-        raise BadManifest(f"{path}, line {number}: the header has {shown(twice[0])} twice.  Take one of the columns out.")
+        raise BadManifest(f"{path}, line {number}: the header has {quote(twice[0])} twice.  Take one of the columns out.")
     rows = [(number, _row(path, number, header, cells, short)) for number, cells in lines]
     return Table([name for name in header if name], rows, typed=False)
 
@@ -128,7 +128,7 @@ def _json_rows(path: Path, text: str, required: Sequence[str], known: set[str]) 
                                   "come to its end, or delete this line and write the rest.") from error
             raise BadManifest(f"{path}, line {number}: not JSON ({error}).  {remedy}") from error
         if not isinstance(row, dict):
-            raise BadManifest(f"{path}, line {number}: {shown(row)}, where an object in braces belongs.  {remedy}")
+            raise BadManifest(f"{path}, line {number}: {quote(row)}, where an object in braces belongs.  {remedy}")
         yield number, {_known(name, known): value for name, value in row.items()}
 
 
@@ -137,7 +137,7 @@ def no_number(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def shown(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value for a message, cut off after SHOWN letters."""
     if isinstance(value, int) and abs(value) >= 10**SHOWN:
         return f"a number of more than {SHOWN} digits"

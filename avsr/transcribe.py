@@ -27,7 +27,7 @@ from avsr.models.decoder import Memory
 from avsr.names import INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
-from avsr.runtime import Progress, n_cores, no_progress, pick_device, pick_dtype, release_memory, workers
+from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, release_memory
 from avsr.segment import SpeechSegment
 from avsr.stream import StreamReader, Window, prefetch, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
@@ -191,7 +191,7 @@ class _Transcriber:
         On the CPU they are shared out to threads, each of which keeps to its own cores: the tensors of a decoding step are
         too small for several cores to share one (2.3 times slower with two, on a machine with something else to do).
         """
-        usable, n_workers = self._usable(windows), workers(self.recogniser.device)
+        usable, n_workers = self._usable(windows), n_parallel_batches(self.recogniser.device)
         n_each = -(-self.options.batch_size // n_workers)
         if "v" in self.modality and n_workers > 1:          # tracking faces is slow: begin as soon as there are a few windows
             n_each = -(-n_each // 2)

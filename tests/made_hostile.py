@@ -59,11 +59,11 @@ def tiny(folder: Path) -> Path:
 
     from avsr.checkpoint import Checkpoint, save
     from avsr.models.avsr import AVSR, Dims
-    from avsr.text import write_letters
+    from avsr.text import write_characters
 
     torch.manual_seed(0)
     folder.mkdir(parents=True)
-    tokenizer = write_letters(folder / "letters.json")
+    tokenizer = write_characters(folder / "letters.json")
     dims = Dims(
         width=16,
         n_heads=2,

@@ -21,7 +21,7 @@ from avsr.batch import IGNORE, MAX_PADDING, Batches, InfiniteSampler, augmented,
 from avsr.config import DataConfig
 from avsr.dataset import NO_LABEL, Example, Examples, ManifestRow, read_prepared
 from avsr.manifest import CacheEntry, Utterance
-from avsr.text import write_letters
+from avsr.text import write_characters
 
 
 def rows_of(lengths, has="av"):
@@ -202,7 +202,7 @@ def equal(one, other):
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     rows, _ = read_prepared([corpus(folder, 8, n_sound=2)], "train", 30)
-    letters = write_letters(folder / "tokenizer.json")
+    letters = write_characters(folder / "tokenizer.json")
     mixer = noise.NoiseMixer({"white": noise.Coloured()}, snr_range=(0, 10))
     examples = Examples(letters.path, 80, {"ab": 1}, mixer, Augment())
     return rows, Batches(rows, examples, letters.prompt(None), letters.end, None)

@@ -31,7 +31,7 @@ from avsr.noise import NoiseManifest, active_level, rms_level
 from avsr.rates import SAMPLE_RATE
 from avsr.report.examples import _recording
 from avsr.results import NAME, TIMINGS, ResultRow, read_results
-from avsr.text import NORMALISER, write_letters
+from avsr.text import NORMALISER, write_characters
 
 CORRUPTIONS = parse_corruptions("blur:4,noface,face,shift:80")
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
             entry = writer.add(cache.pack(f"t{i}", say(words, sight=i != 4, seed=i)))
             rows.append(replace(utterance(f"t{i}", words, "test", entry, speaker=f"s{i % 3}"), labels={"sex": "fm"[i % 2]}))
     manifest.write(folder / "manifest.jsonl", rows)
-    tokenizer = write_letters(folder / "tokenizer.json")
+    tokenizer = write_characters(folder / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
                       n_vocab=tokenizer.no_timestamps + 1, n_context=24, lips="compact", video_width=32))

@@ -16,7 +16,7 @@ from avsr.checkpoint import Checkpoint, load, save
 from avsr.errors import BadCheckpoint, BadOutput, MissingAsset
 from avsr.lips import MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
-from avsr.text import Tokenizer, write_letters
+from avsr.text import Tokenizer, write_characters
 
 SEEING = Dims(width=16, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
               n_context=10)
@@ -32,7 +32,7 @@ def make(folder, dims=BLIND, *, seed=0, **facts):
 def letters(tmp_path_factory):
     """A folder with a tokenizer.json of 34 tokens."""
     folder = tmp_path_factory.mktemp("letters")
-    write_letters(folder / "tokenizer.json")
+    write_characters(folder / "tokenizer.json")
     return folder
 
 

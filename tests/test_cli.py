@@ -65,7 +65,8 @@ def test_texts_of_two_files_stand_apart_and_an_encoding_that_lacks_a_letter_cost
 
 
 def test_a_letter_that_the_encoding_lacks_is_a_question_mark():
-    code = "from avsr.cli.console import say, told\nwith told(): print('Zoë'); say('漢'); raise SystemExit(3)"
+    code = ("from avsr.cli.console import print_status, report_errors\n"
+            "with report_errors(): print('Zoë'); print_status('漢'); raise SystemExit(3)")
     ways = {"ascii": "Zo?", "ascii:strict": "Zo?", "latin-1": "Zoë", "ascii:xmlcharrefreplace": "Zo&#235;"}
     for asked, written in ways.items():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": asked})

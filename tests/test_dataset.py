@@ -13,7 +13,7 @@ from avsr.dataset import NO_LABEL, SILENCE, Examples, ExampleSpec, ManifestRow, 
 from avsr.errors import BadManifest
 from avsr.features import log_mel
 from avsr.manifest import TimedWord
-from avsr.text import write_letters
+from avsr.text import write_characters
 
 LABELS = {"ab": 1, "cd": 2, "ef": 3}
 WHITE = noise.NoiseMixer({"white": noise.Coloured()}, snr_range=(-5.0, 5.0), p_clean=0.0)
@@ -27,7 +27,7 @@ def rows(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    return write_letters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
+    return write_characters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
 
 
 @pytest.fixture

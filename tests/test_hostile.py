@@ -122,7 +122,7 @@ def test_a_value_is_what_its_annotation_says(value, hint, says):
 
     kind = eval(hint, {"Annotated": Annotated, "Printable": schema.Printable})
     if says is None:
-        assert schema.fit(value, kind, "x") == value
+        assert schema.validate(value, kind, "x") == value
         return
-    with pytest.raises(schema.Misfit, match=says):
-        schema.fit(value, kind, "x")
+    with pytest.raises(schema.InvalidValue, match=says):
+        schema.validate(value, kind, "x")

@@ -30,7 +30,7 @@ from avsr.importers.reading import listed, read_weights
 from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import outline
 from avsr.models.hybrid import HybridAVSR
-from avsr.text import Pieces
+from avsr.text import SentencePieceTokenizer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 LEGACY = {"_use_new_zipfile_serialization": False}
@@ -176,7 +176,7 @@ def test_model_json_holds_all_that_decoding_must_know(published, tmp_path):
     assert checkpoint.load(folder).mouth_crop == MOUTH_CROPS["auto-avsr"]
     assert (facts["dims"]["grey_mean"], facts["dims"]["grey_std"]) == (0.421, 0.165)
     assert facts["search"] == {"beam_size": 40, "ctc_weight": 0.1, "length_penalty": 0.0}
-    assert facts["sha256"]["tokenizer.json"] == Pieces(folder / "tokenizer.json").sha256
+    assert facts["sha256"]["tokenizer.json"] == SentencePieceTokenizer(folder / "tokenizer.json").sha256
     about = facts["training"]
     assert (about["family"], about["file"], about["published"]) == ("auto_avsr", "mine.pth", None)
     assert about["md5"] == hashlib.md5(path.read_bytes()).hexdigest()

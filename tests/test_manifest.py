@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from avsr import manifest
 from avsr.errors import BadManifest, BadOutput
 from avsr.manifest import CacheEntry, Limits, Problem, TimedWord, Utterance
-from avsr.manifest.rows import lies_beside
+from avsr.manifest.rows import is_within_folder
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 TEXT = st.text(alphabet="aé \u2028\x85\0\n\r\t\"\\{}:,0😀", max_size=8)              # what could break a line
 SPANS = st.tuples(st.floats(0, 1e6), st.floats(1e-3, 1e6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
 COUNT = st.integers(0, 2**50)
-SHARDS = st.text(alphabet="aé \u2028\n\"\\{}:.-0/", min_size=1, max_size=8).filter(lies_beside)
+SHARDS = st.text(alphabet="aé \u2028\n\"\\{}:.-0/", min_size=1, max_size=8).filter(is_within_folder)
 
 
 @st.composite

@@ -21,7 +21,7 @@ from avsr.errors import AvsrError, BadCheckpoint, BadManifest, BadMedia, NoFace
 from avsr.lips import MOUTH_CROPS
 from avsr.lm import NGrams
 from avsr.models.hybrid import HybridAVSR, HybridDims
-from avsr.text import write_pieces
+from avsr.text import write_sentencepiece
 from avsr.transcribe import transcribe
 
 LAYERS = {"v": {"n_video_layers": 1}, "a": {"n_audio_layers": 1}, "av": {"n_video_layers": 1, "n_audio_layers": 1}}
@@ -33,7 +33,7 @@ def made(tmp_path_factory):
     """A model for each modality, small and sure of what it writes."""
     folder, models = tmp_path_factory.mktemp("imported"), {}
     pieces = [piece.replace(" ", "\u2581") for piece in PIECES]
-    tokenizer = write_pieces(folder / "tokenizer.json", pieces, dict.fromkeys(pieces[1:], -2.0))
+    tokenizer = write_sentencepiece(folder / "tokenizer.json", pieces, dict.fromkeys(pieces[1:], -2.0))
     for modality, layers in LAYERS.items():
         torch.manual_seed(3)
         dims = HybridDims(width=32, n_heads=4, n_inside=64, n_decoder_layers=1, n_vocab=len(PIECES) + 2, n_fusion=16, **layers)

@@ -12,12 +12,12 @@ from avsr.errors import BadCheckpoint
 from avsr.models.avsr import AVSR, Dims
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 from avsr.recogniser import Recogniser, batch_audio, batch_video
-from avsr.text import spell, write_letters
+from avsr.text import target_tokens, write_characters
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    tokenizer = write_letters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
+    tokenizer = write_characters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
                       n_vocab=tokenizer.no_timestamps + 1, n_context=32, video_frontend="compact", video_width=32,
@@ -52,7 +52,7 @@ def test_what_is_shared_changes_nothing(checkpoint, said):
 
 
 def test_neither_sense_depends_on_nothing(checkpoint, said):
-    recogniser, text = Recogniser(checkpoint), [spell(checkpoint.tokenizer, "ab cd")]
+    recogniser, text = Recogniser(checkpoint), [target_tokens(checkpoint.tokenizer, "ab cd")]
     losses = [recogniser.score(recogniser.encode([case.audio], [case], "none"), text)[0] for case in said]
     assert torch.equal(*losses)
     heard = recogniser.score(recogniser.encode([said[0].audio], None, "a"), text)[0]
@@ -60,7 +60,8 @@ def test_neither_sense_depends_on_nothing(checkpoint, said):
 
 
 def test_no_face_is_sound_alone_and_by_sight_nothing(checkpoint, said):
-    sounds, text, recogniser = [one.audio for one in said], [spell(checkpoint.tokenizer, "ab")] * 2, Recogniser(checkpoint)
+    sounds, recogniser = [one.audio for one in said], Recogniser(checkpoint)
+    text = [target_tokens(checkpoint.tokenizer, "ab")] * 2
     losses = {name: recogniser.score(recogniser.encode(sounds, [None, None], name), text) for name in ("none", "a", "v", "av")}
     for one, other in (("a", "av"), ("none", "v")):
         assert all(map(torch.equal, losses[one], losses[other])), (one, other)
@@ -123,7 +124,7 @@ def test_log_probabilities_of_tokens_are_those_of_the_search(checkpoint, said):
 
 def test_the_company_in_a_batch_changes_nothing(checkpoint, said):
     recogniser = Recogniser(checkpoint)
-    texts = [spell(checkpoint.tokenizer, "ab"), spell(checkpoint.tokenizer, "cd ef ab")]
+    texts = [target_tokens(checkpoint.tokenizer, "ab"), target_tokens(checkpoint.tokenizer, "cd ef ab")]
     together = recogniser.encode([one.audio for one in said], said, "av")
     for i, log_probs in enumerate(recogniser.score(together, texts)):
         alone = recogniser.encode([said[i].audio], [said[i]], "av")

@@ -31,8 +31,8 @@ from avsr.lips import MOUTH_CROPS, MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.models.whisper import is_whispers
-from avsr.runtime import most_processes
-from avsr.text import write_letters, write_pieces
+from avsr.runtime import max_processes
+from avsr.text import write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
 from avsr.train.initialise import begin
 from avsr.train.loop import _Run as Run
@@ -456,8 +456,8 @@ def test_what_the_machine_runs_short_of_is_told_with_the_way_on(tmp_path, error,
 def test_more_workers_than_the_machine_bears_are_not_started(folder, tmp_path):
     lines, settings = [], config(folder, "data.workers=128", "train.steps=1")
     run = Run(settings, tmp_path, TrainOptions(device="cpu", say=lines.append), torch.device("cpu"))
-    assert run._n_workers() == min(128, most_processes())
-    assert lines[-1].startswith(f"data.workers is 128, and {most_processes()} are started") == (most_processes() < 128)
+    assert run._n_workers() == min(128, max_processes())
+    assert lines[-1].startswith(f"data.workers is 128, and {max_processes()} are started") == (max_processes() < 128)
 
 
 def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
@@ -676,7 +676,7 @@ def test_warm_up_and_cosine(folder):
 
 def small(folder, **facts):
     torch.manual_seed(len(list(folder.iterdir())))
-    letters = write_letters(folder / f"tokenizer-{len(list(folder.iterdir()))}.json")
+    letters = write_characters(folder / f"tokenizer-{len(list(folder.iterdir()))}.json")
     dims = begin(config(folder), folder).model.dims
     return Checkpoint("small", AVSR(dims), letters, **facts)
 
@@ -730,7 +730,7 @@ def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
 def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_path):
     torch.manual_seed(0)
     imported = HybridAVSR(HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)).eval()
-    pieces = write_pieces(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
+    pieces = write_sentencepiece(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
     source = save(Checkpoint("vsr", imported, pieces, mouth_crop=MOUTH_CROPS["auto-avsr"], video_trained=True, pad_seconds=None),
                   tmp_path / "vsr", half=False)
     dims = ("width=64", "n_heads=8", "video_width=32", "n_video_layers=2", 'lips="resnet18-silu"', 'video_blocks="conformer"')
@@ -746,7 +746,7 @@ def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_pa
 
 def test_an_imported_network_is_not_trained_further(folder, tmp_path):
     imported = HybridAVSR(HybridDims(width=32, n_heads=4, n_inside=32, n_audio_layers=1, n_decoder_layers=1, n_vocab=9))
-    pieces = write_pieces(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
+    pieces = write_sentencepiece(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
     source = save(Checkpoint("asr", imported, pieces, pad_seconds=None), tmp_path / "asr")
     with pytest.raises(BadConfig, match="video_encoder_from"):
         begin(config(folder, f"model.start={source}"), tmp_path)

@@ -16,7 +16,7 @@ from avsr.models.avsr import AVSR, Dims
 from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.rates import VIDEO_FPS
 from avsr.runtime import no_progress
-from avsr.text import Tokenizer, write_letters, write_pieces
+from avsr.text import Tokenizer, write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
 from avsr.train.forced_alignment import timed
 
@@ -82,7 +82,7 @@ def ours(folder, *, pad_seconds=None, n_context=24, **dims):
     """A model of ours that spells letters."""
     torch.manual_seed(0)
     folder.mkdir()
-    tokenizer = write_letters(folder / "letters.json")
+    tokenizer = write_characters(folder / "letters.json")
     model = AVSR(Dims(**TINY | dims, n_vocab=tokenizer.no_timestamps + 1, n_context=n_context))
     return checkpoint.save(Checkpoint("teacher", model, tokenizer, pad_seconds=pad_seconds), folder / "model", half=False)
 
@@ -92,7 +92,7 @@ def imported(folder, **layers):
     torch.manual_seed(0)
     folder.mkdir()
     dims = HybridDims(width=32, n_heads=4, n_inside=32, n_decoder_layers=1, n_vocab=10, **layers)
-    pieces = write_pieces(folder / "pieces.json", ["<unk>", "\u2581", *"ABCDEF"], dict.fromkeys("\u2581ABCDEF", -1.0))
+    pieces = write_sentencepiece(folder / "pieces.json", ["<unk>", "\u2581", *"ABCDEF"], dict.fromkeys("\u2581ABCDEF", -1.0))
     teacher = Checkpoint("teacher", HybridAVSR(dims), pieces, pad_seconds=None, video_trained="n_video_layers" in layers)
     return checkpoint.save(teacher, folder / "model", half=False)
 

@@ -22,7 +22,7 @@ from avsr.names import MODALITIES
 from avsr.rates import SAMPLE_RATE
 from avsr.results import FIELD_TYPES, FORMER_NAMES, Key, ResultRow
 from avsr.text import NORMALISER, normalise, present_normaliser
-from avsr.textfiles import read_table, shown
+from avsr.textfiles import quote, read_table
 
 NEEDED = ("id", "hypothesis")
 # Known from our own rows and from audio.jsonl, and ignored: the manifest is the better source, or they tell of our model.
@@ -155,7 +155,7 @@ def _value(name: str, value: Any) -> Any:
         return float(value) + 0.0                           # -0.0 is 0.0
     if kind is int and number and value == int(value):
         return int(value)
-    raise _Wrong(f"{name} is {shown(value)}, it must be {KINDS[kind]}.  Correct it.")
+    raise _Wrong(f"{name} is {quote(value)}, it must be {KINDS[kind]}.  Correct it.")
 
 
 def _row(values: dict[str, Any], utterance: Utterance, system: str, split: str | None) -> ResultRow:
@@ -178,7 +178,7 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
                      f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
     if (values["noise"] is None) != (values["snr_db"] is None):
         there, absent = ("noise", "snr_db") if values["snr_db"] is None else ("snr_db", "noise")
-        raise _Wrong(f"{there} is {shown(values[there])} and there is no {absent}.  Give both, or leave both out where it is "
+        raise _Wrong(f"{there} is {quote(values[there])} and there is no {absent}.  Give both, or leave both out where it is "
                      "clean.")
     if values["amount"] is not None and values["corruption"] is None:
         raise _Wrong(f"amount is {values['amount']:g} and there is no corruption.  Name it, or leave amount out.")
@@ -189,7 +189,7 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
     if values["duration_s"] is not None and values["duration_s"] <= 0:
         raise _Wrong(f"duration_s is {values['duration_s']:g}, it must be above 0.  Correct it, or leave it out.")
     if values["reference"] is not None and normalise(values["reference"]) != normalise(utterance.text):
-        raise _Wrong(f"reference is {shown(values['reference'])}, and the manifest has {shown(utterance.text)} for "
+        raise _Wrong(f"reference is {quote(values['reference'])}, and the manifest has {quote(utterance.text)} for "
                      f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
 
 

@@ -36,7 +36,7 @@ from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
-from avsr.manifest import locate
+from avsr.manifest import manifest_path
 from avsr.modality import GOES_BY
 from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
@@ -103,7 +103,7 @@ class _Run:
     """One call of `benchmark`."""
 
     def __init__(self, manifest: Path, output: Path, settings: Settings, options: Options):
-        self.path = locate(manifest)
+        self.path = manifest_path(manifest)
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)

@@ -24,8 +24,8 @@ from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR
 from avsr.models.decoder import Memory
 from avsr.recogniser import Recogniser
-from avsr.runtime import Progress, pick_device, workers
-from avsr.text import spell
+from avsr.runtime import Progress, n_parallel_batches, pick_device
+from avsr.text import target_tokens
 from avsr.transcribe import load_model
 
 
@@ -53,7 +53,7 @@ class Subject(Protocol):
     facts: dict[str, Any]
     about: dict[str, Any]
     modalities: tuple[str, ...]
-    workers: int
+    n_parallel_batches: int
     device: str
 
     def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
@@ -78,13 +78,13 @@ class Own:
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
         self.needs_lips = {"v"} if "a" in able else {"v", "av"}
-        self.workers, self.device = workers(self.torch_device), self.torch_device.type
+        self.workers, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
         self.gate = _gate(self.checkpoint)
 
     @torch.inference_mode()
     def answer(self, sounds: Sequence[np.ndarray], texts: Sequence[str], questions: Sequence[Question]) -> list[Answer]:
         """See Subject."""
-        spelled = [spell(self.checkpoint.tokenizer, text) for text in texts]
+        spelled = [target_tokens(self.checkpoint.tokenizer, text) for text in texts]
         audio, hearing, out = sounds, Watch(self.torch_device), []
         if any("a" in question.modality for question in questions):
             with hearing:
@@ -141,7 +141,7 @@ class Other:
     """Another recogniser, see against.py: by sound alone, one batch after the other."""
 
     modalities = ("a",)
-    workers = 1
+    n_parallel_batches = 1
 
     def __init__(self, rival: Rival):
         self.rival, self.name, self.device = rival, rival.name, rival.device

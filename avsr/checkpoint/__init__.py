@@ -23,7 +23,7 @@ from avsr.checkpoint.whispers import PACKAGED, fetch_whisper, load_packaged, loa
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput
 from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
-from avsr.schema import shown
+from avsr.schema import quote
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def _load(name: str, lips: bool, progress: Progress, above: tuple[Path, ...]) ->
             return load_whisper(folder, name, lips)
         found = folder.exists()
     except OSError as error:                                # a name too long for a path, or a folder that nobody may enter
-        raise BadCheckpoint(f"{shown(name)[1:-1]}: cannot be read ({error.strerror}).  Name a model's folder that you may "
+        raise BadCheckpoint(f"{quote(name)[1:-1]}: cannot be read ({error.strerror}).  Name a model's folder that you may "
                             f"read, or one of {', '.join(shipped())}.") from error
     if found:
         raise BadCheckpoint(f"{name}: a file, but a model is a folder with model.json and model.safetensors.  "
@@ -109,7 +109,7 @@ def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
         names = (*shipped(), *SIZES)
         nearest = get_close_matches(name, names, 1)
         hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(names)}, a folder, or owner/model of the hub."
-        raise BadCheckpoint(f"{name if name.isprintable() else shown(name)}: no such model or folder.  {hint}")
+        raise BadCheckpoint(f"{name if name.isprintable() else quote(name)}: no such model or folder.  {hint}")
     try:
         folder = fetch_whisper(f"openai/whisper-{size}" if size in SIZES else size, progress)
     except AvsrError as error:

@@ -15,8 +15,8 @@ from avsr import rates
 from avsr.checkpoint.old_names import AudioGate, current_dims, current_fields
 from avsr.errors import BadCheckpoint
 from avsr.lips import MouthCropSettings
-from avsr.schema import Between, Misfit, Printable, fit_table, read_json, shown
-from avsr.text import Pieces, Tokenizer
+from avsr.schema import Between, InvalidValue, Printable, quote, read_json, validate_table
+from avsr.text import SentencePieceTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from avsr.models.avsr import AVSR, Dims
@@ -43,7 +43,7 @@ class Checkpoint:
 
     name: str
     model: AVSR | HybridAVSR
-    tokenizer: Tokenizer | Pieces
+    tokenizer: Tokenizer | SentencePieceTokenizer
     mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
     video_trained: bool = False
     base: str | None = None
@@ -115,20 +115,20 @@ def read_description(folder: Path) -> Description:
     """
     values = current_fields(read_json(folder / "model.json"))
     if values.get("layout") not in (LAYOUT, *OLDER) or isinstance(values["layout"], bool | float):
-        raise BadCheckpoint(f"{folder}: model.json of layout {shown(values.get('layout'))}, known is {LAYOUT}.  Install a "
+        raise BadCheckpoint(f"{folder}: model.json of layout {quote(values.get('layout'))}, known is {LAYOUT}.  Install a "
                             "newer avsr.")
     if absent := [f.name for f in fields(Description) if f.name not in values and f.default is MISSING
                   and f.default_factory is MISSING]:
         raise BadCheckpoint(f"{folder}: its model.json lacks {', '.join(absent)}.  {COPY}")
     try:
-        description = Description(**fit_table(Description, values))
-    except Misfit as error:
+        description = Description(**validate_table(Description, values))
+    except InvalidValue as error:
         raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {COPY}") from error
     here = {name: getattr(rates, name) for name in RATES}
     for name in [*RATES, *description.rates]:
         theirs, ours = description.rates.get(name), here.get(name)
         if theirs != ours:
-            raise BadCheckpoint(f"{folder}: made with {shown(name)[1:-1]} = {shown(theirs)}, here it is {shown(ours)}.  "
+            raise BadCheckpoint(f"{folder}: made with {quote(name)[1:-1]} = {quote(theirs)}, here it is {quote(ours)}.  "
                                 f"{VERSION}")
     return description
 
@@ -140,7 +140,7 @@ def read_dims(description: Description, folder: Path) -> Dims | HybridDims:
 
     kinds = {"avsr": Dims, "hybrid": HybridDims}
     if description.network not in kinds:
-        raise BadCheckpoint(f"{folder}: its network is of kind {shown(description.network)}, known are {', '.join(kinds)}.  "
+        raise BadCheckpoint(f"{folder}: its network is of kind {quote(description.network)}, known are {', '.join(kinds)}.  "
                             "Install a newer avsr.")
     try:
         values = current_dims(description.dims)
@@ -151,11 +151,11 @@ def read_dims(description: Description, folder: Path) -> Dims | HybridDims:
     if strange := sorted(values.keys() - set(known)):       # one that is absent is younger than the model
         nearest = get_close_matches(strange[0], known, 1)
         hint = f", which may mean {nearest[0]}" if nearest else ""
-        raise BadCheckpoint(f"{folder}: its {kind.__name__} differ from this version's in {shown(strange[0])[1:-1]}{hint}.  "
+        raise BadCheckpoint(f"{folder}: its {kind.__name__} differ from this version's in {quote(strange[0])[1:-1]}{hint}.  "
                             f"{VERSION}")
     try:
-        return kind(**fit_table(kind, values, "dims."))
-    except (Misfit, ValueError) as error:
+        return kind(**validate_table(kind, values, "dims."))
+    except (InvalidValue, ValueError) as error:
         raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {VERSION}") from error
 
 

@@ -17,7 +17,7 @@ from avsr.checkpoint.description import COPY, Checkpoint, Description, read_dims
 from avsr.checkpoint.old_names import current_tensor
 from avsr.errors import BadCheckpoint
 from avsr.schema import read_json
-from avsr.text import LONGEST_TOKENIZER, Pieces, Tokenizer, open_tokenizer
+from avsr.text import LONGEST_TOKENIZER, SentencePieceTokenizer, Tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
     from avsr.models.avsr import AVSR, Dims
@@ -128,7 +128,7 @@ def _meant(folder: Path, about: Description, wanted: Mapping, headers: Mapping[P
     raise BadCheckpoint(f"{folder}: its weights do not fit its dims (it {wrong}).  {AGAIN}")
 
 
-def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tokenizer | Pieces:
+def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tokenizer | SentencePieceTokenizer:
     """Its own, or where it has none its base's."""
     if TOKENIZER not in about.sha256 and base is not None:
         return base.tokenizer
@@ -138,7 +138,7 @@ def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tok
     raise _not_there(folder, TOKENIZER)
 
 
-def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | Pieces) -> str | None:
+def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | SentencePieceTokenizer) -> str | None:
     """In words, what of model.json and tokenizer.json does not go with the network; None where all does."""
     from avsr.models.hybrid import HybridDims
     from avsr.models.whisper import WhisperSettings
@@ -146,7 +146,7 @@ def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | Pie
     if tokenizer.n_tokens > dims.n_vocab:
         return f"its tokenizer has {tokenizer.n_tokens} tokens, and its network {dims.n_vocab}"
     if isinstance(dims, HybridDims):
-        fits = isinstance(tokenizer, Pieces) and tokenizer.n_tokens == dims.n_vocab
+        fits = isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.n_tokens == dims.n_vocab
         return None if fits else f"its tokenizer is not of the {dims.n_vocab} pieces that its network writes"
     n_prompt = len(tokenizer.prompt(next(iter(tokenizer.languages), None)))
     if dims.n_context < n_prompt + 2:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, Number, check_writable, say, told
+from avsr.cli.console import CONTEXT, Number, ProgressBar, check_writable, print_status, report_errors
 from avsr.errors import counted
 
 if TYPE_CHECKING:
@@ -65,13 +65,13 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, outside: tu
 
     Every utterance meets the same noise in every run, on every machine. Look at the rows with avsr report.
     """
-    with told("Its rows are kept.  Give the same command again; it goes on where it was stopped."):
+    with report_errors("Its rows are kept.  Give the same command again; it goes on where it was stopped."):
         settings = _settings(options, outside)
         check_writable(output_dir)
         from avsr.benchmark.run import Options, benchmark  # heavy imports wait until the options are known to be sound
 
-        with Bars(quiet, lines=True) as bars:
-            how = Options(shlex.join(["avsr", *sys.argv[1:]]), bars, bars.say)
+        with ProgressBar(quiet, lines=True) as bars:
+            how = Options(shlex.join(["avsr", *sys.argv[1:]]), bars, bars.print_line)
             done = benchmark(manifest, output_dir, settings, outside=outside, save_audio=save_audio, options=how)
         if not quiet:
             _tell(done)
@@ -95,8 +95,10 @@ def _settings(options: dict, outside: tuple[Path, ...]):
 def _tell(done: Benchmarked) -> None:
     """What there is now, what could not be measured, and what to do next."""
     if done.n_cut:
-        say("warning: the last row had been cut off; it was computed again.")
+        print_status("warning: the last row had been cut off; it was computed again.")
     for reason, count in Counter(reason for _, reason in done.skipped).items():
         ids = [one for one, why in done.skipped if why == reason]
-        say(f"skipped: {counted(count, 'utterance')} ({', '.join(ids[:SHOWN])}{', ...' if count > SHOWN else ''}): {reason}")
-    say(f"{counted(done.n_rows, 'row')} in {done.folder}, {done.n_new} of them new.  Look at them:  avsr report {done.folder}")
+        named = f"{', '.join(ids[:SHOWN])}{', ...' if count > SHOWN else ''}"
+        print_status(f"skipped: {counted(count, 'utterance')} ({named}): {reason}")
+    print_status(f"{counted(done.n_rows, 'row')} in {done.folder}, {done.n_new} of them new.  "
+                 f"Look at them:  avsr report {done.folder}")

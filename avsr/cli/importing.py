@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, put, say, told
+from avsr.cli.console import CONTEXT, ProgressBar, print_result, print_status, report_errors
 
 if TYPE_CHECKING:
     from avsr.importers import Imported
@@ -30,16 +30,16 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
     Whose file it is and how large its network is, is read from what is inside. data/README.md lists the files that are
     known, and where they come from.
     """
-    with told():
+    with report_errors():
         folder = output_dir or Path("models") / file.stem
-        with Bars(quiet) as bars:
+        with ProgressBar(quiet) as bars:
             bars("loading torch", 0, None, None)
             from avsr.importers import import_checkpoint  # heavy imports wait until here
 
             imported = import_checkpoint(file, folder, tokenizer=tokenizer, half=half, progress=bars)
         if not quiet:
-            say(_summary(imported, half), lines=True)
-    put(str(imported.folder))
+            print_status(_summary(imported, half), lines=True)
+    print_result(str(imported.folder))
 
 
 def _summary(imported: Imported, half: bool) -> str:

@@ -17,13 +17,13 @@ from avsr.decode.strategies import BeamSearch, Sampling
 from avsr.lm import WordScorer
 from avsr.models.decoder import Memory
 from avsr.models.protocol import SpeechModel
-from avsr.text import Pieces, Tokenizer
+from avsr.text import SentencePieceTokenizer, Tokenizer
 
 DEFAULT = DecodeOptions()
 UNKNOWN_BONUS = -10.0                                       # <unk> holds the chance of all unknown words: pyctcdecode's penalty
 
 
-def decode(model: SpeechModel, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: list[list[int]], *,
+def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]], *,
            suppress: tuple[int, ...] = (), suppress_begin: tuple[int, ...] = (),
            options: DecodeOptions = DEFAULT) -> list[Hypothesis]:
     """The text of each utterance; its tokens are empty where there is no speech.
@@ -59,7 +59,7 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | Pieces, memory: Memory, pr
     return [replace(one, tokens=()) if _is_silence(one, options) else one for one in best]
 
 
-def _attempt(model: SpeechModel, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: list[list[int]],
+def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
              filters: list[SuppressTokens], strategy: BeamSearch | Sampling, options: DecodeOptions) -> list[Hypothesis]:
     """One hypothesis of each utterance."""
     n_prompt, n_context = len(prompts[0]), model.dims.n_context
@@ -81,7 +81,7 @@ def _last_possible(attempts: Sequence[Hypothesis], limits: TextLimits, utterance
                 limits.truncated(attempts[-1], utterance))
 
 
-def _decode_hybrid(model: SpeechModel, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: list[list[int]],
+def _decode_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
                    options: DecodeOptions) -> list[Hypothesis]:
     assert memory.audio is not None, "what a hybrid network encodes is its audio, see Hybrid.encode"
     n_frames = torch.full((memory.n_utterances,), memory.audio.shape[1], device=memory.device)
@@ -97,7 +97,7 @@ def _decode_hybrid(model: SpeechModel, tokenizer: Tokenizer | Pieces, memory: Me
     return [Hypothesis(tokens, logprob) for tokens, logprob in texts]
 
 
-def _lm(model: SpeechModel, tokenizer: Tokenizer | Pieces, n_prompt: int, options: DecodeOptions) -> list[WordScorer]:
+def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int, options: DecodeOptions) -> list[WordScorer]:
     """The language model as a scorer, if there is one."""
     if options.lm is None:
         return []
@@ -112,7 +112,7 @@ def _is_silence(text: Hypothesis, options: DecodeOptions) -> bool:
             and (options.logprob_threshold is None or text.avg_logprob < options.logprob_threshold))
 
 
-def _fails(text: Hypothesis, tokenizer: Tokenizer | Pieces, options: DecodeOptions) -> bool:
+def _fails(text: Hypothesis, tokenizer: Tokenizer | SentencePieceTokenizer, options: DecodeOptions) -> bool:
     """Whether to decode again at the next temperature; silence is not decoded again."""
     if _is_silence(text, options):
         return False

@@ -19,8 +19,8 @@ from avsr.checkpoint import Checkpoint, save
 from avsr.errors import BadCheckpoint
 from avsr.importers import auto_avsr
 from avsr.importers.family import Converted, Family, Known
-from avsr.importers.pieces import convert_tokenizer, find_tokenizer
 from avsr.importers.reading import listed, read_weights
+from avsr.importers.sentencepiece import convert_tokenizer, find_tokenizer
 from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import TooLarge, outline
 from avsr.models.hybrid import HybridAVSR, HybridDims

@@ -30,7 +30,7 @@ from avsr.models.weights import (
     read_safetensors,
     stored,
 )
-from avsr.schema import Between, Misfit, fit, fit_table, read_json, shown
+from avsr.schema import Between, InvalidValue, quote, read_json, validate, validate_table
 
 T = TypeVar("T")
 
@@ -161,7 +161,7 @@ def check_kind(config: dict, where: Path | str) -> None:
     """Raises BadCheckpoint where a config.json is of a model that is no Whisper. `where`: its folder, or name on the hub."""
     kind, remedy = config.get("model_type", "whisper"), f"Name a Whisper's folder, or one of {', '.join(SIZES)}."
     if kind != "whisper":
-        raise BadCheckpoint(f"{where}: a model of type {shown(kind)}, not whisper.  {remedy}")
+        raise BadCheckpoint(f"{where}: a model of type {quote(kind)}, not whisper.  {remedy}")
     if is_ctranslate2(config) and not config.keys() & set(_CT2_CONFIG):
         raise BadCheckpoint(f"{where}: its config.json names neither a model_type, as Hugging Face's do, nor any of "
                             f"{', '.join(_CT2_CONFIG)}, as CTranslate2's do for Whisper.  {remedy}")
@@ -222,9 +222,9 @@ def _read_dims(config: dict[str, Any], path: Path, video_frontend: str | None) -
         raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  Fetch the model again.")
     theirs = {ours: name for name, ours in _CONFIG.items()}
     try:
-        sizes = fit_table(Dims, {ours: config[name] for name, ours in _CONFIG.items()})
+        sizes = validate_table(Dims, {ours: config[name] for name, ours in _CONFIG.items()})
         return Dims(**sizes, n_fusion_layers=min(2, sizes["n_audio_layers"]), video_frontend=video_frontend)
-    except Misfit as error:
+    except InvalidValue as error:
         name, _, problem = str(error).partition(" ")
         raise BadCheckpoint(f"{path}: {theirs[name]} {problem}.  Fetch the model again.") from error
     except ValueError as error:
@@ -261,8 +261,8 @@ def _dims_of_variables(raw: dict[str, np.ndarray], path: Path, video_frontend: s
              "n_audio_layers": count("encoder"), "n_decoder_layers": count("decoder"), "n_vocab": n_vocab,
              "n_context": len(raw["decoder/position_encodings/encodings"])}
     try:
-        return Dims(**fit_table(Dims, sizes), n_fusion_layers=min(2, sizes["n_audio_layers"]), video_frontend=video_frontend)
-    except (Misfit, ValueError) as error:
+        return Dims(**validate_table(Dims, sizes), n_fusion_layers=min(2, sizes["n_audio_layers"]), video_frontend=video_frontend)
+    except (InvalidValue, ValueError) as error:
         raise BadCheckpoint(f"{path}: {error}, so it is no Whisper.  Install or fetch it again.") from error
 
 
@@ -274,13 +274,13 @@ def _settings(path: Path) -> WhisperSettings:
 
     def read(hint: Any, *names: str) -> Any:
         name = next((name for name in names if config.get(name)), names[0])
-        return fit(config.get(name) or (), hint, name)
+        return validate(config.get(name) or (), hint, name)
 
     try:
         return WhisperSettings(read(Tokens, "suppress_tokens", "suppress_ids"),
                                read(Tokens, "begin_suppress_tokens", "suppress_ids_begin"),
                                read(AttentionHeads, "alignment_heads"))
-    except Misfit as error:
+    except InvalidValue as error:
         raise BadCheckpoint(f"{path}: {error}.  Take that out of the file, or fetch the model again.") from error
 
 

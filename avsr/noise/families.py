@@ -13,10 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from avsr.errors import AvsrError, BadConfig
-from avsr.folders import inside, matching
+from avsr.folders import list_folder, matching
 from avsr.noise.plans import Recorded
 from avsr.noise.sources import CROWD, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
-from avsr.textfiles import read_toml, shown
+from avsr.textfiles import quote, read_toml
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
@@ -128,7 +128,7 @@ def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequen
                 left_out.append(f"noise '{name}' is left out: {why}.")
         elif isinstance(value, Mapping) and "optional" in value:
             if not isinstance(value["optional"], str) or not value["optional"]:
-                raise AvsrError(f"noise '{name}': optional = {shown(value['optional'])}, but must be a text: what the model "
+                raise AvsrError(f"noise '{name}': optional = {quote(value['optional'])}, but must be a text: what the model "
                                 "does not learn without this noise.  Write it as optional = \"rain\", or leave it out.")
             described = {key: one for key, one in value.items() if key != "optional"}
             try:
@@ -158,7 +158,7 @@ def _open(name: str, value: object, base: Path) -> NoiseSource:
     if name in (*COLOURS, *OWN) and isinstance(value, str) and value.lower() in YES and not (base / value).exists():
         raise AvsrError(f"noise '{name}' = {value!r} is a text, which names a folder.  Write {name} = true.")
     if value == "" or not isinstance(value, str | Path | list | tuple | Mapping):
-        raise AvsrError(f"noise '{name}' = {shown(value)}: this names no files.  Give a folder, a pattern, or a list of them.")
+        raise AvsrError(f"noise '{name}' = {quote(value)}: this names no files.  Give a folder, a pattern, or a list of them.")
     options = dict(value) if isinstance(value, Mapping) else {"files": value}
     kinds = [kind for kind in KINDS if kind in options]
     allowed = {"exclude", *kinds, *(("n_talkers", "prefix") if "talkers" in options else ())}
@@ -179,13 +179,13 @@ def _check_texts(name: str, key: str, value: object) -> None:
     """Raises AvsrError unless a value is a path or pattern, or a list of them."""
     several = value if isinstance(value, list | tuple) else [value]
     if not all(isinstance(one, str | Path) and "\0" not in str(one) for one in several):
-        raise AvsrError(f"noise '{name}': {key} = {shown(value)}, but must be a text or a list of texts.  Give a folder, a "
+        raise AvsrError(f"noise '{name}': {key} = {quote(value)}, but must be a text or a list of texts.  Give a folder, a "
                         "pattern, or a list of them.")
 
 
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= STEEPEST:
-        raise AvsrError(f"noise '{name}': colour = {shown(value)} is no number from -{STEEPEST} to {STEEPEST}.  0 is white, 1 "
+        raise AvsrError(f"noise '{name}': colour = {quote(value)} is no number from -{STEEPEST} to {STEEPEST}.  0 is white, 1 "
                         "pink, 2 brown.")
     return float(value)
 
@@ -196,7 +196,7 @@ def _n_talkers(name: str, value: object) -> int | tuple[int, int] | str:
     if value == "all" or (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
                           and 1 <= pair[0] <= pair[1] <= MOST_TALKERS):
         return value if isinstance(value, int | str) else tuple(value)
-    raise AvsrError(f"noise '{name}': n_talkers = {shown(value)}.  Give a number from 1 to {MOST_TALKERS}, [fewest, most], or "
+    raise AvsrError(f"noise '{name}': n_talkers = {quote(value)}.  Give a number from 1 to {MOST_TALKERS}, [fewest, most], or "
                     "\"all\".")
 
 
@@ -230,7 +230,7 @@ def _talkers(name: str, options: Mapping[str, object], exclude: Sequence[str], b
         _check_texts(name, "talkers", group["folders"])
         prefix = group.get("prefix", options.get("prefix", ""))
         if not isinstance(prefix, str):
-            raise AvsrError(f"noise '{name}': prefix = {shown(prefix)}, but must be a text.  Put it in quotes.")
+            raise AvsrError(f"noise '{name}': prefix = {quote(prefix)}, but must be a text.  Put it in quotes.")
         for folder in _folders(name, _matches(name, group["folders"], exclude, base), exclude):
             if talkers.setdefault(prefix + folder.name, folder) != folder:
                 raise AvsrError(f"noise '{name}': {talkers[prefix + folder.name]} and {folder} would be one talker, "
@@ -241,10 +241,10 @@ def _talkers(name: str, options: Mapping[str, object], exclude: Sequence[str], b
 def _folders(name: str, paths: Sequence[Path], exclude: Sequence[str]) -> list[Path]:
     """The folders among `paths`, or where a folder holds folders, those."""
     try:
-        inside = {path: [one for one in sorted(path.iterdir()) if one.is_dir()] for path in paths if path.is_dir()}
+        list_folder = {path: [one for one in sorted(path.iterdir()) if one.is_dir()] for path in paths if path.is_dir()}
     except OSError as error:
         raise _unreadable(name, error) from error
-    folders = [one for path, subfolders in inside.items() for one in subfolders or [path]]
+    folders = [one for path, subfolders in list_folder.items() for one in subfolders or [path]]
     return [folder for folder in folders if not any(fnmatch(folder.name, one) for one in exclude)]
 
 
@@ -262,7 +262,7 @@ def _files(name: str, patterns: object, exclude: Sequence[str], base: Path) -> l
 
 def _walked(name: str, folder: Path) -> list[Path]:
     """All that is in a folder and those within it, sorted; also behind links."""
-    found = inside(folder)
+    found = list_folder(folder)
     for error in found.closed:                               # not to be left out without a word
         raise _unreadable(name, error) from error
     return found.paths

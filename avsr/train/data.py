@@ -23,9 +23,9 @@ def training_manifests(config: Config, say: Say) -> list[Path]:
     A manifest may be named by its folder. `say` is called with a sentence for each optional manifest that does not exist or
     holds no training utterance. Raises BadManifest for one that is no manifest.
     """
-    found = [manifest.locate(config.path(name)) for name in config.data.train]
+    found = [manifest.manifest_path(config.path(name)) for name in config.data.train]
     for one in filter(None, config.data.optional.values()):
-        path = manifest.locate(config.path(one["manifest"]))
+        path = manifest.manifest_path(config.path(one["manifest"]))
         if not path.exists():
             say(f"{os.path.relpath(path)} does not exist, so the model does not learn from {one['teaches']}.")
         elif any(row.split == "train" and row.cache is not None for row in manifest.read(path)):

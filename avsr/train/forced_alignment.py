@@ -24,7 +24,7 @@ from avsr.output import append_lines
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress
-from avsr.text import spell
+from avsr.text import target_tokens
 
 AT_ONCE = 8                                                 # utterances
 REMEDY = "Set data.align to a model that does, such as tiny.en for English or base for other languages, or to none."
@@ -89,7 +89,7 @@ def _align(teacher: Checkpoint, rows: Sequence[ManifestRow]) -> list[Times | Non
     """The words of each row, all of one language; None of a row that is longer than the teacher can take."""
     language, found = rows[0].utterance.language, dict.fromkeys(range(len(rows)))
     prompt = teacher.tokenizer.prompt(language)
-    texts = [spell(teacher.tokenizer, row.utterance.text) for row in rows]
+    texts = [target_tokens(teacher.tokenizer, row.utterance.text) for row in rows]
     fitting = [i for i, row in enumerate(rows) if _fits(teacher, row, len(prompt) + len(texts[i]) + 1)]
     if fitting:
         sounds = [read_entry(rows[i].base, rows[i].utterance.cache).audio for i in fitting]

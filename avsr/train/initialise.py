@@ -23,8 +23,8 @@ from avsr.models.blocks import TooLarge, outline
 from avsr.models.whisper import is_whispers
 from avsr.output import whole_file
 from avsr.runtime import Progress, memory_bytes, no_progress
-from avsr.schema import Misfit, fit_table
-from avsr.text import CTC_LETTERS, NORMALISER, Tokenizer, write_letters
+from avsr.schema import InvalidValue, validate_table
+from avsr.text import CTC_LETTERS, NORMALISER, Tokenizer, write_characters
 from avsr.train.imagenet import image_weights, is_image_network, load_image_weights
 
 TRAINING_BYTES = 16                                         # of a weight: itself, its gradient, and two means of the optimiser
@@ -66,7 +66,7 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
 def _letters(path: Path) -> Tokenizer:
     """The tokenizer of letters. Under torchrun every process writes it, while others already read it: by renaming."""
     with whole_file(path) as part:
-        write_letters(part)
+        write_characters(part)
     return Tokenizer(path)
 
 
@@ -135,9 +135,9 @@ def _dims(config: Config, default: Dims) -> Dims:
         raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
     memory = memory_bytes()
     try:
-        dims = replace(default, **fit_table(Dims, given, "model.dims."))
+        dims = replace(default, **validate_table(Dims, given, "model.dims."))
         outline(AVSR, dims, most=2**60 if memory is None else memory // TRAINING_BYTES)
-    except Misfit as error:
+    except InvalidValue as error:
         raise BadConfig(f"{config.name}: {error}.  Correct it.") from error
     except ValueError as error:                             # the sizes do not go together
         raise BadConfig(f"{config.name}: {error}.  Correct it; heads must divide the width.") from error

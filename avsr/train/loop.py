@@ -33,7 +33,7 @@ from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
 from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
-from avsr.runtime import Progress, most_processes, n_cores, no_progress, pick_device
+from avsr.runtime import Progress, max_processes, n_cores, no_progress, pick_device
 from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
 from avsr.train.forced_alignment import timed
 from avsr.train.initialise import begin, facts, finished, model_path, rate
@@ -258,7 +258,7 @@ class _Run:
 
     def _n_workers(self) -> int:
         """`data.workers`, or as many processes as this machine bears; the batches are the same with any number."""
-        asked, most = self.config.data.workers, most_processes()
+        asked, most = self.config.data.workers, max_processes()
         if asked > most:
             self.say(f"data.workers is {asked}, and {most} are started: more would only take memory on {n_cores()} cores.")
         return min(asked, most)

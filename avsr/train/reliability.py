@@ -33,7 +33,7 @@ from avsr.models.fusion import TEMPERATURE, ReliabilityEstimator
 from avsr.rates import FEATURE_RATE, MEMORY_PER_FRAME
 from avsr.recogniser import batch_video
 from avsr.runtime import Progress, no_progress
-from avsr.text import normalise, spell
+from avsr.text import normalise, target_tokens
 
 P_FOREIGN, P_RUINED = 0.3, 0.1                              # of sights: another's mouth; one of which nothing can be read
 FAMILIAR_ROWS, AT_ONCE = 512, 16                            # utterances
@@ -193,7 +193,7 @@ def _errors(checkpoint: Checkpoint, cache: Cache, text: str) -> Tensor:
     writes by greedy search, cut off at twice as many tokens as the text has."""
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     n, device = len((cache.audio or cache.video)[0][0]), model.decoder.positions.device
-    prompt, most = tokenizer.prompt(None), 2 * len(spell(tokenizer, text)) + 4
+    prompt, most = tokenizer.prompt(None), 2 * len(target_tokens(tokenizer, text)) + 4
     tokens, ended = torch.tensor([prompt] * n, device=device), torch.zeros(n, dtype=torch.bool, device=device)
     written = []
     while len(written) < most and not ended.all():

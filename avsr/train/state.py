@@ -24,7 +24,7 @@ from avsr.errors import BadCheckpoint, BadOutput
 from avsr.models.avsr import Dims
 from avsr.models.weights import listed, read_safetensors
 from avsr.output import reason_of, whole_file
-from avsr.schema import Between, Misfit, Printable, fit_table, read_json, shown
+from avsr.schema import Between, InvalidValue, Printable, quote, read_json, validate_table
 
 STATE = "state.json"
 
@@ -96,14 +96,14 @@ def _read(folder: Path) -> _Stored:
     path, values = folder / STATE, read_json(folder / STATE)
     remedy = "Start a new run with --output-dir."
     try:
-        stored = _Stored(**fit_table(_Stored, values))
-    except Misfit as error:
+        stored = _Stored(**validate_table(_Stored, values))
+    except InvalidValue as error:
         raise BadCheckpoint(f"{path}: {error}.  {remedy}") from error
     except TypeError as error:                              # a field without a default is not there
         absent = [f.name for f in fields(_Stored) if f.name not in values]
         raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  {remedy}") from error
     if Path(stored.tensors).name != stored.tensors:
-        raise BadCheckpoint(f"{path}: its tensors are in {shown(stored.tensors)}, but must lie beside it.  {remedy}")
+        raise BadCheckpoint(f"{path}: its tensors are in {quote(stored.tensors)}, but must lie beside it.  {remedy}")
     return stored
 
 
@@ -145,7 +145,7 @@ def _difference(key: str, theirs: object, ours: object) -> str:
     if isinstance(theirs, dict) and isinstance(ours, dict):
         name = next(name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name))
         key, theirs, ours = f"{key}.{name}", theirs.get(name), ours.get(name)
-    return f"the run there has {key} = {theirs if isinstance(theirs, str) else shown(theirs)}, this one {ours}"
+    return f"the run there has {key} = {theirs if isinstance(theirs, str) else quote(theirs)}, this one {ours}"
 
 
 def _load_optimiser(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]) -> None:

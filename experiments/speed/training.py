@@ -25,7 +25,7 @@ from avsr.losses import LossModule
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.video import FRONTENDS
 from avsr.noise import Coloured, NoiseMixer
-from avsr.text import write_letters
+from avsr.text import write_characters
 
 HERE = Path(__file__).resolve().parent
 DIMS = Dims(n_video_layers=3, n_decoder_layers=2, n_vocab=34, n_context=96)
@@ -80,7 +80,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     rows, _ = read_prepared([arguments.manifest], "train", 30.0)
     labels = label_words(rows, 500)
-    tokenizer = write_letters(Path(tempfile.mkdtemp()) / "tokenizer.json")
+    tokenizer = write_characters(Path(tempfile.mkdtemp()) / "tokenizer.json")
     examples = Examples(tokenizer.path, 80, labels, NoiseMixer({"pink": Coloured(1.0)}, snr_range=(-10, 20)), Augment())
     out = {"training": arguments.manifest.parent.name, "device": arguments.device, "threads": 1}
     batches = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None, finished=device.type == "cpu")

@@ -82,9 +82,9 @@ def _read_and_transcribe(case: tuple[Path, str | None]) -> None:
 def _seed_models(seeds: Path) -> None:
     from avsr.checkpoint import Checkpoint, save
     from avsr.models.avsr import AVSR, Dims
-    from avsr.text import Tokenizer, write_letters
+    from avsr.text import Tokenizer, write_characters
 
-    write_letters(seeds / "letters.json")
+    write_characters(seeds / "letters.json")
     tokenizer = Tokenizer(seeds / "letters.json")
     dims = Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
                 n_vocab=tokenizer.no_timestamps + 1, n_context=24, n_ctc=29, lips="compact", video_width=32)
