@@ -21,7 +21,6 @@ from avsr.cli.console import (
     print_result,
     print_status,
     report_errors,
-    without_garbage_collection,
 )
 from avsr.errors import AvsrError
 
@@ -132,11 +131,10 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
     bars("loading the model", 0, None, None)
     limit_openmp_spinning()
-    with without_garbage_collection():
-        from avsr.runtime import pick_device
-        from avsr.transcribe import load_model
+    from avsr.runtime import pick_device
+    from avsr.transcribe import load_model
 
-        return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
+    return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
 
 
 def _transcribe_all(files: _Files, checkpoint: Checkpoint, options: dict, bars: ProgressBar, output: _Output) -> list[str]:
