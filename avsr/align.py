@@ -1,9 +1,8 @@
-"""When each word was said, and how sure the network is of it, read off its own attention.
+"""Word times and confidences, from the network's own attention or CTC.
 
-    Memory + text tokens of B utterances  ->  Word per word (Whisper's method: openai/whisper `timing.py`)
-The alignment heads' look at the audio is normalised, median-filtered over time and averaged; dynamic time warping
-through it gives each token a stretch of memory positions, 20 ms each. Where a CTC head spells the same tokens, its likeliest
-path does.
+    Memory + text tokens of B utterances -> a Word for each word (Whisper's method: openai/whisper `timing.py`)
+The attention of the alignment heads to the audio is normalised, median-filtered over time and averaged; dynamic time warping
+gives each token a range of memory positions, 20 ms each. If a CTC head writes the same tokens, its most likely path gives it.
 """
 
 from __future__ import annotations
@@ -16,90 +15,88 @@ import torch
 from torch import Tensor
 
 from avsr.decode import teacher_forced_log_probs
-from avsr.models.avsr import AVSR, Memory
-from avsr.models.decoder import Cache
-from avsr.models.hybrid import Hybrid
+from avsr.models.decoder import Cache, DecoderBlock, Memory
+from avsr.models.protocol import SpeechModel
 from avsr.rates import MEMORY_RATE
-from avsr.text import Pieces, Tokenizer
+from avsr.text import SentencePieceTokenizer, Tokenizer
 from avsr.transcript import Word
 
 MEDIAN_WIDTH = 7                                            # positions: 140 ms
-PEAK_REACH = 5                                              # frames after a token's peak in CTC that may still be its: 0.2 s
-LONGEST_MEDIAN = 0.7                                        # s: a median word duration above this is not believed
-# By how many seconds a Whisper's alignment heads look at a word after it began, those of base before: medians over 306 and 312
-# words of GRID's train and valid. The others' are not measured, and are left as they are.
-LATENESS = {
+MAX_TOKEN_TAIL = 5                                          # frames after a token's peak in CTC that may belong to it: 0.2 s
+MAX_MEDIAN = 0.7                                            # s: a longer median word duration is replaced by this
+# By how many seconds the attention of a Whisper's alignment heads is late; that of base is early. Medians over 306 and 312
+# words of GRID's train and valid. Other models were not measured, and are not corrected.
+ATTENTION_DELAY: dict[tuple[tuple[int, int], ...], float] = {
     ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4)): 0.08,            # tiny.en
     ((3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6)): -0.04,           # base
 }
 SENTENCE_MARKS = ".。!！?？"
 
 
-def align(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
           texts: Sequence[Sequence[int]], durations: Sequence[float], *, language: str,
           heads: Sequence[tuple[int, int]]) -> list[list[Word]]:
     """The words of each utterance, one for each that `tokenizer.words` makes of its text, in seconds from its start.
 
-    prompts and texts: token lists per utterance, prompts of one length; durations in seconds of what was really
-    heard or seen (padding is not looked at). `heads` are (layer, head) pairs of the look at the audio; none means all
-    heads of the upper half, and so does an utterance without sound, whose look at the video is taken instead. A
-    word's confidence is the mean probability of its tokens. Where CTC spells the tokens its path gives the times.
+    prompts and texts: token lists per utterance, prompts of one length; durations: seconds of each utterance without padding.
+    heads: (layer, head) pairs whose attention to the audio is used. Without any, and for an utterance without audio, whose
+    attention to the video is used, these are `default_heads`. A word's confidence is the mean probability of its tokens.
     """
-    if model.spells_tokens:
+    if model.ctc_units == "tokens":
         return _align_ctc(model, tokenizer, memory, prompts, texts, language)
-    by_sound = memory.audio is not None
-    lateness = LATENESS.get(tuple(map(tuple, heads)), 0.0) if by_sound else 0.0
-    heads = (list(heads) if by_sound else []) or default_heads(model)
-    prompt_length = len(prompts[0])
+    has_audio, positions = memory.audio is not None, memory.audio if memory.audio is not None else memory.video
+    assert positions is not None, "a memory has audio or video"
+    delay = ATTENTION_DELAY.get(tuple((layer, head) for layer, head in heads), 0.0) if has_audio else 0.0
+    heads = (list(heads) if has_audio else []) or default_heads(model)
+    n_prompt = len(prompts[0])
     rows = [[*prompt, *text, tokenizer.end] for prompt, text in zip(prompts, texts, strict=True)]
     tokens = torch.full((len(rows), max(map(len, rows))), tokenizer.end)
     for i, row in enumerate(rows):
         tokens[i, :len(row)] = torch.tensor(row)
-    positions = memory.audio if by_sound else memory.video
-    device = positions.device
-    cache, looks = model.start(memory), []
-    hidden = model.decoder.hidden(tokens.to(device), cache, looks)
-    out = []
+    queries: list[Tensor] = []
+    cache = model.start(memory)
+    hidden = model.decoder.hidden(tokens.to(positions.device), cache, queries)
+    out: list[list[Word]] = []
     for i, (row, text, duration) in enumerate(zip(rows, texts, durations, strict=True)):
         if not len(text):
             out.append([])
             continue
-        logprobs = model.decoder.logits(hidden[i, prompt_length - 1:len(row) - 2]).log_softmax(dim=-1)
-        wanted = torch.tensor(list(text), device=device)[:, None]
-        chances = logprobs.gather(1, wanted)[:, 0].exp().cpu().numpy()
-        room = positions.shape[1] if not by_sound or memory.audio_mask is None else int(memory.audio_mask[i].sum())
-        n_positions = max(1, min(room, round(duration * MEMORY_RATE)))
+        logprobs = model.decoder.logits(hidden[i, n_prompt - 1:len(row) - 2]).log_softmax(dim=-1)
+        wanted = torch.tensor(list(text), device=positions.device)[:, None]
+        probabilities = logprobs.gather(1, wanted)[:, 0].exp().cpu().numpy()
+        unpadded = positions.shape[1] if not has_audio or memory.audio_mask is None else int(memory.audio_mask[i].sum())
+        n_positions = max(1, min(unpadded, round(duration * MEMORY_RATE)))
         attention = torch.stack([
-            _look(model, layer, looks[layer][i:i + 1, :len(row)], cache, i)[head, :, :n_positions]
+            _attention_logits(model, layer, queries[layer][i:i + 1, :len(row)], cache, i)[head, :, :n_positions]
             for layer, head in heads])
-        starts, ends = (np.maximum(0, t - lateness) for t in token_times(attention_path(attention, prompt_length)))
-        out.append(_words(tokenizer, text, chances, starts, ends, language))
+        starts, ends = (np.maximum(0, t - delay) for t in token_times(dtw_cost(attention, n_prompt)))
+        out.append(_words(tokenizer, text, probabilities, starts, ends, language))
     return out
 
 
-def _align_ctc(model: Hybrid, tokenizer: Pieces, memory: Memory, prompts: Sequence[Sequence[int]],
+def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
                texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
-    """As `align`, from the likeliest path of CTC through each text; confidence is the decoder's as well."""
+    """As `align`, with times from the most likely path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []
-    said = teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)
+    scores = teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)
     for i, text in enumerate(texts):
         if not len(text):
             out.append([])
             continue
         n_frames = log_probs.shape[1] if memory.audio_mask is None else int(memory.audio_mask[i].sum())
-        chances = said[i][:len(text)].exp().numpy()
-        first, last = ctc_path(log_probs[i, :n_frames].double().cpu().numpy(), list(text), tokenizer.blank)
-        # A token's peak is shorter than its sound: what follows it counts up to the next one, or PEAK_REACH.
-        ends = np.minimum(np.append(first[1:], n_frames), last + 1 + PEAK_REACH)
-        out.append(_words(tokenizer, text, chances, first / model.memory_rate, ends / model.memory_rate, language))
+        probabilities = scores[i][:len(text)].exp().numpy()
+        first, last = ctc_path(log_probs[i, :n_frames].double().cpu().numpy(), list(text))
+        # A token's peak is shorter than its sound, so it gets the frames up to the next token, at most MAX_TOKEN_TAIL.
+        ends = np.minimum(np.append(first[1:], n_frames), last + 1 + MAX_TOKEN_TAIL)
+        out.append(_words(tokenizer, text, probabilities, first / model.memory_rate, ends / model.memory_rate, language))
     return out
 
 
 def ctc_path(log_probs: np.ndarray, text: Sequence[int], blank: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest path of CTC (Graves 2006) through a text: log_probs (T, V) float64, L tokens -> first and last frame of
+    """The most likely path of CTC (Graves 2006) through a text: log_probs (T, V) float64, L tokens -> first and last frame of
     each, (L,) int64 both.
 
-    Of a text that has no path, for want of frames, the tokens are spread evenly.
+    If there are too few frames for any path, the tokens are spread evenly.
     """
     n_frames, states = len(log_probs), np.full(2 * len(text) + 1, blank)
     states[1::2] = text
@@ -109,9 +106,9 @@ def ctc_path(log_probs: np.ndarray, text: Sequence[int], blank: int = 0) -> tupl
     best[:2] = log_probs[0, states[:2]]
     steps = np.zeros((n_frames, len(states)), np.int8)
     for t in range(1, n_frames):
-        ways = np.stack([best, np.append(-np.inf, best[:-1]), np.where(skips, np.append([-np.inf] * 2, best[:-2]), -np.inf)])
-        steps[t] = ways.argmax(axis=0)
-        best = ways.max(axis=0) + log_probs[t, states]
+        moves = np.stack([best, np.append(-np.inf, best[:-1]), np.where(skips, np.append([-np.inf] * 2, best[:-2]), -np.inf)])
+        steps[t] = moves.argmax(axis=0)
+        best = moves.max(axis=0) + log_probs[t, states]
     at = len(states) - 1 - int(best[-2] > best[-1])
     if best[at] == -np.inf:
         edges = np.linspace(0, n_frames, len(text) + 1).astype(np.int64)
@@ -124,29 +121,33 @@ def ctc_path(log_probs: np.ndarray, text: Sequence[int], blank: int = 0) -> tupl
     return np.searchsorted(path, numbers, side="left"), np.searchsorted(path, numbers, side="right") - 1
 
 
-def _look(model: AVSR, layer: int, queries: Tensor, cache: Cache, i: int) -> Tensor:
-    """Attention logits (H, L, S) float32 of one layer's look from queries (1, L, D) at utterance i."""
+def _attention_logits(model: SpeechModel, layer: int, queries: Tensor, cache: Cache, i: int) -> Tensor:
+    """Attention logits (H, L, S) float32 of one layer, from queries (1, L, D) to the memory of utterance i."""
     block = model.decoder.blocks[layer]
-    attention, memory = (block.video.attention, cache.video) if cache.audio is None else (block.audio, cache.audio)
-    return attention.weights(queries, memory[layer][0][i:i + 1])[0].float()
+    assert isinstance(block, DecoderBlock)
+    if cache.audio is not None:
+        return block.audio.weights(queries, cache.audio[layer][0][i:i + 1])[0].float()
+    assert block.video is not None
+    assert cache.video is not None, "a cache has audio or video"
+    return block.video.attention.weights(queries, cache.video[layer][0][i:i + 1])[0].float()
 
 
-def default_heads(model: AVSR) -> list[tuple[int, int]]:
-    """All heads in the upper half of the decoder: Whisper's choice where nobody has picked alignment heads."""
+def default_heads(model: SpeechModel) -> list[tuple[int, int]]:
+    """All heads in the upper half of the decoder: Whisper's choice for models whose alignment heads are not known."""
     n_layers = model.dims.n_decoder_layers
     return [(layer, head) for layer in range(n_layers // 2, n_layers) for head in range(model.dims.n_heads)]
 
 
-def attention_path(attention: Tensor, prompt_length: int) -> np.ndarray:
-    """Attention logits (heads, P + L + 1, S) -> cost (L + 1, S) float32 for the warping path.
+def dtw_cost(attention: Tensor, n_prompt: int) -> np.ndarray:
+    """Attention logits (heads, P + L + 1, S) -> cost (L + 1, S) float32 for dynamic time warping.
 
-    Row i belongs to the token written *after* looking: the last prompt token's look is for the first text token; the
-    last text token's look, for the end, closes the path.
+    Row i belongs to the token that is written next: the attention of the last prompt token is for the first text token; that of
+    the last text token, for the end, closes the path.
     """
     weights = attention.softmax(dim=-1)
     std, mean = torch.std_mean(weights, dim=-2, keepdim=True, correction=0)
     weights = median_filter((weights - mean) / std.clamp_min(1e-8), MEDIAN_WIDTH).mean(dim=0)
-    return -weights[prompt_length - 1:-1].cpu().numpy()
+    return -weights[n_prompt - 1:-1].cpu().numpy()
 
 
 def median_filter(x: Tensor, width: int) -> Tensor:
@@ -160,13 +161,13 @@ def median_filter(x: Tensor, width: int) -> Tensor:
 
 def token_times(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cost (L + 1, S) -> start and end in seconds of each of the L tokens, (L,) float64 both."""
-    tokens, positions = warp(cost)
+    tokens, positions = dtw(cost)
     first = np.concatenate([[True], np.diff(tokens) > 0])
     begins = positions[first] / MEMORY_RATE
     return begins[:-1], begins[1:]
 
 
-def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def dtw(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Dynamic time warping: the cheapest monotonic path through cost (N, M) from corner to corner.
 
     Returns row and column numbers along it, (steps,) each. Anti-diagonals are independent, so each is one vector step.
@@ -193,29 +194,29 @@ def warp(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows[inside], columns[inside]
 
 
-def _words(tokenizer: Tokenizer | Pieces, text: Sequence[int], chances: np.ndarray, starts: np.ndarray, ends: np.ndarray,
-           language: str) -> list[Word]:
-    """Words with the times of what is spoken of them: a comma's stretch is the pause after the word, not the word."""
+def _words(tokenizer: Tokenizer | SentencePieceTokenizer, text: Sequence[int], probabilities: np.ndarray, starts: np.ndarray,
+           ends: np.ndarray, language: str) -> list[Word]:
+    """Words with the times of their letters and digits: the time of a comma is the pause after the word."""
     words, at = [], 0
     for word in tokenizer.words(list(text), language):
         upto = at + len(word.tokens)
-        said = [at + i for i, token in enumerate(word.tokens) if _is_spoken(tokenizer.decode([token]))] or range(at, upto)
-        words.append(Word(word.text, float(starts[said[0]]), float(ends[said[-1]]), float(chances[at:upto].mean())))
+        spoken = [at + i for i, token in enumerate(word.tokens) if _is_spoken(tokenizer.decode([token]))] or range(at, upto)
+        words.append(Word(word.text, float(starts[spoken[0]]), float(ends[spoken[-1]]), float(probabilities[at:upto].mean())))
         at = upto
     durations = [word.end - word.start for word in words if word.end > word.start]
     if not durations:
         return words
-    usual = min(LONGEST_MEDIAN, float(np.median(durations)))
-    return _widen(_shorten(words, 2 * usual), usual)
+    median = min(MAX_MEDIAN, float(np.median(durations)))
+    return _lengthen(_shorten(words, 2 * median), median)
 
 
 def _is_spoken(text: str) -> bool:
-    """Not mere punctuation; half a character (U+FFFD) counts as spoken."""
+    """Whether there is more than punctuation; part of a character (U+FFFD) counts as spoken."""
     return any(character.isalnum() or character == "\ufffd" for character in text)
 
 
 def _shorten(words: list[Word], longest: float) -> list[Word]:
-    """A pause is not part of a word: beside a sentence end no word lasts longer than `longest` (Whisper's rule)."""
+    """Words beside a sentence end shortened to at most `longest`, as the rest is a pause (Whisper's rule)."""
     out = list(words)
     for i, word in enumerate(words):
         if word.end - word.start <= longest:
@@ -227,8 +228,8 @@ def _shorten(words: list[Word], longest: float) -> list[Word]:
     return out
 
 
-def _widen(words: list[Word], usual: float) -> list[Word]:
-    """Words to which the path gave no time take up to `usual` of the pause before them, or else half of a neighbour."""
+def _lengthen(words: list[Word], longest: float) -> list[Word]:
+    """Words without any time take up to `longest` of the pause before them, or else half of a neighbour."""
     out = list(words)
     for i in reversed(range(len(out))):
         word = out[i]
@@ -236,7 +237,7 @@ def _widen(words: list[Word], usual: float) -> list[Word]:
             continue
         pause = word.start - (out[i - 1].end if i else 0.0)
         if pause > 0:
-            out[i] = replace(word, start=word.start - min(pause, usual))
+            out[i] = replace(word, start=word.start - min(pause, longest))
         elif i + 1 < len(out):
             out[i] = replace(word, end=(word.end + out[i + 1].end) / 2)
             out[i + 1] = replace(out[i + 1], start=out[i].end)

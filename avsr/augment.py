@@ -170,7 +170,7 @@ def augment_sound(audio: np.ndarray, settings: Augment, rng: np.random.Generator
     return time_mask(audio * np.float32(gain), rng, longest=round(settings.mask_seconds * SAMPLE_RATE), every=SAMPLE_RATE)
 
 
-def ruin(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def make_unreadable(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(T, H, W) uint8 of which nothing can be read: one frame standing still, frames out of order, upside down, blurred or
     in snow. They teach a network when not to believe its eyes."""
     import cv2

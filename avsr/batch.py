@@ -1,6 +1,6 @@
-"""Examples to batches: who goes with whom, in which order; padding; loading ahead in worker processes.
+"""Batches of examples: which examples share a batch, in which order; padding; loading ahead in worker processes.
 
-    Rows -> plan of an epoch (a pure function of seed and epoch) -> Batches of about equal length -> mouths augmented
+    rows -> plan of an epoch (a pure function of seed and epoch) -> Batches of about equal length -> mouths augmented
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avsr.augment import Augment, augment_mouths
 from avsr.config import DataConfig
-from avsr.dataset import NO_LABEL, Draw, Example, Examples, Row
+from avsr.dataset import NO_LABEL, Example, Examples, ExampleSpec, ManifestRow
 from avsr.errors import AvsrError
-from avsr.runtime import end_with_parent
+from avsr.runtime import exit_with_parent
 
-IGNORE = -100                                               # in `targets`, where nothing is to be said
+IGNORE = -100                                               # in `targets`, where there is no token to predict
 MAX_PADDING = 0.05                                          # of the frames of a batch, before any change of speed
 
 
@@ -29,11 +29,10 @@ class Batch:
     """B examples, padded to the longest.
 
     mel: (B, C, n_mels) float32 or None, mel_lengths (B,); mouths: (B, T, 88, 88) uint8 or None, seen (B, T) bool.
-    tokens: (B, L) int64, what the decoder is given; targets: (B, L), what it is to say, IGNORE where nothing.
-    classes: (sum of class_lengths,) CTC classes end to end; labels: (B, T) frame labels; matched: (B,) bool.
+    tokens: (B, L) int64, the decoder's input; targets: (B, L), the tokens that follow, or IGNORE.
+    classes: (sum of class_lengths,) CTC classes end to end; labels: (B, T) frame labels; reliable: (B,) bool, see Example.
     lengths: (B,) video frames, or as many as cover the sound.
-    sounds: names of the versions of the sounds, see dataset.Draw. seeds: where the mouths are still to be augmented, and
-    (B, T, 96, 96) until then: from which each clip's augmentation draws.
+    seeds: of each clip's augmentation, where the mouths are still (B, T, 96, 96); None once they are augmented.
     """
 
     ids: list[str]
@@ -46,9 +45,8 @@ class Batch:
     classes: Tensor
     class_lengths: Tensor
     labels: Tensor
-    matched: Tensor
+    reliable: Tensor
     lengths: Tensor
-    sounds: list[str] | None = None
     seeds: list[int] | None = None
 
     def to(self, device: torch.device) -> Batch:
@@ -69,18 +67,17 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A batch to be made: rows by number, with the modality of all of them, and whose mouths some of them get."""
+class BatchSpec:
+    """A batch to be made: the numbers of its rows, their modality, and the rows whose mouths replace the right ones."""
 
     rows: tuple[int, ...]
     modality: str
-    foreign: tuple[int | None, ...]
+    mismatched: tuple[int | None, ...]
     seed: tuple[int, ...]
-    sound: int | None = None
 
 
 def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_columns: int | None) -> Batch:
-    """Pad to the longest. prompt: the tokens every text begins with; pad_columns: length every log-mel is filled up to."""
+    """Pad to the longest. prompt: the tokens at the start of every text; pad_columns: the length of every padded log-mel."""
     n_tokens = max(len(example.tokens) for example in examples) + len(prompt)
     tokens = torch.full((len(examples), n_tokens), end)
     targets = torch.full((len(examples), n_tokens), IGNORE)
@@ -109,15 +106,14 @@ def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_co
     return Batch([example.id for example in examples], mel, mel_lengths, mouths, seen, tokens, targets,
                  torch.tensor([i for example in examples for i in example.classes], dtype=torch.long),
                  torch.tensor([len(example.classes) for example in examples]), labels,
-                 torch.tensor([example.matched for example in examples]),
+                 torch.tensor([example.reliable for example in examples]),
                  torch.tensor([len(example.labels) for example in examples]),
-                 None if examples[0].sound is None else [example.sound for example in examples],
                  None if examples[0].seed is None else [example.seed for example in examples])
 
 
 def augmented(batch: Batch, settings: Augment | None, device: torch.device) -> Batch:
-    """The batch on a device, with its mouths augmented there if that is still to be done."""
-    lengths = batch.lengths.tolist()                        # before they are on a GPU, which would have to be waited for
+    """The batch on a device, with its mouths augmented there if they are not yet."""
+    lengths = batch.lengths.tolist()                        # before they are on a GPU, where reading them would wait for it
     batch = batch.to(device)
     if batch.seeds is None:
         return batch
@@ -125,10 +121,10 @@ def augmented(batch: Batch, settings: Augment | None, device: torch.device) -> B
 
 
 def buckets(lengths: Sequence[int], max_frames: int, rng: np.random.Generator) -> list[list[int]]:
-    """Batches of row numbers of at most `max_frames` padded frames and MAX_PADDING of padding, in random company.
+    """Random batches of row numbers, of at most `max_frames` padded frames and a share of MAX_PADDING of padding.
 
-    Rows are shuffled, then sorted by length classes 2 % apart, so that neighbours are alike but not always the same. A row
-    that is longer than `max_frames` gets a batch of its own.
+    Rows are shuffled, then sorted by length classes 2 % apart, so that the rows of a batch are about equally long but differ
+    between epochs. A row that is longer than `max_frames` gets a batch of its own.
     """
     order = rng.permutation(len(lengths))
     classes = np.round(np.log(np.maximum(1, np.asarray(lengths)))[order] / np.log(1.02)) if len(order) else np.zeros(0)
@@ -147,88 +143,89 @@ def buckets(lengths: Sequence[int], max_frames: int, rng: np.random.Generator) -
     return [batches[i] for i in rng.permutation(len(batches))] if lengths else []
 
 
-def plan_epoch(rows: Sequence[Row], config: DataConfig, seed: int, epoch: int) -> list[Plan]:
-    """The batches of an epoch. Rows without mouths, or without sound, keep to themselves and to what they have; so do rows
-    whose mouths are not to be believed, of which only the judge learns, and that takes both."""
+def plan_epoch(rows: Sequence[ManifestRow], config: DataConfig, seed: int, epoch: int) -> list[BatchSpec]:
+    """The batches of an epoch. Rows without mouths, or without sound, get batches of their own with the modality they have;
+    so do rows with unreliable mouths, of which only the reliability estimator learns, with both modalities."""
     rng = np.random.default_rng((seed, epoch))
-    plans: list[Plan] = []
-    sound = epoch % config.sound_draws if config.sound_draws else None
+    specs: list[BatchSpec] = []
     groups: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
-        groups.setdefault(row.utterance.cache.modality if row.believed else "not believed", []).append(i)
-    mouths = groups.get("av", []) + groups.get("not believed", [])
-    shares = (config.p_both, config.p_sound, max(0.0, 1 - config.p_both - config.p_sound))         # 1 - 0.9 - 0.1 < 0
+        groups.setdefault(row.cache.modality if row.reliable else "unreliable", []).append(i)
+    mouths = groups.get("av", []) + groups.get("unreliable", [])
+    shares = (config.p_audio_visual, config.p_audio,
+              max(0.0, 1 - config.p_audio_visual - config.p_audio))             # 1 - 0.9 - 0.1 < 0
     for has, members in sorted(groups.items()):
         for batch in buckets([rows[i].n_frames for i in members], config.frames, rng):
             chosen = tuple(members[i] for i in batch)
-            modality = str(rng.choice(["av", "a", "v"], p=shares)) if has == "av" else "av" if has == "not believed" else has
-            foreign = tuple(int(rng.choice(mouths)) if modality == "av" and rng.random() < config.p_foreign else None
-                            for _ in chosen)
-            foreign = tuple(None if other == own else other for own, other in zip(chosen, foreign, strict=True))
-            plans.append(Plan(chosen, modality, foreign, (seed, epoch, len(plans)), sound))
-    return [plans[i] for i in rng.permutation(len(plans))]
+            modality = str(rng.choice(["av", "a", "v"], p=shares)) if has == "av" else "av" if has == "unreliable" else has
+            others = tuple(int(rng.choice(mouths)) if modality == "av" and rng.random() < config.p_mismatched else None
+                           for _ in chosen)
+            mismatched = tuple(None if other == own else other for own, other in zip(chosen, others, strict=True))
+            specs.append(BatchSpec(chosen, modality, mismatched, (seed, epoch, len(specs))))
+    return [specs[i] for i in rng.permutation(len(specs))]
 
 
 class Batches(Dataset):
-    """Makes the batch of a Plan, wherever DataLoader calls it.
+    """Makes the batch of a BatchSpec, in whichever process DataLoader calls it.
 
-    finished: mouths are augmented here, which is right for training on the CPU: worker processes then do it ahead. False
-    leaves it to `augmented` on a GPU. Both draw the same.
+    finished: mouths are augmented here, as suits training on a CPU: worker processes then do it ahead. False leaves it to
+    `augmented` on a GPU. Both draw the same random numbers.
     """
 
-    def __init__(self, rows: Sequence[Row], examples: Examples, prompt: Sequence[int], end: int, pad_columns: int | None, *,
-                 finished: bool = True):
+    def __init__(self, rows: Sequence[ManifestRow], examples: Examples, prompt: Sequence[int], end: int,
+                 pad_columns: int | None, *, finished: bool = True):
         self.rows, self.examples, self.finished = rows, examples, finished
         self.prompt, self.end, self.pad_columns = tuple(prompt), end, pad_columns
 
-    def __getitem__(self, plan: Plan) -> Batch | AvsrError:
-        """The batch, or what is wrong with it: raised in a worker process, it would reach the user as a traceback."""
+    def __getitem__(self, spec: BatchSpec) -> Batch | AvsrError:
+        """The batch, or its error, which the user would see as a traceback if a worker process raised it."""
         try:
-            return self._make(plan)
+            return self._make(spec)
         except AvsrError as error:
             return error
 
-    def _make(self, plan: Plan) -> Batch:
+    def _make(self, spec: BatchSpec) -> Batch:
         made = []
-        for place, (number, foreign) in enumerate(zip(plan.rows, plan.foreign, strict=True)):
-            draw = Draw(plan.modality, None if foreign is None else self.rows[foreign], sound=plan.sound)
-            made.append(self.examples.make(self.rows[number], draw, np.random.default_rng((*plan.seed, place))))
+        for place, (number, other) in enumerate(zip(spec.rows, spec.mismatched, strict=True)):
+            one = ExampleSpec(spec.modality, None if other is None else self.rows[other])
+            made.append(self.examples.make(self.rows[number], one, np.random.default_rng((*spec.seed, place))))
         batch = collate(made, self.prompt, self.end, self.pad_columns)
         return augmented(batch, self.examples.augment, torch.device("cpu")) if self.finished else batch
 
 
-class Endless(Sampler):
-    """Plans from batch number `first` on, of all epochs, of which this process takes one in `world`."""
+class InfiniteSampler(Sampler):
+    """Yields a BatchSpec for every batch of all epochs, from number `first` on; of `world` processes each takes its share."""
 
-    def __init__(self, rows: Sequence[Row], config: DataConfig, seed: int, *, first: int = 0, rank: int = 0, world: int = 1):
+    def __init__(self, rows: Sequence[ManifestRow], config: DataConfig, seed: int, *, first: int = 0, rank: int = 0,
+                 world: int = 1):
         self.rows, self.config, self.seed, self.first, self.rank, self.world = rows, config, seed, first, rank, world
 
-    def __iter__(self) -> Iterator[Plan]:
+    def __iter__(self) -> Iterator[BatchSpec]:
         number, epoch = 0, 0
         while True:
-            for plan in plan_epoch(self.rows, self.config, self.seed, epoch):
+            for spec in plan_epoch(self.rows, self.config, self.seed, epoch):
                 if number >= self.first and number % self.world == self.rank:
-                    yield plan
+                    yield spec
                 number += 1
             epoch += 1
 
 
-def loader(batches: Batches, sampler: Endless, n_workers: int, *, pin: bool) -> DataLoader:
-    """Batches in the sampler's order, made ahead in `n_workers` processes; 0: when asked for, in this one."""
+def loader(batches: Batches, sampler: InfiniteSampler, n_workers: int, *, pin: bool) -> DataLoader:
+    """Batches in the sampler's order, made ahead in `n_workers` processes; 0: in this process, when needed."""
     ahead = {"prefetch_factor": 4, "persistent_workers": True, "multiprocessing_context": "spawn",
-             "worker_init_fn": _settle_worker} if n_workers else {}
+             "worker_init_fn": _init_worker} if n_workers else {}
     return DataLoader(batches, batch_size=None, sampler=sampler, num_workers=n_workers, pin_memory=pin, **ahead)
 
 
-def _settle_worker(number: int) -> None:
-    end_with_parent()
-    torch.set_num_threads(1)                                # two threads beside the trainer's would wait for each other
+def _init_worker(number: int) -> None:
+    exit_with_parent()
+    torch.set_num_threads(1)                                # two threads beside the training process's would wait
     # numpy's too: on busy cores they took more than half of a sound example's time.
     threadpool_limits(1, user_api="blas")
 
 
 def padding(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Share of frames that are padding."""
+    """The share of frames that are padding."""
     padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
     return 1 - sum(lengths[i] for batch in batches for i in batch) / padded
 

@@ -1,7 +1,7 @@
-"""What a training run is told: dataclass defaults, one short TOML with what differs, `--set key=value` on top.
+"""The settings of a training run: dataclass defaults, one short TOML with what differs, `--set key=value` on top.
 
     config.toml + overrides -> Config
-A config that says `extends = "other.toml"` takes over what that file in the same folder says, and names only what differs.
+A config with `extends = "other.toml"` takes over the settings of that file in the same folder, and names only what differs.
 """
 
 from __future__ import annotations
@@ -9,19 +9,34 @@ from __future__ import annotations
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 from avsr.augment import MOST, Augment
-from avsr.errors import BadConfig
-from avsr.schema import Between, is_number, type_hints
-from avsr.textfiles import read_toml, shown
+from avsr.errors import BadConfig, quote
+from avsr.schema import Between, InvalidValue, type_hints, validate
+from avsr.textfiles import read_toml
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
+
+# Keys of former versions, by where they stood, and what they are called now.
+RENAMED = {
+    "judges": "reliability", "judges.sights": "variants", "judges.attune_steps": "contrastive_steps",
+    "model.ears_from": "audio_encoder_from", "model.lips_from": "video_encoder_from",
+    "model.dims.lips": "video_frontend", "model.dims.n_trust": "n_reliability",
+    "data.p_both": "p_audio_visual", "data.p_sound": "p_audio", "data.p_foreign": "p_mismatched",
+    "data.p_ruined": "p_corrupted",
+    "loss.trust": "reliability", "loss.trusted_loss": "readable_loss",
+}
+# Keys that no longer exist: which values change nothing without them, and why.
+REMOVED = {
+    "data.sound_draws": (lambda value: True, "every step encodes its sounds anew"),
+    "model.dims.n_heed": (lambda value: value == 0, "the audio gate was removed, as it gained nothing"),
+}
 
 Share = Annotated[float, Between(0, 1)]
 Count = Annotated[int, Between(1, 10**9)]
@@ -35,41 +50,40 @@ Seed = Annotated[int, Between(0, 2**63 - 1)]                # torch takes up to 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained. `start`: nothing (None), or a model by name or folder, whose sound parts, tokenizer and, where the
-    dims allow, lips are taken over. `ears_from`: a model whose audio blocks are, `lips_from`: whose lip network and video
-    blocks are, with the crop of the mouth they know; also an imported one. `lips_from = "imagenet"`, or a .pth file of
-    torchvision's resnet18, starts `resnet18` lips from a network that knows pictures, see train/imagenet.py."""
+    """What is trained. `start`: nothing (None), or a model by name or folder, whose audio parts, tokenizer and, where the dims
+    allow, video encoder are taken over. `audio_encoder_from`: a model whose audio encoder is taken over. `video_encoder_from`:
+    a model, also an imported one, whose frontend and video blocks are taken over with its mouth crop; "imagenet", or a .pth
+    file of torchvision's resnet18, initialises the frontend `resnet18` from a network for pictures, see train/imagenet.py."""
 
     start: str | None = None
-    ears_from: str | None = None
-    lips_from: str | None = None
+    audio_encoder_from: str | None = None
+    video_encoder_from: str | None = None
     dims: dict[str, Any] = field(default_factory=dict)      # fields of models.avsr.Dims that differ
-    gates: float = 0.0                                      # tanh of it: how far new gates are open at the start
+    gates: float = 0.0                                      # opening tanh(g) of new gates at the start
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What it learns from. Paths are relative to the config file; a folder stands for the manifest.jsonl in it."""
+    """The training data. Paths are relative to the config file; a folder stands for the manifest.jsonl in it."""
 
     train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
-    optional: dict[str, Any] = field(default_factory=dict)  # more to train on, may be absent; by name: {manifest, teaches}
+    optional: dict[str, Any] = field(default_factory=dict)  # training data that may be absent; by name: {manifest, teaches}
     valid: tuple[str, ...] = ()                             # manifests; their rows of split `valid`
-    max_valid: CountOrNone = 500                            # utterances to validate with, evenly picked; 0: all there are
+    max_valid: CountOrNone = 500                            # utterances to validate with, evenly spaced; 0: all
     noise: dict[str, Any] = field(default_factory=lambda: dict(OWN_NOISE))      # see noise.open_training_sources
     snr: tuple[Decibels, Decibels] = (-10.0, 20.0)          # dB, drawn evenly
     p_clean: Share = 0.3                                    # share of sounds left without noise
-    p_both: Share = 0.4                                     # modality dropout: both, and
-    p_sound: Share = 0.3                                    # sound alone; sight alone otherwise
+    p_audio_visual: Share = 0.4                             # modality dropout: share of batches with both,
+    p_audio: Share = 0.3                                    # with audio alone; the rest have video alone
     p_speed: Share = 0.5                                    # share played 0.9 to 1.1 times as fast
-    p_foreign: Share = 0.0                                  # share of pairs that get somebody else's mouth, for the judge
-    p_ruined: Share = 0.0                                   # share of mouths of which nothing can be read, likewise
-    sound_draws: Annotated[int, Between(0, 10_000)] = 0     # versions of a sound in noise, encoded once and kept; 0: always new
+    p_mismatched: Share = 0.0                               # share of clips that get another's mouth, for the reliability
+    p_corrupted: Share = 0.0                                # share of mouths that are made unreadable, likewise
     augment: dict[str, Any] = field(default_factory=dict)   # fields of augment.Augment that differ
     frames: Annotated[int, Between(1, 100_000)] = 900       # in a batch, at 25 a second
     max_seconds: Annotated[float, Between(1e-3, 3600)] = 30.0  # longer utterances are left out, and counted
-    align: str | None = None                                # a model (name or folder) that finds word times by sound
+    align: str | None = None                                # a model (name or folder) that finds word times by audio
     n_labels: Annotated[int, Between(0, 100_000)] = 500     # most frequent words that get frame labels of their own
-    workers: Annotated[int, Between(0, 128)] = 1            # processes that make batches; 0: none beside the trainer
+    workers: Annotated[int, Between(0, 128)] = 1            # processes that make batches; 0: the training process does
 
 
 @dataclass(frozen=True)
@@ -82,15 +96,15 @@ class LossConfig:
     ctc_video: Weight = 0.2
     ctc_fused: Weight = 0.2
     frames: Weight = 1.0
-    trust: Weight = 0.0
-    trusted_loss: Weight = 1.2                              # CTC loss per letter up to which lips count as readable
+    reliability: Weight = 0.0
+    readable_loss: Weight = 1.2                             # CTC loss per letter up to which a mouth counts as readable
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How it learns."""
+    """The optimisation."""
 
-    steps: CountOrNone = 10_000                             # 0: only what follows the last one, as the judges' lessons
+    steps: CountOrNone = 10_000                             # 0: only what follows the last step, as in [reliability]
     lr: Rate = 1e-3
     rates: dict[str, Factor] = field(default_factory=dict)  # factors on lr by pattern of names; the first that fits; 0: frozen
     warmup: CountOrNone = 500                               # steps
@@ -108,27 +122,27 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class JudgesConfig:
-    """What the judges of lips and sound learn from after the last step, see train/judges.py; sights 0: not then."""
+class ReliabilityConfig:
+    """How the reliability estimator is fitted after the last step, see train/reliability.py; variants 0: it is not."""
 
-    sights: Annotated[int, Between(0, 100)] = 0             # of each sound, beside its own mouth: damaged, foreign
+    variants: Annotated[int, Between(0, 100)] = 0           # mouths of each sound beside its own: corrupted, mismatched
     rows: Count = 300                                       # utterances at most, no speaker before another
-    attune_steps: Count = 300                               # in which they find each sound's own mouth, of all utterances
-    steps: Count = 400                                      # in which they learn when to look and to hear
+    contrastive_steps: Count = 300                          # of contrastive pre-training on all utterances
+    steps: Count = 400                                      # of the fit of the classifier
     lr: Rate = 3e-3
-    margin: Share = 0.05                                    # share of the words that looking must save
+    margin: Share = 0.05                                    # share of the words that the video must save
 
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. `folder`: where the config lies, which its paths are relative to."""
+    """A training run. `folder`: the config's, which its paths are relative to."""
 
     name: str
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
-    judges: JudgesConfig = JudgesConfig()
+    reliability: ReliabilityConfig = ReliabilityConfig()
     folder: Path = Path()
 
     def path(self, name: str) -> Path:
@@ -136,28 +150,34 @@ class Config:
         return self.folder / name
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key."""
+def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[[str], None] = lambda sentence: None) -> Config:
+    """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key.
+
+    warn: is called with a sentence for each key of a former version.
+    """
     path = Path(path)
-    values = _read(path)
+    told: dict[str, None] = {}                              # in order, each sentence once
+    values = _read(path, told)
     for override in overrides:
-        _override(values, override)
+        _override(values, override, told)
+    for sentence in told:
+        warn(sentence)
     values.setdefault("name", path.resolve().parent.name)
     config = replace(_build(Config, values, str(path), ""), folder=path.resolve().parent)
     _check(config, path)
     return config
 
 
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, told: dict[str, None], above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The tables of a config file over those of the file that it extends. above: the files that extend this one."""
-    values = read_toml(path, "a config.toml, as in experiments/")
+    values = _renamed(read_toml(path, "a config.toml, as in experiments/"), str(path), told)
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
-        raise BadConfig(f"{path}: extends is {shown(other)}, but must be the name of a file in the same folder.  Correct it.")
+        raise BadConfig(f"{path}: extends is {quote(other)}, but must be the name of a file in the same folder.  Correct it.")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
-    return _merged(_read(path.with_name(other), (path, *above)), values)
+    return _merged(_read(path.with_name(other), told, (path, *above)), values)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -169,20 +189,49 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _override(values: dict, override: str) -> None:
+def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above: str = "", below: str = "") -> dict[str, Any]:
+    """A table under this version's keys; `told` gets a sentence for each key of a former version.
+
+    above, below: the old and the new name of the table itself, with a dot. Raises BadConfig where a removed key asks for
+    something that no longer exists.
+    """
+    out = {}
+    for key, value in values.items():
+        old = above + key
+        if old in REMOVED:
+            harmless, why = REMOVED[old]
+            if not harmless(value):
+                raise BadConfig(f"{where}: {old} is {shown(value)}, but {why}.  Remove it.")
+            told[f"{where}: {old} has no effect any more, because {why}.  Remove it."] = None
+            continue
+        new = RENAMED.get(old, key)
+        if new != key:
+            told[f"{where}: {old} is now called {below}{new}; the old name still works."] = None
+            if new in values:
+                raise BadConfig(f"{where}: {old} is now called {below}{new}, and both are there.  Remove {old}.")
+        out[new] = _renamed(value, where, told, f"{old}.", f"{below}{new}.") if isinstance(value, Mapping) else value
+    return out
+
+
+def _override(values: dict[str, Any], override: str, told: dict[str, None]) -> None:
+    """Set what an override says. Raises BadConfig."""
     key, equals, text = override.partition("=")
     if not equals or not text.strip():
         raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4, or as data.align=none to do without.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        table = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        value = text                                        # a bare word is a string
+        table = text                                        # a bare word is a string
     *sections, last = key.strip().split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
+    for name in (last, *reversed(sections)):
+        table = {name: table}
+    table = _renamed(table, "--set", told)
+    for _ in sections:
+        ((name, table),) = table.items()
+        values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise BadConfig(f"--set {override}: {section} is no section.  Write it as train.lr=3e-4.")
-    values[last] = value
+            raise BadConfig(f"--set {override}: {name} is no section.  Write it as train.lr=3e-4.")
+    values.update(table)
 
 
 def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any:
@@ -197,59 +246,35 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
             raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise BadConfig(f"{path}: {prefix}{key} is a section, not {shown(value)}.  "
+                raise BadConfig(f"{path}: {prefix}{key} is a section, not {quote(value)}.  "
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
-            out[key] = _fit(value, hints[key], f"{path}: {prefix}{key}")
+            out[key] = _value(value, hints[key], path, prefix + key)
     return kind(**out)
 
 
-def _fit(value: Any, hint: Any, what: str) -> Any:
-    """`value` as the type that the field wants, or BadConfig."""
-    bounds = None
-    if typing.get_origin(hint) is Annotated:
-        hint, bounds = typing.get_args(hint)
-    kind = typing.get_origin(hint) or hint
-    if kind is types.UnionType:                             # T | None: TOML has no null, the word stands for it
-        if value == "":
-            raise BadConfig(f"{what} is empty.  Give it a value, or write \"none\" to do without.")
-        return None if value == "none" else _fit(value, typing.get_args(hint)[0], what)
-    if kind is tuple and isinstance(value, list):
-        arguments = typing.get_args(hint)
-        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(inner) == len(value):
-            return tuple(_fit(item, one, what) for item, one in zip(value, inner, strict=True))
-    if kind is dict and isinstance(value, dict):
-        inner = typing.get_args(hint)[1]
-        return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
-    if kind in (int, float) and is_number(value, kind):
-        if bounds is not None and not bounds.least <= value <= bounds.most:
-            raise BadConfig(f"{what} is {shown(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
-        return kind(value)
-    if kind in (str, bool) and isinstance(value, kind):
-        return value
-    name = {float: "a number", int: "a whole number", str: "text", bool: "true or false", dict: "a table"}.get(kind)
-    if kind is tuple:
-        inner = typing.get_args(hint)
-        name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
-    raise BadConfig(f"{what} is {shown(value)}, but must be {name}.  Correct it.")
+def _value(value: Any, hint: Any, path: str | Path, name: str) -> Any:
+    """`value` as the type that the field wants. Raises BadConfig."""
+    if value == "" and typing.get_origin(hint) is types.UnionType:
+        raise BadConfig(f"{path}: {name} is empty.  Give it a value, or write \"none\" to do without.")
+    try:
+        return validate(value, hint, name, null="none")     # TOML has no null
+    except InvalidValue as error:
+        raise BadConfig(f"{path}: {error}.  Correct it.") from error
 
 
 def _check(config: Config, path: Path) -> None:
     """Settings that go together, and the sections without which nothing can be learnt."""
     if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
-        raise BadConfig(f"{path}: name is {shown(config.name)}, but names the folder of the run within runs/.  Use "
+        raise BadConfig(f"{path}: name is {quote(config.name)}, but names the folder of the run within runs/.  Use "
                         "letters, digits and dashes.")
-    if not config.train.steps and not config.judges.sights:
-        raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no judges learn after it.  Correct it, or set "
-                        "judges.sights.")
-    if config.data.p_both + config.data.p_sound > 1 + 1e-9:
-        raise BadConfig(f"{path}: data.p_both + data.p_sound is {config.data.p_both + config.data.p_sound:.2f}, but what is "
-                        "left to 1 is sight alone.  Lower one of them.")
-    if config.data.sound_draws and config.data.p_speed:
-        raise BadConfig(f"{path}: data.sound_draws keeps encoded sounds, which cannot change their speed.  "
-                        "Set data.p_speed = 0.")
+    if not config.train.steps and not config.reliability.variants:
+        raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
+                        "Correct it, or set reliability.variants.")
+    if (share := config.data.p_audio_visual + config.data.p_audio) > 1 + 1e-9:
+        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but the rest to 1 is the share of video "
+                        "alone.  Lower one of them.")
     known = [f.name for f in fields(Augment)]
     for name in config.data.augment:
         if name not in known:
@@ -259,10 +284,10 @@ def _check(config: Config, path: Path) -> None:
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
-            raise BadConfig(f"{path}: data.optional.{name} is {shown(one)}, but must be a table of two "
+            raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     for name, amount in config.data.augment.items():
-        _fit(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], f"{path}: data.augment.{name}")
+        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
     low, high = config.data.snr
     if low > high:
         raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")

@@ -1,13 +1,12 @@
-"""Utterances to what the network learns from: sound in noise, mouths, tokens, frame labels.
+"""Training examples from utterances: sound in noise, mouths, tokens, frame labels.
 
     Utterance + cache -> Example: log-mel (C, n_mels), mouths uint8, tokens, CTC classes, a label per frame
-All chance comes from one generator per example, so that a resumed run draws what an undisturbed one would have drawn.
+Every random number of an example comes from one generator, so a resumed run draws what an uninterrupted one would have.
 """
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,22 +16,22 @@ from pathlib import Path
 import numpy as np
 
 from avsr import noise
-from avsr.augment import Augment, augment_sound, centre, hide_frames, ruin, speed
+from avsr.augment import Augment, augment_sound, centre, hide_frames, make_unreadable, speed
 from avsr.cache import Cached, read_entry
 from avsr.corrupt import fitted
 from avsr.errors import BadManifest
 from avsr.features import features
-from avsr.manifest import TimedWord, Utterance, locate, read
+from avsr.manifest import CacheEntry, TimedWord, Utterance, manifest_path, read
 from avsr.rates import VIDEO_FPS, samples_to_frames
-from avsr.text import Tokenizer, ctc_classes, normalise, spell
+from avsr.text import Tokenizer, ctc_classes, normalise, target_tokens
 
 NO_LABEL = -100                                             # torch's cross-entropy passes over these frames
 SILENCE = 0                                                 # the label of frames in which nobody speaks
 
 
 @dataclass(frozen=True)
-class Row:
-    """An utterance and where its manifest lies, which its cache entry is relative to."""
+class ManifestRow:
+    """A prepared utterance and the folder of its manifest, which its cache entry is relative to."""
 
     utterance: Utterance
     base: Path
@@ -40,38 +39,41 @@ class Row:
     @property
     def n_frames(self) -> int:
         """Video frames, as cached."""
-        return self.utterance.cache.n_frames
+        return self.cache.n_frames
 
     @property
-    def believed(self) -> bool:
-        """False where the manifest's label `trust` says no: such a mouth only teaches not to believe it."""
+    def cache(self) -> CacheEntry:
+        """The cache entry, which every prepared utterance has."""
+        assert self.utterance.cache is not None, f"{self.utterance.id} is not prepared"
+        return self.utterance.cache
+
+    @property
+    def reliable(self) -> bool:
+        """False where the manifest's label `trust` says no: the mouth is an example of unreliable video."""
         return self.utterance.labels.get("trust") != "no"
 
 
 @dataclass(frozen=True)
-class Draw:
-    """How an example is to be made. modality: av, a or v. foreign: a row whose mouth replaces the right one.
+class ExampleSpec:
+    """How an example is made. modality: av, a or v. mismatched: a row whose mouth replaces the right one.
 
-    varied: augmented, and in noise by chance; else in noise at snr_db. sound: number of the sound's version, where an
-    utterance has only so many; None where chance has no end.
+    varied: augmented, and in random noise; otherwise as it is, in noise at snr_db where that is a number.
     """
 
     modality: str
-    foreign: Row | None = None
+    mismatched: ManifestRow | None = None
     snr_db: float | None = None
     varied: bool = True
-    sound: int | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance as the network takes it; what the modality leaves out is None.
+    """One utterance as the network takes it; inputs that are not of its modality are None.
 
-    mel (C, n_mels) float32, or the waveform (S, 1); mouths (T, 88, 88) uint8, seen (T,) bool; tokens, classes: of text and of
-    CTC; labels (T,) int64 with NO_LABEL where nothing is known; matched: whether the mouth is to be believed: it belongs to the
-    sound, and the manifest has no label `trust` that says no. sound: name of this version of the sound, where there are only
-    so many. seed: from which augment.augment_mouths draws for these mouths, which are (T, 96, 96) until then; None where they
-    are not augmented.
+    mel (C, n_mels) float32, or the waveform (S, 1); mouths (T, 88, 88) uint8, seen (T,) bool; tokens and classes: of the text
+    for the decoder and for CTC; labels (T,) int64 with NO_LABEL where nothing is known; reliable: whether the mouth belongs to
+    the sound and the manifest has no label `trust` that says no. seed: the seed of augment.augment_mouths for these mouths,
+    which are (T, 96, 96) until then; None where they are not augmented.
     """
 
     id: str
@@ -81,16 +83,15 @@ class Example:
     tokens: list[int]
     classes: list[int]
     labels: np.ndarray
-    matched: bool
-    sound: str | None = None
+    reliable: bool
     seed: int | None = None
 
 
-def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tuple[list[Row], list[str]]:
-    """The prepared rows of a split, and a line for each that cannot be used. Raises BadManifest when none can, or where
-    two manifests have an id in common."""
+def read_prepared(manifests: Sequence[Path], split: str, max_seconds: float) -> tuple[list[ManifestRow], list[str]]:
+    """The prepared rows of a split, and a line for each that cannot be used. Raises BadManifest where none can be used, or two
+    manifests share an id."""
     rows, left_out, homes, splits = [], [], {}, Counter()
-    for path in map(locate, manifests):
+    for path in map(manifest_path, manifests):
         for utterance in read(path):
             splits[utterance.split] += 1
             if utterance.split != split:
@@ -106,14 +107,14 @@ def read_rows(manifests: Sequence[Path], split: str, max_seconds: float) -> tupl
             elif utterance.cache.n_frames > max_seconds * VIDEO_FPS:
                 left_out.append(f"{utterance.id}: {utterance.cache.n_frames / VIDEO_FPS:.1f} s, limit {max_seconds:g}")
             else:
-                rows.append(Row(utterance, path.parent))
+                rows.append(ManifestRow(utterance, path.parent))
     if not rows:
         raise _none_of(manifests, split, left_out, splits)
     return rows, left_out
 
 
 def _none_of(manifests: Sequence[Path], split: str, left_out: Sequence[str], splits: Counter[str]) -> BadManifest:
-    """The error for manifests without a prepared utterance of a split. splits: how many utterances are in each."""
+    """The error for manifests without a prepared utterance of a split. splits: the number of utterances in each."""
     names = ", ".join(os.path.normpath(path) for path in manifests)
     there = ", ".join(f"{count} of {name!r}" for name, count in splits.most_common()) or "no utterance at all"
     if left_out:
@@ -128,65 +129,64 @@ def _none_of(manifests: Sequence[Path], split: str, left_out: Sequence[str], spl
     return BadManifest(f"{names}: no prepared utterance of split {split!r} ({len(left_out)} left out), but {there}.  {remedy}")
 
 
-def sound_of(row: Row) -> np.ndarray | None:
+def sound_of(row: ManifestRow) -> np.ndarray | None:
     """The cached sound of an utterance, (S,) float32, SAMPLE_RATE; None where it was prepared without."""
-    return read_entry(row.base, row.utterance.cache).audio
+    return read_entry(row.base, row.cache).audio
 
 
-def recordings_by_speaker(rows: Sequence[Row]) -> tuple[dict[str, list[noise.Recorded]], int]:
-    """The sounds of all rows that have one, as noise is made of them, by speaker; and how many of them have no speaker."""
+def recordings_by_speaker(rows: Sequence[ManifestRow]) -> tuple[dict[str, list[noise.Recorded]], int]:
+    """The sounds of all rows that have one, by speaker, to make noise of them; and how many of them have no speaker."""
     own: dict[str, list[noise.Recorded]] = {}
-    heard = [row for row in rows if "a" in row.utterance.cache.modality]
+    heard = [row for row in rows if "a" in row.cache.modality]
     for row in heard:
         if row.utterance.speaker is not None:
             own.setdefault(row.utterance.speaker, []).append(noise.Recorded(row.utterance.id, partial(sound_of, row)))
     return own, sum(row.utterance.speaker is None for row in heard)
 
 
-def label_words(rows: Sequence[Row], n_labels: int) -> dict[str, int]:
+def label_words(rows: Sequence[ManifestRow], n_labels: int) -> dict[str, int]:
     """Label by word for the most frequent words with known times; 0 is silence."""
     counts = Counter(word.text.lower() for row in rows for word in row.utterance.words or ())
     return {word: i + 1 for i, (word, _) in enumerate(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n_labels])}
 
 
 class Examples:
-    """Makes examples of rows. Can be pickled, so that worker processes can hold one each."""
+    """Makes examples of rows. It can be pickled, so that each worker process has one."""
 
     def __init__(self, tokenizer: Path, n_mels: int, labels: Mapping[str, int], mixer: noise.NoiseMixer | None,
-                 augment: Augment | None = None, *, p_speed: float = 0.5, p_ruined: float = 0.0):
+                 augment: Augment | None = None, *, p_speed: float = 0.5, p_corrupted: float = 0.0):
         self.tokenizer_path, self.n_mels, self.labels = tokenizer, n_mels, dict(labels)
-        self.mixer, self.augment, self.p_speed, self.p_ruined = mixer, augment, p_speed, p_ruined
+        self.mixer, self.augment, self.p_speed, self.p_corrupted = mixer, augment, p_speed, p_corrupted
         self.tokenizer: Tokenizer | None = None
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "tokenizer": None}
 
-    def n_tokens(self, row: Row) -> int:
-        """How many tokens its text has."""
+    def n_tokens(self, row: ManifestRow) -> int:
+        """The number of tokens of its text."""
         return len(self._spell(row.utterance.text)[0])
 
-    def make(self, row: Row, draw: Draw, rng: np.random.Generator) -> Example:
-        """One example. Raises BadManifest when the cache lacks what is asked for."""
-        utterance, cached = row.utterance, read_entry(row.base, row.utterance.cache)
-        if draw.foreign is not None:
-            cached = _dubbed(cached, read_entry(draw.foreign.base, draw.foreign.utterance.cache))
+    def make(self, row: ManifestRow, spec: ExampleSpec, rng: np.random.Generator) -> Example:
+        """One example. Raises BadManifest where the cache lacks the modality."""
+        utterance, cached = row.utterance, read_entry(row.base, row.cache)
+        if spec.mismatched is not None:
+            cached = with_mouths_of(cached, read_entry(spec.mismatched.base, spec.mismatched.cache))
         words = utterance.words
-        if draw.varied and self.augment is not None and rng.random() < self.p_speed:
+        if spec.varied and self.augment is not None and rng.random() < self.p_speed:
             cached, words = self._speed(cached, words, rng)
         mel = mouths = seen = seed = None
-        if "a" in draw.modality:
+        n_frames = cached.n_frames
+        if "a" in spec.modality:
             if cached.audio is None:
                 raise BadManifest(f"{utterance.id}: sound was asked for, but its cache holds none.  Prepare it again.")
-            own = rng if draw.sound is None else np.random.default_rng((draw.sound, zlib.crc32(utterance.id.encode())))
-            sound = self._sound(cached.audio, utterance, draw, own)
+            sound = self._sound(cached.audio, utterance, spec, rng)
             mel, n_frames = features(sound, self.n_mels).numpy(), samples_to_frames(len(sound))
-        if "v" in draw.modality:
-            mouths, seen, seed = self._sight(cached, utterance, draw, rng)
+        if "v" in spec.modality:
+            mouths, seen, seed = self._mouths(cached, utterance, spec, rng)
             n_frames = len(mouths)
         tokens, classes = self._spell(utterance.text)
         return Example(utterance.id, mel, mouths, seen, tokens, classes, frame_labels(words, n_frames, self.labels),
-                       draw.foreign is None and row.believed,
-                       None if draw.sound is None else f"{utterance.id}#{draw.sound}", seed)
+                       spec.mismatched is None and row.reliable, seed)
 
     def _speed(self, cached: Cached, words: tuple[TimedWord, ...] | None,
                rng: np.random.Generator) -> tuple[Cached, tuple[TimedWord, ...] | None]:
@@ -197,43 +197,43 @@ class Examples:
             words = tuple(TimedWord(word.text, *map(float, time)) for word, time in zip(words, times, strict=True))
         return replace(cached, images=images, missing=missing, audio=audio), words
 
-    def _sound(self, audio: np.ndarray, utterance: Utterance, draw: Draw, rng: np.random.Generator) -> np.ndarray:
-        if not draw.varied:
-            if draw.snr_db is None or self.mixer is None:
+    def _sound(self, audio: np.ndarray, utterance: Utterance, spec: ExampleSpec, rng: np.random.Generator) -> np.ndarray:
+        if not spec.varied:
+            if spec.snr_db is None or self.mixer is None:
                 return audio
-            return replace(self.mixer, snrs=(draw.snr_db,), snr_range=None, p_clean=0.0)(audio, utterance.speaker, rng).audio
+            return replace(self.mixer, snrs=(spec.snr_db,), snr_range=None, p_clean=0.0)(audio, utterance.speaker, rng).audio
         if self.mixer is not None:
             audio = self.mixer(audio, utterance.speaker, rng).audio
         return audio if self.augment is None else augment_sound(audio, self.augment, rng)
 
-    def _sight(self, cached: Cached, utterance: Utterance, draw: Draw,
+    def _mouths(self, cached: Cached, utterance: Utterance, spec: ExampleSpec,
                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int | None]:
-        """Mouths, where they are seen, and the seed of their augmentation, if any."""
+        """Mouths, the frames that show a face, and the seed of their augmentation, if any."""
         if cached.images is None:
             raise BadManifest(f"{utterance.id}: lips were asked for, but its cache holds none.  Prepare it again.")
-        if not draw.varied or self.augment is None:
+        if not spec.varied or self.augment is None:
             return centre(cached.images), ~cached.missing, None
         images = hide_frames(cached.images, self.augment, rng)
-        if self.p_ruined and rng.random() < self.p_ruined:
-            images = ruin(images, rng)
+        if self.p_corrupted and rng.random() < self.p_corrupted:
+            images = make_unreadable(images, rng)
         return images, ~cached.missing, int(rng.integers(2 ** 63))
 
     def _spell(self, text: str) -> tuple[list[int], list[int]]:
         """Tokens and CTC classes."""
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.tokenizer_path)
-        return spell(self.tokenizer, text), ctc_classes(normalise(text))
+        return target_tokens(self.tokenizer, text), ctc_classes(normalise(text))
 
 
-def _dubbed(heard: Cached, seen: Cached) -> Cached:
-    """The sound of one with the mouth of another, as long as the sound: cut, or nobody seen after its end."""
-    images, missing = fitted((seen.images, seen.missing), heard.n_frames)
-    return replace(heard, images=images, missing=missing)
+def with_mouths_of(cached: Cached, other: Cached) -> Cached:
+    """`cached` with the mouths of `other`, of its own length: cut, or without a face after their end."""
+    images, missing = fitted((other.images, other.missing), cached.n_frames)
+    return replace(cached, images=images, missing=missing)
 
 
 def frame_labels(words: Sequence[TimedWord] | None, n_frames: int, labels: Mapping[str, int]) -> np.ndarray:
-    """(T,) int64: the label of the word said in the middle of each frame, SILENCE between words, NO_LABEL for words
-    without a label, and everywhere when no times are known."""
+    """(T,) int64: the label of the word said in the middle of each frame, SILENCE between words, and NO_LABEL in words without
+    a label, or everywhere where no times are known."""
     if words is None:
         return np.full(n_frames, NO_LABEL)
     out = np.full(n_frames, SILENCE)

@@ -16,7 +16,7 @@ from unicodedata import normalize
 
 
 @dataclass(frozen=True)
-class Inside:
+class FolderContents:
     """paths: all that is no folder, sorted, hidden names left out; links that lead nowhere, pipes and devices among them.
     folders: those within, in no order. closed: why folders could not be read."""
 
@@ -25,14 +25,14 @@ class Inside:
     closed: list[OSError] = field(default_factory=list)
 
 
-def inside(folder: str | Path) -> Inside:
+def list_folder(folder: str | Path) -> FolderContents:
     """Everything below a folder, also behind links to folders.
 
     Each folder is read once: under its own name where links lead to it as well. Links to a folder above `folder` are not
     followed, as two of them would never come to an end.
     """
     root = os.path.realpath(folder)
-    seen, out, links = {root}, Inside(), []
+    seen, out, links = {root}, FolderContents(), []
     _walk(os.fspath(folder), seen, out, links)
     while links:
         link = links.pop(0)
@@ -45,7 +45,7 @@ def inside(folder: str | Path) -> Inside:
     return out
 
 
-def _walk(folder: str, seen: set[str], out: Inside, links: list[str]) -> None:
+def _walk(folder: str, seen: set[str], out: FolderContents, links: list[str]) -> None:
     """Add what lies below a folder to `out`, the real paths of the folders to `seen`, and links to folders to `links`."""
     for parent, folders, names in os.walk(folder, onerror=out.closed.append):
         there = sorted(os.path.join(parent, name) for name in folders if not name.startswith("."))
@@ -64,19 +64,19 @@ def matching(pattern: str) -> list[Path]:
         return [Path(one) for one in glob(pattern)]
     n_plain = next(i for i, part in enumerate(parts) if has_magic(part))
     root = Path(*parts[:n_plain])
-    found = inside(root)
-    return [path for path in [root, *found.folders, *found.paths] if _fits(path.relative_to(root).parts, parts[n_plain:])]
+    found = list_folder(root)
+    return [path for path in [root, *found.folders, *found.paths] if _matches(path.relative_to(root).parts, parts[n_plain:])]
 
 
-def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     if not pattern:
         return not parts
     if pattern[0] == "**":
-        return any(_fits(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+        return any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def composed(name: str) -> str:
+def nfc(name: str) -> str:
     """A name with each letter and its accents as one character (Unicode's NFC), so that equal names are equal.
 
     Apple's older file systems, and archives made on them, store an e with a diaeresis as two characters.
@@ -84,7 +84,7 @@ def composed(name: str) -> str:
     return normalize("NFC", name)
 
 
-class Beside:
+class Sidecars:
     """Files that lie beside recordings under the same name, such as a clip's .txt, however the two are spelt.
 
     `CLIP1.TXT` is beside `CLIP1.WAV`, and a decomposed name beside the composed one. A file whose name fits one recording
@@ -94,9 +94,9 @@ class Beside:
     def __init__(self, files: Iterable[Path], recordings: Iterable[Path]):
         self._exact: dict[tuple[Path, str, str], Path] = {}
         self._alike: dict[tuple[Path, str, str], list[Path]] = defaultdict(list)
-        owned = {(path.parent, composed(path.stem)) for path in recordings}
+        owned = {(path.parent, nfc(path.stem)) for path in recordings}
         for path in files:
-            stem, suffix = composed(path.stem), path.suffix.lower()
+            stem, suffix = nfc(path.stem), path.suffix.lower()
             if path.suffix == suffix or (path.parent, stem, suffix) not in self._exact:
                 self._exact[path.parent, stem, suffix] = path
             if (path.parent, stem) not in owned:
@@ -104,12 +104,12 @@ class Beside:
 
     def find(self, recording: Path, suffix: str) -> Path | None:
         """The file beside a recording with `suffix` (in lower case), None where there is none."""
-        folder, stem = recording.parent, composed(recording.stem)
+        folder, stem = recording.parent, nfc(recording.stem)
         alike = self._alike.get((folder, stem.casefold(), suffix), ())
         return self._exact.get((folder, stem, suffix)) or (alike[0] if len(alike) == 1 else None)
 
 
-def locate(base: Path, name: str) -> Path | None:
+def find_path(base: Path, name: str) -> Path | None:
     """The path that a table calls `name`, counted from `base`; None where there is none.
 
     Where nothing has exactly that name, one that differs in how accents are stored, in capitals or in the direction of the
@@ -133,7 +133,7 @@ def _alike(folder: Path, wanted: str) -> str | None:
         names = os.listdir(folder)
     except OSError:
         return None
-    for spelt in (composed, lambda name: composed(name).casefold()):
+    for spelt in (nfc, lambda name: nfc(name).casefold()):
         if found := [name for name in names if spelt(name) == spelt(wanted)]:
             return found[0] if len(found) == 1 else None
     return None

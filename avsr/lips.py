@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from avsr import faces, rates, sync
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.rates import VIDEO_FPS
-from avsr.schema import Between, Misfit, OneOf, fit_table, shown
+from avsr.schema import Between, InvalidValue, OneOf, validate_table
 
 if TYPE_CHECKING:
     from avsr.faces import FaceTrack
@@ -81,14 +81,14 @@ class MouthCropSettings:
         Raises BadCheckpoint for any other difference in the fields.
         """
         if not isinstance(values, Mapping):
-            raise BadCheckpoint(f"mouth crop: {shown(values)} is no table.  Prepare or train again with this version.")
+            raise BadCheckpoint(f"mouth crop: {quote(values)} is no table.  Prepare or train again with this version.")
         names = {field.name for field in fields(cls)}
         if wrong := sorted((names ^ set(values)) - (YOUNGER - set(values))):
             known = "is not there" if wrong[0] in names else "is not known to this version"
-            raise BadCheckpoint(f"mouth crop: field {shown(wrong[0])} {known}.  Prepare or train again with this version.")
+            raise BadCheckpoint(f"mouth crop: field {quote(wrong[0])} {known}.  Prepare or train again with this version.")
         try:
-            return cls(**fit_table(cls, values))
-        except (Misfit, ValueError) as error:
+            return cls(**validate_table(cls, values))
+        except (InvalidValue, ValueError) as error:
             raise BadCheckpoint(f"mouth crop: {error}.  Prepare or train again with this version.") from error
 
     def differences(self, other: MouthCropSettings) -> list[str]:

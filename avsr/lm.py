@@ -1,10 +1,10 @@
-"""Word n-gram language models: an ARPA file in, the scores of finished words for the beam search out.
+"""Word n-gram language models in ARPA files, and the scorer that adds them to the beam search.
 
     3-gram.pruned.1e-7.arpa.gz  ->  NGrams  ->  WordScorer: tokens (N, L) -> (N, V)
 The file format is Doug Paul's of MIT Lincoln Laboratory, as SRILM and KenLM write it and OpenSLR 11 offers it for
-LibriSpeech. What a longer n-gram does not know is asked of a shorter one, times the back-off weight of its context
+LibriSpeech. An n-gram that is not in the model has the probability of the shorter one, times the back-off weight of its context
 (Katz 1987; Jelinek 1997). The model joins the search by shallow fusion (Gulcehre et al. 2015): its
-weighted log-probabilities are added to the network's. The network writes parts of words; a word is scored where it is
+weighted log-probabilities are added to the network's. The network writes parts of words; a word is scored when it is
 complete, as in pyctcdecode and flashlight.
 Reading a million n-grams takes 2 s (2.5 s from .gz) and leaves 14 MB; a model of 0.2 + 1 + 1 million takes 4.5 s (5.4 s)
 and, with its 200,000 words, 100 MB at its peak.
@@ -34,26 +34,26 @@ from avsr.errors import BadCheckpoint
 from avsr.runtime import Progress, no_progress
 from avsr.text import normalise
 
-UNKNOWN = math.log(1e-8)                                    # of a word no n-gram knows, where the model has no <unk>
-LEAST = -99.0                                               # log10; SRILM's way to write a probability of 0
+UNKNOWN_LOGPROB = math.log(1e-8)                            # of a word that is in no n-gram, where there is no <unk>
+MIN_LOG10 = -99.0                                           # log10; SRILM's way to write a probability of 0
 KENLM = b"mmap lm http://kheafield.com"                     # how KenLM's binary files begin
-MOST = 99.0                                                 # log10, of a back-off weight
-CHUNK = 2**12                                               # lines taken in at once
-LONGEST_LINE = 2**14                                        # bytes
-LONGEST_ORDER = 20                                          # words; KenLM goes to 6 unless it is built anew
+MAX_LOG10 = 99.0                                            # log10, of a back-off weight
+CHUNK = 2**12                                               # lines read at once
+MAX_LINE = 2**14                                            # bytes
+MAX_ORDER = 20                                              # words; KenLM goes to 6 unless it is rebuilt
 # How many times larger a .gz may be once unpacked, from so many bytes on: n-grams shrink to a third or a fifth.
-MOST_UNPACKED, UNPACKED_BYTES = 100, 2**26
-LEAST_BYTES = 4                                             # of an n-gram: a digit, a space, a letter, a line end
-GARBLE, MASK = 0x9E3779B97F4A7C15, 2**64 - 1                # an odd number of 64 bits (2**64 over the golden ratio)
+MAX_UNPACK_RATIO, MIN_UNPACK_LIMIT = 100, 2**26
+MIN_NGRAM_BYTES = 4                                         # of an n-gram: a digit, a space, a letter, a line end
+HASH_FACTOR, HASH_MASK = 0x9E3779B97F4A7C15, 2**64 - 1     # an odd number of 64 bits (2**64 over the golden ratio)
 QUOTES = str.maketrans("\u2018\u2019\u02bc`", "''''")
-MARKS = string.punctuation.replace("'", "") + string.whitespace + "“”«»…–—¡¿。，！？、"
-AGAIN = "Fetch the file again, or write it anew with KenLM or SRILM."
+PUNCTUATION = string.punctuation.replace("'", "") + string.whitespace + "“”«»…–—¡¿。，！？、"
+REMEDY = "Fetch the file again, or write it anew with KenLM or SRILM."
 
 
-class Table(NamedTuple):
+class NgramTable(NamedTuple):
     """All n-grams of one order, sorted by key."""
 
-    keys: memoryview                                        # uint64: the words, garbled together
+    keys: memoryview                                        # uint64: a hash of the words
     logprobs: np.ndarray                                    # (n,) float32, natural
     backoffs: np.ndarray                                    # (n,) float32, natural; (0,) for the longest
 
@@ -65,15 +65,17 @@ class NGrams:
     n-gram that is not there is answered by another.
     """
 
-    def __init__(self, words: dict[str, int], tables: Sequence[Table]):
+    def __init__(self, words: dict[str, int], tables: Sequence[NgramTable]):
         self.words, self.tables, self.order = words, tables, len(tables)
-        self.start, self.end, unknown = (_mark(words, mark) for mark in ("<s>", "</s>", "<unk>"))
-        self.unknown = len(words) if unknown is None else unknown
+        start, end, unknown = (_special(words, mark) for mark in ("<s>", "</s>", "<unk>"))
+        assert start is not None, "_read has found them"
+        assert end is not None
+        self.start, self.end, self.unknown = start, end, len(words) if unknown is None else unknown
         plain = [word for word in words if not word.startswith("<")]
         self._upper = all(word == word.upper() for word in plain)
         self._lower = all(word == word.lower() for word in plain)
-        # The hypotheses of a beam ask the same again and again.
-        self.logprob, self.spell = lru_cache(2**16)(self._logprob), lru_cache(2**16)(self._spell)
+        # Cached, because the hypotheses of a beam share most of their words.
+        self.logprob, self.word_ids = lru_cache(2**16)(self._logprob), lru_cache(2**16)(self._word_ids)
 
     @classmethod
     def open(cls, path: Path | str, progress: Progress = no_progress) -> NGrams:
@@ -84,16 +86,16 @@ class NGrams:
                 raise BadCheckpoint(f"{path}: no regular file, and it is read more than once.  Write what comes out of it "
                                     "into a file first.")
             with path.open("rb") as raw:
-                return cls(*_read(_Lines(path, raw, progress)))
+                return cls(*_read(_ArpaReader(path, raw, progress)))
         except OSError as error:
             raise BadCheckpoint(f"{path}: cannot be read ({error.strerror}).  Name an ARPA file, plain or .gz.") from error
 
     def score(self, context: Sequence[str], word: str) -> float:
-        """Natural log-probability of a word after others, all spelt as the file spells them."""
+        """Natural log-probability of a word after others, all of them spelt as in the file."""
         return self.logprob(tuple(self.words.get(one, self.unknown) for one in context), self.words.get(word, self.unknown))
 
     def _logprob(self, context: tuple[int, ...], word: int) -> float:
-        """As `score`, of words by their numbers; called as `logprob`, which remembers."""
+        """As `score`, of words by their numbers; to be called as `logprob`, which is cached."""
         backoff = 0.0
         for first in range(max(0, len(context) + 1 - self.order), len(context) + 1):
             known = context[first:]
@@ -103,18 +105,18 @@ class NGrams:
             at = self._find(known) if known else None
             if at is not None:
                 backoff += float(self.tables[len(known) - 1].backoffs[at])
-        return backoff + UNKNOWN
+        return backoff + UNKNOWN_LOGPROB
 
-    def after(self, context: tuple[int, ...], word: int) -> tuple[int, ...]:
-        """What is worth remembering once `word` was said."""
+    def next_context(self, context: tuple[int, ...], word: int) -> tuple[int, ...]:
+        """The context after one more word, as long as the model can use."""
         return (*context, word)[max(0, len(context) + 2 - self.order):]
 
-    def _spell(self, text: str) -> tuple[int, ...]:
-        """The numbers of the words in a stretch of text, without punctuation and in the model's case; called as `spell`.
+    def _word_ids(self, text: str) -> tuple[int, ...]:
+        """The numbers of the words in some text, without punctuation and in the model's case; to be called as `word_ids`.
 
-        What the file has is one word (don't, 'tis); else the text is normalised, so that F2 and well-known are two.
+        What is in the file is one word (don't, 'tis); otherwise the text is normalised, so that F2 and well-known are two.
         """
-        whole = self._cased(text.translate(QUOTES)).strip(MARKS)
+        whole = self._cased(text.translate(QUOTES)).strip(PUNCTUATION)
         for word in (whole, whole.strip("'")):
             if word in self.words:
                 return (self.words[word],)
@@ -126,20 +128,20 @@ class NGrams:
     def _find(self, words: tuple[int, ...]) -> int | None:
         key = 0
         for word in words:
-            key = (key + word + 1) * GARBLE & MASK
+            key = (key + word + 1) * HASH_FACTOR & HASH_MASK
             key ^= key >> 32
         keys = self.tables[len(words) - 1].keys
         at = bisect_left(keys, key)
         return at if at < len(keys) and keys[at] == key else None
 
 
-def _mark(words: dict[str, int], mark: str) -> int | None:
-    """LibriSpeech writes <UNK> beside <s>."""
+def _special(words: dict[str, int], mark: str) -> int | None:
+    """The number of a special word, perhaps in capitals: LibriSpeech writes <UNK> beside <s>."""
     return words.get(mark, words.get(mark.upper()))
 
 
-class _Lines:
-    """The file's lines, counted, with the complaints about them. `line` is the last that `next` gave."""
+class _ArpaReader:
+    """Reads the lines of a file and counts them for error messages. `line` is the last one that `next` returned."""
 
     def __init__(self, path: Path, raw: BinaryIO, progress: Progress):
         self.path, self.raw, self.progress = path, raw, progress
@@ -147,8 +149,8 @@ class _Lines:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         self.file = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if zipped else raw
-        self.most_bytes = max(UNPACKED_BYTES, MOST_UNPACKED * self.n_bytes) if zipped else self.n_bytes
-        self.lines = iter(partial(self.file.readline, LONGEST_LINE), b"")
+        self.most_bytes = max(MIN_UNPACK_LIMIT, MAX_UNPACK_RATIO * self.n_bytes) if zipped else self.n_bytes
+        self.lines = iter(partial(self.file.readline, MAX_LINE), b"")
 
     def take(self, n: int) -> list[bytes]:
         """The next lines, fewer at the end of the file."""
@@ -156,9 +158,9 @@ class _Lines:
             lines = list(islice(self.lines, n))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             self.fail(f"the gzip file is damaged or cut short after this ({error})")
-        if lines and len(longest := max(lines, key=len)) == LONGEST_LINE and not longest.endswith(b"\n"):
+        if lines and len(longest := max(lines, key=len)) == MAX_LINE and not longest.endswith(b"\n"):
             self.number += lines.index(longest) + 1
-            self.fail(f"a line of {LONGEST_LINE} bytes or more")
+            self.fail(f"a line of {MAX_LINE} bytes or more")
         self.number += len(lines)
         if self.file is not self.raw and self.file.tell() > self.most_bytes:
             self.fail(f"the gzip file of {self.n_bytes} bytes unpacks to more than {self.most_bytes}, which n-grams never do")
@@ -173,13 +175,13 @@ class _Lines:
         return self.line
 
     def expect(self, wanted: bytes) -> None:
-        """Complain where `line` is another."""
+        """Raise BadCheckpoint if `line` is another."""
         if self.line != wanted:
             found = f"{_shown(self.line)} stands" if self.line else "the file ends"
             self.fail(f"{found} where {wanted.decode()} should come, by the counts in \\data\\")
 
-    def fail(self, problem: str, remedy: str = AGAIN, number: int | None = None) -> NoReturn:
-        """At this line, or at the last one taken."""
+    def fail(self, problem: str, remedy: str = REMEDY, number: int | None = None) -> NoReturn:
+        """Raise BadCheckpoint for line `number`, or for the last one read."""
         raise BadCheckpoint(f"{self.path}: line {number or self.number}: {problem}.  {remedy}")
 
 
@@ -187,7 +189,7 @@ def _shown(field: bytes) -> str:
     return repr(field[:40].decode("utf-8", "replace"))
 
 
-def _read(lines: _Lines) -> tuple[dict[str, int], list[Table]]:
+def _read(lines: _ArpaReader) -> tuple[dict[str, int], list[NgramTable]]:
     counts = _header(lines)
     words: dict[bytes, int] = {}
     tables = []
@@ -197,14 +199,14 @@ def _read(lines: _Lines) -> tuple[dict[str, int], list[Table]]:
         lines.next()
     lines.expect(b"\\end\\")
     known = {word.decode("utf-8", "replace"): number for word, number in words.items()}
-    missing = [mark for mark in ("<s>", "</s>") if _mark(known, mark) is None]
+    missing = [mark for mark in ("<s>", "</s>") if _special(known, mark) is None]
     if missing:
         raise BadCheckpoint(f"{lines.path}: no {' and no '.join(missing)} among its {len(known)} words.  Use a model of whole "
                             f"sentences, as KenLM and SRILM make them.")
     return known, tables
 
 
-def _header(lines: _Lines) -> list[int]:
+def _header(lines: _ArpaReader) -> list[int]:
     """How many n-grams there are of each order."""
     if lines.next().startswith(codecs.BOM_UTF8):            # an editor's byte order mark
         lines.line = lines.line.removeprefix(codecs.BOM_UTF8).strip()
@@ -221,16 +223,16 @@ def _header(lines: _Lines) -> list[int]:
         if not found or int(found[1]) != len(counts) + 1:
             lines.fail(f"{_shown(lines.line)} where the count 'ngram {len(counts) + 1}=...' should be")
         counts.append(int(found[2]))
-        if len(counts) > LONGEST_ORDER:
-            lines.fail(f"n-grams of more than {LONGEST_ORDER} words")
-        if LEAST_BYTES * sum(counts) > lines.most_bytes:
+        if len(counts) > MAX_ORDER:
+            lines.fail(f"n-grams of more than {MAX_ORDER} words")
+        if MIN_NGRAM_BYTES * sum(counts) > lines.most_bytes:
             lines.fail(f"{sum(counts)} n-grams do not fit into a file of {lines.n_bytes} bytes")
     if not counts:
         lines.fail("no 'ngram 1=...' after \\data\\")
     return counts
 
 
-def _section(lines: _Lines, n: int, count: int, words: dict[bytes, int], *, longest: bool) -> Table:
+def _section(lines: _ArpaReader, n: int, count: int, words: dict[bytes, int], *, longest: bool) -> NgramTable:
     """The n-grams of one order; those of order 1 number the words."""
     keys, values, first = [np.empty(0, np.uint64)], [np.empty((2, 0), np.float32)], lines.number + 1
     for done in range(0, count, CHUNK):
@@ -241,27 +243,27 @@ def _section(lines: _Lines, n: int, count: int, words: dict[bytes, int], *, long
             keys.append(_keys(rows, n, words))
             values.append(_values(rows, n))
         except (KeyError, ValueError):
-            at, problem = next((i, problem) for i, row in enumerate(rows) if (problem := _fault(row, n, words)))
+            at, problem = next((i, problem) for i, row in enumerate(rows) if (problem := _line_error(row, n, words)))
             lines.fail(f"{problem} (at {n}-gram {done + at + 1} of the {count} in \\data\\)", number=first + done + at)
     whole = np.concatenate(keys)
     order = np.argsort(whole, kind="stable")
     whole = whole[order]
-    if len(twice := np.nonzero(whole[1:] == whole[:-1])[0]):
-        lines.fail(f"a {n}-gram that was there before", number=first + int(order[twice[0] + 1]))
+    if len(repeated := np.nonzero(whole[1:] == whole[:-1])[0]):
+        lines.fail(f"a {n}-gram that was there before", number=first + int(order[repeated[0] + 1]))
     logprobs, backoffs = np.concatenate(values, axis=1)
-    return Table(memoryview(whole), logprobs[order], backoffs[:0] if longest else backoffs[order])
+    return NgramTable(whole.data, logprobs[order], backoffs[:0] if longest else backoffs[order])
 
 
 def _keys(rows: list[list[bytes]], n: int, words: dict[bytes, int]) -> np.ndarray:
-    """What NGrams._find makes of each n-gram's words: (len(rows),) uint64."""
+    """The key of each n-gram, see NGrams._find: (len(rows),) uint64."""
     if n == 1:
         for word in chain.from_iterable(row[1:2] for row in rows):
             words.setdefault(word, len(words))
-    spelt = map(words.__getitem__, chain.from_iterable(row[1:n + 1] for row in rows))
-    numbers = np.fromiter(spelt, np.uint64, len(rows) * n).reshape(-1, n)
+    word_numbers = map(words.__getitem__, chain.from_iterable(row[1:n + 1] for row in rows))
+    numbers = np.fromiter(word_numbers, np.uint64, len(rows) * n).reshape(-1, n)
     keys = np.zeros(len(rows), np.uint64)
     for column in numbers.T:
-        keys = (keys + column + np.uint64(1)) * np.uint64(GARBLE)
+        keys = (keys + column + np.uint64(1)) * np.uint64(HASH_FACTOR)
         keys ^= keys >> np.uint64(32)
     return keys
 
@@ -269,12 +271,12 @@ def _keys(rows: list[list[bytes]], n: int, words: dict[bytes, int]) -> np.ndarra
 def _values(rows: list[list[bytes]], n: int) -> np.ndarray:
     """Probabilities and back-off weights, (2, len(rows)) float32, natural logarithms; a weight not written is 1."""
     values = np.array([[float(row[0]) for row in rows], [float(row[n + 1]) if len(row) > n + 1 else 0.0 for row in rows]])
-    if not (values <= MOST).all() or values[0].max() > 0 or max(map(len, rows)) > n + 2:
+    if not (values <= MAX_LOG10).all() or values[0].max() > 0 or max(map(len, rows)) > n + 2:
         raise ValueError
-    return (np.maximum(values, LEAST) * math.log(10)).astype(np.float32)
+    return (np.maximum(values, MIN_LOG10) * math.log(10)).astype(np.float32)
 
 
-def _fault(row: list[bytes], n: int, words: dict[bytes, int]) -> str | None:
+def _line_error(row: list[bytes], n: int, words: dict[bytes, int]) -> str | None:
     """What is wrong with a line, if anything is."""
     if not row or row[0].startswith(b"\\"):
         return "the list ends"
@@ -287,84 +289,85 @@ def _fault(row: list[bytes], n: int, words: dict[bytes, int]) -> str | None:
         try:
             if not float(field) < math.inf:
                 return f"{_shown(field)} is not a finite number"
-            if float(field) > MOST:
-                return f"{_shown(field)} is above {MOST:g}, which no logarithm of a weight is"
+            if float(field) > MAX_LOG10:
+                return f"{_shown(field)} is above {MAX_LOG10:g}, which no logarithm of a weight is"
         except ValueError:
             return f"{_shown(field)} is not a number"
     return f"a log10 probability of {float(row[0]):g} is above 0" if float(row[0]) > 0 else None
 
 
-class _Row(NamedTuple):
-    """A hypothesis: the last words that are complete, and what has been written since."""
+class _State(NamedTuple):
+    """A hypothesis: the last words that are complete, and the text since."""
 
     context: tuple[int, ...]
     pending: str
-    after: tuple[int, ...]                                  # the context once `pending` is complete
-    finished: float                                         # what completing it is worth
-    ended: float                                            # what ending the sentence there is worth
+    next_context: tuple[int, ...]                           # the context once `pending` is complete
+    word_score: float                                       # of completing `pending`
+    end_score: float                                        # of ending the sentence after it
 
 
 class WordScorer:
-    """Scores words where they are complete: a Scorer of the search, made for one search.
+    """Scores words where they are complete: a decode.Scorer and PartialScorer, made for one search.
 
     The column of a token that begins a word (its text begins with a space) holds the log-probability of the word before
     it, that of the end token also the end of the sentence; the others hold 0. So a whole text gets the log-probability
-    of its words, whichever tokens spell them, and spaces alone finish nothing.
+    of its words, whichever tokens they are made of, and spaces alone complete nothing.
     """
 
     def __init__(self, ngrams: NGrams, texts: Sequence[str], *, end: int, n_prompt: int, weight: float,
                  word_bonus: float = 0.0, unknown_bonus: float = 0.0):
-        """texts: what each of the V tokens writes, '' for special ones; the first `n_prompt` tokens are not text.
+        """texts: the text of each of the V tokens, '' for special ones; the first `n_prompt` tokens are not text.
 
-        word_bonus: added for each finished word, against the short texts that language models like.
+        word_bonus: added for each complete word, because language models favour short texts.
         unknown_bonus: added for a word the model does not have; below 0, as <unk> stands for all such words together.
         Both are natural logarithms and, like the rest, multiplied by `weight` in the search.
         """
         self.ngrams, self.texts, self.end, self.weight = ngrams, texts, end, weight
         self.word_bonus, self.unknown_bonus = word_bonus, unknown_bonus
-        self.begins = torch.tensor([float(text[:1].isspace()) for text in texts])          # (V,)
-        self.rows: list[_Row] = []
-        self.n_seen = n_prompt
+        self.begins_word = torch.tensor([float(text[:1].isspace()) for text in texts])     # (V,)
+        self.states: list[_State] = []
+        self.n_read = n_prompt
 
     def score(self, tokens: Tensor) -> Tensor:
         """(N, L) int64 -> (N, V) float32, on the device of `tokens`."""
-        finished, ended = self._worth(tokens)
-        scores = torch.outer(finished, self.begins)
-        scores[:, self.end] = ended
+        word_scores, end_scores = self._advance(tokens)
+        scores = torch.outer(word_scores, self.begins_word)
+        scores[:, self.end] = end_scores
         return scores
 
     def score_partial(self, tokens: Tensor, candidates: Tensor) -> Tensor:
         """As `score`, but only the columns `candidates` (N, C) int64 -> (N, C) float32."""
-        finished, ended = self._worth(tokens)
-        return torch.where(candidates == self.end, ended[:, None], self.begins[candidates] * finished[:, None])
+        word_scores, end_scores = self._advance(tokens)
+        return torch.where(candidates == self.end, end_scores[:, None], self.begins_word[candidates] * word_scores[:, None])
 
     def select(self, rows: Tensor, utterances: Tensor | None) -> None:
         """See Scorer: `rows` are among the last scored; which utterances they belong to does not matter here."""
-        self.rows = [self.rows[row] for row in rows.tolist()]
+        self.states = [self.states[row] for row in rows.tolist()]
 
-    def _worth(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in what is new in `tokens` (N, L). (N,) float32 twice: of completing a word, and of ending there."""
-        if not self.rows:
-            self.rows = [self._row((self.ngrams.start,), "")] * len(tokens)
-        assert len(self.rows) == len(tokens), "select was not called"
-        assert tokens.shape[1] >= self.n_seen, "a scorer is made for one search"
-        for written in tokens[:, self.n_seen:].T.tolist():
-            self.rows = [self._write(row, self.texts[token]) for row, token in zip(self.rows, written, strict=True)]
-        self.n_seen = tokens.shape[1]
-        self.begins = self.begins.to(tokens.device)
-        worth = torch.tensor([[row.finished for row in self.rows], [row.ended for row in self.rows]])
-        finished, ended = worth.to(tokens.device)
-        return finished, ended
+    def _advance(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the new tokens of (N, L). Returns (N,) float32 twice: of completing a word, and of ending there."""
+        if not self.states:
+            self.states = [self._state((self.ngrams.start,), "")] * len(tokens)
+        assert len(self.states) == len(tokens), "select was not called"
+        assert tokens.shape[1] >= self.n_read, "a scorer is made for one search"
+        for column in tokens[:, self.n_read:].T.tolist():
+            self.states = [self._append(state, self.texts[int(token)])
+                           for state, token in zip(self.states, column, strict=True)]
+        self.n_read = tokens.shape[1]
+        self.begins_word = self.begins_word.to(tokens.device)
+        scores = torch.tensor([[state.word_score for state in self.states], [state.end_score for state in self.states]])
+        word_scores, end_scores = scores.to(tokens.device)
+        return word_scores, end_scores
 
-    def _write(self, row: _Row, text: str) -> _Row:
+    def _append(self, state: _State, text: str) -> _State:
         if text[:1].isspace():
-            return self._row(row.after, text)
-        return self._row(row.context, row.pending + text) if text else row
+            return self._state(state.next_context, text)
+        return self._state(state.context, state.pending + text) if text else state
 
-    def _row(self, context: tuple[int, ...], pending: str) -> _Row:
-        after, worth = context, 0.0
-        for word in self.ngrams.spell(pending):
-            worth += self.ngrams.logprob(after, word) + self.word_bonus
-            worth += self.unknown_bonus if word == self.ngrams.unknown else 0.0
-            after = self.ngrams.after(after, word)
-        return _Row(context, pending, after, worth, worth + self.ngrams.logprob(after, self.ngrams.end))
+    def _state(self, context: tuple[int, ...], pending: str) -> _State:
+        after, score = context, 0.0
+        for word in self.ngrams.word_ids(pending):
+            score += self.ngrams.logprob(after, word) + self.word_bonus
+            score += self.unknown_bonus if word == self.ngrams.unknown else 0.0
+            after = self.ngrams.next_context(after, word)
+        return _State(context, pending, after, score, score + self.ngrams.logprob(after, self.ngrams.end))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,16 +18,18 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from avsr import align, decode
-from avsr.batch import Batch
 from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions, Hypothesis
 from avsr.errors import BadCheckpoint
 from avsr.features import features
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
-from avsr.schema import Misfit, fit_table
+from avsr.schema import InvalidValue, validate_table
 from avsr.transcript import Word
+
+if TYPE_CHECKING:
+    from avsr.batch import Batch  # only training needs what it imports
 
 MIN_SAMPLES = SAMPLE_RATE // 10                             # less than 0.1 s of sound holds no speech
 # The largest Memory.ood_distance at which a recording without sound is transcribed although nobody asked for lip reading. The
@@ -37,17 +39,24 @@ MAX_OOD_DISTANCE = 1.1
 
 
 class MouthCrops(Protocol):
-    """The mouth of an utterance: images (T, 96, 96) uint8 grey, missing (T,) bool. lips.Mouths and cache.Cached are such."""
+    """The mouth of an utterance, a lips.Mouths or a cache.Cached."""
 
-    images: np.ndarray
-    missing: np.ndarray
+    @property
+    def images(self) -> np.ndarray:
+        """(T, 96, 96) uint8 grey."""
+        ...
+
+    @property
+    def missing(self) -> np.ndarray:
+        """(T,) bool, whether no face was found in a frame."""
+        ...
 
 
 @dataclass(frozen=True)
 class EncodedAudio:
     """What the lower audio blocks, which no video reaches, make of B utterances; made once for several videos or modalities.
 
-    states: (B, S, D) as `model.listen` returns them. lengths: (B,) feature columns that count, None where all of them do.
+    states: (B, S, D) as `model.encode_audio` returns them. lengths: (B,) feature columns that count, None where all of them do.
     seconds: how long each utterance is.
     """
 
@@ -132,7 +141,7 @@ class Recogniser:
         if "a" in modality:
             assert audio is not None, modality
             audio = self.encode_audio(audio)
-            return self.model.encode(None, mouths, mel_lengths=audio.lengths, seen=seen, heard=audio.states)
+            return self.model.encode(None, mouths, mel_lengths=audio.lengths, seen=seen, audio_states=audio.states)
         if mouths is not None:
             return self.model.encode(None, mouths, seen=seen)
         n_utterances = len(_durations(audio, video))
@@ -145,7 +154,7 @@ class Recogniser:
             return audio
         mel, lengths = batch_audio(audio, self.model.dims.n_mels, self.checkpoint.pad_seconds)
         lengths = None if lengths is None else lengths.to(self.device)
-        states = self.model.listen(mel.to(self.device, self.dtype), lengths)
+        states = self.model.encode_audio(mel.to(self.device, self.dtype), lengths)
         return EncodedAudio(states, lengths, tuple(_durations(audio, None)))
 
     def batch_video(self, video: Video) -> tuple[Tensor, Tensor]:
@@ -173,8 +182,8 @@ class Recogniser:
         if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
             raise BadCheckpoint(f"{name}: its search settings {listed(unknown)} are not known here.  {remedy}")
         try:
-            wanted = fit_table(DecodeOptions, wanted, "search.")
-        except Misfit as error:
+            wanted = validate_table(DecodeOptions, wanted, "search.")
+        except InvalidValue as error:
             raise BadCheckpoint(f"{name}: {error}.  {remedy}") from error
         return DecodeOptions(**{**wanted, **{name: value for name, value in asked.items() if value is not None}})
 

@@ -30,7 +30,7 @@ def is_address(place: object) -> bool:
     return isinstance(place, str) and "://" in place
 
 
-def locate(place: str) -> tuple[AbstractFileSystem, str]:
+def file_system_of(place: str) -> tuple[AbstractFileSystem, str]:
     """The file system that an address is of, and the path in it.
 
     Raises ImportError where a package is missing for it, ValueError for a protocol that is not known. A file system is asked
@@ -53,7 +53,7 @@ def open_stream(place: str) -> tuple[BinaryIO, int | None]:
 
     Raises what the storage raises: each kind has errors of its own; see `reason`.
     """
-    system, path = locate(place)
+    system, path = file_system_of(place)
     if _scheme(place) not in HTTP:
         file = system.open(path, "rb")
         size = getattr(file, "size", None)
@@ -77,7 +77,7 @@ def reason(error: Exception) -> str:
     return " ".join(words.split())[:LONGEST_REASON]
 
 
-def shown(place: str) -> str:
+def without_secrets(place: str) -> str:
     """The address without password and query, which may hold keys that no message should show."""
     with suppress(ValueError):
         parts = urlsplit(place)
@@ -85,9 +85,9 @@ def shown(place: str) -> str:
     return place.partition("?")[0]
 
 
-def file_name(place: str) -> str:
+def name_in_address(place: str) -> str:
     """The name of the file at an address, its host where there is none."""
-    host, _, path = shown(place).partition("://")[2].partition("/")
+    host, _, path = without_secrets(place).partition("://")[2].partition("/")
     return unquote(path).rstrip("/").rpartition("/")[2] or host or "recording"
 
 

@@ -77,7 +77,7 @@ def memory_bytes() -> int | None:
         return None
 
 
-def most_processes() -> int:
+def max_processes() -> int:
     """How many processes may work for one command on this machine: four for each core, and eight at least.
 
     More of them only take memory (260 MB each that makes batches), and thousands of them would stop the machine.
@@ -85,7 +85,7 @@ def most_processes() -> int:
     return max(8, 4 * n_cores())
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """Let this process, which multiprocessing started, end as soon as the process that started it has ended.
 
     A thread waits for that, so it also happens where the parent was killed, and in the middle of any work. Without it a
@@ -101,7 +101,7 @@ def end_with_parent() -> None:
         threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
-def workers(device: torch.device) -> int:
+def n_parallel_batches(device: torch.device) -> int:
     """How many batches to work on side by side: one on a GPU, up to four on the CPU's cores."""
     return 1 if device.type == "cuda" else min(4, n_cores())
 

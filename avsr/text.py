@@ -1,7 +1,7 @@
 """Text to tokens and back, and tokens to words.
 
 A tokenizer is the `tokenizer.json` that comes with a model: Whisper's, or ours of letters, whose special tokens are found by
-name (`Tokenizer`), or the pieces of a SentencePiece model (`Pieces`). `open_tokenizer` finds out which.
+name (`Tokenizer`), or the pieces of a SentencePiece model (`SentencePieceTokenizer`). `open_tokenizer` finds out which.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.linebreak import clusters
-from avsr.schema import read_file, shown
+from avsr.schema import read_file
 
 if TYPE_CHECKING:
     import tokenizers
@@ -62,7 +62,7 @@ class WordTokens:
     tokens: tuple[int, ...]
 
 
-class _Opened:
+class _TokenizerFile:
     """A tokenizer.json. `end`: the token that ends a text; n_tokens: one more than its greatest token."""
 
     end: int
@@ -104,7 +104,7 @@ class _Opened:
         raise NotImplementedError
 
 
-class Tokenizer(_Opened):
+class Tokenizer(_TokenizerFile):
     """Byte-pair tokens with Whisper's special tokens. `languages` is empty for an English-only model."""
 
     def __init__(self, path: Path | str):
@@ -163,9 +163,9 @@ class Tokenizer(_Opened):
         return pieces
 
 
-class Pieces(_Opened):
+class SentencePieceTokenizer(_TokenizerFile):
     """The pieces of a SentencePiece model in the order of a published network's output: blank first, the end last, which
-    also begins a text. `write_pieces` makes its file."""
+    also begins a text. `write_sentencepiece` makes its file."""
 
     no_speech = None
     languages: ClassVar[dict[str, int]] = {}
@@ -211,19 +211,20 @@ def _strange_step(tokenizer: tokenizers.Tokenizer) -> str | None:
         todo += [one for name in ("normalizers", "pretokenizers", "decoders") for one in step.get(name, ())]
         pattern = step.get("pattern") or {}
         if (regex := pattern.get("Regex")) not in (None, *PATTERNS):
-            return f"the pattern {shown(regex)}"
+            return f"the pattern {quote(regex)}"
         if len(step.get("content") or "") > LONGEST_REPLACEMENT:
             return f"a replacement of {len(step['content'])} characters"
     return f"more than {MOST_STEPS - 1} steps" if todo else None
 
 
-def open_tokenizer(path: Path | str) -> Tokenizer | Pieces:
+def open_tokenizer(path: Path | str) -> Tokenizer | SentencePieceTokenizer:
     """The tokenizer of a model's folder. Raises BadCheckpoint."""
     holds_pieces = f'"{BLANK}"'.encode() in read_file(Path(path), longest=LONGEST_TOKENIZER, remedy=AGAIN)
-    return Pieces(path) if holds_pieces else Tokenizer(path)
+    return SentencePieceTokenizer(path) if holds_pieces else Tokenizer(path)
 
 
-def write_pieces(path: Path | str, pieces: Sequence[str], scores: Mapping[str, float], charsmap: bytes = b"") -> Pieces:
+def write_sentencepiece(path: Path | str, pieces: Sequence[str], scores: Mapping[str, float],
+                        charsmap: bytes = b"") -> SentencePieceTokenizer:
     """Write a tokenizer.json of SentencePiece's unigram pieces (Kudo 2018), and open it.
 
     pieces: in the network's order, without blank and end, the one for what is unknown first; scores: log-probabilities of
@@ -240,7 +241,7 @@ def write_pieces(path: Path | str, pieces: Sequence[str], scores: Mapping[str, f
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(replacement=WORD_BEGINS, prepend_scheme="always")
     Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    return Pieces(path)
+    return SentencePieceTokenizer(path)
 
 
 def _join_clusters(pieces: list[WordTokens]) -> list[WordTokens]:
@@ -293,7 +294,7 @@ CTC_LETTERS = " abcdefghijklmnopqrstuvwxyz'"                # class 0 is the bla
 SPECIALS = ("<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
 
 
-def spell(tokenizer: Tokenizer | Pieces, text: str) -> list[int]:
+def target_tokens(tokenizer: Tokenizer | SentencePieceTokenizer, text: str) -> list[int]:
     """The tokens of a sentence, as a model learns to write it. Letters alone (LRS is all capitals) get the text as it is
     compared, or what they lack, capitals and digits, would be left out of it without a word."""
     return tokenizer.encode(f" {text.strip() if tokenizer.encode('A1') else normalise(text)}")
@@ -310,7 +311,7 @@ def ctc_text(classes: Sequence[int]) -> str:
     return "".join(CTC_LETTERS[i - 1] for i in classes)
 
 
-def write_letters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
+def write_characters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
     """Write a tokenizer.json of single letters, with Whisper's special tokens, and open it."""
     import tokenizers
 
@@ -333,7 +334,7 @@ NUMBERS = [*DIGITS, *TEENS, *(f"{ten} {one}".strip() for ten in TENS for one in 
 APOSTROPHES = str.maketrans("\u2018\u2019\u02bc`\u05f3", "'''''")             # the last is the Hebrew geresh
 # Characters that cannot be seen (Unicode's Default_Ignorable_Code_Point: joiners, soft hyphens, marks of direction, variation
 # selectors) and the Arabic tatweel, which only makes a word longer on paper. U+200B, which parts words, is not among them.
-UNSEEN = re.compile("[\u00ad\u034f\u061c\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f"
+INVISIBLE = re.compile("[\u00ad\u034f\u061c\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f"
                     "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]")
 AM = re.compile("([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb])(?=[\u0e32\u0eb2])")    # Thai, Lao: the ring before the tone
 OTHER_DIGITS = re.compile(r"[^\D0-9]")                      # of scripts with digits of their own
@@ -354,7 +355,7 @@ def normalise(text: str) -> str:
     are the same. Scripts without spaces between words are not cut into words: for Chinese, Japanese, Thai, Lao, Khmer and
     Burmese the character error rate is the one to go by.
     """
-    text = UNSEEN.sub("", unicodedata.normalize("NFKC", UNSEEN.sub("", text)).lower())
+    text = INVISIBLE.sub("", unicodedata.normalize("NFKC", INVISIBLE.sub("", text)).lower())
     text = unicodedata.normalize("NFKC", text).replace("i\u0307", "i")         # the Turkish capital of i in lower case
     text = AM.sub(r"\2\1", text).translate(APOSTROPHES).replace("_", " ")
     text = OTHER_DIGITS.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)

@@ -18,14 +18,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from avsr.errors import BadConfig, BadManifest
+from avsr.errors import BadConfig, BadManifest, quote
 
 # UTF-32's mark begins with UTF-16's, so it is looked for first.
 MARKS = ((codecs.BOM_UTF8, "utf-8", "UTF-8"), (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
          (codecs.BOM_UTF32_BE, "utf-32-be", "UTF-32"), (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
          (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"))
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SHOWN = 40                                                  # letters of a value in a message
 JOINED = 100                                                # lines at most of one quoted cell of a .tsv file
 Row = tuple[int, dict[str, Any]]
 
@@ -97,7 +96,7 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *
     number, header = next(lines, (1, []))
     header = [_known(name.strip(), {*required, *known}) for name in header]
     if twice := [name for name, count in Counter(header).items() if count > 1 and name]:
-        raise BadManifest(f"{path}, line {number}: the header has {shown(twice[0])} twice.  Take one of the columns out.")
+        raise BadManifest(f"{path}, line {number}: the header has {quote(twice[0])} twice.  Take one of the columns out.")
     rows = [(number, _row(path, number, header, cells, short)) for number, cells in lines]
     return Table([name for name in header if name], rows, typed=False)
 
@@ -128,24 +127,13 @@ def _json_rows(path: Path, text: str, required: Sequence[str], known: set[str]) 
                                   "come to its end, or delete this line and write the rest.") from error
             raise BadManifest(f"{path}, line {number}: not JSON ({error}).  {remedy}") from error
         if not isinstance(row, dict):
-            raise BadManifest(f"{path}, line {number}: {shown(row)}, where an object in braces belongs.  {remedy}")
+            raise BadManifest(f"{path}, line {number}: {quote(row)}, where an object in braces belongs.  {remedy}")
         yield number, {_known(name, known): value for name, value in row.items()}
 
 
 def no_number(name: str) -> None:
     """For json.loads, which takes NaN and Infinity for numbers. Raises ValueError."""
     raise ValueError(f"{name} is no number")
-
-
-def shown(value: Any) -> str:
-    """A value for a message, cut off after SHOWN letters."""
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return f"a number of more than {SHOWN} digits"
-    try:
-        text = json.dumps(value, ensure_ascii=True, default=str)
-    except (ValueError, RecursionError):                    # Python writes no number of more than 4,300 digits
-        return f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:

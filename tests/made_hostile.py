@@ -59,11 +59,11 @@ def tiny(folder: Path) -> Path:
 
     from avsr.checkpoint import Checkpoint, save
     from avsr.models.avsr import AVSR, Dims
-    from avsr.text import write_letters
+    from avsr.text import write_characters
 
     torch.manual_seed(0)
     folder.mkdir(parents=True)
-    tokenizer = write_letters(folder / "letters.json")
+    tokenizer = write_characters(folder / "letters.json")
     dims = Dims(
         width=16,
         n_heads=2,
@@ -74,7 +74,7 @@ def tiny(folder: Path) -> Path:
         n_vocab=tokenizer.no_timestamps + 1,
         n_context=12,
         lips="compact",
-        n_trust=2,
+        n_reliability=2,
         n_heed=2,
     )
     checkpoint = Checkpoint(
@@ -82,7 +82,7 @@ def tiny(folder: Path) -> Path:
         AVSR(dims).eval(),
         tokenizer,
         pad_seconds=None,
-        lips_trained=True,
+        video_trained=True,
         suppress=(3,),
         suppress_begin=(0,),
         alignment_heads=((0, 1),),
@@ -140,7 +140,7 @@ ODD_FIELDS = {
     "wide": (("dims", "width"), 2**14),
     "many words": (("dims", "n_vocab"), 2**20),
     "more fusion than sound": (("dims", "n_fusion_layers"), 2),
-    "more heed than trust": (("dims", "n_trust"), 0),
+    "more heed than trust": (("dims", "n_reliability"), 0),
     "video of another width": (("dims", "video_width"), 7),
     "other lips": (("dims", "lips"), "resnet18"),
     "token beyond": (("suppress",), [34]),
@@ -255,7 +255,7 @@ def with_tensors(change: Callable[[dict], object]) -> Spoil:
     return spoil
 
 
-CONV, NORM, COUNT = "audio.conv1.weight", "audio.norm.weight", "video.front.stages.1.num_batches_tracked"
+CONV, NORM, COUNT = "audio.conv1.weight", "audio.norm.weight", "video.frontend.stages.1.num_batches_tracked"
 
 
 def _one_number(value: float, *, name: str = CONV) -> Spoil:

@@ -15,7 +15,7 @@ import sentencepiece
 import torch
 from sentencepiece import sentencepiece_model_pb2
 
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.hybrid import HybridAVSR, HybridDims
 
 N_VOCAB = 40                                                # of the oracles too
 TINY = dict(width=16, n_heads=2, n_inside=24, n_decoder_layers=2, n_vocab=N_VOCAB, kernel=31, n_fusion=20)
@@ -49,10 +49,10 @@ _REST = [("ctc", "ctc.ctc_lo"), ("fusion.into", "fusion.fc1"), ("fusion.out", "f
 
 
 @cache
-def network(modality: str, fusion_norm: str = "batch") -> Hybrid:
+def network(modality: str, fusion_norm: str = "batch") -> HybridAVSR:
     """A miniature network, every weight of it drawn. Shared between tests: leave its weights alone."""
     torch.manual_seed(5)
-    model = Hybrid(HybridDims(**TINY, **LAYERS[modality], fusion_norm=fusion_norm))
+    model = HybridAVSR(HybridDims(**TINY, **LAYERS[modality], fusion_norm=fusion_norm))
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.ndim < 2:  # scales, shifts and running statistics
             tensor.copy_(torch.rand(tensor.shape) + (0.5 if "var" in name or "weight" in name else 0.0))
@@ -61,7 +61,7 @@ def network(modality: str, fusion_norm: str = "batch") -> Hybrid:
     return model.eval().requires_grad_(False)
 
 
-def published(model: Hybrid) -> dict[str, torch.Tensor]:
+def published(model: HybridAVSR) -> dict[str, torch.Tensor]:
     """Its weights as its authors would save them, in the layout of v1.0.0."""
     main = "video" if model.video is not None else "audio"
     out = {}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from avsr.importers import auto_avsr
 from avsr.models.blocks import outline
-from avsr.models.hybrid import Hybrid
+from avsr.models.hybrid import HybridAVSR
 
 FOLDER = SHARED / "oracles"
 NAMES = ("vsr", "asr", "av")
@@ -45,10 +45,10 @@ def state_dict(name: str) -> dict[str, torch.Tensor]:
 
 
 @cache
-def network(name: str) -> Hybrid:
+def network(name: str) -> HybridAVSR:
     """The same as our network, ready to answer. Shared between tests: leave its weights alone."""
     converted = auto_avsr.convert(state_dict(name))
-    model = outline(Hybrid, converted.dims)
+    model = outline(HybridAVSR, converted.dims)
     model.load_state_dict({key: tensor.clone() for key, tensor in converted.weights.items()}, assign=True)
     return model.eval().requires_grad_(False)
 

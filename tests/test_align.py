@@ -35,7 +35,7 @@ def plain_warp_cost(cost):
 @settings(max_examples=200, deadline=None)
 @given(COSTS)
 def test_the_path_is_the_cheapest_from_corner_to_corner(cost):
-    rows, columns = align.warp(cost)
+    rows, columns = align.dtw(cost)
     n, m = cost.shape
     assert (rows[0], columns[0], rows[-1], columns[-1]) == (0, 0, n - 1, m - 1)
     steps = set(zip(np.diff(rows), np.diff(columns), strict=True))
@@ -47,7 +47,7 @@ def test_a_path_along_a_valley():
     truth = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3])
     cost = np.ones((4, 10), np.float32)
     cost[truth, np.arange(10)] = -1
-    assert align.warp(cost)[0].tolist() == truth.tolist()
+    assert align.dtw(cost)[0].tolist() == truth.tolist()
     starts, ends = align.token_times(cost)                  # the last row closes the path: three tokens
     np.testing.assert_allclose(starts, [0, 0.06, 0.10])
     np.testing.assert_allclose(ends, [0.06, 0.10, 0.12])
@@ -170,7 +170,7 @@ def test_words_of_grid_are_where_people_marked_them_and_no_worse_than_faster_whi
     from faster_whisper import WhisperModel
     from faster_whisper.tokenizer import Tokenizer as Theirs
 
-    from avsr.benchmark.against import packaged_whisper
+    from avsr.benchmark.baselines import packaged_whisper
 
     checkpoint = request.getfixturevalue(size.replace(".", "_"))
     truth = list(grid_truth(real_data / "grid", 4))

@@ -20,7 +20,7 @@ from avsr.augment import (
     centre,
     hide_frames,
     light_table,
-    ruin,
+    make_unreadable,
     speed,
     time_mask,
     warp,
@@ -291,11 +291,11 @@ def test_ruined_mouths_come_in_all_five_ways_and_keep_their_shape():
         image[:5, :5] = 250
     ways = set()
     for seed in range(60):
-        made = ruin(moving, rng(seed))
+        made = make_unreadable(moving, rng(seed))
         assert made.shape == moving.shape
         assert made.dtype == np.uint8
         assert not np.array_equal(made, moving)
-        assert np.array_equal(made, ruin(moving, rng(seed)))
+        assert np.array_equal(made, make_unreadable(moving, rng(seed)))
         if (made == made[0]).all():
             ways.add("still")
         elif sorted(made.reshape(30, -1).tolist()) == sorted(moving.reshape(30, -1).tolist()):

@@ -17,15 +17,15 @@ from made_limits import ends_within
 
 from avsr import noise
 from avsr.augment import Augment, augment_mouths
-from avsr.batch import IGNORE, MAX_PADDING, Batches, Endless, augmented, buckets, collate, loader, padding, plan_epoch
+from avsr.batch import IGNORE, MAX_PADDING, Batches, InfiniteSampler, augmented, buckets, collate, loader, padding, plan_epoch
 from avsr.config import DataConfig
-from avsr.dataset import NO_LABEL, Example, Examples, Row, read_rows
+from avsr.dataset import NO_LABEL, Example, Examples, ManifestRow, read_prepared
 from avsr.manifest import CacheEntry, Utterance
-from avsr.text import write_letters
+from avsr.text import write_characters
 
 
 def rows_of(lengths, has="av"):
-    return [Row(Utterance(f"u{i}", "u.mp4", "ab", cache=CacheEntry("s.tar", 0, 0, n, n * 640, one)), Path())
+    return [ManifestRow(Utterance(f"u{i}", "u.mp4", "ab", cache=CacheEntry("s.tar", 0, 0, n, n * 640, one)), Path())
             for i, (n, one) in enumerate(zip(lengths, [has] * len(lengths) if isinstance(has, str) else has, strict=True))]
 
 
@@ -62,7 +62,7 @@ def test_company_changes_from_epoch_to_epoch():
 
 
 def test_a_plan_is_a_pure_function_of_seed_and_epoch():
-    rows, config = rows_of(range(20, 120)), DataConfig(p_foreign=0.3)
+    rows, config = rows_of(range(20, 120)), DataConfig(p_mismatched=0.3)
     assert plan_epoch(rows, config, 1, 4) == plan_epoch(rows, config, 1, 4)
     plans = [plan_epoch(rows, config, seed, epoch) for seed, epoch in ((1, 4), (1, 5), (2, 4))]
     assert plans[0] != plans[1]
@@ -73,7 +73,7 @@ def test_a_plan_is_a_pure_function_of_seed_and_epoch():
 
 def test_shares_of_modalities_are_those_asked_for():
     rows = rows_of([75] * 600)
-    config = DataConfig(p_both=0.5, p_sound=0.2, p_foreign=0.25)
+    config = DataConfig(p_audio_visual=0.5, p_audio=0.2, p_mismatched=0.25)
     plans = [plan for epoch in range(20) for plan in plan_epoch(rows, config, 0, epoch)]
     share = {name: np.mean([plan.modality == name for plan in plans]) for name in ("av", "a", "v")}
     assert share["av"] == pytest.approx(0.5, abs=0.06)
@@ -87,7 +87,7 @@ def test_shares_of_modalities_are_those_asked_for():
 
 def test_shares_that_are_all_but_for_rounding():
     """1 - 0.9 - 0.1 is a little below 0, which numpy takes for no chance."""
-    plans = plan_epoch(rows_of([75] * 100), DataConfig(p_both=0.9, p_sound=0.1), 0, 0)
+    plans = plan_epoch(rows_of([75] * 100), DataConfig(p_audio_visual=0.9, p_audio=0.1), 0, 0)
     assert {plan.modality for plan in plans} <= {"av", "a"}
 
 
@@ -95,7 +95,7 @@ def test_rows_that_lack_a_modality_keep_to_themselves():
     has = ["av", "a", "v", "av", "a"] * 20
     rows = rows_of([75] * 100, has)
     for epoch in range(3):
-        plans = plan_epoch(rows, DataConfig(p_foreign=0.5), 0, epoch)
+        plans = plan_epoch(rows, DataConfig(p_mismatched=0.5), 0, epoch)
         assert sorted(i for plan in plans for i in plan.rows) == list(range(100))
         for plan in plans:
             kinds = {has[i] for i in plan.rows}
@@ -105,9 +105,9 @@ def test_rows_that_lack_a_modality_keep_to_themselves():
 
 
 def test_mouths_that_are_not_believed_keep_to_themselves_with_their_sound():
-    rows = [Row(replace(row.utterance, labels={"trust": "no"}) if i % 4 == 0 else row.utterance, row.base)
+    rows = [ManifestRow(replace(row.utterance, labels={"trust": "no"}) if i % 4 == 0 else row.utterance, row.base)
             for i, row in enumerate(rows_of([75] * 100))]
-    plans = plan_epoch(rows, DataConfig(p_both=0.2, p_sound=0.4), 0, 0)
+    plans = plan_epoch(rows, DataConfig(p_audio_visual=0.2, p_audio=0.4), 0, 0)
     assert sorted(i for plan in plans for i in plan.rows) == list(range(100))
     for plan in plans:
         assert len({i % 4 == 0 for i in plan.rows}) == 1
@@ -124,7 +124,7 @@ def test_versions_of_sounds_take_turns():
 # The endless sequence
 
 def take(n, **where):
-    return list(islice(Endless(rows_of(range(20, 60)), DataConfig(frames=300), 3, **where), n))
+    return list(islice(InfiniteSampler(rows_of(range(20, 60)), DataConfig(frames=300), 3, **where), n))
 
 
 def test_a_resumed_run_goes_on_with_the_same_batches():
@@ -201,8 +201,8 @@ def equal(one, other):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    rows, _ = read_rows([corpus(folder, 8, n_sound=2)], "train", 30)
-    letters = write_letters(folder / "tokenizer.json")
+    rows, _ = read_prepared([corpus(folder, 8, n_sound=2)], "train", 30)
+    letters = write_characters(folder / "tokenizer.json")
     mixer = noise.NoiseMixer({"white": noise.Coloured()}, snr_range=(0, 10))
     examples = Examples(letters.path, 80, {"ab": 1}, mixer, Augment())
     return rows, Batches(rows, examples, letters.prompt(None), letters.end, None)
@@ -222,17 +222,17 @@ def test_a_worker_ends_with_a_trainer_that_is_killed():
 @pytest.mark.slow
 def test_a_worker_gives_the_same_batches(prepared):
     rows, batches = prepared
-    config = DataConfig(frames=60, p_foreign=0.5, p_both=0.6, p_sound=0.2)
-    here, there = (list(islice(loader(batches, Endless(rows, config, 1), n_workers, pin=False), 12)) for n_workers in (0, 1))
+    config = DataConfig(frames=60, p_mismatched=0.5, p_audio_visual=0.6, p_audio=0.2)
+    here, there = (list(islice(loader(batches, InfiniteSampler(rows, config, 1), n_workers, pin=False), 12)) for n_workers in (0, 1))
     assert all(equal(one, other) for one, other in zip(here, there, strict=True))
     assert {batch.modality for batch in here} >= {"av", "a"}
-    resumed = list(islice(loader(batches, Endless(rows, config, 1, first=5), 0, pin=False), 7))
+    resumed = list(islice(loader(batches, InfiniteSampler(rows, config, 1, first=5), 0, pin=False), 7))
     assert all(equal(one, other) for one, other in zip(here[5:], resumed, strict=True))
 
 
 def test_mouths_are_augmented_in_the_loader_or_on_the_device_alike(prepared):
     rows, batches = prepared
-    config, cpu = DataConfig(frames=60, p_both=0.5, p_sound=0.2), torch.device("cpu")
+    config, cpu = DataConfig(frames=60, p_audio_visual=0.5, p_audio=0.2), torch.device("cpu")
     later = Batches(rows, batches.examples, batches.prompt, batches.end, None, finished=False)
     for plan in [plan for plan in plan_epoch(rows, config, 1, 0) if "v" in plan.modality][:3]:
         made, still = batches[plan], later[plan]
@@ -248,6 +248,6 @@ def test_mouths_are_augmented_in_the_loader_or_on_the_device_alike(prepared):
 def test_what_is_wrong_comes_as_it_is(prepared):
     """From a worker process an exception would come with its traceback as its message."""
     rows, batches = prepared
-    broken = Batches([Row(row.utterance, Path("/nowhere")) for row in rows], batches.examples, [1], 2, None)
-    (error,) = islice(loader(broken, Endless(rows, DataConfig(), 1), 0, pin=False), 1)
+    broken = Batches([ManifestRow(row.utterance, Path("/nowhere")) for row in rows], batches.examples, [1], 2, None)
+    (error,) = islice(loader(broken, InfiniteSampler(rows, DataConfig(), 1), 0, pin=False), 1)
     assert "/nowhere/shard-00000.tar: no such file." in str(error)

@@ -16,7 +16,7 @@ from avsr.checkpoint import Checkpoint, load, save
 from avsr.errors import BadCheckpoint, BadOutput, MissingAsset
 from avsr.lips import MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
-from avsr.text import Tokenizer, write_letters
+from avsr.text import Tokenizer, write_characters
 
 SEEING = Dims(width=16, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
               n_context=10)
@@ -32,7 +32,7 @@ def make(folder, dims=BLIND, *, seed=0, **facts):
 def letters(tmp_path_factory):
     """A folder with a tokenizer.json of 34 tokens."""
     folder = tmp_path_factory.mktemp("letters")
-    write_letters(folder / "tokenizer.json")
+    write_characters(folder / "tokenizer.json")
     return folder
 
 
@@ -48,7 +48,7 @@ def folder(original, tmp_path):
 
 @pytest.fixture(scope="module")
 def seeing(letters):
-    return make(letters, SEEING, mouth_crop=replace(MouthCropSettings(), smooth=7), lips_trained=True, pad_seconds=None,
+    return make(letters, SEEING, mouth_crop=replace(MouthCropSettings(), smooth=7), video_trained=True, pad_seconds=None,
                 suppress=(3, 4), suppress_begin=(5,), alignment_heads=((0, 1),),
                 training={"data": "GRID", "step": 7, "scores": {"wer": 0.5}})
 
@@ -74,7 +74,7 @@ def test_everything_comes_back(seeing, tmp_path):
     assert same_weights(seeing, loaded)
     assert loaded.model.dims == seeing.model.dims
     assert loaded.tokenizer.sha256 == seeing.tokenizer.sha256
-    for name in ("name", "mouth_crop", "lips_trained", "pad_seconds", "suppress", "suppress_begin", "alignment_heads",
+    for name in ("name", "mouth_crop", "video_trained", "pad_seconds", "suppress", "suppress_begin", "alignment_heads",
                  "training"):
         assert getattr(loaded, name) == getattr(seeing, name), name
     assert loaded.mouth_crop.smooth == 7
@@ -108,7 +108,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_a_weight(seeing, seei
 def test_without_lips_the_sound_part_is_the_same(seeing, seeing_folder):
     deaf = load(seeing_folder, lips=False)
     assert deaf.model.dims == replace(SEEING, lips=None)
-    assert not deaf.lips_trained, "it has no lips to trust"
+    assert not deaf.video_trained, "it has no lips to trust"
     whole = load(seeing_folder).model.state_dict()
     assert all(torch.equal(whole[name], tensor) for name, tensor in deaf.model.state_dict().items())
     assert not any("video" in name for name in deaf.model.state_dict())
@@ -152,7 +152,7 @@ def test_a_model_with_a_base_stores_what_is_new(added, ears):
     assert same_weights(model, loaded)
     assert loaded.base == str(ears)
     assert loaded.tokenizer.sha256 == model.tokenizer.sha256
-    assert loaded.lips_trained
+    assert loaded.video_trained
     deaf = load(folder, lips=False).model.state_dict()
     sound = load(ears).model.state_dict()
     assert all(torch.equal(deaf[name], sound[name]) for name in sound)
@@ -224,10 +224,11 @@ def edit(folder, change):
 WRONG = {
     "another rate": (lambda f: f["rates"].update(VIDEO_FPS=30), "made with VIDEO_FPS = 30, here it is 25"),
     "a rate unknown here": (lambda f: f["rates"].update(GRAVITY=9.81), "made with GRAVITY = 9.81, here it is null"),
-    "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), "mouth crop: field 'colour' is not known"),
-    "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), "mouth crop: field 'smooth' is not there"),
+    "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), 'mouth crop: field "colour" is not known'),
+    "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), 'mouth crop: field "smooth" is not there'),
     "a strange dims field": (lambda f: f["dims"].update(depth=3), "its Dims differ from this version's in depth"),
-    "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"), "dims.lips is 'resnet99', but must be one of resnet18"),
+    "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"),
+                          'dims.video_frontend is "resnet99", but must be one of resnet18'),
     "weights of other dims": (lambda f: f["dims"].update(width=32), "its weights do not fit its dims"),
     "a newer layout": (lambda f: f.update(layout=2), "layout 2, known is 1.  Install a newer avsr"),
     "no layout": (lambda f: f.pop("layout"), "layout null"),

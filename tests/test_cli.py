@@ -65,7 +65,8 @@ def test_texts_of_two_files_stand_apart_and_an_encoding_that_lacks_a_letter_cost
 
 
 def test_a_letter_that_the_encoding_lacks_is_a_question_mark():
-    code = "from avsr.cli.console import say, told\nwith told(): print('Zoë'); say('漢'); raise SystemExit(3)"
+    code = ("from avsr.cli.console import print_status, report_errors\n"
+            "with report_errors(): print('Zoë'); print_status('漢'); raise SystemExit(3)")
     ways = {"ascii": "Zo?", "ascii:strict": "Zo?", "latin-1": "Zoë", "ascii:xmlcharrefreplace": "Zo&#235;"}
     for asked, written in ways.items():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": asked})
@@ -148,13 +149,13 @@ def test_the_module_is_the_command(command):
 
 
 def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
-    from avsr.benchmark.settings import Settings
+    from avsr.benchmark.conditions import BenchmarkSettings
     from avsr.cli.benchmark import _settings, benchmark_command
 
     context = benchmark_command.make_context("benchmark", ["data/grid"])
     options = {name: value for name, value in context.params.items()
                if name not in ("manifest", "output_dir", "quiet", "outside", "save_audio")}
-    assert _settings(dict(options), ()) == Settings()
+    assert _settings(dict(options), ()) == BenchmarkSettings()
     assert _settings(dict(options), (Path("theirs.jsonl"),)).models == ()
     assert all(option.help for option in benchmark_command.params if isinstance(option, click.Option))
 

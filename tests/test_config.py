@@ -6,7 +6,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
-from avsr.config import OWN_NOISE, Config, DataConfig, JudgesConfig, LossConfig, ModelConfig, TrainConfig, read_config
+from avsr.config import OWN_NOISE, Config, DataConfig, LossConfig, ModelConfig, ReliabilityConfig, TrainConfig, read_config
 from avsr.errors import BadConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,19 +28,19 @@ def test_what_is_not_said_is_the_default(written):
     config = read_config(path)
     data = DataConfig(("a.jsonl",), valid=("b.jsonl",))
     assert config.data.noise == OWN_NOISE
-    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), JudgesConfig(), path.parent)
+    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), ReliabilityConfig(), path.parent)
     assert config.path("a.jsonl") == path.parent / "a.jsonl"
     assert config.path("/x/a.jsonl") == Path("/x/a.jsonl")
 
 
 def test_overrides_go_over_the_file_each_as_its_type(written):
     path = written(f'name = "mine"\n{DATA}snr = [0, 5]\n[train]\nsteps = 7\n')
-    config = read_config(path, ["train.steps=9", "train.lr=3e-4", "model.start=tiny.en", "data.snr=[-5, 5]", "loss.trust=1",
-                                "train.rates={\"audio.*\" = 0.0}", "model.dims.lips=compact", "data.noise.white=true"])
+    config = read_config(path, ["train.steps=9", "train.lr=3e-4", "model.start=tiny.en", "data.snr=[-5, 5]", "loss.reliability=1",
+                                "train.rates={\"audio.*\" = 0.0}", "model.dims.video_frontend=compact", "data.noise.white=true"])
     assert config.name == "mine"
     assert (config.train.steps, config.train.lr, config.model.start, config.data.snr) == (9, 3e-4, "tiny.en", (-5.0, 5.0))
-    assert config.loss.trust == 1.0
-    assert isinstance(config.loss.trust, float)
+    assert config.loss.reliability == 1.0
+    assert isinstance(config.loss.reliability, float)
     assert config.train.rates == {"audio.*": 0.0}
     assert config.model.dims == {"lips": "compact"}
     assert config.data.noise == {"white": True}
@@ -89,19 +89,25 @@ WRONG = {
     "a key like no other": ("[loss]\nxyzzy = 3", [], "loss.xyzzy is not a setting.  Known are attention, smoothing,"),
     "a misspelt augmentation": ("[data.augment]\nmask_second = 0", [],
                                 "data.augment.mask_second is not a setting.  Did you mean mask_seconds?"),
-    "a chance above 1": ("[data.augment]\nblur = 1.5", [], "data.augment.blur is 1.5, but must be from 0 to 1.  Correct it."),
-    "more than all contrast": ("[data.augment]\ncontrast = 2", [], "data.augment.contrast is 2, but must be from 0 to 1.  C"),
+    "a chance above 1": ("[data.augment]\nblur = 1.5", [],
+                         "data.augment.blur is 1.5, but must be a number from 0 to 1.  Correct it."),
+    "more than all contrast": ("[data.augment]\ncontrast = 2", [],
+                               "data.augment.contrast is 2, but must be a number from 0 to 1.  C"),
     "where it lies": ('folder = "x"', [], "folder is not a setting"),
     "a misspelt override": ("", ["train.lrr=1"], "train.lrr is not a setting.  Did you mean train.lr?"),
-    "a negative learning rate": ("[train]\nlr = -1e-3", [], "train.lr is -0.001, but must be from 1e-12 to 10.  Correct it."),
-    "a learning rate that is no number": ("[train]\nlr = nan", [], "train.lr is NaN, but must be a number.  Correct it."),
+    "a negative learning rate": ("[train]\nlr = -1e-3", [],
+                                 "train.lr is -0.001, but must be a number from 1e-12 to 10.  Correct it."),
+    "a learning rate that is no number": ("[train]\nlr = nan", [],
+                                          "train.lr is NaN, but must be a number from 1e-12 to 10.  Correct it."),
     "no step": ("", ["train.steps=0"], "train.steps is 0, but must be above 0"),
-    "a negative factor": ('[train.rates]\n"audio.*" = -0.1', [], "train.rates.audio.* is -0.1, but must be from 0 to 1000"),
+    "a negative factor": ('[train.rates]\n"audio.*" = -0.1', [],
+                          "train.rates.audio.* is -0.1, but must be a number from 0 to 1000"),
     "a factor that is text": ('[train.rates]\n"audio.*" = "0"', [], 'train.rates.audio.* is "0", but must be a number'),
-    "a negative weight": ("[loss]\nctc_audio = -1", [], "loss.ctc_audio is -1, but must be from 0 to 1e+06"),
-    "a negative seed": ("", ["train.seed=-1"], "train.seed is -1, but must be from 0 to 9.22337e+18"),
-    "negative workers": ("", ["data.workers=-1"], "data.workers is -1, but must be from 0 to 128"),
-    "text for a number": ('[train]\nsteps = "many"', [], 'train.steps is "many", but must be a whole number.  Correct it.'),
+    "a negative weight": ("[loss]\nctc_audio = -1", [], "loss.ctc_audio is -1, but must be a number from 0 to 1e+06"),
+    "a negative seed": ("", ["train.seed=-1"], "train.seed is -1, but must be a whole number from 0 to 9223372036854775807"),
+    "negative workers": ("", ["data.workers=-1"], "data.workers is -1, but must be a whole number from 0 to 128"),
+    "text for a number": ('[train]\nsteps = "many"', [],
+                          'train.steps is "many", but must be a whole number from 0 to 1000000000.  Correct it.'),
     "half a step": ("[train]\nsteps = 1.5", [], "train.steps is 1.5, but must be a whole number"),
     "true for a number": ("[train]\nsteps = true", [], "train.steps is true, but must be a whole number"),
     "true for a rate": ("[train]\nlr = true", [], "train.lr is true, but must be a number"),
@@ -110,25 +116,30 @@ WRONG = {
     "text for a list": ("", ["data.train=a.jsonl"], 'data.train is "a.jsonl", but must be a list of texts'),
     "a list for a table": ("[model]\ndims = [1]", [], "model.dims is [1], but must be a table"),
     "a number for a section": ("loss = 3", [], "loss is a section, not 3.  Write [loss] above its settings."),
-    "a share above 1": ("", ["data.p_both=1.5"], "data.p_both is 1.5, but must be from 0 to 1.  Correct it."),
-    "a share below 0": ("", ["data.p_foreign=-0.5"], "data.p_foreign is -0.5, but must be from 0 to 1"),
-    "shares that are more than all": ("", ["data.p_both=0.6", "data.p_sound=0.6"], "data.p_both + data.p_sound is 1.20, but"),
+    "a share above 1": ("", ["data.p_audio_visual=1.5"],
+                        "data.p_audio_visual is 1.5, but must be a number from 0 to 1.  Correct it."),
+    "a share below 0": ("", ["data.p_mismatched=-0.5"], "data.p_mismatched is -0.5, but must be a number from 0 to 1"),
+    "shares that are more than all": ("", ["data.p_audio_visual=0.6", "data.p_audio=0.6"],
+                                      "data.p_audio_visual + data.p_audio is 1.20, but"),
     "loud before soft": ("", ["data.snr=[20, -10]"], "data.snr is [20, -10], but runs from the lowest to the highest.  Swap"),
     "a beta of 1": ("", ["train.betas=[0.9, 1.0]"], "train.betas is [0.9, 1.0], but both are from 0 to below 1"),
     "gates wider than open": ("", ["model.gates=1.0"], "model.gates is 1, but gates are between -1 and 1"),
-    "more workers than any machine holds": ("", ["data.workers=100000"], "data.workers is 100000, but must be from 0 to 128"),
-    "a seed of 65 bits": ("", ["train.seed=18446744073709551616"], "train.seed is 18446744073709551616, but must be from 0 to"),
+    "more workers than any machine holds": ("", ["data.workers=100000"],
+                                            "data.workers is 100000, but must be a whole number from 0 to 128"),
+    "a seed of 65 bits": ("", ["train.seed=18446744073709551616"],
+                          "train.seed is 18446744073709551616, but must be a whole number from 0 to"),
     "a number of threads with a fraction": ("", ["train.threads=1e20"], "train.threads is 1e+20, but must be a whole number"),
-    "threads without number": ("", ["train.threads=100000"], "train.threads is 100000, but must be from 0 to 256"),
+    "threads without number": ("", ["train.threads=100000"],
+                               "train.threads is 100000, but must be a whole number from 0 to 256"),
     "a rate beyond all numbers": ("", ["train.lr=1e308"], "train.lr is 1e+308, but must be a number"),
-    "a rate beyond sense": ("", ["train.lr=1e6"], "train.lr is 1000000.0, but must be from 1e-12 to 10"),
+    "a rate beyond sense": ("", ["train.lr=1e6"], "train.lr is 1000000.0, but must be a number from 1e-12 to 10"),
     "a rate that is infinite": ("", ["train.lr=inf"], "train.lr is Infinity, but must be a number"),
     "a whole number that no float holds": ("", [f"train.lr=1{'0' * 400}"], "train.lr is a number of more than 40 digits, but"),
     "a number that Python does not read": ("", [f"train.lr=1{'0' * 5000}"], 'train.lr is "1000'),
     "a number of 20,000 digits in hex": ("", [f"train.seed=0x{'f' * 20000}"], "train.seed is a number of more than 40 digits"),
     "half a frame hidden": ("[data.augment]\nmask_frames = 2.5", [], "data.augment.mask_frames is 2.5, but must be a whole n"),
     "an augmentation that is text": ('[data.augment]\nblur = "x"', [], 'data.augment.blur is "x", but must be a number'),
-    "decibels beyond all sound": ("", ["data.snr=[-1000, 5]"], "data.snr is -1000, but must be from -100 to 100"),
+    "decibels beyond all sound": ("", ["data.snr=[-1000, 5]"], "data.snr[0] is -1000, but must be a number from -100 to 100"),
     "a name that leads elsewhere": ('name = "../x"', [], 'name is "../x", but names the folder of the run within runs/'),
     "no name": ('name = ""', [], 'name is "", but names the folder of the run'),
     "a model without a name": ('[model]\nstart = ""', [], 'model.start is empty.  Give it a value, or write "none"'),
@@ -161,8 +172,8 @@ def test_without_data_it_says_what_to_add(written, text, missing):
 
 
 def test_shares_that_are_all_but_for_rounding_are_taken(written):
-    config = read_config(written(DATA), ["data.p_both=0.9", "data.p_sound=0.1"])
-    assert 1 - config.data.p_both - config.data.p_sound < 0, "this pair shows nothing"
+    config = read_config(written(DATA), ["data.p_audio_visual=0.9", "data.p_audio=0.1"])
+    assert 1 - config.data.p_audio_visual - config.data.p_audio < 0, "this pair shows nothing"
 
 
 @pytest.mark.parametrize(("override", "says"), [
@@ -207,7 +218,7 @@ def numbers_of(kind):
                 yield name, inner
 
 
-@pytest.mark.parametrize("kind", [ModelConfig, DataConfig, LossConfig, TrainConfig, JudgesConfig])
+@pytest.mark.parametrize("kind", [ModelConfig, DataConfig, LossConfig, TrainConfig, ReliabilityConfig])
 def test_every_number_has_bounds(kind):
     unbounded = {name for name, hint in numbers_of(kind) if get_origin(hint) is not Annotated}
     assert unbounded <= {"gates", "betas"}                   # whose bounds are open: see _check

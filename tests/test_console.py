@@ -28,11 +28,11 @@ from made_server import hub
 from avsr import checkpoint, manifest
 from avsr.checkpoint import Checkpoint
 from avsr.cli import console, main
-from avsr.cli.console import Bars, amount_text, put, say, told
+from avsr.cli.console import ProgressBar, amount_text, print_result, print_status, report_errors
 from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR, Dims
 from avsr.runtime import UNITS, pick_device
-from avsr.text import write_letters
+from avsr.text import write_characters
 
 ROOT = Path(__file__).resolve().parents[1]
 HELLO = ROOT / "data" / "demo" / "hello.mp4"
@@ -99,12 +99,12 @@ HARMLESS = r"\x1b[2Jclip\u202egpj\x9b1m\nerror: nothing"
 
 
 def test_a_name_cannot_command_the_terminal(capsys):
-    with Bars(quiet=False) as bars:
+    with ProgressBar(quiet=False) as bars:
         bars.begin(NASTY, heading=True)
         bars.warn([f"{NASTY}: cut short"])
-    with pytest.raises(SystemExit), told():
+    with pytest.raises(SystemExit), report_errors():
         raise AvsrError(f"{NASTY}: no such file.  Name another.")
-    say("two\nlines", lines=True)
+    print_status("two\nlines", lines=True)
     assert capsys.readouterr().err.splitlines() == [
         f"{HARMLESS}:", f"warning: {HARMLESS}: cut short", f"error: {HARMLESS}: no such file.  Name another.", "two", "lines"]
 
@@ -120,9 +120,10 @@ def test_an_argument_that_is_refused_cannot_either():
 
 
 def test_results_are_harmless_on_a_terminal_and_as_they_are_in_a_pipe(capsys):
-    put(NASTY)
+    print_result(NASTY)
     assert capsys.readouterr().out == f"{NASTY}\n"
-    code = f"from avsr.cli.console import Bars, put\nput({NASTY!r})\nwith Bars(False) as bars:\n    bars({NASTY!r}, 1, 2, 's')"
+    code = (f"from avsr.cli.console import ProgressBar, print_result\nprint_result({NASTY!r})\n"
+            f"with ProgressBar(False) as bars:\n    bars({NASTY!r}, 1, 2, 's')")
     seen = raw([sys.executable, "-c", code])
     assert HARMLESS in seen
     assert not re.search("\x1b\\[2Jclip|[\u202e\x9b]", seen)
@@ -131,22 +132,22 @@ def test_results_are_harmless_on_a_terminal_and_as_they_are_in_a_pipe(capsys):
 # Where nobody watches
 
 def test_a_log_gets_a_line_after_a_minute_of_silence_and_only_where_it_is_wanted(capsys, monkeypatch):
-    def told(*, quiet=False, **options):
-        with Bars(quiet, **options) as bars:
+    def printed(*, quiet=False, **options):
+        with ProgressBar(quiet, **options) as bars:
             bars("loading the model", 0, None, None)
             bars("finding word times", 0, 40, "utterances")
             bars("finding word times", 8, 40, "utterances")
-            bars.say("a line")
+            bars.print_line("a line")
         return capsys.readouterr().err.splitlines()
 
-    assert told(lines=True) == told() == ["a line"]
+    assert printed(lines=True) == printed() == ["a line"]
     monkeypatch.setattr(console, "SILENCE_S", 0.0)
-    first, second, line = told(lines=True)
+    first, second, line = printed(lines=True)
     assert first == "finding word times: 0 of 40 utterances"
     assert re.fullmatch(r"finding word times: 8 of 40 utterances, \d+/s", second)
     assert line == "a line"
-    assert told() == ["a line"]
-    assert told(quiet=True, lines=True) == []
+    assert printed() == ["a line"]
+    assert printed(quiet=True, lines=True) == []
 
 
 # On a terminal
@@ -218,12 +219,12 @@ def made(tmp_path_factory):
 
 def model(folder, **dims):
     """A model of ours with random weights that spells letters."""
-    tokenizer = write_letters(folder.parent / "letters.json")
+    tokenizer = write_characters(folder.parent / "letters.json")
     torch.manual_seed(0)
     network = AVSR(Dims(**{"width": 32, "n_heads": 2, "n_audio_layers": 1, "n_video_layers": 1, "n_fusion_layers": 1,
                            "n_decoder_layers": 1, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 24, "lips": "compact",
                            "video_width": 32} | dims))
-    return checkpoint.save(Checkpoint(folder.name, network, tokenizer, pad_seconds=None, lips_trained=True), folder)
+    return checkpoint.save(Checkpoint(folder.name, network, tokenizer, pad_seconds=None, video_trained=True), folder)
 
 
 @pytest.mark.slow
@@ -233,7 +234,7 @@ def test_training_shows_word_times_steps_validation_and_lessons(made, tmp_path):
     check(bars, {"finding word times": r"\d+ of 12 utterances", "training": r"\d+ of 10 steps",
                  "validating by sound": "0 of 3 utterances", "validating by lips": "0 of 3 utterances",
                  "validating by sound and lips": "0 of 3 utterances", "judges: encoding": r"\d+ of 12 utterances",
-                 "judges: making lessons": r"\d+ of 12 utterances", "judges: learning": ""})
+                 "judges: making samples": r"\d+ of 12 utterances", "judges: learning": ""})
     assert len(re.findall(r"^step \d+/10 ", text, re.MULTILINE)) == 10               # and a line for each step, as in a log
 
 
@@ -241,7 +242,7 @@ def test_training_shows_word_times_steps_validation_and_lessons(made, tmp_path):
 def test_two_processes_speak_with_one_voice(made, tmp_path):
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     status, bars, text = watch(*torchrun, "-m", "avsr", "train", made / "config.toml", "-o", tmp_path / "run", "--device",
-                               "cpu", "--set", "train.steps=2", "--set", "judges.sights=0")
+                               "cpu", "--set", "train.steps=2", "--set", "reliability.variants=0")
     assert status == 0, text
     assert bars["training"] >= {"0 of 2 steps"}
     assert text.count("The model is") == 1
@@ -305,7 +306,7 @@ def test_a_download_shows_bytes(tmp_path):
 
 
 def test_on_a_narrow_terminal_the_name_is_cut_and_the_amount_is_not():
-    code = ("from avsr.cli.console import Bars\nwith Bars(False) as bars:\n"
+    code = ("from avsr.cli.console import ProgressBar\nwith ProgressBar(False) as bars:\n"
             "    bars('downloading model.safetensors of openai/whisper-large-v3-turbo', 1.5e9, 3.2e9, 'bytes')")
     _, bars, _ = watch(sys.executable, "-c", code, width=80)
     ((stage, amounts),) = bars.items()

@@ -89,7 +89,7 @@ def test_every_weight_is_what_was_converted(network, converted, kind, within):
 def test_settings_are_those_of_its_config(converted):
     loaded = checkpoint.load(converted("int8"), lips=False)
     assert (loaded.suppress, loaded.suppress_begin, loaded.alignment_heads) == ((1, 2), (220,), ((1, 0),))
-    assert (loaded.name, loaded.lips_trained, loaded.languages) == (str(converted("int8")), False, ("en",))
+    assert (loaded.name, loaded.video_trained, loaded.languages) == (str(converted("int8")), False, ("en",))
 
 
 def test_a_folder_with_weights_of_both_layouts_is_the_one_its_config_is_of(network, copy, tiny_en_folder):

@@ -9,11 +9,11 @@ from made_corpus import FRAMES, WORDS, corpus, say, utterance
 
 from avsr import cache, manifest, noise
 from avsr.augment import Augment, centre
-from avsr.dataset import NO_LABEL, SILENCE, Draw, Examples, Row, frame_labels, label_words, read_rows
+from avsr.dataset import NO_LABEL, SILENCE, Examples, ExampleSpec, ManifestRow, frame_labels, label_words, read_prepared
 from avsr.errors import BadManifest
 from avsr.features import log_mel
 from avsr.manifest import TimedWord
-from avsr.text import write_letters
+from avsr.text import write_characters
 
 LABELS = {"ab": 1, "cd": 2, "ef": 3}
 WHITE = noise.NoiseMixer({"white": noise.Coloured()}, snr_range=(-5.0, 5.0), p_clean=0.0)
@@ -22,12 +22,12 @@ WHITE = noise.NoiseMixer({"white": noise.Coloured()}, snr_range=(-5.0, 5.0), p_c
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """12 rows of both, 2 of sound alone, 1 of sight alone."""
-    return read_rows([corpus(tmp_path_factory.mktemp("corpus"), n_sound=2, n_sight=1)], "train", 30)[0]
+    return read_prepared([corpus(tmp_path_factory.mktemp("corpus"), n_sound=2, n_sight=1)], "train", 30)[0]
 
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    return write_letters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
+    return write_characters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def same(one, other) -> bool:
 def test_an_example_holds_what_its_modality_says(rows, plain, letters, modality):
     row = rows[0]
     words = row.utterance.text.split()
-    example = plain.make(row, Draw(modality), rng())
+    example = plain.make(row, ExampleSpec(modality), rng())
     n = len(words) * FRAMES
     cached = cache.read_entry(row.base, row.utterance.cache)
     if "a" in modality:
@@ -77,10 +77,10 @@ def test_an_example_holds_what_its_modality_says(rows, plain, letters, modality)
 
 
 def test_chance_comes_from_the_generator_alone(rows, varied):
-    first = [varied.make(row, Draw("av"), rng(i)) for i, row in enumerate(rows[:4])]
-    again = [pickle.loads(pickle.dumps(varied)).make(rows[i], Draw("av"), rng(i)) for i in (3, 2, 1, 0)][::-1]
+    first = [varied.make(row, ExampleSpec("av"), rng(i)) for i, row in enumerate(rows[:4])]
+    again = [pickle.loads(pickle.dumps(varied)).make(rows[i], ExampleSpec("av"), rng(i)) for i in (3, 2, 1, 0)][::-1]
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
-    other = varied.make(rows[0], Draw("av"), rng(7))
+    other = varied.make(rows[0], ExampleSpec("av"), rng(7))
     assert len({example.seed for example in (*first, other)}) == 5
     assert not np.array_equal(other.mel[:5], first[0].mel[:5])
 
@@ -92,7 +92,7 @@ def test_labels_stay_with_the_words_at_any_speed(rows, letters):
     fast = Examples(letters.path, 80, LABELS, None, quiet, p_speed=1.0)
     lengths = set()
     for seed in range(6):
-        example = fast.make(row, Draw("av"), rng(seed))
+        example = fast.make(row, ExampleSpec("av"), rng(seed))
         lengths.add(len(example.labels))
         assert len(example.labels) == len(example.mouths) == len(example.seen)
         assert len(example.mel) == pytest.approx(4 * len(example.labels), abs=4)
@@ -102,7 +102,7 @@ def test_labels_stay_with_the_words_at_any_speed(rows, letters):
         wrong = np.abs(open_mouth - np.array([heights[label] for label in example.labels])) > 0.1
         assert wrong.sum() <= len(row.utterance.text.split()), "more than a frame off at the borders"
     assert len(lengths) > 2
-    assert len(fast.make(row, Draw("av", varied=False), rng()).labels) == row.n_frames
+    assert len(fast.make(row, ExampleSpec("av", varied=False), rng()).labels) == row.n_frames
 
 
 def test_labels_of_frames():
@@ -119,15 +119,15 @@ def test_labels_go_to_the_most_frequent_words(rows):
     most = sorted(WORDS, key=lambda word: (-counts[word], word))
     assert label_words(rows, 2) == {most[0]: 1, most[1]: 2}
     assert label_words(rows, 500) == {word: i + 1 for i, word in enumerate(most)}
-    assert label_words([Row(replace(rows[0].utterance, words=None), rows[0].base)], 500) == {}
+    assert label_words([ManifestRow(replace(rows[0].utterance, words=None), rows[0].base)], 500) == {}
 
 
 def test_somebody_elses_mouth_is_as_long_as_the_sound(rows, plain):
     short, long = (pick(rows[:12], key=lambda row: row.n_frames) for pick in (min, max))
     for own, other in ((short, long), (long, short)):
-        example = plain.make(own, Draw("av", foreign=other), rng())
-        right = plain.make(own, Draw("av"), rng())
-        theirs = plain.make(other, Draw("v"), rng())
+        example = plain.make(own, ExampleSpec("av", foreign=other), rng())
+        right = plain.make(own, ExampleSpec("av"), rng())
+        theirs = plain.make(other, ExampleSpec("v"), rng())
         n = min(own.n_frames, other.n_frames)
         assert not example.matched
         assert np.array_equal(example.mel, right.mel)
@@ -139,26 +139,26 @@ def test_somebody_elses_mouth_is_as_long_as_the_sound(rows, plain):
 
 
 def test_a_row_that_is_not_to_be_believed_does_not_match(rows, plain):
-    row = Row(replace(rows[0].utterance, labels={"trust": "no"}), rows[0].base)
-    assert not plain.make(row, Draw("av"), rng()).matched
+    row = ManifestRow(replace(rows[0].utterance, labels={"trust": "no"}), rows[0].base)
+    assert not plain.make(row, ExampleSpec("av"), rng()).matched
 
 
 def test_sound_alone_and_sight_alone(rows, varied):
     (sound, _), sight = [row for row in rows if row.utterance.cache.modality == "a"], rows[-1]
-    example = varied.make(sound, Draw("a"), rng())
+    example = varied.make(sound, ExampleSpec("a"), rng())
     assert example.mouths is None
     assert len(example.labels) == -(-len(example.mel) // 4)
     with pytest.raises(BadManifest, match=f"{sound.utterance.id}: lips were asked for, .*  Prepare it again"):
-        varied.make(sound, Draw("av"), rng())
-    assert varied.make(sight, Draw("v"), rng()).mel is None
+        varied.make(sound, ExampleSpec("av"), rng())
+    assert varied.make(sight, ExampleSpec("v"), rng()).mel is None
     with pytest.raises(BadManifest, match=f"{sight.utterance.id}: sound was asked for, .*  Prepare it again"):
-        varied.make(sight, Draw("a"), rng())
+        varied.make(sight, ExampleSpec("a"), rng())
 
 
 def test_validation_draws_the_same_noise_at_the_level_asked_for(rows, varied):
-    draw = Draw("av", snr_db=0.0, varied=False)                           # 0 is a level, not an absence
+    draw = ExampleSpec("av", snr_db=0.0, varied=False)                           # 0 is a level, not an absence
     one, two = varied.make(rows[0], draw, rng(3)), varied.make(rows[0], draw, rng(3))
-    clean = varied.make(rows[0], Draw("av", varied=False), rng(3))
+    clean = varied.make(rows[0], ExampleSpec("av", varied=False), rng(3))
     assert same(one, two)
     assert np.array_equal(clean.mel, log_mel(cache.read_entry(rows[0].base, rows[0].utterance.cache).audio).numpy())
     assert np.abs(one.mel - clean.mel).mean() > 0.1
@@ -167,23 +167,23 @@ def test_validation_draws_the_same_noise_at_the_level_asked_for(rows, varied):
 
 def test_a_sound_of_a_given_version_does_not_depend_on_the_rest_of_chance(letters, rows):
     examples = Examples(letters.path, 80, LABELS, WHITE, Augment(), p_speed=0.0)
-    one, two, other = (examples.make(rows[0], Draw("av", sound=sound), rng(seed)) for sound, seed in ((1, 1), (1, 2), (0, 1)))
+    one, two, other = (examples.make(rows[0], ExampleSpec("av", sound=sound), rng(seed)) for sound, seed in ((1, 1), (1, 2), (0, 1)))
     assert np.array_equal(one.mel, two.mel)
     assert one.seed != two.seed
     assert not np.array_equal(one.mel, other.mel)
     assert (one.sound, other.sound) == (f"{rows[0].utterance.id}#1", f"{rows[0].utterance.id}#0")
-    neighbour = examples.make(rows[1], Draw("av", sound=1), rng(1))
+    neighbour = examples.make(rows[1], ExampleSpec("av", sound=1), rng(1))
     assert neighbour.sound != one.sound
 
 
 def test_letters_get_capitals_and_numbers_spelt(rows, plain, letters, tiny_en_folder):
-    shout = Row(replace(rows[0].utterance, text="SET White, at F2 now!"), rows[0].base)
-    example = plain.make(shout, Draw("a"), rng())
+    shout = ManifestRow(replace(rows[0].utterance, text="SET White, at F2 now!"), rows[0].base)
+    example = plain.make(shout, ExampleSpec("a"), rng())
     assert letters.decode(example.tokens) == " set white at f two now"
     assert len(example.classes) == len("set white at f two now")
     assert plain.n_tokens(shout) == len(example.tokens)
     whisper = Examples(tiny_en_folder / "tokenizer.json", 80, LABELS, None)
-    tokens = whisper.make(shout, Draw("a"), rng()).tokens
+    tokens = whisper.make(shout, ExampleSpec("a"), rng()).tokens
     assert whisper.tokenizer.decode(tokens) == " SET White, at F2 now!"
 
 
@@ -202,7 +202,7 @@ def several(tmp_path):
 
 
 def test_rows_that_cannot_be_used_are_told(several):
-    rows, left_out = read_rows([several], "train", 30)
+    rows, left_out = read_prepared([several], "train", 30)
     assert [row.utterance.id for row in rows] == ["good"]
     assert rows[0].base == several.parent
     assert left_out == ["raw: not prepared", "long: 32.0 s, limit 30", "empty: 0 frames"]
@@ -211,20 +211,20 @@ def test_rows_that_cannot_be_used_are_told(several):
 def test_without_a_row_it_says_so(several):
     says = r"manifest\.jsonl: no prepared utterance of split 'valid' \(0 left out\), but .*  Run avsr prepare again with"
     with pytest.raises(BadManifest, match=says):
-        read_rows([several], "valid", 30)
+        read_prepared([several], "valid", 30)
     with pytest.raises(BadManifest, match=r"no prepared utterance of split 'train' \(4 left out\), but .*  The first one"):
-        read_rows([several], "train", 0.1)
+        read_prepared([several], "train", 0.1)
     with pytest.raises(BadManifest, match=r"none\.jsonl: cannot be read"):
-        read_rows([several.parent / "none.jsonl"], "train", 30)
+        read_prepared([several.parent / "none.jsonl"], "train", 30)
 
 
 def test_an_id_in_two_manifests_is_refused(several):
     with pytest.raises(BadManifest, match=r"id 'good' is in .* too, .*  Name each manifest once"):
-        read_rows([several, several], "train", 30)
+        read_prepared([several, several], "train", 30)
 
 
 def test_a_shard_that_is_gone_is_named(several, plain):
-    (row,), _ = read_rows([several], "train", 30)
+    (row,), _ = read_prepared([several], "train", 30)
     (several.parent / "shard-00000.tar").unlink()
     with pytest.raises(BadManifest, match=r"shard-00000\.tar: no such file\.  Copy it"):
-        plain.make(row, Draw("av"), rng())
+        plain.make(row, ExampleSpec("av"), rng())

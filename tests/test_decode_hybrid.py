@@ -14,9 +14,9 @@ from test_decode import Chain, chain_of
 from avsr.decode import CTCPrefixScorer, DecodeOptions, DecoderScorer, HybridBeamSearch, decode, search
 from avsr.decode.ctc import LOG_ZERO, MIN_LOG_PROB
 from avsr.lm import NGrams
-from avsr.models.avsr import Memory
 from avsr.models.blocks import length_mask
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.decoder import Memory
+from avsr.models.hybrid import HybridAVSR, HybridDims
 
 BLANK = 0
 OTHERS = 1e-4                                               # how far the oracles may be off
@@ -424,7 +424,7 @@ WORDS = SimpleNamespace(start=5, end=5, blank=BLANK, no_speech=None, texts=["", 
 def small():
     """A network of random weights."""
     torch.manual_seed(0)
-    return Hybrid(SMALL).eval().requires_grad_(False)
+    return HybridAVSR(SMALL).eval().requires_grad_(False)
 
 
 def test_a_language_model_has_its_say(small, tmp_path):
@@ -460,7 +460,7 @@ def test_a_gpu_finds_the_same():
             ctc.select(torch.arange(6, device=device), None)
             written = torch.cat([written, (torch.arange(6, device=device)[:, None] * 3 + n) % 7 + 1], dim=1)
         torch.manual_seed(3)
-        model = Hybrid(SMALL).eval().requires_grad_(False).to(device)
+        model = HybridAVSR(SMALL).eval().requires_grad_(False).to(device)
         memory = Memory(torch.randn(2, 20, 8).to(device), None, length_mask(torch.tensor([20, 11]), 20).to(device))
         found[device] = torch.stack(steps), decode(model, WORDS, memory, [[5], [5]], options=DecodeOptions(beam_size=4))
     torch.testing.assert_close(found["cuda"][0], found["cpu"][0], atol=1e-5, rtol=1e-5)

@@ -22,29 +22,29 @@ from avsr.explain.pictures import heard_picture, shares_picture
 from avsr.explain.saliency import integrated_gradients
 from avsr.explain.scene import Disturbance, Scene
 from avsr.lips import Mouths
-from avsr.metrics.shares import shapley
+from avsr.metrics.contributions import shapley
 from avsr.models.avsr import AVSR, Dims
 from avsr.recogniser import Recogniser
 from avsr.runtime import no_progress
 from avsr.segment import SpeechSegment
-from avsr.text import CTC_LETTERS, spell, write_letters
+from avsr.text import CTC_LETTERS, target_tokens, write_characters
 
 TEXT = "ab cd"
 
 
 def made(folder, **dims) -> Checkpoint:
     """A small network with random weights and open gates, which writes letters."""
-    tokenizer = write_letters(folder / "tokenizer.json")
+    tokenizer = write_characters(folder / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(**{"width": 32, "n_heads": 2, "n_audio_layers": 2, "n_video_layers": 1, "n_fusion_layers": 1,
                          "n_decoder_layers": 2, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 16, "lips": "compact",
-                         "video_width": 32, "n_trust": 8, "n_heed": 8, **dims})).eval()
+                         "video_width": 32, "n_reliability": 8, "n_heed": 8, **dims})).eval()
     torch.nn.init.normal_(model.decoder.embedding.weight, std=0.5)
     torch.nn.init.normal_(model.video.project.weight, std=0.5)        # eyes wide open: what moves must make a difference
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
             torch.nn.init.constant_(parameter, 0.7)
-    return Checkpoint("random", model.requires_grad_(False), tokenizer, pad_seconds=None, lips_trained=True)
+    return Checkpoint("random", model.requires_grad_(False), tokenizer, pad_seconds=None, video_trained=True)
 
 
 @pytest.fixture(scope="module", params=[1, 0], ids=["exchange", "decoder only"])
@@ -94,7 +94,7 @@ def test_shares_add_up_and_a_sense_that_is_not_there_has_none(none, sound, sight
 
 def test_values_are_those_of_the_senses_and_words_add_up_to_them(checkpoint, plain):
     passes, here = plain, scene()
-    recogniser, tokens = Recogniser(checkpoint), spell(checkpoint.tokenizer, TEXT)
+    recogniser, tokens = Recogniser(checkpoint), target_tokens(checkpoint.tokenizer, TEXT)
     assert passes.tokens == tuple(tokens)
     for name in ("none", "a", "v", "av"):
         (log_probs,) = recogniser.score(recogniser.encode([here.sound], [here.mouths], name), [tokens])
@@ -129,7 +129,7 @@ def test_noise_adds_what_would_have_been_written_without(checkpoint, plain):
 @pytest.mark.slow
 @pytest.mark.parametrize("modality", ["av", "v"])
 def test_gradients_add_up_to_what_the_movement_is_worth(checkpoint, modality):
-    missing, here, tokens = (2, 3), scene(missing=(2, 3)), spell(checkpoint.tokenizer, TEXT)
+    missing, here, tokens = (2, 3), scene(missing=(2, 3)), target_tokens(checkpoint.tokenizer, TEXT)
     checkpoint = replace(checkpoint, model=deepcopy(checkpoint.model).double())       # a random network makes small differences
     recogniser = Recogniser(checkpoint)
     audio = recogniser.encode_audio([here.sound]) if "a" in modality else None
@@ -149,7 +149,7 @@ def test_of_a_mouth_that_stands_still_there_is_nothing_to_say(checkpoint):
     still = replace(here, mouths=replace(here.mouths, images=np.repeat(here.mouths.images[:1], 2 * FRAMES, axis=0)))
     recogniser = Recogniser(checkpoint)
     found = integrated_gradients(recogniser, recogniser.encode_audio([still.sound]), still.mouths,
-                                 spell(checkpoint.tokenizer, TEXT), steps=4)
+                                 target_tokens(checkpoint.tokenizer, TEXT), steps=4)
     assert np.abs(found.pixels).max() < 1e-6
     assert found.moving == pytest.approx(found.still, abs=1e-5)
 
@@ -160,7 +160,7 @@ def test_looking_changes_nothing_and_leaves_nothing_behind(checkpoint, plain):
 
     def run():
         memory = recogniser.encode([here.sound], [here.mouths], "av")
-        return memory, recogniser.score(memory, [spell(checkpoint.tokenizer, TEXT)])[0]
+        return memory, recogniser.score(memory, [target_tokens(checkpoint.tokenizer, TEXT)])[0]
 
     memory, before = run()
     with watching(gated(model)) as calls:
@@ -179,7 +179,7 @@ def test_the_look_that_is_shown_is_the_one_that_is_taken(checkpoint):
     here, block = scene(missing=(0, 1)), checkpoint.model.decoder.blocks[1]
     recogniser = Recogniser(checkpoint)
     memory = recogniser.encode([here.sound], [here.mouths], "av")
-    tokens = spell(checkpoint.tokenizer, TEXT)
+    tokens = target_tokens(checkpoint.tokenizer, TEXT)
     with watching({"audio": block.audio, "video": block.video.attention}) as calls:
         recogniser.score(memory, [tokens])
     for name, attention in (("audio", block.audio), ("video", block.video.attention)):

@@ -7,7 +7,7 @@ from unicodedata import normalize
 
 import pytest
 
-from avsr.folders import Beside, inside, locate, matching
+from avsr.folders import Sidecars, find_path, list_folder, matching
 
 ZOE = [normalize(form, "Zoë") for form in ("NFC", "NFD")]
 
@@ -32,7 +32,7 @@ def linked(tmp_path) -> Path:
 
 
 def test_each_folder_is_read_once_under_its_own_name(linked):
-    found = inside(linked)
+    found = list_folder(linked)
     assert [path.relative_to(linked).as_posix() for path in found.paths] == ["anna/c.wav", "bob/c.wav", "cat/d.wav", "gone"]
     assert found.closed == []
 
@@ -58,7 +58,7 @@ def test_a_closed_folder_is_told():
         try:
             if root:                                         # who may enter any folder
                 os.seteuid(65534)
-            assert [error.filename for error in inside(folder).closed] == [str(closed)]
+            assert [error.filename for error in list_folder(folder).closed] == [str(closed)]
         finally:
             if root:
                 os.seteuid(0)
@@ -73,16 +73,16 @@ def test_a_closed_folder_is_told():
 def test_a_name_is_found_in_another_spelling(tmp_path, stored, named):
     (tmp_path / stored).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / stored).write_text("x")
-    assert locate(tmp_path, named).read_text() == "x"
-    assert locate(tmp_path, "other.wav") is None
+    assert find_path(tmp_path, named).read_text() == "x"
+    assert find_path(tmp_path, "other.wav") is None
 
 
 def test_of_two_that_are_alike_none_is_guessed(tmp_path):
     for name in ("Clip.wav", "CLIP.wav"):
         (tmp_path / name).write_text(name)
-    assert locate(tmp_path, "clip.wav") is None
-    assert locate(tmp_path, "CLIP.wav").read_text() == "CLIP.wav"
-    assert locate(tmp_path / "Clip.wav", "x") is None
+    assert find_path(tmp_path, "clip.wav") is None
+    assert find_path(tmp_path, "CLIP.wav").read_text() == "CLIP.wav"
+    assert find_path(tmp_path / "Clip.wav", "x") is None
 
 
 @pytest.mark.parametrize(("text", "recording", "others", "fits"), [
@@ -91,13 +91,14 @@ def test_of_two_that_are_alike_none_is_guessed(tmp_path):
     ("b.txt", "a.wav", (), False), ("x/a.txt", "a.wav", (), False), ("a.txt", "a.b.wav", (), False),
 ])
 def test_a_text_lies_beside_its_recording(text, recording, others, fits):
-    texts = Beside([Path(text)], map(Path, (recording, *others)))
+    texts = Sidecars([Path(text)], map(Path, (recording, *others)))
     assert texts.find(Path(recording), ".txt") == (Path(text) if fits else None)
     assert texts.find(Path(recording), ".lab") is None
 
 
 def test_of_several_texts_the_exact_one_is_taken():
-    texts = Beside([Path("a.TXT"), Path("a.txt"), Path("A.txt"), Path("B.txt"), Path("b.TXT")], [Path("a.wav"), Path("C.wav")])
+    texts = Sidecars([Path("a.TXT"), Path("a.txt"), Path("A.txt"), Path("B.txt"), Path("b.TXT")],
+                     [Path("a.wav"), Path("C.wav")])
     assert texts.find(Path("a.wav"), ".txt") == Path("a.txt")
     assert texts.find(Path("A.wav"), ".txt") == Path("A.txt")
-    assert Beside([Path("B.txt"), Path("b.TXT")], [Path("bB.wav")]).find(Path("bb.wav"), ".txt") is None
+    assert Sidecars([Path("B.txt"), Path("b.TXT")], [Path("bB.wav")]).find(Path("bb.wav"), ".txt") is None

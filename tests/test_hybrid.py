@@ -13,7 +13,7 @@ from avsr.features import standardise
 from avsr.models.audio import WaveFront
 from avsr.models.blocks import length_mask
 from avsr.models.conformer import ConformerBlock, RelativeAttention, by_key, distances
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.rates import SAMPLES_PER_FRAME
 
 NAMES = ("vsr", "asr", "av")
@@ -32,7 +32,7 @@ def no_gradients():
 def made(modality, **dims):
     """A small network of random weights, every one of them at work."""
     torch.manual_seed(1)
-    model = Hybrid(HybridDims(**SMALL | LAYERS[modality] | dims)).eval()
+    model = HybridAVSR(HybridDims(**SMALL | LAYERS[modality] | dims)).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or "bias" in name:
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -86,7 +86,7 @@ def test_every_point_on_the_way_is_the_oracles(name):
             continue
         prefix = f"{which}.{sense}_encoder." if name == "av" else f"{which}."
         x = io[f"{which}.{sense}"] if sense == "audio" else io[f"{which}.video"][:, :, 0]
-        looks = stream.front(x, None)
+        looks = stream.frontend(x, None)
         torch.testing.assert_close(looks, io[f"{prefix}frontend_out"], **TOLERANCE)
         x = stream.project(looks)
         torch.testing.assert_close(x / model.dims.width ** 0.5, io[f"{prefix}proj_out"], **TOLERANCE)

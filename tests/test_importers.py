@@ -29,8 +29,8 @@ from avsr.importers.family import Converted, Family
 from avsr.importers.reading import listed, read_weights
 from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import outline
-from avsr.models.hybrid import Hybrid
-from avsr.text import Pieces
+from avsr.models.hybrid import HybridAVSR
+from avsr.text import SentencePieceTokenizer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 LEGACY = {"_use_new_zipfile_serialization": False}
@@ -81,7 +81,7 @@ def test_every_weight_finds_its_place(published, tmp_path, modality, fusion_norm
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-6, atol=0, msg=name)
 
 
-def answers_differ_by(model: Hybrid, name: str) -> float:
+def answers_differ_by(model: HybridAVSR, name: str) -> float:
     """The most that CTC's log-probabilities, or the decoder's logits, of an utterance are off what the authors' code gave."""
     io = oracles.answers(name)
     mouths = io["single0.video"][:, :, 0] * model.dims.grey_std + model.dims.grey_mean if "single0.video" in io else None
@@ -160,7 +160,7 @@ def test_the_published_sizes(name, layers, millions):
     assert (dims.width, dims.n_heads, dims.n_inside, dims.kernel, dims.n_vocab) == (768, 12, 3072, 31, 5049)
     assert (dims.n_video_layers, dims.n_audio_layers, dims.n_decoder_layers, dims.n_fusion) == (*layers, 6, 8192)
     assert (found.left_over, weights) == ([], {})
-    network = outline(Hybrid, dims)
+    network = outline(HybridAVSR, dims)
     assert {key: tensor.shape for key, tensor in found.weights.items()} == {
         key: tensor.shape for key, tensor in network.state_dict().items()}
 
@@ -176,7 +176,7 @@ def test_model_json_holds_all_that_decoding_must_know(published, tmp_path):
     assert checkpoint.load(folder).mouth_crop == MOUTH_CROPS["auto-avsr"]
     assert (facts["dims"]["grey_mean"], facts["dims"]["grey_std"]) == (0.421, 0.165)
     assert facts["search"] == {"beam_size": 40, "ctc_weight": 0.1, "length_penalty": 0.0}
-    assert facts["sha256"]["tokenizer.json"] == Pieces(folder / "tokenizer.json").sha256
+    assert facts["sha256"]["tokenizer.json"] == SentencePieceTokenizer(folder / "tokenizer.json").sha256
     about = facts["training"]
     assert (about["family"], about["file"], about["published"]) == ("auto_avsr", "mine.pth", None)
     assert about["md5"] == hashlib.md5(path.read_bytes()).hexdigest()
@@ -520,7 +520,7 @@ def test_weights_that_are_no_whole_network_are_refused(published, ears, how):
 def test_what_half_precision_cannot_hold_is_refused(published, tmp_path, ears):
     ears["encoder.frontend.trunk.bn1.running_var"][0] = 1e5
     path = published(ears)
-    assert "audio.front.bn1.running_var goes up to 100000, and half precision to 65504.  Import it without --half" in refused(
+    assert "audio.frontend.bn1.running_var goes up to 100000, and half precision to 65504.  Import it without --half" in refused(
         path, half=True)
     import_checkpoint(path, tmp_path / "out")
 

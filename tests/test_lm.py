@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from avsr.decode import BeamSearch, DecodeOptions, search
 from avsr.errors import BadCheckpoint
-from avsr.lm import UNKNOWN, NGrams, WordScorer
+from avsr.lm import UNKNOWN_LOGPROB, NGrams, WordScorer
 
 TINY = r"""made by hand
 \data\
@@ -79,8 +79,8 @@ def test_back_off_by_hand(tiny, context, word, by_hand):
 def test_a_word_unknown_to_a_model_without_unk_has_a_floor(tmp_path):
     text = TINY.replace("-1.0\t<unk>\n", "").replace("-0.55\tRED <unk>\n", "").replace("1=6", "1=5").replace("2=4", "2=3")
     model = NGrams.open(written(tmp_path, text))
-    assert model.score([], "GREEN") == pytest.approx(UNKNOWN)
-    assert model.score(["RED"], "GREEN") == pytest.approx(UNKNOWN - 0.2 * math.log(10))
+    assert model.score([], "GREEN") == pytest.approx(UNKNOWN_LOGPROB)
+    assert model.score(["RED"], "GREEN") == pytest.approx(UNKNOWN_LOGPROB - 0.2 * math.log(10))
     assert log10(model, "GREEN", "RED") == pytest.approx(-0.5)
 
 
@@ -230,7 +230,7 @@ def test_a_gzip_file_cut_short_or_damaged(tmp_path):
 
 
 def test_a_gzip_file_without_end_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("avsr.lm.UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr("avsr.lm.MIN_UNPACK_LIMIT", 2**20)
     head = TINY[:TINY.index("\\1-grams")].replace("1=6", "1=250000") + "\\1-grams:\n"
     for name, text, says in (("lines", head + "-1.0\tRED\n" * 500_000, "unpacks to more than 1048576, which n-grams never do"),
                              ("one line", "x" * 5_000_000, "line 1: a line of 16384 bytes or more")):
@@ -252,14 +252,14 @@ def test_a_pipe_is_refused_before_anybody_waits_for_it(tmp_path):
     (" red-blue", "RED BLUE"), (" red2", "RED <unk>"), (" re", "<unk>"), ("", ""), ("   ", ""), (" ...", ""), (" <s>", "<unk>"),
 ])
 def test_words_are_looked_up_as_the_model_writes_them(tiny, text, words):
-    assert tiny.spell(text) == tuple(tiny.words[word] for word in words.split())
+    assert tiny.word_ids(text) == tuple(tiny.words[word] for word in words.split())
 
 
 def test_the_case_is_the_models(tmp_path):
     lower = NGrams.open(written(tmp_path, TINY.lower()))
-    assert lower.spell(" RED") == (lower.words["red"],)
+    assert lower.word_ids(" RED") == (lower.words["red"],)
     mixed = NGrams.open(written(tmp_path, TINY.replace("RED", "Red").replace("BLUE", "blue")))
-    assert [mixed.spell(word) for word in (" Red", " red", " Blue")] == [
+    assert [mixed.word_ids(word) for word in (" Red", " red", " Blue")] == [
         (mixed.words["Red"],), (mixed.unknown,), (mixed.words["blue"],)]
 
 

@@ -10,12 +10,11 @@ from torch.nn import functional as F
 from avsr.batch import IGNORE, collate
 from avsr.config import LossConfig
 from avsr.dataset import NO_LABEL, Example
-from avsr.losses import Learner, ctc_per_letter, memory_lengths
+from avsr.losses import LossModule, ctc_per_letter, memory_lengths
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.fusion import Trust
 
 DIMS = Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
-            n_context=20, lips="compact", n_trust=8)
+            n_context=20, lips="compact", n_reliability=8)
 NONE = LossConfig(attention=0, ctc_audio=0, ctc_video=0, ctc_fused=0, frames=0, trust=0)
 ALL = LossConfig(trust=0.5)
 N_LABELS = 4
@@ -39,7 +38,7 @@ def batch_of(*examples, pad=None):
 
 def learner(config, dims=DIMS):
     torch.manual_seed(0)
-    made = Learner(AVSR(dims), config, N_LABELS).eval()
+    made = LossModule(AVSR(dims), config, N_LABELS).eval()
     for name, parameter in made.named_parameters():
         if name.endswith("_gate"):
             torch.nn.init.constant_(parameter, 0.7)
@@ -103,12 +102,12 @@ def test_ctc_of_short_texts_by_hand():
 def test_a_text_too_long_for_its_frames_teaches_nothing_and_is_not_readable():
     batch = batch_of(example("x", 1, [4, 4, 5]), ONE)
     log_probs = torch.randn(2, 16, 29).log_softmax(-1)
-    made = learner(replace(NONE, trust=1.0, trusted_loss=1e9))          # whatever can be read at all is believed
+    made = learner(replace(NONE, trust=1.0, readable_loss=1e9))          # whatever can be read at all is believed
     lengths = memory_lengths("video", batch, 16, made.model)
     assert lengths.tolist() == [2, 16]
     assert ctc_per_letter(log_probs, lengths, batch)[0] == 0
     assert ctc_per_letter(log_probs, lengths, batch, impossible=torch.inf)[0] == torch.inf
-    logits = memory_of(made, batch).trust_logits
+    logits = memory_of(made, batch).reliability_logits
     want = F.binary_cross_entropy_with_logits(logits, torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(made(batch).parts["trust"], want)
 
@@ -125,7 +124,7 @@ def test_labels_of_frames_pass_over_what_is_not_seen_and_foreign_mouths():
     made, batch = learner(replace(NONE, frames=1.0, smoothing=0.2)), batch_of(ONE, TWO, stranger)
     parts, memory = made(batch).parts, memory_of(made, batch)
     terms = {"audio": [], "lips": []}
-    for name, states in (("audio", memory.audio), ("lips", memory.lips)):
+    for name, states in (("audio", memory.audio), ("lips", memory.unfused_video)):
         log_probs = made.labels[name](states[:, ::2]).log_softmax(-1)
         for i, one in enumerate((ONE, TWO, stranger)):
             for t, label in enumerate(one.labels):
@@ -155,7 +154,7 @@ def test_padding_changes_no_loss(modality, pad):
     """CTC, and the judge's, are means over utterances; the others over frames and tokens."""
     one, two = (example(str(n), n, tokens, modality=modality, seed=n, unseen=[1])
                 for n, tokens in ((11, [1, 2, 3]), (6, [4, 5])))
-    made = learner(replace(ALL, trusted_loss=1e9))
+    made = learner(replace(ALL, readable_loss=1e9))
     both, *alone = (made(batch_of(*some, pad=pad)).parts for some in ((one, two), (one,), (two,)))
     wanted = {"av": {"trust", "frames_audio", "frames_lips", "ctc_audio", "ctc_video", "ctc_fused"},
               "a": {"frames_audio", "ctc_audio"}, "v": {"frames_lips", "ctc_video"}}[modality] | {"attention"}
@@ -176,15 +175,15 @@ def test_the_judge_is_told_to_believe_what_matches_and_can_be_read():
     batch = batch_of(ONE, TWO, stranger)
     made = learner(replace(NONE, trust=3.0))
     memory = memory_of(made, batch)
-    log_probs = made.model.ctc["video"](memory.lips).log_softmax(-1)
+    log_probs = made.model.ctc["video"](memory.unfused_video).log_softmax(-1)
     per_letter = ctc_per_letter(log_probs, memory_lengths("video", batch, 16, made.model), batch)
     assert per_letter[1] != per_letter[0]
     limit = per_letter[:2].mean().item()                                # one of the two can be read
-    made.config = replace(made.config, trusted_loss=limit)
+    made.config = replace(made.config, readable_loss=limit)
     target = torch.tensor([float(per_letter[0] < limit), float(per_letter[1] < limit), 0.0])
     assert target.sum() == 1
     losses = made(batch)
-    torch.testing.assert_close(losses.parts["trust"], F.binary_cross_entropy_with_logits(memory.trust_logits, target))
+    torch.testing.assert_close(losses.parts["trust"], F.binary_cross_entropy_with_logits(memory.reliability_logits, target))
     torch.testing.assert_close(losses.total, 3 * losses.parts["trust"])
     assert "trust" not in made(batch_of(replace(ONE, mel=None))).parts, "nothing to compare the lips with"
 

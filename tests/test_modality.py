@@ -38,7 +38,7 @@ def test_a_silent_sound_is_as_none(default, modality, sound, used, why):
 def test_a_model_without_lips_finds_no_words_in_silence_and_is_not_refused(tiny_en):
     with media.open_recording(clip_of(ZEROS)) as recording:
         assert decide("auto", tiny_en, recording) == ("a", "there is only silence in the recording's sound")
-        (told,) = sound_problems(recording, "a", level_db=-150.0, n_pieces=0)
+        (told,) = sound_problems(recording, "a", level_db=-150.0, n_segments=0)
     assert told == ("clip: there is only silence in its sound (its samples are all zero), so nothing was written.  Check which "
                     "microphone or track was recorded, or use --modality v to have the lips in it read.")
 

@@ -7,14 +7,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from avsr.models import video
-from avsr.models.avsr import AVSR, Dims, without_lips
+from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import Attention, length_mask, outline, sinusoids
-from avsr.models.fusion import GatedCrossAttention, Judge, agreement
+from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator, agreement
 from avsr.models.whisper import build, rename_hugging_face
 
 SMALL = Dims(width=64, n_heads=4, n_audio_layers=3, n_video_layers=1, n_fusion_layers=2, n_decoder_layers=2, n_vocab=50,
              n_context=40)
-DEAF = without_lips(SMALL)
+DEAF = without_video(SMALL)
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
 
 
@@ -215,10 +215,10 @@ def test_gradients_reach_the_lips_once_the_gates_are_open():
     gates = {name: p.grad for name, p in model.named_parameters() if name.endswith("_gate")}
     assert all(grad.abs() > 0 for name, grad in gates.items() if "into_video" not in name)     # closed gates can open
     assert model.audio.conv1.weight.grad.abs().sum() > 0
-    assert model.video.front.conv[0].weight.grad.abs().sum() == 0           # and until then the lips are left alone
+    assert model.video.frontend.conv[0].weight.grad.abs().sum() == 0           # and until then the lips are left alone
     model = make(SMALL, gates=0.5)
     model(tokens, mel, mouths).square().sum().backward()
-    assert model.video.front.conv[0].weight.grad.abs().sum() > 0
+    assert model.video.frontend.conv[0].weight.grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for name, p in model.named_parameters()
                if not name.startswith("ctc") and not name.endswith("key.weight"))
 
@@ -279,10 +279,10 @@ def test_ctc_heads(opened):
 
 @pytest.mark.parametrize("lips", ["resnet18", "compact"])
 def test_the_front_end_in_stretches_is_the_whole(lips, monkeypatch):
-    front = make(replace(SMALL, lips=lips)).video.front
+    front = make(replace(SMALL, lips=lips)).video.frontend
     mouths, seen = mouths_of(2, 5), length_mask(torch.tensor([5, 3]), 5)
     if lips == "resnet18":
-        mouths = mouths * seen[:, :, None, None]            # as LipEncoder gives them
+        mouths = mouths * seen[:, :, None, None]            # as VideoEncoder gives them
     with torch.enable_grad():
         whole = front(mouths, seen).detach()
     for n_frames in (128, 3, 1):
@@ -292,7 +292,7 @@ def test_the_front_end_in_stretches_is_the_whole(lips, monkeypatch):
 
 # Compact lips, blocks of their own width, the judge
 
-COMPACT = replace(SMALL, lips="compact", video_width=32, n_trust=16)
+COMPACT = replace(SMALL, lips="compact", video_width=32, n_reliability=16)
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,7 @@ def compact():
 
 def test_compact_lips_are_cheap():
     """At most 0.3 GMAC for a clip of 3 s: a laptop's share. The counter counts a multiplication and an addition apart."""
-    front = make(COMPACT).video.front
+    front = make(COMPACT).video.frontend
     mouths, seen = mouths_of(1, 75), torch.ones(1, 75, dtype=torch.bool)
     with FlopCounterMode(display=False) as counter:
         front(mouths, seen)
@@ -336,7 +336,7 @@ def test_compact_lips_see_motion(compact):
     moving = still.clone()
     moving[0, 2] = 1 - moving[0, 2]
     seen = torch.ones(1, 3, dtype=torch.bool)
-    one, other = (compact.video.front(x, seen)[0, 1] for x in (still, moving))
+    one, other = (compact.video.frontend(x, seen)[0, 1] for x in (still, moving))
     assert not torch.allclose(one, other, atol=1e-3)
 
 
@@ -350,8 +350,8 @@ def test_video_blocks_may_have_a_width_of_their_own(compact):
 
 def judged(model, logit):
     """The same network, with a judge who always says so."""
-    torch.nn.init.zeros_(model.trust.judge[-1].weight)
-    torch.nn.init.constant_(model.trust.judge[-1].bias, logit)
+    torch.nn.init.zeros_(model.reliability.judge[-1].weight)
+    torch.nn.init.constant_(model.reliability.judge[-1].bias, logit)
     return model
 
 
@@ -359,11 +359,11 @@ def test_lips_that_are_not_trusted_change_nothing_at_all():
     tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
     model = judged(make(COMPACT, gates=0.7), -9.0)
     memory = model.encode(mel, mouths)
-    assert memory.trust.tolist() == [0.0, 0.0]
+    assert memory.reliability.tolist() == [0.0, 0.0]
     assert torch.equal(model.decoder(tokens, model.start(memory)), model(tokens, mel))
     believed = judged(model, 9.0)(tokens, mel, mouths)
     assert not torch.allclose(believed, model(tokens, mel), atol=1e-3)
-    without = AVSR(replace(COMPACT, n_trust=0)).eval()
+    without = AVSR(replace(COMPACT, n_reliability=0)).eval()
     without.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("trust.")})
     assert torch.equal(believed, without(tokens, mel, mouths)), "full trust is as no judge"
 
@@ -432,14 +432,14 @@ def test_agreement_is_found_at_any_lag_up_to_the_longest():
     heard = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 40, dtype=torch.bool)
     for lag in (-10, -4, 0, 6, 10):
-        agree = agreement(heard, heard.roll(lag, dims=1), None, mask, Judge.lags())
+        agree = agreement(heard, heard.roll(lag, dims=1), None, mask, ReliabilityEstimator.lags())
         torch.testing.assert_close(agree, torch.ones(2))
-    assert (agreement(heard, heard.roll(20, dims=1), None, mask, Judge.lags()) < 0.5).all()
+    assert (agreement(heard, heard.roll(20, dims=1), None, mask, ReliabilityEstimator.lags()) < 0.5).all()
     half = mask.clone()
     half[1, 20:] = False
     spoilt = heard.clone()
     spoilt[1, 20:] = 7.0
-    torch.testing.assert_close(agreement(heard, spoilt, None, half, Judge.lags()), torch.ones(2))
+    torch.testing.assert_close(agreement(heard, spoilt, None, half, ReliabilityEstimator.lags()), torch.ones(2))
 
 
 def test_nobody_judges_sight_without_sound(compact, opened):
@@ -447,7 +447,7 @@ def test_nobody_judges_sight_without_sound(compact, opened):
     assert compact.encode(mel_of(1, 8)).trust is None
     assert opened.encode(mel_of(1, 8), mouths_of(1, 2)).trust is None
     memory = compact.encode(mel_of(1, 8), mouths_of(1, 2))
-    torch.testing.assert_close(memory.trust, (2 * memory.trust_logits.sigmoid() - 0.5).clamp(0, 1))
+    torch.testing.assert_close(memory.reliability, (2 * memory.reliability_logits.sigmoid() - 0.5).clamp(0, 1))
 
 
 def test_what_was_listened_to_before_is_not_heard_again(opened):

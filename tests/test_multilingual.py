@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from talking_voice import speak
 
 from avsr import checkpoint, cli, media
-from avsr.benchmark.against import packaged_whisper
+from avsr.benchmark.baselines import packaged_whisper
 from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens, search
 from avsr.errors import AvsrError, BadCheckpoint
 from avsr.features import log_mel
@@ -62,11 +62,11 @@ def their_features(theirs, mel):
 def test_base_is_what_it_should_be(base):
     dims = base.model.dims
     assert (dims.width, dims.n_heads, dims.n_mels, dims.n_audio_layers, dims.n_decoder_layers) == (512, 8, 80, 6, 6)
-    assert (dims.n_vocab, dims.n_context, dims.lips) == (51_865, 448, None)
+    assert (dims.n_vocab, dims.n_context, dims.video_frontend) == (51_865, 448, None)
     assert base.alignment_heads == ((3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6))
     assert base.suppress_begin == (220, 50_257)             # a space, and the end
     assert len(base.suppress) == 88
-    assert (base.name, base.lips_trained, base.modalities) == ("base", False, ("a",))
+    assert (base.name, base.video_trained, base.modalities) == ("base", False, ("a",))
     assert len(base.languages) == 99
     assert {"en", "de", "zh", "haw", "su"} <= set(base.languages)
 

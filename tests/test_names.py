@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from avsr.names import file_name, visible
+from avsr.names import escape_controls, file_name
 
 IDS = st.text(st.sampled_from("abAB/_\\.: -é\u0301e日\x1b\ud800"), max_size=6)
 
@@ -37,7 +37,7 @@ def test_any_text_becomes_a_name_that_every_file_system_takes(text):
     assert not set(name) & set('/\\:*?"<>|\0')
     assert not name.startswith((".", " "))
     assert not name.endswith((".", " "))
-    assert visible(name) == name
+    assert escape_controls(name) == name
 
 
 @pytest.mark.parametrize("name", ["s1_bbaf2n", "t0", "lombard-s2", "日本語", "ein clip", "naïve", "a.b-c"])
@@ -51,8 +51,8 @@ def test_plain_names_stay_as_they_are(name):
     ("photo\u202egpj.exe", r"photo\u202egpj.exe"), ("\u2066x\u2069\u2028", r"\u2066x\u2069\u2028"), ("\udcff", r"\udcff"),
     ("عربي हिन्दी ไทย 👍🏽 $x$ <b>", "عربي हिन्दी ไทย 👍🏽 $x$ <b>")])
 def test_what_a_terminal_would_obey_is_spelt_out(text, shown):
-    assert visible(text) == shown
+    assert escape_controls(text) == shown
 
 
 def test_line_breaks_may_be_meant():
-    assert visible("a\n\tb\r\x1b", lines=True) == "a\n\tb\\r\\x1b"
+    assert escape_controls("a\n\tb\r\x1b", lines=True) == "a\n\tb\\r\\x1b"

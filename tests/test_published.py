@@ -20,8 +20,8 @@ from avsr.cli import main
 from avsr.errors import AvsrError, BadCheckpoint, BadManifest, BadMedia, NoFace
 from avsr.lips import MOUTH_CROPS
 from avsr.lm import NGrams
-from avsr.models.hybrid import Hybrid, HybridDims
-from avsr.text import write_pieces
+from avsr.models.hybrid import HybridAVSR, HybridDims
+from avsr.text import write_sentencepiece
 from avsr.transcribe import transcribe
 
 LAYERS = {"v": {"n_video_layers": 1}, "a": {"n_audio_layers": 1}, "av": {"n_video_layers": 1, "n_audio_layers": 1}}
@@ -33,17 +33,17 @@ def made(tmp_path_factory):
     """A model for each modality, small and sure of what it writes."""
     folder, models = tmp_path_factory.mktemp("imported"), {}
     pieces = [piece.replace(" ", "\u2581") for piece in PIECES]
-    tokenizer = write_pieces(folder / "tokenizer.json", pieces, dict.fromkeys(pieces[1:], -2.0))
+    tokenizer = write_sentencepiece(folder / "tokenizer.json", pieces, dict.fromkeys(pieces[1:], -2.0))
     for modality, layers in LAYERS.items():
         torch.manual_seed(3)
         dims = HybridDims(width=32, n_heads=4, n_inside=64, n_decoder_layers=1, n_vocab=len(PIECES) + 2, n_fusion=16, **layers)
-        model = Hybrid(dims).eval()
+        model = HybridAVSR(dims).eval()
         with torch.no_grad():
             model.ctc.weight.mul_(8)
             model.decoder.out.weight.mul_(8)
             model.decoder.out.bias[-1] -= 6                 # not over at once
         models[modality] = Checkpoint(modality, model, tokenizer, mouth_crop=MOUTH_CROPS["auto-avsr"],
-                                      lips_trained="v" in modality, pad_seconds=None,
+                                      video_trained="v" in modality, pad_seconds=None,
                                       search={"beam_size": 4, "ctc_weight": 0.1, "length_penalty": 0.0})
     return models
 
@@ -98,20 +98,20 @@ def test_lips_left_to_themselves_look_where_somebody_is_heard_to_speak(made, cli
 
 
 @pytest.mark.parametrize(("modality", "asked", "says"), [
-    ("v", "a", "v: this model goes by sight alone, not by sound alone.  Use --modality v or auto"),
-    ("v", "av", "not by sound and sight together"), ("av", "a", "goes by sound and sight together, not by sound alone"),
-    ("av", "v", "Use --modality av or auto"), ("a", "av", "goes by sound alone, not by sound and sight together")])
+    ("v", "a", "v: this model goes by video alone, not by sound alone.  Use --modality v or auto"),
+    ("v", "av", "not by sound and video together"), ("av", "a", "goes by sound and video together, not by sound alone"),
+    ("av", "v", "Use --modality av or auto"), ("a", "av", "goes by sound alone, not by sound and video together")])
 def test_what_it_cannot_go_by_is_one_sentence(made, clip, modality, asked, says):
     with pytest.raises(AvsrError, match=says):
         transcribe(clip, model=made[modality], modality=asked)
 
 
 def test_a_recording_that_lacks_what_it_needs_is_one_sentence(made, clip):
-    with pytest.raises(BadMedia, match="no picture in it, and this model goes by sight alone"):
+    with pytest.raises(BadMedia, match="no picture in it, and this model goes by video alone"):
         transcribe(clip.audio, model=made["v"])
-    with pytest.raises(BadMedia, match="no picture in it, and this model goes by sound and sight together"):
+    with pytest.raises(BadMedia, match="no picture in it, and this model goes by sound and video together"):
         transcribe(clip.audio, model=made["av"])
-    with pytest.raises(BadMedia, match="no sound in it, and this model goes by sound and sight together"):
+    with pytest.raises(BadMedia, match="no sound in it, and this model goes by sound and video together"):
         transcribe(replace(clip, audio=None), model=made["av"])
 
 

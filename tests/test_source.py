@@ -22,7 +22,7 @@ from avsr.cli.transcribe import _stems
 from avsr.errors import BadMedia
 from avsr.explain.scene import Settings, open_scene
 from avsr.media import source as sources
-from avsr.remote import file_name, shown
+from avsr.remote import name_in_address, without_secrets
 
 CLIP = ROOT / "data" / "demo" / "hello.mp4"
 DATA = CLIP.read_bytes()
@@ -204,8 +204,8 @@ def test_what_is_no_recording_is_named(tmp_path, begins, what):
 def test_files_are_named_by_what_was_read():
     paths = ["-", "https://host/a/talk%201.mp4?key=a.b/c", "/dev/fd/63", "a/b.mkv", "https://host", "https://host/"]
     assert list(_stems(paths).values()) == ["stdin", "talk 1", "pipe", "b", "host", "host-2"]
-    assert file_name("https://host/..%2F..%2Fetc") == "etc"
-    assert shown("https://me:pw@host:8/x.mp4?key=secret#t=3") == "https://host:8/x.mp4"
+    assert name_in_address("https://host/..%2F..%2Fetc") == "etc"
+    assert without_secrets("https://me:pw@host:8/x.mp4?key=secret#t=3") == "https://host:8/x.mp4"
 
 
 @pytest.mark.slow

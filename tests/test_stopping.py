@@ -12,9 +12,9 @@ from places import ROOT
 WAITS = """
 import threading, time
 from concurrent.futures import ThreadPoolExecutor
-from avsr.cli.console import told
+from avsr.cli.console import report_errors
 print("begun", flush=True)
-with told("Give the same command again."):
+with report_errors("Give the same command again."):
     {inside}
 print("after", flush=True)
 """

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from avsr.errors import BadCheckpoint
-from avsr.text import CTC_LETTERS, Tokenizer, ctc_classes, ctc_text, normalise, write_letters
+from avsr.text import CTC_LETTERS, Tokenizer, ctc_classes, ctc_text, normalise, write_characters
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def joined(words):
     return "".join(word.text for word in words), [token for word in words for token in word.tokens]
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+# Hypothesis takes constants of the code, and the name of a special token is that token, which no text holds.
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(lambda text: "<|" not in text)
 
 
 @settings(max_examples=150, deadline=None)
@@ -138,7 +139,7 @@ LETTERS = st.text(st.sampled_from(CTC_LETTERS), max_size=40)
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    return write_letters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
+    return write_characters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
 
 
 @settings(max_examples=100, deadline=None)
@@ -174,7 +175,7 @@ def test_letters_keep_apostrophes_inside_words(letters):
 
 
 def test_other_letters(tmp_path):
-    tokenizer = write_letters(tmp_path / "tokenizer.json", "abcü ")
+    tokenizer = write_characters(tmp_path / "tokenizer.json", "abcü ")
     assert tokenizer.decode(tokenizer.encode("cab ü")) == "cab ü"
     assert tokenizer.end == 5
 

@@ -24,27 +24,27 @@ from safetensors.torch import load_file, save_file
 from avsr import cache, checkpoint, manifest, transcribe
 from avsr.checkpoint import Checkpoint, save
 from avsr.cli import main
-from avsr.config import DataConfig, JudgesConfig
-from avsr.dataset import Row
+from avsr.config import DataConfig, ReliabilityConfig
+from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
 from avsr.lips import MOUTH_CROPS, MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.models.whisper import is_whispers
-from avsr.runtime import most_processes
-from avsr.text import write_letters, write_pieces
-from avsr.train import Options, train
-from avsr.train.begin import begin
-from avsr.train.judges import Lesson, balanced, damaged, teach
+from avsr.runtime import max_processes
+from avsr.text import write_characters, write_sentencepiece
+from avsr.train import TrainOptions, train
+from avsr.train.initialise import begin
 from avsr.train.loop import _Run as Run
 from avsr.train.loop import learning_rate
+from avsr.train.reliability import ReliabilitySample, balanced, damaged, fit
 from avsr.train.shortages import shortages_told
-from avsr.train.state import Position, averaged, keep_best, save_state
+from avsr.train.state import TrainState, averaged, keep_best, save_state
 
 ROOT = Path(__file__).resolve().parents[1]
 # Everything that chance has a hand in, so that a run that goes on must find chance where it was.
-BUSY = ("data.noise.white=true", "data.p_foreign=0.3", "data.p_speed=0.5", "train.accumulate=2", "train.valid_every=4",
-        "train.save_every=5", "loss.trust=0.3", "model.dims.n_trust=8", "data.augment={}")
+BUSY = ("data.noise.white=true", "data.p_mismatched=0.3", "data.p_speed=0.5", "train.accumulate=2", "train.valid_every=4",
+        "train.save_every=5", "loss.reliability=0.3", "model.dims.n_reliability=8", "data.augment={}")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def steps_in(run):
 def learnt(folder, tmp_path_factory):
     """80 steps, which is enough for three words."""
     run, lines = tmp_path_factory.mktemp("learnt") / "run", []
-    trained = train(config(folder, "train.steps=80", "train.valid_every=40", "train.keep=2"), run, Options(say=lines.append))
+    trained = train(config(folder, "train.steps=80", "train.valid_every=40", "train.keep=2"), run, TrainOptions(say=lines.append))
     return trained, lines
 
 
@@ -113,7 +113,7 @@ def test_it_learns(learnt):
 def test_conformer_lips_and_a_waveform_learn_and_come_back(folder, tmp_path):
     settings = config(folder, "train.steps=24", "train.valid_every=24", "model.dims.n_mels=0", "train.dropout=0.05",
                       'model.dims.video_blocks="conformer"')
-    trained = train(settings, tmp_path, Options())
+    trained = train(settings, tmp_path, TrainOptions())
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     for name in ("attention_a", "attention_v", "attention_av"):
         values = [row[name] for row in rows if name in row]
@@ -126,7 +126,7 @@ def test_conformer_lips_and_a_waveform_learn_and_come_back(folder, tmp_path):
 def test_what_it_leaves_is_a_model_that_transcribes(learnt):
     trained, _ = learnt
     model = checkpoint.load(trained.model)
-    assert (model.name, model.lips_trained, model.pad_seconds, model.base) == ("made-up", True, None, None)
+    assert (model.name, model.video_trained, model.pad_seconds, model.base) == ("made-up", True, None, None)
     assert model.training["step"] == 80
     assert model.training["valid_wer"] == trained.scores
     assert model.training["data"] == ["manifest.jsonl"]
@@ -172,12 +172,12 @@ def test_ten_steps_are_five_and_five(folder, tmp_path, whole, workers):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(settings, tmp_path, Options(say=until_six))
+        train(settings, tmp_path, TrainOptions(say=until_six))
     assert lines[-1] == "interrupted at step 6; go on from step 5 with --resume"
     assert state(tmp_path)[0]["step"] == 5
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')                                   # a line that a kill has cut in half
-    trained = train(settings, tmp_path, Options(resume=True, say=lines.append))
+    trained = train(settings, tmp_path, TrainOptions(resume=True, say=lines.append))
     assert "resumed at step 5" in lines
     facts, tensors = state(tmp_path)
     assert same(tensors, whole[1])
@@ -191,7 +191,7 @@ def test_ten_steps_are_five_and_five(folder, tmp_path, whole, workers):
 SCRIPT = """
 import sys, time
 from avsr.config import read_config
-from avsr.train import Options, loop
+from avsr.train import TrainOptions, loop
 from safetensors.torch import save_file
 
 class Kept(loop._Run):
@@ -204,7 +204,7 @@ class Kept(loop._Run):
 if __name__ == "__main__":
     loop._Run = Kept
     slowly = lambda line: time.sleep(float(sys.argv[3]))
-    loop.train(read_config(sys.argv[1], sys.argv[4:]), sys.argv[2], Options(device="cpu", say=slowly))
+    loop.train(read_config(sys.argv[1], sys.argv[4:]), sys.argv[2], TrainOptions(device="cpu", say=slowly))
 """
 
 
@@ -231,7 +231,7 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, whole):
         process.wait()
     assert process.returncode == -signal.SIGKILL
     assert 3 <= state(run)[0]["step"] < 10
-    train(config(folder, *overrides), run, Options(resume=True))
+    train(config(folder, *overrides), run, TrainOptions(resume=True))
     assert same(state(run)[1], whole[1])
     assert steps_in(run) == list(range(1, 11))
 
@@ -240,7 +240,7 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, whole):
 def test_two_processes_do_what_one_does_in_two_goes(folder, tmp_path):
     config(folder)
     (tmp_path / "script.py").write_text(SCRIPT)
-    settings = ["train.steps=2", "data.p_both=0.5", "data.p_sound=0.2", "data.frames=30", "train.clip=1000"]
+    settings = ["train.steps=2", "data.p_audio_visual=0.5", "data.p_audio=0.2", "data.frames=30", "train.clip=1000"]
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
                            tmp_path / "script.py", folder / "config.toml", tmp_path / "two", "0", *settings],
                           env=environment(), capture_output=True, text=True, timeout=900, check=False)
@@ -260,18 +260,18 @@ def test_two_processes_do_what_one_does_in_two_goes(folder, tmp_path):
     assert near.mean() > 0.98
     assert (tmp_path / "two" / "model" / "model.json").exists()
     with pytest.raises(BadCheckpoint, match=r"the run there has processes = 2, this one 1\."):
-        train(config(folder, *settings), tmp_path / "two", Options(resume=True))
+        train(config(folder, *settings), tmp_path / "two", TrainOptions(resume=True))
 
 
 def test_time_that_is_up_stops_it_and_it_can_go_on(folder, tmp_path):
     settings = config(folder, "train.steps=3")
-    trained = train(settings, tmp_path, Options(minutes=1e-9))
+    trained = train(settings, tmp_path, TrainOptions(minutes=1e-9))
     assert (trained.step, trained.done, trained.model, trained.scores) == (1, False, None, {})
     assert state(tmp_path)[0]["step"] == 1
-    trained = train(settings, tmp_path, Options(resume=True))
+    trained = train(settings, tmp_path, TrainOptions(resume=True))
     assert (trained.step, trained.done) == (3, True)
     assert trained.model == tmp_path / "model"
-    again = train(settings, tmp_path, Options(resume=True))               # nothing left to do
+    again = train(settings, tmp_path, TrainOptions(resume=True))               # nothing left to do
     assert (again.step, again.scores) == (3, trained.scores)
 
 
@@ -280,13 +280,13 @@ def test_a_kill_after_validation_leaves_the_models_that_the_state_names(folder, 
     settings = config(folder, "train.steps=4", "train.valid_every=1", "train.keep=1", "train.lr=1e-2")
     for step in (2, 3, 4):
         with pytest.raises(KeyboardInterrupt):
-            train(settings, tmp_path, Options(say=at(f"valid at step {step}", KeyboardInterrupt()), resume=step > 2))
+            train(settings, tmp_path, TrainOptions(say=at(f"valid at step {step}", KeyboardInterrupt()), resume=step > 2))
         facts, _ = state(tmp_path)
         assert facts["step"] == step - 1
         for _, best, _ in facts["best"]:
             checkpoint.load(tmp_path / "best" / f"step-{best}")
-        assert train(settings, tmp_path, Options(resume=True, minutes=1e-9)).model is not None
-    trained = train(settings, tmp_path, Options(resume=True))
+        assert train(settings, tmp_path, TrainOptions(resume=True, minutes=1e-9)).model is not None
+    trained = train(settings, tmp_path, TrainOptions(resume=True))
     assert trained.done
     assert len(list((tmp_path / "best").iterdir())) == 1
 
@@ -300,9 +300,9 @@ def test_a_kill_after_validation_leaves_the_models_that_the_state_names(folder, 
 def test_another_run_is_not_resumed(folder, tmp_path_factory, override, says):
     run = tmp_path_factory.getbasetemp() / "one-step"
     if not run.exists():
-        train(config(folder), run, Options(minutes=1e-9))
+        train(config(folder), run, TrainOptions(minutes=1e-9))
     with pytest.raises(BadCheckpoint) as caught:
-        train(config(folder, override), run, Options(resume=True))
+        train(config(folder, override), run, TrainOptions(resume=True))
     assert str(caught.value).startswith(f"{run}: the run there has {says}.  Resume with the config it was made with")
     with pytest.raises(BadOutput, match=r"holds a run already.  Go on with --resume, or choose another with --output-dir\."):
         train(config(folder), run)
@@ -310,38 +310,38 @@ def test_another_run_is_not_resumed(folder, tmp_path_factory, override, says):
 
 def test_a_state_that_somebody_has_altered_is_refused(folder, tmp_path):
     settings = config(folder, "train.steps=2")
-    train(settings, tmp_path, Options(minutes=1e-9))
+    train(settings, tmp_path, TrainOptions(minutes=1e-9))
     whole = json.loads((tmp_path / "state.json").read_text())
     altered = {"step is": {"step": -1}, "seconds is null": {"seconds": None}, "best[0] is": {"best": [[1, 2]]},
                "about is": {"about": []}, "must lie beside it": {"tensors": "../x.safetensors"}, "tensors is 1": {"tensors": 1}}
     for says, change in altered.items():
         (tmp_path / "state.json").write_text(json.dumps(whole | change))
         with pytest.raises(BadCheckpoint, match=rf"state\.json: .*{re.escape(says)}.*  Start a new run with --output-dir\."):
-            train(settings, tmp_path, Options(resume=True))
+            train(settings, tmp_path, TrainOptions(resume=True))
     (tmp_path / "state.json").write_text(json.dumps({key: value for key, value in whole.items() if key != "best"}))
     with pytest.raises(BadCheckpoint, match=r"state\.json: lacks best\.  "):
-        train(settings, tmp_path, Options(resume=True))
+        train(settings, tmp_path, TrainOptions(resume=True))
     (tmp_path / "state.json").write_text(json.dumps(whole))
     tensors = load_file(tmp_path / whole["tensors"])
     strange = next(name for name in tensors if name.startswith("optimiser."))
     save_file({name if name != strange else "optimiser.exp_avg.nothing": one for name, one in tensors.items()},
               tmp_path / whole["tensors"])
     with pytest.raises(BadCheckpoint, match=r"optimiser's state is not that of this network \(optimiser\.exp_avg\.nothing\)"):
-        train(settings, tmp_path, Options(resume=True))
+        train(settings, tmp_path, TrainOptions(resume=True))
 
 
 def test_a_run_older_than_a_dimension_is_resumed(folder, tmp_path):
     settings = config(folder, "train.steps=2")
-    train(settings, tmp_path, Options(minutes=1e-9))
+    train(settings, tmp_path, TrainOptions(minutes=1e-9))
     facts = json.loads((tmp_path / "state.json").read_text())
     del facts["about"]["dims"]["n_local"]
     (tmp_path / "state.json").write_text(json.dumps(facts))
-    assert train(settings, tmp_path, Options(resume=True)).step == 2
+    assert train(settings, tmp_path, TrainOptions(resume=True)).step == 2
 
 
 def test_nothing_to_resume(folder, tmp_path):
     with pytest.raises(BadCheckpoint, match=r"no run to resume here .*  Start it without --resume\."):
-        train(config(folder), tmp_path, Options(resume=True))
+        train(config(folder), tmp_path, TrainOptions(resume=True))
 
 
 # What goes wrong
@@ -366,7 +366,7 @@ def test_a_loss_that_is_no_number_stops_with_the_ids(folder, tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_older_state(folder, tmp_path):
     """A limit on the size of files stands for the disk."""
-    train(config(folder), tmp_path / "run", Options(minutes=1e-9))
+    train(config(folder), tmp_path / "run", TrainOptions(minutes=1e-9))
     before = state(tmp_path / "run")
     code = f"""
 import resource, signal, sys
@@ -374,7 +374,7 @@ from pathlib import Path
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from avsr.config import read_config
 from avsr.errors import AvsrError
-from avsr.train import Options, train
+from avsr.train import TrainOptions, train
 
 def say(line):
     if line.startswith("step 3/"):
@@ -382,7 +382,7 @@ def say(line):
 
 try:
     train(read_config({str(folder / 'config.toml')!r}, ["train.save_every=3"]), {str(tmp_path / 'run')!r},
-          Options(resume=True, say=say, device="cpu"))
+          TrainOptions(resume=True, say=say, device="cpu"))
 except AvsrError as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
@@ -409,7 +409,7 @@ except AvsrError as error:
 def test_a_disk_that_is_full_before_the_first_state_leaves_nothing_to_resume(folder, tmp_path, n_bytes, overrides, says, left):
     settings, remedy = config(folder, *overrides), r"Make room, then start again, as no state was saved yet\."
     with full_disk(n_bytes), pytest.raises(BadOutput, match=rf"{says} \(File too large\)\.  {remedy}$"):
-        train(settings, tmp_path / "run", Options(device="cpu"))
+        train(settings, tmp_path / "run", TrainOptions(device="cpu"))
     assert sorted(os.listdir(tmp_path / "run")) == left
     assert [path for path in (tmp_path / "run" / "best").rglob("*") if path.is_file()] == []
 
@@ -426,11 +426,11 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(folder, 
         if line.startswith("step 1/"):                       # no state is saved yet
             for resume in (False, True):
                 with pytest.raises(AvsrError, match=r"run: another avsr train is at work in it \(process \d+ on .+\)\.  Wait"):
-                    train(config(folder, "train.steps=2"), tmp_path / "run", Options(resume=resume, device="cpu"))
+                    train(config(folder, "train.steps=2"), tmp_path / "run", TrainOptions(resume=resume, device="cpu"))
             refused.append(line)
 
     refused = []
-    trained = train(config(folder, "train.steps=2"), tmp_path / "run", Options(device="cpu", say=second))
+    trained = train(config(folder, "train.steps=2"), tmp_path / "run", TrainOptions(device="cpu", say=second))
     assert (trained.step, len(refused), steps_in(tmp_path / "run")) == (2, 1, [1, 2])
     assert not list((tmp_path / "run").glob(".*"))
 
@@ -455,9 +455,9 @@ def test_what_the_machine_runs_short_of_is_told_with_the_way_on(tmp_path, error,
 
 def test_more_workers_than_the_machine_bears_are_not_started(folder, tmp_path):
     lines, settings = [], config(folder, "data.workers=128", "train.steps=1")
-    run = Run(settings, tmp_path, Options(device="cpu", say=lines.append), torch.device("cpu"))
-    assert run._n_workers() == min(128, most_processes())
-    assert lines[-1].startswith(f"data.workers is 128, and {most_processes()} are started") == (most_processes() < 128)
+    run = Run(settings, tmp_path, TrainOptions(device="cpu", say=lines.append), torch.device("cpu"))
+    assert run._n_workers() == min(128, max_processes())
+    assert lines[-1].startswith(f"data.workers is 128, and {max_processes()} are started") == (max_processes() < 128)
 
 
 def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
@@ -473,14 +473,15 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["model.dims.n_audio_layers=1000000000"], BadConfig, "n_audio_layers is 1000000000, but must be a whole number from 0"),
     (["model.dims.width=16384", "model.dims.n_heads=512", "model.dims.n_audio_layers=200"], BadConfig,
      "more memory to train than this machine has"),
-    (["model.dims.lips=[]"], BadConfig, "model.dims.lips is a list of 0, but must be one of resnet18"),
+    (["model.dims.video_frontend=[]"], BadConfig, r"model.dims.video_frontend is \[\], but must be one of resnet18"),
     (["model.dims.width=9", "model.dims.n_heads=3"], BadConfig, "width 9 in 3 heads"),
     (["model.dims.video_width=33"], BadConfig, "video width 33 in heads 16 wide"),
     (["model.dims.n_ctc=1"], BadConfig, r"n_ctc is 1, but CTC spells 28 letters\.  Set 29, or 0 for none"),
     (["model.dims.n_vocab=5"], BadConfig, r"n_vocab is 5, and the tokenizer has \d+ tokens\.  Leave n_vocab out"),
-    (["model.dims.n_heed=3"], BadConfig, "sound is judged only where lips are: n_heed without n_trust"),
-    (["model.dims.lips=eyes"], BadConfig, "model.dims.lips is 'eyes', but must be one of resnet18, resnet18-silu, compact"),
-    (["model.dims.video_blocks=bricks"], BadConfig, "model.dims.video_blocks is 'bricks', but must be one of transformer"),
+    (["model.dims.n_heed=3"], BadConfig, "sound is judged only where lips are: n_heed without n_reliability"),
+    (["model.dims.video_frontend=eyes"], BadConfig,
+     'model.dims.video_frontend is "eyes", but must be one of resnet18, resnet18-silu, compact'),
+    (["model.dims.video_blocks=bricks"], BadConfig, 'model.dims.video_blocks is "bricks", but must be one of transformer'),
     (["model.dims.width=1048576"], BadConfig, "model.dims.width is 1048576, but must be a whole number from 4 to 16384"),
     (["model.dims.n_heads=5"], BadConfig, "width 32 in 5 heads"),
     (["model.dims.n_fusion_layers=2"], BadConfig, "2 fusion layers among 1 audio layers"),
@@ -493,13 +494,13 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["data.max_seconds=0.01"], BadManifest, r"no prepared utterance of split 'train' \(12 left out\)"),
     (["model.start=tinny.en"], BadCheckpoint, "Did you mean tiny.en?"),
     (['model.start=""'], BadConfig, r"model\.start is empty\.  Give it a value, or write"),
-    ([f"model.lips_from={'y' * 5000}"], BadCheckpoint, r"y{40}\.\.\.: cannot be read \(File name too long\)"),
-    (["judges.sights=2"], BadConfig, "judges.sights is 2, but there is no judge to learn.  Set model.dims.n_trust"),
-    (["judges.sights=2", "model.dims.n_trust=4"], BadConfig, "with 1 fusion layers a sound is another with every sight"),
+    ([f"model.video_encoder_from={'y' * 5000}"], BadCheckpoint, r"y{40}\.\.\.: cannot be read \(File name too long\)"),
+    (["reliability.variants=2"], BadConfig, "reliability.variants is 2, but there is no judge to learn.  Set model.dims.n_reliability"),
+    (["reliability.variants=2", "model.dims.n_reliability=4"], BadConfig, "with 1 fusion layers a sound is another with every sight"),
 ])
 def test_what_cannot_be_trained_says_why_before_the_first_step(folder, tmp_path, overrides, error, says):
     with pytest.raises(error, match=says) as caught:
-        train(config(folder, *overrides), tmp_path, Options(say=at("step", AssertionError())))
+        train(config(folder, *overrides), tmp_path, TrainOptions(say=at("step", AssertionError())))
     assert ".  " in str(caught.value)
 
 
@@ -525,7 +526,7 @@ def test_long_texts_are_left_out_and_told(tmp_path):
     rows = manifest.read(path)
     manifest.write(path, [replace(rows[0], text="ab " * 20), *rows[1:]])
     lines = []
-    train(config(tmp_path), tmp_path / "run", Options(minutes=1e-9, say=lines.append))
+    train(config(tmp_path), tmp_path / "run", TrainOptions(minutes=1e-9, say=lines.append))
     assert lines[0].startswith("3 utterances, ")
     assert lines[0].endswith("1 left out, such as u0: 60 tokens, limit 22; 1 to validate")
 
@@ -535,7 +536,7 @@ def test_rows_of_sound_alone_and_of_sight_alone(tmp_path):
     rows = manifest.read(path)
     manifest.write(path, [replace(row, split="valid") if row.id in ("u6", "u13") else row for row in rows])
     lines = []
-    trained = train(config(tmp_path, "train.steps=4"), tmp_path / "run", Options(say=lines.append))
+    trained = train(config(tmp_path, "train.steps=4"), tmp_path / "run", TrainOptions(say=lines.append))
     assert trained.scores.keys() == {"a", "v", "av"}
     assert lines[0].endswith("; 4 to validate")
     only = [replace(row, split="train" if row.split == "train" or "v" in row.cache.modality else "valid")
@@ -556,15 +557,15 @@ def changes(folder, run, *overrides):
     return {name: (before[name], state(run)[1][f"learner.model.{name}"]) for name in before}
 
 
-JUDGED = ("model.dims.n_fusion_layers=0", "model.dims.n_trust=4", "judges.sights=2", "judges.steps=3", "judges.attune_steps=3")
+JUDGED = ("model.dims.n_fusion_layers=0", "model.dims.n_reliability=4", "reliability.variants=2", "reliability.steps=3", "reliability.contrastive_steps=3")
 
 
 @pytest.mark.slow
 def test_judges_learn_after_the_last_step_and_nothing_else_does(folder, tmp_path):
     said = []
-    first = train(config(folder, *JUDGED, "train.steps=2"), tmp_path / "first", Options(say=said.append))
-    assert any(line == "judges: taught by 12 lessons of 3 sights" for line in said)
-    again = config(folder, *JUDGED, "train.steps=0", "judges.lr=0.1", f"model.start={first.model}", "model.dims.n_heed=4")
+    first = train(config(folder, *JUDGED, "train.steps=2"), tmp_path / "first", TrainOptions(say=said.append))
+    assert any(line == "judges: taught by 12 samples of 3 sights" for line in said)
+    again = config(folder, *JUDGED, "train.steps=0", "reliability.lr=0.1", f"model.start={first.model}", "model.dims.n_heed=4")
     second = train(again, tmp_path / "second")
     assert (second.step, second.done) == (0, True)
     before, after = (load_file(run.model / "model.safetensors") for run in (first, second))
@@ -587,12 +588,12 @@ def test_judges_learn_to_believe_what_helps():
         good = torch.tensor([True, False, True, False])
         video = (good.float() * 2 - 1)[:, None, None] + torch.randn(4, 20, 32, generator=rng)
         audio = (1.0 if wrecked else -1.0) + torch.randn(20, 32, generator=rng)
-        return Lesson(audio.half(), video.half(), torch.ones(4, 20, dtype=torch.bool), torch.tensor(0.5),
+        return ReliabilitySample(audio.half(), video.half(), torch.ones(4, 20, dtype=torch.bool), torch.tensor(0.5),
                       torch.where(good, 0.2, 1.0), torch.where(good, 0.4 if wrecked else 0.0, 1.0))
 
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=0, n_decoder_layers=1,
-                      n_vocab=50, lips="compact", n_trust=8, n_heed=8))
+                      n_vocab=50, lips="compact", n_reliability=8, n_heed=8))
     bias = torch.randn(32, generator=rng)                   # LayerNorm takes away what all of a moment's values share
 
     def shifted(one):
@@ -600,17 +601,17 @@ def test_judges_learn_to_believe_what_helps():
                        video=one.video + one.video.mean(dim=(1, 2), keepdim=True).sign() * bias.half())
 
     taught = [shifted(lesson(i % 2 == 0)) for i in range(32)]
-    teach(model, taught, JudgesConfig(steps=60, lr=1e-2), seed=0)
+    fit(model, taught, ReliabilityConfig(steps=60, lr=1e-2), seed=0)
     for wrecked in (True, False):
         new = shifted(lesson(wrecked))
         audio = new.audio.float()[None].expand(4, -1, -1)
         asked = (audio, new.video.float(), None, new.seen)
-        assert (model.trust(*asked) > 0).tolist() == [True, False, True, False]
+        assert (model.reliability(*asked) > 0).tolist() == [True, False, True, False]
         assert (model.heed(*asked) > 0)[[0, 2]].tolist() == [not wrecked] * 2
 
 
 def test_each_speaker_has_a_say_before_any_has_two():
-    rows = [Row(utterance(f"{speaker}{i}", ["ab"], "train", speaker=speaker), Path())
+    rows = [ManifestRow(utterance(f"{speaker}{i}", ["ab"], "train", speaker=speaker), Path())
             for speaker, n in (("s1", 50), ("s2", 3), ("s3", 1)) for i in range(n)]
     chosen = balanced(rows, 10, np.random.default_rng(0))
     counts = Counter(row.utterance.speaker for row in chosen)
@@ -633,10 +634,10 @@ def test_damage_is_drawn_and_leaves_what_it_was_given():
 
 @pytest.mark.slow
 def test_frozen_parts_stay_as_they_are_with_their_running_means(folder, tmp_path):
-    found = changes(folder, tmp_path, "train.valid_every=1", "data.p_both=1.0", "data.p_sound=0.0",
-                    'train.rates={"video.front.*"=0.0, "decoder.blocks.*.video.*"=1.0, "decoder.*"=0}')
+    found = changes(folder, tmp_path, "train.valid_every=1", "data.p_audio_visual=1.0", "data.p_audio=0.0",
+                    'train.rates={"video.frontend.*"=0.0, "decoder.blocks.*.video.*"=1.0, "decoder.*"=0}')
     frozen = {name: pair for name, pair in found.items()
-              if name.startswith("video.front.") or (name.startswith("decoder.") and ".video." not in name)}
+              if name.startswith("video.frontend.") or (name.startswith("decoder.") and ".video." not in name)}
     assert any("running_mean" in name for name in frozen)
     assert [name for name, (before, after) in frozen.items() if not torch.equal(before, after)] == []
     unchanged = [name for name, (before, after) in found.items() if name not in frozen and torch.equal(before, after)]
@@ -646,14 +647,14 @@ def test_frozen_parts_stay_as_they_are_with_their_running_means(folder, tmp_path
 
 @pytest.mark.slow
 def test_without_freezing_running_means_run(folder, tmp_path):
-    found = changes(folder, tmp_path, "data.p_sound=0.0")
+    found = changes(folder, tmp_path, "data.p_audio=0.0")
     assert not any(torch.equal(before, after) for name, (before, after) in found.items() if "running_mean" in name)
 
 
 @pytest.mark.slow
 def test_each_part_has_its_rate(folder, tmp_path):
     """Adam's first step is as long as the rate, whatever the gradient: here, one step."""
-    found = changes(folder, tmp_path, "train.steps=1", "train.lr=1e-3", "data.p_both=1.0", "data.p_sound=0.0",
+    found = changes(folder, tmp_path, "train.steps=1", "train.lr=1e-3", "data.p_audio_visual=1.0", "data.p_audio=0.0",
                     'train.rates={"decoder.*"=0.1, "audio.*"=3}')
     for part, rate in (("decoder", 1e-4), ("audio", 3e-3), ("ctc", 1e-3)):
         steps = torch.cat([(after - before).abs().flatten() for name, (before, after) in found.items()
@@ -676,7 +677,7 @@ def test_warm_up_and_cosine(folder):
 
 def small(folder, **facts):
     torch.manual_seed(len(list(folder.iterdir())))
-    letters = write_letters(folder / f"tokenizer-{len(list(folder.iterdir()))}.json")
+    letters = write_characters(folder / f"tokenizer-{len(list(folder.iterdir()))}.json")
     dims = begin(config(folder), folder).model.dims
     return Checkpoint("small", AVSR(dims), letters, **facts)
 
@@ -685,7 +686,7 @@ def small(folder, **facts):
 def test_the_best_are_kept_and_averaged(tmp_path, base):
     """Of a model with a base only what differs is stored; the mean is whole all the same."""
     (tmp_path / "run").mkdir()
-    model, position, optimiser = small(tmp_path), Position(), torch.optim.SGD([torch.zeros(1)], 1.0)
+    model, position, optimiser = small(tmp_path), TrainState(), torch.optim.SGD([torch.zeros(1)], 1.0)
     if base:
         model = replace(model, base=str(checkpoint.save(model, tmp_path / "base", half=False)))
     states = {}
@@ -715,26 +716,26 @@ def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
     known = checkpoint.load(trained.model).model.state_dict()
     start = begin(config(folder, f"model.start={trained.model}"), tmp_path)
     assert same(start.model.state_dict(), known)
-    assert start.lips_trained
+    assert start.video_trained
     assert start.base is None
-    lips = begin(config(folder, f"model.lips_from={trained.model}"), tmp_path).model.state_dict()
+    lips = begin(config(folder, f"model.video_encoder_from={trained.model}"), tmp_path).model.state_dict()
     taken = {name for name in known if torch.equal(known[name], lips[name])}
-    assert {name for name in known if name.startswith(("video.front.", "video.project.", "video.blocks."))} <= taken
+    assert {name for name in known if name.startswith(("video.frontend.", "video.project.", "video.blocks."))} <= taken
     assert "audio.conv1.weight" not in taken
     with pytest.raises(BadCheckpoint, match=r"of its weights do not fit the config's dims, .*  Remove the dims that differ"):
         begin(config(folder, f"model.start={trained.model}", "model.dims.width=64"), tmp_path)
     with pytest.raises(BadCheckpoint, match=r"its lips do not fit this model's in video\.project\.weight and"):
-        begin(config(folder, f"model.lips_from={trained.model}", "model.dims.video_width=64"), tmp_path)
+        begin(config(folder, f"model.video_encoder_from={trained.model}", "model.dims.video_width=64"), tmp_path)
 
 
 def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_path):
     torch.manual_seed(0)
-    imported = Hybrid(HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)).eval()
-    pieces = write_pieces(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
-    source = save(Checkpoint("vsr", imported, pieces, mouth_crop=MOUTH_CROPS["auto-avsr"], lips_trained=True, pad_seconds=None),
+    imported = HybridAVSR(HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)).eval()
+    pieces = write_sentencepiece(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
+    source = save(Checkpoint("vsr", imported, pieces, mouth_crop=MOUTH_CROPS["auto-avsr"], video_trained=True, pad_seconds=None),
                   tmp_path / "vsr", half=False)
     dims = ("width=64", "n_heads=8", "video_width=32", "n_video_layers=2", 'lips="resnet18-silu"', 'video_blocks="conformer"')
-    begun = begin(config(folder, f"model.lips_from={source}", *(f"model.dims.{one}" for one in dims)), tmp_path)
+    begun = begin(config(folder, f"model.video_encoder_from={source}", *(f"model.dims.{one}" for one in dims)), tmp_path)
     assert begun.mouth_crop == MOUTH_CROPS["auto-avsr"]
     mouths, lips = torch.rand(1, 5, 88, 88), begun.model.eval().video
     with torch.no_grad():
@@ -745,10 +746,10 @@ def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_pa
 
 
 def test_an_imported_network_is_not_trained_further(folder, tmp_path):
-    imported = Hybrid(HybridDims(width=32, n_heads=4, n_inside=32, n_audio_layers=1, n_decoder_layers=1, n_vocab=9))
-    pieces = write_pieces(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
+    imported = HybridAVSR(HybridDims(width=32, n_heads=4, n_inside=32, n_audio_layers=1, n_decoder_layers=1, n_vocab=9))
+    pieces = write_sentencepiece(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
     source = save(Checkpoint("asr", imported, pieces, pad_seconds=None), tmp_path / "asr")
-    with pytest.raises(BadConfig, match="lips_from"):
+    with pytest.raises(BadConfig, match="video_encoder_from"):
         begin(config(folder, f"model.start={source}"), tmp_path)
 
 
@@ -757,7 +758,7 @@ def test_a_whisper_left_alone_is_not_stored_again(tiny_en, folder, tmp_path):
     text = CONFIG.replace(CONFIG[CONFIG.index("[model.dims]"):CONFIG.index("[data]")], "")
     frozen = 'train.rates={"decoder.blocks.*.video.*"=1, "audio.*"=0, "decoder.*"=0}'
     start = begin(config(folder, "model.start=tiny.en", frozen, text=text), tmp_path)
-    assert (start.base, start.model.dims.lips, start.pad_seconds) == ("tiny.en", "compact", 30)
+    assert (start.base, start.model.dims.video_frontend, start.pad_seconds) == ("tiny.en", "compact", 30)
     assert begin(config(folder, "model.start=tiny.en", text=text), tmp_path).base is None
     known, weights = tiny_en.model.state_dict(), start.model.state_dict()
     assert all(torch.equal(weights[name], known[name]) for name in known if is_whispers(name))
@@ -804,7 +805,7 @@ def test_what_the_command_cannot_do_is_one_sentence(folder, tmp_path, arguments,
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_learns_in_half_precision(folder, tmp_path):
     settings = config(folder, "train.steps=20", "data.workers=1")
-    trained = train(settings, tmp_path, Options(device="cuda"))
+    trained = train(settings, tmp_path, TrainOptions(device="cuda"))
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [row["attention_av"] for row in rows if "attention_av" in row]
     assert np.isfinite(losses).all()

@@ -7,7 +7,7 @@ import pytest
 from made_corpus import CONFIG, config, corpus
 
 from avsr import manifest
-from avsr.dataset import read_rows
+from avsr.dataset import read_prepared
 from avsr.errors import BadManifest
 from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
 
@@ -64,7 +64,7 @@ def test_without_a_validation_split_the_remedy_is_told(tmp_path):
 
 
 def test_noise_of_the_training_speakers_never_has_the_speaker_in_it(folder):
-    rows, _ = read_rows([folder / "manifest.jsonl"], "train", 30)
+    rows, _ = read_prepared([folder / "manifest.jsonl"], "train", 30)
     spread = [replace(row, utterance=replace(row.utterance, speaker=f"s{i % 5}")) for i, row in enumerate(rows)]
     said = []
     usual = CONFIG.replace("noise = {}\n", "")

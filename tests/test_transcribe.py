@@ -27,7 +27,7 @@ def with_lips() -> Checkpoint:
 @pytest.fixture(scope="module")
 def said_to_be_trained(with_lips) -> Checkpoint:
     """The same, but it claims to read lips: what is shown is that the road carries, not what comes out."""
-    return replace(with_lips, lips_trained=True)
+    return replace(with_lips, video_trained=True)
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def judged(model, trust, monkeypatch):
         return replace(memory, trust=torch.full((memory.n_utterances,), trust))
 
     monkeypatch.setattr(model, "encode", judge)
-    monkeypatch.setattr(model, "dims", replace(model.dims, n_trust=1))
+    monkeypatch.setattr(model, "dims", replace(model.dims, n_reliability=1))
 
 
 def in_white_noise(folder, snr_db):

@@ -41,12 +41,12 @@ def memory(tiny_en, mel):
 def test_tiny_en_is_what_it_should_be(tiny_en):
     dims = tiny_en.model.dims
     assert (dims.width, dims.n_heads, dims.n_mels, dims.n_audio_layers, dims.n_decoder_layers) == (384, 6, 80, 4, 4)
-    assert (dims.n_vocab, dims.n_context, dims.lips) == (51_864, 448, None)
+    assert (dims.n_vocab, dims.n_context, dims.video_frontend) == (51_864, 448, None)
     assert tiny_en.alignment_heads == ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4))
     assert tiny_en.suppress_begin == (220, 50_256)
     assert len(tiny_en.suppress) == 90
     assert tiny_en.languages == ("en",)
-    assert not tiny_en.lips_trained
+    assert not tiny_en.video_trained
 
 
 @pytest.mark.slow
@@ -204,7 +204,7 @@ def reshape_weights(folder, change):
 CONV = "model.encoder.conv1.weight"
 WRONG_FOLDERS = {
     "another kind of model": (lambda f: edit(f / "config.json", model_type="bert"),
-                              "a model of type 'bert', not whisper.  Name a Whisper's folder, or one of tiny.en"),
+                              "a model of type \"bert\", not whisper.  Name a Whisper's folder, or one of tiny.en"),
     "no type": (lambda f: edit(f / "config.json", model_type=None), "its config.json names neither a model_type"),
     "config without a field": (lambda f: edit(f / "config.json", d_model=None), "config.json: lacks d_model"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: holds a JSON list"),

@@ -10,15 +10,15 @@ from made_corpus import config, corpus
 
 from avsr import cache, checkpoint, corpora, manifest, media
 from avsr.checkpoint import Checkpoint
-from avsr.dataset import read_rows
+from avsr.dataset import read_prepared
 from avsr.errors import BadConfig
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.rates import VIDEO_FPS
 from avsr.runtime import no_progress
-from avsr.text import Tokenizer, write_letters, write_pieces
-from avsr.train import Options, train
-from avsr.train.words import timed
+from avsr.text import Tokenizer, write_characters, write_sentencepiece
+from avsr.train import TrainOptions, train
+from avsr.train.forced_alignment import timed
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def rows(real_data, tmp_path_factory):
         entries = [writer.add(cache.pack(one.id, cache.Cached(None, None, media.read(one.media, want_video=False).audio)))
                    for one in found]
     manifest.write(folder / "manifest.jsonl", [replace(one, cache=entry) for one, entry in zip(found, entries, strict=True)])
-    return read_rows([folder / "manifest.jsonl"], "valid", 30.0)[0]
+    return read_prepared([folder / "manifest.jsonl"], "valid", 30.0)[0]
 
 
 def blank(rows):
@@ -75,14 +75,14 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made_rows(made):
-    return read_rows([made / "manifest.jsonl"], "train", 30.0)[0]
+    return read_prepared([made / "manifest.jsonl"], "train", 30.0)[0]
 
 
 def ours(folder, *, pad_seconds=None, n_context=24, **dims):
     """A model of ours that spells letters."""
     torch.manual_seed(0)
     folder.mkdir()
-    tokenizer = write_letters(folder / "letters.json")
+    tokenizer = write_characters(folder / "letters.json")
     model = AVSR(Dims(**TINY | dims, n_vocab=tokenizer.no_timestamps + 1, n_context=n_context))
     return checkpoint.save(Checkpoint("teacher", model, tokenizer, pad_seconds=pad_seconds), folder / "model", half=False)
 
@@ -92,8 +92,8 @@ def imported(folder, **layers):
     torch.manual_seed(0)
     folder.mkdir()
     dims = HybridDims(width=32, n_heads=4, n_inside=32, n_decoder_layers=1, n_vocab=10, **layers)
-    pieces = write_pieces(folder / "pieces.json", ["<unk>", "\u2581", *"ABCDEF"], dict.fromkeys("\u2581ABCDEF", -1.0))
-    teacher = Checkpoint("teacher", Hybrid(dims), pieces, pad_seconds=None, lips_trained="n_video_layers" in layers)
+    pieces = write_sentencepiece(folder / "pieces.json", ["<unk>", "\u2581", *"ABCDEF"], dict.fromkeys("\u2581ABCDEF", -1.0))
+    teacher = Checkpoint("teacher", HybridAVSR(dims), pieces, pad_seconds=None, video_trained="n_video_layers" in layers)
     return checkpoint.save(teacher, folder / "model", half=False)
 
 
@@ -131,7 +131,7 @@ def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
 def test_who_does_not_hear_is_refused_before_any_work(made, layers, how, tmp_path):
     teacher, lines = imported(tmp_path / "teacher", **layers), []
     with pytest.raises(BadConfig, match=f"data.align {teacher}: this model goes by {how}, .*  Set data.align to a model that"):
-        train(config(made, f"data.align={teacher}"), tmp_path / "run", Options(say=lines.append))
+        train(config(made, f"data.align={teacher}"), tmp_path / "run", TrainOptions(say=lines.append))
     assert not (tmp_path / "run" / "words.jsonl").exists()
     assert not any(line.startswith("step") for line in lines)
 
@@ -139,7 +139,7 @@ def test_who_does_not_hear_is_refused_before_any_work(made, layers, how, tmp_pat
 @pytest.mark.slow
 def test_a_run_learns_from_a_waveform_model_beside_its_config(made, tmp_path):
     teacher, lines, told = ours(made / "by-waves", n_mels=0), [], []
-    options = Options(say=lines.append, progress=lambda *call: told.append(call))
+    options = TrainOptions(say=lines.append, progress=lambda *call: told.append(call))
     train(config(made, "data.align=by-waves/model", "train.steps=1"), tmp_path / "run", options)
     assert lines[0] == "word times: 13 utterances without, by by-waves/model's hearing unless found before"
     assert len((tmp_path / "run" / "words.jsonl").read_text().splitlines()) == 12
@@ -152,7 +152,7 @@ def test_a_run_learns_from_a_waveform_model_beside_its_config(made, tmp_path):
 def test_what_is_too_long_for_the_teacher_stays_without_and_is_counted(made, tmp_path):
     ours(made / "short", n_context=8)                       # room for two words of two letters
     lines, run = [], tmp_path / "run"
-    train(config(made, "data.align=short/model", "train.steps=1"), run, Options(say=lines.append))
+    train(config(made, "data.align=short/model", "train.steps=1"), run, TrainOptions(say=lines.append))
     kept = [json.loads(line) for line in (run / "words.jsonl").read_text().splitlines()]
     long = [one["id"] for one in kept if one["words"] is None]
     assert 0 < len(long) < 12

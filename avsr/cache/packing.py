@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from avsr import rates
-from avsr.errors import BadManifest
+from avsr.errors import BadManifest, quote
 from avsr.manifest import CacheEntry
-from avsr.textfiles import shown
 
 # Size of 75 mouths and speed on one core, 60 GRID clips of 5 speakers, two other jobs on the machine's two cores:
 #                                       size     share of raw  written  read
@@ -120,7 +119,7 @@ def unpack(blob: bytes, entry: CacheEntry, name: str | None = None) -> Cached:
         raise BadManifest(f"{where} hold {announced[0]} frames and {announced[1]} samples, and the manifest says "
                           f"{entry.n_frames} and {entry.n_samples}.  {remedy}")
     if name is not None and about["id"] != name:
-        raise BadManifest(f"{where} hold utterance {shown(about['id'])}, and the manifest says {shown(name)}.  {remedy}")
+        raise BadManifest(f"{where} hold utterance {quote(about['id'])}, and the manifest says {quote(name)}.  {remedy}")
     return cached
 
 

@@ -17,9 +17,9 @@ from avsr import rates
 from avsr.cache.packing import MAX_SECONDS, MAX_SIDE, MOUTHS, SOUND, Cached, Packed, unpack
 from avsr.errors import BadCheckpoint, BadManifest
 from avsr.lips import MOUTH_CROPS, MouthCropSettings
-from avsr.manifest import CacheEntry, lies_beside
+from avsr.manifest import CacheEntry, is_within_folder
 from avsr.output import write_file
-from avsr.remote import locate
+from avsr.remote import file_system_of
 
 MAX_BYTES = 256 * 2**20               # of a shard: large enough for network file systems, small enough to copy about
 OPEN_SHARDS = 16                      # kept open between reads, by each process
@@ -137,7 +137,7 @@ def read_range(base: str | Path, entry: CacheEntry) -> bytes:
 
 def _check(place: str, entry: CacheEntry) -> None:
     """Raise BadManifest for an entry that `pack` cannot have made."""
-    if not lies_beside(entry.shard):
+    if not is_within_folder(entry.shard):
         raise BadManifest(f"{place}: shards lie beside their manifest or in folders below it.  Copy the shard there.")
     seconds = max(entry.n_frames / rates.VIDEO_FPS, entry.n_samples / rates.SAMPLE_RATE)
     if seconds > MAX_SECONDS + 1:
@@ -152,7 +152,7 @@ def _check(place: str, entry: CacheEntry) -> None:
 def _fetch(place: str, start: int | None = None, end: int | None = None) -> bytes:
     """The bytes of the file at a URL, or a part of them. Raises BadManifest."""
     try:
-        system, path = locate(place)
+        system, path = file_system_of(place)
         return cast(bytes, system.cat_file(path, start=start, end=end))
     except Exception as error:                               # each kind of storage has errors of its own
         raise _unreachable(place, error) from error

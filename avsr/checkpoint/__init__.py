@@ -20,10 +20,9 @@ from avsr import assets
 from avsr.checkpoint.description import Checkpoint, describe, read_description
 from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, fresh, load_ours, settle, sha256_of
 from avsr.checkpoint.whispers import PACKAGED, fetch_whisper, load_packaged, load_whisper
-from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput, quote
 from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
-from avsr.schema import shown
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +43,7 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
     Whisper gets a new lip network behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
     checkpoint = _load(str(name), lips, progress, ())
-    if checkpoint.model.spells_tokens:                      # its search compares sums of log-probabilities over a whole text
+    if checkpoint.model.ctc_units == "tokens":              # its search compares sums of log-probabilities over a whole text
         dtype = None
     checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return checkpoint
@@ -62,7 +61,7 @@ def _load(name: str, lips: bool, progress: Progress, above: tuple[Path, ...]) ->
             return load_whisper(folder, name, lips)
         found = folder.exists()
     except OSError as error:                                # a name too long for a path, or a folder that nobody may enter
-        raise BadCheckpoint(f"{shown(name)[1:-1]}: cannot be read ({error.strerror}).  Name a model's folder that you may "
+        raise BadCheckpoint(f"{quote(name)[1:-1]}: cannot be read ({error.strerror}).  Name a model's folder that you may "
                             f"read, or one of {', '.join(shipped())}.") from error
     if found:
         raise BadCheckpoint(f"{name}: a file, but a model is a folder with model.json and model.safetensors.  "
@@ -109,7 +108,7 @@ def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
         names = (*shipped(), *SIZES)
         nearest = get_close_matches(name, names, 1)
         hint = f"Did you mean {nearest[0]}?" if nearest else f"Known: {', '.join(names)}, a folder, or owner/model of the hub."
-        raise BadCheckpoint(f"{name if name.isprintable() else shown(name)}: no such model or folder.  {hint}")
+        raise BadCheckpoint(f"{name if name.isprintable() else quote(name)}: no such model or folder.  {hint}")
     try:
         folder = fetch_whisper(f"openai/whisper-{size}" if size in SIZES else size, progress)
     except AvsrError as error:

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from avsr import rates
-from avsr.errors import BadCheckpoint
+from avsr.checkpoint.old_names import AudioGate, current_dims, current_fields
+from avsr.errors import BadCheckpoint, quote
 from avsr.lips import MouthCropSettings
-from avsr.schema import Between, Misfit, Printable, fit_table, read_json, shown
-from avsr.text import Pieces, Tokenizer
+from avsr.schema import Between, InvalidValue, Printable, read_json, validate_table
+from avsr.text import SentencePieceTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from avsr.models.avsr import AVSR, Dims
-    from avsr.models.hybrid import Hybrid, HybridDims
+    from avsr.models.hybrid import HybridAVSR, HybridDims
 
-LAYOUT = 1                                                  # of model.json; a newer one is refused
+LAYOUT, OLDER = 2, (1,)                                     # of model.json; a newer one is refused, see old_names for 1
 RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
-RENAMED = {"recipe": "mouth_crop"}                          # keys of model.json as older versions wrote them
 COPY, VERSION = "Copy the whole folder again.", "Use the version of avsr it was trained with."
 
 Token = Annotated[int, Between(0, 2**20)]
@@ -35,17 +35,17 @@ class Checkpoint:
     """A network ready for use, and what goes with it.
 
     pad_seconds: length to which sound is padded with silence before the network hears it (Whisper's 30), None for none.
-    lips_trained: whether what it sees means anything yet. base: the model that what is untouched comes from.
+    video_trained: whether what it sees means anything yet. base: the model that what is untouched comes from.
     suppress, suppress_begin, alignment_heads: see models.whisper.WhisperSettings.
     search: settings of decode.DecodeOptions it wants in place of the usual ones, as its authors report their figures with.
     training: free facts for the reader: data and licence, git commit, step, scores.
     """
 
     name: str
-    model: AVSR | Hybrid
-    tokenizer: Tokenizer | Pieces
+    model: AVSR | HybridAVSR
+    tokenizer: Tokenizer | SentencePieceTokenizer
     mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
-    lips_trained: bool = False
+    video_trained: bool = False
     base: str | None = None
     pad_seconds: int | None = rates.SEGMENT_SECONDS
     suppress: tuple[int, ...] = ()
@@ -57,7 +57,7 @@ class Checkpoint:
     @property
     def modalities(self) -> tuple[str, ...]:
         """What it can go by: `a`, `v`, `av`."""
-        return tuple(one for one in self.model.modalities if self.lips_trained or "v" not in one)
+        return tuple(one for one in self.model.modalities if self.video_trained or "v" not in one)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class Description:
     mouth_crop: dict[str, Any]
     sha256: dict[str, Annotated[str, Printable(64)]]
     name: Annotated[str, Printable(4096)]
-    lips_trained: bool
+    video_trained: bool
     pad_seconds: Annotated[int, Between(1, rates.SEGMENT_SECONDS)] | None
     suppress: tuple[Token, ...]
     suppress_begin: tuple[Token, ...]
@@ -96,9 +96,9 @@ def _shared() -> list[str]:
     return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "mouth_crop")]
 
 
-def network_of(model: AVSR | Hybrid) -> str:
+def network_of(model: AVSR | HybridAVSR) -> str:
     """The kind of network, as model.json names it."""
-    return type(model).__name__.lower()
+    return type(model).__name__.removesuffix("AVSR").lower() or "avsr"
 
 
 def describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
@@ -113,23 +113,22 @@ def read_description(folder: Path) -> Description:
 
     Raises BadCheckpoint.
     """
-    values = read_json(folder / "model.json")
-    if values.get("layout") != LAYOUT or isinstance(values["layout"], bool | float):
-        raise BadCheckpoint(f"{folder}: model.json of layout {shown(values.get('layout'))}, known is {LAYOUT}.  Install a "
+    values = current_fields(read_json(folder / "model.json"))
+    if values.get("layout") not in (LAYOUT, *OLDER) or isinstance(values["layout"], bool | float):
+        raise BadCheckpoint(f"{folder}: model.json of layout {quote(values.get('layout'))}, known is {LAYOUT}.  Install a "
                             "newer avsr.")
-    values = {RENAMED.get(key, key): value for key, value in values.items()}
     if absent := [f.name for f in fields(Description) if f.name not in values and f.default is MISSING
                   and f.default_factory is MISSING]:
         raise BadCheckpoint(f"{folder}: its model.json lacks {', '.join(absent)}.  {COPY}")
     try:
-        description = Description(**fit_table(Description, values))
-    except Misfit as error:
+        description = Description(**validate_table(Description, values))
+    except InvalidValue as error:
         raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {COPY}") from error
     here = {name: getattr(rates, name) for name in RATES}
     for name in [*RATES, *description.rates]:
         theirs, ours = description.rates.get(name), here.get(name)
         if theirs != ours:
-            raise BadCheckpoint(f"{folder}: made with {shown(name)[1:-1]} = {shown(theirs)}, here it is {shown(ours)}.  "
+            raise BadCheckpoint(f"{folder}: made with {quote(name)[1:-1]} = {quote(theirs)}, here it is {quote(ours)}.  "
                                 f"{VERSION}")
     return description
 
@@ -139,20 +138,24 @@ def read_dims(description: Description, folder: Path) -> Dims | HybridDims:
     from avsr.models.avsr import Dims
     from avsr.models.hybrid import HybridDims
 
-    kinds, values = {"avsr": Dims, "hybrid": HybridDims}, description.dims
+    kinds = {"avsr": Dims, "hybrid": HybridDims}
     if description.network not in kinds:
-        raise BadCheckpoint(f"{folder}: its network is of kind {shown(description.network)}, known are {', '.join(kinds)}.  "
+        raise BadCheckpoint(f"{folder}: its network is of kind {quote(description.network)}, known are {', '.join(kinds)}.  "
                             "Install a newer avsr.")
+    try:
+        values = current_dims(description.dims)
+    except AudioGate as error:
+        raise BadCheckpoint(f"{folder / 'model.json'}: dims.{error}.  {VERSION}") from error
     kind = kinds[description.network]
     known = [f.name for f in fields(kind)]
     if strange := sorted(values.keys() - set(known)):       # one that is absent is younger than the model
         nearest = get_close_matches(strange[0], known, 1)
         hint = f", which may mean {nearest[0]}" if nearest else ""
-        raise BadCheckpoint(f"{folder}: its {kind.__name__} differ from this version's in {shown(strange[0])[1:-1]}{hint}.  "
+        raise BadCheckpoint(f"{folder}: its {kind.__name__} differ from this version's in {quote(strange[0])[1:-1]}{hint}.  "
                             f"{VERSION}")
     try:
-        return kind(**fit_table(kind, values, "dims."))
-    except (Misfit, ValueError) as error:
+        return kind(**validate_table(kind, values, "dims."))
+    except (InvalidValue, ValueError) as error:
         raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {VERSION}") from error
 
 

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avsr.checkpoint.description import COPY, Checkpoint, Description, read_dims, read_mouth_crop
+from avsr.checkpoint.old_names import current_tensor
 from avsr.errors import BadCheckpoint
 from avsr.schema import read_json
-from avsr.text import LONGEST_TOKENIZER, Pieces, Tokenizer, open_tokenizer
+from avsr.text import LONGEST_TOKENIZER, SentencePieceTokenizer, Tokenizer, open_tokenizer
 
 if TYPE_CHECKING:
     from avsr.models.avsr import AVSR, Dims
-    from avsr.models.hybrid import Hybrid, HybridDims
+    from avsr.models.hybrid import HybridAVSR, HybridDims
     from avsr.models.weights import Stored
 
 WEIGHTS, TOKENIZER = PARTS = ("model.safetensors", "tokenizer.json")       # beside model.json
-UNTAUGHT = ("trust.familiar.reach",)                        # infinite until it is learnt which lips are familiar
+UNFITTED = ("reliability.detector.radius",)                 # infinite until it is fitted
 AGAIN = "Fetch the model again."
 
 
@@ -50,12 +51,12 @@ def sha256_of(path: Path) -> str:
 
 def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: bool) -> Checkpoint:
     """The model that a folder's model.json tells of, on the CPU. base: the model it only adds to. Raises BadCheckpoint."""
-    from avsr.models.avsr import without_lips
+    from avsr.models.avsr import without_video
     from avsr.models.weights import check_finite, check_memory, n_numbers, read_safetensors
 
     dims, mouth_crop = read_dims(about, folder), read_mouth_crop(about, folder)
     hybrid = about.network == "hybrid"
-    dims = dims if lips or hybrid else without_lips(dims)
+    dims = dims if lips or hybrid else without_video(dims)
     headers = _headers(folder)
     theirs = {} if base is None else base.model.state_dict()
     room = max(map(n_numbers, headers.values())) + sum(tensor.numel() for tensor in theirs.values())
@@ -63,13 +64,13 @@ def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: b
     model = _outline(folder, dims, room)
     wanted = model.state_dict()
     path = _meant(folder, about, wanted, headers, theirs, everything=lips or hybrid)
-    weights = read_safetensors(path, None if lips or hybrid else wanted)
-    check_finite(weights, path, limits=UNTAUGHT)
+    weights = read_safetensors(path, None if lips or hybrid else wanted, current_tensor)
+    check_finite(weights, path, limits=UNFITTED)
     model.load_state_dict({name: tensor for name, tensor in theirs.items() if name in wanted} | weights, assign=True)
     tokenizer = _tokenizer(folder, about, base)
     if wrong := _odd(about, dims, tokenizer):
         raise BadCheckpoint(f"{folder}: {wrong}.  {COPY}")
-    kept = about.facts() | {"lips_trained": about.lips_trained and model.modalities != ("a",)}
+    kept = about.facts() | {"video_trained": about.video_trained and model.modalities != ("a",)}
     return Checkpoint(model=model, tokenizer=tokenizer, mouth_crop=mouth_crop, **kept)
 
 
@@ -81,7 +82,7 @@ def _headers(folder: Path) -> dict[Path, dict[str, Stored]]:
     for path in (folder / WEIGHTS, fresh(folder, WEIGHTS)):
         if path.exists():
             try:
-                headers[path] = read_header(path)
+                headers[path] = read_header(path, current_tensor)
             except BadCheckpoint as error:
                 problem = error
     if not headers:
@@ -93,14 +94,14 @@ def _not_there(folder: Path, name: str) -> BadCheckpoint:
     return BadCheckpoint(f"{folder / name}: missing, or not the one model.json names.  {COPY}")
 
 
-def _outline(folder: Path, dims: Dims | HybridDims, room: int) -> AVSR | Hybrid:
+def _outline(folder: Path, dims: Dims | HybridDims, room: int) -> AVSR | HybridAVSR:
     """The network without its weights, of which there are so many numbers. Raises BadCheckpoint where it needs more."""
     from avsr.models.avsr import AVSR, Dims
     from avsr.models.blocks import TooLarge, outline
-    from avsr.models.hybrid import Hybrid
+    from avsr.models.hybrid import HybridAVSR
 
     try:
-        return outline(AVSR if isinstance(dims, Dims) else Hybrid, dims, most=room)
+        return outline(AVSR if isinstance(dims, Dims) else HybridAVSR, dims, most=room)
     except TooLarge as error:
         raise BadCheckpoint(f"{folder}: its weights do not fit its dims (they hold {room} numbers, and a network of these dims "
                             f"needs more).  {AGAIN}") from error
@@ -127,7 +128,7 @@ def _meant(folder: Path, about: Description, wanted: Mapping, headers: Mapping[P
     raise BadCheckpoint(f"{folder}: its weights do not fit its dims (it {wrong}).  {AGAIN}")
 
 
-def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tokenizer | Pieces:
+def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tokenizer | SentencePieceTokenizer:
     """Its own, or where it has none its base's."""
     if TOKENIZER not in about.sha256 and base is not None:
         return base.tokenizer
@@ -137,7 +138,7 @@ def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tok
     raise _not_there(folder, TOKENIZER)
 
 
-def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | Pieces) -> str | None:
+def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | SentencePieceTokenizer) -> str | None:
     """In words, what of model.json and tokenizer.json does not go with the network; None where all does."""
     from avsr.models.hybrid import HybridDims
     from avsr.models.whisper import WhisperSettings
@@ -145,7 +146,7 @@ def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | Pie
     if tokenizer.n_tokens > dims.n_vocab:
         return f"its tokenizer has {tokenizer.n_tokens} tokens, and its network {dims.n_vocab}"
     if isinstance(dims, HybridDims):
-        fits = isinstance(tokenizer, Pieces) and tokenizer.n_tokens == dims.n_vocab
+        fits = isinstance(tokenizer, SentencePieceTokenizer) and tokenizer.n_tokens == dims.n_vocab
         return None if fits else f"its tokenizer is not of the {dims.n_vocab} pieces that its network writes"
     n_prompt = len(tokenizer.prompt(next(iter(tokenizer.languages), None)))
     if dims.n_context < n_prompt + 2:

@@ -59,7 +59,7 @@ def load_packaged(size: str, lips: bool, progress: Progress) -> Checkpoint:
 
     weights, config, tokenizer = (assets.find(f"whisper-{size}.{part}", progress=progress)
                                   for part in ("ct2", "config.json", "tokenizer.json"))
-    model, settings = load_ctranslate2(weights, config, lips="resnet18" if lips else None)
+    model, settings = load_ctranslate2(weights, config, video_frontend="resnet18" if lips else None)
     return Checkpoint(size, model, Tokenizer(tokenizer), **vars(settings))
 
 
@@ -72,7 +72,7 @@ def load_whisper(folder: Path, name: str, lips: bool) -> Checkpoint:
     if not (folder / "tokenizer.json").exists():
         raise BadCheckpoint(_without_tokenizer(folder))
     tokenizer = Tokenizer(folder / "tokenizer.json")
-    model, settings = load_folder(folder, lips="resnet18" if lips else None)
+    model, settings = load_folder(folder, video_frontend="resnet18" if lips else None)
     _check_tokenizer(tokenizer, model.dims.n_vocab)
     if wrong := settings.misfit(model.dims):
         raise BadCheckpoint(f"{folder}: {wrong}.  Take that out of its generation_config.json or config.json, or fetch the "

@@ -17,7 +17,7 @@ import click
 
 from avsr.cli.stopping import Stopped, leave, stoppable
 from avsr.errors import AvsrError, BadOutput
-from avsr.names import visible
+from avsr.names import escape_controls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,19 +41,19 @@ class Number(click.FloatRange):
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
-def say(message: str, *, lines: bool = False) -> None:
+def print_status(message: str, *, lines: bool = False) -> None:
     """One line on standard error, or several where line breaks of the message are meant. Characters that a terminal would obey,
     as names of files may hold, are spelt out."""
-    print(visible(message, lines=lines), file=sys.stderr, flush=True)
+    print(escape_controls(message, lines=lines), file=sys.stderr, flush=True)
 
 
-def put(text: str, *, lines: bool = False) -> None:
-    """A line of results on standard output, as `say` on a terminal; as it is in a file or a pipe, for programs to read."""
-    print(visible(text, lines=lines) if sys.stdout.isatty() else text, flush=True)
+def print_result(text: str, *, lines: bool = False) -> None:
+    """Print a line of results on standard output: on a terminal as `print_status` does, in a file or a pipe unchanged."""
+    print(escape_controls(text, lines=lines) if sys.stdout.isatty() else text, flush=True)
 
 
 class Commands(click.Group):
-    """The commands. Arguments that an error repeats are shown as `say` shows them."""
+    """The commands. Arguments that an error repeats are shown as `print_status` shows them."""
 
     def make_context(self, *args, **extra) -> click.Context:
         with _harmless_errors():
@@ -69,7 +69,7 @@ def _harmless_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = visible(error.message, lines=True)
+        error.message = escape_controls(error.message, lines=True)
         raise
 
 
@@ -79,7 +79,7 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def told(go_on: Callable[[], str] | str = "Give the same command again; it begins anew.") -> Iterator[None]:
+def report_errors(go_on: Callable[[], str] | str = "Give the same command again; it begins anew.") -> Iterator[None]:
     """Errors as one sentence and status 1; a reader that went away, as in `| head`, is no error. Ctrl-C and SIGTERM end the
     program as stopping.py describes.
 
@@ -88,7 +88,7 @@ def told(go_on: Callable[[], str] | str = "Give the same command again; it begin
     def end(number: int) -> None:
         leave(number, go_on if isinstance(go_on, str) else go_on())
 
-    substitute_letters()
+    replace_unencodable_letters()
     # Where the home cannot be written, matplotlib keeps its fonts in a temporary folder, and warns of it in two long lines.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
@@ -97,14 +97,14 @@ def told(go_on: Callable[[], str] | str = "Give the same command again; it begin
     except Stopped as signalled:
         end(signalled.number)
     except AvsrError as error:
-        say(f"error: {error}")
+        print_status(f"error: {error}")
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # else Python complains once more on leaving
         sys.exit(1)
 
 
-def substitute_letters() -> None:
+def replace_unencodable_letters() -> None:
     """Let standard output and standard error write a question mark for a letter that their encoding lacks, in place of ending
     with UnicodeEncodeError. Other ways that the user has asked for by PYTHONIOENCODING stay."""
     for stream in (sys.stdout, sys.stderr):
@@ -147,7 +147,7 @@ def without_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-class Bars:
+class ProgressBar:
     """Progress on standard error: one bar that shows the stage at hand, while somebody watches.
 
     lines: where standard error is no terminal but perhaps the log of a long job, after every minute of silence a line says
@@ -160,7 +160,7 @@ class Bars:
         self.shown = talks and sys.stderr.isatty()
         self.lines, self.last_said = talks and lines and not self.shown, time.monotonic()
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBar:
         if self.shown:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -184,24 +184,24 @@ class Bars:
         """The next file."""
         self.stage = ""
         if heading and not self.quiet:
-            say(f"{path}:")
+            print_status(f"{path}:")
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """A line of the work's own, unless it is to be quiet."""
         if not self.quiet:
             self.last_said = time.monotonic()
-            say(line)
+            print_status(line)
 
     def warn(self, problems: Sequence[str]) -> None:
         """What the user should know though the work was done."""
         for problem in problems:
-            self.say(f"warning: {problem}")
+            self.print_line(f"warning: {problem}")
 
     def __call__(self, stage: str, done: float, total: float | None, unit: Unit | None) -> None:
         """See runtime.Progress."""
         if self.rich is None and not self.lines:
             return
-        stage = visible(stage)
+        stage = escape_controls(stage)
         if fresh := stage != self.stage:
             self.stage, self.began = stage, (time.monotonic(), done)
         rate = (done - self.began[1]) / max(time.monotonic() - self.began[0], 1e-3)
@@ -209,7 +209,7 @@ class Bars:
         if self.rich is not None:
             self._draw(done, total, amount, fresh=fresh)
         elif amount and time.monotonic() - self.last_said >= SILENCE_S:
-            self.say(f"{stage}: {amount}")
+            self.print_line(f"{stage}: {amount}")
 
     def _draw(self, done: float, total: float | None, amount: str, *, fresh: bool) -> None:
         if fresh:

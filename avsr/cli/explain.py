@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, Number, check_writable, put, told
+from avsr.cli.console import CONTEXT, Number, ProgressBar, check_writable, print_result, report_errors
 
 
 @click.command("explain", context_settings=CONTEXT, short_help="Show what a model heard, saw and trusted.")
@@ -41,13 +41,13 @@ def explain_command(path: str, model: str, output_dir: Path | None, device: str,
     What it would have written from sound alone, from lips alone and from neither; what each sense is worth for each word;
     where it listened and looked; which part of the mouth spoke. The page's path is printed; open it in a browser.
     """
-    with told():
+    with report_errors():
         if output_dir is not None:
             check_writable(output_dir)
-        with Bars(quiet) as bars:
+        with ProgressBar(quiet) as bars:
             bars.begin(path, heading=False)
             from avsr.explain import explain  # heavy imports wait until here
 
             command = shlex.join(["avsr", *sys.argv[1:]])
             page = explain(path, model=model, output=output_dir, device=device, command=command, progress=bars, **settings)
-        put(str(page))
+        print_result(str(page))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, put, say, told
+from avsr.cli.console import CONTEXT, ProgressBar, print_result, print_status, report_errors
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
     stopped, and fetches nothing where all is there. AVSR_ZENODO names another address of Zenodo's API, such as a mirror's;
     https_proxy and http_proxy count.
     """
-    with told("What is fetched is kept.  Give the same command again; it goes on where it was stopped."):
+    with report_errors("What is fetched is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.fetch import fetch, source_of
 
         if show_list:
@@ -42,12 +42,13 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
             raise AvsrError(f"avsr fetch: {what} is given.  Write avsr fetch NAME FOLDER; avsr fetch --list shows the names.")
         source = source_of(name)
         if not quiet:
-            say(f"{name}: {source.what}.\nLicence: {source.licence} ({source.terms}).  Cite {source.cite}.", lines=True)
-        with Bars(quiet) as bars:
+            print_status(f"{name}: {source.what}.\nLicence: {source.licence} ({source.terms}).  Cite {source.cite}.",
+                         lines=True)
+        with ProgressBar(quiet) as bars:
             fetched = fetch(name, folder, progress=bars, **options)
         if not quiet:
-            say(_summary(fetched), lines=True)
-    put(str(folder))
+            print_status(_summary(fetched), lines=True)
+    print_result(str(folder))
 
 
 def _print_list() -> None:
@@ -55,7 +56,7 @@ def _print_list() -> None:
     from avsr.fetch import SOURCES
 
     for source in SOURCES.values():
-        put("\n".join(_entry(source)), lines=True)
+        print_result("\n".join(_entry(source)), lines=True)
 
 
 def _entry(source: Source) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, check_writable, put, say, told
+from avsr.cli.console import CONTEXT, ProgressBar, check_writable, print_result, print_status, report_errors
 
 
 @click.command("report", context_settings=CONTEXT, short_help="Draw figures and tables of a benchmark.")
@@ -27,7 +27,7 @@ def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: st
 
     RUN is the folder that `avsr benchmark` wrote. The main table goes to standard output as well.
     """
-    with told():
+    with report_errors():
         from avsr.report import ReportSettings, report
 
         settings = ReportSettings(_words(group_by), title, _words(formats) or (), _pairs(where))
@@ -36,14 +36,14 @@ def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: st
             check_writable(folder)
         gc.disable()                                        # looking for garbage among 116,440 rows took 16 of 41 s
         try:
-            with Bars(quiet) as bars:
+            with ProgressBar(quiet) as bars:
                 made = report(runs, folder, settings=settings, progress=bars)
                 bars.warn(made.warnings)
         finally:
             gc.enable()
         if not quiet:
-            put(made.summary, lines=True)
-            say(f"{len(made.written)} files are in {folder}.  Open {made.page}")
+            print_result(made.summary, lines=True)
+            print_status(f"{len(made.written)} files are in {folder}.  Open {made.page}")
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from avsr.names import visible
+from avsr.names import escape_controls
 
 GRACE_S = 1.5                                               # seconds from the signal to the end, at most
 _leaving = threading.Lock()                                 # taken by the thread that ends the process
@@ -89,5 +89,5 @@ def leave(number: int, sentence: str) -> None:
         threading.Event().wait()
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K\x1b[?25h")               # the progress bar goes, and the cursor that it hides comes back
-    print(visible(f"stopped {NAMES[number]}: {sentence}"), file=sys.stderr, flush=True)
+    print(escape_controls(f"stopped {NAMES[number]}: {sentence}"), file=sys.stderr, flush=True)
     os._exit(128 + number)                                  # threads that are at work would be waited for otherwise

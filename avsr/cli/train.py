@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Bars, Number, is_first_process, say, told
+from avsr.cli.console import CONTEXT, Number, ProgressBar, is_first_process, print_status, report_errors
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ def prepare_command(corpus: str, source: Path, output: Path, mouth_crop: str, ol
     CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command again goes on
     where it was stopped.
     """
-    with told("What is prepared is kept.  Give the same command again; it goes on where it was stopped."):
+    with report_errors("What is prepared is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.corpora import CORPORA
         from avsr.lips import MOUTH_CROPS
         from avsr.prepare import PrepareSettings, prepare
 
         if old_mouth_crop is not None:
-            say("warning: the option --recipe is now called --mouth-crop; the old name still works.")
+            print_status("warning: the option --recipe is now called --mouth-crop; the old name still works.")
         if corpus not in CORPORA:
             raise AvsrError(f"{corpus}: not a corpus this program knows.  Use one of {', '.join(CORPORA)}.")
         settings = PrepareSettings(**options, mouth_crop=MOUTH_CROPS[old_mouth_crop or mouth_crop])
         found = CORPORA[corpus](source, split_list=split_list)
-        with Bars(quiet, lines=True) as bars:
+        with ProgressBar(quiet, lines=True) as bars:
             prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)
         if not quiet:
-            say(prepared.summary(), lines=True)
+            print_status(prepared.summary(), lines=True)
         prepared.check()
 
 
@@ -82,18 +82,18 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
         return ("The last state that was saved is kept.  Give the same command with --resume to go on from there." if saved else
                 "No state was saved yet.  Give the same command again; it begins anew.")
 
-    with told(go_on):
+    with report_errors(go_on):
         from avsr.config import read_config
 
-        settings = read_config(config, overrides)
+        settings = read_config(config, overrides, lambda line: print_status(f"warning: {line}") if is_first_process() else None)
         folder = Path(output_dir or Path("runs") / settings.name)
-        from avsr.train import Options, train  # heavy imports wait until the config is known to be sound
+        from avsr.train import TrainOptions, train  # heavy imports wait until the config is known to be sound
 
-        with Bars(quiet, lines=True) as bars:
-            trained = train(settings, folder, Options(resume, minutes, device, say=bars.say, progress=bars))
+        with ProgressBar(quiet, lines=True) as bars:
+            trained = train(settings, folder, TrainOptions(resume, minutes, device, say=bars.print_line, progress=bars))
         again = [config, *(f"--set {override}" for override in overrides)] + (["-o", output_dir] if output_dir else [])
         if is_first_process():
-            say(_how_to_go_on(trained, " ".join(again)), lines=True)
+            print_status(_how_to_go_on(trained, " ".join(again)), lines=True)
 
 
 def _how_to_go_on(trained: Trained, arguments: str) -> str:

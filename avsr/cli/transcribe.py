@@ -14,13 +14,13 @@ import click
 
 from avsr.cli.console import (
     CONTEXT,
-    Bars,
     Number,
+    ProgressBar,
     check_writable,
     limit_openmp_spinning,
-    put,
-    say,
-    told,
+    print_result,
+    print_status,
+    report_errors,
     without_garbage_collection,
 )
 from avsr.errors import AvsrError
@@ -79,14 +79,14 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
     layout = {"word_timestamps": word_timestamps, "highlight_words": highlight_words, "max_line_width": max_line_width,
               "max_line_count": max_line_count, "max_words_per_line": max_words_per_line}
     files = _Files(paths)
-    with told(files.how_to_go_on):
+    with report_errors(files.how_to_go_on):
         from avsr.transcript import parse_formats
 
         names = parse_formats(formats or "txt") if formats or output_dir else ()
         folder = Path(output_dir or ".")
         if names:
             check_writable(folder)
-        with Bars(quiet) as bars:
+        with ProgressBar(quiet) as bars:
             checkpoint = _load(options, bars)
             if options["lm"] is not None:
                 from avsr.lm import NGrams
@@ -96,7 +96,7 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
             failures = _transcribe_all(files, checkpoint, options, bars, output)
     if failures:
         if len(paths) > 1:
-            say(f"{len(failures)} of {len(paths)} files failed: {', '.join(failures)}")
+            print_status(f"{len(failures)} of {len(paths)} files failed: {', '.join(failures)}")
         sys.exit(1)
 
 
@@ -128,7 +128,7 @@ class _Files:
                 "files from that one on.")
 
 
-def _load(options: dict, bars: Bars) -> Checkpoint:
+def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
     bars("loading the model", 0, None, None)
     limit_openmp_spinning()
@@ -139,7 +139,7 @@ def _load(options: dict, bars: Bars) -> Checkpoint:
         return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
 
 
-def _transcribe_all(files: _Files, checkpoint: Checkpoint, options: dict, bars: Bars, output: _Output) -> list[str]:
+def _transcribe_all(files: _Files, checkpoint: Checkpoint, options: dict, bars: ProgressBar, output: _Output) -> list[str]:
     """Each file in turn, whatever happens to the others. Returns the paths that failed."""
     from avsr.transcribe import transcribe
     from avsr.transcript import write
@@ -157,14 +157,14 @@ def _transcribe_all(files: _Files, checkpoint: Checkpoint, options: dict, bars: 
                 write(transcript, output.formats, output_dir=output.folder, stem=output.stems[path], **output.layout)
         except AvsrError as error:
             failures.append(path)
-            say(f"error: {error}")
+            print_status(f"error: {error}")
         except (KeyboardInterrupt, BrokenPipeError):
             raise
         except Exception as error:                          # a mistake of ours must not cost the user the other files
             if os.environ.get("AVSR_DEBUG"):
                 raise
             failures.append(path)
-            say(f"error: {path}: {type(error).__name__}: {error}.  This is a mistake in avsr, please report it; "
+            print_status(f"error: {path}: {type(error).__name__}: {error}.  This is a mistake in avsr, please report it; "
                  "AVSR_DEBUG=1 shows where.")
     files.n_done = len(files.paths)
     return failures
@@ -181,8 +181,8 @@ class _Printer:
 
     def __call__(self, segment: Segment) -> None:
         if self.pending:
-            put("")
-        put(segment.text)
+            print_result("")
+        print_result(segment.text)
         self.printed, self.pending = True, False
 
 

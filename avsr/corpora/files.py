@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from avsr.errors import BadManifest
-from avsr.folders import composed, inside
+from avsr.errors import LONGEST_QUOTE, BadManifest
+from avsr.folders import list_folder, nfc
 from avsr.manifest import Corpus, Dropped, Utterance
-from avsr.textfiles import SHOWN, NotText, read_table, read_text
+from avsr.textfiles import NotText, read_table, read_text
 
 VIDEO = (".mpg", ".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpeg")      # in the order of preference
 SOUND = (".wav", ".flac", ".opus", ".ogg", ".m4a", ".mp3")
@@ -27,7 +27,7 @@ def recordings(folder: Path) -> tuple[list[Path], list[Dropped]]:
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "no such folder"
         raise BadManifest(f"{folder}: {problem}.  Name the folder that the corpus was unpacked into.")
-    everything = inside(folder)
+    everything = list_folder(folder)
     found = [path for path in everything.paths if path.suffix.lower() in VIDEO + SOUND]
     found.sort(key=lambda path: ((VIDEO + SOUND).index(path.suffix.lower()), path))
     whole, dropped = [], [Dropped(str(error.filename), f"the folder cannot be read: {error.strerror}")
@@ -43,13 +43,13 @@ def recordings(folder: Path) -> tuple[list[Path], list[Dropped]]:
         else:
             whole.append(path)
     if not found and not dropped:
-        raise refusal(folder, "recordings (.mpg, .mp4, .mkv, .wav and the like)")
+        raise wrong_layout(folder, "recordings (.mpg, .mp4, .mkv, .wav and the like)")
     return whole, dropped
 
 
-def below(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """All files below a folder, by name, but for hidden ones; also those behind links to folders, each folder once."""
-    return [path for path in inside(folder).paths if path.is_file()]
+    return [path for path in list_folder(folder).paths if path.is_file()]
 
 
 def is_sound(path: str | Path) -> bool:
@@ -60,14 +60,14 @@ def is_sound(path: str | Path) -> bool:
 OWN = "Check the folder; for clips of your own with a .txt beside each, use `avsr prepare folder`."
 
 
-def refusal(folder: Path, looked_for: str, remedy: str = OWN) -> BadManifest:
+def wrong_layout(folder: Path, looked_for: str, remedy: str = OWN) -> BadManifest:
     """The error for a folder without what a reader looks for."""
-    there = below(folder)
+    there = files_below(folder)
     found = f"found {len(there)} files, such as {there[0].relative_to(folder).as_posix()!a}" if there else "found it empty"
     return BadManifest(f"{folder}: looked for {looked_for}, {found}.  {remedy}")
 
 
-def transcript(path: Path) -> str | None:
+def read_transcript(path: Path) -> str | None:
     """A text file's words with single spaces, None where it is no text."""
     try:
         return " ".join(read_text(path).split())
@@ -75,7 +75,7 @@ def transcript(path: Path) -> str | None:
         return None
 
 
-def table(path: Path, required: Sequence[str], known: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_cells(path: Path, required: Sequence[str], known: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows of a .csv, .tsv or .jsonl file by its header's names; empty cells are left out. Raises BadManifest.
 
     known: columns that may be there, whose names in the header may have capitals.
@@ -86,7 +86,7 @@ def table(path: Path, required: Sequence[str], known: Sequence[str] = ()) -> lis
         raise BadManifest(f"{path}: cannot be read ({error.strerror or error}).  Name a table: CSV, TSV or JSON Lines in "
                           "UTF-8.") from error
     if absent := [name for name in required if name not in found.columns]:
-        there = ", ".join(name[:SHOWN] for name in sorted(found.columns)[:MOST_NAMED]) or "none"
+        there = ", ".join(name[:LONGEST_QUOTE] for name in sorted(found.columns)[:MOST_NAMED]) or "none"
         raise BadManifest(f"{path}: no column {absent[0]!r} among {there}{', ...' * (len(found.columns) > MOST_NAMED)}.  "
                           f"It needs a header with {', '.join(required)}.")
     rows = [{name: text for name, value in row.items() if value is not None and (text := _text(value).strip())}
@@ -99,7 +99,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def assign(found: Iterable[tuple[str, Utterance]], split_list: Path) -> Corpus:
+def assign_splits(found: Iterable[tuple[str, Utterance]], split_list: Path) -> Corpus:
     """Splits from a table with columns utterance, split and, where names repeat, speaker; (name, utterance) each.
 
     Dropped: what the list does not name, names that have no clip, rows without a name or a split, and where it has a column
@@ -108,8 +108,8 @@ def assign(found: Iterable[tuple[str, Utterance]], split_list: Path) -> Corpus:
     rows, dropped = _split_rows(split_list)
     used, out = set(), []
     for name, utterance in found:
-        speaker = utterance.speaker and composed(utterance.speaker)
-        key = next((key for key in ((speaker, composed(name)), (None, composed(name))) if key in rows), None)
+        speaker = utterance.speaker and nfc(utterance.speaker)
+        key = next((key for key in ((speaker, nfc(name)), (None, nfc(name))) if key in rows), None)
         used.add(key)
         row = rows.get(key)
         if row is None:
@@ -127,11 +127,11 @@ def _split_rows(path: Path) -> tuple[dict[tuple[str | None, str], dict[str, str]
     """The rows of a split list by speaker and utterance; and those that name none, or no split."""
     rows: dict[tuple[str | None, str], dict[str, str]] = {}
     dropped = []
-    for number, row in enumerate(table(path, ("utterance", "split"), ("speaker", "text")), start=1):
+    for number, row in enumerate(read_cells(path, ("utterance", "split"), ("speaker", "text")), start=1):
         if absent := [name for name in ("utterance", "split") if name not in row]:
             dropped.append(Dropped(f"{path.as_posix()}: row {number}: {row.get('utterance', '')}", f"no {absent[0]}"))
             continue
-        key = (row.get("speaker") and composed(row["speaker"]), composed(row["utterance"]))
+        key = (row.get("speaker") and nfc(row["speaker"]), nfc(row["utterance"]))
         if rows.setdefault(key, row)["split"] != row["split"]:
             raise BadManifest(f"{path}: row {number}: {row['utterance']} is in split {row['split']!r}, and in "
                               f"{rows[key]['split']!r} above.  Take one of the rows out.")

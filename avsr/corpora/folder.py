@@ -10,9 +10,18 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from avsr.corpora.files import SPLITS, assign, below, is_sound, recordings, refusal, table, transcript
+from avsr.corpora.files import (
+    SPLITS,
+    assign_splits,
+    files_below,
+    is_sound,
+    read_cells,
+    read_transcript,
+    recordings,
+    wrong_layout,
+)
 from avsr.errors import BadManifest
-from avsr.folders import Beside, composed, locate
+from avsr.folders import Sidecars, find_path, nfc
 from avsr.manifest import Corpus, Dropped, Utterance
 
 TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
@@ -27,30 +36,30 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
     columns utterance (the id), split, and speaker where ids repeat. Raises BadManifest.
     """
     folder = Path(folder).resolve()
-    named = (locate(folder, name) for name in TABLES)        # also Metadata.CSV
+    named = (find_path(folder, name) for name in TABLES)        # also Metadata.CSV
     path = folder if folder.is_file() else next((path for path in named if path is not None and path.is_file()), None)
     if path is not None and path.suffix.lower() not in (".csv", ".tsv", ".jsonl"):
         raise BadManifest(f"{path}: neither a folder nor a table.  Name a folder, or a .csv, .tsv or .jsonl file.")
     corpus = _by_table(path) if path else _by_name(folder)
     if split_list is None:
         return corpus
-    chosen = assign(((row.id, row) for row in corpus.utterances), Path(split_list))
+    chosen = assign_splits(((row.id, row) for row in corpus.utterances), Path(split_list))
     return Corpus(chosen.utterances, corpus.dropped + chosen.dropped)
 
 
 def _by_name(folder: Path) -> Corpus:
     paths, dropped = recordings(folder)
-    files, everyone = below(folder), [*paths, *(Path(item.item) for item in dropped)]
-    texts = Beside(files, everyone)
+    files, everyone = files_below(folder), [*paths, *(Path(item.item) for item in dropped)]
+    texts = Sidecars(files, everyone)
     used = {texts.find(path, ".txt") for path in everyone}
     if paths and used == {None}:
-        raise refusal(folder, "recordings with a .txt of the same name, or metadata.csv",
+        raise wrong_layout(folder, "recordings with a .txt of the same name, or metadata.csv",
                       "Write one of the two as data/README.md shows.")
     found: dict[str, Utterance] = {}
     for path in paths:
-        name = composed(path.relative_to(folder).with_suffix("").as_posix())
+        name = nfc(path.relative_to(folder).with_suffix("").as_posix())
         said = texts.find(path, ".txt")
-        text = None if said is None else transcript(said)
+        text = None if said is None else read_transcript(said)
         if name in found:
             if not is_sound(path) or is_sound(found[name].media):
                 dropped.append(Dropped(path.as_posix(), f"the same name as {found[name].media}"))
@@ -68,7 +77,7 @@ def _by_name(folder: Path) -> Corpus:
 
 
 def _by_table(path: Path) -> Corpus:
-    rows = table(path, ("media", "text"), COLUMNS)
+    rows = read_cells(path, ("media", "text"), COLUMNS)
     often = Counter(row.get("media") for row in rows)
     found: dict[str, Utterance] = {}
     dropped = []
@@ -89,7 +98,7 @@ def _utterance(row: dict[str, str], base: Path, shared: bool) -> Utterance | str
         return f"no {absent[0]}"
     media, url = row["media"], "://" in row["media"]
     if not url:
-        file = locate(base, media)
+        file = find_path(base, media)
         if file is None or not file.is_file():
             return "no such file" if file is None or not file.exists() else "this is no file"
         if not file.stat().st_size:
@@ -101,7 +110,7 @@ def _utterance(row: dict[str, str], base: Path, shared: bool) -> Utterance | str
         return f"start {row.get('start')}, end {row.get('end')}: no numbers of seconds"
     if not 0 <= (start or 0.0) < (math.inf if end is None else end) or end == math.inf:
         return f"start {row.get('start')}, end {row.get('end')}: not one after the other"
-    id_ = row.get("id") or Path(composed(row["media"])).with_suffix("").as_posix() + (f"@{start or 0:g}" if shared else "")
+    id_ = row.get("id") or Path(nfc(row["media"])).with_suffix("").as_posix() + (f"@{start or 0:g}" if shared else "")
     labels = {name: value for name, value in row.items() if name not in COLUMNS}
     split = SPLITS.get(row.get("split", "train").lower(), row.get("split", "train"))
     text, language = " ".join(row["text"].split()), row.get("language", "en")

@@ -12,10 +12,10 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from avsr.corpora.files import assign, below, is_sound, recordings, refusal
+from avsr.corpora.files import assign_splits, files_below, is_sound, recordings, wrong_layout
 from avsr.errors import BadManifest
-from avsr.folders import Beside, locate
-from avsr.manifest import Corpus, Dropped, TimedWord, Utterance, by_lot
+from avsr.folders import Sidecars, find_path
+from avsr.manifest import Corpus, Dropped, TimedWord, Utterance, shuffled
 from avsr.textfiles import read_text
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -42,7 +42,7 @@ def read(folder: Path, *, split_list: Path | str | None = None) -> Corpus:
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
-    times = Beside(below(folder), paths)
+    times = Sidecars(files_below(folder), paths)
     found: dict[tuple[str, str], Utterance] = {}
     for path in paths:
         speaker, name = _speaker(path, folder), path.stem.lower()
@@ -58,7 +58,7 @@ def read(folder: Path, *, split_list: Path | str | None = None) -> Corpus:
         elif not is_sound(path) or is_sound(found[speaker, name].media):     # sound beside its video is no second clip
             dropped.append(Dropped(path.as_posix(), f"the same speaker and sentence as {found[speaker, name].media}"))
     if paths and not found:
-        raise refusal(folder, "GRID's clips, such as s1/bbaf2n.mpg")
+        raise wrong_layout(folder, "GRID's clips, such as s1/bbaf2n.mpg")
     corpus = _split([(name, found[speaker, name]) for speaker, name in sorted(found)], folder, split_list)
     return Corpus(corpus.utterances, dropped + corpus.dropped)
 
@@ -97,16 +97,16 @@ def _words(path: Path | None, text: str) -> tuple[tuple[TimedWord, ...] | None, 
 
 def _split(found: list[tuple[str, Utterance]], folder: Path, split_list: Path | str | None) -> Corpus:
     if split_list is None:
-        split_list = locate(folder, "splits.tsv")
+        split_list = find_path(folder, "splits.tsv")
     speakers = {utterance.speaker for _, utterance in found}
     protocol = ("unseen" if speakers - set(UNSEEN) else "seen") if split_list is None else str(split_list)
     if protocol not in PROTOCOLS:
         if not Path(protocol).exists():
             raise BadManifest(f"{protocol}: no such split list.  Name a table, or one of {', '.join(PROTOCOLS)}.")
-        return assign(found, Path(protocol))
+        return assign_splits(found, Path(protocol))
     utterances = [utterance for _, utterance in found]
     test = {utterance.id for utterance in utterances if utterance.speaker in UNSEEN}
     if protocol == "seen":
         groups = groupby(utterances, key=lambda utterance: utterance.speaker)
-        test = {id_ for _, group in groups for id_ in by_lot((row.id for row in group), seed=0)[:SEEN_PER_SPEAKER]}
+        test = {id_ for _, group in groups for id_ in shuffled((row.id for row in group), seed=0)[:SEEN_PER_SPEAKER]}
     return Corpus([replace(row, split="test" if row.id in test else "train") for row in utterances], [])

@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from avsr.corpora.files import assign, is_sound, recordings, refusal
+from avsr.corpora.files import assign_splits, is_sound, recordings, wrong_layout
 from avsr.corpora.grid import sentence
 from avsr.manifest import Corpus, Dropped, Utterance
 
@@ -46,10 +46,10 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
         elif not is_sound(path) or is_sound(found[id_][1].media):
             dropped.append(Dropped(path.as_posix(), f"the same talker, style and sentence as {found[id_][1].media}"))
     if paths and not found:
-        raise refusal(folder, "Lombard GRID's clips, such as s30_l_bbbm4a.wav")
+        raise wrong_layout(folder, "Lombard GRID's clips, such as s30_l_bbbm4a.wav")
     pairs = [found[id_] for id_ in sorted(found)]
     if split_list is None:
         return Corpus([utterance for _, utterance in pairs], dropped)
     bare = [(name, replace(utterance, speaker=utterance.speaker.removeprefix("lombard-"))) for name, utterance in pairs]
-    corpus = assign(bare, Path(split_list))                                  # the list calls talkers as the corpus does
+    corpus = assign_splits(bare, Path(split_list))                                  # the list calls talkers as the corpus does
     return Corpus([replace(row, speaker=f"lombard-{row.speaker}") for row in corpus.utterances], dropped + corpus.dropped)

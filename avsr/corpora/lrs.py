@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from avsr.corpora.files import assign, below, recordings, refusal
+from avsr.corpora.files import assign_splits, files_below, recordings, wrong_layout
 from avsr.errors import BadManifest
-from avsr.folders import Beside, locate
+from avsr.folders import Sidecars, find_path
 from avsr.manifest import Corpus, Dropped, TimedWord, Utterance
 from avsr.textfiles import NotText, read_text
 
@@ -38,8 +38,8 @@ def read(folder: Path, *, split_list: Path | None = None, max_seconds: float = 1
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
-    lists, files = _lists(folder), below(folder)
-    texts = Beside(files, paths)
+    lists, files = _lists(folder), files_below(folder)
+    texts = Sidecars(files, paths)
     found: list[tuple[str, Utterance]] = []
     clips = [path for path in paths if path.suffix.lower() == ".mp4" and _part(path, folder) in PARTS]
     for path in clips:
@@ -55,7 +55,7 @@ def read(folder: Path, *, split_list: Path | None = None, max_seconds: float = 1
         else:
             found += [(name, row) for row in _utterances(path, name, split, transcript, max_seconds)]
     if paths and not clips:
-        raise refusal(folder, "LRS2's or LRS3's clips, such as pretrain/VIDEO/00001.mp4")
+        raise wrong_layout(folder, "LRS2's or LRS3's clips, such as pretrain/VIDEO/00001.mp4")
     stems = {path.with_suffix("") for path in clips}         # sound beside its clip is no second clip
     dropped += [Dropped(path.as_posix(), "no .mp4 at PART/VIDEO/CLIP.mp4") for path in paths
                 if path not in clips and path.with_suffix("") not in stems]
@@ -65,7 +65,7 @@ def read(folder: Path, *, split_list: Path | None = None, max_seconds: float = 1
     dropped += _not_there(folder, {path.with_suffix("") for path in [*paths, *alone]}, lists)
     if split_list is None:
         return Corpus([row for _, row in found], dropped)
-    corpus = assign(found, Path(split_list))
+    corpus = assign_splits(found, Path(split_list))
     return Corpus(corpus.utterances, dropped + corpus.dropped)
 
 
@@ -73,7 +73,7 @@ def _lists(folder: Path) -> dict[str, str]:
     """The split of each VIDEO/CLIP that the corpus's own lists name. Raises BadManifest."""
     lists = {}
     for name, split in LISTS.items():
-        path = locate(folder, name)
+        path = find_path(folder, name)
         if path is None or not path.is_file():
             continue
         try:

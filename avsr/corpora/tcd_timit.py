@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from avsr.corpora.files import assign, below, is_sound, recordings, refusal, transcript
+from avsr.corpora.files import assign_splits, files_below, is_sound, read_transcript, recordings, wrong_layout
 from avsr.errors import BadManifest
-from avsr.folders import Beside
+from avsr.folders import Sidecars
 from avsr.manifest import Corpus, Dropped, TimedWord, Utterance
 from avsr.textfiles import NotText, read_text
 
@@ -37,8 +37,8 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
-    files = below(folder)
-    texts = Beside(files, paths)
+    files = files_below(folder)
+    texts = Sidecars(files, paths)
     sentences, unread = _sentences(files)
     dropped += unread
     found: dict[str, tuple[str, Utterance]] = {}
@@ -64,14 +64,14 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
         split = "test" if speaker in TEST else "train"
         found[id_] = name, Utterance(id_, path.as_posix(), said[0], speaker, split, words=said[1], labels=labels)
     if not n_clips and paths:
-        raise refusal(folder, "TCD-TIMIT's clips, such as volunteers/56M/Clips/straightcam/sa1.mp4")
+        raise wrong_layout(folder, "TCD-TIMIT's clips, such as volunteers/56M/Clips/straightcam/sa1.mp4")
     if paths and not found:
         raise BadManifest(f"{folder}: {n_clips} clips and words for none of them (labels of phonemes are no words).  "
                           "Put TIMIT's prompts.txt into the folder, or a .txt beside each clip.")
     pairs = [found[id_] for id_ in sorted(found)]
     if split_list is None:
         return Corpus([utterance for _, utterance in pairs], dropped)
-    corpus = assign(pairs, Path(split_list))
+    corpus = assign_splits(pairs, Path(split_list))
     return Corpus(corpus.utterances, dropped + corpus.dropped)
 
 
@@ -84,9 +84,9 @@ def _speaker(parts: tuple[str, ...]) -> str | None:
     return None
 
 
-def _beside(path: Path, texts: Beside) -> Words | None:
+def _beside(path: Path, texts: Sidecars) -> Words | None:
     said = texts.find(path, ".txt")
-    if said is not None and (text := transcript(said)):
+    if said is not None and (text := read_transcript(said)):
         return re.sub(r"^\d+ \d+ ", "", text), None
     lab = texts.find(path, ".lab")
     try:

@@ -22,7 +22,7 @@ class CTCPrefixScorer:
 
     Of each hypothesis it keeps the two forward variables of CTC: log-probabilities that by frame t exactly the prefix was
     emitted, its last token at t (`nonblank`), or a blank at t (`blank_last`). A candidate's score is a sum over frames of the
-    parent's variables, so only hypotheses that survive need variables of their own, which follow a linear recursion over frames,
+    parent's variables, so only surviving hypotheses need variables of their own, which follow a linear recursion over frames,
         r[t] = p[t] (r[t - 1] + a[t])   =>   r[t] = P[t] sum_(s <= t) a[s] / P[s - 1],   P = cumulative product of p,
     which in logarithms is one running log-sum; float64 carries it (P reaches e^-3000 within 30 s).
     """

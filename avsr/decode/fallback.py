@@ -15,15 +15,15 @@ from avsr.decode.scorers import DecoderScorer, SuppressTokens, teacher_forced_lo
 from avsr.decode.search import search
 from avsr.decode.strategies import BeamSearch, Sampling
 from avsr.lm import WordScorer
-from avsr.models.avsr import AVSR, Memory
-from avsr.models.hybrid import Hybrid
-from avsr.text import Pieces, Tokenizer
+from avsr.models.decoder import Memory
+from avsr.models.protocol import SpeechModel
+from avsr.text import SentencePieceTokenizer, Tokenizer
 
 DEFAULT = DecodeOptions()
 UNKNOWN_BONUS = -10.0                                       # <unk> holds the chance of all unknown words: pyctcdecode's penalty
 
 
-def decode(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: list[list[int]], *,
+def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]], *,
            suppress: tuple[int, ...] = (), suppress_begin: tuple[int, ...] = (),
            options: DecodeOptions = DEFAULT) -> list[Hypothesis]:
     """The text of each utterance; its tokens are empty where there is no speech.
@@ -35,7 +35,7 @@ def decode(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, 
 
     prompts: one list of tokens per utterance, all of the same length.
     """
-    if model.spells_tokens:
+    if model.ctc_units == "tokens":
         return _decode_hybrid(model, tokenizer, memory, prompts, options)
     attempts: list[list[Hypothesis]] = [[] for _ in range(memory.n_utterances)]
     seconds = [None] * memory.n_utterances if memory.seconds is None else memory.seconds.tolist()
@@ -59,15 +59,15 @@ def decode(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, 
     return [replace(one, tokens=()) if _is_silence(one, options) else one for one in best]
 
 
-def _attempt(model: AVSR, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: list[list[int]],
+def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
              filters: list[SuppressTokens], strategy: BeamSearch | Sampling, options: DecodeOptions) -> list[Hypothesis]:
     """One hypothesis of each utterance."""
-    n_prompt = len(prompts[0])
+    n_prompt, n_context = len(prompts[0]), model.dims.n_context
+    max_tokens = options.max_tokens if n_context is None else min(options.max_tokens, n_context - n_prompt - 1)    # and the end
     scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start)
     lm = [] if isinstance(strategy, Sampling) else _lm(model, tokenizer, n_prompt, options)    # which draws from the network
     texts = search([scorer, *lm], torch.tensor(prompts, device=memory.device), strategy, filters=filters,
-                   max_tokens=min(options.max_tokens, model.dims.n_context - n_prompt - 1),   # the end needs a position too
-                   length_penalty=options.length_penalty)
+                   max_tokens=max_tokens, length_penalty=options.length_penalty)
     if lm:                                                  # the guards go by the scores of the network itself
         own = teacher_forced_log_probs(model, memory, prompts, [tokens for tokens, _ in texts], tokenizer.end)
         texts = [(tokens, one.sum().item()) for (tokens, _), one in zip(texts, own, strict=True)]
@@ -81,7 +81,7 @@ def _last_possible(attempts: Sequence[Hypothesis], limits: TextLimits, utterance
                 limits.truncated(attempts[-1], utterance))
 
 
-def _decode_hybrid(model: Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory, prompts: list[list[int]],
+def _decode_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
                    options: DecodeOptions) -> list[Hypothesis]:
     assert memory.audio is not None, "what a hybrid network encodes is its audio, see Hybrid.encode"
     n_frames = torch.full((memory.n_utterances,), memory.audio.shape[1], device=memory.device)
@@ -97,7 +97,8 @@ def _decode_hybrid(model: Hybrid, tokenizer: Tokenizer | Pieces, memory: Memory,
     return [Hypothesis(tokens, logprob) for tokens, logprob in texts]
 
 
-def _lm(model: AVSR | Hybrid, tokenizer: Tokenizer | Pieces, n_prompt: int, options: DecodeOptions) -> list[WordScorer]:
+def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int,
+        options: DecodeOptions) -> list[WordScorer]:
     """The language model as a scorer, if there is one."""
     if options.lm is None:
         return []
@@ -112,7 +113,7 @@ def _is_silence(text: Hypothesis, options: DecodeOptions) -> bool:
             and (options.logprob_threshold is None or text.avg_logprob < options.logprob_threshold))
 
 
-def _fails(text: Hypothesis, tokenizer: Tokenizer | Pieces, options: DecodeOptions) -> bool:
+def _fails(text: Hypothesis, tokenizer: Tokenizer | SentencePieceTokenizer, options: DecodeOptions) -> bool:
     """Whether to decode again at the next temperature; silence is not decoded again."""
     if _is_silence(text, options):
         return False

@@ -34,7 +34,7 @@ MAX_PHRASE = 30                                             # tokens
 
 
 class Detokenizer(Protocol):
-    """Anything that makes text of tokens: text.Tokenizer and text.Pieces do."""
+    """Anything that makes text of tokens: text.Tokenizer and text.SentencePieceTokenizer do."""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of the tokens."""

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from avsr.models.avsr import AVSR, Memory
-from avsr.models.hybrid import Hybrid
+from avsr.models.decoder import Memory
+from avsr.models.protocol import SpeechModel
 
 
 class Scorer(Protocol):
@@ -48,7 +48,7 @@ class DecoderScorer:
     `no_speech` (B,) holds the probability of that token right after the start token, once `score` was called.
     """
 
-    def __init__(self, model: AVSR | Hybrid, memory: Memory, *, no_speech_token: int | None, start_token: int,
+    def __init__(self, model: SpeechModel, memory: Memory, *, no_speech_token: int | None, start_token: int,
                  weight: float = 1.0):
         self.weight = weight
         self.model = model
@@ -108,7 +108,7 @@ def _indices(ids: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(ids, dtype=torch.long, device=device)
 
 
-def teacher_forced_log_probs(model: AVSR | Hybrid, memory: Memory, prompts: Sequence[Sequence[int]],
+def teacher_forced_log_probs(model: SpeechModel, memory: Memory, prompts: Sequence[Sequence[int]],
                              texts: Sequence[Sequence[int]], end: int) -> list[Tensor]:
     """The decoder's log-probability of each token of given texts and of their end, the tokens before it given.
 

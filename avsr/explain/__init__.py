@@ -24,7 +24,7 @@ from avsr.explain.page import draw_all, record, render
 from avsr.explain.passes import run_passes
 from avsr.explain.saliency import integrated_gradients
 from avsr.explain.scene import Scene, Settings, open_scene
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.output import write_files
 from avsr.rates import MEMORY_RATE
 from avsr.recogniser import Recogniser, in_distribution
@@ -50,7 +50,7 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     if not isinstance(model, Checkpoint):
         progress("loading the model", 0, None, None)
         checkpoint = load(model, lips=may_see(model), device=pick_device(device), dtype=torch.float32, progress=progress)
-    if checkpoint.model.spells_tokens or not checkpoint.model.dims.n_mels:
+    if checkpoint.model.ctc_units == "tokens" or not checkpoint.model.dims.n_mels:
         raise AvsrError(f"{checkpoint.name}: explain looks into gates, judges and log-mels, of which this network has none.  "
                         "Use a model that was trained here, or avsr benchmark.")
     if wanted.language not in checkpoint.languages:
@@ -79,14 +79,14 @@ def make_settings(values: Mapping[str, object]) -> Settings:
 
 def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, progress: Progress = no_progress) -> Found:
     """Everything the page tells, as arrays and numbers."""
-    scene = open_scene(source, checkpoint.mouth_crop if checkpoint.lips_trained else None, settings, progress)
+    scene = open_scene(source, checkpoint.mouth_crop if checkpoint.video_trained else None, settings, progress)
     recogniser = Recogniser(checkpoint)
     passes = run_passes(recogniser, scene, settings.reference, settings.language, progress)
     memory = passes.memories[scene.modalities[-1]]
     if scene.sound is None:
         scene = replace(scene, problems=(*scene.problems, *lips_problems(checkpoint, scene.name, memory)))
     n_positions = round(scene.piece.duration_s * MEMORY_RATE)
-    trust, familiar, heed = (None if one is None else one.item() for one in (memory.trust, memory.familiar, memory.heed))
+    trust, familiar, heed = (None if one is None else one.item() for one in (memory.reliability, memory.in_distribution, None))
     looks, calls = look(checkpoint, memory, passes.tokens, settings.language, n_positions) if passes.words else ({}, {})
     gates = read_gates(checkpoint.model, passes.calls | calls, trust, n_positions)
     ctc, untrained = read_ctc(checkpoint, passes.memories, n_positions)
@@ -100,7 +100,7 @@ def find_out(source: media.Source, checkpoint: Checkpoint, settings: Settings, p
 def lips_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:
     """What the user should know of a recording without sound of which `transcribe` would write nothing by itself; `memory` is
     of its lips alone."""
-    if checkpoint.model.doubts and in_distribution(memory).item():
+    if checkpoint.model.reliability is not None and in_distribution(memory).item():
         return ()
-    why = _UNKNOWN_LIPS if checkpoint.model.doubts else _NO_JUDGE
+    why = _UNKNOWN_LIPS if checkpoint.model.reliability is not None else _NO_JUDGE
     return (f"{name}: there is no sound in it, and {why}.  avsr transcribe writes something of them only with --modality v.",)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from avsr.names import visible
+from avsr.names import escape_controls
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +116,7 @@ def _plain(axis: Axes) -> None:
 
 def short(text: str) -> str:
     """A word as it fits beside a row. What SVG may not hold is spelt out."""
-    text = visible(text)
+    text = escape_controls(text)
     return text if len(text) <= LONGEST_LABEL else text[:LONGEST_LABEL - 1] + "…"
 
 

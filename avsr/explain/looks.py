@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from avsr.align import default_heads
 from avsr.checkpoint import Checkpoint
-from avsr.models.avsr import AVSR, Memory
+from avsr.models.avsr import AVSR
+from avsr.models.decoder import Memory
 from avsr.text import ctc_text
 
 CTC_MEMORY = {"audio": "a", "video": "v", "fused": "av"}    # the case in which each head hears or sees only what it is for
@@ -68,10 +69,10 @@ class Gate:
 
 def gated(model: AVSR) -> dict[str, nn.Module]:
     """The gated ways of a network by a name that `read_gates` understands."""
-    if model.dims.lips is None:
+    if model.dims.video_frontend is None:
         return {}
     ways = {}
-    for i, exchange in enumerate(model.exchanges, model.dims.n_audio_layers - model.dims.n_fusion_layers + 1):
+    for i, exchange in enumerate(model.fusion_layers, model.dims.n_audio_layers - model.dims.n_fusion_layers + 1):
         ways |= {f"into sound {i}": exchange.into_audio, f"into lips {i}": exchange.into_video}
     return ways | {f"decoder {i}": block.video for i, block in enumerate(model.decoder.blocks, 1)}
 

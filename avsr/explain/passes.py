@@ -15,10 +15,10 @@ from avsr.errors import AvsrError
 from avsr.explain.looks import gated, watching
 from avsr.explain.scene import Scene
 from avsr.metrics import Score, Shapley, shapley, word_errors
-from avsr.models.avsr import Memory
+from avsr.models.decoder import Memory
 from avsr.recogniser import EncodedAudio, Recogniser
 from avsr.runtime import Progress
-from avsr.text import normalise, spell
+from avsr.text import normalise, target_tokens
 
 # `transcribe` tries again, up to five times, what it does not believe. Of what is written without sound that is nearly all
 # where the lips cannot be read: the first text is no worse an account of it.
@@ -82,7 +82,7 @@ def run_passes(recogniser: Recogniser, scene: Scene, reference: str | None, lang
         hypotheses[name] = recogniser.decode(memory, DecodeOptions() if "a" in name else DEAF, language)[0]
     texts = {name: recogniser.detokenize(one.tokens) for name, one in hypotheses.items()}
     if reference is not None:
-        source, tokens = "reference", tuple(spell(recogniser.tokenizer, reference))
+        source, tokens = "reference", tuple(target_tokens(recogniser.tokenizer, reference))
     else:
         written = [name for name in ("av", "a", "v") if name in texts]
         source = next((name for name in written if texts[name]), written[0])

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from avsr.explain.looks import watching
-from avsr.models.avsr import Memory
-from avsr.models.fusion import Familiar, Judge
+from avsr.models.decoder import Memory
+from avsr.models.fusion import OODDetector, ReliabilityEstimator
 from avsr.recogniser import EncodedAudio, MouthCrops, Recogniser
 from avsr.runtime import Progress, no_progress
 
@@ -62,7 +62,7 @@ def integrated_gradients(recogniser: Recogniser, audio: EncodedAudio | None, mou
         ears = {} if sound is None else {"heard": sound.states, "mel_lengths": sound.lengths}
         return model.encode(None, pictures, seen=seen.expand(n, -1), **ears)
 
-    judges = {name: module for name, module in model.named_modules() if isinstance(module, (Judge, Familiar))}
+    judges = {name: module for name, module in model.named_modules() if isinstance(module, (ReliabilityEstimator, OODDetector))}
     with torch.no_grad(), watching(judges) as verdicts:
         memory = encode(images)
     value = _Value(recogniser, memory, tokens, language)

@@ -190,7 +190,7 @@ def _gather(source: media.Source, taken: Mapping[str, int], mouth_crop: MouthCro
                 break
         problems = tuple(recording.problems)
         if recording.gain > 1:
-            problems += tuple(sound_problems(recording, "a", level_db=recording.quiet_db, n_pieces=1))
+            problems += tuple(sound_problems(recording, "a", level_db=recording.quiet_db, n_segments=1))
     if reader.n_frames <= piece.start_frame:
         raise AvsrError(f"{recording.name}: it ends after {frames_to_seconds(reader.n_frames):.2f} s, before --start "
                         f"{piece.start_s:g}.  Give an earlier one.")

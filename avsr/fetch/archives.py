@@ -44,7 +44,7 @@ def members(archive: Path, *, leading: str | None = None, keep: str | None = Non
     leading, keep: see Source; loose: the folder for files of an archive that has no folders at all.
     Raises BadDownload for a damaged archive, and for one with a member that has no place in a folder of data.
     """
-    with _damage_told(archive):
+    with _damage_reported(archive):
         found = list(_zip_entries(archive) if archive.suffix == ".zip" else _tar_entries(archive))
     out: dict[str, Member] = {}
     flat = all("/" not in name.strip("/") for name, _, _ in found)
@@ -73,7 +73,7 @@ def test(archive: Path) -> None:
 
     Reading the names of a .tar.gz, as `members` does, already tests all of it.
     """
-    with _damage_told(archive):
+    with _damage_reported(archive):
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as file:
                 if bad := file.testzip():
@@ -83,7 +83,7 @@ def test(archive: Path) -> None:
 def unpack(archive: Path, folder: Path, wanted: list[Member], told: Callable[[int], None]) -> None:
     """Write the wanted members below `folder`; `told` hears how many bytes are written. Raises BadDownload, OSError."""
     by_name, done = {member.name: member for member in wanted}, 0
-    with _damage_told(archive):
+    with _damage_reported(archive):
         for name, stream in _streams(archive, by_name):
             member = by_name[name]
             target = folder / member.path
@@ -160,7 +160,7 @@ def _streams(archive: Path, wanted: dict[str, Member]) -> Iterator[tuple[str, IO
 
 
 @contextmanager
-def _damage_told(archive: Path) -> Iterator[None]:
+def _damage_reported(archive: Path) -> Iterator[None]:
     try:
         yield
     except BadDownload:

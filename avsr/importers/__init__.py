@@ -1,6 +1,6 @@
 """Published checkpoints into our own: whose file it is, every size from its shapes, its weights under our names.
 
-    file + tokenizer -> Family (one file of this folder each) -> Hybrid -> checkpoint folder, ready for --model
+    file + tokenizer -> Family (one file of this folder each) -> HybridAVSR -> checkpoint folder, ready for --model
 What is left over, missing or of another shape is refused by name. The next family is one more file, listed in FAMILIES.
 """
 
@@ -19,11 +19,11 @@ from avsr.checkpoint import Checkpoint, save
 from avsr.errors import BadCheckpoint
 from avsr.importers import auto_avsr
 from avsr.importers.family import Converted, Family, Known
-from avsr.importers.pieces import convert_tokenizer, find_tokenizer
 from avsr.importers.reading import listed, read_weights
+from avsr.importers.sentencepiece import convert_tokenizer, find_tokenizer
 from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import TooLarge, outline
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.output import locked
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME
 from avsr.runtime import Progress, no_progress
@@ -70,7 +70,7 @@ def import_checkpoint(path: Path | str, output: Path | str, *, tokenizer: Path |
                  "licence": family.licence}
         progress("writing the model", 0, None, None)
         model = Checkpoint(output.resolve().name, network, pieces, mouth_crop=MOUTH_CROPS[family.mouth_crop],
-                           lips_trained="v" in modality, pad_seconds=None, search=family.search, training=about)
+                           video_trained="v" in modality, pad_seconds=None, search=family.search, training=about)
         with locked(output, "avsr import"):
             made = save(model, output, half=half)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -88,13 +88,13 @@ def _family(names: Set[str], path: Path) -> Family:
                         f"{', '.join(family.name for family in FAMILIES)}; data/README.md lists their files.")
 
 
-def _build(family: Family, weights: dict[str, Tensor], path: Path) -> Hybrid:
+def _build(family: Family, weights: dict[str, Tensor], path: Path) -> HybridAVSR:
     """The network with the file's own tensors in it. Raises BadCheckpoint for whatever does not fit."""
     what = f"{path}: of {family.name}, but"
     n_numbers = sum(tensor.numel() for tensor in weights.values())
     try:
         found = family.convert(weights)
-        network = outline(Hybrid, found.dims, most=n_numbers)
+        network = outline(HybridAVSR, found.dims, most=n_numbers)
     except KeyError as error:
         raise BadCheckpoint(f"{what} without {error.args[0]}: half a model, or a newer layout.  {NEWER}") from error
     except ValueError as error:
@@ -108,7 +108,7 @@ def _build(family: Family, weights: dict[str, Tensor], path: Path) -> Hybrid:
     return network.float().eval().requires_grad_(False)
 
 
-def _check_fit(found: Converted, network: Hybrid, what: str) -> None:
+def _check_fit(found: Converted, network: HybridAVSR, what: str) -> None:
     """Every weight has its place, and every place its weight. Raises BadCheckpoint."""
     wanted = network.state_dict()
     # A batch norm's count of batches says nothing once it has learnt; files of old torch versions have none.
@@ -131,7 +131,7 @@ def _looks(tensor: Tensor) -> str:
 
 
 @torch.inference_mode()
-def _check_numbers(network: Hybrid, path: Path, *, half: bool) -> None:
+def _check_numbers(network: HybridAVSR, path: Path, *, half: bool) -> None:
     """All of them are numbers that can be stored, and numbers come out of it. Raises BadCheckpoint."""
     for name, tensor in network.state_dict().items():
         low, high = torch.aminmax(tensor)                   # one is NaN where any is; a tenth of the time of isfinite

@@ -17,7 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from avsr.errors import BadManifest, BadOutput
+from avsr.errors import BadManifest, BadOutput, quote
 from avsr.output import write_file
 from avsr.textfiles import NotText, decode, no_number
 
@@ -89,11 +89,11 @@ class Corpus:
     dropped: list[Dropped]
 
 
-class _Wrong(ValueError):
+class _BadRow(ValueError):
     """What is wrong with a line, without its file and number."""
 
 
-def locate(path: str | Path) -> Path:
+def manifest_path(path: str | Path) -> Path:
     """A manifest's file: the path itself, or manifest.jsonl in it where it is a folder, as `avsr prepare` leaves it."""
     path = Path(path)
     return path / NAME if path.is_dir() else path
@@ -102,7 +102,7 @@ def locate(path: str | Path) -> Path:
 def read(path: str | Path) -> list[Utterance]:
     """All utterances of a manifest, which may be named by its folder. Raises BadManifest, naming file and line, at the first
     that is not well formed."""
-    path = locate(path)
+    path = manifest_path(path)
     lines: dict[str, int] = {}
     out = []
     for number, line in enumerate(_bytes(path).split(b"\n"), start=1):
@@ -110,7 +110,7 @@ def read(path: str | Path) -> list[Utterance]:
             continue
         try:
             utterance = _utterance(_json(line))
-        except _Wrong as error:
+        except _BadRow as error:
             raise BadManifest(f"{path}: line {number}: {error}") from error
         if utterance.id in lines:
             raise BadManifest(f"{path}: line {number}: id {utterance.id!r} is already that of line {lines[utterance.id]}.  "
@@ -152,7 +152,7 @@ def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | 
     """The same utterances, those chosen put into the split `name`.
 
     Chosen are those with one of `ids`, those of one of `speakers`, or of each speaker that `fraction` of utterances
-    which `by_lot` puts first; with `among`, only from that split. Raises BadManifest for ids or speakers not there.
+    which `shuffled` puts first; with `among`, only from that split. Raises BadManifest for ids or speakers not there.
     """
     utterances = list(utterances)
     assert sum(choice is not None for choice in (ids, speakers, fraction)) == 1, "one way of choosing"
@@ -162,7 +162,7 @@ def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | 
         groups = defaultdict(list)
         for utterance in pool:
             groups[utterance.speaker].append(utterance.id)
-        chosen = {id_ for group in groups.values() for id_ in by_lot(group, seed)[:round(fraction * len(group))]}
+        chosen = {id_ for group in groups.values() for id_ in shuffled(group, seed)[:round(fraction * len(group))]}
     else:
         what, asked = ("id", ids) if ids is not None else ("speaker", speakers)
         there = {getattr(utterance, what) for utterance in pool}
@@ -176,7 +176,7 @@ def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | 
 def draw_valid(utterances: Iterable[Utterance], share: float, seed: int = 0) -> list[Utterance]:
     """The same utterances, a share of those in split `train` put into split `valid`, where no utterance is in it yet.
 
-    The share, from 0 to 1, is drawn of each speaker by `by_lot`; where that is less than one utterance of every speaker, one
+    The share, from 0 to 1, is drawn of each speaker by `shuffled`; where that is less than one utterance of every speaker, one
     of all is drawn, and one stays to be trained on. A corpus of one training utterance, and a share of 0, change nothing.
     """
     utterances = list(utterances)
@@ -187,10 +187,10 @@ def draw_valid(utterances: Iterable[Utterance], share: float, seed: int = 0) -> 
     n_drawn = sum(utterance.split == "valid" for utterance in drawn)
     if 0 < n_drawn < len(training):
         return drawn
-    return split(utterances, "valid", ids=by_lot(training, seed)[:min(max(n_drawn, 1), len(training) - 1)], among="train")
+    return split(utterances, "valid", ids=shuffled(training, seed)[:min(max(n_drawn, 1), len(training) - 1)], among="train")
 
 
-def by_lot(ids: Iterable[str], seed: int) -> list[str]:
+def shuffled(ids: Iterable[str], seed: int) -> list[str]:
     """Ids in an order of chance that depends on the seed and on each id alone: new ids do not reshuffle the old."""
     return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed} {id_}".encode()).digest())
 
@@ -242,27 +242,27 @@ def _json(line: bytes) -> dict:
     try:
         row = json.loads(line.decode(), parse_constant=no_number)
     except UnicodeDecodeError as error:
-        raise _Wrong(f"byte {error.start} is no UTF-8.  Save the file as UTF-8.") from error
+        raise _BadRow(f"byte {error.start} is no UTF-8.  Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
-        raise _Wrong(f"no JSON from column {error.colno} on ({error.msg}), as of a line cut in half.  "
+        raise _BadRow(f"no JSON from column {error.colno} on ({error.msg}), as of a line cut in half.  "
                      "Write it anew or delete it.") from error
     except (ValueError, RecursionError) as error:
-        raise _Wrong(f"no JSON that can be used ({error}).  Write the line anew or delete it.") from error
+        raise _BadRow(f"no JSON that can be used ({error}).  Write the line anew or delete it.") from error
     if not isinstance(row, dict):
-        raise _Wrong(f"a {type(row).__name__}, where an object in braces belongs.  Write one utterance a line.")
+        raise _BadRow(f"a {type(row).__name__}, where an object in braces belongs.  Write one utterance a line.")
     return row
 
 
 def _utterance(row: dict) -> Utterance:
     values = _fields(Utterance, row, "")
     if not values["id"]:
-        raise _Wrong("its id is empty.  Give every utterance an id of its own.")
+        raise _BadRow("its id is empty.  Give every utterance an id of its own.")
     _span(values.get("start") or 0.0, values.get("end"), "", proper=True)
     if values.get("words") is not None:
         values["words"] = tuple(_word(word, f"words[{i}].") for i, word in enumerate(values["words"]))
     for key, label in values.get("labels", {}).items():
         if not isinstance(label, str):
-            raise _Wrong(f"labels.{key} is {_shown(label)}, it must be text.  Put it in quotes.")
+            raise _BadRow(f"labels.{key} is {quote(label)}, it must be text.  Put it in quotes.")
     if values.get("cache") is not None:
         values["cache"] = _cache(values["cache"])
     return Utterance(**values)
@@ -272,21 +272,21 @@ def _cache(row: dict) -> CacheEntry:
     cache = _fields(CacheEntry, row, "cache.")
     for key in ("offset", "size", "n_frames", "n_samples"):
         if not 0 <= cache[key] < MOST:
-            raise _Wrong(f"cache.{key} is {_shown(cache[key])}, it must be from 0 to 2^53.  Run avsr prepare again.")
-    if not lies_beside(cache["shard"]):
-        raise _Wrong(f"cache.shard is {_shown(cache['shard'])}, but shards lie beside their manifest or in folders below it.  "
+            raise _BadRow(f"cache.{key} is {quote(cache[key])}, it must be from 0 to 2^53.  Run avsr prepare again.")
+    if not is_within_folder(cache["shard"]):
+        raise _BadRow(f"cache.shard is {quote(cache['shard'])}, but shards lie beside their manifest or in folders below it.  "
                      "Copy the shard there, or run avsr prepare again.")
     return CacheEntry(**cache)
 
 
-def lies_beside(shard: str) -> bool:
+def is_within_folder(shard: str) -> bool:
     """Whether a shard's name stays within the folder of its manifest: a manifest of somebody else's reads no other files."""
     return "\0" not in shard and "://" not in shard and all(part not in ("", "..") for part in shard.split("/"))
 
 
 def _word(row: object, where: str) -> TimedWord:
     if not isinstance(row, dict):
-        raise _Wrong(f"{where[:-1]} is {_shown(row)}, it must be an object with text, start and end.  Correct it.")
+        raise _BadRow(f"{where[:-1]} is {quote(row)}, it must be an object with text, start and end.  Correct it.")
     word = TimedWord(**_fields(TimedWord, row, where))
     _span(word.start, word.end, where, proper=False)
     return word
@@ -295,9 +295,9 @@ def _word(row: object, where: str) -> TimedWord:
 def _span(start: float, end: float | None, where: str, proper: bool) -> None:
     """Times that run forward; with `proper` the end comes after the start, not with it."""
     if start < 0:
-        raise _Wrong(f"{where}start is {start:g} s, it must not be negative.  Times count from 0.")
+        raise _BadRow(f"{where}start is {start:g} s, it must not be negative.  Times count from 0.")
     if end is not None and (end < start or (proper and end == start)):
-        raise _Wrong(f"{where}end is {end:g} s, which does not come after its start of {start:g} s.  Swap or correct them.")
+        raise _BadRow(f"{where}end is {end:g} s, which does not come after its start of {start:g} s.  Swap or correct them.")
 
 
 KINDS = {"str": str, "float": float, "int": int, "tuple": list, "dict": dict, "CacheEntry": dict}
@@ -311,10 +311,10 @@ def _fields(kind: type, row: dict, where: str) -> dict:
         if key not in known:
             nearest = get_close_matches(key, known, 1)
             hint = f"Did you mean {where}{nearest[0]}?" if nearest else f"Known: {', '.join(known)}; all else goes into labels."
-            raise _Wrong(f"unknown key {where}{key}.  {hint}")
+            raise _BadRow(f"unknown key {where}{key}.  {hint}")
     if absent := [name for name, f in known.items()
                   if f.default is MISSING and f.default_factory is MISSING and name not in row]:
-        raise _Wrong(f"{where}{absent[0]} is missing.  Every line needs {', '.join(absent)}.")
+        raise _BadRow(f"{where}{absent[0]} is missing.  Every line needs {', '.join(absent)}.")
     return {key: _value(value, str(known[key].type), where + key) for key, value in row.items()}
 
 
@@ -326,12 +326,7 @@ def _value(value: object, annotation: str, where: str) -> object:
     if kind is float and number and abs(value) < 1e12 and math.isfinite(value):
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool) or kind is float:
-        raise _Wrong(f"{where} is {_shown(value)}, it must be {NAMES[kind]}.  Correct it.")
+        raise _BadRow(f"{where} is {quote(value)}, it must be {NAMES[kind]}.  Correct it.")
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _Wrong(f"{where} holds half a surrogate pair.  Write the letter itself.")
+        raise _BadRow(f"{where} holds half a surrogate pair.  Write the letter itself.")
     return value
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True)
-    return text if len(text) <= 40 else f"{text[:40]}..."

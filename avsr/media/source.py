@@ -55,7 +55,7 @@ def source_name(source: object) -> str:
     if isinstance(source, str) and STDIN.fullmatch(source):
         return "stdin"
     if remote.is_address(source):
-        return remote.file_name(str(source))
+        return remote.name_in_address(str(source))
     if isinstance(source, str | Path):
         return "pipe" if PIPE.fullmatch(str(source)) else Path(source).name
     name = getattr(source, "name", None)
@@ -108,7 +108,7 @@ def _open(source: Any) -> tuple[BinaryIO, int | None, bool] | None:
 
 
 def _open_address(address: str) -> tuple[BinaryIO, int | None]:
-    shown = remote.shown(address)
+    shown = remote.without_secrets(address)
     try:
         return remote.open_stream(address)
     except ImportError as error:
@@ -164,7 +164,7 @@ def _copy(file: BinaryIO, source: Any, size: int | None, progress: Progress) -> 
 
 
 def _read(file: BinaryIO, source: Any) -> bytes:
-    name = remote.shown(source) if remote.is_address(source) else source_name(source)
+    name = remote.without_secrets(source) if remote.is_address(source) else source_name(source)
     try:
         chunk = file.read(CHUNK)
     except Exception as error:                               # each kind of storage has errors of its own

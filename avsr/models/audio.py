@@ -1,19 +1,19 @@
-"""The ear: log-mel (B, 100/s, n_mels) or the waveform -> convolutions -> (B, 50/s, D) -> Whisper's audio blocks."""
+"""The audio encoder: log-mel (B, 100/s, n_mels) or waveform -> convolutions -> (B, 50/s, D) -> Whisper's audio blocks."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsr.models.blocks import Block, blank, sinusoids
+from avsr.models.blocks import Block, sinusoids, zero_padding
 from avsr.models.resnet import WIDTH, stages
 
 
 class LocalBlock(nn.Module):
-    """What is near in time, by convolution over 100 ms: (B, S, D) -> (B, S, D). Starts as the identity.
+    """A convolution over 100 ms: (B, S, D) -> (B, S, D). Initialised as the identity.
 
-    Attention alone has to find out that neighbours matter, which takes more hours of speech than a small corpus has:
-    Conformer (Gulati et al. 2020) puts a convolution beside it for that reason.
+    Attention alone must learn that neighbouring positions matter, which takes more hours of speech than a small corpus has.
+    Conformer (Gulati et al. 2020) puts a convolution beside it for the same reason.
     """
 
     def __init__(self, width: int):
@@ -25,16 +25,16 @@ class LocalBlock(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """lengths (B,) of x in positions."""
-        near = self.conv(blank(self.norm(x).transpose(1, 2), lengths))
+        """lengths (B,): positions of x that count."""
+        near = self.conv(zero_padding(self.norm(x).transpose(1, 2), lengths))
         return x + self.out(F.gelu(near).transpose(1, 2))
 
 
-class WaveFront(nn.Module):
-    """The waveform itself: (B, samples, 1), zero mean and unit variance, -> (B, S, 512). 3.9 M parameters.
+class WaveformFrontend(nn.Module):
+    """Waveform (B, samples, 1), of zero mean and unit variance, -> (B, S, 512). 3.9 M parameters.
 
-    A ResNet-18 over time (Petridis et al. 2018; auto_avsr): its stem and stages leave one of 32 samples, the last average
-    `pool` of those: 20 for 25 positions a second, 10 for 50. Padding reaches nothing, unlike in the originals.
+    A ResNet-18 over time (Petridis et al. 2018; auto_avsr): the stem and the stages keep one of 32 samples, and the last layer
+    averages `pool` of those: 20 for 25 positions a second, 10 for 50. Padding does not change the output, unlike in theirs.
     """
 
     width = WIDTH
@@ -49,17 +49,17 @@ class WaveFront(nn.Module):
 
     @property
     def samples(self) -> int:
-        """To a position."""
+        """Samples per position."""
         return self.stem * 2 ** (len(self.stages) - 1) * self.pool
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        """lengths (B,) in samples; what is less than a position at the end of an utterance is left out."""
+        """lengths (B,) in samples; a rest at the end that is shorter than a position is left out."""
         n = max(1, x.shape[1] // self.samples)
         x = F.pad(x[:, :n * self.samples, 0], (0, max(0, n * self.samples - x.shape[1])))[:, None]
         if lengths is not None:
             lengths = self.positions(lengths) * self.samples
-            x, lengths = blank(x, lengths), lengths // self.stem
-        x = blank(F.silu(self.bn1(self.conv1(x))), lengths)
+            x, lengths = zero_padding(x, lengths), lengths // self.stem
+        x = zero_padding(F.silu(self.bn1(self.conv1(x))), lengths)
         for i, stage in enumerate(self.stages):
             inside = None if lengths is None else lengths // 2 ** i
             for block in stage:
@@ -72,37 +72,37 @@ class WaveFront(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """Whisper's audio encoder (Radford et al. 2022), in two halves so that the top blocks can be fused with video; and, for
-    networks that start from nothing, `n_local` convolutions between its front and its blocks. n_mels 0: it hears the
-    waveform, by a WaveFront in place of Whisper's convolutions."""
+    """Whisper's audio encoder (Radford et al. 2022), its frontend apart from its blocks, so that the top blocks can be fused
+    with video. n_local: convolutions between the two, for networks trained from scratch. n_mels 0: the input is the waveform,
+    and a WaveformFrontend replaces Whisper's convolutions."""
 
     def __init__(self, n_mels: int, width: int, n_heads: int, n_layers: int, n_local: int = 0):
         super().__init__()
-        self.hears_waves = not n_mels
+        self.takes_waveform = not n_mels
         if n_mels:
             self.conv1 = nn.Conv1d(n_mels, width, kernel_size=3, padding=1)
             self.conv2 = nn.Conv1d(width, width, kernel_size=3, stride=2, padding=1)
         else:
-            self.wave = WaveFront(pool=10)
-            self.project = nn.Linear(WaveFront.width, width)
+            self.wave = WaveformFrontend(pool=10)
+            self.project = nn.Linear(WaveformFrontend.width, width)
         self.local = nn.ModuleList(LocalBlock(width) for _ in range(n_local))
         self.blocks = nn.ModuleList(Block(width, n_heads) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
 
-    def front(self, mel: Tensor, lengths: Tensor | None) -> Tensor:
+    def frontend(self, mel: Tensor, lengths: Tensor | None) -> Tensor:
         """log-mel (B, 2S, n_mels), its lengths (B,) in columns, or waveform (B, 320 S, 1) -> (B, S, D) with positions.
 
-        What lies beyond an utterance's length is zeroed before each convolution, as if nothing followed there.
+        Everything beyond an utterance's length is zeroed before each convolution.
         """
-        if self.hears_waves:
+        if self.takes_waveform:
             x = self.project(self.wave(mel, lengths))
         else:
-            x = F.gelu(self.conv1(blank(mel.transpose(1, 2), lengths)))
-            x = F.gelu(self.conv2(blank(x, lengths))).transpose(1, 2)
+            x = F.gelu(self.conv1(zero_padding(mel.transpose(1, 2), lengths)))
+            x = F.gelu(self.conv2(zero_padding(x, lengths))).transpose(1, 2)
         for block in self.local:
             x = block(x, None if lengths is None else self.positions(lengths))
         return x + sinusoids(x.shape[1], x.shape[2], device=x.device).to(x.dtype)
 
     def positions(self, lengths: Tensor) -> Tensor:
-        """Lengths (B,) of what `front` takes, columns or samples, -> of what it gives."""
-        return self.wave.positions(lengths) if self.hears_waves else (lengths + 1) // 2
+        """Input lengths (B,) of `frontend`, in columns or samples, -> its output lengths."""
+        return self.wave.positions(lengths) if self.takes_waveform else (lengths + 1) // 2

@@ -1,4 +1,4 @@
-"""What every part of the network is built from: Whisper's pre-norm attention blocks, with masks and a cache.
+"""The blocks of which every part of the network is built: Whisper's pre-norm attention, with masks.
 
 Legend for all of `models/`: B utterances, K hypotheses per utterance, N = B * K rows, T video frames, S memory
 positions (50 a second), L tokens, D model width, H heads. Masks are bool, True where there is something to attend to.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-SLACK = 2**20                                               # numbers of a network that need no weights to bear them out
+SLACK = 2**20                                               # numbers that a network may have beyond those of the weights
 D, M = TypeVar("D"), TypeVar("M", bound=nn.Module)
 
 
@@ -39,12 +39,12 @@ def length_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 class TooLarge(Exception):
-    """A network of more weights than there are for it."""
+    """The network needs more numbers than the weights have."""
 
 
 class _Undrawn(TorchFunctionMode):
-    """The functions of torch.nn.init return weights as they are, instead of drawing them by chance; and about twice as many
-    numbers as `most` are made at the most, None for any number."""
+    """The functions of torch.nn.init return weights as they are, instead of drawing them; and at most about twice as many
+    numbers as `most` are made, None for any number."""
 
     def __init__(self, most: int | None):
         super().__init__()
@@ -62,14 +62,14 @@ class _Undrawn(TorchFunctionMode):
 
 
 def outline(network: Callable[[D], M], dims: D, *, most: int | None = None) -> M:
-    """A network whose weights hold nothing yet: `load_state_dict(weights, assign=True)` must give it all of them.
+    """A network whose weights are not set yet: `load_state_dict(weights, assign=True)` must set all of them.
 
-    most: numbers in the weights that it is to be given. Raises TooLarge as soon as more than twice as many are needed: dims are
-    not believed further than weights bear them out, but what a few more lack can be named.
+    most: numbers in the weights that it will be given. Raises TooLarge as soon as more than twice as many are needed: dims from
+    a file are not trusted beyond its weights, but a caller can still name the few weights that are missing.
 
     Drawing weights only to overwrite them takes seconds and 1 GB for 250 M parameters, and 0.5 s for Whisper tiny.en. Here
-    their memory is never touched, so it is never taken. The meta device would do the same, but there torch.randn and a product
-    import torch's compiler (8 s of processor time).
+    their memory is never touched, so it is never allocated. The meta device would do the same, but there torch.randn and a
+    product import torch's compiler (8 s of processor time).
     """
     with _Undrawn(most):
         return network(dims)
@@ -78,7 +78,7 @@ def outline(network: Callable[[D], M], dims: D, *, most: int | None = None) -> M
 class Attention(nn.Module):
     """Multi-head attention from queries (N, L, D) to keys of B utterances, N = B * K.
 
-    The K hypotheses of one utterance share its keys: they are folded into the query length, so that a beam never
+    The K hypotheses of one utterance share its keys: they are folded into the query length, so that a beam search never
     copies the memory. Self-attention is the case K = 1.
     """
 
@@ -92,26 +92,26 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries look at: (B, S, D) -> keys and values, each (B, H, S, D / H)."""
+        """(B, S, D) -> keys and values, each (B, H, S, D / H)."""
         return self._heads(self.key(x)), self._heads(self.value(x))
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (N, L, D); keys, values (B, H, S, D / H); mask broadcastable to (B, 1, K * L, S). Returns (N, L, D).
 
-        A query whose keys are all masked gets zeros: nothing was there to be seen.
+        A query whose keys are all masked gets zeros.
         """
         n_rows, length, width = x.shape
         n_utterances = keys.shape[0]
         query = self._heads(self.query(x).view(n_utterances, -1, width))         # (B, H, K * L, D / H)
         if mask is None:
-            blind = None
+            masked = None
         else:
-            blind = ~mask.any(dim=-1, keepdim=True)                              # (B, 1, 1 or K * L, 1)
-            mask = mask | blind                                                  # keeps softmax away from 0 / 0
+            masked = ~mask.any(dim=-1, keepdim=True)                              # (B, 1, 1 or K * L, 1)
+            mask = mask | masked                                                  # or softmax would compute 0 / 0
         attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         x = self.out(attended.transpose(1, 2).reshape(n_utterances, -1, width))
-        if blind is not None:
-            x = x.masked_fill(blind.squeeze(1), 0.0)
+        if masked is not None:
+            x = x.masked_fill(masked.squeeze(1), 0.0)
         return x.view(n_rows, length, width)
 
     def weights(self, x: Tensor, keys: Tensor) -> Tensor:
@@ -124,12 +124,12 @@ class Attention(nn.Module):
 
 
 def feed_forward(width: int, times: int = 4) -> nn.Sequential:
-    """Whisper's: four times as wide inside, exact GELU."""
+    """Whisper's feed-forward: four times as wide inside, exact GELU."""
     return nn.Sequential(nn.Linear(width, times * width), nn.GELU(), nn.Linear(times * width, width))
 
 
-def blank(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """(B, C, S) with zeros beyond each length (B,), as if nothing followed there; None: all of S counts."""
+def zero_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, C, S) with zeros beyond each length (B,); None: all of S counts."""
     if lengths is None:
         return x
     return x.masked_fill(~length_mask(lengths, x.shape[2])[:, None], 0.0)
@@ -138,7 +138,7 @@ def blank(x: Tensor, lengths: Tensor | None) -> Tensor:
 class Block(nn.Module):
     """Pre-norm self-attention and feed-forward over an utterance: (B, S, D) -> (B, S, D).
 
-    `dropout` is the share of what each adds that training leaves out; set by the trainer, no matter for anything else.
+    `dropout` is the share of each part's output that training drops; the trainer sets it.
     """
 
     def __init__(self, width: int, n_heads: int):
@@ -150,7 +150,7 @@ class Block(nn.Module):
         self.feed = feed_forward(width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """mask (B, S): padded positions are neither looked at nor counted."""
+        """mask (B, S): padded positions are not attended to."""
         normed = self.attention_norm(x)
         x = x + self._drop(self.attention(normed, *self.attention.keys_values(normed), over_keys(mask)))
         return x + self._drop(self.feed(self.feed_norm(x)))

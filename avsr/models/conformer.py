@@ -1,7 +1,7 @@
 """Conformer blocks: self-attention over relative positions beside a convolution, between two half feed-forwards.
 
     (B, S, D) -> (B, S, D)        Gulati et al. 2020, as ESPnet and auto_avsr build them: pre-norm, ReLU in the feed-forwards
-Positions enter only through the attention, as distances (Transformer-XL; Dai et al. 2019), so nothing limits the length.
+Positions enter the attention alone, as distances (Transformer-XL; Dai et al. 2019), so the length is not limited.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ KERNEL = 31                                                 # frames that a bloc
 
 
 def interleaved_sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Sines at even and cosines at odd places (len(positions), width) float32 (Vaswani et al. 2017). Whisper's, in
-    blocks.sinusoids, stand side by side and have another step."""
+    """Sines at even and cosines at odd columns (len(positions), width) float32 (Vaswani et al. 2017). In
+    Whisper's (blocks.sinusoids) the cosines follow the sines, and the step differs."""
     scales = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10_000) / width))
     angles = positions[:, None] * scales[None]
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
@@ -30,24 +30,24 @@ def interleaved_sinusoids(positions: Tensor, width: int) -> Tensor:
 @lru_cache(maxsize=16)
 def distances(n: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Sinusoids of the distances n - 1, n - 2 ... -n from a query to its keys, the past positive: (2n, width)."""
-    with torch.inference_mode(False):                       # kept: a training may use what an inference has made
+    with torch.inference_mode(False):                       # the cached table may later be used in training
         return interleaved_sinusoids(torch.arange(n - 1, -n - 1, -1, device=device), width).to(dtype)
 
 
 def by_key(by_distance: Tensor) -> Tensor:
     """Scores of each query by distance (..., S, 2S), as `distances` lists them, -> by key (..., S, S), as a view.
 
-    Row i wants the distances i - j, which begin at column S - 1 - i: in memory each row's part begins 2S - 1 after the
-    one before, so that rows of 2S - 1 line up (Transformer-XL's shift).
+    Row i needs the distances i - j, which start at column S - 1 - i. In memory each row's part starts 2S - 1 numbers after
+    the one before, so a view with rows of 2S - 1 lines them up (Transformer-XL's shift).
     """
     n = by_distance.shape[-2]
     return by_distance.flatten(-2)[..., n - 1:-1].unflatten(-1, (n, 2 * n - 1))[..., :n]
 
 
 class RelativeAttention(Attention):
-    """Self-attention whose scores also know how far a key lies before or after the query.
+    """Self-attention whose scores also depend on the distance from the query to the key.
 
-    ((q_i + u) . k_j + (q_i + v) . P r_(i - j)) / sqrt(D / H), with u, v per head and P shared by them.
+    ((q_i + u) . k_j + (q_i + v) . P r_(i - j)) / sqrt(D / H), with u, v per head, and P shared by the heads.
     """
 
     def __init__(self, width: int, n_heads: int):
@@ -72,8 +72,8 @@ class RelativeAttention(Attention):
 
 
 class ConvolutionModule(nn.Module):
-    """Gated, depthwise over time, normed: (B, S, D) -> (B, S, D). What is padded reaches no neighbour; in the originals it
-    does, so that their answer to an utterance depends on its company."""
+    """A gated depthwise convolution over time with a norm: (B, S, D) -> (B, S, D). Padding does not influence its neighbours;
+    in the originals it does, so that their output for an utterance depends on the others in its batch."""
 
     def __init__(self, width: int, kernel: int):
         super().__init__()
@@ -112,7 +112,7 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(width, EPS)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """mask (B, S): padded positions are neither looked at nor counted."""
+        """mask (B, S): padded positions are not attended to."""
         x = x + 0.5 * self._drop(self.first_feed(self.first_norm(x)))
         x = x + self._drop(self.attention.attend(self.attention_norm(x), mask))
         x = x + self._drop(self.convolution(self.convolution_norm(x), mask))

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.models.weights import listed
-from avsr.schema import shown
 
 VERSION, SPEC = 6, "WhisperSpec"
 REMEDY = "Install or fetch it again."
@@ -128,7 +127,7 @@ class _Reader:
             raise BadCheckpoint(f"{self.path}: {listed([name])} is of type {kind}, known are 0 to {len(TYPES) - 1}.  Convert "
                                 "it with --quantization float16, or install a newer avsr.")
         if (needed := prod(shape) * TYPES[kind].itemsize) != n_bytes:        # before numpy, which takes no larger numbers
-            raise ValueError(f"{listed([name])} of shape {shape[:8]} has {n_bytes} bytes, not {shown(needed)}")
+            raise ValueError(f"{listed([name])} of shape {shape[:8]} has {n_bytes} bytes, not {quote(needed)}")
         array = np.frombuffer(self.data, TYPES[kind], prod(shape), self.at).reshape(shape)
         self.at += n_bytes
         return name, array

@@ -1,29 +1,78 @@
-"""The mouth: tokens and memories -> next-token scores, a step at a time, with an explicit cache."""
+"""The text decoder: a `Memory` and the tokens so far -> scores of the next token, a step at a time, with an explicit cache."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
 
 from avsr.models.blocks import Attention, feed_forward, over_keys
-from avsr.models.fusion import GatedCrossAttention
+from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator
 
-ROOM = 32                                                   # tokens by which the cache grows
+CACHE_STEP = 32                                             # tokens by which the cache grows
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the encoders made of B utterances, `memory_rate` positions a second; the decoder attends to it.
+
+    audio (B, S, D) or None; audio_mask (B, S) bool, None when all S positions count.
+    video (B, Sv, D) or None; video_mask (B, Sv) bool, False for padding and for frames without a face.
+    unfused_video (B, Sv, D): the output of the video encoder before any fusion.
+    reliability (B,) in [0, 1]: how reliable the video is, from reliability_logits (B,); None without an estimator, and
+    without audio or video. in_distribution (B,) in [0, 1], ood_distance (B,): how much the mouths are like those of the
+    training clips, and their distance from them, below 1 for 99 % of them (fusion.OODDetector); None without an estimator.
+    seconds (B,): how long each utterance is, padding not counted; None where the caller does not say.
+    """
+
+    audio: Tensor | None
+    video: Tensor | None
+    audio_mask: Tensor | None = None
+    video_mask: Tensor | None = None
+    unfused_video: Tensor | None = None
+    reliability: Tensor | None = None
+    reliability_logits: Tensor | None = None
+    in_distribution: Tensor | None = None
+    ood_distance: Tensor | None = None
+    seconds: Tensor | None = None
+
+    def select(self, utterances: Tensor) -> Memory:
+        """The memory of these utterances (B',) only."""
+        def keep(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.index_select(0, utterances)
+
+        return Memory(**{field.name: keep(getattr(self, field.name)) for field in fields(self)})
+
+    @property
+    def states(self) -> Tensor:
+        """The audio, or the video where there is no audio."""
+        states = self.video if self.audio is None else self.audio
+        assert states is not None, "neither audio nor video"
+        return states
+
+    @property
+    def n_utterances(self) -> int:
+        """B."""
+        return len(self.states)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its tensors."""
+        return self.states.device
 
 
 @dataclass
 class Cache:
-    """What the decoder remembers between steps.
+    """What the decoder keeps between steps.
 
     own: per layer, keys and values of the tokens so far, each (N, H, L, D / H).
     audio, video: per layer, keys and values of the memories, each (B, H, S, D / H); None without that modality.
-    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts. trust, heed: see `Memory`.
+    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts. reliability: see `Memory`.
 
-    From the second step on `own` are views of rooms (2, N, H, places, D / H) with places to spare, and one room more than
-    there are layers takes turns: so a step moves each key once, into memory that is there already (of 40 hypotheses of 60
-    tokens in 2 ms a layer, where picking and appending into new memory took 20).
+    From the second step on `own` are views of `buffers` (2, N, H, places, D / H) that have places to spare, and a spare buffer
+    is swapped in as hypotheses are selected. A step thus copies each key once, into memory that is already there (40
+    hypotheses of 60 tokens take 2 ms a layer; selecting and appending into new memory took 20).
     """
 
     own: list[tuple[Tensor, Tensor]]
@@ -31,14 +80,13 @@ class Cache:
     video: list[tuple[Tensor, Tensor]] | None
     audio_mask: Tensor | None
     video_mask: Tensor | None
-    trust: Tensor | None = None
-    heed: Tensor | None = None
-    rooms: list[Tensor] = field(default_factory=list)
+    reliability: Tensor | None = None
+    buffers: list[Tensor] = field(default_factory=list)
     spare: Tensor | None = None
 
     @property
     def n_tokens(self) -> int:
-        """Tokens taken in so far."""
+        """Tokens processed so far."""
         return self.own[0][0].shape[2] if self.own else 0
 
     def extended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,29 +95,29 @@ class Cache:
             return keys, values
         past = self.n_tokens
         n_tokens = past + keys.shape[2]
-        if layer == len(self.rooms) or self.rooms[layer].shape[3] < n_tokens:
-            places = -(-n_tokens // ROOM) * ROOM
-            room = keys.new_empty(2, *keys.shape[:2], places, keys.shape[3])
+        if layer == len(self.buffers) or self.buffers[layer].shape[3] < n_tokens:
+            places = -(-n_tokens // CACHE_STEP) * CACHE_STEP
+            buffer = keys.new_empty(2, *keys.shape[:2], places, keys.shape[3])
             for side in (0, 1):
-                room[side, :, :, :past] = self.own[layer][side]
-            self.rooms[layer:layer + 1] = [room]
-        room = self.rooms[layer]
-        room[0, :, :, past:n_tokens], room[1, :, :, past:n_tokens] = keys, values
-        return room[0, :, :, :n_tokens], room[1, :, :, :n_tokens]
+                buffer[side, :, :, :past] = self.own[layer][side]
+            self.buffers[layer:layer + 1] = [buffer]
+        buffer = self.buffers[layer]
+        buffer[0, :, :, past:n_tokens], buffer[1, :, :, past:n_tokens] = keys, values
+        return buffer[0, :, :, :n_tokens], buffer[1, :, :, :n_tokens]
 
     def select_rows(self, rows: Tensor) -> None:
         """Keep these hypotheses (N',) in this order; they must stay with their utterances."""
         n_tokens = self.n_tokens
-        if not self.rooms:
+        if not self.buffers:
             self.own = [(keys.index_select(0, rows), values.index_select(0, rows)) for keys, values in self.own]
             return
-        for layer, room in enumerate(self.rooms):
-            shape = (2, len(rows), *room.shape[2:])
+        for layer, buffer in enumerate(self.buffers):
+            shape = (2, len(rows), *buffer.shape[2:])
             if self.spare is None or self.spare.shape != shape:
-                self.spare = room.new_empty(shape)
-            torch.index_select(room[:, :, :, :n_tokens], 1, rows, out=self.spare[:, :, :, :n_tokens])
-            self.rooms[layer], self.spare = self.spare, room
-            self.own[layer] = (self.rooms[layer][0, :, :, :n_tokens], self.rooms[layer][1, :, :, :n_tokens])
+                self.spare = buffer.new_empty(shape)
+            torch.index_select(buffer[:, :, :, :n_tokens], 1, rows, out=self.spare[:, :, :, :n_tokens])
+            self.buffers[layer], self.spare = self.spare, buffer
+            self.own[layer] = (self.buffers[layer][0, :, :, :n_tokens], self.buffers[layer][1, :, :, :n_tokens])
 
     def select_utterances(self, utterances: Tensor) -> None:
         """Keep the memories of these utterances (B',), in this order; `select_rows` must keep their rows alike."""
@@ -80,14 +128,12 @@ class Cache:
         self.audio, self.video = keep(self.audio), keep(self.video)
         self.audio_mask = None if self.audio_mask is None else self.audio_mask[utterances]
         self.video_mask = None if self.video_mask is None else self.video_mask[utterances]
-        self.trust = None if self.trust is None else self.trust[utterances]
-        self.heed = None if self.heed is None else self.heed[utterances]
+        self.reliability = None if self.reliability is None else self.reliability[utterances]
 
 
 class DecoderBlock(nn.Module):
-    """Gated look at the video, then Whisper's decoder block: self-attention, cross-attention to audio, feed-forward.
-
-    feed: another feed-forward than Whisper's; eps: of the layer norms."""
+    """Gated cross-attention to the video, then Whisper's decoder block: self-attention, cross-attention to the audio,
+    feed-forward. feed: a feed-forward in place of Whisper's; eps: of the layer norms."""
 
     def __init__(self, width: int, n_heads: int, *, video: bool, feed: nn.Module | None = None, eps: float = 1e-5):
         super().__init__()
@@ -110,17 +156,17 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(width, n_heads, video=video) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
 
-    def start(self, memory) -> Cache:
+    def start(self, memory: Memory) -> Cache:
         """A cache over a `Memory`, holding no tokens yet. The memories' keys and values are computed here, once."""
         audio = video = None
         if memory.audio is not None:
             audio = [block.audio.keys_values(memory.audio) for block in self.blocks]
         if memory.video is not None:
             video = [block.video.attention.keys_values(memory.video) for block in self.blocks]
-        return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.trust, memory.heed)
+        return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.reliability)
 
     def forward(self, tokens: Tensor, cache: Cache, *, last_only: bool = False) -> Tensor:
-        """The next tokens (N, L) int64 after what the cache holds -> logits (N, L, V) float32; the cache grows by L.
+        """The next tokens (N, L) int64 after those in the cache -> logits (N, L, V) float32; the cache grows by L.
 
         N is a multiple of the cache's utterances: row n belongs to utterance n // (N / B).
         """
@@ -128,7 +174,7 @@ class Decoder(nn.Module):
         return self.logits(x[:, -1:] if last_only else x)
 
     def embed(self, tokens: Tensor, past: int) -> Tensor:
-        """Tokens (N, L), of which `past` went before, -> (N, L, D) with their positions."""
+        """Tokens (N, L), which follow `past` others, -> (N, L, D) with their positions."""
         n_tokens = past + tokens.shape[1]
         assert n_tokens <= self.positions.shape[0], f"{n_tokens} tokens, room for {self.positions.shape[0]}"
         return self.embedding(tokens) + self.positions[past:n_tokens]
@@ -137,51 +183,48 @@ class Decoder(nn.Module):
         """(N, L, D) -> (N, L, V) float32."""
         return (x @ self.embedding.weight.T).float()
 
-    def hidden(self, tokens: Tensor, cache: Cache, looks: list[Tensor] | None = None) -> Tensor:
-        """As `forward`, before the logits: (N, L, D). `looks` collects what each block looks at the audio
-        with, or at the video where there is no audio: (N, L, D) per block."""
+    def hidden(self, tokens: Tensor, cache: Cache, queries: list[Tensor] | None = None) -> Tensor:
+        """As `forward`, before the logits: (N, L, D). `queries` collects each block's input (N, L, D) to its attention to the
+        audio, or to the video where there is no audio."""
         past, length = cache.n_tokens, tokens.shape[1]
         x = self.embed(tokens, past)
-        causal = None                                                       # one new token may look at everything
+        causal = None                                                       # one new token attends to everything
         if length > 1:
             causal = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)[None, None]
-        heed = None if cache.heed is None else cache.heed.repeat_interleave(len(x) // len(cache.heed))[:, None, None]
         own = []
         for i, block in enumerate(self.blocks):
             if cache.video is not None:
-                if looks is not None and cache.audio is None:
-                    looks.append(block.video.attention_norm(x))
-                x = block.video(x, *cache.video[i], cache.video_mask, cache.trust)
+                if queries is not None and cache.audio is None:
+                    queries.append(block.video.attention_norm(x))
+                x = block.video(x, *cache.video[i], cache.video_mask, cache.reliability)
             normed = block.attention_norm(x)
             keys, values = cache.extended(i, *block.attention.keys_values(normed))
             own.append((keys, values))
             x = x + block.attention(normed, keys, values, causal)
             if cache.audio is not None:
                 normed = block.audio_norm(x)
-                if looks is not None:
-                    looks.append(normed)
-                heard = block.audio(normed, *cache.audio[i], over_keys(cache.audio_mask))
-                x = x + (heard if heed is None else heed * heard)
+                if queries is not None:
+                    queries.append(normed)
+                x = x + block.audio(normed, *cache.audio[i], over_keys(cache.audio_mask))
             x = x + block.feed(block.feed_norm(x))
         cache.own = own
         return self.norm(x)
 
 
 class Network(nn.Module):
-    """What every network of ours can do once it has made a Memory by `encode`: write from it, a step at a time."""
+    """What our networks share: `decoder`, by which they write from the Memory that their `encode` makes."""
 
     decoder: Decoder
+    reliability: ReliabilityEstimator | None
 
-    def start(self, memory) -> Cache:
+    def __init__(self):
+        super().__init__()
+        self.reliability = None
+
+    def start(self, memory: Memory) -> Cache:
         """An empty cache for decoding from a `Memory`."""
         return self.decoder.start(memory)
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 for what follows the last; grows the cache."""
+        """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 of what follows the last; the cache grows."""
         return self.decoder(tokens, cache, last_only=True)[:, 0]
-
-    def forward(self, tokens: Tensor, mel: Tensor | None, mouths: Tensor | None = None, *,
-                mel_lengths: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
-        """Teacher forcing: tokens (B, L) and inputs as in `encode` -> logits (B, L, V) float32."""
-        memory = self.encode(mel, mouths, mel_lengths=mel_lengths, seen=seen)
-        return self.decoder(tokens, self.start(memory))

@@ -1,4 +1,4 @@
-"""Sight into hearing and back: cross-attention behind gates that start closed.
+"""Fusion of audio and video: cross-attention behind gates that start closed, and the reliability of the video.
 
 The gated block is that of Flamingo (Alayrac et al. 2022) and Whisper-Flamingo (Rouditchenko et al. 2024); using it in the
 encoder as well as the decoder follows arXiv 2601.18396.
@@ -14,7 +14,7 @@ from avsr.models.blocks import Attention, feed_forward, over_keys
 from avsr.rates import MEMORY_PER_FRAME
 
 LONGEST_LAG = 10                                            # positions of the memory, 20 ms each: 200 ms
-TEMPERATURE = 0.1                                           # of agreement, a cosine: so much of it is worth 1
+TEMPERATURE = 0.1                                           # by which agreement, a cosine, is divided
 
 
 class GatedCrossAttention(nn.Module):
@@ -29,23 +29,23 @@ class GatedCrossAttention(nn.Module):
         self.feed = feed_forward(width, times=1)            # Flamingo's 4 would double what is shipped
         self.feed_gate = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, trust: Tensor | None = None) -> Tensor:
-        """x (N, L, D), keys and values (B, H, S, D / H) of the other modality, mask (B, S), trust (B,) in [0, 1] or None.
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor, reliability: Tensor | None = None) -> Tensor:
+        """x (N, L, D), keys and values (B, H, S, D / H) of the other modality, mask (B, S), reliability (B,) in [0, 1] or None.
 
-        An utterance of which the other modality holds nothing, or which is not trusted at all, passes unchanged.
+        An utterance whose other modality is empty, or has reliability 0, comes out unchanged.
         """
         n_hypotheses = x.shape[0] // mask.shape[0]
         there = mask.any(dim=1).to(x.dtype)
-        if trust is not None:
-            there = there * trust
+        if reliability is not None:
+            there = there * reliability
         there = there.repeat_interleave(n_hypotheses)[:, None, None]                         # (N, 1, 1)
         attended = self.attention(self.attention_norm(x), keys, values, over_keys(mask))
         x = x + there * self.attention_gate.tanh() * attended
         return x + there * self.feed_gate.tanh() * self.feed(self.feed_norm(x))
 
 
-class Exchange(nn.Module):
-    """One layer in which the streams look at each other: (B, S, D) audio and (B, Sv, D) video, both from before."""
+class BidirectionalCrossAttention(nn.Module):
+    """A fusion layer: audio (B, S, D) attends to video (B, Sv, D) and video to audio, both as they were before the layer."""
 
     def __init__(self, width: int, n_heads: int):
         super().__init__()
@@ -55,136 +55,122 @@ class Exchange(nn.Module):
         self.into_video = GatedCrossAttention(width, n_heads)
 
     def forward(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor,
-                trust: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the audio that has seen and the video that has heard, shapes unchanged. `trust` (B,) in what is seen."""
-        heard = self.into_video.attention.keys_values(self.audio_norm(audio))
-        seen = self.into_audio.attention.keys_values(self.video_norm(video))
-        return self.into_audio(audio, *seen, video_mask, trust), self.into_video(video, *heard, audio_mask)
+                reliability: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the fused audio and the fused video, shapes unchanged. `reliability` (B,) scales what reaches the audio."""
+        audio_keys = self.into_video.attention.keys_values(self.audio_norm(audio))
+        video_keys = self.into_audio.attention.keys_values(self.video_norm(video))
+        return self.into_audio(audio, *video_keys, video_mask, reliability), self.into_video(video, *audio_keys, audio_mask)
 
 
-class Familiar(nn.Module):
-    """How much an utterance's mouths look like those the lips learnt from: 1 alike, 0 nothing like them.
+class OODDetector(nn.Module):
+    """Out-of-distribution detector: how much an utterance's mouths look like those of the training clips, 1 alike, 0 unlike.
 
-    A network cannot be asked to doubt what it never saw. So the mean of what the lip network made of each training
-    clip is kept as a centre and the main directions around it; the distance from that plane (PCA's residual, as in novelty
-    detection; Hoffmann 2007) is told in units of `reach`, which 99 % of the training clips stay within. Covered mouths belong
-    to the plane: without them half a mouth of s1's is as far (4 to 38) as a stranger's. Measured with lips of GRID: 55 held-out
-    clips of s1 0.2 to 1.0, and 0.2 to 1.9 covered, blurred or with lost frames; other people's video 3.2 to 12.9 (11 clips).
+    A network cannot be asked to doubt what it never saw. The detector therefore keeps the mean of the frontend's features over
+    the training clips and their principal directions; an utterance's distance from that plane (PCA's residual, as in novelty
+    detection; Hoffmann 2007) is measured in units of `radius`, within which 99 % of the training clips lie. Partly covered
+    mouths are part of the plane: without them half a mouth of s1's is as far (4 to 38) as a stranger's. Measured with a video
+    encoder trained on GRID: 55 held-out clips of s1 0.2 to 1.0, and 0.2 to 1.9 covered, blurred or with lost frames; other
+    people's video 3.2 to 12.9 (11 clips).
     """
 
-    near, far = 2.0, 3.0                                    # fully known up to, unknown from: in units of reach
+    near, far = 2.0, 3.0                                    # distances, in units of radius: 1 up to near, 0 from far on
+    centre: Tensor
+    directions: Tensor
+    radius: Tensor
 
     def __init__(self, width: int, n_directions: int = 24):
         super().__init__()
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("directions", torch.zeros(n_directions, width))
-        self.register_buffer("reach", torch.tensor(torch.inf))              # until `learn`, all is familiar
+        self.register_buffer("radius", torch.tensor(torch.inf))             # until `fit`, everything is in distribution
 
     def forward(self, distance: Tensor) -> Tensor:
         """Relative distances (B,), as `relative_distance` gives them -> degrees (B,) in [0, 1]."""
         return ((self.far - distance) / (self.far - self.near)).clamp(0, 1)
 
-    def relative_distance(self, looks: Tensor, seen: Tensor) -> Tensor:
-        """looks (B, T, F) of the lip network, seen (B, T) bool -> distances (B,) float32 in units of `reach`."""
-        return self.distance(looks, seen) / self.reach
+    def relative_distance(self, features: Tensor, seen: Tensor) -> Tensor:
+        """Features (B, T, F) of the frontend, seen (B, T) bool -> distances (B,) float32 in units of `radius`."""
+        return self.distance(features, seen) / self.radius
 
-    def distance(self, looks: Tensor, seen: Tensor) -> Tensor:
-        """Squared distance (B,) of each utterance's mean from the plane."""
-        away = self.pool(looks, seen) - self.centre.float()
-        return (away.square().sum(dim=1) - (away @ self.directions.float().T).square().sum(dim=1)).clamp_min(0)
+    def distance(self, features: Tensor, seen: Tensor) -> Tensor:
+        """Squared distance (B,) of each utterance's mean features from the plane."""
+        return self._residual(self.pool(features, seen))
 
     @staticmethod
-    def pool(looks: Tensor, seen: Tensor) -> Tensor:
-        """The mean over what is seen: (B, T, F) -> (B, F) float32."""
-        return (looks.float() * seen[:, :, None]).sum(dim=1) / seen.sum(dim=1).clamp_min(1)[:, None]
+    def pool(features: Tensor, seen: Tensor) -> Tensor:
+        """The mean over the frames that show a face: (B, T, F) -> (B, F) float32."""
+        return (features.float() * seen[:, :, None]).sum(dim=1) / seen.sum(dim=1).clamp_min(1)[:, None]
 
-    def learn(self, means: Tensor, damaged: Tensor | None = None) -> None:
-        """Take the means (N, F) of training clips, N at least twice the number of directions, as what is known.
+    def fit(self, means: Tensor, covered: Tensor | None = None) -> None:
+        """Fit the plane and the radius to the means (N, F) of training clips, N at least twice the number of directions.
 
-        damaged (M, F): of the same mouths partly covered and the like, which lie on the plane too but set no measure of it.
+        covered (M, F): means of the same mouths, partly covered; they are part of the plane, but the radius ignores them.
         """
-        every = means if damaged is None else torch.cat([means, damaged])
+        every = means if covered is None else torch.cat([means, covered])
         self.centre.copy_(every.mean(dim=0))
         _, _, directions = torch.linalg.svd(every - self.centre.float(), full_matrices=False)
         self.directions.copy_(directions[:len(self.directions)])
+        self.radius.copy_(self._residual(means).quantile(0.99))
+
+    def _residual(self, means: Tensor) -> Tensor:
         away = means - self.centre.float()
-        distances = away.square().sum(dim=1) - (away @ self.directions.float().T).square().sum(dim=1)
-        self.reach.copy_(distances.quantile(0.99))
+        return (away.square().sum(dim=1) - (away @ self.directions.float().T).square().sum(dim=1)).clamp_min(0)
 
 
-class Judge(nn.Module):
-    """Judges an utterance by what is seen, by what is heard, and by whether the two agree: one logit each.
+class ReliabilityEstimator(nn.Module):
+    """Estimates how reliable an utterance's video is: 0 closes every gate through which video reaches the words.
 
-    They agree as far as their projections point the same way at each moment, at the best of the lags up to 200 ms: sight that
-    is somewhat late or early still belongs to its sound.
+    The evidence is what the audio says, what the video says, and how well the two agree: their projections must point the same
+    way at each moment, at the best of the lags up to 200 ms, since video that is somewhat late or early still belongs to its
+    sound. The classifier on top is fitted after training (train/reliability.py) to tell where the video helps. The sigmoid is
+    stretched beyond [0, 1] and cut off (Louizos et al. 2018): a clear no is exactly 0, and the output then exactly that of
+    the audio alone; a clear yes is 1, with which the words were learnt. `detector` lowers the estimate for unknown mouths.
     """
 
-    def __init__(self, width: int, n_hidden: int):
+    def __init__(self, width: int, n_hidden: int, feature_width: int):
         super().__init__()
         self.audio = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_hidden))
         self.video = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, n_hidden))
-        self.judge = nn.Sequential(nn.Linear(2 * n_hidden + 1, n_hidden), nn.GELU(), nn.Linear(n_hidden, 1))
+        self.classifier = nn.Sequential(nn.Linear(2 * n_hidden + 1, n_hidden), nn.GELU(), nn.Linear(n_hidden, 1))
+        self.detector = OODDetector(feature_width)
 
     def forward(self, audio: Tensor, video: Tensor, audio_mask: Tensor | None, video_mask: Tensor) -> Tensor:
         """audio (B, S, D), video (B, Sv, D), their masks (B, S) or None, (B, Sv) -> logits (B,)."""
         length = min(audio.shape[1], video.shape[1])
         video_mask = video_mask[:, :length]
-        within = video_mask.flip(1).cumsum(dim=1).flip(1) > 0                   # else padding would tell
+        within = video_mask.flip(1).cumsum(dim=1).flip(1) > 0                   # else the padding would give the answer away
         audio_mask = within if audio_mask is None else within & audio_mask[:, :length]
-        return self.decide(self.audio(audio[:, :length]), self.video(video[:, :length]), audio_mask, video_mask)
+        evidence = self.evidence(self.audio(audio[:, :length]), self.video(video[:, :length]), audio_mask, video_mask)
+        return self.classifier(evidence)[:, 0]
 
-    def decide(self, heard: Tensor, seen: Tensor, audio_mask: Tensor | None, video_mask: Tensor, *, every: int = 1) -> Tensor:
-        """Projections (B, S, H) of what is heard and seen, of which every so many moments were kept -> logits (B,)."""
-        return self.judge(self.evidence(heard, seen, audio_mask, video_mask, every=every))[:, 0]
-
-    def evidence(self, heard: Tensor, seen: Tensor, audio_mask: Tensor | None, video_mask: Tensor, *, every: int = 1) -> Tensor:
-        """As `decide`, before the verdict: the means of both and how far they agree, (B, 2H + 1)."""
+    def evidence(self, audio: Tensor, video: Tensor, audio_mask: Tensor | None, video_mask: Tensor) -> Tensor:
+        """Projections (B, S, H) of audio and video -> (B, 2H + 1): the means of both and how well they agree."""
         both = video_mask if audio_mask is None else video_mask & audio_mask
-        weight = both.to(heard.dtype)[:, :, None] / both.sum(dim=1).clamp_min(1)[:, None, None]
-        agree = agreement(heard, seen, audio_mask, video_mask, self.lags(every))[:, None] / TEMPERATURE
-        return torch.cat([(heard * weight).sum(dim=1), (seen * weight).sum(dim=1), agree], dim=-1)
+        weight = both.to(audio.dtype)[:, :, None] / both.sum(dim=1).clamp_min(1)[:, None, None]
+        agree = agreement(audio, video, audio_mask, video_mask, self.lags())[:, None] / TEMPERATURE
+        return torch.cat([(audio * weight).sum(dim=1), (video * weight).sum(dim=1), agree], dim=-1)
 
     @staticmethod
     def lags(every: int = 1) -> range:
-        """How much later than the sound the sight may be, in positions of which every so many were kept."""
+        """Delays of the video behind the audio that are tried, in positions of which one in `every` was kept."""
         longest = LONGEST_LAG // every
         return range(-longest, longest + 1, max(1, MEMORY_PER_FRAME // every))
 
     @staticmethod
     def degree(logits: Tensor) -> Tensor:
-        """Logits -> a degree in [0, 1], both ends included: 0 up to odds of 1 to 3, 1 from odds of 3 to 1."""
+        """Logits -> degrees in [0, 1], both ends included: 0 up to odds of 1 to 3, 1 from odds of 3 to 1."""
         return (2 * logits.sigmoid() - 0.5).clamp(0, 1)
 
 
-class Trust(Judge):
-    """How far an utterance's mouths are to be believed: 0 closes every gate through which they reach the words.
+def agreement(audio: Tensor, video: Tensor, audio_mask: Tensor | None, video_mask: Tensor, lags: range) -> Tensor:
+    """Mean cosine (...) of (..., S, H) and (..., S, H) over the moments within both masks (..., S), at the best lag.
 
-    Judged by what `train.judges` teaches, that looking helps; and by whether the mouths are `familiar`, which is measured
-    after training. The sigmoid is stretched beyond [0, 1] and cut off (Louizos et al. 2018), so that a clear no is exactly 0,
-    and the output then exactly what sound alone would give; and a clear yes is 1, with which the words were learnt.
-    """
-
-    def __init__(self, width: int, n_hidden: int, look_width: int):
-        super().__init__(width, n_hidden)
-        self.familiar = Familiar(look_width)
-
-
-class Heed(Judge):
-    """How far the sound is still listened to once the lips are believed: 0 leaves exactly what sight alone would give.
-
-    Without it wrecked sound misleads who sees well: at -10 dB lips alone had 9.6 % WER, both together 13.3.
-    """
-
-
-def agreement(heard: Tensor, seen: Tensor, audio_mask: Tensor | None, video_mask: Tensor, lags: range) -> Tensor:
-    """Mean cosine (...) of (..., S, H) and (..., S, H) over the moments that both masks (..., S) leave, at the best lag.
-
-    -1 where no lag leaves a moment."""
-    heard, seen, n = F.normalize(heard, dim=-1), F.normalize(seen, dim=-1), video_mask.shape[-1]
+    The result is -1 where no lag leaves a moment."""
+    audio, video, n = F.normalize(audio, dim=-1), F.normalize(video, dim=-1), video_mask.shape[-1]
     found = []
     for lag in (lag for lag in lags if abs(lag) < n):
-        early, late = max(lag, 0), max(-lag, 0)             # so much is passed over at the start of the sound, of the sight
-        cosine = (heard[..., early:n - late, :] * seen[..., late:n - early, :]).sum(dim=-1)
+        early, late = max(lag, 0), max(-lag, 0)             # positions left out at the start of the audio, of the video
+        cosine = (audio[..., early:n - late, :] * video[..., late:n - early, :]).sum(dim=-1)
         there = video_mask[..., late:n - early]
         if audio_mask is not None:
             there = there & audio_mask[..., early:n - late]

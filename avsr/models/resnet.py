@@ -1,6 +1,6 @@
-"""ResNet-18's blocks, over pictures and over time, as lips and waveforms both need them.
+"""ResNet-18's blocks over pictures and over time, for the frontends of mouths and of waveforms.
 
-Names of the weights are torchvision's, which published networks share; torchvision itself takes 6 s of a core to import.
+The names of the weights are torchvision's, which published networks share. Importing torchvision takes 6 s of a core.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from avsr.models.blocks import blank
+from avsr.models.blocks import zero_padding
 
 STAGES = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))              # channels in and out, stride; two blocks each
 WIDTH = STAGES[-1][1]
@@ -17,7 +17,7 @@ KINDS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d)}
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions and a way past them (He et al. 2016), over 1 or 2 dimensions: (N, C, ...) -> (N, C', ... / stride)."""
+    """Two convolutions and a skip connection (He et al. 2016), over 1 or 2 dimensions: (N, C, ...) -> (N, C', ... / stride)."""
 
     def __init__(self, n_dims: int, n_in: int, n_out: int, stride: int, activation: Callable[..., nn.Module]):
         super().__init__()
@@ -35,10 +35,10 @@ class BasicBlock(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """lengths (N,) of what comes out of (N, C, S), where rows are of unlike length; what goes in is blank beyond them."""
+        """lengths (N,): output lengths of (N, C, S) where rows differ in length; the input is zero beyond them."""
         there = x if self.downsample is None else self.downsample(x)
-        x = blank(self.activation(self.bn1(self.conv1(x))), lengths)
-        return blank(self.activation(self.bn2(self.conv2(x)) + there), lengths)
+        x = zero_padding(self.activation(self.bn1(self.conv1(x))), lengths)
+        return zero_padding(self.activation(self.bn2(self.conv2(x)) + there), lengths)
 
 
 def stages(n_dims: int, activation: Callable[..., nn.Module]) -> list[nn.Sequential]:

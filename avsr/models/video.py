@@ -1,8 +1,8 @@
-"""The eye: mouths (B, T, 88, 88) -> lip network per frame -> blocks -> (B, 50/s, D).
+"""The video encoder: mouths (B, T, 88, 88) -> a frontend per frame -> blocks -> (B, 50/s, D).
 
-`resnet18` is the field's front end (Stafylakis and Tzimiropoulos 2017; auto_avsr): Conv3d 5x7x7, max-pool, ResNet-18 per
-frame; `resnet18-silu` has auto_avsr's activation. `compact` is ours, for machines without a GPU: 87 times fewer
-multiplications. The blocks are Whisper's, or Conformer blocks as in the field's best lip readers.
+`resnet18` is the field's frontend (Stafylakis and Tzimiropoulos 2017; auto_avsr): Conv3d 5x7x7, max-pool, ResNet-18 per
+frame; `resnet18-silu` has auto_avsr's activation. `compact` is ours, for machines without a GPU: it needs 87 times
+fewer multiplications. The blocks are Whisper's, or Conformer blocks as in the field's best lip readers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from avsr.models.resnet import WIDTH, stages
 from avsr.rates import MEMORY_PER_FRAME
 
 GREY_MEAN, GREY_STD = 0.421, 0.165                          # of grey levels / 255 over LRS mouths (auto_avsr)
-FRAMES_AT_ONCE = 128                                        # through the ResNet without gradients: bounds its memory to 0.2 GB
+FRAMES_AT_ONCE = 128                                        # of the ResNet without gradients: bounds its memory to 0.2 GB
 
 
-class ResNet18Front(nn.Module):
+class ResNet18Frontend(nn.Module):
     """mouths (B, T, 88, 88) -> (B, T, 512). About 20 GMAC for 3 s; 11.2 M parameters. auto_avsr's has nn.SiLU throughout."""
 
     width = WIDTH
@@ -39,7 +39,7 @@ class ResNet18Front(nn.Module):
         self.trunk = nn.Sequential(*stages(2, activation), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
     def forward(self, mouths: Tensor, seen: Tensor) -> Tensor:
-        """`seen` is not needed: what is not seen is grey already."""
+        """`seen` is not needed: frames without a face are grey already."""
         batch, n_frames = mouths.shape[:2]
         if torch.is_grad_enabled():
             maps = self.conv(mouths[:, None]).transpose(1, 2).flatten(0, 1)      # (B * T, 64, 22, 22)
@@ -47,29 +47,29 @@ class ResNet18Front(nn.Module):
         return torch.stack([self._one(utterance) for utterance in mouths])
 
     def _one(self, mouths: Tensor) -> Tensor:
-        """One utterance in stretches that overlap by the convolution's reach of 2 frames: (T, 88, 88) -> (T, 512)."""
+        """One utterance in chunks that overlap by the 2 frames that the convolution spans: (T, 88, 88) -> (T, 512)."""
         reach = 2
         padded = F.pad(mouths, (0, 0, 0, 0, reach, reach))
         conv = self.conv[0]
-        # Channels last is a GPU's liking; on a CPU it gains 5 % and rounds four times as coarsely.
+        # Channels last suits a GPU; on a CPU it gains 5 % and rounds four times as coarsely.
         layout = torch.channels_last if mouths.is_cuda else torch.contiguous_format
         parts = []
         for start in range(0, mouths.shape[0], FRAMES_AT_ONCE):
-            stretch = padded[start:start + FRAMES_AT_ONCE + 2 * reach][None, None]
-            maps = F.conv3d(stretch, conv.weight, stride=conv.stride, padding=(0, 3, 3))
+            chunk = padded[start:start + FRAMES_AT_ONCE + 2 * reach][None, None]
+            maps = F.conv3d(chunk, conv.weight, stride=conv.stride, padding=(0, 3, 3))
             maps = self.conv[1:3](maps)[0].transpose(0, 1).contiguous(memory_format=layout)
             maps = F.max_pool2d(maps, kernel_size=3, stride=2, padding=1)    # in 3-D it takes 9 times as long
             parts.append(self.trunk(maps))
         return torch.cat(parts)
 
 
-class CompactFront(nn.Module):
+class CompactFrontend(nn.Module):
     """mouths (B, T, 88, 88) -> (B, T, 256). About 0.27 GMAC for 3 s; 0.7 M parameters.
 
-    Motion enters as two differences of frames beside the frame itself, so that strided 2-D convolutions over half the
-    resolution do what a 3-D convolution would at a multiple of the cost; one convolution over time follows. The first
-    stride is 4, because on a CPU the large early maps cost more than their multiplications say (42 against 68 ms a clip,
-    forward and backward on one core, for a stride of 2 and as many multiplications).
+    Its input is each frame at half the resolution and its differences from the two neighbours, so that strided 2-D convolutions
+    see motion as a 3-D convolution does, at a fraction of the cost; one convolution over time follows. The first stride is 4,
+    because on a CPU large early maps cost more than their multiplications suggest (42 ms a clip, forward and backward on one
+    core, against 68 ms for a stride of 2 and as many multiplications).
     """
 
     width = 256
@@ -84,7 +84,7 @@ class CompactFront(nn.Module):
         self.over_time = nn.Conv1d(self.width, self.width, kernel_size=3, padding=1)
 
     def forward(self, mouths: Tensor, seen: Tensor) -> Tensor:
-        """seen (B, T) bool: other frames do not reach their neighbours."""
+        """seen (B, T) bool: frames without a face do not influence their neighbours."""
         batch, n_frames = mouths.shape[:2]
         small = F.avg_pool2d(mouths, 2)                                          # (B, T, 44, 44)
         steps = F.pad(small, (0, 0, 0, 0, 1, 1)).diff(dim=1)                     # (B, T + 1, 44, 44)
@@ -98,34 +98,33 @@ class CompactFront(nn.Module):
         return x + F.gelu(self.over_time(x.transpose(1, 2))).transpose(1, 2)
 
 
-FRONTS = {"resnet18": ResNet18Front, "resnet18-silu": partial(ResNet18Front, nn.SiLU), "compact": CompactFront}
+FRONTENDS = {"resnet18": ResNet18Frontend, "resnet18-silu": partial(ResNet18Frontend, nn.SiLU), "compact": CompactFrontend}
 BLOCKS = {"transformer": Block, "conformer": ConformerBlock}
 
 
-class LipEncoder(nn.Module):
-    """mouths -> video stream at the rate of the audio memory; its blocks are `inside` wide, what it gives `width`."""
+class VideoEncoder(nn.Module):
+    """Mouths -> video at the rate of the audio memory. The blocks are `inside` wide, the output is `width` wide."""
 
-    def __init__(self, front: str, width: int, inside: int, head_width: int, n_layers: int, blocks: str = "transformer"):
+    def __init__(self, frontend: str, width: int, inside: int, head_width: int, n_layers: int, blocks: str = "transformer"):
         super().__init__()
-        self.front = FRONTS[front]()
-        self.project = nn.Linear(self.front.width, inside)
+        self.frontend = FRONTENDS[frontend]()
+        self.project = nn.Linear(self.frontend.width, inside)
         self.blocks = nn.ModuleList(BLOCKS[blocks](inside, inside // head_width) for _ in range(n_layers))
-        self.placed = blocks == "transformer"               # a Conformer knows distances, and needs no positions
+        self.has_positions = blocks == "transformer"        # a Conformer attends by distance and needs no positions
         self.lift = nn.Identity() if inside == width else nn.Linear(inside, width)
         self.norm = nn.LayerNorm(width)
 
-    def look(self, mouths: Tensor, seen: Tensor) -> Tensor:
-        """mouths (B, T, 88, 88) float grey levels in [0, 1]; seen (B, T) bool, False for padding and faceless frames.
+    def features(self, mouths: Tensor, seen: Tensor) -> Tensor:
+        """The frontend's features of each frame, (B, T, F), of mouths (B, T, 88, 88) float, grey levels in [0, 1].
 
-        Returns what the lip network makes of each frame, (B, T, F).
+        seen: (B, T) bool, False for padding and frames without a face.
         """
-        return self.front(((mouths - GREY_MEAN) / GREY_STD) * seen[:, :, None, None], seen)
+        return self.frontend(((mouths - GREY_MEAN) / GREY_STD) * seen[:, :, None, None], seen)
 
-    def forward(self, looks: Tensor, seen: Tensor) -> Tensor:
-        """What `look` made -> (B, 2T, D): each frame twice, at positions 2t of the audio memory's clock, before the last
-        norm."""
-        x = self.project(looks)
-        if self.placed:
+    def forward(self, features: Tensor, seen: Tensor) -> Tensor:
+        """The output of `features` -> (B, 2T, D) before the last norm: each frame twice, at positions 2t and 2t + 1."""
+        x = self.project(features)
+        if self.has_positions:
             x = x + sinusoids(x.shape[1], x.shape[2], stride=MEMORY_PER_FRAME, device=x.device).to(x.dtype)
         for block in self.blocks:
             x = block(x, seen)

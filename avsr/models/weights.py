@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -32,11 +32,11 @@ class Stored:
     dtype: str
 
 
-def read_header(path: Path) -> dict[str, Stored]:
-    """What a file of safetensors says that it holds; nothing of it is read. Raises BadCheckpoint."""
+def read_header(path: Path, rename: Callable[[str], str] = str) -> dict[str, Stored]:
+    """The tensors that a safetensors file announces, under the names that `rename` gives them. Raises BadCheckpoint."""
     with _opened(path) as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {name: Stored(tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+        return {rename(name): Stored(tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
 
 
 def stored(weights: Mapping[str, Tensor]) -> dict[str, Stored]:
@@ -79,13 +79,14 @@ def check_memory(n: int, source: Path | str) -> None:
                             "GB of memory.  Use a smaller model.")
 
 
-def read_safetensors(path: Path, names: Container[str] | None = None) -> dict[str, Tensor]:
-    """The tensors of one file that have these names, None for all of them; floating-point ones as float32.
+def read_safetensors(path: Path, names: Container[str] | None = None, rename: Callable[[str], str] = str) -> dict[str, Tensor]:
+    """The tensors of one file, of those that `rename` gives these names, None for all; floating-point ones as float32.
 
-    The file is mapped: what is not asked for is not read. Raises BadCheckpoint when it is cut short or no such file.
+    The file is mapped: other tensors are not read. Raises BadCheckpoint when it is cut short or no such file.
     """
     with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys() if names is None or name in names}  # noqa: SIM118
+        tensors = {rename(name): file.get_tensor(name) for name in file.keys()  # noqa: SIM118
+                   if names is None or rename(name) in names}
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 

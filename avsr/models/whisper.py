@@ -16,8 +16,8 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from avsr.errors import BadCheckpoint
-from avsr.models.avsr import AVSR, Dims, without_lips
+from avsr.errors import BadCheckpoint, quote
+from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import TooLarge, outline
 from avsr.models.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
 from avsr.models.weights import (
@@ -30,7 +30,7 @@ from avsr.models.weights import (
     read_safetensors,
     stored,
 )
-from avsr.schema import Between, Misfit, fit, fit_table, read_json, shown
+from avsr.schema import Between, InvalidValue, read_json, validate, validate_table
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ def build(dims: Dims, weights: Mapping[str, Tensor], *, source: str) -> AVSR:
 
 def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[str, Tensor]], source: str) -> AVSR:
     """As `build`, of weights that are only read once what is known of them fits."""
-    remedy, sound = "Fetch the model again, or name another with --model.", without_lips(dims)
+    remedy, sound = "Fetch the model again, or name another with --model.", without_video(dims)
     try:
         model = outline(AVSR, sound, most=n_numbers(found) + (sound.width + 1) * sound.n_ctc)     # Whisper has no CTC head
     except TooLarge as error:
@@ -124,12 +124,12 @@ def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[s
 
 
 def is_whispers(name: str) -> bool:
-    """Whether a weight is one that Whisper has too: not of lips, exchanges, CTC heads or the judges."""
-    added = ("video.", "exchanges.", "ctc.", "trust.", "heed.", "audio.local.")
+    """Whether Whisper has a weight too, so that it is not of the video encoder, fusion, CTC or the reliability estimator."""
+    added = ("video.", "fusion_layers.", "ctc.", "reliability.", "audio.local.")
     return not (name.startswith(added) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
 
 
-def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:
+def load_folder(folder: Path, *, video_frontend: str | None = None) -> tuple[AVSR, WhisperSettings]:
     """A folder in Hugging Face's layout (config.json with model_type, *.safetensors, generation_config.json) or in
     CTranslate2's, which is faster-whisper's (config.json without model_type, model.bin).
 
@@ -143,13 +143,13 @@ def load_folder(folder: Path, *, lips: str | None = None) -> tuple[AVSR, Whisper
             raise BadCheckpoint(f"{path}: names no model_type, so it is CTranslate2's, but there is no model.bin beside it.  "
                                 "Fetch the model again.")
         other = folder / "generation_config.json"
-        network, settings = load_ctranslate2(model, path if is_ctranslate2(config) or not other.exists() else other, lips=lips)
+        network, settings = load_ctranslate2(model, path if is_ctranslate2(config) or not other.exists() else other, video_frontend=video_frontend)
         check_finite(network.state_dict(), model)
         return network, settings
     check_kind(config, folder)
     if not files:
         raise BadCheckpoint(_without_weights(folder))
-    return _load_hugging_face(folder, config, files, lips)
+    return _load_hugging_face(folder, config, files, video_frontend)
 
 
 def is_ctranslate2(config: dict) -> bool:
@@ -161,7 +161,7 @@ def check_kind(config: dict, where: Path | str) -> None:
     """Raises BadCheckpoint where a config.json is of a model that is no Whisper. `where`: its folder, or name on the hub."""
     kind, remedy = config.get("model_type", "whisper"), f"Name a Whisper's folder, or one of {', '.join(SIZES)}."
     if kind != "whisper":
-        raise BadCheckpoint(f"{where}: a model of type {shown(kind)}, not whisper.  {remedy}")
+        raise BadCheckpoint(f"{where}: a model of type {quote(kind)}, not whisper.  {remedy}")
     if is_ctranslate2(config) and not config.keys() & set(_CT2_CONFIG):
         raise BadCheckpoint(f"{where}: its config.json names neither a model_type, as Hugging Face's do, nor any of "
                             f"{', '.join(_CT2_CONFIG)}, as CTranslate2's do for Whisper.  {remedy}")
@@ -198,11 +198,11 @@ def _without_weights(folder: Path) -> str:
     return f"{folder}: holds neither model.safetensors nor model.bin, so no weights.  Fetch the model again."
 
 
-def _load_hugging_face(folder: Path, config: dict, files: list[Path], lips: str | None) -> tuple[AVSR, WhisperSettings]:
+def _load_hugging_face(folder: Path, config: dict, files: list[Path], video_frontend: str | None) -> tuple[AVSR, WhisperSettings]:
     found: dict[str, Stored] = {}
     for path in files:
         found |= rename_hugging_face(read_header(path))
-    dims = _read_dims(config, folder / "config.json", lips)
+    dims = _read_dims(config, folder / "config.json", video_frontend)
 
     def read() -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
@@ -216,34 +216,34 @@ def _load_hugging_face(folder: Path, config: dict, files: list[Path], lips: str 
     return _build(dims, found, read, str(folder)), settings
 
 
-def _read_dims(config: dict[str, Any], path: Path, lips: str | None) -> Dims:
+def _read_dims(config: dict[str, Any], path: Path, video_frontend: str | None) -> Dims:
     """The sizes that a config.json tells. Raises BadCheckpoint."""
     if absent := [name for name in _CONFIG if name not in config]:
         raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  Fetch the model again.")
     theirs = {ours: name for name, ours in _CONFIG.items()}
     try:
-        sizes = fit_table(Dims, {ours: config[name] for name, ours in _CONFIG.items()})
-        return Dims(**sizes, n_fusion_layers=min(2, sizes["n_audio_layers"]), lips=lips)
-    except Misfit as error:
+        sizes = validate_table(Dims, {ours: config[name] for name, ours in _CONFIG.items()})
+        return Dims(**sizes, n_fusion_layers=min(2, sizes["n_audio_layers"]), video_frontend=video_frontend)
+    except InvalidValue as error:
         name, _, problem = str(error).partition(" ")
         raise BadCheckpoint(f"{path}: {theirs[name]} {problem}.  Fetch the model again.") from error
     except ValueError as error:
         raise BadCheckpoint(f"{path}: {error}, which no Whisper has.  Fetch the model again.") from error
 
 
-def load_ctranslate2(model: Path, config: Path, *, lips: str | None = None) -> tuple[AVSR, WhisperSettings]:
+def load_ctranslate2(model: Path, config: Path, *, video_frontend: str | None = None) -> tuple[AVSR, WhisperSettings]:
     """CTranslate2's `model.bin` (version 6, of any of its types) with the `config.json` that holds its settings.
 
     Raises BadCheckpoint for another version, variables that are no Whisper's, or a damaged file.
     """
     raw = read_ctranslate2(model)
-    dims = _dims_of_variables(raw, model, lips)
+    dims = _dims_of_variables(raw, model, video_frontend)
     settings = _settings(config)
     check_memory(n_floats(raw), model)
     return build(dims, rename_ctranslate2(raw), source=str(model)), settings
 
 
-def _dims_of_variables(raw: dict[str, np.ndarray], path: Path, lips: str | None) -> Dims:
+def _dims_of_variables(raw: dict[str, np.ndarray], path: Path, video_frontend: str | None) -> Dims:
     """The sizes that the shapes of CTranslate2's variables tell. Raises BadCheckpoint."""
     needed = {"decoder/embeddings/weight": 2, "decoder/num_heads": 0, "encoder/conv1/weight": 3,
               "decoder/position_encodings/encodings": 2}
@@ -261,8 +261,8 @@ def _dims_of_variables(raw: dict[str, np.ndarray], path: Path, lips: str | None)
              "n_audio_layers": count("encoder"), "n_decoder_layers": count("decoder"), "n_vocab": n_vocab,
              "n_context": len(raw["decoder/position_encodings/encodings"])}
     try:
-        return Dims(**fit_table(Dims, sizes), n_fusion_layers=min(2, sizes["n_audio_layers"]), lips=lips)
-    except (Misfit, ValueError) as error:
+        return Dims(**validate_table(Dims, sizes), n_fusion_layers=min(2, sizes["n_audio_layers"]), video_frontend=video_frontend)
+    except (InvalidValue, ValueError) as error:
         raise BadCheckpoint(f"{path}: {error}, so it is no Whisper.  Install or fetch it again.") from error
 
 
@@ -274,13 +274,13 @@ def _settings(path: Path) -> WhisperSettings:
 
     def read(hint: Any, *names: str) -> Any:
         name = next((name for name in names if config.get(name)), names[0])
-        return fit(config.get(name) or (), hint, name)
+        return validate(config.get(name) or (), hint, name)
 
     try:
         return WhisperSettings(read(Tokens, "suppress_tokens", "suppress_ids"),
                                read(Tokens, "begin_suppress_tokens", "suppress_ids_begin"),
                                read(AttentionHeads, "alignment_heads"))
-    except Misfit as error:
+    except InvalidValue as error:
         raise BadCheckpoint(f"{path}: {error}.  Take that out of the file, or fetch the model again.") from error
 
 

@@ -17,7 +17,7 @@ from avsr.manifest import Problem, Utterance
 from avsr.manifest.checks import step_curve
 from avsr.names import INPUT_MODALITIES
 from avsr.rates import VIDEO_FPS
-from avsr.runtime import most_processes, n_cores
+from avsr.runtime import max_processes, n_cores
 from avsr.segment import SpeechSegment
 from avsr.stream import StreamReader, Window
 
@@ -53,8 +53,8 @@ class PrepareSettings:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be a share from 0 to 1.  Leave it out for the usual one.")
         if self.workers is not None and self.workers < 1:
             raise AvsrError(f"workers {self.workers}: must be at least 1.  Leave it out for one on each core.")
-        if (self.workers or 1) > most_processes():
-            raise AvsrError(f"workers {self.workers}: at most {most_processes()} on this machine of {n_cores()} cores.  "
+        if (self.workers or 1) > max_processes():
+            raise AvsrError(f"workers {self.workers}: at most {max_processes()} on this machine of {n_cores()} cores.  "
                             "Leave it out for one on each core.")
 
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from avsr.errors import AvsrError
-from avsr.runtime import end_with_parent
+from avsr.runtime import exit_with_parent
 
 Work = Callable[[Any, Callable[[], None]], Any]
 """`work(job, tick) -> result`: picklable; calls `tick` at least once in STUCK_S."""
@@ -119,7 +119,7 @@ def _receive(worker: _Worker) -> tuple[str | None, Any]:
 def _serve(pipe: Connection, work: Work) -> None:
     """Run a worker until the pipe closes or the process at its other end ends, even when that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the process that started us
-    end_with_parent()
+    exit_with_parent()
     with suppress(ImportError):
         import cv2
 

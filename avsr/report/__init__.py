@@ -1,8 +1,167 @@
 """Reports: folders of benchmark rows in, figures, tables and one page out. From rows alone, without torch.
 
     report(folders, output) -> Report:  wer.png, wer.svg, ..., tables.md, tables/*.csv, index.html
+
+Inside: runs (reading) -> result_table (rates by condition) -> tables, figures; contribution, confusions, groups, compare, examples
+(sections) -> page (HTML).
 """
 
-from avsr.report.make import Report, ReportSettings, report
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avsr.errors import AvsrError, counted
+from avsr.html.plot import FORMATS, file_bytes, plot_style
+from avsr.html.table import Table, csv_text, escaped, markdown
+from avsr.names import file_name
+from avsr.output import locked, write_file
+from avsr.report import figures, tables
+from avsr.report.compare import comparison_section
+from avsr.report.confusions import confusion_section
+from avsr.report.contribution import contribution_section
+from avsr.report.examples import example_section
+from avsr.report.findings import findings
+from avsr.report.groups import group_section
+from avsr.report.page import Section, render_page
+from avsr.report.result_table import ResultTable
+from avsr.report.runs import Run, open_runs
+from avsr.runtime import Progress, no_progress
 
 __all__ = ["Report", "ReportSettings", "report"]
+
+PAGE, TABLES, WRITTEN = "index.html", "tables.md", "written.txt"
+REMEDY = "Choose another folder with --output-dir, or make room."
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """group_by: columns by which errors are compared; None is speaker and every label there is.  formats: of the figures'
+    files.  where: only rows whose columns have these values."""
+
+    group_by: tuple[str, ...] | None = None
+    title: str | None = None
+    formats: tuple[str, ...] = ("png", "svg")
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if strange := [kind for kind in self.formats if kind not in FORMATS]:
+            raise AvsrError(f"--format {strange[0]}: figures are written as {', '.join(FORMATS)}.  Use any of these.")
+
+
+@dataclass(frozen=True)
+class Report:
+    """page: the page.  written: every file.  summary: the main tables in Markdown.  warnings: what the reader should know."""
+
+    page: Path
+    written: list[Path]
+    summary: str
+    warnings: list[str]
+
+
+def report(folders: Sequence[Path | str], output: Path | str, *, settings: ReportSettings | None = None,
+           progress: Progress = no_progress) -> Report:
+    """Write the report of one run, or of two compared, into a folder. Raises AvsrError, as where rows are broken."""
+    settings, output = settings or ReportSettings(), Path(output)
+    progress("reading rows", 0, None, None)
+    runs, writer = open_runs([Path(folder) for folder in folders], settings.where), Writer(output)
+    with locked(output, "avsr report"):
+        return _write_report(runs, writer, settings, progress)
+
+
+def _write_report(runs: Sequence[Run], writer: Writer, settings: ReportSettings, progress: Progress) -> Report:
+    """All files of the report of these runs."""
+    results = ResultTable([row for run in runs for row in run.rows])
+    title = settings.title or f"Benchmark: {' and '.join(run.name for run in runs)}"
+    warnings = [warning for run in runs for warning in run.warnings]
+    with plot_style():
+        progress("counting errors", 0, None, None)
+        sections = [section for section in make_sections(runs, results, settings) if not section.empty]
+        progress("drawing figures", 0, None, None)
+        svgs = {}
+        for name, sheet in (item for section in sections for item in section.sheets.items()):
+            svgs[name] = file_bytes(sheet.figure, "svg")
+            for kind in settings.formats:
+                writer.write(f"{name}.{kind}", svgs[name] if kind == "svg" else file_bytes(sheet.figure, kind))
+        writer.write(PAGE, render_page(sections, svgs, title=title, facts=_facts(results), findings=findings(results),
+                                       warnings=warnings, runs=[(run.name, _about(run.about)) for run in runs if run.about]))
+    texts = [f"## {section.title}\n\n" + "\n".join(map(markdown, section.shown_tables))
+             for section in sections if section.shown_tables]
+    writer.write(TABLES, f"# {escaped(title)}\n\n" + "\n".join(texts))
+    by_name: dict[str, list[Table]] = {}
+    for table in (table for section in sections for table in section.all_tables):
+        by_name.setdefault(table.name, []).append(table)
+    for name, same in by_name.items():
+        writer.write(f"tables/{file_name(name)}.csv", csv_text(same))
+    writer.finish()
+    notes = [note for section in sections if section.name != "examples" for note in section.notes]
+    summary = "\n".join(map(markdown, by_name.get("compared" if len(runs) > 1 else "main", [])))
+    return Report(writer.folder / PAGE, writer.written, summary, [*warnings, *notes])
+
+
+def make_sections(runs: Sequence[Run], results: ResultTable, settings: ReportSettings) -> list[Section]:
+    """Everything that is shown, in the order of the page."""
+    compared = [comparison_section(runs, results)] if len(runs) > 1 else []
+    return [
+        *compared,
+        Section("wer", "WER against noise", {"wer": figures.wer_sheet(results)},
+                [*tables.main_tables(results), tables.gain_table(results)],
+                about="Word error rate, with bootstrap intervals of 95 % in brackets."),
+        Section("corruption", "Bad pictures", {"corruption": figures.corruption_sheet(results)},
+                tables.corruption_tables(results)),
+        contribution_section(results),
+        confusion_section(results),
+        group_section(results, settings.group_by),
+        example_section(results, runs[0].folder / "media"),
+        Section("speed", "Speed", {"speed": figures.speed_sheet(results, runs)}, [tables.speed_table(runs)]),
+        Section("errors", "Errors by kind", tables=[tables.error_table(results)]),
+        Section("counts", "What was measured", tables=[tables.count_table(runs), tables.skipped_table(runs)])]
+
+
+class Writer:
+    """Writes files into a folder and lists them in one of them; files of an earlier report that are not written again are
+    removed at the end."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.written: list[Path] = []
+
+    def write(self, name: str, data: str | bytes) -> None:
+        """Raises BadOutput."""
+        path = self.folder / name
+        write_file(path, data, remedy=REMEDY)
+        self.written.append(path)
+
+    def finish(self) -> None:
+        """Remove the other files of an earlier report: an old figure beside new numbers would mislead. Raises BadOutput."""
+        names = {path.relative_to(self.folder).as_posix() for path in self.written}
+        listed = self.folder / WRITTEN
+        for name in listed.read_text().splitlines() if listed.is_file() else ():
+            path = self.folder / name
+            if name not in names and path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
+                path.unlink()
+        self.write(WRITTEN, "".join(f"{name}\n" for name in sorted(names)))
+
+
+def _facts(results: ResultTable) -> list[tuple[str, str]]:
+    """What was measured, in a few lines."""
+    ids = {row.id for row in results.rows}
+    speakers = {row.speaker for row in results.rows} - {None}
+    by = next((rate.by for cell in results.cells if (rate := results.rate(cell)) and rate.low is not None), None)
+    splits = dict.fromkeys(row.split for row in results.rows if row.split)
+    who = f" of {len(speakers)} speakers" if len(speakers) > 1 else "".join(f" of {speaker}" for speaker in speakers)
+    found = [("systems", ", ".join(results.systems)),
+             ("speech", f"{counted(len(ids), 'utterance')}{who}" + (f", split {', '.join(splits)}" if splits else "")),
+             ("noise", ", ".join(results.noises)),
+             ("intervals", f"95 %, by bootstrap over {by}s" if by else ""),
+             ("normaliser", results.rows[0].normaliser)]
+    return [(name, value) for name, value in found if value]
+
+
+def _about(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The values of run.json, without what has a table of its own."""
+    flat = [item for name, value in about.items() if name != "skipped"
+            for item in (value.items() if isinstance(value, Mapping) else [(name, value)])]
+    return [(str(name), ", ".join(map(str, value)) if isinstance(value, list) else str(value)) for name, value in flat]

@@ -1,43 +1,32 @@
-"""Two runs side by side: rows of both in, differences on the same utterances with intervals and p-values out.
-
-    Book of both runs  ->  compare(runs, book) -> Compared(tables, notes)
-"""
+"""Two runs side by side: differences on the same utterances with intervals and p-values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from avsr.errors import AvsrError, counted
+from avsr.html.table import Column, Table
 from avsr.metrics import Cell
-from avsr.report.book import Book
+from avsr.report.page import Section
+from avsr.report.result_table import ResultTable
 from avsr.report.runs import Run
-from avsr.report.table import CHANCE, Column, Line, Table
-from avsr.report.tables import CONDITION, SYSTEM, condition_of, ordered
+from avsr.report.tables import cell_values, make_table, ordered_cells
 from avsr.text import normalise
 
-CERTAIN = 0.05                                              # p below which a difference is bold
+SIGNIFICANT = 0.05                                          # p below which a difference is bold
 
 
-@dataclass(frozen=True)
-class Compared:
-    """tables: one for each pair of systems; conditions that only one run has.  notes: what makes the comparison weaker."""
-
-    tables: list[Table]
-    notes: list[str]
-
-
-def compare(runs: Sequence[Run], book: Book) -> Compared:
-    """The second run less the first. Raises AvsrError where no utterance is in both, or one says something else there."""
+def comparison_section(runs: Sequence[Run], results: ResultTable) -> Section:
+    """The second run minus the first. Raises AvsrError where no utterance is in both, or one says something else there."""
     notes = _checked(*runs)
     pairs = paired_systems(*runs)
-    tables = [table for pair in pairs for whole in (True, False) if (table := _compared(book, *pair, whole)).lines]
-    alone = _alone(book, pairs)
-    return Compared([*tables, *([alone] if alone.lines else [])], notes)
+    tables = [_compared(results, *pair, intact=intact) for pair in pairs for intact in (True, False)]
+    return Section("compared", "The two runs compared", tables=[*tables, _unpaired(results, pairs)], notes=notes)
 
 
 def paired_systems(first: Run, second: Run) -> list[tuple[str, str]]:
-    """Those of one name with each other; where there are none, each of the first run with each of the second."""
+    """Systems of one name with each other; where there are none, each of the first run with each of the second."""
     theirs = {system: name for name, system in second.systems.items()}
     same = [(name, theirs[system]) for name, system in first.systems.items() if system in theirs]
     return same or [(one, other) for one in first.systems for other in second.systems]
@@ -56,50 +45,47 @@ def _checked(first: Run, second: Run) -> list[str]:
     notes = []
     if left := len(texts) + len(others) - 2 * len(shared):
         notes.append(f"{counted(left, 'utterance')} of one run alone, left out of the differences; {len(shared)} are in both.")
-    return notes + _other_noise(first, second)
+    noise, other_noise = ({(row.id, row.noise): (row.noise_id, row.noise_offset) for row in run.rows if row.noise is not None}
+                          for run in (first, second))
+    mixed = [key for key in noise if key in other_noise]
+    if differing := [key for key in mixed if noise[key] != other_noise[key]]:
+        names = ", ".join(sorted({str(name) for _, name in differing}))
+        notes.append(f"{len(differing)} of {len(mixed)} pieces of noise ({names}) are not the same in both runs, so part of a "
+                     "difference may be the noise.")
+    return notes
 
 
-def _other_noise(first: Run, second: Run) -> list[str]:
-    """Families whose pieces differ: then the noise is part of the difference."""
-    pieces, others = ({(row.id, row.noise): (row.noise_id, row.noise_offset)
-                       for row in run.rows if row.noise is not None} for run in (first, second))
-    shared = [key for key in pieces if key in others]
-    odd = [key for key in shared if pieces[key] != others[key]]
-    names = ", ".join(sorted({noise for _, noise in odd}))
-    return [f"{len(odd)} of {len(shared)} pieces of noise ({names}) are not the same in both runs, so part of a difference may "
-            "be the noise."] if odd else []
-
-
-def _compared(book: Book, one: str, other: str, whole: bool) -> Table:
-    """whole: in the conditions in which the picture is unharmed, or in the others."""
-    columns = (Column("first", None), Column("second", None), *CONDITION, Column("wer_first", one),
-               Column("wer_second", other), Column("difference", f"{other} less {one}", "+.1f"), Column("p", "p", CHANCE),
-               Column("utterances", "utterances"))
-    lines = []
-    for cell in ordered(book):
+def _compared(results: ResultTable, one: str, other: str, *, intact: bool) -> Table | None:
+    """intact: in the conditions with intact pictures, or else in the others."""
+    rows, strong = [], {}
+    for cell in ordered_cells(results):
         twin = replace(cell, system=other)
-        if (cell.system, cell.corruption is None) != (one, whole) or cell.modality == "none" or twin not in book.cells:
+        if (cell.system, cell.corruption is None) != (one, intact) or cell.modality == "none" or twin not in results.cells:
             continue
-        apart = book.less(twin, cell, tested=True)
-        strong = ("difference", "p") if apart.p is not None and apart.p < CERTAIN else ()
-        lines.append(Line((one, other, *condition_of(cell), book.rate(cell), book.rate(twin), apart.rate, apart.p, apart.n),
-                          strong=strong))
-    where = "" if whole else " when the picture is bad"
-    return Table("compared", f"{other} against {one}: WER %{where}", columns, tuple(lines),
-                 f"Differences are of the same utterances in the same conditions. Bold: p < {CERTAIN:g}, for each line by "
-                 "itself; of twenty lines without any difference one is bold by chance.")
+        found = results.difference(twin, cell, tested=True)
+        if found.p is not None and found.p < SIGNIFICANT:
+            strong[len(rows)] = ("difference", "p")
+        condition = {name: value for name, value in cell_values(cell).items() if name != "system"}
+        rows.append({"first": one, "second": other, **condition, "wer_first": results.rate(cell),
+                     "wer_second": results.rate(twin), "difference": found.difference, "p": found.p,
+                     "utterances": found.difference.utterances})
+    return make_table("compared", f"{other} against {one}: WER %" + ("" if intact else " when the picture is bad"), rows,
+                      "Differences are of the same utterances in the same conditions. Bold: p < "
+                      f"{SIGNIFICANT:g}, for each line by itself; of twenty lines without any difference one is bold by chance.",
+                      hidden=("first", "second"), strong=strong, columns={
+                          "wer_first": Column(one), "wer_second": Column(other),
+                          "difference": Column(f"{other} minus {one}", "+.1f")})
 
 
-def _alone(book: Book, pairs: Sequence[tuple[str, str]]) -> Table:
+def _unpaired(results: ResultTable, pairs: Sequence[tuple[str, str]]) -> Table | None:
     """Conditions that one of a pair lacks, and all of systems that are in no pair."""
-    columns = (SYSTEM, *CONDITION, Column("utterances", "utterances"))
     twins: dict[str, list[str]] = {}
     for one, other in pairs:
         twins.setdefault(one, []).append(other)
         twins.setdefault(other, []).append(one)
 
-    def lonely(cell: Cell) -> bool:
-        return not any(replace(cell, system=twin) in book.cells for twin in twins.get(cell.system, ()))
+    def unpaired(cell: Cell) -> bool:
+        return not any(replace(cell, system=twin) in results.cells for twin in twins.get(cell.system, ()))
 
-    lines = [Line((cell.system, *condition_of(cell), len(book.cells[cell]))) for cell in ordered(book) if lonely(cell)]
-    return Table("one-run-only", "In one run only", columns, tuple(lines))
+    return make_table("one-run-only", "In one run only", [
+        {**cell_values(cell), "utterances": len(results.cells[cell])} for cell in ordered_cells(results) if unpaired(cell)])

@@ -1,64 +1,58 @@
-"""What the tables say, in sentences: rows by condition in, a few lines for the head of the page out."""
+"""Findings: what the tables say, in sentences for the head of the page."""
 
 from __future__ import annotations
 
 from avsr.metrics import Gain
-from avsr.report.book import Book, Judged, name_of, snr_text
-from avsr.report.runs import NAMES
-from avsr.report.tables import LAW, gain_at
+from avsr.report.result_table import NoHarm, ResultTable, condition_name, snr_text
+from avsr.report.runs import MODALITY_NAMES
+from avsr.report.tables import CRITERION, snr_gain
 
 MOST_BROKEN = 6                                             # conditions named one by one
 
 
-def findings(book: Book) -> list[str]:
-    """The rates near 0 dB, whether the law holds, what seeing is worth."""
+def findings(results: ResultTable) -> list[str]:
+    """The rates near 0 dB, the gain by video, and where the no-harm criterion holds."""
     out = []
-    for system in book.seeing:
-        for noise in book.noises:
-            out += _near_zero(book, system, noise)
-        out += _law(book, system)
+    for system in results.video_systems:
+        who = f"{system}, " if len(results.video_systems) > 1 else ""
+        found = [_near_zero(results, system, noise) for noise in results.noises] + _no_harm(results, system)
+        out += [who + text for text in found if text]
     return out
 
 
-def _near_zero(book: Book, system: str, noise: str) -> list[str]:
-    levels = [snr for snr in book.levels(noise) if snr is not None and book.find(system, "av", noise, snr)]
+def _near_zero(results: ResultTable, system: str, noise: str) -> str | None:
+    levels = [snr for snr in results.levels(noise) if snr is not None and results.find(system, "av", (noise, snr))]
     if not levels:
-        return []
+        return None
     level = min(levels, key=abs)
-    judged = book.judged(system, (noise, level))
-    of = (("a", judged.sound), ("v", judged.lips), ("av", judged.both))
-    percents = [(NAMES[modality], book.percent(cell)) for modality, cell in of]
-    told = ", ".join(f"{name} {percent:.1f} %" for name, percent in percents if percent is not None)
-    worth = gain_at(book, system, noise, level)
-    more = "" if worth is None else f"; seeing is worth {_decibels(worth)}"
-    return [f"{_whose(book, system)}{noise} at {snr_text(level)} dB: WER by {told}{more}."]
+    cells = results.no_harm(system, (noise, level)).cells
+    rates = ", ".join(f"{MODALITY_NAMES[modality]} {percent:.1f} %" for modality, cell in cells.items()
+                      if (percent := results.percent(cell)) is not None)
+    gain = snr_gain(results, system, noise, level)
+    more = "" if gain is None else f"; the effective SNR gain of video is {_decibels(gain)}"
+    return f"{noise} at {snr_text(level)} dB: WER by {rates}{more}."
 
 
-def _decibels(worth: Gain) -> str:
-    if worth.beyond is not None:
-        return f"{'more' if worth.db > 0 else 'less'} than {worth.beyond:g} dB".replace("-", "−")
-    return f"{worth.db:.1f} dB".replace("-", "−")
+def _decibels(gain: Gain) -> str:
+    beyond = gain.beyond
+    text = f"{gain.db:.1f} dB" if beyond is None else f"{'more' if gain.db > 0 else 'less'} than {beyond:g} dB"
+    return text.replace("-", "−")
 
 
-def _law(book: Book, system: str) -> list[str]:
-    plain = [(name_of(one), book.judged(system, one)) for one in book.conditions_measured]
-    damaged = [(f"{name_of(one)}, {kind}" + ("" if amount is None else f" {amount:g}"),
-                book.judged(system, one, (kind, amount)))
-               for one in book.conditions_measured for kind, amount in book.damages()]
-    return [*_kept(book, system, plain, f"law ({LAW})"), *_kept(book, system, damaged, "law with a bad picture")]
+def _no_harm(results: ResultTable, system: str) -> list[str | None]:
+    intact = {condition_name(one): results.no_harm(system, one) for one in results.all_conditions}
+    corrupted = {f"{condition_name(one)}, {kind}" + ("" if amount is None else f" {amount:g}"):
+                 results.no_harm(system, one, (kind, amount))
+                 for one in results.all_conditions for kind, amount in results.corruptions}
+    return [_kept(intact, f"no-harm criterion ({CRITERION})"), _kept(corrupted, "no-harm criterion with a bad picture")]
 
 
-def _kept(book: Book, system: str, judged: list[tuple[str, Judged]], what: str) -> list[str]:
-    known = [(name, one) for name, one in judged if one.kept is not None]
-    broken = [(name, one) for name, one in known if not one.kept]
+def _kept(found: dict[str, NoHarm], what: str) -> str | None:
+    known = {name: one for name, one in found.items() if one.kept is not None}
+    broken = [f"{name} ({one.difference.percent:+.1f})" for name, one in known.items() if one.difference and not one.kept]
     if not known:
-        return []
-    named = "; ".join(f"{name} ({one.less.rate.percent:+.1f})" for name, one in broken[:MOST_BROKEN]).replace("-", "−")
+        return None
+    named = "; ".join(broken[:MOST_BROKEN]).replace("-", "−")
     more = f" and {len(broken) - MOST_BROKEN} more" if len(broken) > MOST_BROKEN else ""
-    told = f"; broken at {named}{more}" if broken else ""
-    return [f"{_whose(book, system)}{what}: kept at {len(known) - len(broken)} of {len(known)} conditions{told}."]
-
-
-def _whose(book: Book, system: str) -> str:
-    return f"{system}, " if len(book.seeing) > 1 else ""
-
+    end = f"; broken at {named}{more}" if broken else ""
+    return f"{what}: kept at {len(known) - len(broken)} of {len(known)} conditions{end}."

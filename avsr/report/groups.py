@@ -1,193 +1,192 @@
-"""For whom it fails: rows by condition in, word error rates of speakers and groups out, the gaps between them, their figure.
+"""For whom it fails: word error rates of speakers and groups, the gaps between them, and whether video widens these.
 
-    Book, columns ("speaker", "sex", ...)  ->  Fairness(tables, drawing)
+    ResultTable, columns ("speaker", "sex", ...)  ->  group_section -> Section of a figure and tables
 Groups with fewer speakers than metrics' floor are named and not judged.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from avsr.errors import AvsrError
-from avsr.metrics import Cell, Groups, by_group, columns
+from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
+from avsr.metrics import Cell, FaceEffect, Groups, by_group, columns, face_effect
 from avsr.names import INPUT_MODALITIES
-from avsr.report.book import Book, Condition, name_of, rng
-from avsr.report.draw import Drawing, Levels, Sheet
-from avsr.report.figures import look
-from avsr.report.runs import NAMES
-from avsr.report.table import CHANCE, Column, Line, Table
-from avsr.report.tables import CONDITION, SYSTEM, condition_of
+from avsr.report.page import Section
+from avsr.report.result_table import ResultTable, condition_name, rng
+from avsr.report.runs import MODALITY_NAMES
+from avsr.report.sheet import Curve, Sheet, SnrPanel, line_style, snr_sheet
+from avsr.report.tables import heard_values, make_table, noise_values
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-OF = (SYSTEM, *CONDITION[:3])
+NOTE = "p: how often random groups have as large a gap."
 
 
-@dataclass(frozen=True)
-class Fairness:
-    """tables: gaps of each column by condition, and its groups.  drawing: gaps against SNR.
-
-    columns: those with enough data.  notes: what was left out.
-    """
-
-    tables: list[Table]
-    drawing: Drawing | None
-    columns: list[str]
-    notes: list[str]
-
-
-def fairness(book: Book, asked: Sequence[str] | None) -> Fairness:
+def group_section(results: ResultTable, asked: Sequence[str] | None) -> Section:
     """By the columns asked for, or by speaker and every label. Raises AvsrError where one asked for is missing."""
-    found, notes, kept = columns_of(book, asked), [], []
-    for column in found:
-        judged = [groups for *_, cell in _measured(book) if (groups := grouped(book, column, cell))]
+    notes, kept = [], []
+    for column in _columns(results, asked):
+        judged = [groups for cell in _measured_cells(results) if (groups := groups_of(results, column, cell))]
         if any(groups.gap for groups in judged):
             kept.append(column)
         else:
             floor = f"{judged[0].floor} {judged[0].by}s" if judged else "any rows"
             notes.append(f"By {column}: insufficient data, fewer than two groups have {floor}.")
-    tables = [table(book, column) for column in kept for table in (_each, _gaps, _rates)]
-    return Fairness(tables, _drawing(book, kept), kept, notes)
+    tables = [build(results, column) for column in kept for build in (_rates_across, _gaps, _rates)]
+    faces, more = mismatched_face_table(results, kept)
+    return Section("groups", "For whom it fails", {"groups": _sheet(results, kept)}, [*tables, video_gain_table(results, kept), faces],
+                   [*notes, *more])
 
 
-def columns_of(book: Book, asked: Sequence[str] | None) -> list[str]:
-    """Those asked for, or all there are. Raises AvsrError, with those there are."""
-    found = columns(book.rows)
+def _columns(results: ResultTable, asked: Sequence[str] | None) -> list[str]:
+    found = columns(results.rows)
     if missing := [name for name in asked or () if name not in found]:
         raise AvsrError(f"--group-by {missing[0]}: no row has this label; there are {', '.join(found) or 'none'}.  Choose one "
                         "of those, or add the label to the manifest and run the benchmark again.")
     return found if asked is None else list(dict.fromkeys(asked))
 
 
-def grouped(book: Book, column: str, cell: Cell) -> Groups | None:
-    """Rates of the groups of one cell; None where its rows do not have the column, as those of an outside system may not."""
+def groups_of(results: ResultTable, column: str, cell: Cell) -> Groups | None:
+    """Rates of the groups of one cell; None where its rows lack the column, as those of an external system may."""
     def compute() -> Groups | None:
-        rows = [row for row in book.cells[cell] if row.speaker is not None]
+        rows = [row for row in results.cells[cell] if row.speaker is not None]
         there = column == "speaker" or any(row.labels.get(column) is not None for row in rows)
-        return by_group(book.cells[cell], column, rng=rng()) if rows and there else None
+        return by_group(results.cells[cell], column, rng=rng()) if rows and there else None
 
-    return book.once((by_group, column, cell), compute)
-
-
-def _measured(book: Book) -> list[tuple[str, str, Condition, Cell]]:
-    """Systems, modalities and conditions, pictures unharmed, each cell once: lips alone stand beside clean sound.
-
-    Systems that only hear, where others see: in a few conditions, to compare with.
-    """
-    shown = {system: book.conditions_measured if system in book.seeing or not book.seeing else telling(book)
-             for system in book.systems}
-    found = [(system, modality, (None, None) if modality == "v" else one) for system in book.systems
-             for modality in INPUT_MODALITIES for one in shown[system]]
-    return [(*one, cell) for one in dict.fromkeys(found) if (cell := book.find(one[0], one[1], *one[2])) is not None]
+    return results.once((by_group, column, cell), compute)
 
 
-def _gaps(book: Book, column: str) -> Table:
-    heads = (Column("column", None), *OF, Column("gap", "gap, points"), Column("p", "p", CHANCE),
-             Column("ratio", "ratio", ".2f"), Column("worst", "worst", words=True), Column("worst_wer", "its WER %"),
-             Column("best", "best", words=True), Column("best_wer", "its WER %"), Column("groups", "groups"))
-    lines, judged = [], []
-    for system, *_, cell in _measured(book):
-        found = grouped(book, column, cell)
-        if found is None:
-            continue
-        judged.append(found)
-        if found.gap is not None:
-            lines.append(Line((column, system, *condition_of(cell)[:3], found.gap, found.p, found.ratio, found.worst,
-                               found.rates[found.worst], found.best, found.rates[found.best], len(found.rates))))
-    return Table(f"gaps-{column}", f"By {column}: the worst group less the best", heads, tuple(lines), _told(judged))
+def _measured_cells(results: ResultTable) -> list[Cell]:
+    """Cells with intact pictures, each once. Where some systems have video, the others are shown in a few conditions only."""
+    found = [results.find(system, modality, condition) for system in results.systems for modality in INPUT_MODALITIES
+             for condition in (results.all_conditions if system in results.video_systems or not results.video_systems
+                               else results.main_conditions)]
+    return list(dict.fromkeys(cell for cell in found if cell is not None))
 
 
-def _told(judged: Sequence[Groups]) -> str:
-    """What p is of, and who was not judged."""
+def _gaps(results: ResultTable, column: str) -> Table | None:
+    judged = {cell: groups for cell in _measured_cells(results) if (groups := groups_of(results, column, cell))}
+    rows = [{"column": column, **heard_values(cell), "gap": found.gap, "p": found.p, "ratio": found.ratio,
+             "worst": found.worst, "worst_wer": found.rates[found.worst], "best": found.best,
+             "best_wer": found.rates[found.best], "groups": len(found.rates)}
+            for cell, found in judged.items() if found.worst is not None and found.best is not None]
+    return make_table(f"gaps-{column}", f"By {column}: the worst group minus the best", rows, _note(list(judged.values())),
+                      hidden=("column",))
+
+
+def _note(judged: Sequence[Groups]) -> str:
+    """What p means, and who was not judged."""
     insufficient = {group: n for found in judged for group, n in found.insufficient.items()}
     without = max(found.without for found in judged)
     by, floor = judged[0].by, judged[0].floor
-    few = ", ".join(f"{group} ({insufficient[group]} of {floor} {by}s)" for group in sorted(insufficient, key=natural))
-    return ("p: how often groups drawn by lot have as large a gap." + (f" Insufficient data, not judged: {few}." if few else "")
+    few = ", ".join(f"{group} ({insufficient[group]} of {floor} {by}s)" for group in sorted(insufficient, key=natural_order))
+    return (NOTE + (f" Insufficient data, not judged: {few}." if few else "")
             + (f" Without this label: {without} utterances." if without else ""))
 
 
-def _rates(book: Book, column: str) -> Table:
+def _rates(results: ResultTable, column: str) -> Table | None:
     """Each group at each condition: for CSV, as there are too many to read."""
-    heads = (Column("column", "column"), Column("group", column), *OF, Column("wer", "WER %"),
-             Column("utterances", "utterances"), Column("speakers", "speakers"))
-    lines = []
-    for system, *_, cell in _measured(book):
-        found = grouped(book, column, cell)
-        for group, rate in (found.rates if found is not None else {}).items():
-            lines.append(Line((column, group, system, *condition_of(cell)[:3], rate, rate.utterances,
-                               rate.clusters if rate.by == "speaker" else 1)))
-    return Table("groups", f"By {column}: each group", heads, tuple(lines), raw=True)
+    rows = [{"column": column, "group": group, **heard_values(cell), "wer": rate, "utterances": rate.utterances,
+             "speakers": rate.clusters if rate.by == "speaker" else 1}
+            for cell in _measured_cells(results) if (found := groups_of(results, column, cell))
+            for group, rate in found.rates.items()]
+    return make_table("groups", f"By {column}: each group", rows, csv_only=True)
 
 
-def _each(book: Book, column: str) -> Table:
+def _rates_across(results: ResultTable, column: str) -> Table | None:
     """Groups down; systems and modalities across, clean and at the level nearest 0 dB of each noise."""
-    shown = telling(book)
     found: dict[str, Groups] = {}
-    for system, modality, condition, cell in _measured(book):
-        if (modality == "v" or condition in shown) and (groups := grouped(book, column, cell)):
-            who = NAMES[modality] if len(book.systems) == 1 else f"{system}, {NAMES[modality]}"
-            found[who if modality == "v" else f"{who}, {name_of(condition)}"] = groups
-    names = sorted({group for groups in found.values() for group in groups.rates}, key=natural)
-    lines = [Line((column, name, *(groups.rates.get(name) for groups in found.values()))) for name in names]
-    heads = (Column("column", None), Column("group", column, words=True), *(Column(head, head) for head in found))
-    return Table(f"each-{column}", f"By {column}: WER % of each group", heads, tuple(lines))
+    for cell in _measured_cells(results):
+        condition = cell.noise, cell.snr_db
+        if (cell.modality == "v" or condition in results.main_conditions) and (groups := groups_of(results, column, cell)):
+            who = MODALITY_NAMES[cell.modality] if len(results.systems) == 1 else f"{cell.system}, {MODALITY_NAMES[cell.modality]}"
+            found[who if cell.modality == "v" else f"{who}, {condition_name(condition)}"] = groups
+    names = sorted({group for groups in found.values() for group in groups.rates}, key=natural_order)
+    rows = [{"column": column, "group": name, **{head: groups.rates.get(name) for head, groups in found.items()}}
+            for name in names]
+    return make_table(f"each-{column}", f"By {column}: WER % of each group", rows, hidden=("column",),
+                      columns={"group": Column(column, TEXT)} | {head: Column(head) for head in found})
 
 
-def telling(book: Book) -> list[Condition]:
-    """Clean, and the level nearest 0 dB of each noise."""
-    noisy = [(noise, [snr for snr in book.levels(noise) if snr is not None]) for noise in book.noises]
-    return [(None, None), *((noise, min(levels, key=abs)) for noise, levels in noisy)]
-
-
-def natural(name: str) -> list[tuple[int, int | str]]:
-    """To sort by: s2 before s10."""
+def natural_order(name: str) -> list[tuple[int, int | str]]:
+    """A sort key that puts s2 before s10."""
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _drawing(book: Book, kept: Sequence[str]) -> Drawing | None:
+def video_gain_table(results: ResultTable, kept: Sequence[str]) -> Table | None:
+    """Both minus sound alone, by group: who gains least by video, who most, and whether that is chance."""
+    rows: list[Row] = []
+    for system in results.video_systems:
+        for condition in results.main_conditions:
+            both, sound = ({row.id: row for row in results.rows_of(results.find(system, modality, condition))}
+                           for modality in ("av", "a"))
+            pair = [both[one] for one in both if one in sound], [sound[one] for one in sound if one in both]
+            for column in (one for one in kept if one in columns(pair[0])):
+                found = by_group(pair[0], column, against=pair[1], rng=rng())
+                if found.gap is not None and found.worst is not None and found.best is not None:
+                    rows.append({"system": system, **noise_values(condition), "column": column, "worst": found.worst,
+                                 "worst_difference": found.rates[found.worst], "best": found.best,
+                                 "best_difference": found.rates[found.best], "gap": found.gap, "p": found.p})
+    difference = Column("both minus sound", "+.1f")
+    return make_table("video-gain", "Who gains by video", rows, NOTE, columns={
+        "worst": Column("gains least", TEXT), "worst_difference": difference, "best": Column("gains most", TEXT),
+        "best_difference": difference})
+
+
+def mismatched_face_table(results: ResultTable, kept: Sequence[str]) -> tuple[Table | None, list[str]]:
+    """The counterfactual test: the same sound with another speaker's face, and whether it matters whose. With notes."""
+    names, notes = list(kept) or ["speaker"], []
+    found: dict[Cell, dict[str, FaceEffect]] = {}
+    for cell in results.cells:
+        intact = replace(cell, corruption=None, amount=None)
+        if cell.corruption != "face" or cell.modality not in ("v", "av") or intact not in results.cells:
+            continue
+        for name in names:
+            try:
+                effect = face_effect(results.cells[cell], results.cells[intact], column=name, rng=rng())
+                found.setdefault(cell, {})[name] = effect
+            except AvsrError as error:                      # such as a run that is not whole
+                notes.append(f"Another's face: {error}")
+    judged = [name for name in names if any(name in effects and effects[name].groups.gap for effects in found.values())]
+    rows = []
+    for cell, effects in found.items():
+        overall = next(iter(effects.values())).overall
+        row = {**heard_values(cell), "cost": overall.difference, "p": overall.p}
+        for name in judged:
+            groups = effects[name].groups if name in effects else None
+            row |= {f"gap_{name}": groups and groups.gap, f"p_{name}": groups and groups.p}
+        rows.append(row)
+    more = {f"gap_{name}": Column(f"gap by the face's {name}") for name in judged}
+    more |= {f"p_{name}": Column("p of the gap", P_VALUE) for name in judged}
+    note = "WER with another's face minus WER with one's own" + ("; gap: whether it matters whose face." if judged else ".")
+    cost = Column("another's face minus one's own, points", "+.1f")
+    return (make_table("faces", "The same sound with another speaker's face", rows, note, columns={"cost": cost} | more),
+            list(dict.fromkeys(notes)))
+
+
+def _sheet(results: ResultTable, kept: Sequence[str]) -> Sheet | None:
     """Gap against SNR by modality, a panel for each column and noise."""
-    systems = book.seeing or book.systems
-    shown = [(system, column, noise) for system in systems for column in kept for noise in book.noises or [None]]
+    systems = results.video_systems or results.systems
+    shown = [(system, column, noise) for system in systems for column in kept for noise in results.panel_noises]
     if not shown:
         return None
-
-    def draw() -> Sheet:
-        sheet = Sheet(len(shown), columns=len(book.noises) if len(book.noises) == 2 else 3, height=2.2)
-        for axis, (system, column, noise) in zip(sheet.axes, shown, strict=True):
-            levels = Levels(book.levels(noise))
-            for modality in INPUT_MODALITIES:
-                _gap_line(book, axis, levels, (system, modality, noise), column)
-            levels.axis(axis)
-            named = [system] * (len(systems) > 1) + [f"by {column}"] + [noise] * (noise is not None)
-            axis.set(title=", ".join(named), ylabel="gap in WER, points")
-        for column in kept:
-            same = [axis for axis, (_, one, _) in zip(sheet.axes, shown, strict=True) if one == column]
-            high = max(axis.get_ylim()[1] for axis in same)
-            for axis in same:
-                axis.set_ylim(0, high)
-                axis.yaxis.get_major_locator().set_params(integer=True)
-        sheet.label_left()
-        return sheet.finish()
-
-    return Drawing("groups", "For whom it fails", "Word error rate of the worst group less that of the best, against the "
-                   "signal-to-noise ratio, with intervals of 95 %: where they reach 0 there may be none. If both lies above "
-                   "sound, looking adds a bias that hearing has not.", draw)
+    sheet = snr_sheet([SnrPanel(", ".join([system] * (len(systems) > 1) + [f"by {column}"] + ([noise] if noise else [])),
+                                "gap in WER, points", results.levels(noise), list(_gap_curves(results, system, column, noise)))
+                       for system, column, noise in shown], columns=2 if len(results.noises) == 2 else 3, height=2.2)
+    for column in kept:
+        same = [axis for axis, (_, one, _) in zip(sheet.axes, shown, strict=True) if one == column]
+        high = max(axis.get_ylim()[1] for axis in same)
+        for axis in same:
+            axis.set_ylim(0, high)
+            axis.yaxis.get_major_locator().set_params(integer=True)
+    sheet.label_left()
+    return sheet.finish()
 
 
-def _gap_line(book: Book, axis: Axes, levels: Levels, of: tuple[str, str, str | None], column: str) -> None:
-    """One system by one sense in one noise; lips alone are level."""
-    system, modality, noise = of
-    style = look(book, system, modality)
-    cells = [(condition[1], book.find(system, modality, *condition)) for condition in book.conditions(noise)]
-    points = [(snr, found.gap) for snr, cell in cells
-              if cell is not None and (found := grouped(book, column, cell)) is not None and found.gap is not None]
-    if points and modality == "v":
-        axis.axhline(points[0][1].percent, **style.line | {"marker": ""}, zorder=2)
-    elif points:
-        levels.band(axis, [(snr, gap.low, gap.high) for snr, gap in points], style.colour)
-        levels.plot(axis, [(snr, gap.percent) for snr, gap in points], style)
+def _gap_curves(results: ResultTable, system: str, column: str, noise: str | None) -> Iterator[Curve]:
+    for modality in INPUT_MODALITIES:
+        cells = {condition[1]: results.find(system, modality, condition) for condition in results.conditions(noise)}
+        points = [(snr_db, found.gap if modality != "v" else found.gap.percent) for snr_db, cell in cells.items()
+                  if cell is not None and (found := groups_of(results, column, cell)) and found.gap is not None]
+        yield Curve(line_style(results, system, modality), points, level=modality == "v")

@@ -15,13 +15,13 @@ from typing import Any
 
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
-from avsr.names import visible
+from avsr.names import escape_controls
 from avsr.results import FIELD_TYPES, INVARIANT_FIELDS, NAME, RUN, TIMINGS, ResultRow, read_results
 
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
-NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # what rows hold that people have named
+NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # fields whose values people have chosen
 BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
-NAMES = {"a": "sound", "v": "lips", "av": "both", "none": "neither"}
+MODALITY_NAMES = {"a": "sound", "v": "lips", "av": "both", "none": "neither"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Run:
     """A benchmark's folder, read.
 
     name: of the folder, as long as it takes to tell it from the others.  about: run.json, {} without one.
-    warnings: what was mended in reading, as a line that a crash had cut off.  systems: their names here -> those in its file.
+    warnings: what was mended in reading, and what the reader should know.  systems: their names here -> those in the file.
     """
 
     name: str
@@ -39,11 +39,6 @@ class Run:
     about: dict = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     systems: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def media(self) -> Path:
-        """Where small recordings of its utterances may be."""
-        return self.folder / "media"
 
 
 def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None) -> list[Run]:
@@ -55,14 +50,13 @@ def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None) -
         raise AvsrError(f"{len(folders)} runs given: a report is of one, or compares two.  Give one or two folders.")
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise AvsrError(f"{folders[0]}: given twice, and a run compared with itself shows nothing.  Give two folders.")
-    names = _names(folders)
-    runs = [only(open_run(folder, name), where or {}) for folder, name in zip(folders, names, strict=True)]
+    runs = [filter_rows(open_run(folder, name), where or {}) for folder, name in zip(folders, _names(folders), strict=True)]
     rules = {run.rows[0].normaliser: run for run in runs}
     if len(rules) > 1:
-        told = ", ".join(f"{run.folder} by {rule}" for rule, run in rules.items())
-        raise AvsrError(f"rows of {len(rules)} normalisers cannot be compared: {told}.  Run the benchmark again for one of "
+        named = ", ".join(f"{run.folder} by {rule}" for rule, run in rules.items())
+        raise AvsrError(f"rows of {len(rules)} normalisers cannot be compared: {named}.  Run the benchmark again for one of "
                         "them.")
-    return _renamed(runs)
+    return _distinct_systems(runs)
 
 
 def open_run(folder: Path, name: str | None = None) -> Run:
@@ -75,20 +69,19 @@ def open_run(folder: Path, name: str | None = None) -> Run:
     rows, n_cut = read_results(path)
     if not rows:
         raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
-    _check(rows, path)
-    rows = _readable(rows)
-    if not any(row.modality != "none" for row in rows):
-        raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, by which nothing is sensed.  Run the benchmark "
-                        "with a, v or av.")
-    warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again makes it "
-                "whole."]
-    timings = [line | {"system": visible(line["system"])} for line in _lines(folder / TIMINGS)]
-    return Run(visible(name or folder.resolve().name), folder, rows, timings, _about(folder / RUN),
-               (*warnings[:n_cut], *_of_script(rows, path)), {row.system: row.system for row in rows})
+    _check_one_measurement(rows, path)
+    if all(row.modality == "none" for row in rows):
+        raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, without any input.  Run the benchmark with a, v or "
+                        "av.")
+    warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again completes it."]
+    rows = _with_visible_names(rows)
+    timings = [line | {"system": escape_controls(line["system"])} for line in _read_timings(folder / TIMINGS)]
+    return Run(escape_controls(name or folder.resolve().name), folder, rows, timings, _read_about(folder / RUN),
+               (*warnings[:n_cut], *_script_warnings(rows, path)), {row.system: row.system for row in rows})
 
 
-def _of_script(rows: Sequence[ResultRow], path: Path) -> list[str]:
-    """What word error rates of these texts do not tell, because of how their script is written."""
+def _script_warnings(rows: Sequence[ResultRow], path: Path) -> list[str]:
+    """What word error rates of these texts do not show, because of how their script is written."""
     references = "".join({row.reference for row in rows})
     warnings = []
     if 2 * len(re.findall(f"[{HAN}{SPACELESS}]", references)) > len(references):
@@ -100,29 +93,28 @@ def _of_script(rows: Sequence[ResultRow], path: Path) -> list[str]:
     return warnings
 
 
-def _readable(rows: list[ResultRow]) -> list[ResultRow]:
-    """Names in rows with what a terminal would obey spelt out: an SVG file may not hold it either."""
-    @cache
-    def shown(name: str) -> str:
-        return visible(name)
+def _with_visible_names(rows: list[ResultRow]) -> list[ResultRow]:
+    """The rows with control characters in names spelt out: a terminal would obey them, and an SVG file may not hold them."""
+    shown = cache(escape_controls)
 
-    def of(value: Any) -> Any:
+    def spelt_out(value: Any) -> Any:
         if isinstance(value, dict):
-            return {of(key): of(one) for key, one in value.items()}
+            return {spelt_out(key): spelt_out(one) for key, one in value.items()}
         return shown(value) if isinstance(value, str) else value
 
-    return [replace(row, **{name: of(getattr(row, name)) for name in NAMED}) for row in rows]
+    return [replace(row, **{name: spelt_out(getattr(row, name)) for name in NAMED}) for row in rows]
 
 
-def only(run: Run, where: Mapping[str, str]) -> Run:
+def filter_rows(run: Run, where: Mapping[str, str]) -> Run:
     """The rows whose columns have these values. Raises AvsrError where a column or every row is missing."""
     for column, value in where.items():
-        values = {str(_value(row, column)) for row in run.rows if _value(row, column) is not None}
-        if value not in values:
-            known = ", ".join(sorted(values)[:20]) or "no value"
+        values = {row: str(found) for row, found in enumerate(_value(row, column) for row in run.rows) if found is not None}
+        if value not in values.values():
+            known = ", ".join(sorted({*values.values()})[:20]) or "no value"
             raise AvsrError(f"{run.folder}: no row has {column} {value}; there is {known}.  Correct --where.")
-        # Silence, sight alone and clean sound belong to every noise: they are what it is compared with.
-        kept = [row for row in run.rows if str(_value(row, column)) == value or (column == "noise" and row.noise is None)]
+        # Rows without noise (clean, lips alone, neither) belong to every noise, as they are what it is compared with.
+        kept = [row for number, row in enumerate(run.rows)
+                if values.get(number) == value or (column == "noise" and row.noise is None)]
         run = replace(run, rows=kept, systems={row.system: row.system for row in kept})
     return run
 
@@ -133,24 +125,21 @@ def _value(row: ResultRow, column: str) -> Any:
     return row.extra[column] if column in row.extra else row.labels.get(column)
 
 
-def _lines(path: Path) -> list[dict]:
-    """Batches of a file that need not be there; a last line that was cut off is left out."""
-    if not path.is_file():
-        return []
+def _read_timings(path: Path) -> list[dict]:
+    """Batches of a file that need not exist; a last line that was cut off is left out."""
     out = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else [], 1):
         try:
-            row = json.loads(line)
-            if not all(isinstance(row[name], kind) for name, kind in BATCH.items()) or row["modality"] not in NAMES:
+            out.append(json.loads(line))
+            if not all(isinstance(out[-1][name], kind) for name, kind in BATCH.items()) or out[-1]["modality"] not in MODALITY_NAMES:
                 raise ValueError(f"a batch needs {', '.join(BATCH)}")
         except (ValueError, KeyError, TypeError) as error:
             raise AvsrError(f"{path}, line {number}: not a batch ({error}).  Delete the file to make the report without "
                             "speeds.") from error
-        out.append(row)
     return out
 
 
-def _about(path: Path) -> dict:
+def _read_about(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
@@ -165,19 +154,16 @@ def _about(path: Path) -> dict:
 def _names(folders: Sequence[Path]) -> list[str]:
     """The last parts of the paths, as many as tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
-    for n in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(path[-n:]) for path in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise AssertionError("the same folder twice")
+    return next(names for n in range(1, max(map(len, parts)) + 1)
+                if len(set(names := ["/".join(path[-n:]) for path in parts])) == len(parts))
 
 
-def _check(rows: Sequence[ResultRow], path: Path) -> None:
-    """That rows of one system are one measurement, and all of them by one normaliser. Raises AvsrError."""
+def _check_one_measurement(rows: Sequence[ResultRow], path: Path) -> None:
+    """Raises AvsrError unless all rows of a system were measured in one way, and all rows have one normaliser."""
     seen: dict[tuple, Any] = {}
     for number, row in enumerate(rows, 1):
-        if row.modality not in NAMES:
-            raise AvsrError(f"{path}, line {number}: modality {row.modality!r}, and there are {', '.join(NAMES)}.  "
+        if row.modality not in MODALITY_NAMES:
+            raise AvsrError(f"{path}, line {number}: modality {row.modality!r}, and there are {', '.join(MODALITY_NAMES)}.  "
                             "Correct it.")
         for name in INVARIANT_FIELDS:
             value = getattr(row, name)
@@ -187,18 +173,14 @@ def _check(rows: Sequence[ResultRow], path: Path) -> None:
                                 "rows are not one measurement.  Put them into two runs.")
 
 
-def _renamed(runs: list[Run]) -> list[Run]:
-    """Systems that have the same name in both runs are told apart by the folder's."""
-    if len(runs) < 2:
-        return runs
-    shared = set.intersection(*(set(run.systems) for run in runs))
-    if not shared:
-        return runs
+def _distinct_systems(runs: list[Run]) -> list[Run]:
+    """The runs, in which systems that have the same name in both are told apart by the folder's."""
+    shared = set.intersection(*(set(run.systems) for run in runs)) if len(runs) > 1 else set()
     out = []
     for run in runs:
-        told = {system: run.name if len(run.systems) == 1 else f"{run.name}: {system}" for system in run.systems}
-        names = {system: told[system] if system in shared else system for system in run.systems}
-        rows = [replace(row, system=names[row.system]) for row in run.rows]
+        names = {system: system if system not in shared else run.name if len(run.systems) == 1 else f"{run.name}: {system}"
+                 for system in run.systems}
+        rows = [replace(row, system=names[row.system]) for row in run.rows] if shared else run.rows
         timings = [{**line, "system": names.get(line["system"], line["system"])} for line in run.timings]
         out.append(replace(run, rows=rows, timings=timings, systems={name: system for system, name in names.items()}))
     return out

@@ -1,159 +1,226 @@
-"""Tables of scores: rows by condition in, the main table and those beside it out.
+"""Tables of the report: what was measured by condition in, tables out: scores, errors by kind, gains, counts, speed.
 
-    Book  ->  main(book), corruptions(book), kinds(book), gains(book)
-Lines that break the law (both at most 0.5 points above the better of sound and lips) are bold and say so.
+    columns are known by name (COLUMNS)  ->  make_table("errors", "Errors by kind", rows of {column: value})
+Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and lips) stand out.
 """
 
 from __future__ import annotations
 
-from avsr.corrupt import CORRUPTIONS
-from avsr.metrics import SLACK, Cell, Gain, Rate, cer, gain, sentence_errors
-from avsr.report.book import Book, Condition, Judged, rng, snr_text
-from avsr.report.runs import NAMES
-from avsr.report.table import Column, Line, Table
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-LAW = f"both at most {SLACK:g} points above the better of sound and lips"
+from avsr.corrupt import CORRUPTIONS
+from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
+from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, gain, sentence_errors
+from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
+from avsr.report.runs import MODALITY_NAMES, Run
+from avsr.results import ResultRow
+from avsr.text import normalise
+
+CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
-KEYS = (Column("system", None), Column("noise", None))
-SYSTEM = Column("system", "system", words=True)
-CONDITION = (Column("modality", "by", words=True), Column("noise", "noise", words=True), Column("snr_db", "SNR, dB", "g"),
-             Column("corruption", "picture", words=True), Column("amount", "amount", "g"))
+COLUMNS = {
+    "system": Column("system", TEXT), "modality": Column("modality", TEXT), "noise": Column("noise", TEXT),
+    "snr_db": Column("SNR, dB", "g"), "corruption": Column("picture", TEXT), "amount": Column("amount", "g"),
+    "run": Column("run", TEXT), "reason": Column("reason", TEXT), "ids": Column("which", TEXT), "device": Column("on", TEXT),
+    "column": Column("by", TEXT), "group": Column("group", TEXT), "worst": Column("worst", TEXT), "best": Column("best", TEXT),
+    "said": Column("said", TEXT), "written": Column("written", TEXT), "no_harm": Column("no-harm criterion", TEXT),
+    "difference": Column("both minus the better one", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
+    "p": Column("p", P_VALUE), "wer": Column("WER %"), "cer": Column("CER %"), "sentences": Column("sentences wrong"),
+    "minutes": Column("minutes of speech"), "incomplete": Column("of them incomplete"), "ratio": Column("ratio", ".2f"),
+    "empty": Column("references without a word"), "off_db": Column("SNR off by at most, dB", ".4f"),
+    "audio_s": Column("seconds of speech", ",.0f"), "seconds": Column("seconds taken", ",.1f"),
+    "real_time_factor": Column("real-time factor", ".3f"), "times_real_time": Column("times real time", ",.1f"),
+    "peak_mb": Column("peak memory, MB", ",.0f"), "gap": Column("gap, points"), "worst_wer": Column("its WER %"),
+    "best_wer": Column("its WER %"), "share": Column("% of what was said")}
 
 
-def main(book: Book) -> list[Table]:
-    """WER against SNR: a table for each system that sees and each noise, those that only hear beside it."""
-    deaf = [system for system in book.systems if system not in book.seeing]
-    noises = book.noises or [None]
-    return [_main(book, system, noise, deaf) for system in book.seeing or [None] for noise in noises]
+def make_table(name: str, title: str, rows: Sequence[Row], note: str = "", *, hidden: Collection[str] = (),
+               columns: Mapping[str, Column] | None = None, csv_only: bool = False,
+               strong: Mapping[int, Collection[str]] | None = None) -> Table | None:
+    """A table of these rows, None without any. columns: those that are not in COLUMNS or differ from it; others have their
+    name as the heading.  hidden: columns for the CSV alone.  Rows that break the no-harm criterion are highlighted."""
+    known = COLUMNS | (columns or {})
+    found = {column: known.get(column, Column(column)) for row in rows for column in row}
+    found |= {column: found[column]._replace(title=None) for column in hidden if column in found}
+    highlighted = [number for number, row in enumerate(rows) if row.get("no_harm") == BROKEN]
+    return Table(name, title, found, rows, note, csv_only, highlighted, strong or {}) if rows else None
 
 
-def _main(book: Book, system: str | None, noise: str | None, others: list[str]) -> Table:
-    columns = [*KEYS, Column("snr_db", "SNR, dB", "g")]
-    if system is not None:
-        columns += [Column(name, name) for name in ("sound", "lips", "both")]
-        columns += [Column("less", "both less the better one", "+.1f"), Column("law", "law", words=True)]
-    columns += [Column(f"{other} sound", other) for other in others]
-    lines = []
-    for condition in book.conditions(noise):
-        values, bold = [system, noise, level_of(condition[1])], False
-        if system is not None:
-            judged = book.judged(system, condition)
-            bold = judged.kept is False
-            values += [book.rate(judged.sound), book.rate(judged.lips), book.rate(judged.both), *_less(judged)]
-        values += [book.rate(book.find(other, "a", *condition)) for other in others]
-        lines.append(Line(tuple(values), bold))
-    who = f"{system}, " if system is not None and len(book.systems) > 1 else ""
-    kept = [line.values[7] for line in lines if system is not None and line.values[7] is not None]
-    note = f"Law ({LAW}): kept at {kept.count(KEPT)} of {len(kept)} levels." if kept else ""
-    return Table("main", f"{who}{noise or 'no noise'}: WER %", tuple(columns), tuple(lines), note)
-
-
-def level_of(snr_db: float | None) -> str | float:
+def level_value(snr_db: float | None) -> str | float:
     """An SNR as tables have it: a number, or `clean`."""
     return "clean" if snr_db is None else snr_db
 
 
-def condition_of(cell: Cell) -> tuple:
-    """What the columns CONDITION hold. To lips alone it is neither clean nor noisy."""
-    level = None if cell.modality == "v" else level_of(cell.snr_db)
-    return NAMES[cell.modality], cell.noise, level, cell.corruption, cell.amount
+def noise_values(condition: Condition) -> Row:
+    """A condition as columns."""
+    return {"noise": condition[0], "snr_db": level_value(condition[1])}
 
 
-def _less(judged: Judged) -> tuple[Rate | None, str | None]:
-    """The difference, and the law in a word."""
-    if judged.less is None:
-        return None, None
-    return judged.less.rate, KEPT if judged.kept else BROKEN
+def heard_values(cell: Cell) -> Row:
+    """A cell's system, modality and noise as columns. Lips alone are neither clean nor noisy."""
+    level = None if cell.modality == "v" else level_value(cell.snr_db)
+    return {"system": cell.system, "modality": MODALITY_NAMES[cell.modality], "noise": cell.noise, "snr_db": level}
 
 
-def corruptions(book: Book) -> list[Table]:
-    """What damage to the picture does, by system, at each condition at which both were measured with it."""
+def cell_values(cell: Cell) -> Row:
+    """All of a cell as columns."""
+    return {**heard_values(cell), "corruption": cell.corruption, "amount": cell.amount}
+
+
+def main_tables(results: ResultTable) -> list[Table | None]:
+    """WER against SNR: a table for each system with video and each noise, with systems without video beside it."""
+    systems: Sequence[str | None] = results.video_systems or [None]
+    return [_main_table(results, system, noise) for system in systems for noise in results.panel_noises]
+
+
+def _main_table(results: ResultTable, system: str | None, noise: str | None) -> Table | None:
+    others = {f"{other} sound": other for other in results.systems if other not in results.video_systems}
+    rows = []
+    for condition in results.conditions(noise):
+        row: dict[str, Any] = {"system": system, "noise": noise, "snr_db": level_value(condition[1])}
+        if system is not None:
+            row |= no_harm_values(results, results.no_harm(system, condition))
+        rows.append(row | {column: results.rate(results.find(other, "a", condition)) for column, other in others.items()})
+    who = f"{system}, " if system is not None and len(results.systems) > 1 else ""
+    judged = [row["no_harm"] for row in rows if row.get("no_harm") is not None]
+    note = f"No-harm criterion ({CRITERION}): kept at {judged.count(KEPT)} of {len(judged)} levels." if judged else ""
+    return make_table("main", f"{who}{noise or 'no noise'}: WER %", rows, note, hidden=("system", "noise"),
+                      columns={column: Column(other) for column, other in others.items()})
+
+
+def no_harm_values(results: ResultTable, found: NoHarm) -> Row:
+    """Rates of sound, lips and both, their difference, and the criterion in a word, as columns."""
+    return {**{MODALITY_NAMES[modality]: results.rate(cell) for modality, cell in found.cells.items()},
+            "difference": found.difference, "no_harm": None if found.kept is None else KEPT if found.kept else BROKEN}
+
+
+def corruption_tables(results: ResultTable) -> list[Table | None]:
+    """What corrupted pictures do, by system, at each condition at which both were measured with them."""
+    kinds = [name for name in dict.fromkeys(name for name, _ in results.corruptions) if name in CORRUPTIONS]
+    units = "; ".join(f"{name}: {CORRUPTIONS[name].about}" + (f", {CORRUPTIONS[name].unit}" if CORRUPTIONS[name].unit else "")
+                      for name in kinds)
     out = []
-    for system in book.damaged:
-        found = {(cell.noise, cell.snr_db): None for cell in book.cells
-                 if cell.system == system and cell.modality == "av" and cell.corruption is not None}
-        out.append(_corruptions(book, system, list(found) or [(None, None)]))
+    for system in results.corrupted_systems:
+        rows = []
+        for condition in results.corrupted_conditions(system) or [CLEAN]:
+            intact = results.find(system, "av", condition)
+            for corruption in [INTACT, *results.corruptions]:
+                found = results.no_harm(system, condition, corruption)
+                both = found.cells["av"]
+                if both is None and found.cells["v"] is None:
+                    continue
+                cost = results.difference(both, intact).difference if both and intact and corruption[0] else None
+                rows.append({"system": system, **noise_values(condition), "corruption": corruption[0] or "unharmed",
+                             "amount": corruption[1], **no_harm_values(results, found), "cost": cost})
+        out.append(make_table("corruptions", f"{system}: WER % when the picture is bad", rows, f"{units}." if units else "",
+                              hidden=("system",)))
     return out
 
 
-def _corruptions(book: Book, system: str, conditions: list[Condition]) -> Table:
-    columns = (Column("system", None), Column("noise", "noise", words=True), Column("snr_db", "SNR, dB", "g"),
-               Column("corruption", "picture", words=True), Column("amount", "amount", "g"),
-               *(Column(name, name) for name in ("sound", "lips", "both")),
-               Column("less", "both less the better one", "+.1f"), Column("law", "law", words=True),
-               Column("cost", "both less both unharmed", "+.1f"))
-    lines = []
-    for condition in conditions:
-        for damage in [(None, None), *book.damages()]:
-            judged = book.judged(system, condition, damage)
-            if judged.both is None and judged.lips is None:
-                continue
-            whole = book.find(system, "av", *condition)
-            cost = book.less(judged.both, whole).rate if judged.both and whole and damage[0] else None
-            rates = [book.rate(one) for one in (judged.sound, judged.lips, judged.both)]
-            lines.append(Line((system, condition[0], level_of(condition[1]), damage[0] or "unharmed", damage[1], *rates,
-                               *_less(judged), cost), judged.kept is False))
-    units = "; ".join(f"{name}: {CORRUPTIONS[name].about}" + (f", {CORRUPTIONS[name].unit}" if CORRUPTIONS[name].unit else "")
-                      for name in dict.fromkeys(name for name, _ in book.damages()) if name in CORRUPTIONS)
-    return Table("corruptions", f"{system}: WER % when the picture is bad", columns, tuple(lines), f"{units}." if units else "")
+def ordered_cells(results: ResultTable) -> list[Cell]:
+    """Cells by system, modality, corruption, noise, and SNR from clean to loud noise."""
+    corruptions, noises = [INTACT, *results.corruptions], [None, *results.noises]
+    return sorted(results.cells, key=lambda cell: (
+        results.systems.index(cell.system), list(MODALITY_NAMES).index(cell.modality),
+        corruptions.index((cell.corruption, cell.amount)), noises.index(cell.noise),
+        0.0 if cell.snr_db is None else -cell.snr_db))
 
 
-def kinds(book: Book) -> Table:
-    """Errors by kind, for every cell but those in which nothing was sensed."""
-    columns = (SYSTEM, *CONDITION, Column("utterances", "utterances"), Column("wer", "WER %"),
-               Column("substitutions", "swapped"), Column("insertions", "added"), Column("deletions", "lost"),
-               Column("sentences", "sentences wrong"), Column("cer", "CER %"))
-    lines = [Line((cell.system, *condition_of(cell), *_kinds(book, cell))) for cell in ordered(book) if cell.modality != "none"]
-    return Table("errors", "Errors by kind, % of the words", columns, tuple(lines),
-                 "Swapped, added and lost words (substitutions, insertions, deletions) add up to WER. CER counts characters.")
+def error_table(results: ResultTable) -> Table | None:
+    """Errors by kind, for every cell but those without any input."""
+    rows = []
+    for cell in ordered_cells(results):
+        if cell.modality == "none":
+            continue
+        found, rate = results.cells[cell], results.rate(cell)
+        assert rate is not None
+        kinds = {kind: 100 * getattr(rate.score, kind) / rate.score.words if rate.score.words else None
+                 for kind in ("substitutions", "insertions", "deletions")}
+        rows.append({**cell_values(cell), "utterances": len(found), "wer": rate, **kinds,
+                     "sentences": sentence_errors(found, rng=rng()), "cer": cer(found, rng=rng())})
+    return make_table("errors", "Errors by kind, % of the words", rows,
+                      "Substitutions, insertions and deletions add up to WER. CER counts characters.")
 
 
-def _kinds(book: Book, cell: Cell) -> tuple:
-    rows, rate = book.cells[cell], book.rate(cell)
-    counts = (rate.score.substitutions, rate.score.insertions, rate.score.deletions)
-    parts = [100 * count / rate.score.words if rate.score.words else None for count in counts]
-    return (len(rows), rate, *parts, sentence_errors(rows, rng=rng()), cer(rows, rng=rng()))
-
-
-def ordered(book: Book) -> list[Cell]:
-    """Cells by system, modality, noise, SNR from clean to loud, and corruption."""
-    damages = [(None, None), *book.damages()]
-    noises = [None, *book.noises]
-
-    def place(cell: Cell) -> tuple:
-        damage = damages.index((cell.corruption, cell.amount))
-        loud = 0.0 if cell.snr_db is None else -cell.snr_db
-        return book.systems.index(cell.system), list(NAMES).index(cell.modality), damage, noises.index(cell.noise), loud
-
-    return sorted(book.cells, key=place)
-
-
-def gains(book: Book) -> Table | None:
+def gain_table(results: ResultTable) -> Table | None:
     """Effective SNR gain: how many dB less noise sound alone would need to be as good as both."""
-    levels = [snr for snr in book.levels() if snr is not None]
-    found = {(system, noise, snr): gain_at(book, system, noise, snr)
-             for system in book.seeing for noise in book.noises for snr in levels}
-    told = {key[2] for key, one in found.items() if one is not None and one.beyond != 0}
-    levels = [snr for snr in levels if snr in told]         # at the highest, being better is beyond what was measured
-    lines = [Line((system, noise, *values)) for system in book.seeing for noise in book.noises
-             if any(values := [found[system, noise, snr] for snr in levels])]
-    if not lines:
-        return None
-    columns = (SYSTEM, CONDITION[1], *(Column(f"at_{snr:g}_db", f"at {snr_text(snr)} dB") for snr in levels))
-    return Table("gains", "What seeing is worth, in dB", columns, tuple(lines),
-                 "Effective SNR gain: sound alone would need so many dB less noise to reach the WER that both have here. "
-                 "> and <: beyond the levels measured.")
+    levels = [snr for snr in results.levels() if snr is not None]
+    found = {(system, noise, snr): snr_gain(results, system, noise, snr)
+             for system in results.video_systems for noise in results.noises for snr in levels}
+    # At the highest level every improvement is beyond what was measured.
+    known = {snr for (*_, snr), value in found.items() if value is not None and value.beyond != 0}
+    levels = [snr for snr in levels if snr in known]
+    rows = [{"system": system, "noise": noise, **{f"at_{snr:g}_db": found[system, noise, snr] for snr in levels}}
+            for system in results.video_systems for noise in results.noises
+            if any(found[system, noise, snr] for snr in levels)]
+    return make_table("gains", "Effective SNR gain of video, in dB", rows,
+                      "Sound alone would need so many dB less noise to reach the WER that both have here. > and <: beyond the "
+                      "levels measured.", columns={f"at_{snr:g}_db": Column(f"at {snr_text(snr)} dB") for snr in levels})
 
 
-def gain_at(book: Book, system: str, noise: str, snr_db: float) -> Gain | None:
-    """None where sound or both were not measured there, or not of the same utterances: a run that is not whole."""
-    cells = [book.find(system, modality, noise, snr_db) for modality in ("a", "av")]
-    if None in cells:
+def snr_gain(results: ResultTable, system: str, noise: str, snr_db: float) -> Gain | None:
+    """None where sound or both were not measured there, or not on the same utterances: a run that is not whole."""
+    sound, both = (results.find(system, modality, (noise, snr_db)) for modality in ("a", "av"))
+    if sound is None or both is None:
         return None
-    ids = {row.id for row in book.cells[cells[1]]}
-    curve = [cell for cell in book.cells if cell == Cell(system, "a", noise, cell.snr_db) and cell.snr_db is not None]
-    if any(ids != {row.id for row in book.cells[cell]} for cell in curve):
+    ids = {row.id for row in results.cells[both]}
+    curve = [cell for cell in results.cells if cell == Cell(system, "a", noise, cell.snr_db) and cell.snr_db is not None]
+    if any(ids != {row.id for row in results.cells[cell]} for cell in curve):
         return None
-    return book.once((gain, system, noise, snr_db),
-                     lambda: gain(book.cells, system, noise, snr_db, rng=rng(), n_draws=GAIN_DRAWS))
+    return results.once((gain, system, noise, snr_db),
+                        lambda: gain(results.cells, system, noise, snr_db, rng=rng(), n_draws=GAIN_DRAWS))
+
+
+def speed_table(runs: Sequence[Run]) -> Table | None:
+    """Time and memory by system and modality; the first batch of each, which pays for starting up, counts as well."""
+    batches: dict[tuple, list[dict]] = defaultdict(list)
+    for batch in (batch for run in runs for batch in run.timings):
+        batches[batch["system"], batch["modality"], batch.get("device")].append(batch)
+    rows = []
+    for system, modality, device in sorted(batches, key=lambda key: (key[0], list(MODALITY_NAMES).index(key[1]), str(key[2]))):
+        same = batches[system, modality, device]
+        audio, seconds = (float(sum(batch[name] for batch in same)) for name in ("audio_s", "seconds"))
+        peaks = [float(batch["peak_mb"]) for batch in same if batch.get("peak_mb") is not None]
+        rows.append({"system": system, "modality": MODALITY_NAMES[modality], "device": device,
+                     "clips": sum(batch["clips"] for batch in same), "audio_s": audio, "seconds": seconds,
+                     "real_time_factor": seconds / audio if audio else None,
+                     "times_real_time": audio / seconds if seconds else None, "peak_mb": max(peaks, default=None)})
+    return make_table("speed", "Speed and memory", rows, "Real-time factor: seconds taken for a second of speech.")
+
+
+def count_table(runs: Sequence[Run]) -> Table | None:
+    """How many rows, utterances and speakers, and how near the SNR achieved came to the one asked for."""
+    rows = []
+    for run in runs:
+        for system in dict.fromkeys(row.system for row in run.rows):
+            found = [row for row in run.rows if row.system == system]
+            rows.append({"run": run.name, "system": system, "rows": len(found), **_counts(found)})
+    return make_table("counts", "What was measured", rows,
+                      "Incomplete: conditions in which some utterance of the run has no row. Utterances whose reference has no "
+                      "word count: every word written for them is an insertion.")
+
+
+def _counts(rows: Sequence[ResultRow]) -> Row:
+    seconds = {row.id: row.duration_s or 0.0 for row in rows}
+    conditions = Counter(Cell.of(row) for row in rows)
+    off = [abs(row.snr_achieved - row.snr_db) for row in rows if row.snr_achieved is not None and row.snr_db is not None]
+    return {"utterances": len(seconds), "speakers": len({row.speaker for row in rows} - {None}),
+            "minutes": sum(seconds.values()) / 60, "conditions": len(conditions),
+            "incomplete": sum(n < len(seconds) for n in conditions.values()),
+            "empty": sum(not normalise(text) for text in {row.id: row.reference for row in rows}.values()),
+            "off_db": max(off, default=None)}
+
+
+def skipped_table(runs: Sequence[Run]) -> Table | None:
+    """Utterances that were skipped, by reason."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for run in runs:
+        for one in run.about.get("skipped", ()):
+            found[run.name, one["reason"]].append(one["id"])
+    rows = [{"run": run, "reason": reason, "utterances": len(ids),
+             "ids": ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")}
+            for (run, reason), ids in found.items()]
+    return make_table("skipped", "What was left out, and why", rows)

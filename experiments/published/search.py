@@ -17,26 +17,25 @@ import torch
 from torch import Tensor
 
 from avsr.decode import CTCPrefixScorer, DecoderScorer, HybridBeamSearch, search
-from avsr.models.avsr import Memory
-from avsr.models.decoder import Cache
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.decoder import Cache, Memory
+from avsr.models.hybrid import HybridAVSR, HybridDims
 
 END, FRAMES, CTC, NO = HybridDims.n_vocab - 1, 250, 0.1, -1e10
 SHARP = 5.0                                                 # times the decoder's random logits, which are nearly flat
 Text = tuple[tuple[int, ...], float]
 
 
-def made(n_utterances: int) -> tuple[Hybrid, Tensor, Tensor]:
+def made(n_utterances: int) -> tuple[HybridAVSR, Tensor, Tensor]:
     """The network, memories (B, T, D) and log-probabilities of CTC (B, T, V): a token in every fourth frame, else blank."""
     torch.manual_seed(0)
-    model = Hybrid(HybridDims(n_audio_layers=1)).eval().requires_grad_(False)
+    model = HybridAVSR(HybridDims(n_audio_layers=1)).eval().requires_grad_(False)
     model.decoder.out.weight.mul_(SHARP)
     likely = torch.randint(1, END, (n_utterances, FRAMES)) * (torch.arange(FRAMES) % 4 == 0)
     logits = torch.randn(n_utterances, FRAMES, END + 1) * 1.5 + 14.0 * torch.nn.functional.one_hot(likely, END + 1)
     return model, torch.randn(n_utterances, FRAMES, model.dims.width), logits.log_softmax(dim=-1)
 
 
-def ours(model: Hybrid, memory: Memory, posteriors: Tensor, size: int, steps: int) -> list[Text]:
+def ours(model: HybridAVSR, memory: Memory, posteriors: Tensor, size: int, steps: int) -> list[Text]:
     """The search of avsr.decode over all utterances."""
     prompt = torch.full((memory.n_utterances, 1), END, device=memory.device)
     decoder = DecoderScorer(model, memory, no_speech_token=None, start_token=END, weight=1 - CTC)
@@ -63,7 +62,7 @@ def prefix_scores(table: np.ndarray, text: tuple[int, ...], state: np.ndarray, t
     return psi, after
 
 
-def plain(model: Hybrid, memory: Memory, posteriors: Tensor, size: int, steps: int) -> Text:
+def plain(model: HybridAVSR, memory: Memory, posteriors: Tensor, size: int, steps: int) -> Text:
     """The same for one utterance, a hypothesis at a time."""
     table, first = posteriors[0].cpu().numpy(), model.start(memory)
     state = np.stack([np.full(FRAMES, NO, np.float32), table[:, 0].cumsum()], axis=1)

@@ -14,7 +14,7 @@ import time
 import torch
 
 from avsr.decode import CTCPrefixScorer, DecoderScorer, HybridBeamSearch, search
-from avsr.models.hybrid import Hybrid, HybridDims
+from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME, VIDEO_FPS
 
 LAYERS = {"v": {"n_video_layers": 12}, "a": {"n_audio_layers": 12}, "av": {"n_audio_layers": 12, "n_video_layers": 12}}
@@ -35,14 +35,14 @@ def main() -> None:
     for modality in asked.modality.split(","):
         torch.manual_seed(0)
         with torch.device(asked.device):
-            model = Hybrid(HybridDims(**LAYERS[modality])).eval().to(getattr(torch, asked.dtype))
+            model = HybridAVSR(HybridDims(**LAYERS[modality])).eval().to(getattr(torch, asked.dtype))
         for batch in map(int, asked.batch.split(",")):
             for tokens in map(int, asked.tokens.split(",")):
                 print(json.dumps(measure(model, asked, batch, min(tokens, asked.seconds * VIDEO_FPS))), flush=True)
 
 
 @torch.inference_mode()
-def measure(model: Hybrid, asked: argparse.Namespace, batch: int, n_tokens: int) -> dict:
+def measure(model: HybridAVSR, asked: argparse.Namespace, batch: int, n_tokens: int) -> dict:
     """The fastest of some runs, after one to warm up."""
     (modality,), n_frames = model.modalities, asked.seconds * VIDEO_FPS
     first = next(model.parameters())
@@ -59,7 +59,7 @@ def measure(model: Hybrid, asked: argparse.Namespace, batch: int, n_tokens: int)
             "peak_GB": round(torch.cuda.max_memory_allocated() / 1e9, 2) if asked.device == "cuda" else None}
 
 
-def once(model: Hybrid, sound: torch.Tensor | None, mouths: torch.Tensor | None, n_tokens: int) -> tuple[float, float]:
+def once(model: HybridAVSR, sound: torch.Tensor | None, mouths: torch.Tensor | None, n_tokens: int) -> tuple[float, float]:
     """Seconds for encoding, and for the search."""
     start = now(model)
     memory = model.encode(sound, mouths)
@@ -73,7 +73,7 @@ def once(model: Hybrid, sound: torch.Tensor | None, mouths: torch.Tensor | None,
     return middle - start, now(model) - middle
 
 
-def now(model: Hybrid) -> float:
+def now(model: HybridAVSR) -> float:
     """The time, a GPU waited for."""
     if next(model.parameters()).is_cuda:
         torch.cuda.synchronize()

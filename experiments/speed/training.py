@@ -18,14 +18,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from avsr.augment import Augment
-from avsr.batch import Batches, Endless, augmented, loader, padding, plan_epoch
+from avsr.batch import Batches, InfiniteSampler, augmented, loader, padding, plan_epoch
 from avsr.config import DataConfig, LossConfig
-from avsr.dataset import Examples, label_words, read_rows
-from avsr.losses import Learner
+from avsr.dataset import Examples, label_words, read_prepared
+from avsr.losses import LossModule
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.video import FRONTS
+from avsr.models.video import FRONTENDS
 from avsr.noise import Coloured, NoiseMixer
-from avsr.text import write_letters
+from avsr.text import write_characters
 
 HERE = Path(__file__).resolve().parent
 DIMS = Dims(n_video_layers=3, n_decoder_layers=2, n_vocab=34, n_context=96)
@@ -33,13 +33,13 @@ DIMS = Dims(n_video_layers=3, n_decoder_layers=2, n_vocab=34, n_context=96)
 
 def gmac(front: str) -> float:
     """Multiplications and additions, in billions, of a lip network for 75 frames."""
-    net = FRONTS[front]().eval()
+    net = FRONTENDS[front]().eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.zeros(1, 75, 88, 88), torch.ones(1, 75, dtype=torch.bool))
     return counter.get_total_flops() / 2 / 1e9
 
 
-def steps_a_second(learner: Learner, batches: list, augment: Augment, device: torch.device) -> float:
+def steps_a_second(learner: LossModule, batches: list, augment: Augment, device: torch.device) -> float:
     """Clips a second of forward and backward, over `batches`, after one to warm up; on a GPU with the mouths' augmentation."""
     started = clips = 0
     for number, batch in enumerate([batches[0], *batches]):
@@ -78,32 +78,32 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(arguments.device)
-    rows, _ = read_rows([arguments.manifest], "train", 30.0)
+    rows, _ = read_prepared([arguments.manifest], "train", 30.0)
     labels = label_words(rows, 500)
-    tokenizer = write_letters(Path(tempfile.mkdtemp()) / "tokenizer.json")
+    tokenizer = write_characters(Path(tempfile.mkdtemp()) / "tokenizer.json")
     examples = Examples(tokenizer.path, 80, labels, NoiseMixer({"pink": Coloured(1.0)}, snr_range=(-10, 20)), Augment())
     out = {"training": arguments.manifest.parent.name, "device": arguments.device, "threads": 1}
     batches = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None, finished=device.type == "cpu")
     still = Batches(rows, examples, tokenizer.prompt(None), tokenizer.end, None, finished=False)
-    looking = plan_epoch(rows, replace(DataConfig(), p_both=0.0, p_sound=0.0, frames=arguments.frames), 1, 0)
+    looking = plan_epoch(rows, replace(DataConfig(), p_audio_visual=0.0, p_audio=0.0, frames=arguments.frames), 1, 0)
     out["augmentation, ms a clip"] = round(augmentation_ms([still[plan] for plan in looking[:arguments.batches]],
                                                            examples.augment), 2)
     held = {}
     for modality, shares in {"a": (0.0, 1.0), "v": (0.0, 0.0), "av": (1.0, 0.0)}.items():
-        config = replace(DataConfig(), p_both=shares[0], p_sound=shares[1], frames=arguments.frames)
+        config = replace(DataConfig(), p_audio_visual=shares[0], p_audio=shares[1], frames=arguments.frames)
         plans = plan_epoch(rows, config, 1, 0)
         held[modality] = [batches[plan] for plan in plans[:arguments.batches]]
         if modality == "av":
             lengths = [row.n_frames for row in rows]
             out["padding"] = round(padding([plan.rows for plan in plans], lengths), 4)
-            source = iter(loader(batches, Endless(rows, config, 2), 1, pin=False))
+            source = iter(loader(batches, InfiniteSampler(rows, config, 2), 1, pin=False))
             next(source)
             started = time.perf_counter()
             clips = sum(len(batch.ids) for batch in itertools.islice(source, 20))
             out["loader clips/s, one process"] = round(clips / (time.perf_counter() - started), 1)
             del source
-    for front in FRONTS:
-        learner = Learner(AVSR(replace(DIMS, lips=front)), LossConfig(), len(labels) + 1).to(device)
+    for front in FRONTENDS:
+        learner = LossModule(AVSR(replace(DIMS, lips=front)), LossConfig(), len(labels) + 1).to(device)
         out[front] = {"gmac": round(gmac(front), 3),
                       "clips/s": {modality: round(steps_a_second(learner, held[modality], examples.augment, device), 2)
                                   for modality in (("a", "v", "av") if front == "compact" else ("v",))}}

@@ -82,13 +82,13 @@ def _read_and_transcribe(case: tuple[Path, str | None]) -> None:
 def _seed_models(seeds: Path) -> None:
     from avsr.checkpoint import Checkpoint, save
     from avsr.models.avsr import AVSR, Dims
-    from avsr.text import Tokenizer, write_letters
+    from avsr.text import Tokenizer, write_characters
 
-    write_letters(seeds / "letters.json")
+    write_characters(seeds / "letters.json")
     tokenizer = Tokenizer(seeds / "letters.json")
     dims = Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
                 n_vocab=tokenizer.no_timestamps + 1, n_context=24, n_ctc=29, lips="compact", video_width=32)
-    save(Checkpoint("tiny", AVSR(dims), tokenizer, pad_seconds=None, lips_trained=True), seeds / "model")
+    save(Checkpoint("tiny", AVSR(dims), tokenizer, pad_seconds=None, video_trained=True), seeds / "model")
 
 
 def _warm_models(seeds: Path) -> None:
@@ -163,11 +163,11 @@ def _altered_corpus(seeds: Path, folder: Path, rng: Random) -> Path:
 
 def _read_corpus(manifest: Path) -> None:
     from avsr import cache
-    from avsr.dataset import read_rows
+    from avsr.dataset import read_prepared
 
     cache.read_mouth_crop(manifest.parent)
     for split in ("train", "valid"):
-        for row in read_rows([manifest], split, 30.0)[0]:
+        for row in read_prepared([manifest], split, 30.0)[0]:
             cache.read_entry(row.base, row.utterance.cache, name=row.utterance.id)
 
 
@@ -201,10 +201,10 @@ def _settings() -> list[str]:
 
 def _train(case: tuple[Path, list[str]]) -> None:
     from avsr.config import read_config
-    from avsr.train import Options, train
+    from avsr.train import TrainOptions, train
 
     path, overrides = case
-    train(read_config(path, overrides), path.parent / "run", Options(minutes=0.05))
+    train(read_config(path, overrides), path.parent / "run", TrainOptions(minutes=0.05))
 
 
 # Faults, one of each sort, that the harness's own test plants

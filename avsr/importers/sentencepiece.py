@@ -12,7 +12,7 @@ from pathlib import Path
 
 from avsr.errors import BadCheckpoint
 from avsr.importers.reading import listed
-from avsr.text import BLANK, END, Pieces, write_pieces
+from avsr.text import BLANK, END, SentencePieceTokenizer, write_sentencepiece
 
 UNITS = "_units.txt"
 USUAL = ("", "spm/unigram")                                 # beside the weights, and as in the authors' repositories
@@ -45,7 +45,7 @@ def find_tokenizer(given: Path | None, weights: Path, hint: str) -> tuple[Path, 
     return units, model
 
 
-def convert_tokenizer(units: Path, model: Path, n_vocab: int, target: Path) -> Pieces:
+def convert_tokenizer(units: Path, model: Path, n_vocab: int, target: Path) -> SentencePieceTokenizer:
     """Our tokenizer.json at `target`, for a network that writes so many tokens: blank, the pieces, the end.
 
     Raises BadCheckpoint where the files are damaged, or those of another network.
@@ -59,7 +59,7 @@ def convert_tokenizer(units: Path, model: Path, n_vocab: int, target: Path) -> P
         raise BadCheckpoint(f"{model}: lacks {strange} of the {len(pieces)} pieces in {units.name}: they do not belong "
                             "together.  Name the two of one training.")
     try:
-        return write_pieces(target, pieces, scores, charsmap)
+        return write_sentencepiece(target, pieces, scores, charsmap)
     except Exception as error:                              # of the normaliser's bytes; tokenizers raises bare Exception
         raise BadCheckpoint(f"{model}: no tokenizer can be made of it ({error}).  Download it again.") from error
 

@@ -1,0 +1,167 @@
+"""The result table: benchmark rows by condition in, error rates and paired differences out, each computed once.
+
+    ResultTable(rows)  ->  .find("default", "av", ("babble", -5.0)) -> Cell;  .rate(cell) -> Rate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+
+from avsr.corrupt import CORRUPTIONS
+from avsr.metrics import Cell, Paired, Rate, cells, difference, no_harm, paired, unimodal_cells, wer
+from avsr.results import ResultRow
+
+SEED = 0                                                    # of every interval: the same rows give the same report
+Condition = tuple[str | None, float | None]                 # noise and SNR in dB; clean: None, None
+Corruption = tuple[str | None, float | None]                # kind and amount; the intact picture: None, None
+CLEAN: Condition = (None, None)
+INTACT: Corruption = (None, None)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class NoHarm:
+    """The no-harm criterion at one condition. cells: of sound alone, lips alone and both, None where one was not measured.
+
+    difference: both minus the better one alone.  kept: whether the criterion holds; both are None where a cell is missing.
+    """
+
+    cells: dict[str, Cell | None]
+    difference: Rate | None = None
+    kept: bool | None = None
+
+
+class ResultTable:
+    """All rows of a report by cell. SNRs run from clean to loud noise."""
+
+    def __init__(self, rows: Sequence[ResultRow]):
+        self.rows = rows
+        self.cells: dict[Cell, list[ResultRow]] = cells(rows)
+        self._computed: dict[tuple, object] = {}
+
+    @cached_property
+    def systems(self) -> list[str]:
+        """All systems, those with video first."""
+        return sorted(dict.fromkeys(row.system for row in self.rows), key=lambda system: system not in self.video_systems)
+
+    @cached_property
+    def video_systems(self) -> list[str]:
+        """Systems that were given video."""
+        return list(dict.fromkeys(cell.system for cell in self.cells if "v" in cell.modality))
+
+    @cached_property
+    def noises(self) -> list[str]:
+        """Noise families."""
+        return list(dict.fromkeys(cell.noise for cell in self.cells if cell.noise is not None))
+
+    @cached_property
+    def panel_noises(self) -> list[str | None]:
+        """What figures and tables have one panel each for: the noise families, or no noise where there is none."""
+        return list(self.noises) or [None]
+
+    def levels(self, noise: str | None = None) -> list[float | None]:
+        """SNRs measured in a noise, or in any: clean (None) first if it was measured."""
+        found = {cell.snr_db for cell in self.cells
+                 if cell.noise is not None and cell.snr_db is not None and noise in (None, cell.noise)}
+        clean = any(cell.noise is None and "a" in cell.modality for cell in self.cells)
+        return [*([None] if clean or not found else []), *sorted(found, reverse=True)]
+
+    def conditions(self, noise: str | None) -> list[Condition]:
+        """The levels of a noise as conditions."""
+        return [CLEAN if snr_db is None else (noise, snr_db) for snr_db in self.levels(noise)]
+
+    @cached_property
+    def all_conditions(self) -> list[Condition]:
+        """Clean, and every noise at every level."""
+        return list(dict.fromkeys(one for noise in self.panel_noises for one in self.conditions(noise)))
+
+    @cached_property
+    def main_conditions(self) -> list[Condition]:
+        """Clean, and the level nearest 0 dB of each noise."""
+        noisy = [(noise, [snr_db for snr_db in self.levels(noise) if snr_db is not None]) for noise in self.noises]
+        return [CLEAN, *((noise, min(levels, key=abs)) for noise, levels in noisy)]
+
+    @cached_property
+    def corrupted_systems(self) -> list[str]:
+        """Systems that were shown corrupted pictures."""
+        return [system for system in self.video_systems
+                if any(cell.system == system and cell.corruption is not None for cell in self.cells)]
+
+    def corrupted_conditions(self, system: str) -> list[Condition]:
+        """Conditions at which both together were measured with corrupted pictures."""
+        return list(dict.fromkeys((cell.noise, cell.snr_db) for cell in self.cells if cell.system == system
+                                  and cell.modality == "av" and cell.corruption is not None))
+
+    @cached_property
+    def corruptions(self) -> list[Corruption]:
+        """Kinds in the order of CORRUPTIONS, amounts from small to large."""
+        kinds = {cell.corruption: None for cell in self.cells if cell.corruption is not None}
+        found = {(cell.corruption, cell.amount) for cell in self.cells if cell.corruption is not None}
+        return sorted(found, key=lambda one: ((*CORRUPTIONS, *kinds).index(one[0]), one[1] is not None, one[1] or 0.0))
+
+    def find(self, system: str, modality: str, condition: Condition = CLEAN, corruption: Corruption = INTACT) -> Cell | None:
+        """The cell, if it was measured. Noise does not change lips alone, nor a corrupted picture sound alone."""
+        cell = Cell(system, modality, *(CLEAN if modality == "v" else condition), *(INTACT if modality == "a" else corruption))
+        return cell if cell in self.cells else None
+
+    def rows_of(self, cell: Cell | None) -> list[ResultRow]:
+        """The rows of a cell, none where it was not measured."""
+        return [] if cell is None else self.cells[cell]
+
+    def once(self, key: tuple, compute: Callable[[], T]) -> T:
+        """What `compute` gives, remembered by key."""
+        if key not in self._computed:
+            self._computed[key] = compute()
+        return self._computed[key]                          # type: ignore[return-value]
+
+    def rate(self, cell: Cell | None) -> Rate | None:
+        """Word error rate with its interval."""
+        return None if cell is None else self.once((wer, cell), lambda: wer(self.cells[cell], rng=rng()))
+
+    def percent(self, cell: Cell | None) -> float | None:
+        """Word error rate alone."""
+        rate = self.rate(cell)
+        return None if rate is None else rate.percent
+
+    def difference(self, cell: Cell, other: Cell, *, tested: bool = False) -> Paired:
+        """Word error rate of `cell` minus that of `other`, on the utterances of both. tested: with a p-value, which is slower."""
+        def compute() -> Paired:
+            theirs = {row.id: row for row in self.cells[other]}
+            ours = [row for row in self.cells[cell] if row.id in theirs]
+            pair = ours, [theirs[row.id] for row in ours]
+            return paired(*pair, rng=rng()) if tested else Paired(difference(*pair, rng=rng()), None)
+
+        return self.once((difference, cell, other, tested), compute)
+
+    def no_harm(self, system: str, condition: Condition, corruption: Corruption = INTACT) -> NoHarm:
+        """The no-harm criterion for a system at a condition."""
+        found = {modality: self.find(system, modality, condition, corruption) for modality in ("a", "v", "av")}
+        both = found["av"]
+        if both is not None:
+            found["a"], found["v"] = unimodal_cells(self.cells, both)
+        percents = {modality: percent for modality, cell in found.items() if (percent := self.percent(cell)) is not None}
+        better = found["a" if percents.get("a", np.inf) <= percents.get("v", np.inf) else "v"]
+        if len(percents) < 3 or both is None or better is None:
+            return NoHarm(found)
+        kept = no_harm(percents["av"], percents["a"], percents["v"])
+        return NoHarm(found, self.difference(both, better).difference, kept)
+
+
+def rng() -> np.random.Generator:
+    """The same draws for every interval, so that cells of the same speakers are resampled alike."""
+    return np.random.default_rng(SEED)
+
+
+def condition_name(condition: Condition) -> str:
+    """`clean`, `babble at −5 dB`."""
+    return "clean" if condition[0] is None else f"{condition[0]} at {snr_text(condition[1])} dB"
+
+
+def snr_text(snr_db: float | None) -> str:
+    """`clean`, `−5`."""
+    return "clean" if snr_db is None else f"{snr_db:g}".replace("-", "−")
