@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from avsr.benchmark.conditions import group_labels
-from avsr.errors import BadManifest
+from avsr.errors import BadManifest, quote
 from avsr.manifest import Utterance
 from avsr.names import MODALITIES
 from avsr.rates import SAMPLE_RATE
 from avsr.results import FIELD_TYPES, FORMER_NAMES, Key, ResultRow
 from avsr.text import NORMALISER, normalise, present_normaliser
-from avsr.textfiles import quote, read_table
+from avsr.textfiles import read_table
 
 NEEDED = ("id", "hypothesis")
 # Known from our own rows and from audio.jsonl, and ignored: the manifest is the better source, or they tell of our model.

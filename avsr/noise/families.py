@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from avsr.errors import AvsrError, BadConfig
+from avsr.errors import AvsrError, BadConfig, quote
 from avsr.folders import list_folder, matching
 from avsr.noise.plans import Recorded
 from avsr.noise.sources import BABBLE_TALKERS, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
-from avsr.textfiles import quote, read_toml
+from avsr.textfiles import read_toml
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}

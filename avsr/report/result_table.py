@@ -47,7 +47,7 @@ class ResultTable:
     @cached_property
     def systems(self) -> list[str]:
         """All systems, those with video first."""
-        return list(dict.fromkeys([*self.video_systems, *(row.system for row in self.rows)]))
+        return sorted(dict.fromkeys(row.system for row in self.rows), key=lambda system: system not in self.video_systems)
 
     @cached_property
     def video_systems(self) -> list[str]:
