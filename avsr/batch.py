@@ -77,7 +77,7 @@ class BatchSpec:
 
 
 def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_columns: int | None) -> Batch:
-    """Pad to the longest. prompt: the tokens at the start of every text; pad_columns: the length to which log-mels are padded."""
+    """Pad to the longest. prompt: the tokens at the start of every text; pad_columns: the length of every padded log-mel."""
     n_tokens = max(len(example.tokens) for example in examples) + len(prompt)
     tokens = torch.full((len(examples), n_tokens), end)
     targets = torch.full((len(examples), n_tokens), IGNORE)
@@ -152,7 +152,8 @@ def plan_epoch(rows: Sequence[ManifestRow], config: DataConfig, seed: int, epoch
     for i, row in enumerate(rows):
         groups.setdefault(row.cache.modality if row.reliable else "unreliable", []).append(i)
     mouths = groups.get("av", []) + groups.get("unreliable", [])
-    shares = (config.p_audio_visual, config.p_audio, max(0.0, 1 - config.p_audio_visual - config.p_audio))         # 1 - 0.9 - 0.1 < 0
+    shares = (config.p_audio_visual, config.p_audio,
+              max(0.0, 1 - config.p_audio_visual - config.p_audio))             # 1 - 0.9 - 0.1 < 0
     for has, members in sorted(groups.items()):
         for batch in buckets([rows[i].n_frames for i in members], config.frames, rng):
             chosen = tuple(members[i] for i in batch)
@@ -171,8 +172,8 @@ class Batches(Dataset):
     `augmented` on a GPU. Both draw the same random numbers.
     """
 
-    def __init__(self, rows: Sequence[ManifestRow], examples: Examples, prompt: Sequence[int], end: int, pad_columns: int | None, *,
-                 finished: bool = True):
+    def __init__(self, rows: Sequence[ManifestRow], examples: Examples, prompt: Sequence[int], end: int,
+                 pad_columns: int | None, *, finished: bool = True):
         self.rows, self.examples, self.finished = rows, examples, finished
         self.prompt, self.end, self.pad_columns = tuple(prompt), end, pad_columns
 
@@ -195,7 +196,8 @@ class Batches(Dataset):
 class InfiniteSampler(Sampler):
     """Yields a BatchSpec for every batch of all epochs, from number `first` on; of `world` processes each takes its share."""
 
-    def __init__(self, rows: Sequence[ManifestRow], config: DataConfig, seed: int, *, first: int = 0, rank: int = 0, world: int = 1):
+    def __init__(self, rows: Sequence[ManifestRow], config: DataConfig, seed: int, *, first: int = 0, rank: int = 0,
+                 world: int = 1):
         self.rows, self.config, self.seed, self.first, self.rank, self.world = rows, config, seed, first, rank, world
 
     def __iter__(self) -> Iterator[BatchSpec]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from avsr.augment import MOST, Augment
-from avsr.errors import BadConfig
-from avsr.schema import Between, is_number, type_hints
-from avsr.textfiles import quote, read_toml
+from avsr.errors import BadConfig, quote
+from avsr.schema import Between, InvalidValue, type_hints, validate
+from avsr.textfiles import read_toml
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
@@ -28,7 +28,8 @@ RENAMED = {
     "judges": "reliability", "judges.sights": "variants", "judges.attune_steps": "contrastive_steps",
     "model.ears_from": "audio_encoder_from", "model.lips_from": "video_encoder_from",
     "model.dims.lips": "video_frontend", "model.dims.n_trust": "n_reliability",
-    "data.p_both": "p_audio_visual", "data.p_sound": "p_audio", "data.p_foreign": "p_mismatched", "data.p_ruined": "p_corrupted",
+    "data.p_both": "p_audio_visual", "data.p_sound": "p_audio", "data.p_foreign": "p_mismatched",
+    "data.p_ruined": "p_corrupted",
     "loss.trust": "reliability", "loss.trusted_loss": "readable_loss",
 }
 # Keys that no longer exist: which values change nothing without them, and why.
@@ -50,9 +51,9 @@ Seed = Annotated[int, Between(0, 2**63 - 1)]                # torch takes up to 
 @dataclass(frozen=True)
 class ModelConfig:
     """What is trained. `start`: nothing (None), or a model by name or folder, whose audio parts, tokenizer and, where the dims
-    allow, video encoder are taken over. `audio_encoder_from`: a model whose audio encoder is taken over. `video_encoder_from`: a
-    model, also an imported one, whose frontend and video blocks are taken over with its mouth crop; "imagenet", or a .pth file
-    of torchvision's resnet18, initialises the frontend `resnet18` from a network for pictures, see train/imagenet.py."""
+    allow, video encoder are taken over. `audio_encoder_from`: a model whose audio encoder is taken over. `video_encoder_from`:
+    a model, also an imported one, whose frontend and video blocks are taken over with its mouth crop; "imagenet", or a .pth
+    file of torchvision's resnet18, initialises the frontend `resnet18` from a network for pictures, see train/imagenet.py."""
 
     start: str | None = None
     audio_encoder_from: str | None = None
@@ -66,9 +67,9 @@ class DataConfig:
     """The training data. Paths are relative to the config file; a folder stands for the manifest.jsonl in it."""
 
     train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
-    optional: dict[str, Any] = field(default_factory=dict)  # more training data, which may be absent; by name: {manifest, teaches}
+    optional: dict[str, Any] = field(default_factory=dict)  # training data that may be absent; by name: {manifest, teaches}
     valid: tuple[str, ...] = ()                             # manifests; their rows of split `valid`
-    max_valid: CountOrNone = 500                            # utterances to validate with, evenly picked; 0: all there are
+    max_valid: CountOrNone = 500                            # utterances to validate with, evenly spaced; 0: all
     noise: dict[str, Any] = field(default_factory=lambda: dict(OWN_NOISE))      # see noise.open_training_sources
     snr: tuple[Decibels, Decibels] = (-10.0, 20.0)          # dB, drawn evenly
     p_clean: Share = 0.3                                    # share of sounds left without noise
@@ -188,10 +189,11 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above: str = "") -> dict[str, Any]:
+def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above: str = "", below: str = "") -> dict[str, Any]:
     """A table under this version's keys; `told` gets a sentence for each key of a former version.
 
-    above: the table's own old name, with a dot. Raises BadConfig where a removed key asks for what no longer exists.
+    above, below: the old and the new name of the table itself, with a dot. Raises BadConfig where a removed key asks for
+    something that no longer exists.
     """
     out = {}
     for key, value in values.items():
@@ -199,15 +201,15 @@ def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above
         if old in REMOVED:
             harmless, why = REMOVED[old]
             if not harmless(value):
-                raise BadConfig(f"{where}: {old} is {quote(value)}, but {why}.  Remove it.")
+                raise BadConfig(f"{where}: {old} is {shown(value)}, but {why}.  Remove it.")
             told[f"{where}: {old} has no effect any more, because {why}.  Remove it."] = None
             continue
         new = RENAMED.get(old, key)
         if new != key:
-            told[f"{where}: {old} is now called {new}.  Rename it."] = None
+            told[f"{where}: {old} is now called {below}{new}; the old name still works."] = None
             if new in values:
-                raise BadConfig(f"{where}: {old} is now called {new}, and both are there.  Remove {key}.")
-        out[new] = _renamed(value, where, told, f"{old}.") if isinstance(value, Mapping) else value
+                raise BadConfig(f"{where}: {old} is now called {below}{new}, and both are there.  Remove {old}.")
+        out[new] = _renamed(value, where, told, f"{old}.", f"{below}{new}.") if isinstance(value, Mapping) else value
     return out
 
 
@@ -223,7 +225,7 @@ def _override(values: dict[str, Any], override: str, told: dict[str, None]) -> N
     *sections, last = key.strip().split(".")
     for name in (last, *reversed(sections)):
         table = {name: table}
-    table = _renamed(table, f"--set {key.strip()}", told)
+    table = _renamed(table, "--set", told)
     for _ in sections:
         ((name, table),) = table.items()
         values = values.setdefault(name, {})
@@ -248,39 +250,18 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
-            out[key] = _fit(value, hints[key], f"{path}: {prefix}{key}")
+            out[key] = _value(value, hints[key], path, prefix + key)
     return kind(**out)
 
 
-def _fit(value: Any, hint: Any, what: str) -> Any:
-    """`value` as the type that the field wants, or BadConfig."""
-    bounds = None
-    if typing.get_origin(hint) is Annotated:
-        hint, bounds = typing.get_args(hint)
-    kind = typing.get_origin(hint) or hint
-    if kind is types.UnionType:                             # T | None: TOML has no null, the word stands for it
-        if value == "":
-            raise BadConfig(f"{what} is empty.  Give it a value, or write \"none\" to do without.")
-        return None if value == "none" else _fit(value, typing.get_args(hint)[0], what)
-    if kind is tuple and isinstance(value, list):
-        arguments = typing.get_args(hint)
-        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(inner) == len(value):
-            return tuple(_fit(item, one, what) for item, one in zip(value, inner, strict=True))
-    if kind is dict and isinstance(value, dict):
-        inner = typing.get_args(hint)[1]
-        return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
-    if kind in (int, float) and is_number(value, kind):
-        if bounds is not None and not bounds.least <= value <= bounds.most:
-            raise BadConfig(f"{what} is {quote(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
-        return kind(value)
-    if kind in (str, bool) and isinstance(value, kind):
-        return value
-    name = {float: "a number", int: "a whole number", str: "text", bool: "true or false", dict: "a table"}.get(kind)
-    if kind is tuple:
-        inner = typing.get_args(hint)
-        name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
-    raise BadConfig(f"{what} is {quote(value)}, but must be {name}.  Correct it.")
+def _value(value: Any, hint: Any, path: str | Path, name: str) -> Any:
+    """`value` as the type that the field wants. Raises BadConfig."""
+    if value == "" and typing.get_origin(hint) is types.UnionType:
+        raise BadConfig(f"{path}: {name} is empty.  Give it a value, or write \"none\" to do without.")
+    try:
+        return validate(value, hint, name, null="none")     # TOML has no null
+    except InvalidValue as error:
+        raise BadConfig(f"{path}: {error}.  Correct it.") from error
 
 
 def _check(config: Config, path: Path) -> None:
@@ -291,9 +272,9 @@ def _check(config: Config, path: Path) -> None:
     if not config.train.steps and not config.reliability.variants:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
                         "Correct it, or set reliability.variants.")
-    if config.data.p_audio_visual + config.data.p_audio > 1 + 1e-9:
-        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {config.data.p_audio_visual + config.data.p_audio:.2f}, but "
-                        "the rest to 1 is the share of video alone.  Lower one of them.")
+    if (share := config.data.p_audio_visual + config.data.p_audio) > 1 + 1e-9:
+        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but the rest to 1 is the share of video "
+                        "alone.  Lower one of them.")
     known = [f.name for f in fields(Augment)]
     for name in config.data.augment:
         if name not in known:
@@ -306,7 +287,7 @@ def _check(config: Config, path: Path) -> None:
             raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     for name, amount in config.data.augment.items():
-        _fit(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], f"{path}: data.augment.{name}")
+        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
     low, high = config.data.snr
     if low > high:
         raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")

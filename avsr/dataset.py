@@ -54,7 +54,7 @@ class ManifestRow:
 
 
 @dataclass(frozen=True)
-class Draw:
+class ExampleSpec:
     """How an example is made. modality: av, a or v. mismatched: a row whose mouth replaces the right one.
 
     varied: augmented, and in random noise; otherwise as it is, in noise at snr_db where that is a number.

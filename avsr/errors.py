@@ -3,10 +3,28 @@
 A message names the file, the problem with its numbers, then the remedy. Mistakes of ours are `assert`s.
 """
 
+import json
+from typing import Any
+
+LONGEST_QUOTE = 40                                          # characters of a value in a message
+
 
 def counted(number: int, thing: str) -> str:
     """A number of things in words: `1 utterance`, `2 utterances`. thing: in the singular."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def quote(value: Any) -> str:
+    """A value as a message shows it: as JSON, on one line, cut off after LONGEST_QUOTE characters."""
+    if isinstance(value, int) and abs(value) >= 10**LONGEST_QUOTE:
+        return f"a number of more than {LONGEST_QUOTE} digits"
+    if isinstance(value, str) and len(value) > LONGEST_QUOTE:
+        return json.dumps(f"{value[:LONGEST_QUOTE]}...")
+    try:
+        text = json.dumps(value, default=str)
+    except (ValueError, TypeError, RecursionError):         # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__}"
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
 class AvsrError(Exception):

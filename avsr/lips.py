@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from avsr import faces, rates, sync
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.rates import VIDEO_FPS
-from avsr.schema import Between, InvalidValue, OneOf, quote, validate_table
+from avsr.schema import Between, InvalidValue, OneOf, validate_table
 
 if TYPE_CHECKING:
     from avsr.faces import FaceTrack

@@ -11,6 +11,7 @@ import unicodedata
 
 MODALITIES = ("none", "a", "v", "av")                       # what a model is given: neither audio nor video, audio, video, both
 INPUT_MODALITIES = MODALITIES[1:]
+MODALITY_NAMES = {"a": "sound", "v": "lips", "av": "sound and lips"}        # in messages
 LONGEST = 100                                               # bytes of a name kept; file systems allow 255, ending included
 TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{8}")       # names of devices on Windows, and our own form
 # What a terminal obeys or what turns the order of letters around: controls (C0, C1, so ANSI sequences too), embeddings,

@@ -17,11 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 
 LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB; parsed it takes up to 40 times as much memory
 AGAIN = "Fetch the model again."
-SHOWN = 40                                                  # characters of a wrong value in a message
 
 
 class InvalidValue(Exception):
@@ -50,10 +49,13 @@ class Printable:
     longest: int
 
 
-def validate(value: Any, hint: Any, name: str) -> Any:
-    """`value`, which JSON held under `name`, as the type that an annotation wants. Raises Misfit."""
+def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> Any:
+    """`value`, which a file holds under `name`, as the type that an annotation wants. Raises InvalidValue.
+
+    null: what stands for None in the file: None itself, as in JSON, or a word, as TOML has no null.
+    """
     hint, bounds, optional = _parts(hint)
-    if value is None and optional:
+    if optional and value == null:
         return None
     kind = typing.get_origin(hint) or hint
     if kind is Any:
@@ -62,37 +64,26 @@ def validate(value: Any, hint: Any, name: str) -> Any:
         inner = typing.get_args(hint)
         inner = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(inner) == len(value):
-            return tuple(validate(item, one, f"{name}[{i}]") for i, (item, one) in enumerate(zip(value, inner, strict=True)))
+            return tuple(validate(item, one, f"{name}[{i}]", null=null)
+                         for i, (item, one) in enumerate(zip(value, inner, strict=True)))
     if kind is dict and isinstance(value, Mapping):
         _, inner = typing.get_args(hint) or (str, Any)
-        return {key: validate(item, inner, f"{name}.{quote(key)[1:-1]}") for key, item in value.items()}
+        return {key: validate(item, inner, f"{name}.{quote(key)[1:-1]}", null=null) for key, item in value.items()}
     if kind in (bool, str) and isinstance(value, kind) and _allowed(value, bounds):
         return value
-    if kind in (int, float) and is_number(value, kind) and _allowed(value, bounds):
+    if kind in (int, float) and _is_number(value, kind) and _allowed(value, bounds):
         return kind(value)
-    raise InvalidValue(f"{name} is {quote(value)}, but must be {_wanted(kind, hint, bounds)}{' or null' * optional}")
+    absent = f" or {null or 'null'}" if optional else ""
+    raise InvalidValue(f"{name} is {quote(value)}, but must be {_wanted(kind, hint, bounds)}{absent}")
 
 
 def validate_table(kind: type, values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """The fields of the dataclass `kind` that a table names, each as `fit` gives it. above: goes before names in messages.
 
-    Names that are no fields, and fields that are absent, are the caller's matter. Raises Misfit.
+    Names that are no fields, and fields that are absent, are the caller's matter. Raises InvalidValue.
     """
     hints = type_hints(kind)
     return {f.name: validate(values[f.name], hints[f.name], above + f.name) for f in fields(kind) if f.name in values}
-
-
-def quote(value: Any) -> str:
-    """A value as a message names it: short, on one line, in the words of JSON."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple | Mapping):
-        return f"a {'table' if isinstance(value, Mapping) else 'list'} of {len(value)}"
-    if isinstance(value, str):
-        return ascii(value if len(value) <= SHOWN else value[:SHOWN] + "...")
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return "a number of more than 40 digits"            # more than 4,300 of them could not even be written
-    return repr(value)
 
 
 def read_json(path: Path, *, longest: int = LONGEST_FILE) -> dict[str, Any]:
@@ -141,7 +132,7 @@ def _parts(hint: Any) -> tuple[Any, Any, bool]:
     return hint, bounds, optional
 
 
-def is_number(value: Any, kind: type = float) -> bool:
+def _is_number(value: Any, kind: type = float) -> bool:
     """Whether a value is a finite number, and a whole one where `kind` is int; true and false are none."""
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
@@ -166,6 +157,12 @@ def _wanted(kind: type, hint: Any, bounds: Any) -> str:
         return f"text of 1 to {bounds.longest} characters, none of them a control character"
     if kind is tuple:
         inner = typing.get_args(hint)
-        return "a list" if inner[-1] is Ellipsis else f"a list of {len(inner)}"
+        items = "texts" if _parts(inner[0])[0] is str else "lists" if typing.get_origin(inner[0]) is tuple else "numbers"
+        return f"a list of {items}" if inner[-1] is Ellipsis else f"a list of {len(inner)} {items}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}[kind]
-    return words if bounds is None else f"{words} from {bounds.least} to {bounds.most}"
+    return words if bounds is None else f"{words} from {_number(bounds.least)} to {_number(bounds.most)}"
+
+
+def _number(value: float) -> str:
+    """A bound in a message: a whole number in full, another as short as it can be."""
+    return str(value) if isinstance(value, int) else f"{value:g}"

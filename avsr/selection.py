@@ -7,7 +7,7 @@ A file with one sound track and one picture costs nothing more than with media.o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -16,8 +16,8 @@ import numpy as np
 from avsr import media
 from avsr.faces.search import FaceFinder
 from avsr.media import Contents, TrackInfo
+from avsr.media.audio import rechunk
 from avsr.media.contents import OPTIONS
-from avsr.media.sound import in_pieces
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 from avsr.segment import STEP, SpeechProbability, VadOptions
 
@@ -95,7 +95,7 @@ def _strangeness(tag: str | None, language: str | None) -> int:
     return 0 if ISO_639_2.get(code, code) == language else 2
 
 
-def _examine(measures: Sequence[Callable[[], Iterator[float]]], enough: float, rounds: tuple[int, int]) -> list[float]:
+def _examine(measures: Sequence[Callable[[], Generator[float]]], enough: float, rounds: tuple[int, int]) -> list[float]:
     """What each of the measures found, the preferred first; the others are not started where that one finds enough at once.
 
     measures: iterators of what is found in each further round, which end where the track ends. rounds: after so many, it is
@@ -120,20 +120,20 @@ def _examine(measures: Sequence[Callable[[], Iterator[float]]], enough: float, r
     return found
 
 
-def _speech_s(contents: Contents, track: TrackInfo) -> Iterator[float]:
+def _speech_s(contents: Contents, track: TrackInfo) -> Generator[float]:
     """Seconds of speech in each LISTEN_S of a sound track; NOT_SILENT_S more where there is any sound."""
     probability, threshold = SpeechProbability(), VadOptions().threshold
-    with closing(contents.listen(track)) as sound:
-        for audio in in_pieces(sound, LISTEN_S * SAMPLE_RATE):
+    with closing(contents.decode_audio(track)) as sound:
+        for audio in rechunk(sound, LISTEN_S * SAMPLE_RATE):
             n_steps = int((probability.update(audio) >= threshold).sum())
             yield n_steps * STEP / SAMPLE_RATE + (NOT_SILENT_S if np.abs(audio).max() > SILENCE else 0.0)
 
 
-def _faces_seen(contents: Contents, track: TrackInfo, landmarks: str) -> Iterator[float]:
+def _faces_seen(contents: Contents, track: TrackInfo, landmarks: str) -> Generator[float]:
     """For one picture of each second, 1 if a face is found in it."""
     finder = FaceFinder(landmarks, 1)
     try:
-        with closing(contents.look(track)) as pictures:
+        with closing(contents.decode_video(track)) as pictures:
             for second, picture in enumerate(pictures):
                 yield float(picture is not None and bool(finder.faces(picture, second * VIDEO_FPS)))
     finally:
@@ -154,7 +154,7 @@ def _note(contents: Contents, tracks: Sequence[TrackInfo], taken: int) -> str:
 
 def _of_programme(contents: Contents, taken: TrackInfo, other: str) -> str:
     """That the other kind, `picture` or `sound`, goes with it, where a file has several programmes."""
-    theirs = contents.pictures if taken.kind == "audio" else contents.sounds
-    several = len({one.programme for one in (*contents.sounds, *contents.pictures)}) > 1
+    theirs = contents.video_tracks if taken.kind == "audio" else contents.audio_tracks
+    several = len({one.programme for one in (*contents.audio_tracks, *contents.video_tracks)}) > 1
     together = several and any(one.programme == taken.programme for one in theirs)
     return f", and the {other} of the same programme with it" if together else ""

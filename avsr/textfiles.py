@@ -18,14 +18,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from avsr.errors import BadConfig, BadManifest
+from avsr.errors import BadConfig, BadManifest, quote
 
 # UTF-32's mark begins with UTF-16's, so it is looked for first.
 MARKS = ((codecs.BOM_UTF8, "utf-8", "UTF-8"), (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
          (codecs.BOM_UTF32_BE, "utf-32-be", "UTF-32"), (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
          (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"))
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SHOWN = 40                                                  # letters of a value in a message
 JOINED = 100                                                # lines at most of one quoted cell of a .tsv file
 Row = tuple[int, dict[str, Any]]
 
@@ -135,17 +134,6 @@ def _json_rows(path: Path, text: str, required: Sequence[str], known: set[str]) 
 def no_number(name: str) -> None:
     """For json.loads, which takes NaN and Infinity for numbers. Raises ValueError."""
     raise ValueError(f"{name} is no number")
-
-
-def quote(value: Any) -> str:
-    """A value for a message, cut off after SHOWN letters."""
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return f"a number of more than {SHOWN} digits"
-    try:
-        text = json.dumps(value, ensure_ascii=True, default=str)
-    except (ValueError, RecursionError):                    # Python writes no number of more than 4,300 digits
-        return f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:

@@ -149,13 +149,13 @@ def test_the_module_is_the_command(command):
 
 
 def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
-    from avsr.benchmark.settings import Settings
+    from avsr.benchmark.conditions import BenchmarkSettings
     from avsr.cli.benchmark import _settings, benchmark_command
 
     context = benchmark_command.make_context("benchmark", ["data/grid"])
     options = {name: value for name, value in context.params.items()
                if name not in ("manifest", "output_dir", "quiet", "outside", "save_audio")}
-    assert _settings(dict(options), ()) == Settings()
+    assert _settings(dict(options), ()) == BenchmarkSettings()
     assert _settings(dict(options), (Path("theirs.jsonl"),)).models == ()
     assert all(option.help for option in benchmark_command.params if isinstance(option, click.Option))
 

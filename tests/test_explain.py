@@ -22,7 +22,7 @@ from avsr.explain.pictures import heard_picture, shares_picture
 from avsr.explain.saliency import integrated_gradients
 from avsr.explain.scene import Disturbance, Scene
 from avsr.lips import Mouths
-from avsr.metrics.shares import shapley
+from avsr.metrics.contributions import shapley
 from avsr.models.avsr import AVSR, Dims
 from avsr.recogniser import Recogniser
 from avsr.runtime import no_progress

@@ -216,6 +216,6 @@ def test_many_tracks_are_examined_in_bounds(tmp_path, voice):
 def test_looking_gives_one_picture_a_second(tmp_path, face):
     path = write_tracks(tmp_path / "face.mp4", (face,), ())
     with media.open_recording(path) as recording:
-        looks = list(islice(recording.contents.look(recording.picture_track), 9))
+        looks = list(islice(recording.contents.decode_video(recording.picture_track), 9))
     assert len(looks) == 3
     assert looks[0].shape == face.shape[1:]

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from avsr import rates
-from avsr.errors import BadManifest
+from avsr.errors import BadManifest, quote
 from avsr.manifest import CacheEntry
-from avsr.textfiles import quote
 
 # Size of 75 mouths and speed on one core, 60 GRID clips of 5 speakers, two other jobs on the machine's two cores:
 #                                       size     share of raw  written  read

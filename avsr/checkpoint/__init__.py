@@ -20,10 +20,9 @@ from avsr import assets
 from avsr.checkpoint.description import Checkpoint, describe, read_description
 from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, fresh, load_ours, settle, sha256_of
 from avsr.checkpoint.whispers import PACKAGED, fetch_whisper, load_packaged, load_whisper
-from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput, quote
 from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
-from avsr.schema import quote
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +43,7 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
     Whisper gets a new lip network behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
     checkpoint = _load(str(name), lips, progress, ())
-    if checkpoint.model.ctc_units == "tokens":                      # its search compares sums of log-probabilities over a whole text
+    if checkpoint.model.ctc_units == "tokens":              # its search compares sums of log-probabilities over a whole text
         dtype = None
     checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return checkpoint

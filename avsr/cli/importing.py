@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from avsr.cli.console import CONTEXT, ProgressBar, print_result, print_status, report_errors
+from avsr.names import MODALITY_NAMES
 
 if TYPE_CHECKING:
     from avsr.importers import Imported
 
 HALF_COSTS = "half the size; log-probabilities move by up to 0.04, as measured on small networks"
-SENSES = {"a": "sound", "v": "lips", "av": "sound and lips"}
 
 
 @click.command("import", context_settings=CONTEXT, short_help="Convert a published checkpoint to a model folder.")
@@ -46,8 +46,8 @@ def _summary(imported: Imported, half: bool) -> str:
     """What it is, under which terms it may be used, and how."""
     dims, known = imported.dims, imported.known
     layers = " + ".join(f"{n} {name}" for n, name in ((dims.n_video_layers, "video"), (dims.n_audio_layers, "audio")) if n)
-    lines = [f"{imported.family.name}, by {SENSES[imported.modality]}: {layers} and {dims.n_decoder_layers} decoder blocks of "
-             f"width {dims.width}, {imported.n_parameters / 1e6:.0f} M parameters, {dims.n_vocab} tokens."]
+    lines = [f"{imported.family.name}, by {MODALITY_NAMES[imported.modality]}: {layers} and {dims.n_decoder_layers} decoder "
+             f"blocks of width {dims.width}, {imported.n_parameters / 1e6:.0f} M parameters, {dims.n_vocab} tokens."]
     if known is None:
         lines.append("Its MD5 is none of the published files': a training of your own, or another version.")
     else:

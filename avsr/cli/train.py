@@ -85,7 +85,7 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
     with report_errors(go_on):
         from avsr.config import read_config
 
-        settings = read_config(config, overrides)
+        settings = read_config(config, overrides, lambda line: print_status(f"warning: {line}") if is_first_process() else None)
         folder = Path(output_dir or Path("runs") / settings.name)
         from avsr.train import TrainOptions, train  # heavy imports wait until the config is known to be sound
 

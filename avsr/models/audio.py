@@ -72,9 +72,9 @@ class WaveformFrontend(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """Whisper's audio encoder (Radford et al. 2022), its frontend apart from its blocks, so that the top blocks can be fused with
-    video. n_local: convolutions between the two, for networks trained from scratch. n_mels 0: the input is the waveform, and a
-    WaveformFrontend replaces Whisper's convolutions."""
+    """Whisper's audio encoder (Radford et al. 2022), its frontend apart from its blocks, so that the top blocks can be fused
+    with video. n_local: convolutions between the two, for networks trained from scratch. n_mels 0: the input is the waveform,
+    and a WaveformFrontend replaces Whisper's convolutions."""
 
     def __init__(self, n_mels: int, width: int, n_heads: int, n_layers: int, n_local: int = 0):
         super().__init__()

@@ -72,8 +72,8 @@ class AVSR(Network):
                                video=dims.video_frontend is not None)
         self.ctc = nn.ModuleDict({"audio": nn.Linear(dims.width, dims.n_ctc)} if dims.n_ctc else {})
         if dims.video_frontend is not None:
-            self.video = VideoEncoder(dims.video_frontend, dims.width, dims.video_width or dims.width, dims.width // dims.n_heads,
-                                      dims.n_video_layers, dims.video_blocks)
+            self.video = VideoEncoder(dims.video_frontend, dims.width, dims.video_width or dims.width,
+                                      dims.width // dims.n_heads, dims.n_video_layers, dims.video_blocks)
             if dims.n_reliability:
                 self.reliability = ReliabilityEstimator(dims.width, dims.n_reliability, self.video.frontend.width)
             self.fusion_layers = nn.ModuleList(BidirectionalCrossAttention(dims.width, dims.n_heads)

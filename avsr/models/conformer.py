@@ -72,8 +72,8 @@ class RelativeAttention(Attention):
 
 
 class ConvolutionModule(nn.Module):
-    """A gated depthwise convolution over time with a norm: (B, S, D) -> (B, S, D). Padding does not influence its neighbours; in
-    the original networks it does, so that their output for an utterance depends on the others in its batch."""
+    """A gated depthwise convolution over time with a norm: (B, S, D) -> (B, S, D). Padding does not influence its neighbours;
+    in the originals it does, so that their output for an utterance depends on the others in its batch."""
 
     def __init__(self, width: int, kernel: int):
         super().__init__()

@@ -56,7 +56,7 @@ class BidirectionalCrossAttention(nn.Module):
 
     def forward(self, audio: Tensor, video: Tensor, audio_mask: Tensor, video_mask: Tensor,
                 reliability: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns the fused audio and the fused video, shapes unchanged. `reliability` (B,) scales what the audio takes over."""
+        """Returns the fused audio and the fused video, shapes unchanged. `reliability` (B,) scales what reaches the audio."""
         audio_keys = self.into_video.attention.keys_values(self.audio_norm(audio))
         video_keys = self.into_audio.attention.keys_values(self.video_norm(video))
         return self.into_audio(audio, *video_keys, video_mask, reliability), self.into_video(video, *audio_keys, audio_mask)

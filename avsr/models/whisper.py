@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import TooLarge, outline
 from avsr.models.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
@@ -30,7 +30,7 @@ from avsr.models.weights import (
     read_safetensors,
     stored,
 )
-from avsr.schema import Between, InvalidValue, quote, read_json, validate, validate_table
+from avsr.schema import Between, InvalidValue, read_json, validate, validate_table
 
 T = TypeVar("T")
 
@@ -124,7 +124,7 @@ def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[s
 
 
 def is_whispers(name: str) -> bool:
-    """Whether a weight is one that Whisper has too: not of the video encoder, fusion, CTC heads or the reliability estimator."""
+    """Whether Whisper has a weight too, so that it is not of the video encoder, fusion, CTC or the reliability estimator."""
     added = ("video.", "fusion_layers.", "ctc.", "reliability.", "audio.local.")
     return not (name.startswith(added) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
 

@@ -1,6 +1,6 @@
-"""Training: a Config in, a model folder out; stops, resumes, and runs on one core or many GPUs.
+"""Training: a Config in, a model folder out. It can be stopped and resumed, and runs on one core or on many GPUs.
 
-    begin.py (network, tokenizer)  ->  loop.py (steps)  <->  state.py (files);  valid.py (WER per modality), diary.py (log)
+    initialise.py (network, tokenizer)  ->  loop.py (steps)  <->  state.py (files);  valid.py (WER per modality), log.py
 """
 
 from avsr.train.loop import Trained, TrainOptions, train

@@ -1,6 +1,6 @@
-"""What a run learns from, as its config names it: manifests, utterances to validate with, and noise.
+"""The data of a run, as its config names it: manifests, validation utterances, and noise.
 
-    Config -> paths of manifests, Rows of split valid, NoiseMixer; what is optional and absent is told
+    Config -> paths of manifests, rows of split valid, NoiseMixer; absent optional data is reported
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ Say = Callable[[str], None]
 
 
 def training_manifests(config: Config, say: Say) -> list[Path]:
-    """Paths of the manifests to train on: those of `data.train`, and those of `data.optional` that hold something to learn.
+    """Paths of the manifests to train on: those of `data.train`, and those of `data.optional` that have training utterances.
 
     A manifest may be named by its folder. `say` is called with a sentence for each optional manifest that does not exist or
-    holds no training utterance. Raises BadManifest for one that is no manifest.
+    has no training utterance. Raises BadManifest for a file that is no manifest.
     """
     found = [manifest.manifest_path(config.path(name)) for name in config.data.train]
     for one in filter(None, config.data.optional.values()):
@@ -36,8 +36,8 @@ def training_manifests(config: Config, say: Say) -> list[Path]:
     return found
 
 
-def rows_to_validate(config: Config) -> list[ManifestRow]:
-    """The utterances of split `valid`, or `data.max_valid` of them, evenly picked. Raises BadManifest where there is none."""
+def validation_rows(config: Config) -> list[ManifestRow]:
+    """The utterances of split `valid`, or `data.max_valid` of them, evenly spaced. Raises BadManifest where there is none."""
     data = config.data
     rows, _ = read_prepared([config.path(name) for name in data.valid], "valid", data.max_seconds)
     n = min(data.max_valid or len(rows), len(rows))
@@ -45,7 +45,7 @@ def rows_to_validate(config: Config) -> list[ManifestRow]:
 
 
 def noise_mixer(config: Config, rows: Sequence[ManifestRow], say: Say) -> NoiseMixer | None:
-    """The noise of training, some of it made of `rows`, the training utterances; None where no family of noise is left.
+    """The noise of training, some of it made from `rows`, the training utterances; None where no family of noise is left.
 
     `say` is called with a sentence for each family that is left out. Raises AvsrError.
     """

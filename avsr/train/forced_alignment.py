@@ -1,6 +1,6 @@
-"""The sound teaches the lips: word times for utterances that have none, by aligning their text to their own sound.
+"""Forced alignment: word times for utterances that have none, found by aligning their text with their audio.
 
-    Rows without word times + a model that hears -> the same Rows with them, remembered in the run's folder
+    rows without word times + a model that transcribes audio -> the same rows with them, kept in the run's folder
 """
 
 from __future__ import annotations
@@ -32,45 +32,46 @@ REMEDY = "Set data.align to a model that does, such as tiny.en for English or ba
 Times = list[tuple[str, float, float]]
 
 
-def timed(rows: Sequence[ManifestRow], model: str | Path, memory: Path, device: torch.device, progress: Progress) -> list[ManifestRow]:
-    """Rows, those without word times given them by `model`, which hears the cached sound (see align.py for the method).
+def with_word_times(rows: Sequence[ManifestRow], model: str | Path, kept: Path, device: torch.device,
+                    progress: Progress) -> list[ManifestRow]:
+    """The rows, where those without word times get them from `model` and the cached sound (align.py has the method).
 
-    memory: a JSON Lines file of what was found before; a last line that a kill cut short is found again. Rows without
-    sound stay as they are, and so do those whose text or sound is longer than the model can take. Raises BadConfig where
-    the model cannot hear, or cannot write the language of a row.
+    kept: a JSON Lines file of earlier results; an incomplete last line is ignored. Rows without sound stay as they are, and so
+    do rows whose text or sound is longer than the model can take. Raises BadConfig where the model does not transcribe audio,
+    or not in the language of a row.
     """
-    known = _remembered(memory)
-    todo = [row for row in rows if row.utterance.words is None and "a" in row.utterance.cache.modality
+    known = _read_kept(kept)
+    todo = [row for row in rows if row.utterance.words is None and "a" in row.cache.modality
             and row.utterance.id not in known]
     if todo:
-        teacher = checkpoint.load(model, lips=False, device=device, progress=progress)
-        _check(teacher, todo, model)
+        aligner = checkpoint.load(model, lips=False, device=device, progress=progress)
+        _check(aligner, todo, model)
         n_done = 0
         for some in _batches(todo):
             progress("finding word times", n_done, len(todo), "utterances")
-            found = {row.utterance.id: words for row, words in zip(some, _align(teacher, some), strict=True)}
+            found = {row.utterance.id: words for row, words in zip(some, _align(aligner, some), strict=True)}
             known |= found
-            append_lines(memory, "".join(json.dumps({"id": id_, "words": words}, ensure_ascii=False) + "\n"
-                                         for id_, words in found.items()))
+            append_lines(kept, "".join(json.dumps({"id": id_, "words": words}, ensure_ascii=False) + "\n"
+                                       for id_, words in found.items()))
             n_done += len(some)
         progress("finding word times", n_done, len(todo), "utterances")
     return [row if known.get(row.utterance.id) is None else replace(row, utterance=replace(
         row.utterance, words=tuple(TimedWord(*word) for word in known[row.utterance.id]))) for row in rows]
 
 
-def _remembered(memory: Path) -> dict[str, Times | None]:
-    """Words by id, None where there can be none; what follows the last whole line is left out."""
-    text = memory.read_bytes() if memory.exists() else b""
+def _read_kept(path: Path) -> dict[str, Times | None]:
+    """Words by id, None for a row that is too long; an incomplete last line is ignored."""
+    text = path.read_bytes() if path.exists() else b""
     return {entry["id"]: entry["words"] for entry in map(json.loads, text.split(b"\n")[:-1])}
 
 
-def _check(teacher: Checkpoint, rows: Sequence[ManifestRow], model: str | Path) -> None:
-    """Raises BadConfig where the teacher cannot tell when the words of these rows were said."""
-    if "a" not in teacher.modalities:
-        how = "lips alone" if teacher.modalities == ("v",) else "sound and lips together"
-        raise BadConfig(f"data.align {model}: this model goes by {how}, and word times are found by sound alone, which it "
-                        f"does not hear.  {REMEDY}")
-    others = Counter(row.utterance.language for row in rows if row.utterance.language not in teacher.languages)
+def _check(aligner: Checkpoint, rows: Sequence[ManifestRow], model: str | Path) -> None:
+    """Raises BadConfig where the model cannot align these rows."""
+    if "a" not in aligner.modalities:
+        how = "video alone" if aligner.modalities == ("v",) else "audio and video together"
+        raise BadConfig(f"data.align {model}: this model transcribes {how}, and word times are found from audio alone.  "
+                        f"{REMEDY}")
+    others = Counter(row.utterance.language for row in rows if row.utterance.language not in aligner.languages)
     for language, count in others.most_common(1):
         first = next(row.utterance.id for row in rows if row.utterance.language == language)
         raise BadConfig(f"data.align {model}: {count} utterances, {first} for one, are in language {language!r}, which this "
@@ -78,32 +79,32 @@ def _check(teacher: Checkpoint, rows: Sequence[ManifestRow], model: str | Path) 
 
 
 def _batches(rows: Sequence[ManifestRow]) -> Iterator[list[ManifestRow]]:
-    """Rows of one language at a time, as the language decides where words part."""
+    """Batches of rows of one language, because the language decides where words are separated."""
     for _, group in groupby(sorted(rows, key=lambda row: row.utterance.language), key=lambda row: row.utterance.language):
         theirs = list(group)
         yield from (theirs[first:first + AT_ONCE] for first in range(0, len(theirs), AT_ONCE))
 
 
 @torch.inference_mode()
-def _align(teacher: Checkpoint, rows: Sequence[ManifestRow]) -> list[Times | None]:
-    """The words of each row, all of one language; None of a row that is longer than the teacher can take."""
+def _align(aligner: Checkpoint, rows: Sequence[ManifestRow]) -> list[Times | None]:
+    """The words of each row, all of one language; None for a row that is longer than the model can take."""
     language, found = rows[0].utterance.language, dict.fromkeys(range(len(rows)))
-    prompt = teacher.tokenizer.prompt(language)
-    texts = [target_tokens(teacher.tokenizer, row.utterance.text) for row in rows]
-    fitting = [i for i, row in enumerate(rows) if _fits(teacher, row, len(prompt) + len(texts[i]) + 1)]
+    prompt = aligner.tokenizer.prompt(language)
+    texts = [target_tokens(aligner.tokenizer, row.utterance.text) for row in rows]
+    fitting = [i for i, row in enumerate(rows) if _fits(aligner, row, len(prompt) + len(texts[i]) + 1)]
     if fitting:
-        sounds = [read_entry(rows[i].base, rows[i].utterance.cache).audio for i in fitting]
-        recogniser = Recogniser(teacher)
+        sounds = [read_entry(rows[i].base, rows[i].cache).audio for i in fitting]
+        recogniser = Recogniser(aligner)
         words = recogniser.align(recogniser.encode(sounds, None, "a"), [texts[i] for i in fitting],
                                  [len(sound) / SAMPLE_RATE for sound in sounds], language)
         found |= dict(zip(fitting, words, strict=True))
-    # A language without spaces makes a word of the one that begins the text.
+    # In a language without spaces, the space at the start of the text is a word of its own.
     return [None if words is None else [(word.text.strip(), round(word.start, 3), round(word.end, 3))
                                         for word in words if word.text.strip()] for words in found.values()]
 
 
-def _fits(teacher: Checkpoint, row: ManifestRow, n_tokens: int) -> bool:
-    """Whether the teacher has room for so many tokens, prompt and end among them, and for all of the row's sound."""
-    n_context = getattr(teacher.model.dims, "n_context", None)                # None: of imported networks, without an end
-    long = teacher.pad_seconds is not None and row.n_frames > teacher.pad_seconds * VIDEO_FPS
+def _fits(aligner: Checkpoint, row: ManifestRow, n_tokens: int) -> bool:
+    """Whether the model can take n_tokens tokens, with prompt and end, and all of the row's sound."""
+    n_context = getattr(aligner.model.dims, "n_context", None)                # imported networks have no limit
+    long = aligner.pad_seconds is not None and row.n_frames > aligner.pad_seconds * VIDEO_FPS
     return not long and (n_context is None or n_tokens <= n_context)

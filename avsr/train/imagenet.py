@@ -1,11 +1,10 @@
-"""Lips that start from ImageNet: the ResNet-18 that torchvision publishes, taken over into the `resnet18` lip network.
+"""Initialises the `resnet18` frontend from ImageNet: from the ResNet-18 that torchvision publishes.
 
     resnet18-f37072fd.pth, or a file of the same names -> stages 1 to 4 as they are, the stem inflated -> video.frontend
-The stem sees colour pictures of 7 x 7 pixels, ours 5 grey frames of them. A grey picture is one whose three colours are
-alike, so its kernels are added up over the colours, with the normalisation of either network taken into account, and put in
-the middle frame; the other frames start at 0, as in I3D's inflation (Carreira and Zisserman 2017) of a single frame. So the
-network begins as torchvision's, looking at each frame by itself, and learns what moves. Its last layer, of 1000 classes, is
-left out.
+The kernels of torchvision's stem span 7 x 7 pixels in three colours, ours 7 x 7 pixels in 5 grey frames. The colours of a grey
+picture are equal, so the kernels are summed over the colours, with the normalisation of both networks taken into account, and
+put into the middle frame; the other frames start at 0, as I3D (Carreira and Zisserman 2017) inflates a single frame. The
+frontend thus starts as torchvision's network on single frames. Its last layer, of 1000 classes, is left out.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from torch import Tensor
 from avsr import assets
 from avsr.errors import BadCheckpoint
 from avsr.importers.reading import listed, read_weights
-from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Front
+from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
 from avsr.runtime import Progress, no_progress
 
-IMAGENET = "imagenet"                                       # in place of the name of a model
+IMAGENET = "imagenet"                                       # in place of a model's name
 ASSET = "resnet18-f37072fd.pth"
-# Of red, green and blue from 0 to 1, by which torchvision's networks know pictures.
+# Of red, green and blue from 0 to 1, by which torchvision's networks normalise pictures.
 COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HASHED = re.compile(r"-([0-9a-f]{8,64})\.pth$")             # torch.hub's: a name ends in the first digits of the sha256
+HASHED = re.compile(r"-([0-9a-f]{8,64})\.pth$")             # of torch.hub: a name ends in the first digits of the sha256
 UNUSED = ("fc.weight", "fc.bias")
 
 
@@ -52,10 +51,10 @@ def image_weights(name: str, folder: Path, *, progress: Progress = no_progress) 
     return path, weights
 
 
-def load_image_weights(path: Path, weights: dict[str, Tensor], front: ResNet18Front) -> None:
-    """Put torchvision's weights into the lip network. Raises BadCheckpoint where they are not those of its resnet18."""
-    state = front.state_dict()
-    # A batch norm's count of batches says nothing once it has learnt; files of old torch versions have none.
+def load_image_weights(path: Path, weights: dict[str, Tensor], frontend: ResNet18Frontend) -> None:
+    """Load torchvision's weights into the frontend. Raises BadCheckpoint where they are not those of its resnet18."""
+    state = frontend.state_dict()
+    # A batch norm's count of batches is not needed after training; files of old torch versions have none.
     ours = {_theirs(name): name for name in state if not name.endswith(".num_batches_tracked")}
     given = {name: tensor.float() for name, tensor in weights.items()
              if name not in UNUSED and not name.endswith(".num_batches_tracked")}
@@ -64,11 +63,11 @@ def load_image_weights(path: Path, weights: dict[str, Tensor], front: ResNet18Fr
         raise BadCheckpoint(f"{path}: {problem}.  Name the file of torchvision's resnet18.")
     kernel, shift = inflated(given["conv1.weight"], state["conv.0.weight"].shape[2])
     given |= {"conv1.weight": kernel, "bn1.running_mean": given["bn1.running_mean"] - shift}
-    front.load_state_dict(state | {ours[name]: tensor for name, tensor in given.items()})
+    frontend.load_state_dict(state | {ours[name]: tensor for name, tensor in given.items()})
 
 
 def _misfit(given: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """In words, what in the given weights is not as it should be; None where all is well."""
+    """In words, how the given weights differ from a ResNet-18; None where they do not."""
     if odd := sorted(given.keys() - shapes.keys()):
         return f"{len(odd)} of its weights have no place in a ResNet-18: {listed(odd)}"
     if missing := sorted(shapes.keys() - given.keys()):
@@ -79,10 +78,10 @@ def _misfit(given: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> str
 
 
 def inflated(kernel: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:
-    """A stem's kernel (C, 3, H, W) over colours -> (C, 1, n_frames, H, W) over grey frames, and what its output lacks, (C,).
+    """A stem's kernel (C, 3, H, W) over colours -> (C, 1, n_frames, H, W) over grey frames, and a shift of its output (C,).
 
-    Both give the same for a grey picture, each in its own normalisation: what is lacking is a constant, which the batch
-    norm behind the stem takes up in its mean.
+    Both give the same output for a grey picture, each in its own normalisation, up to the constant shift, which the mean of
+    the batch norm after the stem absorbs.
     """
     mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (COLOUR_MEAN, COLOUR_STD))
     out = kernel.new_zeros(kernel.shape[0], 1, n_frames, *kernel.shape[2:])
@@ -91,7 +90,7 @@ def inflated(kernel: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:
 
 
 def _theirs(name: str) -> str:
-    """Torchvision's name for a weight of our lip network."""
+    """Torchvision's name of a weight of our frontend."""
     part, number, rest = name.split(".", 2)
     if part == "conv":
         return {"0": "conv1", "1": "bn1"}[number] + f".{rest}"

@@ -1,4 +1,4 @@
-"""Where training starts: nothing, or a model whose parts are taken over.
+"""Initialises the network to be trained: at random, or with parts of other models.
 
     Config -> Checkpoint with a network to train, and its tokenizer
 """
@@ -16,6 +16,7 @@ import torch
 
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
+from avsr.checkpoint.old_names import current_tensor
 from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.models.avsr import AVSR, Dims
@@ -27,34 +28,34 @@ from avsr.schema import InvalidValue, validate_table
 from avsr.text import CTC_LETTERS, NORMALISER, Tokenizer, write_characters
 from avsr.train.imagenet import image_weights, is_image_network, load_image_weights
 
-TRAINING_BYTES = 16                                         # of a weight: itself, its gradient, and two means of the optimiser
-EARS = ("audio.",)
-LIPS = ("video.frontend.", "video.project.", "video.blocks.")  # what does not depend on the width of the rest
+TRAINING_BYTES = 16                                         # per weight: itself, its gradient, and two means of the optimiser
+AUDIO_ENCODER = ("audio.",)
+VIDEO_ENCODER = ("video.frontend.", "video.project.", "video.blocks.")      # the parts that do not depend on Dims.width
 
 
-def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> Checkpoint:
-    """The network as it is before the first step. Raises BadConfig or BadCheckpoint.
+def initialise(config: Config, folder: Path, *, progress: Progress = no_progress) -> Checkpoint:
+    """The network before the first step. Raises BadConfig or BadCheckpoint.
 
-    With `model.start` all weights are taken over whose names and shapes fit, and what is new may only be lips, gates,
-    CTC heads and the judge. Without it the network starts from nothing and spells letters.
+    With `model.start` all weights are taken over whose names and shapes fit, and only the video encoder, the fusion, the CTC
+    heads and the reliability estimator may be new. Without it the weights are random, and the tokens are letters.
     """
     torch.manual_seed(config.train.seed)
     if config.model.start is None:
         tokenizer = _letters(folder / "tokenizer.json")
-        dims = _dims(config, Dims(n_vocab=tokenizer.no_timestamps + 1, n_context=256, lips="compact"))
+        dims = _dims(config, Dims(n_vocab=tokenizer.no_timestamps + 1, n_context=256, video_frontend="compact"))
         start = Checkpoint(config.name, AVSR(dims), tokenizer, pad_seconds=None)
         torch.nn.init.normal_(start.model.decoder.embedding.weight, std=dims.width ** -0.5)     # logits share it: near 1
     else:
         start = _taken_over(config, progress)
     if config.model.audio_encoder_from is not None:
-        _take(config.model.audio_encoder_from, "ears", EARS, start.model, config, progress)
-        named = not config.path(config.model.audio_encoder_from).is_dir() and not checkpoint.may_see(config.model.audio_encoder_from)
-        start = replace(start, base=config.model.audio_encoder_from if named else None)
+        source = config.model.audio_encoder_from
+        _take(source, "audio encoder", AUDIO_ENCODER, start.model, config, progress)
+        start = replace(start, base=source if _is_published(source, config) else None)
     if is_image_network(config.model.video_encoder_from):
         _start_from_images(start.model, config, progress)
     elif config.model.video_encoder_from is not None:
-        lips = _take(config.model.video_encoder_from, "lips", LIPS, start.model, config, progress)
-        start = replace(start, mouth_crop=lips.mouth_crop)  # they know mouths as they learnt them
+        source = _take(config.model.video_encoder_from, "video encoder", VIDEO_ENCODER, start.model, config, progress)
+        start = replace(start, mouth_crop=source.mouth_crop)
     if config.model.gates:
         for name, parameter in start.model.named_parameters():
             if name.endswith("_gate") and parameter.item() == 0:
@@ -64,16 +65,16 @@ def begin(config: Config, folder: Path, *, progress: Progress = no_progress) -> 
 
 
 def _letters(path: Path) -> Tokenizer:
-    """The tokenizer of letters. Under torchrun every process writes it, while others already read it: by renaming."""
+    """The tokenizer of letters. Under torchrun every process writes it while others read it, so it is renamed into place."""
     with whole_file(path) as part:
         write_characters(part)
     return Tokenizer(path)
 
 
 def model_path(name: str, config: Config) -> str | Path:
-    """A model's folder, which is relative to the config's, or the name that it is where there is no such folder."""
+    """A model's folder, relative to the config's, or the name itself where there is no such folder."""
     folder = config.path(name)
-    return folder if name and os.path.isdir(folder) else name    # isdir: of a name too long for a path it says no
+    return folder if name and os.path.isdir(folder) else name    # isdir is False for a name that is too long for a path
 
 
 def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
@@ -83,11 +84,11 @@ def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
 def _taken_over(config: Config, progress: Progress) -> Checkpoint:
     base = _load(config.model.start, config, progress)
     if base.model.ctc_units == "tokens":
-        raise BadConfig(f"{config.name}: model.start {config.model.start} is an imported network, which is not trained further "
-                        "here.  Its lips can be taken over: model.video_encoder_from.")
+        raise BadConfig(f"{config.name}: model.start {config.model.start} is an imported network, which cannot be trained "
+                        "further.  Take over its video encoder with model.video_encoder_from.")
     given = asdict(base.model.dims)
-    if not base.video_trained:                               # a Whisper: its lips are new, and of the kind the config says
-        given |= {"lips": "compact", "video_width": 256, "n_ctc": 29}
+    if not base.video_trained:                              # a Whisper: its video encoder is new, of the config's kind
+        given |= {"video_frontend": "compact", "video_width": 256, "n_ctc": 29}
     dims = _dims(config, Dims(**given))
     model = AVSR(dims)
     known, wanted = base.model.state_dict(), model.state_dict()
@@ -98,39 +99,44 @@ def _taken_over(config: Config, progress: Progress) -> Checkpoint:
                             "Remove the dims that differ from [model.dims].")
     model.load_state_dict(fitting, strict=False)
     untouched = all(rate(config, name) == 0 for name, _ in model.named_parameters() if is_whispers(name))
-    named = not config.path(config.model.start).is_dir() and not checkpoint.may_see(config.model.start)
-    origin = config.model.start if named else base.base     # whose sound parts need not be stored again
+    # The model whose audio parts need not be stored again.
+    origin = config.model.start if _is_published(config.model.start, config) else base.base
     return replace(base, name=config.name, model=model, base=origin if untouched else None)
 
 
+def _is_published(name: str, config: Config) -> bool:
+    """Whether a model is a published Whisper by its name, and no folder."""
+    return not config.path(name).is_dir() and not checkpoint.may_see(name)
+
+
 def rate(config: Config, name: str) -> float:
-    """The factor on the learning rate of a weight; 0: frozen."""
-    return next((factor for pattern, factor in config.train.rates.items() if fnmatch(name, pattern)), 1.0)
+    """The factor on the learning rate of a weight; 0: frozen. Patterns may hold names of former versions."""
+    return next((factor for pattern, factor in config.train.rates.items() if fnmatch(name, current_tensor(pattern))), 1.0)
 
 
 def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Config, progress: Progress) -> Checkpoint:
-    """The weights of another model whose names begin as `parts` do; returns that model."""
+    """Take over the weights of another model whose names start with one of `parts`; returns that model."""
     source = _load(name, config, progress)
     other = source.model.state_dict()
     wanted = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(parts)}
     if misfit := [key for key, tensor in wanted.items() if key not in other or other[key].shape != tensor.shape]:
-        raise BadCheckpoint(f"{name}: its {what} do not fit this model's in {misfit[0]} and {len(misfit) - 1} more.  Give both "
-                            f"the same dims, as far as they tell of {what}.")
+        raise BadCheckpoint(f"{name}: its {what} does not fit this model's in {misfit[0]} and {len(misfit) - 1} more.  Give "
+                            f"both the same dims of the {what}.")
     model.load_state_dict({key: other[key] for key in wanted}, strict=False)
     return source
 
 
 def _start_from_images(model: AVSR, config: Config, progress: Progress) -> None:
-    """The lip network of `model` as one that knows pictures. Raises BadConfig where it is of another kind."""
+    """Initialise the frontend of `model` from a network for pictures. Raises BadConfig where it is of another kind."""
     if model.dims.video_frontend != "resnet18":
-        raise BadConfig(f"{config.name}: model.video_encoder_from {config.model.video_encoder_from} is a ResNet-18, but the lips are "
-                        f"{model.dims.video_frontend}.  Set model.dims.video_frontend = \"resnet18\", or take out model.video_encoder_from.")
+        raise BadConfig(f"{config.name}: model.video_encoder_from {config.model.video_encoder_from} is a ResNet-18, but the "
+                        f"frontend is {model.dims.video_frontend}.  Set model.dims.video_frontend = \"resnet18\", or take out "
+                        "model.video_encoder_from.")
     load_image_weights(*image_weights(config.model.video_encoder_from, config.folder, progress=progress), model.video.frontend)
 
 
 def _dims(config: Config, default: Dims) -> Dims:
-    known = {f.name for f in fields(Dims)}
-    given = config.model.dims
+    known, given = {f.name for f in fields(Dims)}, config.model.dims
     if strange := sorted(given.keys() - known):
         raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
     memory = memory_bytes()
@@ -153,15 +159,15 @@ def _dims(config: Config, default: Dims) -> Dims:
     return dims
 
 
-def facts(config: Config, step: int, scores: dict[str, float], hours_of_data: float) -> dict:
-    """What model.json tells its reader about the training."""
+def training_facts(config: Config, step: int, scores: dict[str, float], hours_of_data: float) -> dict:
+    """The facts of the training for readers of model.json."""
     return {"name": config.name, "start": config.model.start, "data": [Path(name).as_posix() for name in config.data.train],
             "hours_of_data": round(hours_of_data, 3), "step": step, "valid_wer": scores, "normaliser": NORMALISER,
             "commit": _commit(), "torch": torch.__version__.partition("+")[0]}
 
 
 def _commit() -> str | None:
-    """The commit this code is of, where it lies in a clone."""
+    """The commit of this code, where it is in a clone."""
     try:
         out = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
                              check=True, timeout=10)
@@ -170,7 +176,7 @@ def _commit() -> str | None:
     return out.stdout.strip()
 
 
-def finished(start: Checkpoint, config: Config, training: dict) -> Checkpoint:
-    """The checkpoint to be saved: whether its lips mean anything depends on whether they were trained."""
-    sees = start.model.dims.video_frontend is not None and (config.data.p_audio < 1 or start.video_trained)
-    return replace(start, name=config.name, video_trained=sees, training=training)
+def to_save(start: Checkpoint, config: Config, training: dict) -> Checkpoint:
+    """The checkpoint to be saved, which says whether its video encoder was trained."""
+    trained = start.model.dims.video_frontend is not None and (config.data.p_audio < 1 or start.video_trained)
+    return replace(start, name=config.name, video_trained=trained, training=training)

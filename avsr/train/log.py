@@ -1,6 +1,6 @@
-"""What a run says of itself: a line per step for people, figures by step for TensorBoard and as JSON Lines.
+"""The training log: a line per step for people, figures by step for TensorBoard and as JSON Lines.
 
-    Line -> runs/NAME/log.jsonl, runs/NAME/tensorboard/
+    StepReport -> runs/NAME/log.jsonl, runs/NAME/tensorboard/
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from avsr.output import whole_file
 
 
 @dataclass(frozen=True)
-class Line:
-    """What there is to say about a step."""
+class StepReport:
+    """The figures of a step."""
 
     step: int
     steps: int
@@ -27,19 +27,19 @@ class Line:
 
     @property
     def text(self) -> str:
-        """For people."""
+        """A line for people."""
         parts = "  ".join(f"{name} {value:.3f}" for name, value in self.parts.items())
         return (f"step {self.step}/{self.steps}  {self.modality:<2}  loss {self.total:.3f}  {parts}  lr {self.pace['lr']:.1e}  "
                 f"norm {self.pace['norm']:.1f}  {self.pace['clips_s']:.1f} clips/s  waiting {self.pace['wait']:.0%}")
 
     @property
     def values(self) -> dict[str, float]:
-        """Figures by name; parts of the loss by modality."""
+        """Figures by name; the parts of the loss also by modality."""
         return {"loss": self.total, **{f"{name}_{self.modality}": value for name, value in self.parts.items()}, **self.pace}
 
 
 class TrainingLog:
-    """Figures by step, of one process only. A run taken up at `step` forgets what was noted after it: it comes again."""
+    """Figures by step, written by the first process alone. Lines after `step` are removed: a resumed run writes them again."""
 
     def __init__(self, folder: Path, rank: int, step: int):
         self.writer = self.file = None
@@ -49,14 +49,14 @@ class TrainingLog:
             path = folder / "log.jsonl"
             lines = path.read_text().splitlines(keepends=True) if path.exists() else []
             with whole_file(path, alone=True) as fresh:
-                fresh.write_text("".join(line for line in lines if _upto(line, step)))
+                fresh.write_text("".join(line for line in lines if _is_before(line, step)))
             self.hook = threading.excepthook
-            threading.excepthook = self._hear_of_thread
+            threading.excepthook = self._on_thread_error
             self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
             self.file = path.open("a")
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Values by name. Raises OSError, as of a full disk."""
+        """Write values by name. Raises OSError, as where the disk is full."""
         if self.writer is not None and values:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
@@ -64,7 +64,7 @@ class TrainingLog:
             self.file.flush()
 
     def close(self) -> None:
-        """Everything on disk, as far as there is room: what cannot be written was told when it was noted."""
+        """Close the files; an error that matters was raised by `write`."""
         if self.writer is not None:
             with suppress(OSError):
                 self.writer.close()
@@ -72,14 +72,14 @@ class TrainingLog:
                 self.file.close()
             threading.excepthook = self.hook
 
-    def _hear_of_thread(self, failure: threading.ExceptHookArgs) -> None:
-        """TensorBoard's thread ends where the disk is full, and raises that again in `write`: no traceback is needed of it."""
+    def _on_thread_error(self, failure: threading.ExceptHookArgs) -> None:
+        """Hide the traceback of TensorBoard's thread on a full disk, because `write` raises that error again."""
         if not (isinstance(failure.exc_value, OSError) and type(failure.thread).__module__.startswith("tensorboard")):
             self.hook(failure)
 
 
-def _upto(line: str, step: int) -> bool:
-    """Whether a line is whole and of a step up to `step`."""
+def _is_before(line: str, step: int) -> bool:
+    """Whether a line is complete and of a step up to `step`."""
     with suppress(ValueError, TypeError, KeyError):
         return json.loads(line)["step"] <= step
     return False

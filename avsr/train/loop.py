@@ -1,6 +1,6 @@
-"""The loop: batches in, steps out, WER now and then, and everything on disk in time.
+"""The training loop: steps, validation, and saving.
 
-    Config -> begin -> [ batch -> losses -> gradient -> step ] -> valid -> state, best models, the averaged model
+    Config -> initialise -> [ batch -> losses -> gradient -> step ] -> valid -> state, best models, the averaged model
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from avsr import cache, checkpoint
 from avsr.augment import Augment
 from avsr.batch import Batch, Batches, InfiniteSampler, augmented, loader
 from avsr.checkpoint import Checkpoint
+from avsr.checkpoint.old_names import current_tensor
 from avsr.config import Config
 from avsr.dataset import Examples, ManifestRow, label_words, read_prepared
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
@@ -34,13 +35,13 @@ from avsr.models.conformer import ConformerBlock
 from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, max_processes, n_cores, no_progress, pick_device
-from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
-from avsr.train.forced_alignment import timed
-from avsr.train.initialise import begin, facts, finished, model_path, rate
-from avsr.train.log import Line, TrainingLog
-from avsr.train.reliability import can_be_judged, fit_ood, judge
-from avsr.train.shortages import shortages_told
-from avsr.train.state import STATE, TrainState, averaged, best_one, keep_best, load_state, save_state, way_on
+from avsr.train.data import noise_mixer, training_manifests, validation_rows
+from avsr.train.forced_alignment import with_word_times
+from avsr.train.initialise import initialise, model_path, rate, to_save, training_facts
+from avsr.train.log import StepReport, TrainingLog
+from avsr.train.reliability import check_reliability, fit_ood, fit_reliability
+from avsr.train.shortages import report_shortages
+from avsr.train.state import STATE, TrainState, averaged, best_one, how_to_continue, keep_best, load_state, save_state
 from avsr.train.valid import Validation
 
 Say = Callable[[str], None]
@@ -48,7 +49,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """How a run ended. model: its folder, None where nothing was validated yet. scores: WER by modality."""
+    """The end of a run. model: its folder, None where nothing was validated yet. scores: WER by modality."""
 
     folder: Path
     model: Path | None
@@ -59,7 +60,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How this call goes about it, which does not change what is learnt."""
+    """Options of a call that do not change what is learnt."""
 
     resume: bool = False
     minutes: float | None = None                            # after which it stops, to be resumed
@@ -69,7 +70,7 @@ class TrainOptions:
 
 
 def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptions()) -> Trained:
-    """Train what `config` says into `folder`. Under `torchrun` each process takes its share of the batches.
+    """Train as `config` says, into `folder`. Under `torchrun` each process takes its share of the batches.
 
     Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number or another process
     trains into `folder`.
@@ -83,20 +84,20 @@ def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptio
         if not options.resume and (folder / STATE).exists():
             raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
         try:
-            with shortages_told(folder, config.data):
-                return _Run(config, folder, options, _join_group(options.device)).run()
+            with report_shortages(folder, config.data):
+                return Trainer(config, folder, options, _join_group(options.device)).run()
         finally:
             if distributed.is_initialized():
                 distributed.destroy_process_group()
 
 
 def _is_first() -> bool:
-    """Whether this is the process that writes, of those that torchrun starts."""
+    """Whether this is the one of torchrun's processes that writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _join_group(asked: str) -> torch.device:
-    """This process's device; with `torchrun`, after joining the others."""
+    """This process's device; under `torchrun`, after joining the other processes."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return pick_device(asked)
     cuda = asked != "cpu" and torch.cuda.is_available()
@@ -108,26 +109,26 @@ def _join_group(asked: str) -> torch.device:
     return device
 
 
-class _Run:
-    """One run of one process."""
+class Trainer:
+    """A run, as one process executes it."""
 
     def __init__(self, config: Config, folder: Path, options: TrainOptions, device: torch.device):
         self.config, self.folder, self.options, self.device = config, folder, options, device
         self.rank = distributed.get_rank() if distributed.is_initialized() else 0
         self.world = distributed.get_world_size() if distributed.is_initialized() else 1
-        self.progress = options.progress if self.rank == 0 else no_progress       # of all processes alike: told once
+        self.progress = options.progress if self.rank == 0 else no_progress       # reported by one process
         self.started = time.monotonic()
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         manifests = training_manifests(config, self.say)
         self.rows, left_out = read_prepared(manifests, "train", config.data.max_seconds)
-        valid_rows = rows_to_validate(config)
-        self.start = begin(config, folder, progress=self.progress)
-        can_be_judged(self.start.model.dims, config)
+        valid_rows = validation_rows(config)
+        self.start = initialise(config, folder, progress=self.progress)
+        check_reliability(self.start.model.dims, config)
         for manifest in manifests:
             cache.read_mouth_crop(manifest.parent, self.start.mouth_crop)
         if config.data.align is not None and config.loss.frames:
-            self.rows = self._timed()
+            self.rows = self._with_word_times()
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
         mixer = noise_mixer(config, self.rows, self.say) if self._modalities() != ["v"] else None
         path, n_mels = self.start.tokenizer.path, self.start.model.dims.n_mels
@@ -137,44 +138,44 @@ class _Run:
         self.say(f"{counted(len(self.rows), 'utterance')}, {self.hours:.2f} hours; {len(left_out)} left out"
                  + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
-        self.learner = LossModule(self.start.model, config.loss, len(labels) + 1, self._sounds()).to(device)
-        for module in self.learner.modules():
+        self.loss_module = LossModule(self.start.model, config.loss, len(labels) + 1).to(device)
+        for module in self.loss_module.modules():
             if isinstance(module, (Block, ConformerBlock)):
                 module.dropout = config.train.dropout
-        self.optimiser = _optimiser(self.learner, config)
-        self.position = TrainState()
+        self.optimiser = _optimiser(self.loss_module, config)
+        self.state = TrainState()
         if options.resume:
-            self.position = load_state(folder, self.learner, self.optimiser, self._about())
-            self.say(f"resumed at step {self.position.step}")
-        self.before = self.position.seconds
+            self.state = load_state(folder, self.loss_module, self.optimiser, self._about())
+            self.say(f"resumed at step {self.state.step}")
+        self.before = self.state.seconds
 
     @property
     def hours(self) -> float:
-        """Of training data."""
+        """Hours of training data."""
         return sum(row.n_frames for row in self.rows) / VIDEO_FPS / 3600
 
     def say(self, line: str) -> None:
-        """One voice for all processes."""
+        """Report a line, from the first process only."""
         if self.rank == 0:
             self.options.say(line)
 
-    def _timed(self) -> list[ManifestRow]:
-        """The rows with word times: one process finds and writes what is not known yet, then the others read it."""
-        teacher, lacking = self.config.data.align, sum(row.utterance.words is None for row in self.rows)
-        self.say(f"word times: {counted(lacking, 'utterance')} without, by {teacher}'s hearing unless found before")
-        arguments = (self.rows, model_path(teacher, self.config), self.folder / "words.jsonl", self.device, self.progress)
-        rows = timed(*arguments) if self.rank == 0 else None
+    def _with_word_times(self) -> list[ManifestRow]:
+        """The rows with word times: one process finds and writes those that are missing, then the others read them."""
+        aligner, missing = self.config.data.align, sum(row.utterance.words is None for row in self.rows)
+        self.say(f"word times: {counted(missing, 'utterance')} without, aligned by {aligner} unless found before")
+        arguments = (self.rows, model_path(aligner, self.config), self.folder / "words.jsonl", self.device, self.progress)
+        rows = with_word_times(*arguments) if self.rank == 0 else None
         if self.world > 1:
             distributed.barrier()
-        rows = timed(*arguments) if rows is None else rows
-        without = [row.utterance.id for row in rows if row.utterance.words is None and "a" in row.utterance.cache.modality]
+        rows = with_word_times(*arguments) if rows is None else rows
+        without = [row.utterance.id for row in rows if row.utterance.words is None and "a" in row.cache.modality]
         if without:
             self.say(f"word times: none for {counted(len(without), 'utterance')}, {without[0]} for one: the text or sound is "
-                     f"longer than {teacher} can take")
+                     f"longer than {aligner} can take")
         return rows
 
     def _leave_out_long(self) -> list[str]:
-        """Drop rows whose text the decoder has no room for, and say which. Raises BadConfig when none is left."""
+        """Drop rows whose text is too long for the decoder, and say which. Raises BadConfig where none is left."""
         n_context = self.start.model.dims.n_context
         room = n_context - len(self.start.tokenizer.prompt(None))
         sizes = [self.examples.n_tokens(row) for row in self.rows]
@@ -184,18 +185,6 @@ class _Run:
         if not self.rows:
             raise BadConfig(f"{self.config.name}: no text fits model.dims.n_context = {n_context} ({long[0]}).  Set it higher.")
         return long
-
-    def _sounds(self) -> Path | None:
-        """Where encoded sounds are kept, if the ears do not learn and the config wants it. Raises BadConfig."""
-        if not self.config.data.sound_draws:
-            return None
-        learning = [name for name, _ in self.start.model.audio.named_parameters() if rate(self.config, f"audio.{name}")]
-        if learning:
-            raise BadConfig(f"{self.config.name}: data.sound_draws keeps encoded sounds, but audio.{learning[0]} learns.  Set "
-                            "train.rates \"audio.*\" = 0, or data.sound_draws = 0.")
-        path = self.folder / "sounds"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
 
     def _modalities(self) -> list[str]:
         data = self.config.data
@@ -209,34 +198,34 @@ class _Run:
     # --- steps ---
 
     def run(self) -> Trained:
-        """Steps until the last one, or until time is up."""
-        train, position = self.config.train, self.position
-        network = self.learner
+        """Take steps until the last one, or until the time is up."""
+        train, state = self.config.train, self.state
+        network = self.loss_module
         if self.world > 1:
-            network = DistributedDataParallel(self.learner, find_unused_parameters=True,
+            network = DistributedDataParallel(self.loss_module, find_unused_parameters=True,
                                               device_ids=[self.device] if self.device.type == "cuda" else None)
-        batches, diary = self._batches(), TrainingLog(self.folder, self.rank, position.step)
-        self.learner.train()
-        _settle_frozen(self.learner)
-        stopped = position.step >= train.steps
-        self.progress("training", position.step, train.steps, "steps")
+        batches, log = self._batches(), TrainingLog(self.folder, self.rank, state.step)
+        self.loss_module.train()
+        _freeze_batch_norms(self.loss_module)
+        stopped = state.step >= train.steps
+        self.progress("training", state.step, train.steps, "steps")
         try:
             while not stopped:
                 line = self._step(network, batches)
                 self.say(line.text)
-                self.progress("training", position.step, train.steps, "steps")
-                diary.write(position.step, line.values)
-                due = position.step % train.valid_every == 0 or position.step == train.steps
+                self.progress("training", state.step, train.steps, "steps")
+                log.write(state.step, line.values)
+                due = state.step % train.valid_every == 0 or state.step == train.steps
                 if due:
-                    diary.write(position.step, self._validate())
-                stopped = position.step >= train.steps or self._time_is_up()
-                if stopped or due or position.step % train.save_every == 0:
+                    log.write(state.step, self._validate())
+                stopped = state.step >= train.steps or self._time_is_up()
+                if stopped or due or state.step % train.save_every == 0:
                     self._save()
         except KeyboardInterrupt:
-            self.say(f"interrupted at step {position.step}; {way_on(self.folder)}")
+            self.say(f"interrupted at step {state.step}; {how_to_continue(self.folder)}")
             raise
         finally:
-            diary.close()
+            log.close()
             batches.close()
         return self._finish()
 
@@ -246,7 +235,7 @@ class _Run:
         data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end,
                        None if pad is None else pad * FEATURE_RATE, finished=self.device.type == "cpu")
         sampler = InfiniteSampler(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
-                          first=self.position.step * self.config.train.accumulate * self.world)
+                          first=self.state.step * self.config.train.accumulate * self.world)
         source = iter(loader(data, sampler, self._n_workers(), pin=self.device.type == "cuda"))
         while True:
             asked = time.monotonic()
@@ -257,15 +246,15 @@ class _Run:
             yield augmented(batch, self.examples.augment, self.device), waited
 
     def _n_workers(self) -> int:
-        """`data.workers`, or as many processes as this machine bears; the batches are the same with any number."""
+        """`data.workers`, or the most processes that suit this machine; the batches are the same with any number."""
         asked, most = self.config.data.workers, max_processes()
         if asked > most:
             self.say(f"data.workers is {asked}, and {most} are started: more would only take memory on {n_cores()} cores.")
         return min(asked, most)
 
-    def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> Line:
+    def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> StepReport:
         began, waited, ids, n_clips = time.monotonic(), 0.0, [], 0
-        train, step = self.config.train, self.position.step
+        train, step = self.config.train, self.state.step
         for group in self.optimiser.param_groups:
             group["lr"] = group["factor"] * learning_rate(self.config, step)
         self.optimiser.zero_grad(set_to_none=True)
@@ -283,22 +272,22 @@ class _Run:
         if not math.isfinite(total) or not math.isfinite(norm):
             self._stop_at_nan(ids, total, norm)
         self.optimiser.step()
-        self.position.step += 1
+        self.state.step += 1
         spent = time.monotonic() - began
-        self.position.seconds = self.before + time.monotonic() - self.started
-        return Line(self.position.step, train.steps, batch.modality, total,
+        self.state.seconds = self.before + time.monotonic() - self.started
+        return StepReport(self.state.step, train.steps, batch.modality, total,
                     {name: value.item() for name, value in losses.parts.items()},
                     {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent,
-                     "minutes": self.position.seconds / 60})
+                     "minutes": self.state.seconds / 60})
 
     def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
         path = self.folder / f"nan-{self.rank}.json"
-        write_file(path, json.dumps({"step": self.position.step, "ids": ids, "loss": str(total), "norm": str(norm)}) + "\n")
-        raise AvsrError(f"{self.folder}: at step {self.position.step} the loss is {total} and its gradient's norm {norm}.  The "
-                        f"batch's ids are in {path}; look at them, or lower train.lr and {way_on(self.folder)}.")
+        write_file(path, json.dumps({"step": self.state.step, "ids": ids, "loss": str(total), "norm": str(norm)}) + "\n")
+        raise AvsrError(f"{self.folder}: at step {self.state.step} the loss is {total} and its gradient's norm {norm}.  The "
+                        f"batch's ids are in {path}; look at them, or lower train.lr and {how_to_continue(self.folder)}.")
 
     def _time_is_up(self) -> bool:
-        """All processes agree, or some would wait for the others for ever."""
+        """Whether the time is up. All processes must agree, or some would wait for the others for ever."""
         up = self.options.minutes is not None and time.monotonic() - self.started > 60 * self.options.minutes
         if self.world > 1:
             flag = torch.tensor(float(up), device=self.device)
@@ -306,58 +295,58 @@ class _Run:
             up = bool(flag.item())
         return up
 
-    # --- what is kept ---
+    # --- saving ---
 
     def _checkpoint(self, scores: dict[str, float]) -> Checkpoint:
-        return finished(self.start, self.config, facts(self.config, self.position.step, scores, self.hours))
+        return to_save(self.start, self.config, training_facts(self.config, self.state.step, scores, self.hours))
 
     def _validate(self) -> dict[str, float]:
         scores = {}
         if self.rank == 0:
             began = time.monotonic()
             scores = self.validation(self.start, self.progress)
-            _settle_frozen(self.learner)
-            keep_best(self.folder, self.position, self._checkpoint(scores), scores, self.config.train.keep)
+            _freeze_batch_norms(self.loss_module)
+            keep_best(self.folder, self.state, self._checkpoint(scores), scores, self.config.train.keep)
             said = "  ".join(f"{name} {score:.1f}" for name, score in scores.items())
-            self.say(f"valid at step {self.position.step}: WER % {said}  ({time.monotonic() - began:.0f} s)")
+            self.say(f"valid at step {self.state.step}: WER % {said}  ({time.monotonic() - began:.0f} s)")
         if self.world > 1:
             distributed.barrier()
         return {f"valid_{name}": score for name, score in scores.items()}
 
     def _save(self) -> None:
         if self.rank == 0:
-            save_state(self.folder, self.position, self.learner, self.optimiser, self._about())
+            save_state(self.folder, self.state, self.loss_module, self.optimiser, self._about())
 
     def _finish(self) -> Trained:
-        """The averaged model, or the best where that is better, as `model/`."""
-        position, done = self.position, self.position.step >= self.config.train.steps
-        if self.rank or not (position.best or done):
-            return Trained(self.folder, None, position.step, done, {})
+        """Write the averaged model, or the best one where that is better, to `model/`."""
+        state, done = self.state, self.state.step >= self.config.train.steps
+        if self.rank or not (state.best or done):
+            return Trained(self.folder, None, state.step, done, {})
         last = {name: tensor.clone() for name, tensor in self.start.model.state_dict().items()}
         scores = {}
-        if position.best:
-            mean = self.validation(averaged(self.folder, position, self.start), self.progress)
-            scores = position.best[0][2]
+        if state.best:
+            mean = self.validation(averaged(self.folder, state, self.start), self.progress)
+            scores = state.best[0][2]
             if sum(mean.values()) <= sum(scores.values()):
                 scores = mean
             else:
-                best_one(self.folder, position, self.start)
-        if getattr(self.start.model, "trust", None) is not None:
+                best_one(self.folder, state, self.start)
+        if self.start.model.reliability is not None:
             fit_ood(self.start, self.rows, seed=self.config.train.seed, progress=self.progress)
             if self.config.reliability.variants and done:
-                n_lessons = judge(self.start, self.rows, self.examples, self.config.judges, self._sounds(),
-                                  seed=self.config.train.seed, progress=self.progress)
-                self.say(f"judges: taught by {n_lessons} samples of {1 + self.config.reliability.variants} sights")
-                scores = {}                                 # others by now
+                n_samples = fit_reliability(self.start, self.rows, self.examples, self.config.reliability,
+                                            seed=self.config.train.seed, progress=self.progress)
+                self.say(f"reliability: fitted on {n_samples} sounds with {1 + self.config.reliability.variants} mouths each")
+                scores = {}                                 # the estimator has changed them
         scores = scores or self.validation(self.start, self.progress)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
-                               remedy=f"Make room, then {way_on(self.folder)}.")
+                               remedy=f"Make room, then {how_to_continue(self.folder)}.")
         self.start.model.load_state_dict(last)
-        return Trained(self.folder, path, position.step, done, scores)
+        return Trained(self.folder, path, state.step, done, scores)
 
 
 def learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up, then a cosine to `final` of `lr` at the last step."""
+    """Linear warm-up, then a cosine down to `final` times `lr` at the last step."""
     train = config.train
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
@@ -365,15 +354,15 @@ def learning_rate(config: Config, step: int) -> float:
     return train.lr * (train.final + (1 - train.final) * 0.5 * (1 + math.cos(math.pi * along)))
 
 
-def _optimiser(learner: LossModule, config: Config) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only; parts with a rate of 0 are frozen. Raises BadConfig if nothing is left."""
-    names = [name.removeprefix("model.") for name, _ in learner.named_parameters()]
+def _optimiser(loss_module: LossModule, config: Config) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only; weights with a rate of 0 are frozen. Raises BadConfig if all are."""
+    names = [name.removeprefix("model.") for name, _ in loss_module.named_parameters()]
     for pattern in config.train.rates:
-        if not fnmatch.filter(names, pattern):
+        if not fnmatch.filter(names, current_tensor(pattern)):
             parts = ", ".join(sorted({f"{name.partition('.')[0]}.*" for name in names}))
             raise BadConfig(f"{config.name}: train.rates \"{pattern}\" fits no weight.  Known are {parts}, and names within.")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in learner.named_parameters():
+    for name, parameter in loss_module.named_parameters():
         factor = rate(config, name.removeprefix("model."))
         parameter.requires_grad_(factor > 0)
         if factor > 0:
@@ -386,9 +375,9 @@ def _optimiser(learner: LossModule, config: Config) -> torch.optim.AdamW:
                              lr=config.train.lr, betas=config.train.betas)
 
 
-def _settle_frozen(learner: nn.Module) -> None:
-    """Frozen parts keep their running means (batch norm) as well as their weights."""
-    for module in learner.modules():
+def _freeze_batch_norms(loss_module: nn.Module) -> None:
+    """Freeze the running means of frozen parts' batch norms too."""
+    for module in loss_module.modules():
         own = list(module.parameters())
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in own):
             module.eval()

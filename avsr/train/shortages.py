@@ -1,4 +1,4 @@
-"""What a machine may run short of during a run, room on the disk, memory, processes: as an error with a remedy."""
+"""Errors with a remedy for a machine that runs out of disk space, memory or processes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from avsr.config import DataConfig
 from avsr.errors import AvsrError, BadOutput
 from avsr.output import NO_ROOM
-from avsr.train.state import way_on
+from avsr.train.state import how_to_continue
 
 NO_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "HIP out of memory")      # how torch's errors begin or go on
 NO_WORKER = "DataLoader worker"                             # how they begin where one of its processes has ended
 
 
 @contextmanager
-def shortages_told(folder: Path, data: DataConfig) -> Iterator[None]:
+def report_shortages(folder: Path, data: DataConfig) -> Iterator[None]:
     """Raise BadOutput for a full disk and AvsrError for too little memory or too few processes, in place of a traceback.
 
-    folder: of the run. Other exceptions pass. A process of the loader that was killed is noticed by a signal, so torch raises
+    folder: the run's. Other exceptions pass. torch learns by a signal that a process of the loader was killed, so it raises
     its RuntimeError anywhere within the block.
     """
     try:
@@ -28,19 +28,20 @@ def shortages_told(folder: Path, data: DataConfig) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise BadOutput(f"{error.filename or folder}: it cannot be written ({error.strerror}).  Make room, then "
-                            f"{way_on(folder)}.") from error
+                            f"{how_to_continue(folder)}.") from error
         if error.errno in (errno.EAGAIN, errno.ENOMEM):
             raise AvsrError(f"{folder}: a process or its memory cannot be had ({error.strerror}) with data.workers = "
-                            f"{data.workers}.  Set it lower, then {way_on(folder)}.") from error
+                            f"{data.workers}.  Set it lower, then {how_to_continue(folder)}.") from error
         raise
     except (RuntimeError, MemoryError) as error:
         if str(error).startswith(NO_WORKER):
             raise AvsrError(f"{folder}: one of {data.workers} processes that make batches has ended ({_first_line(error)}), "
-                            f"most likely because memory was short.  Set data.workers lower, then {way_on(folder)}.") from error
+                            f"most likely because memory was short.  Set data.workers lower, then "
+                            f"{how_to_continue(folder)}.") from error
         if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
             raise AvsrError(f"{folder}: there is too little memory for batches of data.frames = {data.frames} "
                             f"({_first_line(error) or 'MemoryError'}).  Set data.frames or the network's dims lower, then "
-                            f"{way_on(folder)}.") from error
+                            f"{how_to_continue(folder)}.") from error
         raise
 
 

@@ -1,14 +1,15 @@
-"""What a run leaves on disk: everything needed to go on bit for bit, and the best models so far.
+"""The files of a run: everything needed to resume bit for bit, and the best models so far.
 
-    runs/NAME/state.json + state-STEP.safetensors   network, label heads, optimiser: as they were, float32
+    runs/NAME/state.json + state-STEP.safetensors   network, label heads, optimiser, in float32
     runs/NAME/best/step-STEP/                        model folders, the `keep` best on validation
     runs/NAME/model/                                 the result
-Whole or not at all: tensors are written first, and state.json, which names them, is renamed into place.
+The tensors are written first, and state.json, which names them, is renamed into place: a crash leaves a whole state.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,13 +21,15 @@ from torch import Tensor, nn
 
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
-from avsr.errors import BadCheckpoint, BadOutput
+from avsr.checkpoint.old_names import AudioGate, current_dims, current_tensor
+from avsr.errors import BadCheckpoint, BadOutput, quote
 from avsr.models.avsr import Dims
 from avsr.models.weights import listed, read_safetensors
 from avsr.output import reason_of, whole_file
-from avsr.schema import Between, InvalidValue, Printable, quote, read_json, validate_table
+from avsr.schema import Between, InvalidValue, Printable, read_json, validate_table
 
 STATE = "state.json"
+OLDER = "Resume with the version of avsr that began the run, or start a new run with --output-dir."
 
 
 @dataclass(frozen=True)
@@ -42,52 +45,52 @@ class _Stored:
 
 @dataclass
 class TrainState:
-    """Where a run is: steps done, seconds spent, and the models kept, best first, as (score, step, WER by modality)."""
+    """The steps done, the seconds spent, and the models kept, best first, as (score, step, WER by modality)."""
 
     step: int = 0
     seconds: float = 0.0
     best: list[tuple[float, int, dict[str, float]]] = field(default_factory=list)
 
 
-def save_state(folder: Path, position: TrainState, learner: nn.Module, optimiser: torch.optim.Optimizer,
+def save_state(folder: Path, state: TrainState, module: nn.Module, optimiser: torch.optim.Optimizer,
                about: dict) -> None:
-    """Write all of it. `about`: facts that a resumed run must share, such as dims. Raises BadOutput."""
+    """Write the whole state. `about`: facts that a resumed run must share, such as dims. Raises BadOutput."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {f"learner.{name}": tensor.detach().contiguous().cpu() for name, tensor in learner.state_dict().items()}
-    names = {parameter: name for name, parameter in learner.named_parameters()}
+    tensors = {f"module.{name}": tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
+    names = {parameter: name for name, parameter in module.named_parameters()}
     for parameter, values in optimiser.state.items():
         for key, value in values.items():
             tensors[f"optimiser.{key}.{names[parameter]}"] = value.detach().contiguous().cpu()
-    fresh = folder / f"state-{position.step}.safetensors"
+    fresh = folder / f"state-{state.step}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(fresh, alone=True) as part:
             save_file(tensors, part)
         with whole_file(folder / STATE, alone=True) as part:
-            part.write_text(json.dumps({**asdict(position), "tensors": fresh.name, "about": about}, indent=1) + "\n")
+            part.write_text(json.dumps({**asdict(state), "tensors": fresh.name, "about": about}, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
-        if fresh.name != _tensors_of(folder):               # what no state names would fill the disk for good
+        if fresh.name != _tensors_of(folder):               # a file that no state names would never be deleted
             with suppress(OSError):
                 fresh.unlink()
         raise BadOutput(f"{folder}: the training state cannot be written ({reason_of(error)}).  Make room, then "
-                        f"{way_on(folder)}.") from error
-    for old in (*folder.glob("state-*.safetensors"), *folder.glob(".state-*.part")):        # the latter of a kill
+                        f"{how_to_continue(folder)}.") from error
+    for old in (*folder.glob("state-*.safetensors"), *folder.glob(".state-*.part")):        # the latter of a killed process
         if old != fresh:
             old.unlink()
-    _drop_worse(folder, position)
+    _drop_worse(folder, state)
 
 
-def way_on(folder: Path) -> str:
-    """What is left to do with a run that broke off, as the end of a sentence."""
+def how_to_continue(folder: Path) -> str:
+    """How to continue a run that was interrupted, as the end of a sentence."""
     if not (folder / STATE).exists():
         return "start again, as no state was saved yet"
     return f"go on from step {read_json(folder / STATE)['step']} with --resume"
 
 
 def _tensors_of(folder: Path) -> str | None:
-    """The name of the file that the state in `folder` needs."""
+    """The name of the tensor file of the state in `folder`."""
     return _read(folder).tensors if (folder / STATE).exists() else None
 
 
@@ -99,7 +102,7 @@ def _read(folder: Path) -> _Stored:
         stored = _Stored(**validate_table(_Stored, values))
     except InvalidValue as error:
         raise BadCheckpoint(f"{path}: {error}.  {remedy}") from error
-    except TypeError as error:                              # a field without a default is not there
+    except TypeError as error:                              # a field is missing
         absent = [f.name for f in fields(_Stored) if f.name not in values]
         raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  {remedy}") from error
     if Path(stored.tensors).name != stored.tensors:
@@ -107,38 +110,54 @@ def _read(folder: Path) -> _Stored:
     return stored
 
 
-def load_state(folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, about: dict) -> TrainState:
-    """Take up what `save_state` left. Raises BadCheckpoint: none there, or of another network."""
+def load_state(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, about: dict) -> TrainState:
+    """Read a state into the loss module and the optimiser. Raises BadCheckpoint where it is of another run or network."""
     if not (folder / STATE).exists():
         raise BadCheckpoint(f"{folder}: no run to resume here ({STATE} is missing).  Start it without --resume.")
-    state = _read(folder)
+    stored = _read(folder)
     for key, value in about.items():
-        theirs = state.about.get(key)
+        theirs = stored.about.get(key)
         if key == "dims" and isinstance(theirs, dict):
-            theirs = asdict(Dims()) | theirs                # one that is absent is younger than the run
+            theirs = asdict(Dims()) | _dims(theirs, folder)     # a dimension that is absent is newer than the run
         if theirs != value:
             raise BadCheckpoint(f"{folder}: {_difference(key, theirs, value)}.  Resume with the config it was made with, or "
                                 "start a new run with --output-dir.")
-    tensors = read_safetensors(folder / state.tensors)
+    tensors = read_safetensors(folder / stored.tensors, rename=_current_name)
     try:
-        learner.load_state_dict({name.removeprefix("learner."): tensor for name, tensor in tensors.items()
-                                 if name.startswith("learner.")})
+        module.load_state_dict({name.removeprefix("module."): tensor for name, tensor in tensors.items()
+                                if name.startswith("module.")})
     except RuntimeError as error:
-        raise BadCheckpoint(f"{folder}: its network is not this version's ({' '.join(str(error).split())[:200]}).  Go on with "
-                            "the version of avsr it was begun with, or start a new run with --output-dir.") from error
-    parameters = dict(learner.named_parameters())
+        raise BadCheckpoint(f"{folder}: its network is not this version's ({' '.join(str(error).split())[:200]}).  {OLDER}") \
+            from error
+    parameters = dict(module.named_parameters())
     if strange := [name for name, tensor in tensors.items() if not _fits(name, tensor, parameters)]:
         raise BadCheckpoint(f"{folder}: its optimiser's state is not that of this network ({listed(strange)}).  Start a new "
                             "run with --output-dir.")
     _load_optimiser(optimiser, parameters, tensors)
-    return TrainState(state.step, state.seconds, list(state.best))
+    return TrainState(stored.step, stored.seconds, list(stored.best))
+
+
+def _dims(stored: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Dims under this version's names. Raises BadCheckpoint."""
+    try:
+        return current_dims(stored)
+    except AudioGate as error:
+        raise BadCheckpoint(f"{folder}: the run there has dims.{error}.  {OLDER}") from error
+
+
+def _current_name(name: str) -> str:
+    """The name that this version gives to a stored tensor, `module.NAME` or `optimiser.KEY.NAME`."""
+    found = re.fullmatch(r"(learner|module|optimiser\.\w+)\.(model\.)?(.*)", name)
+    if found is None:
+        return name
+    return f"{found[1].replace('learner', 'module')}.{found[2] or ''}{current_tensor(found[3])}"
 
 
 def _fits(name: str, tensor: Tensor, parameters: dict[str, nn.Parameter]) -> bool:
     """Whether a stored tensor is the network's, or what the optimiser knows of one of its parameters."""
     kind, _, rest = name.partition(".")
     parameter = parameters.get(rest.partition(".")[2])
-    return kind == "learner" or (kind == "optimiser" and parameter is not None and tensor.shape in ((), parameter.shape))
+    return kind == "module" or (kind == "optimiser" and parameter is not None and tensor.shape in ((), parameter.shape))
 
 
 def _difference(key: str, theirs: object, ours: object) -> str:
@@ -160,33 +179,33 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.P
             optimiser.state[parameter][key] = value.clone()
 
 
-def keep_best(folder: Path, position: TrainState, model: Checkpoint, scores: dict[str, float], keep: int) -> None:
-    """Save the model if it is among the `keep` best by mean WER. What no longer is goes with the next state, not before:
-    a run killed in between takes up the state that still names it. Raises BadOutput."""
+def keep_best(folder: Path, state: TrainState, model: Checkpoint, scores: dict[str, float], keep: int) -> None:
+    """Save the model if it is among the `keep` best by mean WER. Others are deleted once the next state is saved, because a run
+    killed before resumes from a state that still names them. Raises BadOutput."""
     score = sum(scores.values()) / len(scores)
-    position.best = sorted([*position.best, (score, position.step, scores)], key=lambda entry: entry[:2])[:keep]
-    steps = {step for _, step, _ in position.best}
-    if position.step in steps:
-        checkpoint.save(model, folder / "best" / f"step-{position.step}", half=False,
-                        remedy=f"Make room, then {way_on(folder)}.")
+    state.best = sorted([*state.best, (score, state.step, scores)], key=lambda entry: entry[:2])[:keep]
+    steps = {step for _, step, _ in state.best}
+    if state.step in steps:
+        checkpoint.save(model, folder / "best" / f"step-{state.step}", half=False,
+                        remedy=f"Make room, then {how_to_continue(folder)}.")
 
 
-def _drop_worse(folder: Path, position: Position) -> None:
-    names = {f"step-{step}" for _, step, _ in position.best}
+def _drop_worse(folder: Path, state: TrainState) -> None:
+    names = {f"step-{step}" for _, step, _ in state.best}
     for old in (folder / "best").glob("step-*"):
         if old.name not in names:
             shutil.rmtree(old)
 
 
-def averaged(folder: Path, position: TrainState, model: Checkpoint) -> Checkpoint:
+def averaged(folder: Path, state: TrainState, model: Checkpoint) -> Checkpoint:
     """The mean of the best models' weights in `model`'s network."""
-    states = [checkpoint.load(folder / "best" / f"step-{step}").model.state_dict() for _, step, _ in position.best]
+    states = [checkpoint.load(folder / "best" / f"step-{step}").model.state_dict() for _, step, _ in state.best]
     mean = {name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(tensor.dtype)
             if tensor.is_floating_point() else tensor for name, tensor in states[0].items()}
     model.model.load_state_dict(mean)
     return model
 
 
-def best_one(folder: Path, position: TrainState, model: Checkpoint) -> Checkpoint:
+def best_one(folder: Path, state: TrainState, model: Checkpoint) -> Checkpoint:
     """The best model's weights in `model`'s network."""
-    return averaged(folder, replace(position, best=position.best[:1]), model)
+    return averaged(folder, replace(state, best=state.best[:1]), model)

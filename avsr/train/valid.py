@@ -17,6 +17,7 @@ from avsr.dataset import Examples, ExampleSpec, ManifestRow
 from avsr.decode import DecodeOptions
 from avsr.errors import BadManifest
 from avsr.metrics import NOTHING, word_errors
+from avsr.names import MODALITY_NAMES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, no_progress
@@ -24,35 +25,34 @@ from avsr.text import normalise
 
 SNR_DB = 0.0                                                # of every second utterance
 AT_ONCE = 16                                                # utterances
-SENSES = {"a": "sound", "v": "lips", "av": "sound and lips"}
 GREEDY = DecodeOptions(beam_size=1, temperatures=(0.0,), compression_ratio_threshold=None, logprob_threshold=None,
                        no_speech_threshold=None)
 
 
 class Validation:
-    """The same sounds, noise and mouths each time it is asked."""
+    """Computes the WER on the same sounds, noise and mouths each time."""
 
     def __init__(self, rows: Sequence[ManifestRow], examples: Examples, modalities: Sequence[str]):
-        """Rows are asked for the modalities they have. Raises BadManifest where none has one of them, or no text a word."""
+        """A row counts for the modalities it has. Raises BadManifest for a modality for which no row has a text with a word."""
         self.examples = examples
         self.rows = {modality: [(number, row) for number, row in enumerate(rows)
-                                if set(modality) <= set(row.utterance.cache.modality)] for modality in modalities}
+                                if set(modality) <= set(row.cache.modality)] for modality in modalities}
         for modality, some in self.rows.items():
             if not any(normalise(row.utterance.text) for _, row in some):
                 raise BadManifest(f"validation: {len(some)} of {len(rows)} utterances can be used for modality {modality}, and "
-                                  "none of them has a word.  Add some to split 'valid', or set data.p_audio_visual and data.p_audio "
-                                  "such that it is not trained.")
+                                  "none of them has a word.  Add some to split 'valid', or set data.p_audio_visual and "
+                                  "data.p_audio such that it is not trained.")
 
     @torch.inference_mode()
     def __call__(self, checkpoint: Checkpoint, progress: Progress = no_progress) -> dict[str, float]:
-        """WER in percent by modality, of greedy search."""
+        """WER in percent by modality, with greedy search."""
         model, was_training, recogniser = checkpoint.model, checkpoint.model.training, Recogniser(checkpoint)
         model.eval()
         scores = {}
         for modality, rows in self.rows.items():
             said = []
             for first in range(0, len(rows), AT_ONCE):
-                progress(f"validating by {SENSES[modality]}", first, len(rows), "utterances")
+                progress(f"validating by {MODALITY_NAMES[modality]}", first, len(rows), "utterances")
                 said += self._transcribe(recogniser, rows[first:first + AT_ONCE], modality)
             errors = sum((word_errors(normalise(text["reference"]), normalise(text["hypothesis"])) for text in said), NOTHING)
             scores[modality] = round(errors.percent, 3)
@@ -62,8 +62,8 @@ class Validation:
     def _transcribe(self, recogniser: Recogniser, rows: Sequence[tuple[int, ManifestRow]], modality: str) -> list[dict]:
         made = []
         for number, row in rows:
-            draw = ExampleSpec(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
-            made.append(self.examples.make(row, draw, np.random.default_rng(zlib.crc32(row.utterance.id.encode()))))
+            spec = ExampleSpec(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
+            made.append(self.examples.make(row, spec, np.random.default_rng(zlib.crc32(row.utterance.id.encode()))))
         tokenizer, seconds = recogniser.tokenizer, recogniser.checkpoint.pad_seconds
         batch = collate(made, tokenizer.prompt(None), tokenizer.end, None if seconds is None else seconds * FEATURE_RATE)
         texts = recogniser.decode(recogniser.encode_batch(batch), GREEDY)
