@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from avsr.importers.whisper import build, rename_hugging_face
 from avsr.models import video
 from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import Attention, length_mask, outline, sinusoids
 from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator, agreement
-from avsr.models.whisper import build, rename_hugging_face
 
 SMALL = Dims(width=64, n_heads=4, n_audio_layers=3, n_video_layers=1, n_fusion_layers=2, n_decoder_layers=2, n_vocab=50,
              n_context=40)

@@ -27,10 +27,10 @@ from avsr.cli import main
 from avsr.config import DataConfig, ReliabilityConfig
 from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
+from avsr.importers.whisper import is_whisper_weight
 from avsr.lips import MOUTH_CROPS, MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.hybrid import HybridAVSR, HybridDims
-from avsr.models.whisper import is_whispers
 from avsr.runtime import max_processes
 from avsr.text import write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
@@ -693,7 +693,7 @@ def test_the_best_are_kept_and_averaged(tmp_path, base):
         position.step = step
         with torch.no_grad():
             for name, parameter in model.model.named_parameters():
-                if not base or not is_whispers(name):
+                if not base or not is_whisper_weight(name):
                     parameter.fill_(step)
         states[step] = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
         keep_best(tmp_path / "run", position, model, {"a": score - 5, "v": score + 5}, 2)
@@ -706,7 +706,7 @@ def test_the_best_are_kept_and_averaged(tmp_path, base):
     mean = averaged(tmp_path / "run", position, small(tmp_path)).model.state_dict()
     for name, tensor in mean.items():
         if tensor.is_floating_point() and "running_" not in name:
-            want = states[4][name] if base and is_whispers(name) else torch.full_like(tensor, 3.0)
+            want = states[4][name] if base and is_whisper_weight(name) else torch.full_like(tensor, 3.0)
             assert torch.equal(tensor, want), name
 
 
@@ -760,7 +760,7 @@ def test_a_whisper_left_alone_is_not_stored_again(tiny_en, folder, tmp_path):
     assert (start.base, start.model.dims.video_frontend, start.pad_seconds) == ("tiny.en", "compact", 30)
     assert begin(config(folder, "model.start=tiny.en", text=text), tmp_path).base is None
     known, weights = tiny_en.model.state_dict(), start.model.state_dict()
-    assert all(torch.equal(weights[name], known[name]) for name in known if is_whispers(name))
+    assert all(torch.equal(weights[name], known[name]) for name in known if is_whisper_weight(name))
 
 
 # The command
