@@ -215,7 +215,7 @@ def test_draws_follow_the_probabilities():
 def small():
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=1, n_fusion_layers=0, n_decoder_layers=2, n_vocab=30, n_context=20,
-                      lips=None)).eval()
+                      video_frontend=None)).eval()
     with torch.no_grad():
         model.decoder.embedding.weight.mul_(3)
         model.decoder.positions.normal_()
