@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from avsr.explain.scene import Settings, open_scene
 from made_server import publisher
 from made_tracks import write_tracks
 from places import ROOT
@@ -20,7 +21,6 @@ from places import ROOT
 from avsr import media
 from avsr.cli.transcribe import _distinct_stems
 from avsr.errors import BadMedia
-from avsr.explain.scene import Settings, open_scene
 from avsr.media import source as sources
 from avsr.remote import name_in_address, without_secrets
 
