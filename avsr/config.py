@@ -201,7 +201,7 @@ def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above
         if old in REMOVED:
             harmless, why = REMOVED[old]
             if not harmless(value):
-                raise BadConfig(f"{where}: {old} is {shown(value)}, but {why}.  Remove it.")
+                raise BadConfig(f"{where}: {old} is {quote(value)}, but {why}.  Remove it.")
             told[f"{where}: {old} has no effect any more, because {why}.  Remove it."] = None
             continue
         new = RENAMED.get(old, key)

@@ -12,6 +12,7 @@ from avsr.config import LossConfig
 from avsr.dataset import NO_LABEL, Example
 from avsr.losses import LossModule, ctc_per_letter, memory_lengths
 from avsr.models.avsr import AVSR, Dims
+from avsr.models.fusion import ReliabilityEstimator
 
 DIMS = Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
             n_context=20, lips="compact", n_reliability=8)
@@ -189,7 +190,7 @@ def test_the_judge_is_told_to_believe_what_matches_and_can_be_read():
 
 
 def test_a_clear_no_closes_the_look():
-    assert Trust.degree(torch.tensor([-9.0, -2.5, 0.0, 2.5, 9.0])).tolist() == [0, 0, 0.5, 1, 1]
+    assert ReliabilityEstimator.degree(torch.tensor([-9.0, -2.5, 0.0, 2.5, 9.0])).tolist() == [0, 0, 0.5, 1, 1]
     made, batch = learner(NONE).model, batch_of(ONE, TWO)
     for logit, same in ((-20.0, True), (20.0, False)):
         torch.nn.init.zeros_(made.trust.judge[-1].weight)
