@@ -1,7 +1,7 @@
-"""Tables from other people's files, checked against the annotations of a dataclass before anything is made of them.
+"""Values from files, checked against the annotations of a dataclass before anything is made of them.
 
-    model.json, config.json -> read_json -> dict -> fit_table(dataclass, dict) -> values that have the fields' types and bounds
-Annotations are the schema: `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...]`, `tuple[X, Y]`, `X | None`, and with bounds
+    model.json, config.toml -> a table -> validate, validate_table -> values of the annotated types, within their bounds
+An annotation is `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...]`, `tuple[X, Y]` or `X | None`, with bounds as in
 `Annotated[int, Between(1, 64)]`, `Annotated[str, OneOf(...)]` or `Annotated[str, Printable(200)]`.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T", bound=DataclassInstance)
 
-LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB, which take up to 40 times as much memory when parsed
+LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB, which need up to 40 times as much memory
 AGAIN = "Fetch the model again."
 
 
@@ -88,7 +88,7 @@ def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> An
     if kind in (bool, str) and isinstance(value, kind) and _allowed(value, bounds):
         return value
     if kind in (int, float) and _is_number(value, kind) and _allowed(value, bounds):
-        return float(value) if kind is float else value
+        return kind(value)
     absent = f" or {null or 'null'}" if optional else ""
     raise InvalidValue(f"{name} is {quote(value)}, but must be {_wanted(kind, hint, bounds)}{absent}")
 
@@ -148,7 +148,7 @@ def _parts(hint: Any) -> tuple[Any, Any, bool]:
     return hint, bounds, optional
 
 
-def _is_number(value: Any, kind: type = float) -> bool:
+def _is_number(value: Any, kind: type) -> typing.TypeGuard[float]:
     """Whether a value is a finite number, and a whole one if `kind` is int. True and False are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
