@@ -19,17 +19,17 @@ from typing import Any
 
 from avsr.errors import BadCheckpoint, quote
 
-LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB; parsed it takes up to 40 times as much memory
+LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB, which take up to 40 times as much memory when parsed
 AGAIN = "Fetch the model again."
 
 
 class InvalidValue(Exception):
-    """A value that is not what its field wants; `str(error)` names the field, the value and what it must be."""
+    """A value does not have the type of its field; `str(error)` names the field, the value and what it must be."""
 
 
 @dataclass(frozen=True)
 class Between:
-    """The least and the greatest number that a field takes."""
+    """The smallest and the largest number that a field accepts."""
 
     least: float
     most: float
@@ -37,22 +37,22 @@ class Between:
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """The texts that a field takes."""
+    """The texts that a field accepts."""
 
     known: Collection[str]
 
 
 @dataclass(frozen=True)
 class Printable:
-    """Text of 1 to `longest` characters, none of which controls a terminal or is half of one."""
+    """Text of 1 to `longest` characters, without control characters and surrogates."""
 
     longest: int
 
 
 def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> Any:
-    """`value`, which a file holds under `name`, as the type that an annotation wants. Raises InvalidValue.
+    """`value`, which a file holds under `name`, as the annotated type. Raises InvalidValue.
 
-    null: what stands for None in the file: None itself, as in JSON, or a word, as TOML has no null.
+    hint: the annotation. null: what stands for None in the file, which is a word in TOML, because that has no null.
     """
     hint, bounds, optional = _parts(hint)
     if optional and value == null:
@@ -72,26 +72,26 @@ def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> An
     if kind in (bool, str) and isinstance(value, kind) and _allowed(value, bounds):
         return value
     if kind in (int, float) and _is_number(value, kind) and _allowed(value, bounds):
-        return kind(value)
+        return float(value) if kind is float else value
     absent = f" or {null or 'null'}" if optional else ""
     raise InvalidValue(f"{name} is {quote(value)}, but must be {_wanted(kind, hint, bounds)}{absent}")
 
 
 def validate_table(kind: type, values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """The fields of the dataclass `kind` that a table names, each as `fit` gives it. above: goes before names in messages.
+    """The fields of the dataclass `kind` that a table names, each as `fit` gives it. above: is put before names in messages.
 
-    Names that are no fields, and fields that are absent, are the caller's matter. Raises InvalidValue.
+    The caller checks for unknown names and absent fields. Raises InvalidValue.
     """
     hints = type_hints(kind)
     return {f.name: validate(values[f.name], hints[f.name], above + f.name) for f in fields(kind) if f.name in values}
 
 
 def read_json(path: Path, *, longest: int = LONGEST_FILE) -> dict[str, Any]:
-    """One JSON object of at most `longest` bytes. Raises BadCheckpoint."""
+    """The JSON object in a file of at most `longest` bytes. Raises BadCheckpoint."""
     try:
         data = read_file(path, longest=longest)
         value = json.loads(data)
-        if rb"\ud" in data.lower():                         # a half of a letter that JSON writes in two could not be written
+        if rb"\ud" in data.lower():                         # a lone surrogate could not be written
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise BadCheckpoint(f"{path}: cannot be read as JSON (its lists or tables are nested too deeply).  {AGAIN}") from error
@@ -103,21 +103,21 @@ def read_json(path: Path, *, longest: int = LONGEST_FILE) -> dict[str, Any]:
 
 
 def read_file(path: Path, *, longest: int, remedy: str = AGAIN) -> bytes:
-    """All of a regular file. Raises BadCheckpoint for one that is longer, or is a pipe or a device, which might never end."""
+    """The bytes of a regular file. Raises BadCheckpoint if it is longer, or is a pipe or a device, which might never end."""
     try:
         if path.exists() and not path.is_file():
             raise BadCheckpoint(f"{path}: is no regular file.  Put a copy of the file in its place.")
         if (size := path.stat().st_size) > longest:
             raise BadCheckpoint(f"{path}: has {size} bytes, and such a file has at most {longest}.  {remedy}")
         return path.read_bytes()
-    except (OSError, ValueError) as error:                  # ValueError: of a path with a character that no path has
+    except (OSError, ValueError) as error:                  # ValueError: a character that no path can have
         reason = getattr(error, "strerror", None) or error
         raise BadCheckpoint(f"{path}: cannot be read ({reason}).  {remedy}") from error
 
 
 @lru_cache(maxsize=32)
 def type_hints(kind: type) -> dict[str, Any]:
-    """The annotations of a dataclass by field, with their bounds."""
+    """The annotations of a dataclass by field name, with their bounds."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
@@ -133,10 +133,10 @@ def _parts(hint: Any) -> tuple[Any, Any, bool]:
 
 
 def _is_number(value: Any, kind: type = float) -> bool:
-    """Whether a value is a finite number, and a whole one where `kind` is int; true and false are none."""
+    """Whether a value is a finite number, and a whole one if `kind` is int. True and False are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
-    return abs(value) < 1e300                               # false for nan; a longer whole number would not fit a float
+    return abs(value) < 1e300                               # False for nan; a longer whole number would not fit a float
 
 
 def _allowed(value: Any, bounds: Any) -> bool:
@@ -150,7 +150,7 @@ def _allowed(value: Any, bounds: Any) -> bool:
 
 
 def _wanted(kind: type, hint: Any, bounds: Any) -> str:
-    """What a field takes, in words."""
+    """What a field accepts, in words."""
     if isinstance(bounds, OneOf):
         return f"one of {', '.join(bounds.known)}"
     if isinstance(bounds, Printable):
@@ -164,5 +164,5 @@ def _wanted(kind: type, hint: Any, bounds: Any) -> str:
 
 
 def _number(value: float) -> str:
-    """A bound in a message: a whole number in full, another as short as it can be."""
+    """A bound in a message: a whole number in full, any other as short as possible."""
     return str(value) if isinstance(value, int) else f"{value:g}"

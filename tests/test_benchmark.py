@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
     tokenizer = write_characters(folder / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
-                      n_vocab=tokenizer.no_timestamps + 1, n_context=24, lips="compact", video_width=32))
+                      n_vocab=tokenizer.no_timestamps + 1, n_context=24, video_frontend="compact", video_width=32))
     torch.nn.init.normal_(model.decoder.embedding.weight, std=0.3)
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):

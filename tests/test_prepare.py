@@ -347,7 +347,7 @@ def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
         everybody = [lips.crop(clip, track) for track in faces.track_faces(clip)]
         for name, (first, end) in parts.items():
             end = clip.n_frames if end is None else end
-            live = lips.choose(everybody, first, end)
+            live = lips.choose_speaker(everybody, first, end)
             if live is None:
                 assert name not in rows
                 continue
