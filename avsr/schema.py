@@ -13,11 +13,17 @@ import typing
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from avsr.errors import BadCheckpoint, quote
+from avsr.errors import AvsrError, BadCheckpoint, quote
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
 
 LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB, which need up to 40 times as much memory
 AGAIN = "Fetch the model again."
@@ -47,6 +53,16 @@ class Printable:
     """Text of 1 to `longest` characters, without control characters and surrogates."""
 
     longest: int
+
+
+def from_keywords(kind: type[T], values: Mapping[str, Any], function: str) -> T:
+    """The dataclass of a function's settings from keyword arguments. Raises AvsrError for a name that does not exist."""
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            nearest = (get_close_matches(name, known, 1, 0) or known)[0]
+            raise AvsrError(f"{function} has no setting {name!r}.  Use {nearest}, or any of {', '.join(known)}.")
+    return kind(**values)
 
 
 def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> Any:
