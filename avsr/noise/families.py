@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Literal
 
 from avsr.errors import AvsrError, BadConfig, quote
 from avsr.folders import list_folder, matching
@@ -42,7 +43,7 @@ def open_families(names: Sequence[str], *, config: Path | str | None = None, giv
     for name in dict.fromkeys([*names, *given]):
         if name in given:
             opened[name] = _open(name, given[name], Path("."))
-        elif name in described:
+        elif config is not None and name in described:
             try:
                 opened[name] = _open(name, described[name], Path(config).parent)
             except AvsrError as error:
@@ -192,18 +193,21 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _n_talkers(name: str, value: object) -> int | tuple[int, int] | str:
+def _n_talkers(name: str, value: object) -> int | tuple[int, int] | Literal["all"]:
     """As Babble takes it."""
+    if value == "all":
+        return "all"
     pair = (value, value) if type(value) is int else value
-    if value == "all" or (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
-                          and 1 <= pair[0] <= pair[1] <= MAX_TALKERS):
-        return value if isinstance(value, int | str) else tuple(value)
+    if (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
+            and 1 <= pair[0] <= pair[1] <= MAX_TALKERS):
+        return pair[0], pair[1]
     raise AvsrError(f"noise '{name}': n_talkers = {quote(value)}.  Give a number from 1 to {MAX_TALKERS}, [fewest, most], or "
                     "\"all\".")
 
 
 def _list(value: object) -> list[str]:
-    return [str(value)] if isinstance(value, str | Path) else [str(item) for item in value]
+    """The texts of a value that _check_texts has passed."""
+    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:

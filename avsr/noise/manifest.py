@@ -275,8 +275,8 @@ class NoiseManifest:
 
 
 def _sha256(audio: np.ndarray) -> str:
-    """Of samples as little-endian float32."""
-    return hashlib.sha256(np.ascontiguousarray(audio, "<f4")).hexdigest()
+    """The sha256 of samples as little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(audio, "<f4").tobytes()).hexdigest()
 
 
 def _file_sha256(path: Path) -> str:

@@ -123,7 +123,7 @@ def _envelope(audio: np.ndarray) -> np.ndarray:
     from scipy.signal import lfilter
 
     g = math.exp(-1 / (SAMPLE_RATE * TIME_CONSTANT))
-    return lfilter([(1 - g) ** 2], [1, -2 * g, g * g], np.abs(audio))
+    return np.asarray(lfilter([(1 - g) ** 2], [1, -2 * g, g * g], np.abs(audio)))
 
 
 def joined(first: np.ndarray, following: Callable[[], np.ndarray], n_samples: int) -> np.ndarray:

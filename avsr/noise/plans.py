@@ -106,6 +106,7 @@ def _generated(noise: Generated, n_samples: int) -> np.ndarray:
     """(n_samples,) float64: random phases and amplitudes under the square root of the spectrum, transformed back."""
     hertz = np.fft.rfftfreq(noise.n_fft, 1 / SAMPLE_RATE)
     if noise.power is None:
+        assert noise.exponent is not None, noise
         amplitude = np.maximum(hertz, FLAT_HERTZ) ** (-noise.exponent / 2)
     else:
         amplitude = np.sqrt(np.interp(hertz, SPECTRUM_HERTZ * np.arange(len(noise.power)), noise.power))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -131,12 +131,10 @@ def recording_name(sound: Sound) -> str:
 
 def read(sound: Sound) -> np.ndarray:
     """(S,) float32 mono, SAMPLE_RATE; nothing where there is no sound. Raises BadMedia for a file that cannot be read."""
-    if isinstance(sound, Recorded):
-        audio = sound.read()
-        return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
     if isinstance(sound, np.ndarray):
         return np.asarray(sound, np.float32)
-    return media.read(sound, want_video=False).audio
+    audio = sound.read() if isinstance(sound, Recorded) else media.read(sound, want_video=False).audio
+    return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
 
 
 class Recordings:
@@ -315,7 +313,7 @@ def _listed(sounds: Sequence[Sound]) -> dict[str, Any]:
 def _fft_size(n_samples: int) -> int:
     from scipy.fft import next_fast_len
 
-    return next_fast_len(n_samples, real=True)
+    return cast(int, next_fast_len(n_samples, real=True))   # scipy's stub says None
 
 
 def _trimmed(sound: Sound) -> np.ndarray:
