@@ -159,7 +159,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[
     told: dict[str, None] = {}                              # in order, each sentence once
     values = _read(path, told)
     for override in overrides:
-        _override(values, override, told)
+        _override(values, override, path, told)
     for sentence in told:
         warn(sentence)
     values.setdefault("name", path.resolve().parent.name)
@@ -213,7 +213,7 @@ def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above
     return out
 
 
-def _override(values: dict[str, Any], override: str, told: dict[str, None]) -> None:
+def _override(values: dict[str, Any], override: str, path: Path, told: dict[str, None]) -> None:
     """Set what an override says. Raises BadConfig."""
     key, equals, text = override.partition("=")
     if not equals or not text.strip():
@@ -225,7 +225,7 @@ def _override(values: dict[str, Any], override: str, told: dict[str, None]) -> N
     *sections, last = key.strip().split(".")
     for name in (last, *reversed(sections)):
         table = {name: table}
-    table = _renamed(table, "--set", told)
+    table = _renamed(table, f"{path}", told)
     for _ in sections:
         ((name, table),) = table.items()
         values = values.setdefault(name, {})

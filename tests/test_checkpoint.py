@@ -20,7 +20,7 @@ from avsr.text import Tokenizer, write_characters
 
 SEEING = Dims(width=16, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
               n_context=10)
-BLIND = replace(SEEING, lips=None)                         # nothing but a few kilobytes: most tests need no more
+BLIND = replace(SEEING, video_frontend=None)                         # nothing but a few kilobytes: most tests need no more
 
 
 def make(folder, dims=BLIND, *, seed=0, **facts):
@@ -85,6 +85,14 @@ def test_everything_comes_back(seeing, tmp_path):
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
+def test_the_mouth_crop_of_an_older_model_is_read_under_its_old_name(seeing, tmp_path):
+    folder = save(seeing, tmp_path / "model", half=False)
+    facts = json.loads((folder / "model.json").read_text())
+    facts["recipe"] = facts.pop("mouth_crop")
+    (folder / "model.json").write_text(json.dumps(facts))
+    assert load(folder).mouth_crop == seeing.mouth_crop
+
+
 def test_the_folder_holds_three_files_a_person_can_make_sense_of(seeing, seeing_folder):
     assert sorted(path.name for path in seeing_folder.iterdir()) == ["model.json", "model.safetensors", "tokenizer.json"]
     facts = json.loads((seeing_folder / "model.json").read_text())
@@ -107,7 +115,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_a_weight(seeing, seei
 @pytest.mark.slow
 def test_without_lips_the_sound_part_is_the_same(seeing, seeing_folder):
     deaf = load(seeing_folder, lips=False)
-    assert deaf.model.dims == replace(SEEING, lips=None)
+    assert deaf.model.dims == replace(SEEING, video_frontend=None)
     assert not deaf.video_trained, "it has no lips to trust"
     whole = load(seeing_folder).model.state_dict()
     assert all(torch.equal(whole[name], tensor) for name, tensor in deaf.model.state_dict().items())
@@ -227,7 +235,7 @@ WRONG = {
     "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), 'mouth crop: field "colour" is not known'),
     "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), 'mouth crop: field "smooth" is not there'),
     "a strange dims field": (lambda f: f["dims"].update(depth=3), "its Dims differ from this version's in depth"),
-    "lips unknown here": (lambda f: f["dims"].update(lips="resnet99"),
+    "lips unknown here": (lambda f: f["dims"].update(video_frontend="resnet99"),
                           'dims.video_frontend is "resnet99", but must be one of resnet18'),
     "weights of other dims": (lambda f: f["dims"].update(width=32), "its weights do not fit its dims"),
     "a newer layout": (lambda f: f.update(layout=2), "layout 2, known is 1.  Install a newer avsr"),

@@ -27,14 +27,14 @@ from avsr.cli import main
 from avsr.config import DataConfig, ReliabilityConfig
 from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
+from avsr.importers.whisper import is_whisper_weight
 from avsr.lips import MOUTH_CROPS, MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.hybrid import HybridAVSR, HybridDims
-from avsr.models.whisper import is_whispers
 from avsr.runtime import max_processes
 from avsr.text import write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
-from avsr.train.initialise import begin
+from avsr.train.initialise import initialise
 from avsr.train.loop import _Run as Run
 from avsr.train.loop import learning_rate
 from avsr.train.reliability import ReliabilitySample, balanced, damaged, fit
@@ -553,7 +553,7 @@ def changes(folder, run, *overrides):
     settings = config(folder, "train.steps=3", "train.warmup=0", "train.final=1.0", "train.weight_decay=0.0", *overrides)
     train(settings, run)
     (run / "again").mkdir()
-    before = begin(settings, run / "again").model.state_dict()
+    before = initialise(settings, run / "again").model.state_dict()
     return {name: (before[name], state(run)[1][f"learner.model.{name}"]) for name in before}
 
 
@@ -593,7 +593,7 @@ def test_judges_learn_to_believe_what_helps():
 
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=0, n_decoder_layers=1,
-                      n_vocab=50, lips="compact", n_reliability=8, n_heed=8))
+                      n_vocab=50, video_frontend="compact", n_reliability=8, n_heed=8))
     bias = torch.randn(32, generator=rng)                   # LayerNorm takes away what all of a moment's values share
 
     def shifted(one):
@@ -678,7 +678,7 @@ def test_warm_up_and_cosine(folder):
 def small(folder, **facts):
     torch.manual_seed(len(list(folder.iterdir())))
     letters = write_characters(folder / f"tokenizer-{len(list(folder.iterdir()))}.json")
-    dims = begin(config(folder), folder).model.dims
+    dims = initialise(config(folder), folder).model.dims
     return Checkpoint("small", AVSR(dims), letters, **facts)
 
 
@@ -694,7 +694,7 @@ def test_the_best_are_kept_and_averaged(tmp_path, base):
         position.step = step
         with torch.no_grad():
             for name, parameter in model.model.named_parameters():
-                if not base or not is_whispers(name):
+                if not base or not is_whisper_weight(name):
                     parameter.fill_(step)
         states[step] = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
         keep_best(tmp_path / "run", position, model, {"a": score - 5, "v": score + 5}, 2)
@@ -707,25 +707,25 @@ def test_the_best_are_kept_and_averaged(tmp_path, base):
     mean = averaged(tmp_path / "run", position, small(tmp_path)).model.state_dict()
     for name, tensor in mean.items():
         if tensor.is_floating_point() and "running_" not in name:
-            want = states[4][name] if base and is_whispers(name) else torch.full_like(tensor, 3.0)
+            want = states[4][name] if base and is_whisper_weight(name) else torch.full_like(tensor, 3.0)
             assert torch.equal(tensor, want), name
 
 
 def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
     trained, _ = learnt
     known = checkpoint.load(trained.model).model.state_dict()
-    start = begin(config(folder, f"model.start={trained.model}"), tmp_path)
+    start = initialise(config(folder, f"model.start={trained.model}"), tmp_path)
     assert same(start.model.state_dict(), known)
     assert start.video_trained
     assert start.base is None
-    lips = begin(config(folder, f"model.video_encoder_from={trained.model}"), tmp_path).model.state_dict()
+    lips = initialise(config(folder, f"model.video_encoder_from={trained.model}"), tmp_path).model.state_dict()
     taken = {name for name in known if torch.equal(known[name], lips[name])}
     assert {name for name in known if name.startswith(("video.frontend.", "video.project.", "video.blocks."))} <= taken
     assert "audio.conv1.weight" not in taken
     with pytest.raises(BadCheckpoint, match=r"of its weights do not fit the config's dims, .*  Remove the dims that differ"):
-        begin(config(folder, f"model.start={trained.model}", "model.dims.width=64"), tmp_path)
+        initialise(config(folder, f"model.start={trained.model}", "model.dims.width=64"), tmp_path)
     with pytest.raises(BadCheckpoint, match=r"its lips do not fit this model's in video\.project\.weight and"):
-        begin(config(folder, f"model.video_encoder_from={trained.model}", "model.dims.video_width=64"), tmp_path)
+        initialise(config(folder, f"model.video_encoder_from={trained.model}", "model.dims.video_width=64"), tmp_path)
 
 
 def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_path):
@@ -734,8 +734,8 @@ def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_pa
     pieces = write_sentencepiece(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
     source = save(Checkpoint("vsr", imported, pieces, mouth_crop=MOUTH_CROPS["auto-avsr"], video_trained=True, pad_seconds=None),
                   tmp_path / "vsr", half=False)
-    dims = ("width=64", "n_heads=8", "video_width=32", "n_video_layers=2", 'lips="resnet18-silu"', 'video_blocks="conformer"')
-    begun = begin(config(folder, f"model.video_encoder_from={source}", *(f"model.dims.{one}" for one in dims)), tmp_path)
+    dims = ("width=64", "n_heads=8", "video_width=32", "n_video_layers=2", 'video_frontend="resnet18-silu"', 'video_blocks="conformer"')
+    begun = initialise(config(folder, f"model.video_encoder_from={source}", *(f"model.dims.{one}" for one in dims)), tmp_path)
     assert begun.mouth_crop == MOUTH_CROPS["auto-avsr"]
     mouths, lips = torch.rand(1, 5, 88, 88), begun.model.eval().video
     with torch.no_grad():
@@ -750,18 +750,18 @@ def test_an_imported_network_is_not_trained_further(folder, tmp_path):
     pieces = write_sentencepiece(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
     source = save(Checkpoint("asr", imported, pieces, pad_seconds=None), tmp_path / "asr")
     with pytest.raises(BadConfig, match="video_encoder_from"):
-        begin(config(folder, f"model.start={source}"), tmp_path)
+        initialise(config(folder, f"model.start={source}"), tmp_path)
 
 
 @pytest.mark.slow
 def test_a_whisper_left_alone_is_not_stored_again(tiny_en, folder, tmp_path):
     text = CONFIG.replace(CONFIG[CONFIG.index("[model.dims]"):CONFIG.index("[data]")], "")
     frozen = 'train.rates={"decoder.blocks.*.video.*"=1, "audio.*"=0, "decoder.*"=0}'
-    start = begin(config(folder, "model.start=tiny.en", frozen, text=text), tmp_path)
+    start = initialise(config(folder, "model.start=tiny.en", frozen, text=text), tmp_path)
     assert (start.base, start.model.dims.video_frontend, start.pad_seconds) == ("tiny.en", "compact", 30)
-    assert begin(config(folder, "model.start=tiny.en", text=text), tmp_path).base is None
+    assert initialise(config(folder, "model.start=tiny.en", text=text), tmp_path).base is None
     known, weights = tiny_en.model.state_dict(), start.model.state_dict()
-    assert all(torch.equal(weights[name], known[name]) for name in known if is_whispers(name))
+    assert all(torch.equal(weights[name], known[name]) for name in known if is_whisper_weight(name))
 
 
 # The command

@@ -36,7 +36,7 @@ class Checkpoint:
 
     pad_seconds: length to which sound is padded with silence before the network hears it (Whisper's 30), None for none.
     video_trained: whether what it sees means anything yet. base: the model that what is untouched comes from.
-    suppress, suppress_begin, alignment_heads: see models.whisper.WhisperSettings.
+    suppress, suppress_begin, alignment_heads: see importers.whisper.WhisperSettings.
     search: settings of decode.DecodeOptions it wants in place of the usual ones, as its authors report their figures with.
     training: free facts for the reader: data and licence, git commit, step, scores.
     """

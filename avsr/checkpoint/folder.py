@@ -140,8 +140,8 @@ def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tok
 
 def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | SentencePieceTokenizer) -> str | None:
     """In words, what of model.json and tokenizer.json does not go with the network; None where all does."""
+    from avsr.importers.whisper import WhisperSettings
     from avsr.models.hybrid import HybridDims
-    from avsr.models.whisper import WhisperSettings
 
     if tokenizer.n_tokens > dims.n_vocab:
         return f"its tokenizer has {tokenizer.n_tokens} tokens, and its network {dims.n_vocab}"

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from avsr.errors import BadCheckpoint
-from avsr.importers.reading import listed
+from avsr.models.weights import listed
 from avsr.text import BLANK, END, SentencePieceTokenizer, write_sentencepiece
 
 UNITS = "_units.txt"

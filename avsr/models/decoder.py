@@ -228,3 +228,14 @@ class Network(nn.Module):
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 of what follows the last; the cache grows."""
         return self.decoder(tokens, cache, last_only=True)[:, 0]
+
+    def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
+               seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory:
+        """See protocol.SpeechModel."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, mel: Tensor | None, mouths: Tensor | None = None, *,
+                mel_lengths: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """Teacher forcing: tokens (B, L) and inputs as in `encode` -> logits (B, L, V) float32."""
+        memory = self.encode(mel, mouths, mel_lengths=mel_lengths, seen=seen)
+        return self.decoder(tokens, self.start(memory))

@@ -19,9 +19,9 @@ from avsr.checkpoint import Checkpoint
 from avsr.checkpoint.old_names import current_tensor
 from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
+from avsr.importers.whisper import is_whisper_weight
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.blocks import TooLarge, outline
-from avsr.models.whisper import is_whispers
 from avsr.output import whole_file
 from avsr.runtime import Progress, memory_bytes, no_progress
 from avsr.schema import InvalidValue, validate_table
@@ -93,12 +93,12 @@ def _taken_over(config: Config, progress: Progress) -> Checkpoint:
     model = AVSR(dims)
     known, wanted = base.model.state_dict(), model.state_dict()
     fitting = {name: tensor for name, tensor in known.items() if name in wanted and wanted[name].shape == tensor.shape}
-    new = [name for name in wanted if name not in fitting and is_whispers(name)]
+    new = [name for name in wanted if name not in fitting and is_whisper_weight(name)]
     if new:
         raise BadCheckpoint(f"{config.model.start}: {len(new)} of its weights do not fit the config's dims, {new[0]} for one.  "
                             "Remove the dims that differ from [model.dims].")
     model.load_state_dict(fitting, strict=False)
-    untouched = all(rate(config, name) == 0 for name, _ in model.named_parameters() if is_whispers(name))
+    untouched = all(rate(config, name) == 0 for name, _ in model.named_parameters() if is_whisper_weight(name))
     # The model whose audio parts need not be stored again.
     origin = config.model.start if _is_published(config.model.start, config) else base.base
     return replace(base, name=config.name, model=model, base=origin if untouched else None)

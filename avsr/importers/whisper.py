@@ -17,9 +17,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from avsr.errors import BadCheckpoint, quote
+from avsr.importers.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
 from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import TooLarge, outline
-from avsr.models.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
 from avsr.models.weights import (
     Stored,
     check_finite,
@@ -111,7 +111,7 @@ def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[s
     except TooLarge as error:
         raise BadCheckpoint(f"{source}: its weights are fewer than its sizes need: they hold {n_numbers(found)} numbers.  "
                             f"{remedy}") from error
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if is_whispers(name)}
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if is_whisper_weight(name)}
     if wrong := misfit(wanted, found):
         raise BadCheckpoint(f"{source}: {wrong}.  {remedy}")
     check_memory(n_numbers(found), source)
@@ -123,7 +123,7 @@ def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[s
     return model.eval()
 
 
-def is_whispers(name: str) -> bool:
+def is_whisper_weight(name: str) -> bool:
     """Whether Whisper has a weight too, so that it is not of the video encoder, fusion, CTC or the reliability estimator."""
     added = ("video.", "fusion_layers.", "ctc.", "reliability.", "audio.local.")
     return not (name.startswith(added) or re.match(r"decoder\.blocks\.\d+\.video\.", name))
