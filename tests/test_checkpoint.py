@@ -85,6 +85,14 @@ def test_everything_comes_back(seeing, tmp_path):
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
+def test_the_mouth_crop_of_an_older_model_is_read_under_its_old_name(seeing, tmp_path):
+    folder = save(seeing, tmp_path / "model", half=False)
+    facts = json.loads((folder / "model.json").read_text())
+    facts["recipe"] = facts.pop("mouth_crop")
+    (folder / "model.json").write_text(json.dumps(facts))
+    assert load(folder).mouth_crop == seeing.mouth_crop
+
+
 def test_the_folder_holds_three_files_a_person_can_make_sense_of(seeing, seeing_folder):
     assert sorted(path.name for path in seeing_folder.iterdir()) == ["model.json", "model.safetensors", "tokenizer.json"]
     facts = json.loads((seeing_folder / "model.json").read_text())

@@ -453,3 +453,19 @@ def test_sound_alone(real_data, tmp_path):
     assert len(prepared.utterances) == 2
     prepared = prepare.prepare(utterances[:1], tmp_path / "av", settings=PrepareSettings(workers=1))
     assert prepared.dropped == [Dropped("sound", "no picture")]
+
+
+def test_the_old_name_of_the_option_still_works_and_warns(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from avsr.cli import main
+
+    monkeypatch.setenv("AVSR_FACE_DETECTOR", str(tmp_path / "nowhere"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").touch()
+    (tmp_path / "in" / "a.txt").write_text("hello")
+    done = CliRunner().invoke(main, ["prepare", "folder", str(tmp_path / "in"), str(tmp_path / "out"), "--recipe", "auto-avsr"])
+    assert done.exit_code == 1
+    assert "warning: the option --recipe is now called --mouth-crop; the old name still works." in done.stderr
+    assert "AVSR_FACE_DETECTOR" in done.stderr, "the settings of auto-avsr were taken"
+    assert "--recipe" not in CliRunner().invoke(main, ["prepare", "--help"]).stdout

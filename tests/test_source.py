@@ -13,7 +13,6 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from avsr.explain.scene import Settings, open_scene
 from made_server import publisher
 from made_tracks import write_tracks
 from places import ROOT

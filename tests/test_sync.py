@@ -84,7 +84,7 @@ def test_frames_without_a_face_are_never_called_still():
 
 def test_of_a_mouth_that_is_hardly_seen_nothing_is_said():
     photograph = np.repeat(filmed([opened(face(np.random.default_rng(0)), 0.3)], np.random.default_rng(0)), N_FRAMES, axis=0)
-    missing = np.arange(N_FRAMES) >= sync.FEWEST - 1
+    missing = np.arange(N_FRAMES) >= sync.MIN_FROZEN_FRAMES - 1
     assert sync.movement(photograph, missing) is None
     assert not sync.motionless(photograph, missing).any()
 
