@@ -17,7 +17,7 @@ from avsr.names import INPUT_MODALITIES
 from avsr.report.page import Section
 from avsr.report.result_table import ResultTable, condition_name, rng
 from avsr.report.runs import MODALITY_NAMES
-from avsr.report.sheet import Curve, Sheet, SnrPanel, line_style, snr_sheet
+from avsr.report.sheet import Curve, Sheet, SnrPanel, snr_sheet, system_style
 from avsr.report.tables import cell_values, make_table, noise_values
 
 NOTE = "p: how often random groups have as large a gap."
@@ -189,4 +189,4 @@ def _gap_curves(results: ResultTable, system: str, column: str, noise: str | Non
         cells = {condition[1]: results.find(system, modality, condition) for condition in results.conditions(noise)}
         points = [(snr_db, found.gap if modality != "v" else found.gap.percent) for snr_db, cell in cells.items()
                   if cell is not None and (found := groups_of(results, column, cell)) and found.gap is not None]
-        yield Curve(line_style(results, system, modality), points, level=modality == "v")
+        yield Curve(system_style(results, system, modality), points, level=modality == "v")
