@@ -21,7 +21,7 @@ from avsr.benchmark.run import Options, benchmark
 from avsr.benchmark.settings import Settings
 from avsr.checkpoint import Checkpoint
 from avsr.corrupt import parse_corruptions
-from avsr.dataset import Row
+from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadManifest, BadOutput
 from avsr.lips import MouthCropSettings
 from avsr.manifest import Utterance
@@ -306,7 +306,7 @@ def test_ids_that_look_alike_have_a_mix_each(tmp_path):
 def test_ids_that_look_alike_have_a_recording_each_and_the_report_finds_it(folder, tmp_path):
     said = [one for one in manifest.read(folder / "manifest.jsonl") if one.id != "t4"][:len(AWKWARD)]
     rows = [ResultRow(system="x", modality="a", id=one, reference="ab", hypothesis="ab") for one in AWKWARD]
-    there = {one: Row(replace(utterance, id=one), folder) for one, utterance in zip(AWKWARD, said, strict=True)}
+    there = {one: ManifestRow(replace(utterance, id=one), folder) for one, utterance in zip(AWKWARD, said, strict=True)}
     keep(tmp_path, rows, there)
     found = {_recording(tmp_path / "media", one, [])[0] for one in AWKWARD} - {None}
     kept = list((tmp_path / "media").iterdir())

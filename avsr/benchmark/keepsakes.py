@@ -10,7 +10,7 @@ from pathlib import Path
 
 from avsr import media
 from avsr.cache import read_entry
-from avsr.dataset import Row
+from avsr.dataset import ManifestRow
 from avsr.metrics import extremes
 from avsr.names import file_name
 from avsr.results import ResultRow
@@ -20,7 +20,7 @@ MOST = 5                                                    # of the worst, and 
 CRF = 23                                                    # 30 kB for 3 s; the page holds all of them
 
 
-def keep(folder: Path, rows: Iterable[ResultRow], utterances: Mapping[str, Row]) -> int:
+def keep(folder: Path, rows: Iterable[ResultRow], utterances: Mapping[str, ManifestRow]) -> int:
     """Write those that are not there yet; returns how many there are. Raises BadOutput."""
     rows = list(rows)
     systems = {row.system for row in rows}

@@ -33,7 +33,7 @@ from avsr.benchmark.settings import Settings
 from avsr.benchmark.subjects import Other, Own, Question, Subject, own_threads
 from avsr.cache import Cached, read_entry, read_mouth_crop
 from avsr.corrupt import Corruption, corrupt
-from avsr.dataset import Row, read_rows, recordings_by_speaker, sound_of
+from avsr.dataset import ManifestRow, read_prepared, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import manifest_path
@@ -72,7 +72,7 @@ class _Unit:
     """A batch of utterances in one way to hear them: what one thread does at a time."""
 
     heard: Heard
-    rows: Sequence[Row]
+    rows: Sequence[ManifestRow]
 
 
 def benchmark(manifest: str | Path, output: str | Path, settings: Settings | None = None, *, outside: Sequence[Path] = (),
@@ -108,7 +108,7 @@ class _Run:
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
-        self.everyone, left_out = read_rows([self.path], settings.split, SEGMENT_SECONDS)
+        self.everyone, left_out = read_prepared([self.path], settings.split, SEGMENT_SECONDS)
         self.done.skipped += [tuple(line.split(": ", 1)) for line in left_out]
         self.rows = self._utterances()
         if settings.noises is None and self.noise_config is not None:
@@ -120,7 +120,7 @@ class _Run:
 
     # --- what is measured on what ---
 
-    def _utterances(self) -> list[Row]:
+    def _utterances(self) -> list[ManifestRow]:
         """The utterances of the split, shortest first, so that a batch holds like lengths."""
         rows = self.everyone
         if (limit := self.settings.limit) is not None and limit < len(rows):
@@ -181,14 +181,14 @@ class _Run:
             units += [_Unit(heard, rows[i:i + asked.batch_size]) for i in range(0, len(rows), asked.batch_size)]
         return units
 
-    def to_mix(self) -> list[tuple[Heard, Row]]:
+    def to_mix(self) -> list[tuple[Heard, ManifestRow]]:
         """Every sound that anybody is asked about, once."""
         asked = self.settings
         plan = conditions(asked.noises, asked.snrs, asked.corruptions, asked.corrupt_snrs, ("a",))
         return [(heard, row) for heard in plan for row in self.rows
                 if heard.noise is None or row.utterance.id not in self.noises.silent]
 
-    def mixes(self, to_mix: Iterable[tuple[Heard, Row]]) -> Iterator[Mix]:
+    def mixes(self, to_mix: Iterable[tuple[Heard, ManifestRow]]) -> Iterator[Mix]:
         """The sounds that `to_mix` lists, each made when it is asked for."""
         for heard, row in to_mix:
             audio, facts = self._mixed(row, sound_of(row), heard)
@@ -254,7 +254,7 @@ class _Run:
                     reference=row.utterance.text, duration_s=round(len(audio) / SAMPLE_RATE, 3)))
         return rows, self._timings(subject, unit, answers, sum(len(audio) for audio, _ in mixed))
 
-    def _mixed(self, row: Row, speech: np.ndarray, heard: Heard) -> tuple[np.ndarray, dict[str, Any]]:
+    def _mixed(self, row: ManifestRow, speech: np.ndarray, heard: Heard) -> tuple[np.ndarray, dict[str, Any]]:
         """What is heard, and what its rows tell of the noise in it."""
         if heard.noise is None:
             return speech, {}
@@ -262,7 +262,7 @@ class _Run:
         return made.audio, {"snr_achieved": round(made.snr_db, 4), "snr_rms": round(made.snr_rms, 4),
                             "noise_id": made.noise_id, "noise_offset": made.offset}
 
-    def _shown(self, row: Row, cached: Cached, corruption: Corruption | None) -> tuple[Cached | None, str | None]:
+    def _shown(self, row: ManifestRow, cached: Cached, corruption: Corruption | None) -> tuple[Cached | None, str | None]:
         """What is seen, None where no mouth was prepared, and of whom, where it is somebody else."""
         if cached.images is None or corruption is None:
             return (None if cached.images is None else cached), None
@@ -274,7 +274,7 @@ class _Run:
         images, missing = corrupt(cached.images, cached.missing, corruption, rng, other)
         return replace(cached, images=images, missing=missing), face
 
-    def _stranger(self, row: Row, rng: np.random.Generator) -> Row:
+    def _stranger(self, row: ManifestRow, rng: np.random.Generator) -> ManifestRow:
         others = [one for one in self.rows if one.utterance.speaker != row.utterance.speaker
                   and "v" in one.utterance.cache.modality]
         speakers = sorted({one.utterance.speaker or one.utterance.id for one in others})
@@ -312,7 +312,7 @@ class _Run:
         return self.done
 
 
-def _key(subject: Subject, heard: Heard, task: tuple[str, Corruption | None], row: Row) -> Key:
+def _key(subject: Subject, heard: Heard, task: tuple[str, Corruption | None], row: ManifestRow) -> Key:
     modality, corruption = task
     return Key(subject.name, modality, heard.noise, heard.snr_db, corruption and corruption.name,
                corruption and corruption.amount, row.utterance.id)
