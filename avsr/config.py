@@ -219,11 +219,12 @@ def _override(values: dict[str, Any], override: str, path: Path, told: dict[str,
     if not equals or not text.strip():
         raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4, or as data.align=none to do without.")
     try:
-        table = tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        table = text                                        # a bare word is a string
+        value = text                                        # a bare word is a string
     *sections, last = key.strip().split(".")
-    for name in (last, *reversed(sections)):
+    table: dict[str, Any] = {last: value}
+    for name in reversed(sections):
         table = {name: table}
     table = _renamed(table, f"{path}", told)
     for _ in sections:
@@ -272,10 +273,10 @@ def _fit(value: Any, hint: Any, what: str) -> Any:
     if kind is dict and isinstance(value, dict):
         inner = typing.get_args(hint)[1]
         return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
-    if kind in (int, float) and is_number(value, kind):
+    if kind in (int, float) and isinstance(value, int | float) and is_number(value, kind):
         if bounds is not None and not bounds.least <= value <= bounds.most:
             raise BadConfig(f"{what} is {quote(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
-        return kind(value)
+        return float(value) if kind is float else int(value)
     if kind in (str, bool) and isinstance(value, kind):
         return value
     name = {float: "a number", int: "a whole number", str: "text", bool: "true or false", dict: "a table"}.get(kind)

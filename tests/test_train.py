@@ -36,7 +36,7 @@ from avsr.text import write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
 from avsr.train.initialise import initialise
 from avsr.train.loop import Trainer, learning_rate
-from avsr.train.reliability import ReliabilitySample, balanced, damaged, fit
+from avsr.train.reliability import MouthImages, ReliabilitySample, balanced, corrupted, fit
 from avsr.train.shortages import shortages_told
 from avsr.train.state import TrainState, averaged, keep_best, save_state
 
@@ -619,14 +619,15 @@ def test_each_speaker_has_a_say_before_any_has_two():
 
 
 def test_damage_is_drawn_and_leaves_what_it_was_given():
-    sight = say(["ab", "cd"])
-    before, seen = sight.images.copy(), []
+    cached = say(["ab", "cd"])
+    mouths = MouthImages(cached.images, cached.missing)
+    before, seen = mouths.images.copy(), []
     for seed in range(40):
-        made = damaged(sight, np.random.default_rng(seed))
+        made = corrupted(mouths, np.random.default_rng(seed))
         assert made.images.shape == before.shape
         assert made.missing.shape == (len(before),)
         seen.append(np.array_equal(made.images, before))
-    assert np.array_equal(sight.images, before)
+    assert np.array_equal(mouths.images, before)
     assert 1 <= sum(seen) <= 20, "some stay as they are, most do not"
 
 
