@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from avsr.augment import MOST, Augment
-from avsr.errors import BadConfig
-from avsr.schema import Between, is_number, type_hints
-from avsr.textfiles import quote, read_toml
+from avsr.errors import BadConfig, quote
+from avsr.schema import Between, InvalidValue, type_hints, validate
+from avsr.textfiles import read_toml
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
@@ -251,39 +251,18 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
-            out[key] = _fit(value, hints[key], f"{path}: {prefix}{key}")
+            out[key] = _value(value, hints[key], path, prefix + key)
     return kind(**out)
 
 
-def _fit(value: Any, hint: Any, what: str) -> Any:
-    """`value` as the type that the field wants, or BadConfig."""
-    bounds = None
-    if typing.get_origin(hint) is Annotated:
-        hint, bounds = typing.get_args(hint)
-    kind = typing.get_origin(hint) or hint
-    if kind is types.UnionType:                             # T | None: TOML has no null, the word stands for it
-        if value == "":
-            raise BadConfig(f"{what} is empty.  Give it a value, or write \"none\" to do without.")
-        return None if value == "none" else _fit(value, typing.get_args(hint)[0], what)
-    if kind is tuple and isinstance(value, list):
-        arguments = typing.get_args(hint)
-        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(inner) == len(value):
-            return tuple(_fit(item, one, what) for item, one in zip(value, inner, strict=True))
-    if kind is dict and isinstance(value, dict):
-        inner = typing.get_args(hint)[1]
-        return value if inner is Any else {key: _fit(item, inner, f"{what}.{key}") for key, item in value.items()}
-    if kind in (int, float) and isinstance(value, int | float) and is_number(value, kind):
-        if bounds is not None and not bounds.least <= value <= bounds.most:
-            raise BadConfig(f"{what} is {quote(value)}, but must be from {bounds.least:g} to {bounds.most:g}.  Correct it.")
-        return float(value) if kind is float else int(value)
-    if kind in (str, bool) and isinstance(value, kind):
-        return value
-    name = {float: "a number", int: "a whole number", str: "text", bool: "true or false", dict: "a table"}.get(kind)
-    if kind is tuple:
-        inner = typing.get_args(hint)
-        name = "a list of " + ("texts" if inner[-1] is Ellipsis else f"{len(inner)} numbers")
-    raise BadConfig(f"{what} is {quote(value)}, but must be {name}.  Correct it.")
+def _value(value: Any, hint: Any, path: str | Path, name: str) -> Any:
+    """`value` as the type that the field wants. Raises BadConfig."""
+    if value == "" and typing.get_origin(hint) is types.UnionType:
+        raise BadConfig(f"{path}: {name} is empty.  Give it a value, or write \"none\" to do without.")
+    try:
+        return validate(value, hint, name, null="none")     # TOML has no null
+    except InvalidValue as error:
+        raise BadConfig(f"{path}: {error}.  Correct it.") from error
 
 
 def _check(config: Config, path: Path) -> None:
@@ -309,7 +288,7 @@ def _check(config: Config, path: Path) -> None:
             raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     for name, amount in config.data.augment.items():
-        _fit(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], f"{path}: data.augment.{name}")
+        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
     low, high = config.data.snr
     if low > high:
         raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")

@@ -1,4 +1,4 @@
-"""What networks take of a sound: log-mel features, exactly Whisper's, or the waveform with zero mean and unit variance.
+"""Audio features: log-mel exactly as in Whisper, or the waveform with zero mean and unit variance.
 
     audio (S,) float32, SAMPLE_RATE  ->  log-mel (ceil(S / HOP), n_mels) float32, FEATURE_RATE a second
                                      ->  waveform (S, 1) float32
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MEL_FILTERS = Path(__file__).parent / "weights" / "mel_filters.npz"     # written by experiments/speed/mel_filters.py
 FLOOR = 1e-10                                               # power below this counts as silence: -100 dB
-LEAST_VARIANCE = 1e-8                                       # added to a waveform's (auto_avsr)
+MIN_VARIANCE = 1e-8                                         # added to the variance of a waveform (auto_avsr)
 RANGE = 8.0                                                 # log10 units kept below the loudest bin: 80 dB
 
 
@@ -26,7 +26,7 @@ RANGE = 8.0                                                 # log10 units kept b
 def mel_filters(n_mels: int) -> torch.Tensor:
     """Slaney-style mel filters as librosa makes them: (n_mels, N_FFT // 2 + 1) float32.
 
-    The two sizes that Whisper uses, 80 and 128, are stored in the package; librosa makes any other.
+    The two sizes that Whisper uses, 80 and 128, are stored in the package; librosa makes any other size.
     """
     import numpy as np
     import torch
@@ -42,8 +42,8 @@ def mel_filters(n_mels: int) -> torch.Tensor:
 def log_mel(audio: np.ndarray | torch.Tensor, *, n_mels: int = 80, n_samples: int | None = None) -> torch.Tensor:
     """Whisper's log-mel spectrogram (Radford et al. 2022; openai/whisper `audio.py`).
 
-    audio: (S,) float32 in [-1, 1], SAMPLE_RATE, or (B, S). `n_samples` pads with silence or cuts to that length
-    first, as Whisper pads to 30 s; without it a last part of a HOP is completed with silence.
+    audio: (S,) float32 in [-1, 1], SAMPLE_RATE, or (B, S). n_samples: the audio is first padded with silence or cut to this
+    length, as Whisper pads to 30 s; without it, only the last HOP is completed with silence.
     Returns (frames, n_mels) or (B, frames, n_mels) float32, roughly in [-1, 1.5]; on the device of `audio`.
     """
     import torch
@@ -60,15 +60,15 @@ def log_mel(audio: np.ndarray | torch.Tensor, *, n_mels: int = 80, n_samples: in
 
 
 def features(audio: np.ndarray | torch.Tensor, n_mels: int) -> torch.Tensor:
-    """What a network of so many mels takes, (length, channels) float32; 0 mels: the waveform, see `standardise`."""
+    """The features (length, channels) float32 for a network with `n_mels` mels; 0 mels: the waveform, see `standardise`."""
     return log_mel(audio, n_mels=n_mels) if n_mels else standardise(audio)
 
 
 def standardise(audio: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """The waveform (S,) of a whole utterance, less its mean and over its standard deviation, (S, 1) float32; as auto_avsr
-    gives it to its networks. Silence stays silence."""
+    """The waveform (S,) of a whole utterance with zero mean and unit variance, (S, 1) float32, as in auto_avsr. Silence stays
+    silence."""
     import torch
 
     samples = torch.as_tensor(audio, dtype=torch.float32)
     variance, mean = torch.var_mean(samples, correction=0)
-    return ((samples - mean) * (variance + LEAST_VARIANCE).rsqrt())[:, None]
+    return ((samples - mean) * (variance + MIN_VARIANCE).rsqrt())[:, None]

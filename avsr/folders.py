@@ -1,6 +1,6 @@
-"""Folders of other people: every file below one, through links, each folder once; names as other systems write them.
+"""Folders of other people: all files below a folder, also through links, and names as other systems write them.
 
-    folder -> Inside(paths, closed);  folder, name in a table -> path;  recording -> the text beside it
+    folder -> FolderContents;  folder, name in a table -> path;  recording -> the text beside it
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from unicodedata import normalize
 
 @dataclass(frozen=True)
 class FolderContents:
-    """paths: all that is no folder, sorted, hidden names left out; links that lead nowhere, pipes and devices among them.
-    folders: those within, in no order. closed: why folders could not be read."""
+    """paths: everything but folders, sorted, without hidden names; broken links, pipes and devices are among them.
+    folders: the folders below, in no order. closed: the errors of folders that could not be read."""
 
     paths: list[Path] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
@@ -28,8 +28,8 @@ class FolderContents:
 def list_folder(folder: str | Path) -> FolderContents:
     """Everything below a folder, also behind links to folders.
 
-    Each folder is read once: under its own name where links lead to it as well. Links to a folder above `folder` are not
-    followed, as two of them would never come to an end.
+    Each folder is read once, under its own name if links lead to it as well. Links to a folder above `folder` are not
+    followed, because two of them would make an endless path.
     """
     root = os.path.realpath(folder)
     seen, out, links = {root}, FolderContents(), []
@@ -46,7 +46,7 @@ def list_folder(folder: str | Path) -> FolderContents:
 
 
 def _walk(folder: str, seen: set[str], out: FolderContents, links: list[str]) -> None:
-    """Add what lies below a folder to `out`, the real paths of the folders to `seen`, and links to folders to `links`."""
+    """Add the contents of a folder to `out`, the real paths of its folders to `seen`, and its links to folders to `links`."""
     for parent, folders, names in os.walk(folder, onerror=out.closed.append):
         there = sorted(os.path.join(parent, name) for name in folders if not name.startswith("."))
         links += [path for path in there if os.path.islink(path)]
@@ -58,7 +58,7 @@ def _walk(folder: str, seen: set[str], out: FolderContents, links: list[str]) ->
 
 
 def matching(pattern: str) -> list[Path]:
-    """Files and folders whose paths a pattern of `glob` fits. `**` stands for any number of folders, each read once."""
+    """The files and folders that match a pattern of `glob`. `**` stands for any number of folders, each read once."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return [Path(one) for one in glob(pattern)]
@@ -77,7 +77,7 @@ def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def nfc(name: str) -> str:
-    """A name with each letter and its accents as one character (Unicode's NFC), so that equal names are equal.
+    """A name in Unicode's NFC, where a letter and its accents are one character, so that equal names compare equal.
 
     Apple's older file systems, and archives made on them, store an e with a diaeresis as two characters.
     """
@@ -85,10 +85,10 @@ def nfc(name: str) -> str:
 
 
 class Sidecars:
-    """Files that lie beside recordings under the same name, such as a clip's .txt, however the two are spelt.
+    """Sidecar files: files beside recordings with the same name and another suffix, such as the .txt of a clip.
 
-    `CLIP1.TXT` is beside `CLIP1.WAV`, and a decomposed name beside the composed one. A file whose name fits one recording
-    exactly belongs to no other.
+    Capitals and the Unicode form of the names may differ: `CLIP1.TXT` belongs to `clip1.WAV`. A file whose name fits one
+    recording exactly belongs to no other.
     """
 
     def __init__(self, files: Iterable[Path], recordings: Iterable[Path]):
@@ -103,37 +103,37 @@ class Sidecars:
                 self._alike[path.parent, stem.casefold(), suffix].append(path)
 
     def find(self, recording: Path, suffix: str) -> Path | None:
-        """The file beside a recording with `suffix` (in lower case), None where there is none."""
+        """The file beside a recording with `suffix` (in lower case); None if there is none."""
         folder, stem = recording.parent, nfc(recording.stem)
         alike = self._alike.get((folder, stem.casefold(), suffix), ())
         return self._exact.get((folder, stem, suffix)) or (alike[0] if len(alike) == 1 else None)
 
 
 def find_path(base: Path, name: str) -> Path | None:
-    """The path that a table calls `name`, counted from `base`; None where there is none.
+    """The path that a table calls `name`, relative to `base`; None if there is none.
 
-    Where nothing has exactly that name, one that differs in how accents are stored, in capitals or in the direction of the
-    slashes is taken, if there is only one.
+    If nothing has exactly that name, the only one is taken that differs in the Unicode form, in capitals or in the direction of
+    its slashes.
     """
     if os.path.lexists(base / name):
         return (base / name).absolute()
     path = Path(os.path.abspath(base / name.replace("\\", "/")))
     here = Path(path.anchor)
     for part in path.parts[1:]:
-        there = part if os.path.lexists(here / part) else _alike(here, part)
+        there = part if os.path.lexists(here / part) else _similar_name(here, part)
         if there is None:
             return None
         here = here / there
     return here
 
 
-def _alike(folder: Path, wanted: str) -> str | None:
-    """The one name in a folder that is `wanted` in another spelling."""
+def _similar_name(folder: Path, wanted: str) -> str | None:
+    """The only name in a folder that is `wanted` in another Unicode form or in other capitals; None if there is not one."""
     try:
         names = os.listdir(folder)
     except OSError:
         return None
-    for spelt in (nfc, lambda name: nfc(name).casefold()):
-        if found := [name for name in names if spelt(name) == spelt(wanted)]:
+    for form in (nfc, lambda name: nfc(name).casefold()):
+        if found := [name for name in names if form(name) == form(wanted)]:
             return found[0] if len(found) == 1 else None
     return None

@@ -1,10 +1,10 @@
-"""Mouths: frames and tracks in, aligned grey mouths out.
+"""Mouth crops: frames and face tracks in, aligned grey mouths out.
 
     Clip.video (T, H, W, 3) uint8 RGB  +  FaceTrack.points (T, N, 2) float32 pixels  ->  Mouths.images (T, 96, 96) uint8
 
-The mouth-crop settings are part of the model: change them and old checkpoints refuse to load. The usual ones make crops like
-auto_avsr's: the face turned and scaled to a mean face, the mouth in the middle. MOUTH_CROPS names the others that published
-networks know. Everybody is cropped as the frames pass; who is looked at is chosen afterwards, for each stretch of speech.
+The mouth-crop settings are part of a model: a checkpoint with other settings refuses a cache. The default settings make crops
+like auto_avsr's: the face is turned and scaled to a mean face, with the mouth in the middle. MOUTH_CROPS lists them by name.
+Everybody's mouth is cropped as the frames pass; the speaker is chosen afterwards, for each speech segment.
 """
 
 from __future__ import annotations
@@ -17,38 +17,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from avsr import faces, rates, sync
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.rates import VIDEO_FPS
-from avsr.schema import Between, InvalidValue, OneOf, quote, validate_table
+from avsr.schema import Between, InvalidValue, OneOf, validate_table
 
 if TYPE_CHECKING:
     from avsr.faces import FaceTrack
     from avsr.media import Clip
 
 
-YOUNGER = frozenset({"whole_pixels", "averaged"})      # fields of MouthCropSettings that recipes stored before them lack
-Point = Annotated[int, Between(0, 2**10)]                   # its number among a face's landmarks
+YOUNGER = frozenset({"whole_pixels", "averaged"})      # fields of MouthCropSettings that older files lack
+Point = Annotated[int, Between(0, 2**10)]                   # the number of a landmark of the face
 Pixel = Annotated[float, Between(-1000, 1000)]              # of the mean face
 
-# By how much more a smaller face must be in step with the sound than the largest to be taken, as a correlation. GRID, train
-# and valid, 156 clips, the largest face a listener's that moves at other times: 97 % of the talkers are found; one's that says
-# another sentence at the same time: 23 %. A talker is left for such another in 2 %, for a listener in none.
-IN_STEP = 0.25
-COMPARED = 2                                           # seconds in which both must be seen
+# A smaller face is taken in place of the largest if its correlation with the sound is higher by this margin. On 156 GRID clips
+# (train and valid) 97 % of the speakers are found where the largest face is a listener's who moves at other times, and 23 %
+# where it says another sentence at the same time. A speaker who has the largest face is lost to such a second speaker in 2 %
+# of the clips, to a listener in none.
+SYNC_MARGIN = 0.25
+COMPARED_S = 2                                         # seconds in which both faces must be seen
 
 
 @dataclass(frozen=True)
 class MouthCropSettings:
-    """How a mouth is cut out; stored with every model and every cache.
+    """How a mouth is cut out of a frame (its region of interest, ROI); stored with every model and every cache.
 
-    landmarks: whose points a face has, see faces.FaceTracker; `anchors` and `mouth` are numbers of such points.
-    Groups of them that do not talk (of the mesh: corners of the right eye, of the left eye, base of the nose; the person's
-    right) are averaged and laid on `reference`, the same points of the mean face in 256x256 that auto_avsr publishes.
-    The mouth is where the inner edge of the upper lip is: it does not drop with the jaw, and lies where auto_avsr's
-    detector puts the centre of the mouth (3.8 pixels of the crop away on GRID, on average).
-    Where `reference` has one point more than there are anchors, the mouth is laid on that one as well.
-    whole_pixels: the crop is cut out of the mean face at whole pixels, which leaves the mouth up to half a pixel from the
-    middle. averaged: blocks of pixels of a close-up are averaged before they are warped.
+    landmarks: which ones, see faces.FaceTracker; `anchors` and `mouth` are numbers of such points.
+    anchors: groups of points that do not move in speech (of the mesh: corners of the person's right eye, of the left eye, and
+    the base of the nose). Their means are laid on `reference`, the same points of auto_avsr's mean face of 256x256 pixels.
+    mouth: the points whose mean is the centre of the crop. The default is the inner edge of the upper lip, which does not drop
+    with the jaw, and is on average 3.8 pixels of the crop from where auto_avsr's detector puts the centre (GRID).
+    If `reference` has one point more than there are anchors, the mouth is laid on that one as well.
+    smooth: frames over which the points are averaged, half before and half after. whole_pixels: the crop is cut out at whole
+    pixels of the mean face, which leaves the mouth up to half a pixel from the middle. averaged: in a close-up, blocks of
+    pixels are averaged before they are warped.
     """
 
     landmarks: Annotated[str, OneOf((faces.MESH, faces.BLAZEFACE))] = faces.MESH
@@ -56,12 +58,12 @@ class MouthCropSettings:
     anchors: tuple[tuple[Point, ...], ...] = ((33, 133), (362, 263), (98, 97, 2, 326, 327))
     reference: tuple[tuple[Pixel, Pixel], ...] = ((102.07, 94.27), (156.36, 93.58), (129.00, 135.90))
     mouth: tuple[Point, ...] = (81, 82, 13, 312, 311)
-    smooth: Annotated[int, Between(0, 250)] = 12                            # frames: half before, half after
+    smooth: Annotated[int, Between(0, 250)] = 12
     whole_pixels: bool = False
     averaged: bool = True
 
     def __post_init__(self):
-        """Raises ValueError where the points do not go together."""
+        """Raises ValueError if the points do not go together."""
         if len(self.anchors) < 2 or len(self.reference) not in (len(self.anchors), len(self.anchors) + 1):
             raise ValueError(f"{len(self.anchors)} anchors, at least 2, are laid on {len(self.reference)} points of reference")
         points = [point for group in (*self.anchors, self.mouth) for point in group]
@@ -74,8 +76,10 @@ class MouthCropSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MouthCropSettings:
-        """The settings stored as `values` (tuples may have become lists). Raises BadCheckpoint on other fields; younger
-        ones may be absent, as in what was stored before they were there."""
+        """The settings that `to_dict` stored as `values`, where tuples may have become lists; YOUNGER fields may be absent.
+
+        Raises BadCheckpoint for any other difference in the fields.
+        """
         if not isinstance(values, Mapping):
             raise BadCheckpoint(f"mouth crop: {quote(values)} is no table.  Prepare or train again with this version.")
         names = {field.name for field in fields(cls)}
@@ -105,13 +109,12 @@ MOUTH_CROPS: dict[str, MouthCropSettings] = {
         averaged=False,
     ),
 }
-"""Recipes by name. "auto-avsr": mpc001/auto_avsr where it works with MediaPipe, and mpc001's Visual Speech Recognition for
-Multiple Languages, which does the same. Given their four points it gives their crops. (Their robust fit, LMEDS over four
-points, is least squares in 55 of 58 clips: no point is dropped.) As we look at every third frame, the mouth is 0.6 pixels
-of the crop from theirs and a crop 1.8 grey levels, means of 47 GRID clips (1.1 and 3.5 in the worst clip); where several
-people are in sight, we follow each, and they take the last that the detector names; where it finds nobody, we search parts
-of the frame, and they turn to another detector. Whichever points of the mesh are taken instead, the mouth is 3 pixels off
-and more.
+"""Mouth-crop settings by name. "auto-avsr" are those of mpc001/auto_avsr with MediaPipe, and of mpc001's Visual Speech
+Recognition for Multiple Languages. Given their four points, the crops are theirs: their robust fit, LMEDS over four points, is
+least squares in 55 of 58 clips. As only every third frame is searched here, the mouth is 0.6 pixels of the crop from theirs
+and a crop differs by 1.8 grey levels, means of 47 GRID clips (1.1 and 3.5 in the worst clip). If several people are in sight,
+each is followed here, and auto_avsr takes the last that the detector names; if nobody is found, parts of the frame are
+searched here, and auto_avsr uses another detector. With points of the mesh instead, the mouth would be 3 pixels off or more.
 """
 
 
@@ -141,20 +144,20 @@ class Mouths:
 
 
 @dataclass
-class _Cropping:
-    """A person whose track goes on: points from `first` on, of which those before `next` only serve smoothing."""
+class _OpenCrop:
+    """A face track that goes on: its points from frame `first` on; those before `next` only serve smoothing."""
 
-    first: int               # frame of marks[0]
+    first: int               # frame of points[0]
     start: int               # first frame of the track
     next: int                # frame to be cropped next
-    marks: np.ndarray        # (N, anchors + 1, 2) float64
+    points: np.ndarray       # (N, anchors + 1, 2) float64, see _group_means
     size: np.ndarray         # (N,) float32
     score: np.ndarray        # (N,) float32
     missing: np.ndarray      # (N,) bool
 
 
 class MouthCropper:
-    """Crops the mouths of everybody in a recording given in consecutive windows, as their tracks become final.
+    """Crops everybody's mouth in a recording given in consecutive windows, as the face tracks become final.
 
         with FaceTracker(landmarks=mouth_crop.landmarks) as tracker:
             cropper = MouthCropper(mouth_crop)
@@ -162,16 +165,16 @@ class MouthCropper:
                 mouths += cropper.update(clip, tracker.update(clip))
             mouths += cropper.finish(tracker.finish())
 
-    Grey frames are kept only while a live track may still need them: about 20 of them with the usual tracker.
+    Grey frames are kept only while a track may still need them: about 20 frames with the usual tracker.
     """
 
     def __init__(self, mouth_crop: MouthCropSettings | None = None) -> None:
         self.mouth_crop = mouth_crop or MouthCropSettings()
         self._frames: dict[int, np.ndarray] = {}           # number -> (H, W) uint8 grey, or RGB of the current clip
-        self._people: dict[int, _Cropping] = {}
+        self._people: dict[int, _OpenCrop] = {}
 
     def update(self, clip: Clip, tracks: Iterable[FaceTrack]) -> list[Mouths]:
-        """Mouths that are final, given the next window and the pieces of tracks that it completed."""
+        """The mouths that are final, given the next window and the parts of face tracks that it completed."""
         if clip.video is not None:
             self._frames.update(enumerate(clip.video, clip.start_frame))
         mouths = self._crop(tracks)
@@ -179,7 +182,7 @@ class MouthCropper:
         return mouths
 
     def finish(self, tracks: Iterable[FaceTrack] = ()) -> list[Mouths]:
-        """The rest, given the pieces that the tracker's `finish` returned."""
+        """The last mouths, given the parts of face tracks that the tracker's `finish` returned."""
         mouths = self._crop(tracks)
         assert not self._people, "the tracker must be finished first"
         self._frames.clear()
@@ -190,10 +193,10 @@ class MouthCropper:
         return [mouths for mouths in made if mouths is not None]
 
     def _extend(self, track: FaceTrack) -> Mouths | None:
-        """Add a piece to its person and crop what has all its neighbours."""
+        """Add a part of a track to its person, and crop the frames that have all their neighbours for smoothing."""
         person = self._people.pop(track.person, None)
         assert track.points.shape[1] == faces.n_points(self.mouth_crop.landmarks), "points of another kind than the settings'"
-        person = _continue(person, track, _marks(track.points, self.mouth_crop))
+        person = _continue(person, track, _group_means(track.points, self.mouth_crop))
         stop = track.end_frame if track.last else track.end_frame - self.mouth_crop.smooth // 2
         mouths = None
         if stop > person.next:
@@ -203,111 +206,107 @@ class MouthCropper:
             self._people[track.person] = _trim(person, self.mouth_crop.smooth // 2)
         return mouths
 
-    def _cut(self, person: _Cropping, stop: int, number: int) -> Mouths:
+    def _cut(self, person: _OpenCrop, stop: int, number: int) -> Mouths:
         here = slice(person.next - person.first, stop - person.first)
-        marks = _smooth(person, here, self.mouth_crop.smooth // 2)
-        matrices = _matrices(marks, self.mouth_crop)
+        matrices = _matrices(_smooth(person, here, self.mouth_crop.smooth // 2), self.mouth_crop)
         greys = (_grey(self._frames[frame]) for frame in range(person.next, stop))
         images = np.stack([_warp(grey, matrix, self.mouth_crop) for grey, matrix in zip(greys, matrices, strict=True)])
         return Mouths(images, person.missing[here], person.size[here], person.score[here], person.next, number)
 
     def _forget(self) -> None:
-        """Drop the frames nobody needs; keep the others in grey, as copies, so that the clip can go."""
+        """Drop the frames that no track needs; keep the others as grey copies, so that the clip can be freed."""
         if not self._people:
             self._frames.clear()
             return
         oldest = min(person.next for person in self._people.values())
-        self._frames = {
-            number: _grey(frame) if frame.ndim == 3 else frame
-            for number, frame in self._frames.items()
-            if number >= oldest
-        }
+        self._frames = {number: _grey(frame) for number, frame in self._frames.items() if number >= oldest}
 
 
 def crop(clip: Clip, track: FaceTrack, mouth_crop: MouthCropSettings | None = None) -> Mouths:
-    """The mouths (T, 96, 96) of a whole track within a whole clip: what a MouthCropper gives in pieces, joined."""
-    cropper = MouthCropper(mouth_crop)
-    pieces = cropper.update(clip, [track])
-    assert track.last, "a piece of a track: give it to a MouthCropper"
-    return pieces[0]
+    """The mouths (T, 96, 96) of a whole track within a whole clip."""
+    assert track.last, "a part of a track: give it to a MouthCropper"
+    return MouthCropper(mouth_crop).update(clip, [track])[0]
 
 
-def choose(mouths: Iterable[Mouths], start_frame: int, end_frame: int, sound: np.ndarray | None = None) -> Mouths | None:
-    """Whom to look at from `start_frame` to before `end_frame`: of the faces whose mouths move, the largest and steadiest.
+def choose_speaker(mouths: Iterable[Mouths], start_frame: int, end_frame: int,
+                   sound: np.ndarray | None = None) -> Mouths | None:
+    """The mouth of the likely speaker from `start_frame` to before `end_frame`.
 
-    sound: (S,) float32 from `start_frame` on; a smaller face that is in step with it, by IN_STEP more than the largest is,
-    is taken instead. Where that person's track does not reach, as after a cut to another camera, the next best who was not
-    in sight beside the ones already taken steps in. Returns (end_frame - start_frame) frames, black and missing where
-    nobody is seen; None where nobody is seen at all.
+    The speaker is the largest and steadiest of the faces whose mouths move. sound: (S,) float32 from `start_frame` on; a
+    smaller face is taken if it is in sync with the sound by SYNC_MARGIN more than the largest. Where the speaker is not
+    tracked, as after a cut to another camera, the next best person fills in who was never in sight beside those already taken.
+    Returns (end_frame - start_frame) frames, black and missing where nobody is seen; None where nobody is seen at all.
     """
     people: dict[int, list[Mouths]] = defaultdict(list)
-    for piece in mouths:
-        if piece.start_frame < end_frame and piece.end_frame > start_frame:
-            people[piece.person].append(piece)
-    stretches = [_stretch(pieces, start_frame, end_frame) for pieces in people.values()]
+    for part in mouths:
+        if part.start_frame < end_frame and part.end_frame > start_frame:
+            people[part.person].append(part)
+    stretches = [_joined(parts, start_frame, end_frame) for parts in people.values()]
     stretches = [one for one in stretches if _weight(one) > 0]
     stretches.sort(key=lambda one: (-_weight(one), one.person))
     if not stretches:
         return None
-    best = first = _who_speaks(stretches, sound)
+    best = first = _likely_speaker(stretches, sound)
     for other in stretches:
         if other is not first and not np.any((other.size > 0) & (best.size > 0)):
             best = _filled(best, other)
     return best
 
 
-def _who_speaks(people: list[Mouths], sound: np.ndarray | None) -> Mouths:
-    """The one of `people`, the largest first, to whom the sound most likely belongs; see `choose`."""
+def _likely_speaker(people: list[Mouths], sound: np.ndarray | None) -> Mouths:
+    """The one of `people`, the largest first, who most likely makes the sound; see `choose_speaker`."""
     best = people[0]
     beside = [other for other in people[1:] if np.any((other.size > 0) & (best.size > 0))]
     moving = [other for other in beside if (sync.movement(other.images, other.missing) or 0.0) >= sync.STILL]
     if moving and sync.motionless(best.images, best.missing)[~best.missing].all():
         best = moving.pop(0)
-    first, score = best, IN_STEP
-    for other in moving if sound is not None else ():
+    if sound is None:
+        return best
+    first, highest = best, SYNC_MARGIN
+    for other in moving:
         both = ~first.missing & ~other.missing
-        if both.sum() >= COMPARED * VIDEO_FPS:
-            ahead = sync.in_sync(other.images, sound, both) - sync.in_sync(first.images, sound, both)
-            if ahead > score:
-                best, score = other, ahead
+        if both.sum() >= COMPARED_S * VIDEO_FPS:
+            margin = sync.in_sync(other.images, sound, both) - sync.in_sync(first.images, sound, both)
+            if margin > highest:
+                best, highest = other, margin
     return best
 
 
-def _marks(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
-    """(T, N, 2) -> (T, anchors + 1, 2) float64: means of the groups of anchors, and last the mouth."""
+def _group_means(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
+    """(T, N, 2) -> (T, anchors + 1, 2) float64: the means of the groups of anchors, and last of the mouth."""
     groups = (*mouth_crop.anchors, mouth_crop.mouth)
     return np.stack([points[:, group].astype(np.float64).mean(axis=1) for group in groups], axis=1)
 
 
-def _continue(person: _Cropping | None, track: FaceTrack, marks: np.ndarray) -> _Cropping:
+def _continue(person: _OpenCrop | None, track: FaceTrack, points: np.ndarray) -> _OpenCrop:
     if person is None:
         start = track.start_frame
-        return _Cropping(start, start, start, marks, track.size, track.score, track.missing)
-    assert track.start_frame == person.first + len(person.marks), f"a piece of person {track.person} is not there"
-    person.marks = np.concatenate([person.marks, marks])
+        return _OpenCrop(start, start, start, points, track.size, track.score, track.missing)
+    assert track.start_frame == person.first + len(person.points), f"a part of person {track.person} is missing"
+    person.points = np.concatenate([person.points, points])
     person.size = np.concatenate([person.size, track.size])
     person.score = np.concatenate([person.score, track.score])
     person.missing = np.concatenate([person.missing, track.missing])
     return person
 
 
-def _trim(person: _Cropping, reach: int) -> _Cropping:
-    """Forget what no later frame is smoothed with."""
+def _trim(person: _OpenCrop, reach: int) -> _OpenCrop:
+    """Drop the points with which no later frame is smoothed."""
     old = max(0, person.next - reach - person.first)
     person.first += old
-    for name in ("marks", "size", "score", "missing"):
+    for name in ("points", "size", "score", "missing"):
         setattr(person, name, getattr(person, name)[old:])
     return person
 
 
-def _smooth(person: _Cropping, here: slice, reach: int) -> np.ndarray:
-    """Mean of up to `reach` frames on either side, fewer towards the ends of a track, moved back to where the frame's
-    own marks have their centre: shape and scale are steadied, the place does not lag."""
+def _smooth(person: _OpenCrop, here: slice, reach: int) -> np.ndarray:
+    """The mean points of up to `reach` frames on either side, fewer towards the ends of a track, moved to where the frame's own
+    points have their centre. So shape and scale are steady, and the position does not lag."""
     smoothed = []
     for now in range(here.start, here.stop):
-        near = min(reach, now + person.first - person.start, len(person.marks) - 1 - now)
-        mean = person.marks[now - near : now + near + 1].mean(axis=0)
-        smoothed.append(mean + (person.marks[now].mean(axis=0) - mean.mean(axis=0)))
+        near = min(reach, now + person.first - person.start, len(person.points) - 1 - now)
+        mean = person.points[now - near : now + near + 1].mean(axis=0)
+        smoothed.append(mean + (person.points[now].mean(axis=0) - mean.mean(axis=0)))
     return np.stack(smoothed)
 
 
@@ -325,10 +324,10 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def _matrices(marks: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
+def _matrices(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
     """(T, anchors + 1, 2) -> (T, 2, 3) float64: from pixels of the frame to pixels of the crop."""
-    matrices = similarity(marks[:, : len(mouth_crop.reference)], np.array(mouth_crop.reference))
-    mouth = np.einsum("tij,tj->ti", matrices[:, :, :2], marks[:, -1])
+    matrices = similarity(points[:, : len(mouth_crop.reference)], np.array(mouth_crop.reference))
+    mouth = np.einsum("tij,tj->ti", matrices[:, :, :2], points[:, -1])
     if mouth_crop.whole_pixels:
         matrices[:, :, 2] -= np.round(matrices[:, :, 2] + mouth - mouth_crop.size / 2)
     else:
@@ -343,7 +342,7 @@ def _grey(frame: np.ndarray) -> np.ndarray:
 
 
 def _warp(grey: np.ndarray, matrix: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
-    """(H, W) uint8 -> (size, size) uint8. Of a close-up, blocks of pixels are averaged first, or it would alias."""
+    """(H, W) uint8 -> (size, size) uint8. In a close-up, blocks of pixels are averaged first to prevent aliasing."""
     import cv2
 
     size = mouth_crop.size
@@ -369,30 +368,25 @@ def _shrunk(grey: np.ndarray, matrix: np.ndarray, size: int, block: int) -> tupl
 
 
 def _weight(mouths: Mouths) -> float:
-    """Area of the face, times its steadiness, summed over the frames in which it was found."""
+    """The area of the face times its steadiness, summed over the frames in which it was found."""
     return float((np.square(mouths.size, dtype=np.float64) * mouths.score * ~mouths.missing).sum())
 
 
-def _stretch(pieces: list[Mouths], start: int, end: int) -> Mouths:
-    """One person from `start` to before `end`, black, missing and of size 0 where the pieces do not reach."""
-    images = np.zeros((end - start, *pieces[0].images.shape[1:]), np.uint8)
+def _joined(parts: list[Mouths], start: int, end: int) -> Mouths:
+    """One person from `start` to before `end`: black, missing and of size 0 where there is no part."""
+    images = np.zeros((end - start, *parts[0].images.shape[1:]), np.uint8)
     missing = np.ones(end - start, bool)
     size, score = np.zeros((2, end - start), np.float32)
-    for piece in pieces:
-        low, high = max(start, piece.start_frame), min(end, piece.end_frame)
-        there, here = slice(low - start, high - start), slice(low - piece.start_frame, high - piece.start_frame)
-        images[there], missing[there] = piece.images[here], piece.missing[here]
-        size[there], score[there] = piece.size[here], piece.score[here]
-    return Mouths(images, missing, size, score, start, pieces[0].person)
+    for part in parts:
+        low, high = max(start, part.start_frame), min(end, part.end_frame)
+        there, here = slice(low - start, high - start), slice(low - part.start_frame, high - part.start_frame)
+        images[there], missing[there] = part.images[here], part.missing[here]
+        size[there], score[there] = part.size[here], part.score[here]
+    return Mouths(images, missing, size, score, start, parts[0].person)
 
 
 def _filled(best: Mouths, other: Mouths) -> Mouths:
     there = other.size > 0
-    return Mouths(
-        np.where(there[:, None, None], other.images, best.images),
-        np.where(there, other.missing, best.missing),
-        np.where(there, other.size, best.size),
-        np.where(there, other.score, best.score),
-        best.start_frame,
-        best.person,
-    )
+    images = np.where(there[:, None, None], other.images, best.images)
+    missing, size, score = (np.where(there, getattr(other, name), getattr(best, name)) for name in ("missing", "size", "score"))
+    return Mouths(images, missing, size, score, best.start_frame, best.person)

@@ -16,14 +16,14 @@ from avsr.media.level import FLOOR_DB, decibels
 from avsr.models.decoder import Memory
 from avsr.stream import Window
 
-GOES_BY = {"a": "sound alone", "v": "sight alone", "av": "sound and sight together"}
+GOES_BY = {"a": "sound alone", "v": "video alone", "av": "sound and video together"}
 
 
 def check_modality(checkpoint: Checkpoint, modality: str) -> None:
-    """Raises AvsrError where the model cannot go by it."""
+    """Raises AvsrError for a modality that the model cannot use."""
     if modality == "v" and not checkpoint.video_trained:
-        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by sight alone.  "
-                        "Use --modality a or auto, or a model that has learnt to read lips.")
+        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by video alone.  "
+                        "Use --modality a or auto, or a model that reads lips.")
     able = checkpoint.model.modalities
     if modality not in ("auto", *able):
         raise AvsrError(f"{checkpoint.name}: this model goes by {GOES_BY[able[0]]}, not by {GOES_BY[modality]}.  Use "
@@ -31,12 +31,12 @@ def check_modality(checkpoint: Checkpoint, modality: str) -> None:
 
 
 def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) -> tuple[str, str]:
-    """The modality to use, `a`, `v` or `av`, and why, in a sentence. Raises BadMedia where nothing is left.
+    """The modality to use, `a`, `v` or `av`, and why, in a sentence. Raises BadMedia where none is possible.
 
-    A sound in which nobody can hear anything is none: what can be seen decides, and where nothing can, `a` finds no words.
+    A silent sound counts as none, so the video decides; without video, `a` is used and finds no words.
     """
     sound, picture = recording.has_audio and not recording.is_silent, recording.has_video
-    if checkpoint.modalities in (("v",), ("av",)):          # a published network that goes by nothing else
+    if checkpoint.modalities in (("v",), ("av",)):          # an imported network, which has one modality
         (only,) = checkpoint.modalities
         lacks = "picture" if not picture else "sound" if "a" in only and not recording.has_audio else None
         if lacks is not None:
@@ -52,12 +52,12 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
         raise BadMedia(f"{recording.name}: there is no sound in it, {why}.  Use a model that reads lips with --modality v, "
                        "or a recording with sound.")
     if modality == "v":
-        return "v", "sight alone was asked for"
+        return "v", "video alone was asked for"
     if modality == "a":
         return "a", "sound alone was asked for"
     if not sound and checkpoint.model.reliability is None:
         raise BadMedia(f"{recording.name}: there is no sound in it, and this model cannot tell whether it knows the lips in "
-                       "it.  Use --modality v to have them read all the same.")
+                       "it.  Use --modality v to have them read anyway.")
     if not sound:
         return "v", "there is only silence in the recording's sound" if recording.is_silent else "the recording has no sound"
     if not checkpoint.video_trained and modality == "auto":
@@ -68,7 +68,7 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
 
 
 def sound_problems(recording: media.Recording, used: str, *, level_db: float, n_segments: int) -> list[str]:
-    """What the user should know of a recording's sound: that it is silence, that it was amplified, that nobody speaks in it.
+    """What the user should know of a recording's sound: that it is silent, that it was amplified, that nobody speaks in it.
 
     used: the modality that was used. level_db: of the sound, as level.Loudness has it. n_segments: of speech that were found.
     """
@@ -137,8 +137,8 @@ class VideoUse:
             if self.n_faceless == self.n_segments and self.needs_video:
                 raise NoFace(f"{self.name}: {share}.  {self._instead_of_video()}--max-missing "
                              f"{min(1, self.n_missing / self.n_frames + 0.01):.2f} to keep it.")
-            kind = "left out" if self.needs_video else "taken by sound alone"
-            problems.append(f"{self.name}: {share}: {self.n_faceless} of {counted(self.n_segments, 'piece')} {kind}.")
+            kind = "left out" if self.needs_video else "recognised by sound alone"
+            problems.append(f"{self.name}: {share}: {self.n_faceless} of {counted(self.n_segments, 'segment')} {kind}.")
             if self.n_faceless == self.n_segments:
                 return "a", without_face, problems
         if self.n_still:
@@ -147,13 +147,15 @@ class VideoUse:
                 return "a", "the mouth in the picture does not move", problems
         if self.n_out_of_distribution:
             problems.append(f"{self.name}: there is nothing to hear in it, and in {self.n_out_of_distribution} of "
-                            f"{counted(self.n_segments, 'piece')} the lips are not like those this model learnt from, so "
-                            "nothing was written of them.  Use --modality v to have them read all the same.")
+                            f"{counted(self.n_segments, 'segment')} the lips are not like those this model learnt from, so "
+                            "nothing was written for them.  Use --modality v to have them read anyway.")
         elif self.n_unreliable and self.modality == "v":
-            problems.append(f"{self.name}: the mouth in {self.n_unreliable} of {counted(self.n_rated, 'piece')} is like none "
-                            "this model learnt from: what it reads there means little.  Use --modality av if there is sound.")
+            problems.append(f"{self.name}: the mouth in {self.n_unreliable} of {counted(self.n_rated, 'segment')} is unlike "
+                            "those this model learnt from: what it reads there means little.  Use --modality av if there is "
+                            "sound.")
         elif self.n_unreliable and self.n_unreliable == self.n_rated:
-            return "a", "the lips were not believed: strange to the model, unreadable, or not of this sound", problems
+            why = "the video was not reliable: its lips are strange to the model, unreadable, or do not match the sound"
+            return "a", why, problems
         return self.modality, reason, problems
 
     def _instead_of_video(self) -> str:
@@ -162,10 +164,10 @@ class VideoUse:
         return "Use --modality a to go by sound alone, or " if self.hears else "Use a model that hears, or "
 
     def _still_problem(self) -> str:
-        where = (f"{self.name}: in {self.n_still} of {counted(self.n_segments, 'piece')} the mouth does not move, as in a "
+        where = (f"{self.name}: in {self.n_still} of {counted(self.n_segments, 'segment')} the mouth does not move, as in a "
                  "photograph, a frozen picture or under a mask")
         if not self.needs_video:
-            return f"{where}: they were taken by sound alone."
+            return f"{where}: they were recognised by sound alone."
         by_sound = self.has_sound_track and self.hears and not self.only_in_distribution
         other = "--modality a to go by its sound, or " if by_sound else ""
-        return f"{where}: nothing was written of them.  Use {other}--max-missing 1 to have it read all the same."
+        return f"{where}: nothing was written for them.  Use {other}--max-missing 1 to have it read anyway."

@@ -1,4 +1,4 @@
-"""Names: the four modalities, and names that other people gave.
+"""Names: the four modalities, and names given by other people.
 
     id -> the name of its file;  any text -> text that is harmless on a terminal
 """
@@ -9,21 +9,21 @@ import hashlib
 import re
 import unicodedata
 
-MODALITIES = ("none", "a", "v", "av")                       # what a model is given: neither audio nor video, audio, video, both
+MODALITIES = ("none", "a", "v", "av")                       # a model is given nothing, audio, video, or both
 INPUT_MODALITIES = MODALITIES[1:]
 MODALITY_NAMES = {"a": "sound", "v": "lips", "av": "sound and lips"}        # in messages
-LONGEST = 100                                               # bytes of a name kept; file systems allow 255, ending included
-TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{8}")       # names of devices on Windows, and our own form
-# What a terminal obeys or what turns the order of letters around: controls (C0, C1, so ANSI sequences too), embeddings,
-# overrides and isolates of direction, line separators; and half characters, which are bytes of a name that is no UTF-8.
+LONGEST = 100                                               # bytes of a name that are kept; file systems allow 255
+TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{8}")       # Windows devices, and our form
+# Characters that control a terminal (C0, C1 and so ANSI sequences) or the direction of text, line separators, and surrogates,
+# which stand for bytes of a name that is not UTF-8.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def file_name(name: str) -> str:
-    """A name for a file, without ending, that differs for any two names, on file systems that ignore case as well.
+    """A file name, without suffix, that differs for any two names, even on file systems that ignore case.
 
-    A name that every file system can hold stays as it is: `s1_bbaf2n`. Of others what can be kept is kept, and eight digits of
-    the sha256 are put behind it: `a/b_c` -> a_b_c-ab14be70, `A` -> A-559aead0.
+    A name that every file system can hold stays as it is: `s1_bbaf2n`. Other names lose what a file system may refuse and get
+    eight digits of their sha256: `a/b_c` -> a_b_c-ab14be70, `A` -> A-559aead0.
     """
     kept = re.sub(r'[/\\:*?"<>|]', "_", escape_controls(name)).strip(" .").encode()[:LONGEST].decode(errors="ignore")
     if name and name == kept == unicodedata.normalize("NFC", name).lower() and not TAKEN.fullmatch(name):
@@ -32,11 +32,11 @@ def file_name(name: str) -> str:
 
 
 def escape_controls(text: str, *, lines: bool = False) -> str:
-    r"""The text with what a terminal would obey spelt out: an escape character becomes `\x1b`. Letters of every script stay.
+    r"""The text with control characters written as escapes: ESC becomes `\x1b`. Letters of every script stay.
 
-    lines: whether line breaks and tabs may stay as they are.
+    lines: whether line breaks and tabs stay as they are.
     """
-    def spelt(found: re.Match[str]) -> str:
+    def escaped(found: re.Match[str]) -> str:
         return found[0] if lines and found[0] in "\n\t" else found[0].encode("unicode_escape").decode()
 
-    return CONTROLS.sub(spelt, text)
+    return CONTROLS.sub(escaped, text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from avsr import align, decode
-from avsr.batch import Batch
 from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions, Hypothesis
 from avsr.errors import BadCheckpoint
@@ -28,6 +27,9 @@ from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
 from avsr.schema import InvalidValue, validate_table
 from avsr.transcript import Word
+
+if TYPE_CHECKING:
+    from avsr.batch import Batch  # only training needs what it imports
 
 MIN_SAMPLES = SAMPLE_RATE // 10                             # less than 0.1 s of sound holds no speech
 # The largest Memory.ood_distance at which a recording without sound is transcribed although nobody asked for lip reading. The
@@ -61,9 +63,6 @@ class EncodedAudio:
     states: Tensor
     lengths: Tensor | None
     seconds: tuple[float, ...]
-
-    def __len__(self) -> int:
-        return len(self.states)
 
     def expand(self, n: int) -> EncodedAudio:
         """The only utterance, n times: one sound for n videos."""

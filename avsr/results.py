@@ -112,9 +112,7 @@ class ResultRow:
             raise BadManifest(f"{where}: a {type(values).__name__}, not a row.  Take the line out, or run the benchmark again.")
         values = {FORMER_NAMES.get(name, name): value for name, value in values.items()}
         for name, types in FIELD_TYPES.items():
-            if name not in values and name not in REQUIRED_FIELDS:
-                continue
-            if name not in values or not isinstance(values[name], types) or isinstance(values[name], bool):
+            if type(values[name]) not in types if name in values else name in REQUIRED_FIELDS:
                 found = f"is {json.dumps(values[name])}" if name in values else "is not there"
                 raise BadManifest(f"{where}: {name} {found}.  A row needs {', '.join(REQUIRED_FIELDS)}; see avsr/results.py.")
         if values["layout"] != LAYOUT:

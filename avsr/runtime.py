@@ -1,4 +1,4 @@
-"""Where and how things run: device, dtype, threads, and the progress protocol. Imports torch only inside functions."""
+"""How the program runs: device, dtype, processes, memory, and the progress callback. Imports torch only inside functions."""
 
 from __future__ import annotations
 
@@ -15,29 +15,25 @@ if TYPE_CHECKING:
     import torch
 
 Unit = Literal["s", "bytes", "utterances", "rows", "files", "steps"]
-"""What a stage of the work is counted in: `s` is seconds of the recording, `rows` are a benchmark's, all else says itself."""
+"""The unit in which the progress of a stage is counted: `s` means seconds of the recording, `rows` those of a benchmark."""
 
 UNITS: tuple[str, ...] = get_args(Unit)
 
 Progress = Callable[[str, float, float | None, Unit | None], None]
-"""`progress(stage, done, total, unit)`, always called with these four, in order and without names.
+"""A callback `progress(stage, done, total, unit)`, always called with four positional arguments.
 
-stage: what is being done, in a few plain words that a bar can show as they are; another stage begins where it changes.
-done: how much of it is done, total: how much there is, both in `unit`; total is None where that is not known.
-A stage without an amount is announced once, as it begins, by `progress(stage, 0, None, None)`.
-A call may come from another thread than the one that started the work.
+stage: what is being done, in a few words that a progress bar can show; another text begins another stage. done, total: how
+much is done, and how much there is in all, in `unit`; total is None if that is unknown. A stage without an amount is
+announced once, when it begins, by `progress(stage, 0, None, None)`. Calls may come from any thread.
 """
 
 
 def no_progress(stage: str, done: float, total: float | None, unit: Unit | None) -> None:
-    """The progress callback of callers who do not want one."""
+    """A progress callback that does nothing."""
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The torch device for `auto`, `cpu` or `cuda` (also `cuda:1`).
-
-    Raises AvsrError when CUDA is asked for and there is none.
-    """
+    """The torch device for `auto`, `cpu`, `cuda` or `cuda:1`. Raises AvsrError if there is no such device."""
     import torch
 
     if device == "auto":
@@ -65,12 +61,12 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 
 def n_cores() -> int:
-    """Processor cores this process may use (respects affinity and containers that set it)."""
+    """The number of processor cores that this process may use, by its affinity where the system has that."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_bytes() -> int | None:
-    """Memory of this machine; None where the system does not say."""
+    """The memory of this machine; None if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -78,38 +74,40 @@ def memory_bytes() -> int | None:
 
 
 def max_processes() -> int:
-    """How many processes may work for one command on this machine: four for each core, and eight at least.
+    """The most processes that one command may start on this machine: four for each core, but at least eight.
 
-    More of them only take memory (260 MB each that makes batches), and thousands of them would stop the machine.
+    More of them only take memory (260 MB for each that makes batches), and thousands would stop the machine.
     """
     return max(8, 4 * n_cores())
 
 
 def exit_with_parent() -> None:
-    """Let this process, which multiprocessing started, end as soon as the process that started it has ended.
+    """End this process, which multiprocessing started, as soon as its parent process has ended.
 
-    A thread waits for that, so it also happens where the parent was killed, and in the middle of any work. Without it a
-    process that is at work, or that writes into a full pipe, lives on; PyTorch's loaders look for their parent between batches.
+    A thread waits for the end, so it works in the middle of any task and even if the parent was killed. Without it, a process
+    that is busy or writes into a full pipe would live on: PyTorch's loaders look for their parent only between batches.
     """
-    parent = multiprocessing.parent_process()
+    if (parent := multiprocessing.parent_process()) is None:
+        return
 
     def watch() -> None:
         parent.join()
         os._exit(1)
 
-    if parent is not None:
-        threading.Thread(target=watch, name="end with parent", daemon=True).start()
+    threading.Thread(target=watch, name="exit with parent", daemon=True).start()
 
 
 def n_parallel_batches(device: torch.device) -> int:
-    """How many batches to work on side by side: one on a GPU, up to four on the CPU's cores."""
+    """The number of batches to process at the same time: one on a GPU, up to four on the cores of a CPU."""
     return 1 if device.type == "cuda" else min(4, n_cores())
 
 
 def release_memory() -> None:
-    """Give the memory that was freed back to the system. glibc keeps it, in pieces and for each thread, so that a process
-    grows although nothing is kept: `transcribe` by sound had 1290 MB after 11 minutes, with this 1000 MB. Does nothing where
-    the C library has no malloc_trim. Takes up to half a second, so it is for long work."""
+    """Give freed memory back to the system, if the C library can (glibc's malloc_trim). It may take half a second.
+
+    glibc keeps freed memory in pieces, for each thread, so that a process grows although it holds no more: `transcribe` by
+    audio used 1290 MB after 11 minutes, and 1000 MB with this.
+    """
     import ctypes
 
     with suppress(AttributeError, OSError, TypeError):       # another C library, none by that way, or Windows

@@ -1,7 +1,7 @@
-"""Tables from other people's files, checked against the annotations of a dataclass before anything is made of them.
+"""Values from files, checked against the annotations of a dataclass before anything is made of them.
 
-    model.json, config.json -> read_json -> dict -> fit_table(dataclass, dict) -> values that have the fields' types and bounds
-Annotations are the schema: `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...]`, `tuple[X, Y]`, `X | None`, and with bounds
+    model.json, config.toml -> a table -> validate, validate_table -> values of the annotated types, within their bounds
+An annotation is `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...]`, `tuple[X, Y]` or `X | None`, with bounds as in
 `Annotated[int, Between(1, 64)]`, `Annotated[str, OneOf(...)]` or `Annotated[str, Printable(200)]`.
 """
 
@@ -13,24 +13,29 @@ import typing
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import AvsrError, BadCheckpoint, quote
 
-LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB; parsed it takes up to 40 times as much memory
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
+
+LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB, which need up to 40 times as much memory
 AGAIN = "Fetch the model again."
-SHOWN = 40                                                  # characters of a wrong value in a message
 
 
 class InvalidValue(Exception):
-    """A value that is not what its field wants; `str(error)` names the field, the value and what it must be."""
+    """A value does not have the type of its field; `str(error)` names the field, the value and what it must be."""
 
 
 @dataclass(frozen=True)
 class Between:
-    """The least and the greatest number that a field takes."""
+    """The smallest and the largest number that a field accepts."""
 
     least: float
     most: float
@@ -38,22 +43,35 @@ class Between:
 
 @dataclass(frozen=True, eq=False)
 class OneOf:
-    """The texts that a field takes."""
+    """The texts that a field accepts."""
 
     known: Collection[str]
 
 
 @dataclass(frozen=True)
 class Printable:
-    """Text of 1 to `longest` characters, none of which controls a terminal or is half of one."""
+    """Text of 1 to `longest` characters, without control characters and surrogates."""
 
     longest: int
 
 
-def validate(value: Any, hint: Any, name: str) -> Any:
-    """`value`, which JSON held under `name`, as the type that an annotation wants. Raises Misfit."""
+def from_keywords(kind: type[T], values: Mapping[str, Any], function: str) -> T:
+    """The dataclass of a function's settings from keyword arguments. Raises AvsrError for a name that does not exist."""
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            nearest = (get_close_matches(name, known, 1, 0) or known)[0]
+            raise AvsrError(f"{function} has no setting {name!r}.  Use {nearest}, or any of {', '.join(known)}.")
+    return kind(**values)
+
+
+def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> Any:
+    """`value`, which a file holds under `name`, as the annotated type. Raises InvalidValue.
+
+    hint: the annotation. null: what stands for None in the file, which is a word in TOML, because that has no null.
+    """
     hint, bounds, optional = _parts(hint)
-    if value is None and optional:
+    if optional and value == null:
         return None
     kind = typing.get_origin(hint) or hint
     if kind is Any:
@@ -62,45 +80,34 @@ def validate(value: Any, hint: Any, name: str) -> Any:
         inner = typing.get_args(hint)
         inner = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
         if len(inner) == len(value):
-            return tuple(validate(item, one, f"{name}[{i}]") for i, (item, one) in enumerate(zip(value, inner, strict=True)))
+            return tuple(validate(item, one, f"{name}[{i}]", null=null)
+                         for i, (item, one) in enumerate(zip(value, inner, strict=True)))
     if kind is dict and isinstance(value, Mapping):
         _, inner = typing.get_args(hint) or (str, Any)
-        return {key: validate(item, inner, f"{name}.{quote(key)[1:-1]}") for key, item in value.items()}
+        return {key: validate(item, inner, f"{name}.{quote(key)[1:-1]}", null=null) for key, item in value.items()}
     if kind in (bool, str) and isinstance(value, kind) and _allowed(value, bounds):
         return value
-    if kind in (int, float) and is_number(value, kind) and _allowed(value, bounds):
+    if kind in (int, float) and _is_number(value, kind) and _allowed(value, bounds):
         return kind(value)
-    raise InvalidValue(f"{name} is {quote(value)}, but must be {_wanted(kind, hint, bounds)}{' or null' * optional}")
+    absent = f" or {null or 'null'}" if optional else ""
+    raise InvalidValue(f"{name} is {quote(value)}, but must be {_wanted(kind, hint, bounds)}{absent}")
 
 
 def validate_table(kind: type, values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """The fields of the dataclass `kind` that a table names, each as `fit` gives it. above: goes before names in messages.
+    """The fields of the dataclass `kind` that a table names, each as `fit` gives it. above: is put before names in messages.
 
-    Names that are no fields, and fields that are absent, are the caller's matter. Raises Misfit.
+    The caller checks for unknown names and absent fields. Raises InvalidValue.
     """
     hints = type_hints(kind)
     return {f.name: validate(values[f.name], hints[f.name], above + f.name) for f in fields(kind) if f.name in values}
 
 
-def quote(value: Any) -> str:
-    """A value as a message names it: short, on one line, in the words of JSON."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple | Mapping):
-        return f"a {'table' if isinstance(value, Mapping) else 'list'} of {len(value)}"
-    if isinstance(value, str):
-        return ascii(value if len(value) <= SHOWN else value[:SHOWN] + "...")
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return "a number of more than 40 digits"            # more than 4,300 of them could not even be written
-    return repr(value)
-
-
 def read_json(path: Path, *, longest: int = LONGEST_FILE) -> dict[str, Any]:
-    """One JSON object of at most `longest` bytes. Raises BadCheckpoint."""
+    """The JSON object in a file of at most `longest` bytes. Raises BadCheckpoint."""
     try:
         data = read_file(path, longest=longest)
         value = json.loads(data)
-        if rb"\ud" in data.lower():                         # a half of a letter that JSON writes in two could not be written
+        if rb"\ud" in data.lower():                         # a lone surrogate could not be written
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
         raise BadCheckpoint(f"{path}: cannot be read as JSON (its lists or tables are nested too deeply).  {AGAIN}") from error
@@ -112,21 +119,21 @@ def read_json(path: Path, *, longest: int = LONGEST_FILE) -> dict[str, Any]:
 
 
 def read_file(path: Path, *, longest: int, remedy: str = AGAIN) -> bytes:
-    """All of a regular file. Raises BadCheckpoint for one that is longer, or is a pipe or a device, which might never end."""
+    """The bytes of a regular file. Raises BadCheckpoint if it is longer, or is a pipe or a device, which might never end."""
     try:
         if path.exists() and not path.is_file():
             raise BadCheckpoint(f"{path}: is no regular file.  Put a copy of the file in its place.")
         if (size := path.stat().st_size) > longest:
             raise BadCheckpoint(f"{path}: has {size} bytes, and such a file has at most {longest}.  {remedy}")
         return path.read_bytes()
-    except (OSError, ValueError) as error:                  # ValueError: of a path with a character that no path has
+    except (OSError, ValueError) as error:                  # ValueError: a character that no path can have
         reason = getattr(error, "strerror", None) or error
         raise BadCheckpoint(f"{path}: cannot be read ({reason}).  {remedy}") from error
 
 
 @lru_cache(maxsize=32)
 def type_hints(kind: type) -> dict[str, Any]:
-    """The annotations of a dataclass by field, with their bounds."""
+    """The annotations of a dataclass by field name, with their bounds."""
     return typing.get_type_hints(kind, include_extras=True)
 
 
@@ -141,11 +148,11 @@ def _parts(hint: Any) -> tuple[Any, Any, bool]:
     return hint, bounds, optional
 
 
-def is_number(value: Any, kind: type = float) -> bool:
-    """Whether a value is a finite number, and a whole one where `kind` is int; true and false are none."""
+def _is_number(value: Any, kind: type) -> typing.TypeGuard[float]:
+    """Whether a value is a finite number, and a whole one if `kind` is int. True and False are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
-    return abs(value) < 1e300                               # false for nan; a longer whole number would not fit a float
+    return abs(value) < 1e300                               # False for nan; a longer whole number would not fit a float
 
 
 def _allowed(value: Any, bounds: Any) -> bool:
@@ -159,13 +166,19 @@ def _allowed(value: Any, bounds: Any) -> bool:
 
 
 def _wanted(kind: type, hint: Any, bounds: Any) -> str:
-    """What a field takes, in words."""
+    """What a field accepts, in words."""
     if isinstance(bounds, OneOf):
         return f"one of {', '.join(bounds.known)}"
     if isinstance(bounds, Printable):
         return f"text of 1 to {bounds.longest} characters, none of them a control character"
     if kind is tuple:
         inner = typing.get_args(hint)
-        return "a list" if inner[-1] is Ellipsis else f"a list of {len(inner)}"
+        items = "texts" if _parts(inner[0])[0] is str else "lists" if typing.get_origin(inner[0]) is tuple else "numbers"
+        return f"a list of {items}" if inner[-1] is Ellipsis else f"a list of {len(inner)} {items}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}[kind]
-    return words if bounds is None else f"{words} from {bounds.least} to {bounds.most}"
+    return words if bounds is None else f"{words} from {_number(bounds.least)} to {_number(bounds.most)}"
+
+
+def _number(value: float) -> str:
+    """A bound in a message: a whole number in full, any other as short as possible."""
+    return str(value) if isinstance(value, int) else f"{value:g}"

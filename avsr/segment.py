@@ -1,8 +1,9 @@
-"""Where somebody speaks: sound in, stretches worth recognising out, cut at pauses.
+"""Voice activity detection (VAD): sound in, segments of speech out, cut at pauses.
 
-    audio (S,) float32, in windows -> SpeechSegment per stretch of speech of at most SEGMENT_SECONDS
-    segments, and blocks of what lies between them -> segments, widened by what may be speech hidden in noise
-Probabilities by silero-vad's network (MIT, in its package); the cutting is ours, so that an hour needs no memory.
+    audio (S,) float32, in windows -> SpeechProbability -> VadSegmenter -> SpeechSegments of at most SEGMENT_SECONDS
+    SpeechSegments, and blocks of the gaps between them -> SegmentExtension -> SpeechSegments with what noise may hide
+The probabilities come from silero-vad's network (MIT, in its package). The segmentation is ours, so that an hour of sound
+needs no more memory than a minute.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from avsr import assets
 from avsr.media.level import decibels, frame_powers
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, SEGMENT_FRAMES, frames_to_seconds
 
-STEP = 512                                                  # samples to a probability: 32 ms, silero's own
-CONTEXT = 64                                                # samples of the step before, which its network also sees
-BLOCK = 512                                                 # steps to a call: 16 s
+STEP = 512                                                  # samples for each probability: 32 ms, as silero has it
+CONTEXT = 64                                                # samples of the step before, which the network also takes
+BLOCK = 512                                                 # steps in a call of the network: 16 s
 
 
 @dataclass(frozen=True)
 class VadOptions:
-    """How speech is told from pauses; the first four as silero-vad has them.
+    """The settings of voice activity detection; the first four are silero-vad's.
 
-    threshold: probability from which speech begins; `release` that from which it ends (below).
-    min_speech, min_silence, pad: seconds; pad is kept on both sides of speech.
-    max_gap: seconds of pause over which one segment may reach.
+    threshold: speech begins at this probability. release: speech ends below this probability.
+    min_speech, min_silence: the shortest speech and the shortest pause, seconds. pad: seconds kept on both sides of speech.
+    max_gap: the longest pause within one segment, seconds.
     """
 
     threshold: float = 0.5
@@ -42,9 +43,9 @@ class VadOptions:
 
 @dataclass(frozen=True)
 class SpeechSegment:
-    """A stretch of the recording, in video frames of 40 ms from its start, `end_frame` excluded.
+    """A stretch of a recording, in video frames of 40 ms from the recording's start; `end_frame` is excluded.
 
-    unextended: where it was widened by what may be speech, the segments in it that were taken as speech; None elsewhere.
+    unextended: for an extended segment, the speech segments that it was made from; None for any other. See SegmentExtension.
     """
 
     start_frame: int
@@ -63,11 +64,11 @@ class SpeechSegment:
 
 
 def import_onnxruntime() -> ModuleType:
-    """The package onnxruntime, with its telemetry off.
+    """Import the package onnxruntime with its telemetry off.
 
-    Version 1.32 makes a device id and a database of what was loaded below the user's cache, to be sent to its makers.
-    `disable_telemetry_events` alone comes too late: the files are made as the package is imported. Its variable
-    ORT_DISABLE_TELEMETRY keeps it from making them; where the user has set the variable, it stays.
+    Version 1.32 writes a device id and a database of what was loaded into the user's cache, to be sent to its makers. The
+    files are made as the package is imported, so `disable_telemetry_events` alone comes too late; the variable
+    ORT_DISABLE_TELEMETRY prevents them. If the user has set the variable, its value is kept.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = import_module("onnxruntime")
@@ -77,7 +78,7 @@ def import_onnxruntime() -> ModuleType:
 
 
 class SpeechProbability:
-    """Silero's network over consecutive windows: its state is carried along, so that windows equal the whole."""
+    """Silero's network over consecutive windows. Its state is carried along, so that windows give the same as the whole."""
 
     def __init__(self):
         onnxruntime = import_onnxruntime()
@@ -89,7 +90,7 @@ class SpeechProbability:
         self._rest = np.zeros(CONTEXT, dtype=np.float32)     # the context of the next step, then what is left over
 
     def update(self, audio: np.ndarray) -> np.ndarray:
-        """The next samples (S,) float32 -> probabilities (n,) float32, one for each whole STEP that is complete."""
+        """The next samples (S,) float32 -> probabilities of speech (n,) float32, one for each STEP that is complete."""
         samples = np.concatenate([self._rest, audio.astype(np.float32, copy=False)])
         n_steps = (len(samples) - CONTEXT) // STEP
         self._rest = samples[n_steps * STEP:].copy()
@@ -104,35 +105,33 @@ class SpeechProbability:
         return np.concatenate(out)
 
     def finish(self) -> np.ndarray:
-        """The last, unfinished step, completed with silence: (0 or 1,) float32."""
+        """The probability of the last, unfinished step, completed with silence: (0 or 1,) float32."""
         left = len(self._rest) - CONTEXT
         return self.update(np.zeros(STEP - left, dtype=np.float32)) if left else np.zeros(0, dtype=np.float32)
 
 
 class VadSegmenter:
-    """Probabilities in, segments out as soon as nothing that follows can change them.
-
-    `settled` is the frame before which everything is decided: sound and mouths from before it need not be kept.
-    """
+    """Turns probabilities of speech into segments, each given as soon as nothing that follows can change it."""
 
     def __init__(self, options: VadOptions = VadOptions()):
         self.options = options
         self._probabilities = np.zeros(0, dtype=np.float32)  # from step `_first` on
         self._first = 0
         self._n_steps = 0
-        self._speech: int | None = None                      # step at which the speech now heard began
+        self._speech: int | None = None                      # step at which the current speech began
         self._silence: int | None = None                     # step at which it may have ended
-        self._open: list[int] | None = None                  # the segment being gathered: first and last step
-        self._taken = 0                                      # frame up to which segments were given out
+        self._open: tuple[int, int] | None = None            # the current segment: first and last step
+        self._taken = 0                                      # frame at which the last segment given ends
 
     @property
     def settled(self) -> int:
-        """See the class; in frames."""
-        first = min(step for step in (self._n_steps, self._speech, self._open and self._open[0]) if step is not None)
+        """The frame before which no further segment begins: sound and mouths from before it need not be kept."""
+        begun = (self._n_steps, self._speech, None if self._open is None else self._open[0])
+        first = min(step for step in begun if step is not None)
         return max(self._taken, self._frame(first - self._steps(self.options.pad)))
 
     def update(self, probabilities: np.ndarray) -> list[SpeechSegment]:
-        """The next probabilities (n,), one per STEP."""
+        """The segments that the next probabilities (n,), one per STEP, complete."""
         self._probabilities = np.concatenate([self._probabilities, probabilities])
         segments = []
         for probability in probabilities.tolist():
@@ -142,8 +141,8 @@ class VadSegmenter:
         return segments
 
     def finish(self) -> list[SpeechSegment]:
-        """Nothing follows."""
-        segments = self._end_speech(self._n_steps) if self._speech is not None else []
+        """The last segments, at the end of the sound."""
+        segments = [] if self._speech is None else self._end_speech(self._speech, self._n_steps)
         if self._open is not None:
             segments.append(self._close())
         return segments
@@ -161,27 +160,29 @@ class VadSegmenter:
         elif probability < options.release and self._silence is None:
             self._silence = step
         if self._silence is not None and step - self._silence >= self._steps(options.min_silence):
-            return self._end_speech(self._silence)
+            return self._end_speech(self._speech, self._silence)
         if step - self._speech >= self._longest:             # nobody paused: cut where it is quietest
             latest = step - max(self._steps(options.min_silence), self._steps(options.min_speech))
-            return self._end_speech(self._quietest(self._speech + self._longest // 2, latest), go_on=True)
+            quietest = self._quietest(self._speech + self._longest // 2, latest)
+            return self._end_speech(self._speech, quietest, go_on=True)
         return []
 
-    def _end_speech(self, end: int, *, go_on: bool = False) -> list[SpeechSegment]:
-        """Speech from `_speech` to `end` joins the open segment, or closes it and opens the next."""
-        start, segments = self._speech, []
+    def _end_speech(self, start: int, end: int, *, go_on: bool = False) -> list[SpeechSegment]:
+        """Join the speech from step `start` to `end` to the current segment, or close that and begin the next."""
+        segments = []
         self._speech, self._silence = (end, None) if go_on else (None, None)
         if end - start < self._steps(self.options.min_speech):
             return []
         if self._open is not None and end - self._open[0] > self._longest:
             segments.append(self._close((self._open[1] + start) // 2))
-        self._open = [start, end] if self._open is None else [self._open[0], end]
+        self._open = (start, end) if self._open is None else (self._open[0], end)
         if go_on:
             segments.append(self._close(end))
         return segments
 
     def _close(self, limit: int | None = None) -> SpeechSegment:
-        """The open segment, padded, but not into the segment before it nor beyond step `limit` (default: what was heard)."""
+        """The current segment, padded, but not into the one before it nor beyond step `limit` (default: the last step)."""
+        assert self._open is not None
         (first, last), pad = self._open, self._steps(self.options.pad)
         self._open = None
         start = max(self._taken, self._frame(first - pad))
@@ -200,7 +201,7 @@ class VadSegmenter:
 
     @property
     def _longest(self) -> int:
-        """Steps that fit into a segment beside its padding."""
+        """The largest number of steps in a segment, without its padding."""
         return SEGMENT_FRAMES * SAMPLES_PER_FRAME // STEP - 2 * self._steps(self.options.pad) - 1
 
     @staticmethod
@@ -214,15 +215,16 @@ class VadSegmenter:
 
 @dataclass(frozen=True)
 class ExtensionOptions:
-    """What may be speech though it was not found: as loud as what was found, and a face is there to be read.
+    """What may be speech though VAD missed it: sound as loud as detected speech, with a face in sight to be lip-read.
 
-    The middle level of what is left out of GRID's valid clips is 1 dB below that of the segments with white or natural noise
-    at -5 or -10 dB, 3 dB below with noise at 0 dB, 21 dB in clean sound. Of 108 words 98 are left out in white noise at -10 dB
-    and 14 at -5 dB; with a margin of 3 dB or more none is. In pauses of wild clips the level is -31 dB full scale or less.
+    In GRID's valid clips the median level of the missed parts is 1 dB below that of the segments in white or natural noise at
+    -5 or -10 dB, 3 dB below in noise at 0 dB, and 21 dB below in clean sound. VAD misses 98 of 108 words in white noise at
+    -10 dB and 14 at -5 dB; with a margin of 3 dB or more none is missed. In pauses of wild clips the level is -31 dB full
+    scale or less.
 
-    margin: dB below the level of the segment before. floor: dB full scale that are quiet in any case.
-    unheard: dB full scale, taken for the level of speech until some has been found. missing: share of frames without a face.
-    block: frames that are judged at once. shortest: fewer frames than this are no word.
+    margin: how far below the level of the last speech segment, dB. floor: below this level all is quiet, dB full scale.
+    unheard: the assumed level of speech until some was detected, dB full scale. missing: largest share of frames without a
+    face. block: frames that are judged at once. shortest: fewer frames than this are no word.
     """
 
     margin: float = 4.0
@@ -234,50 +236,52 @@ class ExtensionOptions:
 
 
 class SegmentExtension:
-    """Pieces that are surely speech and blocks of what lies between them in, in order; segments to be recognised out.
+    """Extends speech segments by blocks of the gaps between them that may be speech, and gives the segments to be recognised.
 
-    Doubtful blocks join what they touch, up to SEGMENT_FRAMES, or stand alone. What touches none comes out as it went in.
+    Segments and blocks come in order. A block that may be speech joins the segments that it touches, up to SEGMENT_FRAMES, or
+    becomes a segment of its own. A segment that touches no such block is given unchanged.
     """
 
     def __init__(self, options: ExtensionOptions = ExtensionOptions()):
         self.options = options
-        self.open: SpeechSegment | None = None                       # being gathered
-        self._doubtful = False                               # is its end?
-        self._speech = options.unheard                       # dB full scale
+        self.open: SpeechSegment | None = None               # the current segment
+        self._ends_in_block = False                          # does it end in a block that may be speech?
+        self._speech_db = options.unheard                    # dB full scale
 
     def speech(self, segment: SpeechSegment, audio: np.ndarray | None) -> list[SpeechSegment]:
-        """A segment that is surely speech, and its sound (S,)."""
+        """The segments that a detected speech segment with sound (S,) completes."""
         if audio is not None and len(audio) >= SAMPLES_PER_FRAME:
-            self._speech = decibels(frame_powers(audio).mean())
-        if self._doubtful and self._fits(segment):
-            self._doubtful = False
-            self.open = SpeechSegment(self.open.start_frame, segment.end_frame, (*self.open.unextended, segment))
+            self._speech_db = decibels(frame_powers(audio).mean())
+        if self.open is not None and self._ends_in_block and self._fits(self.open, segment):
+            self._ends_in_block = False
+            unextended = (*(self.open.unextended or ()), segment)
+            self.open = SpeechSegment(self.open.start_frame, segment.end_frame, unextended)
             return []
-        closed, self.open, self._doubtful = self.finish(), segment, False
+        closed, self.open = self.finish(), segment
         return closed
 
     def between(self, block: SpeechSegment, audio: np.ndarray | None, missing: np.ndarray | None) -> list[SpeechSegment]:
-        """What follows and was not found to be speech: its sound (S,), and (T,) bool, True for frames without a face."""
+        """The segments that a block of a gap completes: its sound (S,), and (T,) bool, True for frames without a face."""
         if not self._may_be_speech(audio, missing):
             return self.finish()
-        fits, closed = self._fits(block), []
-        if not fits:
-            closed, self.open = self.finish(), SpeechSegment(block.start_frame, block.start_frame, ())
-        unextended = (self.open,) if self.open.unextended is None else self.open.unextended
-        self.open, self._doubtful = SpeechSegment(self.open.start_frame, block.end_frame, unextended), True
+        before, closed = self.open, []
+        if before is None or not self._fits(before, block):
+            closed, before = self.finish(), SpeechSegment(block.start_frame, block.start_frame, ())
+        unextended = (before,) if before.unextended is None else before.unextended
+        self.open, self._ends_in_block = SpeechSegment(before.start_frame, block.end_frame, unextended), True
         return closed
 
     def finish(self) -> list[SpeechSegment]:
-        """The segment being gathered: nothing follows that could join it."""
+        """The current segment, if there is one, as nothing follows that could join it."""
         closed = [] if self.open is None else [self.open]
-        self.open, self._doubtful = None, False
+        self.open, self._ends_in_block = None, False
         return closed
 
-    def _fits(self, segment: SpeechSegment) -> bool:
-        return (self.open is not None and self.open.end_frame == segment.start_frame
-                and segment.end_frame - self.open.start_frame <= SEGMENT_FRAMES)
+    @staticmethod
+    def _fits(before: SpeechSegment, after: SpeechSegment) -> bool:
+        return before.end_frame == after.start_frame and after.end_frame - before.start_frame <= SEGMENT_FRAMES
 
     def _may_be_speech(self, audio: np.ndarray | None, missing: np.ndarray | None) -> bool:
         if audio is None or len(audio) < SAMPLES_PER_FRAME or missing is None or missing.mean() > self.options.missing:
             return False
-        return decibels(np.median(frame_powers(audio))) >= max(self.options.floor, self._speech - self.options.margin)
+        return decibels(np.median(frame_powers(audio))) >= max(self.options.floor, self._speech_db - self.options.margin)

@@ -1,6 +1,6 @@
 """The stream reader: a recording in, windows of its sound and of its speaker's mouth out, in memory that does not grow.
 
-    media.Recording -> Clips -> faces.FaceTracker -> lips.MouthCropper -> choose -> Window
+    media.Recording -> Clips -> faces.FaceTracker -> lips.MouthCropper -> Window
                              -> segment.VadSegmenter -> SpeechSegment
 
 `transcribe` iterates over the speech segments of a recording. `prepare` and `explain` ask for windows of their own choosing.
@@ -21,7 +21,7 @@ import numpy as np
 
 from avsr import media, sync
 from avsr.faces import FaceTracker
-from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose
+from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose_speaker
 from avsr.media.level import Loudness, amplified
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
@@ -133,8 +133,8 @@ class StreamReader:
         return self._sound.of(segment)
 
     def mouths(self, segment: SpeechSegment, audio: np.ndarray | None = None) -> Mouths | None:
-        """The mouths of the person who most likely speaks; None where nobody is seen. audio: see lips.choose."""
-        return None if self._mouths is None else choose(self._mouths.kept, segment.start_frame, segment.end_frame, audio)
+        """The mouths of the person who most likely speaks; None where nobody is seen. audio: see lips.choose_speaker."""
+        return None if self._mouths is None else self._mouths.of(segment, audio)
 
     def forget(self, before: int) -> None:
         """Drop sound and mouths from before a frame: no window that begins earlier will be asked for."""
@@ -193,13 +193,16 @@ class _Mouths:
         if self.keep_all:
             self.all += mouths
 
+    def of(self, segment: SpeechSegment, audio: np.ndarray | None) -> Mouths | None:
+        return choose_speaker(self.kept, segment.start_frame, segment.end_frame, audio)
+
     def forget(self, before: int) -> None:
         self.kept = [mouths for mouths in self.kept if mouths.end_frame > before]
 
     def save(self, path: Path, n_frames: int, sound: list[np.ndarray]) -> None:
         """Write the mouths of the whole recording, with its sound, as a small video."""
         audio = np.concatenate(sound) if sound else None
-        chosen = choose(self.all, 0, n_frames, audio)
+        chosen = choose_speaker(self.all, 0, n_frames, audio)
         if chosen is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             media.write(chosen.images, path, audio=audio)

@@ -1,8 +1,8 @@
-"""How mouths move: whether a mouth moves at all, and whether lips and sound are in step.
+"""Audio-visual synchrony: whether a mouth moves at all, and whether lips and sound are in sync.
 
-    mouths (T, 96, 96) uint8 -> movement, still or not, frozen frames (T,)
+    mouths (T, 96, 96) uint8 -> movement, motionless or not, frozen frames (T,)
     mouths -> opening (T,);  sound (S,) float32 -> energy (T,);  both -> correlation at each lag
-Of a single clip the correlation is weak evidence, of twenty clips of one speaker strong: see manifest/checks.py.
+The correlation of a single clip is weak evidence, that of twenty clips of one speaker is strong: see manifest/checks.py.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ import numpy as np
 
 from avsr.rates import MOUTH_SIZE, SAMPLES_PER_FRAME, VIDEO_FPS
 
-# Rows and columns of the crop, as shares of its side: the mouth with chin and cheeks, which move; the lips, which part.
-MOVES = (slice(30 * MOUTH_SIZE // 96, 76 * MOUTH_SIZE // 96), slice(MOUTH_SIZE // 4, 3 * MOUTH_SIZE // 4))
-PARTS = (slice(36 * MOUTH_SIZE // 96, 64 * MOUTH_SIZE // 96), slice(MOUTH_SIZE // 4, 3 * MOUTH_SIZE // 4))
+# Rows and columns of the crop, as shares of its side: the mouth with chin and cheeks, and the lips alone.
+MOVING_AREA = (slice(30 * MOUTH_SIZE // 96, 76 * MOUTH_SIZE // 96), slice(MOUTH_SIZE // 4, 3 * MOUTH_SIZE // 4))
+LIP_AREA = (slice(36 * MOUTH_SIZE // 96, 64 * MOUTH_SIZE // 96), slice(MOUTH_SIZE // 4, 3 * MOUTH_SIZE // 4))
 
-# Movement is measured on BLOCKS x BLOCKS means of blocks of pixels, blurred once more, which hold little of a picture's noise.
+# Movement is measured on BLOCKS x BLOCKS means of blocks of pixels, blurred once more, which reduces the noise of a picture.
 BLOCKS = 24
-LIPS = (slice(8, 18), slice(6, 18))                          # rows and columns of blocks: the lips and what is next to them
-WINDOW, HOP = 36, 12                                         # frames over which movement is measured, and from one to the next
-LEAST_FRAMES = VIDEO_FPS                                     # of a mouth, to say whether it moves
-SMOOTHED, APART = 3, 4                                       # frames: a mean of so many, compared with that so much later
-FLOOR = 0.15                                                 # grey levels of change that the coding of a still picture makes
-FROZEN = 0.0125                                              # of the crop's contrast: change within 160 ms, RMS over a second
-FEWEST = 10                                                  # frames of which it can be said whether they are frozen
-# Movement under which a mouth is still, chosen on GRID's train and valid clips: the least of their 897 is 1.47; of 196 of them
-# made small, dark, noisy, blurred or of 25 kbit/s two have under 1.21 (1.20, and 0.86 where nobody could read the lips). Of 218
-# photographs that shake, zoom, flicker or are noisy, and mouths under a square, four have more, 1.31 at most. Reported, not
-# chosen by: 94 test and unseen clips have 1.6 and more, 12 of 13 other recordings 1.58 and more; one is of a singer behind a
-# microphone (0.96 to 1.17), whose lips are not seen.
+LIPS = (slice(8, 18), slice(6, 18))                          # rows and columns of blocks: the lips and their surroundings
+WINDOW, HOP = 36, 12                                         # frames over which movement is measured, and the step between
+MIN_FRAMES = VIDEO_FPS                                       # of a mouth, to tell whether it moves
+SMOOTHED, APART = 3, 4                                       # frames: means of 3 frames are compared 4 frames apart
+FLOOR = 0.15                                                 # grey levels of change due to the coding of a still picture
+FROZEN = 0.0125                                              # share of the crop's contrast: RMS over 1 s of change in 160 ms
+MIN_FROZEN_FRAMES = 10                                       # fewer frames cannot be told to be frozen
+# A mouth with less movement is still. The threshold was chosen on GRID's train and valid clips, whose 897 have at least 1.47;
+# of 196 of them made small, dark, noisy, blurred or coded at 25 kbit/s two have under 1.21 (1.20, and 0.86 where nobody could
+# read the lips). Of 218 photographs that shake, zoom, flicker or are noisy, and mouths under a square, four have more, 1.31 at
+# most. Measured afterwards: 94 test and unseen clips have 1.6 and more, and so have 12 of 13 other recordings (1.58 and more);
+# the other one is of a singer behind a microphone (0.96 to 1.17), whose lips are not seen.
 STILL = 1.1
-NEAR = 1                                                     # frames by which lips may be early or late and still be in step
+MAX_LAG = 1                                                  # frames by which lips may be early or late and still be in sync
 
 
 def movement(images: np.ndarray, missing: np.ndarray | None = None) -> float | None:
-    """How much the lips change compared with the rest of the crop, in the 1.44 s in which they do so most.
+    """How much the lips change compared with the rest of the crop, in the 1.44 s in which they change most.
 
-    images: (T, 96, 96) uint8 crops of one mouth; missing: (T,) bool, frames that do not count. None where under 1 s is seen.
-    What a photograph of the mean mouth shows when it is moved, turned, bent or lit otherwise is taken from each frame first.
+    images: (T, 96, 96) uint8 crops of one mouth; missing: (T,) bool, frames that do not count. None if less than 1 s is seen.
+    Changes that a photograph of the mean mouth shows when it is moved, turned, bent or lit otherwise are removed first.
     """
     seen = images if missing is None else images[~missing]
-    if len(seen) < LEAST_FRAMES:
+    if len(seen) < MIN_FRAMES:
         return None
     small = _blocks(seen)
     starts = range(0, max(1, len(small) - WINDOW + 1), HOP)
@@ -48,30 +48,30 @@ def movement(images: np.ndarray, missing: np.ndarray | None = None) -> float | N
 
 
 def motionless(images: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
-    """(T, 96, 96) uint8, (T,) bool -> (T,) bool: frames of a mouth that cannot be speaking: all that are seen where it never
-    moves, as in a photograph or under a cover, else those that are frozen."""
+    """(T, 96, 96) uint8, (T,) bool -> (T,) bool: True for frames of a mouth that cannot be speaking. These are all its frames
+    if it never moves, as in a photograph or under a cover, else the frozen ones."""
     most = movement(images, missing)
     if most is not None and most < STILL:
         return np.ones(len(images), bool) if missing is None else ~missing
     return frozen(images, missing)
 
 
-def in_sync(images: np.ndarray, sound: np.ndarray, there: np.ndarray) -> float:
-    """Correlation in -1..1 of a mouth (T, 96, 96) uint8 with its sound (S,), over the frames that are `there` (T,) bool."""
+def in_sync(images: np.ndarray, sound: np.ndarray, seen: np.ndarray) -> float:
+    """Correlation in -1..1 of a mouth (T, 96, 96) uint8 with its sound (S,), over the frames that are `seen` (T,) bool."""
     loud = energy(sound, len(images))
-    return float(correlations(mouth_opening(images[there]), loud[there], NEAR).max())
+    return float(correlations(mouth_opening(images[seen]), loud[seen], MAX_LAG).max())
 
 
 def frozen(images: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
-    """(T, 96, 96) uint8, (T,) bool -> (T,) bool: frames within a second in which the lips do not change at all, as where a
-    camera or a connection stopped. Frames that are missing are never among them, nor those of a mouth seen for under 0.4 s."""
+    """(T, 96, 96) uint8, (T,) bool -> (T,) bool: True for frames within a second in which the lips do not change at all, as
+    when a camera or a connection stops. Missing frames are never frozen, nor those of a mouth seen for less than 0.4 s."""
     out = np.zeros(len(images), bool)
     seen = np.arange(len(images)) if missing is None else np.flatnonzero(~missing)
-    if len(seen) < FEWEST:
+    if len(seen) < MIN_FROZEN_FRAMES:
         return out
     small = _blocks(images[seen])
     change = _change(small)[:, *LIPS].mean(axis=(1, 2))
-    n = max(1, min(LEAST_FRAMES - (len(seen) - len(change)), len(change)))
+    n = max(1, min(MIN_FRAMES - (len(seen) - len(change)), len(change)))
     sums = np.cumsum(np.r_[0, change])
     for start in np.flatnonzero(sums[n:] - sums[:-n] <= n * (FROZEN * float(small.mean(axis=0).std())) ** 2):
         out[seen[start : start + n + len(seen) - len(change)]] = True
@@ -79,7 +79,7 @@ def frozen(images: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
 
 
 def _blocks(images: np.ndarray) -> np.ndarray:
-    """(T, H, W) uint8 -> (T, BLOCKS, BLOCKS) float32; what does not fill a block at the edge is left out."""
+    """(T, H, W) uint8 -> (T, BLOCKS, BLOCKS) float32; pixels at the edge that do not fill a block are left out."""
     n_frames, side = len(images), min(images.shape[1:]) // BLOCKS
     cut = images[:, : side * BLOCKS, : side * BLOCKS].reshape(n_frames, BLOCKS, side, BLOCKS, side)
     small = sum(cut[:, :, i, :, j].astype(np.float32) for i in range(side) for j in range(side)) / side**2
@@ -89,26 +89,26 @@ def _blocks(images: np.ndarray) -> np.ndarray:
 
 
 def _change(small: np.ndarray) -> np.ndarray:
-    """(T, BLOCKS, BLOCKS) -> (T - SMOOTHED - APART + 1, BLOCKS, BLOCKS): squared change, in grey levels, within 160 ms."""
+    """(T, BLOCKS, BLOCKS) -> (T - SMOOTHED - APART + 1, BLOCKS, BLOCKS): squared change within 160 ms, in grey levels."""
     sums = np.cumsum(np.pad(small, ((1, 0), (0, 0), (0, 0))), axis=0, dtype=np.float64)
     means = (sums[SMOOTHED:] - sums[:-SMOOTHED]) / SMOOTHED
     return np.square(means[APART:] - means[:-APART])
 
 
 def _lips_to_face(small: np.ndarray) -> float:
-    """(T, BLOCKS, BLOCKS) -> change of the lips divided by that of the rest of the crop; see `movement`."""
-    change = _change(small - _as_a_photograph(small)).mean(axis=0)
+    """(T, BLOCKS, BLOCKS) -> the change of the lips divided by that of the rest of the crop; see `movement`."""
+    change = _change(small - _photograph_fit(small)).mean(axis=0)
     lips = np.zeros(change.shape, bool)
     lips[LIPS] = True
     return float(np.sqrt(change[lips].mean()) / (np.sqrt(change[~lips].mean()) + FLOOR))
 
 
-def _as_a_photograph(small: np.ndarray) -> np.ndarray:
-    """(T, BLOCKS, BLOCKS) -> what a photograph of the mean frame comes nearest to each frame with.
+def _photograph_fit(small: np.ndarray) -> np.ndarray:
+    """(T, BLOCKS, BLOCKS) -> for each frame, the nearest picture that a moved photograph of the mean frame can show.
 
-    Least squares of the mean (light), the mean's first derivatives times polynomials of the place (moved, turned, scaled,
-    sheared, bent) and its second derivatives (moved by more than a small part of a block). Without the blur and the second
-    derivatives a photograph of an open mouth in a shaking hand comes to 1.7, as much as some talkers.
+    The fit is by least squares of the mean (light), its first derivatives times polynomials of the position (moved, turned,
+    scaled, sheared, bent) and its second derivatives (moved by more than a small part of a block). Without the blur and the
+    second derivatives a photograph of an open mouth in a shaking hand comes to 1.7, as much as some speakers.
     """
     mean = small.mean(axis=0)
     down, right = np.gradient(mean)
@@ -117,7 +117,7 @@ def _as_a_photograph(small: np.ndarray) -> np.ndarray:
     terms = [mean, down_down, down_right, right_right]
     terms += [place * slope for place in (np.ones_like(x), x, y, x * x, x * y, y * y) for slope in (right, down)]
     terms = np.stack([term / max(float(np.sqrt(np.square(term).sum())), 1e-6) for term in terms]).astype(np.float64)
-    # By einsum, which keeps to one thread: matrices as small as these made a BLAS with two threads wait ten times as long.
+    # einsum keeps to one thread: with matrices as small as these, a BLAS with two threads takes ten times as long.
     products = np.einsum("iyx,jyx->ij", terms, terms) + 1e-6 * np.eye(len(terms))
     weights = np.linalg.solve(products, np.einsum("iyx,tyx->it", terms, small))
     return np.einsum("it,iyx->tyx", weights, terms)
@@ -126,16 +126,16 @@ def _as_a_photograph(small: np.ndarray) -> np.ndarray:
 def mouth_opening(images: np.ndarray) -> np.ndarray:
     """(T, 96, 96) uint8 -> (T,) float32: how much the mouth moves plus how dark its middle is, each as a z-score.
 
-    Motion alone puts GRID's s4 6 frames early (he moves his lips before he speaks), darkness alone s1 5 frames late and
-    s31 10 early; their sum has its peak at 0 for each of the four speakers looked at (s1, s4, s26, s31).
+    By motion alone GRID's s4 would be 6 frames early (he moves his lips before he speaks), by darkness alone s1 5 frames late
+    and s31 10 frames early; the sum has its peak at lag 0 for each of the four speakers examined (s1, s4, s26, s31).
     """
     if len(images) < 2:
         return np.zeros(len(images), np.float32)
-    face = images[:, *MOVES].astype(np.float32)
+    face = images[:, *MOVING_AREA].astype(np.float32)
     face -= face.mean(axis=(1, 2), keepdims=True)            # flicker is no motion
     change = np.abs(np.diff(face, axis=0)).mean(axis=(1, 2))
     motion = (np.r_[change[:1], change] + np.r_[change, change[-1:]]) / 2
-    dark = -np.percentile(images[:, *PARTS].reshape(len(images), -1), 10, axis=1)
+    dark = -np.percentile(images[:, *LIP_AREA].reshape(len(images), -1), 10, axis=1)
     return (_standard(motion) + _standard(dark)).astype(np.float32)
 
 
@@ -147,9 +147,9 @@ def energy(audio: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 def correlations(opening: np.ndarray, energy: np.ndarray, max_lag: int) -> np.ndarray:
-    """(T,), (T,) -> (2 max_lag + 1,) float64 in -1..1: of lips `k` frames after the sound, for k from -max_lag on.
+    """(T,), (T,) -> (2 max_lag + 1,) float64 in -1..1: for each lag k from -max_lag on, with lips k frames after the sound.
 
-    Zeros where either does not change, or the two are too short for that lag.
+    The correlation is 0 if either does not change, or if the two are too short for that lag.
     """
     n = min(len(opening), len(energy))
     out = np.zeros(2 * max_lag + 1)
@@ -170,7 +170,7 @@ def lag(opening: np.ndarray, energy: np.ndarray, max_lag: int) -> tuple[int, flo
 
 
 def peak(curve: np.ndarray) -> tuple[int, float]:
-    """Lag in frames and height of the highest point of what `correlations` gives; of equals that nearest to 0."""
+    """The lag in frames and the height of the highest correlation; of equal ones that nearest to lag 0."""
     middle = len(curve) // 2
     best = max(range(len(curve)), key=lambda i: (curve[i], -abs(i - middle)))
     return best - middle, float(curve[best])

@@ -17,9 +17,9 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.linebreak import clusters
-from avsr.schema import quote, read_file
+from avsr.schema import read_file
 
 if TYPE_CHECKING:
     import tokenizers

@@ -1,7 +1,7 @@
-"""Text files that people write: what any editor saved -> text; tables -> rows with the numbers of their lines.
+"""Text files that people write: the bytes of any editor -> text; tables -> rows with their line numbers.
 
     bytes (UTF-8; UTF-16 or UTF-32 with a byte order mark) -> str
-    .toml -> dict;  .csv, .tsv, .jsonl -> Table(columns, rows), every row or an error that names its line
+    .toml -> dict;  .csv, .tsv, .jsonl -> Table(columns, rows), or an error that names the line
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from avsr.errors import BadConfig, BadManifest
+from avsr.errors import BadConfig, BadManifest, quote
 
-# UTF-32's mark begins with UTF-16's, so it is looked for first.
+# UTF-32's mark comes first, because it begins with UTF-16's.
 MARKS = ((codecs.BOM_UTF8, "utf-8", "UTF-8"), (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
          (codecs.BOM_UTF32_BE, "utf-32-be", "UTF-32"), (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16"),
          (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16"))
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
-SHOWN = 40                                                  # letters of a value in a message
-JOINED = 100                                                # lines at most of one quoted cell of a .tsv file
+JOINED = 100                                                # the most lines that one quoted cell of a .tsv file may have
 Row = tuple[int, dict[str, Any]]
 
 
 class NotText(ValueError):
-    """Bytes that are not text; the message says where, without the name of the file."""
+    """Bytes are not text; the message says at which byte, without the name of the file."""
 
 
 def decode(data: bytes) -> str:
-    """The text of a file, without its byte order mark; UTF-8 where there is none. Raises NotText.
+    """The text of a file, without its byte order mark; without a mark it is read as UTF-8. Raises NotText.
 
-    Another encoding, such as Windows-1252, is not guessed: the wrong guess would give wrong letters without a word.
+    Other encodings, such as Windows-1252, are not guessed, because a wrong guess would give wrong letters without a warning.
     """
     mark, encoding, name = next((one for one in MARKS if data.startswith(one[0])), (b"", "utf-8", "UTF-8"))
     try:
@@ -50,12 +49,12 @@ def decode(data: bytes) -> str:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file, see `decode`. Raises OSError, and NotText where it is no text."""
+    """The text of a file, see `decode`. Raises OSError, and NotText if it is not text."""
     return decode(Path(path).read_bytes())
 
 
 def read_toml(path: Path, example: str) -> dict[str, Any]:
-    """The tables of a TOML file. example: what the remedy names, such as `a config.toml, as in experiments/`.
+    """The tables of a TOML file. example: the file that the remedy suggests, such as `a config.toml, as in experiments/`.
 
     Raises BadConfig.
     """
@@ -71,8 +70,8 @@ def read_toml(path: Path, example: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Table:
-    """columns: names in the order in which they come. rows: number of the line in which a row begins, and its values by
-    column. typed: whether the values are JSON's; else they are text, as in a .csv or .tsv file."""
+    """columns: their names in order. rows: for each row, the number of its first line and its values by column.
+    typed: whether the values have the types of JSON; else they are text, as in a .csv or .tsv file."""
 
     columns: list[str]
     rows: list[Row]
@@ -80,11 +79,11 @@ class Table:
 
 
 def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *, short: bool = False) -> Table:
-    """A table by its suffix: .csv, .tsv, .jsonl; JSON where another begins with a brace, else tabs.
+    """A table, by its suffix .csv, .tsv or .jsonl; with another suffix it is JSON if it begins with a brace, else .tsv.
 
-    required, known: columns that the caller asks for; a header's `Media` is read as `media` where that is one of them.
-    short: whether a row may have fewer cells than the header. A .csv file whose header is parted by semicolons or tabs
-    alone is read so. Raises BadManifest, which names the line, for what cannot be read in full; OSError.
+    required, known: columns that the caller asks for; `Media` in a header is read as `media` if that is one of them.
+    short: whether a row may have fewer cells than the header. The cells of a .csv file may be separated by semicolons or tabs.
+    Raises BadManifest, which names the line, for a table that cannot be read in full, and OSError.
     """
     try:
         text = read_text(path)
@@ -103,7 +102,7 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *
 
 
 def _known(name: str, known: set[str]) -> str:
-    """A column's name as the caller spells it; others stay as they are written."""
+    """The name of a column as the caller spells it; other names stay as they are written."""
     return name.lower() if name.lower() in known else name
 
 
@@ -123,7 +122,7 @@ def _json_rows(path: Path, text: str, required: Sequence[str], known: set[str]) 
         try:
             row = json.loads(line, parse_constant=no_number)
         except (ValueError, RecursionError) as error:
-            if number == len(lines):                        # it has no end of line either
+            if number == len(lines):                        # the last line, without a line end
                 raise BadManifest(f"{path}, line {number}: cut off after {len(line)} letters.  Let the program that writes it "
                                   "come to its end, or delete this line and write the rest.") from error
             raise BadManifest(f"{path}, line {number}: not JSON ({error}).  {remedy}") from error
@@ -133,23 +132,12 @@ def _json_rows(path: Path, text: str, required: Sequence[str], known: set[str]) 
 
 
 def no_number(name: str) -> None:
-    """For json.loads, which takes NaN and Infinity for numbers. Raises ValueError."""
+    """Raise ValueError; for json.loads, which accepts NaN and Infinity as numbers."""
     raise ValueError(f"{name} is no number")
 
 
-def quote(value: Any) -> str:
-    """A value for a message, cut off after SHOWN letters."""
-    if isinstance(value, int) and abs(value) >= 10**SHOWN:
-        return f"a number of more than {SHOWN} digits"
-    try:
-        text = json.dumps(value, ensure_ascii=True, default=str)
-    except (ValueError, RecursionError):                    # Python writes no number of more than 4,300 digits
-        return f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
 def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each line that is not empty, the header's first, with the number of the line."""
+    """The line number and the cells of each row that is not empty; the header comes first."""
     usual = DELIMITERS.get(path.suffix.lower(), "\t")
     head = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = usual if usual in head else next((one for one in "\t;," if one in head), usual)
@@ -158,7 +146,7 @@ def _cells(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _quoted_lines(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a .csv file, in which double quotes hold a cell together (RFC 4180), over several lines if need be."""
+    """The rows of a .csv file, in which a cell in double quotes may go over several lines (RFC 4180)."""
     reader = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         first = reader.line_num + 1
@@ -177,13 +165,13 @@ def _quoted_lines(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, 
 
 
 def _holds_a_row(cells: list[str], delimiter: str) -> bool:
-    """Whether a later line of a row over several lines looks like a row of its own, by its number of cells and its first one.
+    """Whether a later line of a row over several lines looks like a row of its own, by its first cell and its number of cells.
 
-    Two quotes that were forgotten make one cell of all that lies between them: `a.wav,"Hello` and `b.wav,World"`.
+    Two forgotten quotes make one cell of everything between them: `a.wav,"Hello` and `b.wav,World"`.
     """
     first, *others = (line.split(delimiter) for line in re.split(r"\r\n|\r|\n", delimiter.join(cells)))
     suffix = Path(first[0]).suffix.lower()
-    least = 2 if suffix else len(cells)                     # names of files are known by their suffix
+    least = 2 if suffix else len(cells)                     # a file name, which its suffix shows
     for other in others:
         name = other[0].strip()
         if name and not re.search(r"\s", name) and Path(name).suffix.lower() == suffix and len(other) >= least \
@@ -193,8 +181,8 @@ def _holds_a_row(cells: list[str], delimiter: str) -> bool:
 
 
 def _tab_lines(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a .tsv file. Programs disagree on whether double quotes hold a cell together: where they do not close, they
-    are letters, and no line is lost to them."""
+    """The rows of a .tsv file. Programs disagree about double quotes in them: quotes that do not close are taken as letters,
+    so that no line is lost."""
     lines = re.split(r"\r\n|\r|\n", text)
     n_columns = next((line.count("\t") + 1 for line in lines if line.strip()), 1)
     at = 0
@@ -207,9 +195,9 @@ def _tab_lines(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _joined(lines: list[str], n_columns: int) -> tuple[int, list[str]]:
-    """How many of the lines are one row because a quoted cell goes on from the first, and its cells; one, if they are not.
+    """The number of lines that are one row, because a quoted cell of the first goes on in the others, and the cells of the row.
 
-    A line that lacks no cell goes on only with lines that are too short to be rows.
+    A line that has all its cells goes on only in lines that are too short to be rows.
     """
     lacks = lines[0].count("\t") + 1 < n_columns
     for n_lines in range(2, len(lines) + 1):
@@ -224,7 +212,7 @@ def _joined(lines: list[str], n_columns: int) -> tuple[int, list[str]]:
 
 
 def _tab_cells(line: str) -> list[str] | None:
-    """The cells of a line; None where its double quotes do not close a cell."""
+    """The cells of a line; None if its double quotes do not close a cell."""
     try:
         return next(csv.reader(StringIO(line, newline=""), delimiter="\t", strict=True), [])
     except csv.Error:

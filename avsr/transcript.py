@@ -1,7 +1,7 @@
-"""Transcripts: what was said and when, written as txt, srt, vtt, tsv and json.
+"""Transcripts, and their output as txt, srt, vtt, tsv and json.
 
     Words + Segments -> Transcript -> text of one format | files
-The formats are those of openai-whisper's command line, and so is every option. All times are in seconds.
+The formats and their options are those of openai-whisper's command line. All times are in seconds.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from avsr.linebreak import HAN, columns, inseparable, line_pieces, one_line
 from avsr.output import write_files
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json")
-LINE_WIDTH = 42                                             # characters a line and
-LINE_COUNT = 2                                              # lines a cue: the usual limits of broadcast subtitles
-CUE_SECONDS = 7.0                                           # the longest one subtitle stays, and
-SHORTEST_CUE = 0.1                                          # the shortest: players hide what lasts 0 s
-CUE_PAUSE = 3.0                                             # a silence that ends a cue which may span segments
+LINE_WIDTH, LINE_COUNT = 42, 2                              # characters per line, lines per cue: as usual in broadcasting
+MAX_CUE_SECONDS = 7.0
+MIN_CUE_SECONDS = 0.1                                       # players hide what lasts 0 s
+CUE_PAUSE = 3.0                                             # seconds of silence that end a cue which may span segments
 WIDE = re.compile(f"[{HAN}\u3000-\u303f\uac00-\ud7a3\uff01-\uff60]")    # characters that fill two columns
 UNTIMED_WORD = re.compile(rf"\s*(?:[{HAN}][、。！？…」』）]*|[^\s{HAN}]+)")
 CLOSERS = "\"'”’»)]}」』）】"
@@ -34,7 +33,7 @@ ABBREVIATION = re.compile(r"(mr|mrs|ms|dr|prof|st|jr|sr|vs|[^\W\d_](\.[^\W\d_])*
 
 @dataclass(frozen=True)
 class Word:
-    """One spoken word. `text` begins with a space if one precedes it, as in whisper: joining words gives the text."""
+    """One word. As in Whisper, `text` includes the space before the word, so that all words joined are the text."""
 
     text: str
     start: float
@@ -44,24 +43,24 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """About a sentence. `words` is empty where no word was timed; a measure that was not taken is None."""
+    """About a sentence. `words` is empty if no word was timed; a value that was not computed is None."""
 
     text: str
     start: float
     end: float
     words: tuple[Word, ...] = ()
     avg_logprob: float | None = None                        # natural logarithm, mean over the tokens
-    compression_ratio: float | None = None                  # of the text by zlib: above 2.4 it repeats itself
+    compression_ratio: float | None = None                  # of the text by zlib; above 2.4 it repeats itself
     no_speech_prob: float | None = None                     # 0 to 1
     temperature: float = 0.0
     tokens: tuple[int, ...] = ()
     confidence: float | None = None                         # 0 to 1
-    seek: int = 0                                           # log-mel column at which the decoded piece began
+    seek: int = 0                                           # log-mel column at which the speech segment began
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """All that was said in one recording, and how it was found out."""
+    """The text of one recording, and how it was recognised."""
 
     text: str
     segments: tuple[Segment, ...]
@@ -70,7 +69,7 @@ class Transcript:
     modality: str                                           # "a", "v" or "av"
     modality_reason: str                                    # one sentence
     duration: float
-    problems: tuple[str, ...] = ()                          # what the reader should know, a sentence each
+    problems: tuple[str, ...] = ()                          # what the user should know, a sentence each
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -78,13 +77,13 @@ class Transcript:
         return tuple(word for segment in self.segments for word in segment.words)
 
 
-Block = list[list[Word]]                                    # the words of one cue, by line
+Block = list[list[Word]]                                    # lines of words: one cue
 Limit = int | None
 
 
 @dataclass(frozen=True)
 class Cue:
-    """One subtitle on the screen from `start` to `end`, rounded to a millisecond."""
+    """A subtitle that is shown from `start` to `end`, which are rounded to a millisecond."""
 
     start: float
     end: float
@@ -117,10 +116,10 @@ def format_transcript(transcript: Transcript, format: str, *, word_timestamps: b
 def write(
     transcript: Transcript, formats: str | Iterable[str], *, output_dir: str | Path, stem: str, **options
 ) -> list[Path]:
-    """Write `{stem}.{format}` for each format into `output_dir`, which is made if need be.
+    """Write `{stem}.{format}` for each format into `output_dir`, which is created if necessary.
 
-    `formats` is a list of names or what `parse_formats` takes; `options` are those of `format_transcript`.
-    All files appear whole or none does. Raises BadOutput where they cannot be written, AvsrError as above.
+    formats: a list of names, or what `parse_formats` takes; options: those of `format_transcript`.
+    Either all files are written completely or none. Raises BadOutput where they cannot be written, AvsrError as above.
     """
     names, folder = parse_formats(formats if isinstance(formats, str) else ",".join(formats)), Path(output_dir)
     texts = {folder / f"{stem}.{name}": format_transcript(transcript, name, **options) for name in names}
@@ -132,8 +131,8 @@ def write(
 def segment(
     words: Sequence[Word], *, max_seconds: float = 7.0, max_characters: int = 84, pause: float = 0.8
 ) -> list[tuple[Word, ...]]:
-    """Groups of words the size of a subtitle: cut at sentence ends and at silences longer than `pause` seconds, and
-    what is longer than the limits at the best comma or silence inside it. No word is cut, also where `words` are letters.
+    """Groups of words of the size of a subtitle: split at sentence ends and at silences longer than `pause` seconds, and if
+    they exceed the limits, at the best comma or silence inside. No word is split, even if `words` are single letters.
     """
 
     def fits(group: Sequence[Word]) -> bool:
@@ -149,7 +148,7 @@ def segment(
 
 
 def _group(words: Sequence[Word], ends: Callable[[Word, Word], bool]) -> list[list[Word]]:
-    """Runs of words, cut wherever `ends(word, the next word)`."""
+    """Runs of words, split wherever `ends(word, the next word)`."""
     groups: list[list[Word]] = []
     for i, word in enumerate(words):
         if i == 0 or ends(words[i - 1], word):
@@ -159,17 +158,17 @@ def _group(words: Sequence[Word], ends: Callable[[Word, Word], bool]) -> list[li
 
 
 def _cut(words: Sequence[Word], fits: Callable[[Sequence[Word]], bool]) -> Iterator[Sequence[Word]]:
-    """Cut in two, and each part again, until every part fits."""
+    """Split in two, and each part again, until every part fits."""
     if len(words) < 2 or fits(words):
         yield words
         return
 
     def merit(i: int) -> float:
         comma = words[i - 1].text.rstrip(CLOSERS).endswith(CLAUSE_ENDS)
-        silence = min(words[i].start - words[i - 1].end, 1.0)           # a comma is worth a second of it
+        silence = min(words[i].start - words[i - 1].end, 1.0)           # a comma counts as one second of it
         return comma + silence - abs(i / len(words) - 0.5)
 
-    margin = len(words) // 5                                # never leave a scrap at either end
+    margin = len(words) // 5                                # no very short part at either end
     best = max(range(max(1, margin), len(words) - margin), key=merit)
     yield from _cut(words[:best], fits)
     yield from _cut(words[best:], fits)
@@ -177,7 +176,7 @@ def _cut(words: Sequence[Word], fits: Callable[[Sequence[Word]], bool]) -> Itera
 
 def _ends_sentence(word: Word, following: Word) -> bool:
     text = word.text.strip().rstrip(CLOSERS)
-    if not text.endswith((".", "…")):                       # the marks that are also used inside sentences
+    if not text.endswith((".", "…")):                       # which also occur inside sentences
         return text.endswith(SENTENCE_ENDS)
     return not (ABBREVIATION.fullmatch(text) or following.text.lstrip()[:1].islower())
 
@@ -190,14 +189,14 @@ def cues(
     max_words_per_line: int | None = None,
     highlight_words: bool = False,
 ) -> list[Cue]:
-    """The subtitles: starts and ends never run backwards, and no two overlap.
+    """The subtitles, in order of time; no two overlap.
 
-    Without limits: segments, cut where they are longer than 7 s or two lines of 42 characters (21 wide ones).
-    With limits, as in whisper: `max_line_width` characters a line (a longer word has a line to itself);
-    `max_line_count` lines a cue; with both, cues span segments and end at silences over 3 s; `max_words_per_line`
-    ends a cue too unless both others are set. `highlight_words` gives a cue for each word, with that word in <u>.
-    A segment without timed words has its time shared out by length. Marks above and below letters do not count as characters;
-    see linebreak for scripts without spaces. Raises AvsrError for a limit below 1.
+    Without limits, a cue is a segment, or a part of one that is longer than 7 s or two lines of 42 characters (21 wide ones).
+    The limits are Whisper's: `max_line_width` characters per line (a longer word has its own line); `max_line_count` lines
+    per cue; with both, cues span segments and end at silences over 3 s; `max_words_per_line` ends a cue too unless both others
+    are set. With `highlight_words` there is a cue for each word, with that word in <u>.
+    The words of a segment without word times get shares of its time by their length. Marks above and below letters do not count
+    as characters; see linebreak for scripts without spaces. Raises AvsrError for a limit below 1.
     """
     limits = (max_line_width, max_line_count, max_words_per_line)
     if any(limit is not None and limit < 1 for limit in limits):
@@ -216,7 +215,7 @@ def cues(
 
 
 def _timed_words(part: Segment) -> list[Word]:
-    """The words of a segment that show; without any, its text cut up and its time shared out by length."""
+    """The visible words of a segment; if none are timed, those of its text, with shares of its time by their length."""
     if part.words:
         return [word for word in part.words if word.text.strip()]
     words, start = [], part.start
@@ -232,17 +231,17 @@ def _default_blocks(words: list[Word]) -> Iterator[Block]:
     width = LINE_WIDTH // 2 if 2 * n_wide > columns(_text(words)) else LINE_WIDTH
 
     def fits(group: Sequence[Word]) -> bool:
-        return group[-1].end - group[0].start <= CUE_SECONDS and len(_lines(group, width)) <= LINE_COUNT
+        return group[-1].end - group[0].start <= MAX_CUE_SECONDS and len(_lines(group, width)) <= LINE_COUNT
 
     groups = [words] if fits(words) else segment(words, max_characters=width * LINE_COUNT)
     for part in (part for group in groups for part in _cut(group, fits)):
-        n_lines = len(_lines(part, width))                  # as few as can be, then of even length
+        n_lines = len(_lines(part, width))                  # as few as possible, of similar length
         even = min(columns(_text(part)) // n_lines, width)
         yield next(lines for w in range(even, width + 1) if len(lines := _lines(part, w)) <= n_lines)
 
 
 def _limited_blocks(segments: list[list[Word]], width: Limit, count: Limit, n_words: Limit) -> Iterator[Block]:
-    """Blocks of `count` lines of `width` characters and `n_words` words; None is no limit."""
+    """Blocks of at most `count` lines of `width` characters and `n_words` words; None is no limit."""
     if width and count:
         words = [word for part in segments for word in part]
         groups = _group(words, lambda word, following: following.start - word.end > CUE_PAUSE)
@@ -252,12 +251,12 @@ def _limited_blocks(segments: list[list[Word]], width: Limit, count: Limit, n_wo
 
 
 def _every(items: list, n: Limit) -> list[list]:
-    """Slices of `n` items; None is all in one."""
+    """Slices of `n` items; None is one slice of all."""
     return [items[i : i + (n or len(items))] for i in range(0, len(items), n or len(items))]
 
 
 def _lines(words: Sequence[Word], width: Limit, max_words: Limit = None) -> Block:
-    """Fill lines of `width` characters one after the other."""
+    """The words in lines of at most `width` characters, each as full as possible."""
     lines: Block = []
     for word in words:
         length = columns(_text([*lines[-1], word])) if lines else 0
@@ -269,17 +268,17 @@ def _lines(words: Sequence[Word], width: Limit, max_words: Limit = None) -> Bloc
 
 
 def _spans(blocks: list[Block]) -> list[tuple[float, float]]:
-    """Start and end of each cue: in order, apart, and long enough to be seen where there is room."""
+    """Start and end of each cue: in order, without overlap, and long enough to be seen if there is time."""
     starts = list(accumulate((round(block[0][0].start, 3) for block in blocks), max, initial=0.0))[1:]
     spans = []
     for block, start, following in zip(blocks, starts, [*starts[1:], math.inf], strict=False):
         end = max(word.end for line in block for word in line)
-        spans.append((start, min(round(max(end, start + SHORTEST_CUE), 3), following)))
+        spans.append((start, min(round(max(end, start + MIN_CUE_SECONDS), 3), following)))
     return spans
 
 
 def _highlighted(block: Block, start: float, end: float) -> Iterator[Cue]:
-    """One cue for each word, in <u>, and one without for each silence between them."""
+    """A cue for each word, with that word in <u>, and one without for each silence between words."""
     plain, now = tuple(map(_text, block)), start
     for line in block:
         for i, word in enumerate(line):
@@ -293,7 +292,7 @@ def _highlighted(block: Block, start: float, end: float) -> Iterator[Cue]:
 
 
 def _text(words: Iterable[Word], underlined: int | None = None) -> str:
-    """One line of text; the arrow that separates times in srt and vtt is shortened."""
+    """One line of text. An arrow such as separates times in srt and vtt is shortened."""
     texts = [word.text for word in words]
     if underlined is not None:
         word = texts[underlined].strip()
@@ -302,7 +301,7 @@ def _text(words: Iterable[Word], underlined: int | None = None) -> str:
 
 
 def format_timestamp(seconds: float, *, always_hours: bool, decimal_mark: str) -> str:
-    """`01:02:03,004`; times before 0 are shown as 0."""
+    """A time such as `01:02:03,004`; times before 0 are shown as 0."""
     minutes, milliseconds = divmod(max(0, round(seconds * 1000)), 60_000)
     hours, minutes = divmod(minutes, 60)
     shown_hours = f"{hours:02d}:" if always_hours or hours else ""
@@ -369,12 +368,12 @@ def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
 
 
 def _word_row(word: Word) -> dict:
-    """`probability` is whisper's name for what is `confidence` here: one value under both."""
+    """The confidence is also given as `probability`, which is Whisper's name for it."""
     confidence = _number(word.confidence)
     times = {"start": _number(word.start, 3), "end": _number(word.end, 3)}
     return {"word": word.text, **times, "probability": confidence, "confidence": confidence}
 
 
 def _number(value: float | None, digits: int = 6) -> float | None:
-    """A plain float (numpy's are not JSON), and None for what JSON has no word for."""
+    """A plain rounded float (JSON does not take numpy's); None for infinity and NaN, which JSON does not have."""
     return None if value is None or not math.isfinite(value) else round(float(value), digits)

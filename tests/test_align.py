@@ -170,7 +170,7 @@ def test_words_of_grid_are_where_people_marked_them_and_no_worse_than_faster_whi
     from faster_whisper import WhisperModel
     from faster_whisper.tokenizer import Tokenizer as Theirs
 
-    from avsr.benchmark.against import packaged_whisper
+    from avsr.benchmark.baselines import packaged_whisper
 
     checkpoint = request.getfixturevalue(size.replace(".", "_"))
     truth = list(grid_truth(real_data / "grid", 4))

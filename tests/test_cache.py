@@ -200,10 +200,23 @@ def test_over_http_as_from_the_disk_one_range_at_a_time(three, served):
 @pytest.mark.slow
 def test_a_cached_mouth_is_the_live_crop_bit_for_bit(real_data, tmp_path):
     clip = media.read(real_data / "grid" / "s23" / sorted(p.name for p in (real_data / "grid" / "s23").glob("*.mpg"))[0])
-    mouths = lips.choose([lips.crop(clip, track) for track in faces.track_faces(clip)], 0, clip.n_frames)
+    mouths = lips.choose_speaker([lips.crop(clip, track) for track in faces.track_faces(clip)], 0, clip.n_frames)
     with cache.ShardWriter(tmp_path) as writer:
         entry = writer.add(cache.pack("u", cache.Cached(mouths.images, mouths.missing, clip.audio)))
     out = cache.read_entry(tmp_path, entry)
     assert np.array_equal(out.images, mouths.images)
     assert np.array_equal(out.missing, mouths.missing)
     assert np.abs(out.audio - clip.audio).max() <= np.abs(clip.audio).max() * 2.0**-15
+
+
+def test_the_settings_of_an_older_cache_are_read_under_their_old_names(three, served):
+    """Caches of older versions name the file recipe.json and the mouth-crop settings `lips`; from a disk and from a server."""
+    folder = three[0]
+    values = json.loads((folder / "cache.json").read_text())
+    values["lips"] = values.pop("mouth_crop")
+    (folder / "recipe.json").write_text(json.dumps(values))
+    (folder / "cache.json").unlink()
+    for base in (folder, served[1]):
+        assert cache.read_mouth_crop(base, MouthCropSettings()) == MouthCropSettings()
+        with pytest.raises(BadManifest, match=r"recipe\.json: .*mouth_crop\.smooth: 12 against 6"):
+            cache.read_mouth_crop(base, MouthCropSettings(smooth=6))

@@ -88,6 +88,14 @@ def test_everything_comes_back(seeing, tmp_path):
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
+def test_the_mouth_crop_of_an_older_model_is_read_under_its_old_name(seeing, tmp_path):
+    folder = save(seeing, tmp_path / "model", half=False)
+    facts = json.loads((folder / "model.json").read_text())
+    facts["recipe"] = facts.pop("mouth_crop")
+    (folder / "model.json").write_text(json.dumps(facts))
+    assert load(folder).mouth_crop == seeing.mouth_crop
+
+
 def test_the_folder_holds_three_files_a_person_can_make_sense_of(seeing, seeing_folder):
     assert sorted(path.name for path in seeing_folder.iterdir()) == ["model.json", "model.safetensors", "tokenizer.json"]
     facts = json.loads((seeing_folder / "model.json").read_text())
@@ -281,13 +289,13 @@ def edit(folder, change):
 WRONG = {
     "another rate": (lambda f: f["rates"].update(VIDEO_FPS=30), "made with VIDEO_FPS = 30, here it is 25"),
     "a rate unknown here": (lambda f: f["rates"].update(GRAVITY=9.81), "made with GRAVITY = 9.81, here it is null"),
-    "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), "mouth crop: field 'colour' is not known"),
-    "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), "mouth crop: field 'smooth' is not there"),
+    "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), 'mouth crop: field "colour" is not known'),
+    "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), 'mouth crop: field "smooth" is not there'),
     "a strange dims field": (lambda f: f["dims"].update(depth=3), "its Dims differ from this version's in depth"),
     "a frontend unknown here": (lambda f: f["dims"].update(video_frontend="resnet99"),
-                                "dims.video_frontend is 'resnet99', but must be one of resnet18"),
+                                'dims.video_frontend is "resnet99", but must be one of resnet18'),
     "a frontend unknown here by its old name": (lambda f: f["dims"].update(lips=f["dims"].pop("video_frontend") or "resnet99"),
-                                                "dims.video_frontend is 'resnet99', but must be one of resnet18"),
+                                                'dims.video_frontend is "resnet99", but must be one of resnet18'),
     "an audio gate": (lambda f: f["dims"].update(n_heed=8), "dims.n_heed is 8, but the audio gate was removed, because it"),
     "both names of a size": (lambda f: f["dims"].update(n_trust=8), "its Dims differ from this version's in n_trust"),
     "weights of other dims": (lambda f: f["dims"].update(width=32), "its weights do not fit its dims"),

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from avsr.cli import main
-from avsr.cli.transcribe import _Output, _stems, transcribe_command
+from avsr.cli.transcribe import _distinct_stems, _Output, transcribe_command
 from avsr.lips import MOUTH_CROPS
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
@@ -122,10 +122,10 @@ def test_a_reader_that_goes_away_is_no_traceback():
 
 
 def test_files_of_one_stem_do_not_overwrite_each_other():
-    assert _stems(["a/x.mp4", "b/y.mkv"]) == {"a/x.mp4": "x", "b/y.mkv": "y"}
-    assert _stems(["x.mp4", "x.mkv"]) == {"x.mp4": "x.mp4", "x.mkv": "x.mkv"}
-    assert len(set(_stems(["a/x.mp4", "b/x.mp4"]).values())) == 2
-    output = _Output((), Path(), {}, _stems(["a/x.mp4", "b/x.mp4", "x.mp4-2.wav", "Talk.mp4", "talk.wav"]))
+    assert _distinct_stems(["a/x.mp4", "b/y.mkv"]) == {"a/x.mp4": "x", "b/y.mkv": "y"}
+    assert _distinct_stems(["x.mp4", "x.mkv"]) == {"x.mp4": "x.mp4", "x.mkv": "x.mkv"}
+    assert len(set(_distinct_stems(["a/x.mp4", "b/x.mp4"]).values())) == 2
+    output = _Output((), Path(), {}, _distinct_stems(["a/x.mp4", "b/x.mp4", "x.mp4-2.wav", "Talk.mp4", "talk.wav"]))
     assert len({stem.lower() for stem in output.stems.values()}) == 5
     assert output.lips("lips", "a/x.mp4") == Path("lips/x.mp4.lips.mp4")
     assert output.lips("lips", "b/x.mp4") == Path("lips/x.mp4-2.lips.mp4")
@@ -149,13 +149,13 @@ def test_the_module_is_the_command(command):
 
 
 def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
-    from avsr.benchmark.settings import Settings
+    from avsr.benchmark.conditions import BenchmarkSettings
     from avsr.cli.benchmark import _settings, benchmark_command
 
     context = benchmark_command.make_context("benchmark", ["data/grid"])
     options = {name: value for name, value in context.params.items()
                if name not in ("manifest", "output_dir", "quiet", "outside", "save_audio")}
-    assert _settings(dict(options), ()) == Settings()
+    assert _settings(dict(options), ()) == BenchmarkSettings()
     assert _settings(dict(options), (Path("theirs.jsonl"),)).models == ()
     assert all(option.help for option in benchmark_command.params if isinstance(option, click.Option))
 

@@ -264,11 +264,11 @@ def test_things_are_no_faces(name, landmarks):
 
 
 def test_the_network_of_the_package_is_that_of_google_with_the_description_put_in(face_detector):
-    from avsr.faces import blazeface
+    from avsr.faces import detectors
 
-    model = blazeface.described(face_detector.read_bytes())
+    model = detectors.with_metadata(face_detector.read_bytes())
     assert b"TFLITE_METADATA" in model
-    assert blazeface.described(model) == model
+    assert detectors.with_metadata(model) == model
 
 
 def test_points_nobody_knows_are_named():

@@ -16,7 +16,7 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
          "importers", "checkpoint", "lm", "decode", "align", "recogniser", "results", "metrics", "modality",
-         "train", "transcribe", "benchmark", "explain", "report",
+         "train", "transcribe", "benchmark", "html", "explain", "report",
          "cli", "__main__"]
 MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "protocol", "avsr", "hybrid"]
 FILES = sorted(PACKAGE.rglob("*.py"))

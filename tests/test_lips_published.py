@@ -54,8 +54,8 @@ def track_of(points: np.ndarray, start: int = 0, last: bool = True) -> FaceTrack
 
 
 def smoothed(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
-    marks = lips._marks(points, mouth_crop)
-    person = lips._Cropping(0, 0, 0, marks, *np.zeros((3, len(marks))))
+    marks = lips._group_means(points, mouth_crop)
+    person = lips._OpenCrop(0, 0, 0, marks, *np.zeros((3, len(marks))))
     return lips._smooth(person, slice(0, len(marks)), mouth_crop.smooth // 2)
 
 

@@ -148,7 +148,7 @@ def test_each_mistake_is_named(path, line, message):
 
 @pytest.mark.parametrize(("values", "message"), [
     ({"offset": 2**63}, "cache.offset is 9223372036854775808, it must be from 0 to 2^53.  Run avsr prepare again."),
-    ({"size": 10**4000}, "cache.size is 1000000000000000000000000000000000000000..., it must be from 0 to 2^53."),
+    ({"size": 10**4000}, "cache.size is a number of more than 40 digits, it must be from 0 to 2^53."),
     ({"shard": "/etc/passwd"}, 'cache.shard is "/etc/passwd", but shards lie beside their manifest or in folders below it.'),
     *(({"shard": shard}, "but shards lie beside their manifest") for shard in
       ("../../x.tar", "a/../../x.tar", "..", "file:///etc/passwd", "a\0b", "")),

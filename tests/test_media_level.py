@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from avsr import media
+from avsr.media.audio import Downmixer
 from avsr.media.level import FLOOR_DB, QUIET_DB, SILENT_DB, USUAL_DB, Loudness, amplified, gain_of, is_silent, level_unless_loud
-from avsr.media.mixdown import Mixdown
 
 RATE = 16_000
 
@@ -126,8 +126,8 @@ def test_other_channels_are_mixed_as_ever(make, hello, tmp_path):
 
 
 def test_the_channel_that_is_taken_stays_the_same_until_another_is_much_louder():
-    voice, mixdown = noise(1, -20), Mixdown()
+    voice, downmix = noise(1, -20), Downmixer()
     left, right, centre = np.stack([voice, -voice]), np.stack([voice, -1.1 * voice]), np.stack([voice, voice])
-    assert [np.array_equal(mixdown(block), voice) for block in (left, right, centre, left)] == [True] * 4
-    assert mixdown.n_cancelled == 3 * len(voice)
-    assert np.array_equal(mixdown(np.stack([voice, -voice, 3 * voice, -3 * voice])), 3 * voice)
+    assert [np.array_equal(downmix(block), voice) for block in (left, right, centre, left)] == [True] * 4
+    assert downmix.n_cancelled == 3 * len(voice)
+    assert np.array_equal(downmix(np.stack([voice, -voice, 3 * voice, -3 * voice])), 3 * voice)

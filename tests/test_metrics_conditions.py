@@ -1,4 +1,4 @@
-"""Conditions: cells, the law, what the lips are worth in dB, and who is to thank for it."""
+"""Conditions: cells, the no-harm criterion, the SNR gain, and what each modality contributes."""
 
 import math
 from dataclasses import replace
@@ -13,14 +13,13 @@ from avsr.errors import AvsrError
 from avsr.metrics import (
     Cell,
     Shapley,
-    alone,
     cells,
     condition_shapley,
     gain,
     gain_db,
     no_harm,
     shapley,
-    utterance_shapley,
+    unimodal_cells,
     wer,
 )
 
@@ -70,11 +69,11 @@ def test_rows_are_put_into_cells_in_an_order_a_table_can_use():
 
 def test_both_are_held_against_the_same_noise_and_the_same_corruption():
     found = cells(bench())
-    assert alone(found, Cell("grid", "av", "babble", -5.0, "blur", 4.0)) == (
+    assert unimodal_cells(found, Cell("grid", "av", "babble", -5.0, "blur", 4.0)) == (
         Cell("grid", "a", "babble", -5.0), Cell("grid", "v", corruption="blur", amount=4.0))
-    assert alone(found, Cell("grid", "av")) == (Cell("grid", "a"), Cell("grid", "v"))
-    assert alone(found, Cell("grid", "av", "babble", -5.0, "noface")) == (Cell("grid", "a", "babble", -5.0), None)
-    assert alone(found, Cell("other", "av")) == (None, None)
+    assert unimodal_cells(found, Cell("grid", "av")) == (Cell("grid", "a"), Cell("grid", "v"))
+    assert unimodal_cells(found, Cell("grid", "av", "babble", -5.0, "noface")) == (Cell("grid", "a", "babble", -5.0), None)
+    assert unimodal_cells(found, Cell("other", "av")) == (None, None)
 
 
 def test_the_law():
@@ -82,7 +81,7 @@ def test_the_law():
     assert not no_harm(10.6, 10.0, 30.0)
     assert no_harm(10.5, 30.0, 10.0)
     assert no_harm(10.1, 10.1 - 0.5)
-    assert not no_harm(10.5, 10.0, slack=0.0)
+    assert not no_harm(10.5, 10.0, tolerance=0.0)
 
 
 # --- decibels ---
@@ -169,29 +168,35 @@ def test_the_share_of_sight():
 
 def test_of_one_utterance():
     rows = {row.modality: row for row in bench() if row.id == "1-1" and row.snr_db in (None, 0.0) and row.corruption is None}
-    losses = {name: row.loss for name, row in rows.items()}
-    assert utterance_shapley(rows) == shapley(*(-losses[name] for name in ("none", "a", "v", "av")))
+    cell, losses = Cell("grid", "av", "babble", 0.0), {name: row.loss for name, row in rows.items()}
+
+    def found(changed, measure="loss"):
+        return condition_shapley(cells(changed.values()), cell, measure, rng=rng())
+
+    expected = shapley(*(-losses[name] for name in ("none", "a", "v", "av")))
+    of_loss = found(rows)
+    assert (of_loss.sound.value, of_loss.sight.value, of_loss.total.value) == (expected.sound, expected.sight, expected.total)
+    assert (of_loss.total.low, of_loss.utterances) == (None, 1)
     texts = {"a": "bin blue at f two now please x", "v": "x x x x two now please soon", "av": " ".join(WORDS)}
     for name, text in texts.items():
         rows[name] = replace(rows[name], hypothesis=text)
-    found = utterance_shapley({name: rows[name] for name in ("a", "v", "av")}, "wer")
-    assert (found.sound, found.sight, found.total) == ((7 / 8 + 4 / 8) / 2, (4 / 8 + 1 / 8) / 2, 1)
-    assert utterance_shapley({**rows, "v": replace(rows["v"], loss=None)}) is None
-    with pytest.raises(AvsrError, match="no row of modality none, only of a, v, av"):
-        utterance_shapley({name: rows[name] for name in ("a", "v", "av")})
+    of_words = found({name: rows[name] for name in ("a", "v", "av")}, "wer")
+    assert (of_words.sound.value, of_words.sight.value) == ((7 / 8 + 4 / 8) / 2, (4 / 8 + 1 / 8) / 2)
+    assert of_words.total.value == 1
+    assert found({**rows, "v": replace(rows["v"], loss=None)}) is None
     with pytest.raises(AvsrError, match=r"no measure 'cer'\.  Choose one of loss, wer"):
-        utterance_shapley(rows, "cer")
+        found(rows, "cer")
 
 
 def test_of_a_condition_it_is_the_mean_of_those_of_its_utterances():
     rows = bench()
     found, cell = cells(rows), Cell("grid", "av", "babble", -5.0, "blur", 4.0)
     whole = condition_shapley(found, cell, rng=rng())
-    by_id = {}
-    for one in (Cell("grid", "none"), *alone(found, cell), cell):
+    losses = {}
+    for one in (Cell("grid", "none"), *unimodal_cells(found, cell), cell):
         for row in found[one]:
-            by_id.setdefault(row.id, {})[row.modality] = row
-    each = [utterance_shapley(some) for some in by_id.values()]
+            losses.setdefault(row.id, []).append(-row.loss)
+    each = [shapley(*values) for values in losses.values()]
     for name in ("sound", "sight", "total"):
         estimate = getattr(whole, name)
         assert estimate.value == pytest.approx(np.mean([getattr(one, name) for one in each]))
@@ -206,7 +211,7 @@ def test_of_a_condition_it_is_the_mean_of_those_of_its_utterances():
 def test_of_word_errors_it_is_weighted_by_words():
     found, cell = cells(bench()), Cell("grid", "av", "babble", -5.0)
     percent = {name: wer(found[one], rng=rng()).percent / 100
-               for name, one in zip(("a", "v", "av"), (*alone(found, cell), cell), strict=True)}
+               for name, one in zip(("a", "v", "av"), (*unimodal_cells(found, cell), cell), strict=True)}
     whole = condition_shapley(found, cell, "wer", rng=rng())
     expected = shapley(-1.0, -percent["a"], -percent["v"], -percent["av"])
     assert (whole.sound.value, whole.sight.value) == (pytest.approx(expected.sound), pytest.approx(expected.sight))

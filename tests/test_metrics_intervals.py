@@ -11,7 +11,7 @@ from made_rows import plain_row
 
 from avsr.errors import AvsrError
 from avsr.metrics import difference, paired, sentence_errors, wer
-from avsr.metrics.compare import flipped
+from avsr.metrics.compare import permutation_p
 from avsr.metrics.intervals import gap, interval, log_quotient, ratio
 
 
@@ -225,16 +225,16 @@ def test_the_permutation_test_is_exact_for_few_clusters(differences):
     sums = [abs(sum(sign * one for sign, one in zip(signs, differences, strict=True)))
             for signs in product((1, -1), repeat=len(differences))]
     expected = np.mean([one >= abs(sum(differences)) for one in sums])
-    assert flipped(np.array(differences, float), rng()) == expected
+    assert permutation_p(np.array(differences, float), rng()) == expected
     # As many more that are alike in both systems change nothing, and make the throws random.
-    many = flipped(np.array([*differences, *12 * [0]], float), rng(), 4000)
+    many = permutation_p(np.array([*differences, *12 * [0]], float), rng(), 4000)
     assert many == pytest.approx(expected, abs=0.05)
 
 
 def test_chance_alone_is_called_so_as_often_as_it_says():
     generator = rng(2)
     errors = generator.binomial(20, 0.2, (2, 2000, 10)).astype(float)
-    p = np.array([flipped(one, generator) for one in errors[0] - errors[1]])
+    p = np.array([permutation_p(one, generator) for one in errors[0] - errors[1]])
     assert 0.03 <= np.mean(p <= 0.05) <= 0.06
     assert 0.40 <= np.mean(p <= 0.50) <= 0.55
 
@@ -242,11 +242,11 @@ def test_chance_alone_is_called_so_as_often_as_it_says():
 def test_a_real_difference_has_a_small_p_and_it_is_never_zero():
     rows = simulated(rng(1), 40, 5)
     better = [replace(one, hypothesis=one.reference) for one in rows]
-    found = paired(rows, better, rng=rng(), n_flips=999)
+    found = paired(rows, better, rng=rng(), n_permutations=999)
     assert found.p == 1 / 1000
     assert found.difference == difference(rows, better, rng=rng())
     three = [one for one in rows if one.speaker in ("0", "1", "2")]
     assert paired(three, [replace(one, hypothesis="x") for one in three], rng=rng()).p == 2 / 2 ** 3
     assert paired(rows[:1], better[:1], rng=rng()).p is None
-    backwards = paired(better, rows, rng=rng(), n_flips=999)
+    backwards = paired(better, rows, rng=rng(), n_permutations=999)
     assert (backwards.difference.percent, backwards.p) == (-found.difference.percent, found.p)

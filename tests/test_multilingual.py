@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from talking_voice import speak
 
 from avsr import checkpoint, cli, media
-from avsr.benchmark.against import packaged_whisper
+from avsr.benchmark.baselines import packaged_whisper
 from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens, search
 from avsr.errors import AvsrError, BadCheckpoint
 from avsr.features import log_mel

@@ -20,7 +20,7 @@ from avsr.noise import (
     Coloured,
     Cut,
     NoiseMixer,
-    Plan,
+    NoisePlan,
     Recorded,
     Recordings,
     SpeechShaped,
@@ -34,7 +34,7 @@ from avsr.noise import (
     rms_level,
 )
 from avsr.noise.mixing import FADE, MARGIN, joined
-from avsr.noise.sources import Shelf, Usable, _speech_only, _without_padding
+from avsr.noise.sources import DrawableAudio, RecordingCache, _speech_only, _without_padding
 from avsr.rates import HOP, SAMPLE_RATE
 
 SECOND = SAMPLE_RATE
@@ -326,7 +326,7 @@ def test_a_plan_cuts_from_the_originals_what_the_trimmed_sounds_joined_would_be(
     (cuts,) = source.plan(n, np.random.default_rng(seed)).streams
     drawn = source.draw(n, np.random.default_rng(seed))
     np.testing.assert_allclose(drawn, wanted, atol=1e-6)
-    assert np.array_equal(render(Plan(n, (cuts,)), lambda sound: sound), drawn)
+    assert np.array_equal(render(NoisePlan(n, (cuts,)), lambda sound: sound), drawn)
     assert sum(cut.length - cut.fade for cut in cuts) == n
     assert cuts[0].fade == 0
     for cut in cuts:
@@ -372,7 +372,7 @@ def test_gaps_in_a_recording_are_cut_out_and_told():
 
 def test_the_shelf_keeps_to_its_bound(monkeypatch):
     monkeypatch.setattr("avsr.noise.sources.CACHE_SECONDS", 3)
-    shelf, read = Shelf(lambda audio: Usable(audio, ((0, len(audio)),))), []
+    shelf, read = RecordingCache(lambda audio: DrawableAudio(audio, ((0, len(audio)),))), []
 
     def sound(key):
         return Recorded(str(key), lambda: read.append(key) or gaussian(SECOND, key))

@@ -24,7 +24,7 @@ from avsr.noise import (
     Recorded,
     Recordings,
     SpeechShaped,
-    Spoken,
+    TargetSpeech,
     active_level,
     open_families,
     rms_level,
@@ -76,7 +76,7 @@ def families(folder, *names):
 
 def spoken(*ids, n=SECOND):
     """Utterances `s1-x` of speaker s1, each with its own speech."""
-    return [Spoken(one, one.partition("-")[0], speech(int.from_bytes(one.encode(), "big") % 2 ** 32, n)) for one in ids]
+    return [TargetSpeech(one, one.partition("-")[0], speech(int.from_bytes(one.encode(), "big") % 2 ** 32, n)) for one in ids]
 
 
 IDS = ("s1-a", "s1-b", "s2-a")
@@ -93,7 +93,7 @@ def test_the_ratio_is_kept_within_a_tenth_of_a_decibel(seed, n, n_noise, speech_
     sources = {"files": Recordings([Recorded(str(i), lambda i=i: gaussian(n_noise + i, seed + i, 10 ** (noise_db / 20)))
                                     for i in (1, 2)]), "white": Coloured()}
     with tempfile.TemporaryDirectory() as folder:
-        made = NoiseManifest.open(Path(folder) / "noise.jsonl", sources, [Spoken(str(seed), None, clean)], level=level)
+        made = NoiseManifest.open(Path(folder) / "noise.jsonl", sources, [TargetSpeech(str(seed), None, clean)], level=level)
         for family in sources:
             for snr_db in (*SNRS, other):
                 mixed = made.mix(str(seed), family, snr_db, clean)
@@ -281,7 +281,7 @@ def test_a_whole_manifest_is_read_and_not_written_again_nor_is_any_speech_read(f
     def never():
         raise AssertionError("it is all there")
 
-    again = NoiseManifest.open(path, families(folder), [Spoken(one, one[:2], never) for one in IDS])
+    again = NoiseManifest.open(path, families(folder), [TargetSpeech(one, one[:2], never) for one in IDS])
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert len(again) == 15
     assert ("s1-a", "rain") in again
@@ -294,7 +294,7 @@ def test_a_whole_manifest_is_read_and_not_written_again_nor_is_any_speech_read(f
 def test_a_last_line_that_was_cut_off_is_made_again(data):
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "noise.jsonl"
-        made = [Spoken(one, "s1", speech(1, 4000)) for one in ("s1-ä", "s1-ö")]
+        made = [TargetSpeech(one, "s1", speech(1, 4000)) for one in ("s1-ä", "s1-ö")]
         NoiseManifest.open(path, {"pink": Coloured(1.0)}, made)
         whole = path.read_bytes()
         path.write_bytes(cut := whole[:data.draw(st.integers(0, len(whole)))])
@@ -344,7 +344,7 @@ def test_progress_counts_the_utterances_that_are_added(folder):
 
 def test_silent_speech_has_no_ratio_and_is_listed(folder):
     sounds = {"s1-x": np.zeros(SECOND, np.float32), "s1-y": None, "s1-z": np.zeros(0, np.float32)}
-    utterances = [*spoken("s1-a"), *(Spoken(one, "s1", lambda audio=audio: audio) for one, audio in sounds.items())]
+    utterances = [*spoken("s1-a"), *(TargetSpeech(one, "s1", lambda audio=audio: audio) for one, audio in sounds.items())]
     path = folder / "noise.jsonl"
     for _ in range(2):
         made = NoiseManifest.open(path, families(folder, "rain", "pink"), utterances)
@@ -355,7 +355,7 @@ def test_silent_speech_has_no_ratio_and_is_listed(folder):
             with pytest.raises(BadMedia, match=rf"{one}: it is silent over all \d+ samples .* has no meaning\.  Leave it out"):
                 made.mix(one, "rain", 0, audio)
     with pytest.raises(BadMedia, match="s1-n: it holds samples that are not numbers"):
-        NoiseManifest.open(path, families(folder, "rain"), [Spoken("s1-n", "s1", np.full(9, np.nan))])
+        NoiseManifest.open(path, families(folder, "rain"), [TargetSpeech("s1-n", "s1", np.full(9, np.nan))])
 
 
 def test_files_that_changed_or_are_gone_are_named_before_anything_is_mixed(folder):
@@ -484,7 +484,7 @@ def test_what_cannot_be_in_a_manifest(folder):
     with pytest.raises(BadMedia, match="hush: it is silent, so it makes no noise"):
         NoiseManifest.open(path, {"hush": silent}, utterances)
     with pytest.raises(AvsrError, match="an utterance has no speaker"):
-        NoiseManifest.open(path, families(folder, "own"), [Spoken("x", None, speech(1))])
+        NoiseManifest.open(path, families(folder, "own"), [TargetSpeech("x", None, speech(1))])
     assert not path.exists()                                 # whole or not at all
     (folder / "file").write_text("")
     with pytest.raises(BadOutput, match=r"cannot be written \(.*\)\.  Choose another output folder"):
@@ -495,7 +495,7 @@ def test_the_noise_of_this_project_mixed_into_real_speech(real_data, noise_grid_
     from avsr import media
 
     clips = [next((real_data / "grid" / name).glob("*.mpg")) for name in ("s1", "s30")]
-    utterances = [Spoken(clip.stem, clip.parent.name, media.read(clip, want_video=False).audio) for clip in clips]
+    utterances = [TargetSpeech(clip.stem, clip.parent.name, media.read(clip, want_video=False).audio) for clip in clips]
     families_ = open_families(["babble", "natural"], config=noise_grid_config)
     made = NoiseManifest.open(tmp_path / "noise.jsonl", families_, utterances)
     assert [len(made.row(one.id, "babble")["talkers"]) for one in utterances] == [6, 5]

@@ -347,7 +347,7 @@ def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
         everybody = [lips.crop(clip, track) for track in faces.track_faces(clip)]
         for name, (first, end) in parts.items():
             end = clip.n_frames if end is None else end
-            live = lips.choose(everybody, first, end)
+            live = lips.choose_speaker(everybody, first, end)
             if live is None:
                 assert name not in rows
                 continue
@@ -453,3 +453,19 @@ def test_sound_alone(real_data, tmp_path):
     assert len(prepared.utterances) == 2
     prepared = prepare.prepare(utterances[:1], tmp_path / "av", settings=PrepareSettings(workers=1))
     assert prepared.dropped == [Dropped("sound", "no picture")]
+
+
+def test_the_old_name_of_the_option_still_works_and_warns(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from avsr.cli import main
+
+    monkeypatch.setenv("AVSR_FACE_DETECTOR", str(tmp_path / "nowhere"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").touch()
+    (tmp_path / "in" / "a.txt").write_text("hello")
+    done = CliRunner().invoke(main, ["prepare", "folder", str(tmp_path / "in"), str(tmp_path / "out"), "--recipe", "auto-avsr"])
+    assert done.exit_code == 1
+    assert "warning: the option --recipe is now called --mouth-crop; the old name still works." in done.stderr
+    assert "AVSR_FACE_DETECTOR" in done.stderr, "the settings of auto-avsr were taken"
+    assert "--recipe" not in CliRunner().invoke(main, ["prepare", "--help"]).stdout

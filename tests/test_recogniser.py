@@ -20,7 +20,8 @@ def checkpoint(tmp_path_factory):
     tokenizer = write_characters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
-                      n_vocab=tokenizer.no_timestamps + 1, n_context=32, video_frontend="compact", video_width=32, n_reliability=8)).eval()
+                      n_vocab=tokenizer.no_timestamps + 1, n_context=32, video_frontend="compact", video_width=32,
+                      n_reliability=8)).eval()
     torch.nn.init.normal_(model.decoder.embedding.weight, std=0.3)
     for name, parameter in model.named_parameters():
         if name.endswith("gate"):
@@ -44,7 +45,7 @@ def test_what_is_shared_changes_nothing(checkpoint, said):
     alone = {"a": checkpoint.model.encode(mel, mel_lengths=lengths), "v": checkpoint.model.encode(None, mouths, seen=seen),
              "av": checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)}
     for modality, memory in alone.items():
-        for name in ("audio", "video", "trust"):
+        for name in ("audio", "video", "reliability"):
             one, other = getattr(memory, name), getattr(found[modality], name)
             assert (one is None) == (other is None), (modality, name)
             assert one is None or torch.allclose(one, other, atol=1e-5), (modality, name)
@@ -72,10 +73,10 @@ def test_no_face_is_sound_alone_and_by_sight_nothing(checkpoint, said):
 def test_encoded_audio_serves_several_videos(checkpoint, said, monkeypatch):
     recogniser = Recogniser(checkpoint)
     audio = recogniser.encode_audio([one.audio for one in said])
-    monkeypatch.setattr(checkpoint.model, "listen", None)   # not called again
+    monkeypatch.setattr(checkpoint.model, "encode_audio", None)   # not called again
     assert recogniser.encode_audio(audio) is audio
     one, other = (recogniser.encode(audio, video, "av") for video in (said, said[::-1]))
-    assert not torch.equal(one.lips[0], other.lips[0])
+    assert not torch.equal(one.unfused_video[0], other.unfused_video[0])
     assert torch.equal(one.seconds, other.seconds)
     assert one.seconds.tolist() == pytest.approx([len(each.audio) / SAMPLE_RATE for each in said])
 
@@ -128,7 +129,7 @@ def test_the_company_in_a_batch_changes_nothing(checkpoint, said):
     for i, log_probs in enumerate(recogniser.score(together, texts)):
         alone = recogniser.encode([said[i].audio], [said[i]], "av")
         assert torch.allclose(log_probs, recogniser.score(alone, [texts[i]])[0], atol=1e-4)
-    assert together.trust.isfinite().all()
+    assert together.reliability.isfinite().all()
 
 
 def test_what_a_model_wants_of_the_search_gives_way_to_what_is_asked(checkpoint):

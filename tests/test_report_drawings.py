@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from made_rows import Made
 
+from avsr.html.page import WordEdit, word_edits
+from avsr.html.plot import FORMATS, MODALITY_COLOURS, OTHER_COLOURS, file_bytes, plot_style, svg_element
+from avsr.html.table import Column, Table, csv_text, markdown, show
 from avsr.metrics import NOTHING, Estimate, Gain, Rate, wer
-from avsr.report import counts, figures, groups, shares, visemes
-from avsr.report.book import Book
-from avsr.report.draw import FORMATS, MODALITY_COLOURS, NARROW, OTHERS, WIDTH, drawn, file_bytes, page_svg
-from avsr.report.examples import Word, marked
+from avsr.report import ReportSettings, figures, make_sections
+from avsr.report.page import Section, render_page
+from avsr.report.result_table import ResultTable
 from avsr.report.runs import Run
-from avsr.report.table import Column, Line, Table, csv_text, markdown, show
+from avsr.report.sheet import NARROW, WIDTH
 
 MADE = {
     "two that see": Made(30, 10, ("a rather long name of a system", "grid", "faster-whisper:tiny.en"), ("babble", "music"),
@@ -28,14 +30,13 @@ MADE = {
 
 
 @pytest.fixture(scope="module", params=MADE)
-def drawings(request):
+def sheets(request):
     made = MADE[request.param]
-    book = Book(list(made_rows.rows(made)))
-    run = Run("run", Path("run"), book.rows, list(made_rows.timings(made)))
-    found = [figures.wer(book), figures.trust(book), figures.corruption(book), figures.speed(book, counts.factors([run])),
-             groups.fairness(book, ("sex",)).drawing, shares.credited(book).drawing, visemes.confused(book).drawing]
-    with drawn():
-        return {drawing.name: drawing.draw() for drawing in found if drawing is not None}
+    results = ResultTable(list(made_rows.rows(made)))
+    run = Run("run", Path("run"), list(results.rows), list(made_rows.timings(made)))
+    with plot_style():
+        sections = make_sections([run], results, ReportSettings(("sex",)))
+        return {name: sheet for section in sections for name, sheet in section.sheets.items()}
 
 
 def boxes(sheet):
@@ -56,10 +57,10 @@ def boxes(sheet):
 
 
 @pytest.mark.slow
-def test_what_is_written_stays_in_its_panel_and_lies_over_nothing(drawings):
-    assert {"wer", "trust", "speed", "groups", "shares", "visemes"} <= set(drawings)
-    for name, sheet in drawings.items():
-        with drawn():
+def test_what_is_written_stays_in_its_panel_and_lies_over_nothing(sheets):
+    assert {"wer", "reliability", "speed", "groups", "contribution", "visemes"} <= set(sheets)
+    for name, sheet in sheets.items():
+        with plot_style():
             found = boxes(sheet)
         height = 72 * sheet.figure.get_figheight()
         panels = sheet.boxes()
@@ -82,25 +83,25 @@ def test_what_is_written_stays_in_its_panel_and_lies_over_nothing(drawings):
                 assert across <= 0.5 or up <= 2.0, (name, one, two)
 
 
-def test_figures_are_as_wide_as_a_page_or_a_column(drawings):
-    for sheet in drawings.values():
+def test_figures_are_as_wide_as_a_page_or_a_column(sheets):
+    for sheet in sheets.values():
         assert sheet.figure.get_figwidth() == (NARROW if sheet.columns == 1 else WIDTH)
         assert all(left >= 0 and left + wide <= 72 * sheet.width + 0.1 for left, _, wide, _ in sheet.boxes())
 
 
-def test_files_are_of_their_format_and_the_page_has_colours_of_its_own(drawings):
-    sheet = drawings["speed"]
-    with drawn():
+def test_files_are_of_their_format_and_the_page_has_colours_of_its_own(sheets):
+    sheet = sheets["speed"]
+    with plot_style():
         found = {kind: file_bytes(sheet.figure, kind) for kind in FORMATS}
     assert found["png"].startswith(b"\x89PNG")
     assert found["pdf"].startswith(b"%PDF")
     svg = found["svg"].decode()
     assert MODALITY_COLOURS["av"] in svg
-    page = page_svg(svg, "speed", 'what "it" shows')
+    page = svg_element(found["svg"], "speed")
     assert page.startswith("<svg viewBox=")
-    assert 'aria-label="what &quot;it&quot; shows"' in page
+    assert 'aria-labelledby="speed-caption"' in page
     assert "var(--both)" in page
-    assert not [colour for colour in (*MODALITY_COLOURS.values(), *OTHERS) if colour in page]
+    assert not [colour for colour in (*MODALITY_COLOURS.values(), *OTHER_COLOURS) if colour in page]
     assert "<text" in page
 
 
@@ -145,16 +146,21 @@ RATE = Rate(12.34, 10.06, 14.96, 4, "speaker", NOTHING)
     (None, ".1f", "–"), (math.nan, ".1f", "–"), (-0.04, ".1f", "0.0"), (-10.0, "g", "−10"), (1234567, "", "1,234,567"),
     ("clean", "g", "clean"), (0.0004, "p", "< 0.001"), (0.05, "p", "0.050")])
 def test_values_read_as_they_should(value, pattern, text):
-    assert show(value, Column("name", "title", pattern)) == text
+    assert " ".join(filter(None, show(value, pattern))) == text
 
 
 def test_markdown_and_csv_hold_the_same():
-    columns = (Column("system", None), Column("noise", "noise", words=True), Column("wer", "WER %"), Column("n", "n"))
-    lines = (Line(("grid", "a|b", RATE, 7), bold=True), Line(("grid", "x\ny", None, None), strong=("noise",)))
-    table = Table("main", "A | B", columns, lines, "A note.")
-    assert markdown(table) == ("**A \\| B**\n\n| noise | WER % | n |\n|--|--:|--:|\n"
-                               "| **a\\|b** | **12.3 (10.1 to 15.0)** | **7** |\n| **x y** | – | – |\n\nA note.\n")
-    other = Table("main", "", (Column("system", None), Column("more", "more")), (Line(("tiny", 1.5)),))
+    columns = {"system": Column(None, "s"), "noise": Column("noise", "s"), "wer": Column("WER %"), "n": Column("n")}
+    rows = [{"system": "grid", "noise": "a|b", "wer": RATE, "n": 7}, {"system": "grid", "noise": "x\ny", "wer": None, "n": None}]
+    table = Table("main", "A | B", columns, rows, "A note.", highlighted=[0], strong={1: ("noise",)})
+    title, _, head, rule, *lines = markdown(table).splitlines()
+    assert title == "**A \\| B**"
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["noise", "WER %", "n"]
+    assert [(cell[0], cell[-1]) for cell in rule.strip("|").split("|")] == [(":", "-"), ("-", ":"), ("-", ":")]
+    assert [line.replace(" ", "") for line in lines] == [
+        "|**a\\|b**|**12.3(10.1to15.0)**|**7**|", "|**xy**|–|–|", "", "Anote."]
+    assert {len(line) for line in (head, rule, *lines[:2])} == {len(head)}                   # columns are in line
+    other = Table("main", "", {"system": Column(None), "more": Column("more")}, [{"system": "tiny", "more": 1.5}])
     lines = list(csv.DictReader(io.StringIO(csv_text([table, other]))))
     assert lines[0] == {"system": "grid", "noise": "a|b", "wer": "12.34", "wer_low": "10.06", "wer_high": "14.96", "n": "7",
                         "more": ""}
@@ -163,37 +169,39 @@ def test_markdown_and_csv_hold_the_same():
     assert lines[2]["more"] == "1.5"
 
 
-def test_words_have_their_fates():
-    assert marked("bin blue at f", "bin red at f now") == [
-        Word("bin", "right"), Word("red", "wrong"), Word("at", "right"), Word("f", "right"), Word("now", "added")]
-    assert marked("bin blue", "blue") == [Word("bin", "lost"), Word("blue", "right")]
-    assert marked("bin", "") == [Word("bin", "lost")]
-    assert marked("", "thank you") == [Word("thank", "added"), Word("you", "added")]
+def test_words_have_their_edits():
+    assert word_edits("bin blue at f", "bin red at f now") == [
+        WordEdit("bin", "equal"), WordEdit("red", "substitution"), WordEdit("at", "equal"), WordEdit("f", "equal"),
+        WordEdit("now", "insertion")]
+    assert word_edits("bin blue", "blue") == [WordEdit("bin", "deletion"), WordEdit("blue", "equal")]
+    assert word_edits("bin", "") == [WordEdit("bin", "deletion")]
+    assert word_edits("", "thank you") == [WordEdit("thank", "insertion"), WordEdit("you", "insertion")]
 
 
 def test_amounts_go_from_harmless_to_harmful():
     rows = list(made_rows.rows(Made(12, 6, ("grid",), ("babble",), (None, 0.0, -10.0), (("occlusion", 0.5), ("shift", -80.0)))))
     rows = [replace(row, corruption="lowres", amount=12.0) if row.corruption == "occlusion" else row for row in rows]
-    book = Book([*rows, *(replace(row, amount=24.0) for row in rows if row.corruption == "lowres")])
-    assert book.levels("babble") == [None, 0.0, -10.0]
-    assert book.damages() == [("lowres", 12.0), ("lowres", 24.0), ("shift", -80.0)]
-    with drawn():
-        pixels, shift = figures.corruption(book).draw().axes
+    results = ResultTable([*rows, *(replace(row, amount=24.0) for row in rows if row.corruption == "lowres")])
+    assert results.levels("babble") == [None, 0.0, -10.0]
+    assert results.corruptions == [("lowres", 12.0), ("lowres", 24.0), ("shift", -80.0)]
+    with plot_style():
+        pixels, shift = figures.corruption_sheet(results).axes
         assert [label.get_text() for label in pixels.get_xticklabels()] == ["none", "24", "12"]     # fewer pixels are worse
         assert [label.get_text() for label in shift.get_xticklabels()] == ["−80", "none"]
-    assert book.percent(book.find("grid", "av", "babble", 0.0)) == wer(
+    assert results.percent(results.find("grid", "av", ("babble", 0.0))) == wer(
         [row for row in rows if (row.modality, row.snr_db, row.corruption) == ("av", 0.0, None)],
         rng=np.random.default_rng(0)).percent
 
 
 def test_rates_far_apart_are_drawn_on_a_scale_of_roots():
     rows = list(made_rows.rows(Made(12, 6, ("grid",), ("babble",), (None, 0.0, -10.0), ())))
-    near, far = Book(rows), Book([replace(row, hypothesis=row.reference) if row.modality == "av" and row.id != "s1-00000"
-                                  else row for row in rows])
-    with drawn():
-        assert figures.wer(near).draw().axes[0].get_yscale() == "linear"
-        assert "square roots" not in figures.wer(near).caption
-        (axis,) = figures.wer(far).draw().axes
+    said = [replace(row, hypothesis=row.reference) if row.modality == "av" and row.id != "s1-00000" else row for row in rows]
+    with plot_style():
+        near, far = figures.wer_sheet(ResultTable(rows)), figures.wer_sheet(ResultTable(said))
+        assert near.axes[0].get_yscale() == "linear"
+        (axis,) = far.axes
+        pages = [render_page([Section("wer", "WER", {"wer": sheet})], {"wer": file_bytes(sheet.figure, "svg")}, title="", facts=[],
+                             findings=[], warnings=[], runs=[]) for sheet in (near, far)]
     assert axis.get_yscale() == "function"
     assert axis.get_ylabel() == "word error rate, % (root scale)"
-    assert "square roots" in figures.wer(far).caption
+    assert ["of square roots" in page for page in pages] == [False, True]

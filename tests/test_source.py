@@ -18,9 +18,9 @@ from made_tracks import write_tracks
 from places import ROOT
 
 from avsr import media
-from avsr.cli.transcribe import _stems
+from avsr.cli.transcribe import _distinct_stems
 from avsr.errors import BadMedia
-from avsr.explain.scene import Settings, open_scene
+from avsr.explain.input import ExplainSettings, open_input
 from avsr.media import source as sources
 from avsr.remote import name_in_address, without_secrets
 
@@ -150,7 +150,7 @@ def test_an_address_is_read(whole, tmp_path):
             again = read(copy)
         assert told[-1] == ("downloading hello.mp4", len(DATA), len(DATA), "bytes")
         server.log.clear()
-        scene = open_scene(address, None, Settings(), lambda *_: None)      # opens it three times
+        scene = open_input(address, None, ExplainSettings(), lambda *_: None)      # opens it three times
         assert len(server.log) == 1
     assert scene.name == "hello.mp4"
     assert np.array_equal(again.audio, whole.audio)
@@ -203,7 +203,7 @@ def test_what_is_no_recording_is_named(tmp_path, begins, what):
 
 def test_files_are_named_by_what_was_read():
     paths = ["-", "https://host/a/talk%201.mp4?key=a.b/c", "/dev/fd/63", "a/b.mkv", "https://host", "https://host/"]
-    assert list(_stems(paths).values()) == ["stdin", "talk 1", "pipe", "b", "host", "host-2"]
+    assert list(_distinct_stems(paths).values()) == ["stdin", "talk 1", "pipe", "b", "host", "host-2"]
     assert name_in_address("https://host/..%2F..%2Fetc") == "etc"
     assert without_secrets("https://me:pw@host:8/x.mp4?key=secret#t=3") == "https://host:8/x.mp4"
 

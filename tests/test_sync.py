@@ -84,7 +84,7 @@ def test_frames_without_a_face_are_never_called_still():
 
 def test_of_a_mouth_that_is_hardly_seen_nothing_is_said():
     photograph = np.repeat(filmed([opened(face(np.random.default_rng(0)), 0.3)], np.random.default_rng(0)), N_FRAMES, axis=0)
-    missing = np.arange(N_FRAMES) >= sync.FEWEST - 1
+    missing = np.arange(N_FRAMES) >= sync.MIN_FROZEN_FRAMES - 1
     assert sync.movement(photograph, missing) is None
     assert not sync.motionless(photograph, missing).any()
 
@@ -99,16 +99,16 @@ def test_a_smaller_face_that_moves_is_chosen_before_a_larger_still_one():
     photograph = filmed([opened(face(np.random.default_rng(5)), 0.3)] * N_FRAMES, np.random.default_rng(5))
     people = [person(0, photograph, 200), person(1, images, 80)]
     for heard in (sound, None):
-        assert lips.choose(people, 0, N_FRAMES, heard).person == 1
-    assert lips.choose(people[:1], 0, N_FRAMES, sound).person == 0        # alone, it is what there is to be looked at
+        assert lips.choose_speaker(people, 0, N_FRAMES, heard).person == 1
+    assert lips.choose_speaker(people[:1], 0, N_FRAMES, sound).person == 0        # alone, it is what there is to be looked at
 
 
 def test_a_smaller_face_in_step_with_the_sound_is_chosen_before_a_larger_one_that_is_not():
     (images, sound), (other, _) = talking(0), talking(1)
     people = [person(0, other, 200), person(1, images, 80)]
-    assert lips.choose(people, 0, N_FRAMES, sound).person == 1
-    assert lips.choose(people, 0, N_FRAMES).person == 0
-    assert lips.choose([person(0, images, 200), person(1, other, 80)], 0, N_FRAMES, sound).person == 0
+    assert lips.choose_speaker(people, 0, N_FRAMES, sound).person == 1
+    assert lips.choose_speaker(people, 0, N_FRAMES).person == 0
+    assert lips.choose_speaker([person(0, images, 200), person(1, other, 80)], 0, N_FRAMES, sound).person == 0
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from avsr.train import TrainOptions, train
 from avsr.train.initialise import initialise
 from avsr.train.loop import Trainer, learning_rate
 from avsr.train.reliability import MouthImages, ReliabilitySample, balanced, corrupted, fit
-from avsr.train.shortages import shortages_told
+from avsr.train.shortages import report_shortages
 from avsr.train.state import TrainState, averaged, keep_best, save_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -448,7 +448,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(folder, 
     (FileNotFoundError(errno.ENOENT, "No such file"), FileNotFoundError, "No such file"),
 ])
 def test_what_the_machine_runs_short_of_is_told_with_the_way_on(tmp_path, error, kind, says):
-    with pytest.raises(kind, match=says) as caught, shortages_told(tmp_path / "run", DataConfig()):
+    with pytest.raises(kind, match=says) as caught, report_shortages(tmp_path / "run", DataConfig()):
         raise error
     assert not issubclass(kind, AvsrError) or str(caught.value).endswith(", then start again, as no state was saved yet.")
 
@@ -473,13 +473,14 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["model.dims.n_audio_layers=1000000000"], BadConfig, "n_audio_layers is 1000000000, but must be a whole number from 0"),
     (["model.dims.width=16384", "model.dims.n_heads=512", "model.dims.n_audio_layers=200"], BadConfig,
      "more memory to train than this machine has"),
-    (["model.dims.video_frontend=[]"], BadConfig, "model.dims.video_frontend is a list of 0, but must be one of resnet18"),
+    (["model.dims.video_frontend=[]"], BadConfig, r"model.dims.video_frontend is \[\], but must be one of resnet18"),
     (["model.dims.width=9", "model.dims.n_heads=3"], BadConfig, "width 9 in 3 heads"),
     (["model.dims.video_width=33"], BadConfig, "video width 33 in heads 16 wide"),
     (["model.dims.n_ctc=1"], BadConfig, r"n_ctc is 1, but CTC spells 28 letters\.  Set 29, or 0 for none"),
     (["model.dims.n_vocab=5"], BadConfig, r"n_vocab is 5, and the tokenizer has \d+ tokens\.  Leave n_vocab out"),
-    (["model.dims.video_frontend=eyes"], BadConfig, "video_frontend is 'eyes', but must be one of resnet18, resnet18-silu"),
-    (["model.dims.video_blocks=bricks"], BadConfig, "model.dims.video_blocks is 'bricks', but must be one of transformer"),
+    (["model.dims.video_frontend=eyes"], BadConfig,
+     'model.dims.video_frontend is "eyes", but must be one of resnet18, resnet18-silu, compact'),
+    (["model.dims.video_blocks=bricks"], BadConfig, 'model.dims.video_blocks is "bricks", but must be one of transformer'),
     (["model.dims.width=1048576"], BadConfig, "model.dims.width is 1048576, but must be a whole number from 4 to 16384"),
     (["model.dims.n_heads=5"], BadConfig, "width 32 in 5 heads"),
     (["model.dims.n_fusion_layers=2"], BadConfig, "2 fusion layers among 1 audio layers"),

@@ -204,7 +204,7 @@ def reshape_weights(folder, change):
 CONV = "model.encoder.conv1.weight"
 WRONG_FOLDERS = {
     "another kind of model": (lambda f: edit(f / "config.json", model_type="bert"),
-                              "a model of type 'bert', not whisper.  Name a Whisper's folder, or one of tiny.en"),
+                              "a model of type \"bert\", not whisper.  Name a Whisper's folder, or one of tiny.en"),
     "no type": (lambda f: edit(f / "config.json", model_type=None), "its config.json names neither a model_type"),
     "config without a field": (lambda f: edit(f / "config.json", d_model=None), "config.json: lacks d_model"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "config.json: holds a JSON list"),

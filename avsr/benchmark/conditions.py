@@ -1,31 +1,57 @@
-"""What is to be measured: noises, SNRs, bad pictures and modalities in, conditions out, grouped by what is heard.
+"""What a benchmark measures: settings, and the conditions that follow from them. Loads nothing heavy.
 
-    --noise babble,white --snr clean,0 --corrupt blur  ->  Heard(None, None), Heard("babble", 0.0), ...
+    --noise babble,white --snr clean,0 --corrupt blur
+        -> BenchmarkSettings -> AudioCondition(None, None, ...), AudioCondition("babble", 0.0, ...), ...
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from avsr.corrupt import Corruption
 from avsr.errors import AvsrError
 from avsr.names import MODALITIES
 
+Task = tuple[str, Corruption | None]                        # a modality, and what is wrong with the video
+
 
 @dataclass(frozen=True)
-class Heard:
-    """One way to hear the whole test set (noise and SNR in dB, both None for clean), and all that is measured in it:
-    modalities with their pictures, None for a good one."""
+class BenchmarkSettings:
+    """What `avsr benchmark --help` lists under the same names.
+
+    snrs, corrupt_snrs: dB, None for clean.  given: folders of noises by name.  level: how the level of speech is measured,
+    `active` or `rms`.
+    """
+
+    split: str = "test"
+    models: tuple[str, ...] = ("default",)
+    against: tuple[str, ...] = ()
+    noises: tuple[str, ...] | None = None                   # None: babble of the test's own speakers, or speech-shaped noise
+    given: Mapping[str, str] = field(default_factory=dict)
+    snrs: tuple[float | None, ...] = (None, 20.0, 10.0, 5.0, 0.0, -5.0, -10.0)
+    corruptions: tuple[Corruption, ...] = ()
+    corrupt_snrs: tuple[float | None, ...] = (None, 0.0)
+    modalities: tuple[str, ...] = MODALITIES
+    level: str = "active"
+    noise_config: str | None = None
+    noise_manifest: str | None = None
+    beam_size: int | None = None                            # None: the default of each model
+    batch_size: int = 16
+    max_missing: float = 0.25
+    limit: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class AudioCondition:
+    """A noise and an SNR in dB, both None for clean, and the tasks that are measured with this audio."""
 
     noise: str | None
     snr_db: float | None
-    tasks: tuple[tuple[str, Corruption | None], ...]
-
-    def __str__(self) -> str:
-        return "clean" if self.noise is None else f"{self.noise} at {self.snr_db:g} dB"
+    tasks: tuple[Task, ...]
 
 
 def parse_snrs(text: str) -> tuple[float | None, ...]:
@@ -45,7 +71,7 @@ def parse_snrs(text: str) -> tuple[float | None, ...]:
 def parse_noises(texts: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """`babble,rain=FOLDER` -> the names, and the folders given for some of them. Raises AvsrError."""
     names, given = [], {}
-    for word in (part for text in texts for part in _parts(text)):
+    for word in (part for text in texts for part in _list_items(text)):
         name, equals, folder = word.partition("=")
         if not name or (equals and not folder):
             raise AvsrError(f"noise {word!r}: a name is missing.  Write it as babble or rain=FOLDER.")
@@ -55,46 +81,47 @@ def parse_noises(texts: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]
     return tuple(dict.fromkeys(names)), given
 
 
-def _parts(text: str) -> list[str]:
-    """What stands between the commas of a list. In NAME=PATH the longest path that exists is taken, commas included."""
-    pieces, out = text.split(","), []
-    while pieces:
-        name, equals, _ = pieces[0].partition("=")
-        paths = {n: ",".join(pieces[:n])[len(name) + 1:] for n in range(len(pieces), 1, -1)} if equals else {}
+def _list_items(text: str) -> list[str]:
+    """The items of a list with commas. The path of NAME=PATH is the longest one that exists, commas included."""
+    parts, out = text.split(","), []
+    while parts:
+        name, equals, _ = parts[0].partition("=")
+        paths = {n: ",".join(parts[:n])[len(name) + 1:] for n in range(len(parts), 1, -1)} if equals else {}
         n = next((n for n, path in paths.items() if Path(path.strip()).exists()), 1)
-        out.append(",".join(pieces[:n]).strip())
-        pieces = pieces[n:]
+        out.append(",".join(parts[:n]).strip())
+        parts = parts[n:]
     return out
 
 
 def parse_modalities(text: str) -> tuple[str, ...]:
     """`a,v,av` in the order of MODALITIES. Raises AvsrError."""
     asked = {part.strip() for part in text.split(",")}
-    if strange := sorted(asked - set(MODALITIES)):
-        raise AvsrError(f"modality {strange[0]!r}: not known.  Use a (sound), v (lips), av (both) and none (neither).")
+    if unknown := sorted(asked - set(MODALITIES)):
+        raise AvsrError(f"modality {unknown[0]!r}: not known.  Use a (sound), v (lips), av (both) and none (neither).")
     return tuple(one for one in MODALITIES if one in asked)
 
 
-def conditions(noises: Sequence[str], snrs: Sequence[float | None], corruptions: Sequence[Corruption],
-               corrupt_snrs: Sequence[float | None], modalities: Sequence[str]) -> list[Heard]:
-    """All that is to be measured of a model. Lips alone know no noise, sound alone no picture: each is measured once.
+def conditions(settings: BenchmarkSettings, modalities: Sequence[str]) -> list[AudioCondition]:
+    """Everything that is measured of a system with these modalities; `settings.noises` must be named.
 
-    Bad pictures are shown clean and in noise at `corrupt_snrs`, where sound alone is measured too, to compare.
+    Lips alone are measured once for all noises, sound alone once for all corruptions. Corrupted video is shown with clean
+    audio and with noise at `corrupt_snrs`, where sound alone is measured as well, for comparison.
     """
-    levels = (*snrs, *(corrupt_snrs if corruptions else ()))
-    clean = [(one, None) for one in MODALITIES if one in ("none", "v") or None in levels]
+    corruptions, corrupt_snrs = settings.corruptions, settings.corrupt_snrs
+    levels = (*settings.snrs, *(corrupt_snrs if corruptions else ()))
+    clean: list[Task] = [(one, None) for one in MODALITIES if one in ("none", "v") or None in levels]
     clean += [(one, bad) for bad in corruptions for one in ("v", "av") if one == "v" or None in corrupt_snrs]
-    out = [Heard(None, None, tuple(clean))]
-    for noise in noises:
+    out = [AudioCondition(None, None, tuple(clean))]
+    for noise in settings.noises or ():
         for snr in dict.fromkeys(snr for snr in levels if snr is not None):
-            bad = corruptions if snr in corrupt_snrs else ()
-            out.append(Heard(noise, snr, (("a", None), ("av", None), *(("av", one) for one in bad))))
+            corrupted = corruptions if snr in corrupt_snrs else ()
+            out.append(AudioCondition(noise, snr, (("a", None), ("av", None), *(("av", one) for one in corrupted))))
     kept = [replace(one, tasks=tuple(task for task in one.tasks if task[0] in modalities)) for one in out]
     return [one for one in kept if one.tasks]
 
 
 def noise_config(asked: str | Path | None) -> Path | None:
-    """The file that says what noises are: the one asked for; None, or `none`, for what is built in alone. Raises AvsrError."""
+    """The file that describes the noises: the one asked for, None for the built-in ones alone. Raises AvsrError."""
     if asked is None or asked == "none":
         return None
     if not Path(asked).is_file():
@@ -102,6 +129,6 @@ def noise_config(asked: str | Path | None) -> Path | None:
     return Path(asked)
 
 
-def speech_facts(labels: Mapping[str, str]) -> dict[str, str]:
-    """The labels of an utterance that groups can be made of: all but the trainer's own."""
+def group_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """The labels of an utterance by which results can be grouped: all but `trust`, which is for training."""
     return {name: value for name, value in labels.items() if name != "trust"}

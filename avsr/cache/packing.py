@@ -1,7 +1,7 @@
-"""The bytes of an utterance: its mouths, sound and facts packed into a stretch of a tar file, and unpacked with care.
+"""The bytes of an utterance: its mouths, sound and facts packed into a part of a tar file, and unpacked with checks.
 
     Cached (images (T, 96, 96) uint8, missing (T,) bool, audio (S,) float32)  <->  Packed: ID.mouths.zlib, ID.flac, ID.json
-What is unpacked may be somebody else's, so nothing becomes larger than its manifest announces.
+The bytes may come from somebody else, so nothing is unpacked to more than its manifest announces.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from avsr import rates
-from avsr.errors import BadManifest
+from avsr.errors import BadManifest, quote
 from avsr.manifest import CacheEntry
-from avsr.textfiles import quote
 
 # Size of 75 mouths and speed on one core, 60 GRID clips of 5 speakers, two other jobs on the machine's two cores:
 #                                       size     share of raw  written  read
@@ -40,7 +39,7 @@ MEMBERS = 8                           # files of an utterance in a shard that ar
 
 @dataclass(frozen=True)
 class Cached:
-    """What training reads of an utterance.
+    """An utterance in the cache, as training reads it.
 
     images: (T, 96, 96) uint8 grey, bit for bit what lips.crop gave; None where it was prepared by sound alone.
     missing: (T,) bool, True where no face was found; None with images.
@@ -65,13 +64,13 @@ class Cached:
 
     @property
     def modality(self) -> str:
-        """av, a or v: what is there."""
+        """What there is: av, a or v."""
         return ("" if self.audio is None else "a") + ("" if self.images is None else "v")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """An utterance as a stretch of a shard; a whole number of tar's blocks of 512 bytes."""
+    """An utterance as a part of a shard: a whole number of tar's blocks of 512 bytes."""
 
     blob: bytes
     n_frames: int
@@ -97,9 +96,9 @@ def pack(name: str, cached: Cached, facts: dict[str, Any] | None = None) -> Pack
 
 
 def unpack(blob: bytes, entry: CacheEntry, name: str | None = None) -> Cached:
-    """What `pack` packed. Raises BadManifest where it is not what `entry` (and `name`, the id) announce.
+    """The utterance that `pack` packed. Raises BadManifest if it is not what `entry` (and `name`, the id) announce.
 
-    Nothing is unpacked to more than `entry` announces: the bytes may be somebody else's.
+    Nothing is unpacked to more than `entry` announces, as the bytes may come from somebody else.
     """
     where = f"{entry.shard}: bytes {entry.offset} to {entry.offset + entry.size}"
     remedy = "Copy the cache again, or run avsr prepare into an empty folder."
@@ -125,13 +124,15 @@ def unpack(blob: bytes, entry: CacheEntry, name: str | None = None) -> Cached:
 
 
 def _members(blob: bytes) -> dict[str, bytes]:
-    """The files of an utterance by what follows the dot of their names."""
+    """The files of an utterance, by the part of their names after the first dot."""
     parts = {}
     with tarfile.open(fileobj=BytesIO(blob), mode="r:") as tar:      # plain alone: by itself it would unpack gzip and xz, too
         for member in islice(tar, MEMBERS):
             if member.type != tarfile.REGTYPE or not 0 <= member.size <= len(blob):
                 raise ValueError(f"{member.name[:40]!r} of {member.size} bytes is no plain file")
-            parts[member.name.partition(".")[2]] = tar.extractfile(member).read()
+            file = tar.extractfile(member)
+            assert file is not None                          # as it is a regular file
+            parts[member.name.partition(".")[2]] = file.read()
     return parts
 
 
@@ -151,7 +152,7 @@ def _pack_mouths(images: np.ndarray) -> bytes:
     change = images.copy()
     change[1:] -= images[:-1]
     packer = zlib.compressobj(strategy=zlib.Z_RLE)
-    return packer.compress(change) + packer.flush()
+    return packer.compress(change.data) + packer.flush()
 
 
 def _unpack_mouths(data: bytes, n_frames: int, size: int) -> np.ndarray:
@@ -169,7 +170,7 @@ def _unpack_mouths(data: bytes, n_frames: int, size: int) -> np.ndarray:
 
 
 def _gain(audio: np.ndarray) -> float:
-    """The power of two that brings the peak to between 1/2 and 1: exact, and nothing is cut off or lost in quiet."""
+    """The power of two that scales the peak to between 1/2 and 1: it is exact, and neither clips nor loses quiet sound."""
     peak = float(np.abs(audio).max(initial=0))
     assert np.isfinite(peak), "sound that is not a number"
     return 1.0 if peak == 0 else 2.0 ** -float(np.frexp(peak)[1])
@@ -203,7 +204,7 @@ def _key(name: str) -> str:
 
 
 def _member(name: str, data: bytes) -> bytes:
-    """A file in a tar: the same bytes on every machine at every time."""
+    """A file of a tar: the same bytes on every machine and at any time."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
     return info.tobuf(tarfile.PAX_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE)

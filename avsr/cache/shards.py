@@ -1,4 +1,4 @@
-"""Shards: packed utterances one after another in plain tar files, any one of them read with one range request.
+"""Shards: packed utterances one after another in plain tar files, each read with one range request.
 
     Packed -> ShardWriter -> CacheEntry (shard, offset, size);  CacheEntry -> read_entry -> Cached;  cache.json beside them
 """
@@ -11,6 +11,7 @@ import stat
 import tarfile
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 from avsr import rates
 from avsr.cache.packing import MAX_SECONDS, MAX_SIDE, MOUTHS, SOUND, Cached, Packed, unpack
@@ -23,15 +24,15 @@ from avsr.remote import file_system_of
 MAX_BYTES = 256 * 2**20               # of a shard: large enough for network file systems, small enough to copy about
 OPEN_SHARDS = 16                      # kept open between reads, by each process
 SETTINGS = "cache.json"               # how the mouths and the sound of a cache were made
-OLD_SETTINGS = "recipe.json"            # the name of that file in older caches, with `lips` for the key `mouth_crop`
+OLD_SETTINGS = "recipe.json"          # the name of that file in older caches, with `lips` for the key `mouth_crop`
 ABOUT_BYTES = 2**20                   # of an utterance's json and tar headers, in a bound that is to refuse nobody's
 
 
 class ShardWriter:
     """Writes utterances one after another into `shard-00000.tar`, `shard-00001.tar`, ... in `folder`.
 
-    A shard is called `.tar.part` until it is whole. `shard` and `offset` are where writing goes on: what lies behind
-    them (an utterance cut off by a crash) is overwritten, so that a run taken up again writes the same bytes.
+    A shard is named `.tar.part` until it is complete. Writing goes on in number `shard` at byte `offset`: what a crash left
+    behind that is overwritten, so that a run that is resumed writes the same bytes.
     """
 
     def __init__(self, folder: str | Path, *, max_bytes: int = MAX_BYTES, shard: int = 0, offset: int = 0):
@@ -50,43 +51,43 @@ class ShardWriter:
 
     @property
     def path(self) -> Path:
-        """Where the shard at hand will be once it is whole."""
+        """The path of the current shard once it is complete."""
         return self.folder / f"shard-{self.shard:05d}.tar"
 
     def add(self, packed: Packed) -> CacheEntry:
-        """Append an utterance. OSError, for instance of a full disk, leaves those before it whole."""
+        """Append an utterance. An OSError, for instance of a full disk, leaves the utterances before it whole."""
         if self.offset and self.offset + len(packed.blob) + 2 * tarfile.BLOCKSIZE > self.max_bytes:
             self.finish()
         if self._file is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
             os.ftruncate(self._file, self.offset)
-        self._write(packed.blob)
+        self._write(self._file, packed.blob)
         entry = CacheEntry(self.path.name, self.offset, len(packed.blob), packed.n_frames, packed.n_samples,
                            packed.modality)
         self.offset += len(packed.blob)
         return entry
 
     def sync(self) -> None:
-        """Make sure that what was added outlives a power cut."""
+        """Make sure that what was added survives a power cut."""
         if self._file is not None:
             os.fsync(self._file)
 
     def finish(self) -> None:
-        """Complete the shard at hand; the next utterance opens another."""
-        if self._file is None and self.offset:              # taken up again, and nothing to add
+        """Complete the current shard; the next utterance begins another."""
+        if self._file is None and self.offset:              # resumed, and nothing was added
             self._file = os.open(self._part, os.O_RDWR)
             os.ftruncate(self._file, self.offset)
         if self._file is None:
             return
-        self._write(bytes(2 * tarfile.BLOCKSIZE))
+        self._write(self._file, bytes(2 * tarfile.BLOCKSIZE))
         os.fsync(self._file)
         self.close()
         self._part.rename(self.path)
         self.shard, self.offset = self.shard + 1, 0
 
     def close(self) -> None:
-        """Let go of the file as it is."""
+        """Close the file as it is."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -95,10 +96,10 @@ class ShardWriter:
     def _part(self) -> Path:
         return self.path.with_name(f"{self.path.name}.part")
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, file: int, data: bytes) -> None:
         rest, place = memoryview(data), self.offset
         while rest:
-            written = os.pwrite(self._file, rest, place)
+            written = os.pwrite(file, rest, place)
             rest, place = rest[written:], place + written
 
 
@@ -112,8 +113,7 @@ def read_entry(base: str | Path, entry: CacheEntry, *, name: str | None = None) 
 
 
 def read_range(base: str | Path, entry: CacheEntry) -> bytes:
-    """The bytes of an utterance. Raises BadManifest where the shard is missing or cut, or no entry of ours says what this
-    one does."""
+    """The bytes of an utterance. Raises BadManifest where the shard is missing or cut, or the entry cannot be right."""
     place = _join(base, entry.shard)
     _check(place, entry)
     if "://" in place:
@@ -136,7 +136,7 @@ def read_range(base: str | Path, entry: CacheEntry) -> bytes:
 
 
 def _check(place: str, entry: CacheEntry) -> None:
-    """That an entry is one that `pack` could have made. Raises BadManifest."""
+    """Raise BadManifest for an entry that `pack` cannot have made."""
     if not is_within_folder(entry.shard):
         raise BadManifest(f"{place}: shards lie beside their manifest or in folders below it.  Copy the shard there.")
     seconds = max(entry.n_frames / rates.VIDEO_FPS, entry.n_samples / rates.SAMPLE_RATE)
@@ -150,10 +150,10 @@ def _check(place: str, entry: CacheEntry) -> None:
 
 
 def _fetch(place: str, start: int | None = None, end: int | None = None) -> bytes:
-    """Part of what lies at a URL. Raises BadManifest."""
+    """The bytes of the file at a URL, or a part of them. Raises BadManifest."""
     try:
         system, path = file_system_of(place)
-        return system.cat_file(path, start=start, end=end)
+        return cast(bytes, system.cat_file(path, start=start, end=end))
     except Exception as error:                               # each kind of storage has errors of its own
         raise _unreachable(place, error) from error
 
@@ -172,7 +172,7 @@ def _join(base: str | Path, name: str) -> str:
 
 
 class _Shard:
-    """An open shard. Readers share no position, so threads and forked processes can use it at once."""
+    """An open shard. Reads share no position, so threads and forked processes can use it at the same time."""
 
     def __init__(self, path: str):
         self.file = os.open(path, os.O_RDONLY)
@@ -180,47 +180,37 @@ class _Shard:
     def read(self, offset: int, size: int) -> bytes:
         return os.pread(self.file, size, offset)
 
-    def __del__(self) -> None:                               # when it has fallen out of the cache and nobody reads
+    def __del__(self) -> None:                               # once it has left the cache and nobody reads from it
         if hasattr(self, "file"):
             os.close(self.file)
 
 
 @lru_cache(maxsize=OPEN_SHARDS)
 def _shard(path: str, inode: int, changed: int) -> _Shard:
-    """Inode and time of change tell a shard from another that took its name."""
+    """The open shard at a path; inode and time of change tell it from another file that took its name."""
     return _Shard(path)
 
 
 def write_mouth_crop(folder: str | Path, mouth_crop: MouthCropSettings) -> None:
-    """Say beside the manifest how mouths and sound were made. Raises BadOutput."""
+    """Write how the mouths and the sound of a cache were made, beside its manifest. Raises BadOutput."""
     values = {"mouths": MOUTHS, "sound": SOUND, "sample_rate": rates.SAMPLE_RATE, "video_fps": rates.VIDEO_FPS,
               "mouth_crop": mouth_crop.to_dict()}
     write_file(Path(folder) / SETTINGS, json.dumps(values, indent=1) + "\n")
 
 
 def read_mouth_crop(base: str | Path, expected: MouthCropSettings | None = None) -> MouthCropSettings:
-    """How the mouths of the cache at `base` (folder or URL) were cut out.
+    """How the mouths of the cache at `base` (a folder or a URL) were cut out.
 
-    Raises BadManifest, naming the field, where it was made in another way than `expected` or than this version reads.
+    Raises BadManifest, naming the field, if that differs from `expected`, or from what this version can read.
     """
-    place, key = _join(base, SETTINGS), "mouth_crop"
+    place, text = _read_settings(base)
     try:
-        try:
-            text = _read_settings(place)
-        except FileNotFoundError:
-            place, key = _join(base, OLD_SETTINGS), "lips"
-            text = _read_settings(place)
         values = json.loads(text)
-        mouth_crop = MouthCropSettings.from_dict(values[key])
+        mouth_crop = MouthCropSettings.from_dict(values["lips" if place.endswith(OLD_SETTINGS) else "mouth_crop"])
         here = {"mouths": MOUTHS, "sound": SOUND, "sample_rate": rates.SAMPLE_RATE, "video_fps": rates.VIDEO_FPS}
         wrong = [f"{field}: {values[field]} against {value}" for field, value in here.items() if values[field] != value]
-    except FileNotFoundError as error:
-        raise _unreachable(_join(base, SETTINGS), error) from error
-    except OSError as error:
-        raise _unreachable(place, error) from error
     except (ValueError, KeyError, TypeError, RecursionError, BadCheckpoint) as error:
-        raise BadManifest(f"{place}: these are not the settings of a cache ({error}).  Run avsr prepare into an empty "
-                          "folder.") from error
+        raise _no_settings(place, error) from error
     if expected is not None:
         wrong += [f"mouth_crop.{line}" for line in mouth_crop.differences(expected)]
     if wrong:
@@ -230,12 +220,31 @@ def read_mouth_crop(base: str | Path, expected: MouthCropSettings | None = None)
     return mouth_crop
 
 
-def _read_settings(place: str) -> bytes:
-    """The bytes of a small file at a path or a URL. It must be a regular file: reading a pipe might never end."""
-    if "://" in place:
-        return _fetch(place)
-    path = Path(place)
+def _read_settings(base: str | Path) -> tuple[str, bytes]:
+    """The place and the text of the settings of a cache, or of its OLD_SETTINGS. Raises BadManifest."""
+    places = [_join(base, name) for name in (SETTINGS, OLD_SETTINGS)]
+    for place in places:
+        try:
+            return place, _fetch(place) if "://" in place else _read_file(Path(place))
+        except FileNotFoundError:
+            continue
+        except BadManifest as error:                         # of _fetch
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+        except OSError as error:
+            raise _unreachable(place, error) from error
+        except ValueError as error:
+            raise _no_settings(place, error) from error
+    raise _unreachable(places[0], FileNotFoundError())
+
+
+def _read_file(path: Path) -> bytes:
+    """The bytes of a small file. It must be a regular file, as reading a pipe might never end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("a pipe, a device or a folder")
     with path.open("rb") as file:
         return file.read(ABOUT_BYTES)
+
+
+def _no_settings(place: str, error: Exception) -> BadManifest:
+    return BadManifest(f"{place}: these are not the settings of a cache ({error}).  Run avsr prepare into an empty folder.")

@@ -20,10 +20,9 @@ from avsr import assets
 from avsr.checkpoint.description import Checkpoint, describe, read_description
 from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, fresh, load_ours, settle, sha256_of
 from avsr.checkpoint.whisper import PACKAGED, fetch_whisper, load_packaged, load_whisper
-from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput, quote
 from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
-from avsr.schema import quote
 
 if TYPE_CHECKING:
     import torch

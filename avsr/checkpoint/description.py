@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from avsr import rates as rates_here
 from avsr.checkpoint.old_names import AudioGate, current_dims, current_fields
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.lips import MouthCropSettings
-from avsr.schema import Between, InvalidValue, Printable, quote, read_json, validate_table
+from avsr.schema import Between, InvalidValue, Printable, read_json, validate_table
 from avsr.text import SentencePieceTokenizer, Tokenizer
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
-"""`avsr report`: a benchmark's rows to figures, tables and a page; two benchmarks compared."""
+"""`avsr report`: figures, tables and a page from the rows of one benchmark, or of two to compare."""
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import click
@@ -15,17 +14,17 @@ from avsr.cli.console import CONTEXT, ProgressBar, check_writable, print_result,
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="DIR",
               help="Where the report is written.  [default: report in the first RUN]")
 @click.option("--group-by", default=None, metavar="LIST",
-              help="Columns by which errors are compared, as speaker,sex.  [default: speaker and every label there is]")
+              help="Columns whose groups are compared, such as speaker,sex.  [default: speaker and every label of the rows]")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE",
-              help="Only rows with this value, as speaker=s1 or noise=babble; may be given again.")
-@click.option("--title", default=None, help="Of the page.  [default: the runs' names]")
-@click.option("--format", "-f", "formats", default="png,svg", metavar="LIST", help="Files of each figure: any of png,svg,pdf.")
+              help="Use only rows with this value, such as speaker=s1 or noise=babble; may be repeated.")
+@click.option("--title", default=None, help="Title of the page.  [default: the names of the runs]")
+@click.option("--format", "-f", "formats", default="png,svg", metavar="LIST", help="File formats of the figures: any of png,svg,pdf.")
 @click.option("--quiet", "-q", is_flag=True, help="No table, no progress bar and no warnings; errors are still shown.")
 def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: str | None, where: tuple[str, ...],
                    title: str | None, formats: str, quiet: bool) -> None:
-    """Show what a benchmark measured: figures, tables, and a page that needs no network. Of two, compare them.
+    """Show what a benchmark measured: figures, tables, and a page that needs no network. Compare two if two are given.
 
-    RUN is the folder that `avsr benchmark` wrote. The main table goes to standard output as well.
+    RUN is a folder that `avsr benchmark` wrote. The main table is also printed to standard output.
     """
     with report_errors():
         from avsr.report import ReportSettings, report
@@ -34,20 +33,16 @@ def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: st
         folder = output_dir or runs[0] / "report"
         if output_dir:
             check_writable(folder)
-        gc.disable()                                        # looking for garbage among 116,440 rows took 16 of 41 s
-        try:
-            with ProgressBar(quiet) as bars:
-                made = report(runs, folder, settings=settings, progress=bars)
-                bars.warn(made.warnings)
-        finally:
-            gc.enable()
+        with ProgressBar(quiet) as bars:
+            made = report(runs, folder, settings=settings, progress=bars)
+            bars.warn(made.warnings)
         if not quiet:
             print_result(made.summary, lines=True)
             print_status(f"{len(made.written)} files are in {folder}.  Open {made.page}")
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:
-    """`speaker,sex` -> its words."""
+    """`speaker,sex` -> ("speaker", "sex")."""
     return None if text is None else tuple(filter(None, (word.strip() for word in text.split(","))))
 
 

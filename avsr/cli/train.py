@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from avsr.train import Trained
 
 
-@click.command("prepare", context_settings=CONTEXT, short_help="Crop the mouths of a corpus, to train on.")
+@click.command("prepare", context_settings=CONTEXT, short_help="Crop the mouths of a corpus for training.")
 @click.argument("corpus")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Share of frames that may lack a face before an utterance is dropped.")
 @click.option("--max-dropped", type=Number(0, 1), default=0.05,
-              help="Share of utterances that may be dropped before it is an error.")
+              help="Share of utterances that may be dropped before the command fails.")
 @click.option("--valid-share", type=Number(0, 1, max_open=True), default=0.05,
-              help="Share of each speaker's training utterances that become split valid, where the corpus has no such split.")
+              help="Share of each speaker's training utterances that become split valid, if the corpus has no such split.")
 @click.option("--modality", type=click.Choice(["av", "a", "v"]), default="av",
               help="Keep mouths and sound (av), sound alone (a), or mouths alone (v).")
 @click.option("--mouth-crop", type=click.Choice(["avsr", "auto-avsr"]), default="avsr",
-              help="How mouths are cut out: as our models know them, or as lip readers published with auto_avsr do.")
+              help="How mouths are cut out: as for this program's models, or as for lip readers published with auto_avsr.")
 @click.option("--recipe", "old_mouth_crop", type=click.Choice(["avsr", "auto-avsr"]), default=None, hidden=True)
 @click.option("--split-list", default=None, metavar="FILE",
-              help="Table of which utterance is in which split, or a name the corpus knows.  [default: the corpus's own]")
+              help="Table of the split of each utterance, or a name that the corpus knows.  [default: the corpus's own]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def prepare_command(corpus: str, source: Path, output: Path, mouth_crop: str, old_mouth_crop: str | None,
                     split_list: str | None, quiet: bool, **options) -> None:
     """Crop the mouths of a corpus and write a manifest with a cache, from which models are trained.
 
-    CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command again goes on
-    where it was stopped.
+    CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command, given again,
+    continues where it was stopped.
     """
     with report_errors("What is prepared is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.corpora import CORPORA

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -21,7 +22,6 @@ from avsr.cli.console import (
     print_result,
     print_status,
     report_errors,
-    without_garbage_collection,
 )
 from avsr.errors import AvsrError
 
@@ -36,38 +36,38 @@ if TYPE_CHECKING:
               help="default (Whisper tiny.en with lips), grid, a Whisper size (tiny.en to large-v3), a model's folder, or "
                    "owner/model of the hub.")
 @click.option("--modality", type=click.Choice(["auto", "a", "v", "av"]), default="auto",
-              help="Go by sound (a), sight (v), both (av), or whatever the file and the model allow (auto).")
+              help="Use the sound (a), the video (v), both (av), or what the file and the model allow (auto).")
 @click.option("--language", default=None,
-              help="Its code or English name (de, German); found out if not given and the model is multilingual.")
+              help="The language's code or English name (de, German); a multilingual model detects it if it is not given.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--beam-size", type=click.IntRange(1, 256), default=None,
-              help="Texts kept in the search; 1 is fastest.  [default: 5, of imported models their authors' 40]")
+              help="Texts kept in the search; 1 is fastest.  [default: 5; for imported models their authors' 40]")
 @click.option("--ctc-weight", type=Number(0, 1, max_open=True), default=None,
-              help="Of CTC in the search, for imported models.  [default: their authors' 0.1]")
+              help="Weight of CTC in the search, for imported models.  [default: their authors' 0.1]")
 @click.option("--lm", type=click.Path(), default=None, metavar="FILE",
               help="A language model of words to help the search: n-grams as ARPA, plain or .gz.")
-@click.option("--lm-weight", type=Number(0, 100), default=None, help="Of the language model.  [default: 0.3]")
-@click.option("--batch-size", type=click.IntRange(1, 1024), default=8, help="Pieces of up to 30 s recognised at once.")
+@click.option("--lm-weight", type=Number(0, 100), default=None, help="Weight of the language model.  [default: 0.3]")
+@click.option("--batch-size", type=click.IntRange(1, 1024), default=8, help="Segments of up to 30 s recognised at once.")
 @click.option("--temperature", type=Number(0, 10), default=0.0,
-              help="First temperature tried; 0 is beam search, the only one of imported models.")
+              help="First temperature tried; 0 is beam search, and imported models have nothing else.")
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
-              help="Share of frames that may lack a face before a piece goes by sound alone.")
-@click.option("--vad/--no-vad", default=True, help="Look for speech first, or take everything as speech.")
+              help="Share of frames that may lack a face before a segment is recognised by sound alone.")
+@click.option("--vad/--no-vad", default=True, help="Find speech first, or take everything as speech.")
 @click.option("--audio-track", type=click.IntRange(min=1), default=None, metavar="N",
-              help="Which of several sound tracks, counted from 1.  [default: one in which somebody speaks]")
+              help="Number of the sound track, counted from 1.  [default: one in which somebody speaks]")
 @click.option("--video-track", type=click.IntRange(min=1), default=None, metavar="N",
-              help="Which of several pictures, counted from 1.  [default: one that shows a face]")
+              help="Number of the video track, counted from 1.  [default: one that shows a face]")
 @click.option("--save-lips", type=click.Path(file_okay=False), default=None, metavar="DIR",
-              help="Write the mouths that were looked at, as a small video per file.")
+              help="Write the mouth crops of each file as a small video.")
 @click.option("--format", "-f", "formats", default=None, metavar="LIST",
               help="Files to write: any of txt,srt,vtt,tsv,json, or all.  [default: txt where --output-dir is given]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where to write them.  [default: here where --format is given]")
-@click.option("--word-timestamps", is_flag=True, help="Put the time of each word into json.")
+@click.option("--word-timestamps", is_flag=True, help="Write the time of each word to json.")
 @click.option("--highlight-words", is_flag=True, help="Underline each word in srt and vtt as it is said.")
-@click.option("--max-line-width", type=click.IntRange(1, 10**6), default=None, help="Characters to a subtitle line.")
-@click.option("--max-line-count", type=click.IntRange(1, 10**6), default=None, help="Lines to a subtitle.")
-@click.option("--max-words-per-line", type=click.IntRange(1, 10**6), default=None, help="Words to a subtitle line.")
+@click.option("--max-line-width", type=click.IntRange(1, 10**6), default=None, help="Characters per subtitle line.")
+@click.option("--max-line-count", type=click.IntRange(1, 10**6), default=None, help="Lines per subtitle.")
+@click.option("--max-words-per-line", type=click.IntRange(1, 10**6), default=None, help="Words per subtitle line.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no warnings; errors are still shown.")
 def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: str | None, quiet: bool,
                        word_timestamps: bool, highlight_words: bool, max_line_width: int | None,
@@ -78,8 +78,8 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
     """
     layout = {"word_timestamps": word_timestamps, "highlight_words": highlight_words, "max_line_width": max_line_width,
               "max_line_count": max_line_count, "max_words_per_line": max_words_per_line}
-    files = _Files(paths)
-    with report_errors(files.how_to_go_on):
+    files = _FileQueue(paths)
+    with report_errors(files.resume_hint):
         from avsr.transcript import parse_formats
 
         names = parse_formats(formats or "txt") if formats or output_dir else ()
@@ -92,7 +92,7 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
                 from avsr.lm import NGrams
 
                 options["lm"] = NGrams.open(options["lm"], bars)         # once for all files
-            output = _Output(names, folder, layout, _stems(paths))
+            output = _Output(names, folder, layout, _distinct_stems(paths))
             failures = _transcribe_all(files, checkpoint, options, bars, output)
     if failures:
         if len(paths) > 1:
@@ -101,24 +101,24 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
 
 
 class _Output:
-    """Where and how transcripts are written; with no formats, nowhere."""
+    """Where and how transcripts are written. Without formats none are."""
 
     def __init__(self, formats: Sequence[str], folder: Path, layout: dict, stems: dict[str, str]):
-        self.formats, self.folder, self.layout, self.stems = formats, folder, layout, _distinct(stems)
+        self.formats, self.folder, self.layout, self.stems = formats, folder, layout, stems
 
     def lips(self, folder: str | None, path: str) -> Path | None:
-        """The file of the mouths of a recording, where --save-lips names a folder."""
+        """The file for the mouth crops of a recording, if --save-lips names a folder."""
         return None if folder is None else Path(folder) / f"{self.stems[path]}.lips.mp4"
 
 
-class _Files:
-    """Which files there are, and how many of them are done."""
+class _FileQueue:
+    """The files to transcribe, and how many of them are done."""
 
     def __init__(self, paths: Sequence[str]):
         self.paths, self.n_done = paths, 0
 
-    def how_to_go_on(self) -> str:
-        """For somebody who has stopped the command."""
+    def resume_hint(self) -> str:
+        """How to continue, for a user who has stopped the command."""
         if self.n_done == len(self.paths):
             return "All files are done."
         at = self.paths[self.n_done]
@@ -132,15 +132,16 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
     bars("loading the model", 0, None, None)
     limit_openmp_spinning()
-    with without_garbage_collection():
-        from avsr.runtime import pick_device
-        from avsr.transcribe import load_model
+    from avsr.runtime import pick_device
+    from avsr.transcribe import load_model
 
-        return load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
+    checkpoint = load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
+    gc.freeze()                                             # collecting the modules again costs 0.5 s when the program ends
+    return checkpoint
 
 
-def _transcribe_all(files: _Files, checkpoint: Checkpoint, options: dict, bars: ProgressBar, output: _Output) -> list[str]:
-    """Each file in turn, whatever happens to the others. Returns the paths that failed."""
+def _transcribe_all(files: _FileQueue, checkpoint: Checkpoint, options: dict, bars: ProgressBar, output: _Output) -> list[str]:
+    """Transcribe each file in turn, whatever happens to the others. Returns the paths that failed."""
     from avsr.transcribe import transcribe
     from avsr.transcript import write
 
@@ -160,18 +161,18 @@ def _transcribe_all(files: _Files, checkpoint: Checkpoint, options: dict, bars: 
             print_status(f"error: {error}")
         except (KeyboardInterrupt, BrokenPipeError):
             raise
-        except Exception as error:                          # a mistake of ours must not cost the user the other files
+        except Exception as error:                          # an error in avsr must not cost the user the other files
             if os.environ.get("AVSR_DEBUG"):
                 raise
             failures.append(path)
             print_status(f"error: {path}: {type(error).__name__}: {error}.  This is a mistake in avsr, please report it; "
-                 "AVSR_DEBUG=1 shows where.")
+                         "AVSR_DEBUG=1 shows where.")
     files.n_done = len(files.paths)
     return failures
 
 
 class _Printer:
-    """Texts on standard output, a segment a line, with an empty line between those of two files."""
+    """Prints the text of each segment on a line of standard output, and an empty line between two files."""
 
     def __init__(self):
         self.printed = self.pending = False
@@ -186,27 +187,18 @@ class _Printer:
         self.printed, self.pending = True, False
 
 
-def _stems(paths: Sequence[str]) -> dict[str, str]:
-    """A name to write under for each path: its stem, its full name where stems clash, numbered where those do."""
+def _distinct_stems(paths: Sequence[str]) -> dict[str, str]:
+    """A name to write under for each path: its stem, or its full name if two stems are the same, numbered if two names are
+    the same but for upper and lower case, which some file systems ignore."""
     from avsr.media import source_name
 
     names = {path: Path(source_name(path)) for path in paths}
     stems = Counter(name.stem for name in names.values())
-    taken: Counter[str] = Counter()
-    out = {}
-    for path in names:
-        name = names[path].stem if stems[names[path].stem] == 1 else names[path].name
-        taken[name] += 1
-        out[path] = name if taken[name] == 1 else f"{name}-{taken[name]}"
-    return out
-
-
-def _distinct(stems: dict[str, str]) -> dict[str, str]:
-    """The same names, numbered where two of them differ in case alone, which some file systems ignore."""
     taken: set[str] = set()
     out = {}
-    for path, stem in stems.items():
-        tries = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
-        out[path] = next(name for name in tries if name.lower() not in taken)
+    for path, full_name in names.items():
+        name = full_name.stem if stems[full_name.stem] == 1 else full_name.name
+        numbered = (name if n == 1 else f"{name}-{n}" for n in count(1))
+        out[path] = next(one for one in numbered if one.lower() not in taken)
         taken.add(out[path].lower())
     return out

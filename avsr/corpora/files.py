@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from avsr.errors import BadManifest
+from avsr.errors import LONGEST_QUOTE, BadManifest
 from avsr.folders import list_folder, nfc
 from avsr.manifest import Corpus, Dropped, Utterance
-from avsr.textfiles import SHOWN, NotText, read_table, read_text
+from avsr.textfiles import NotText, read_table, read_text
 
 VIDEO = (".mpg", ".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpeg")      # in the order of preference
 SOUND = (".wav", ".flac", ".opus", ".ogg", ".m4a", ".mp3")
@@ -86,7 +86,7 @@ def read_cells(path: Path, required: Sequence[str], known: Sequence[str] = ()) -
         raise BadManifest(f"{path}: cannot be read ({error.strerror or error}).  Name a table: CSV, TSV or JSON Lines in "
                           "UTF-8.") from error
     if absent := [name for name in required if name not in found.columns]:
-        there = ", ".join(name[:SHOWN] for name in sorted(found.columns)[:MOST_NAMED]) or "none"
+        there = ", ".join(name[:LONGEST_QUOTE] for name in sorted(found.columns)[:MOST_NAMED]) or "none"
         raise BadManifest(f"{path}: no column {absent[0]!r} among {there}{', ...' * (len(found.columns) > MOST_NAMED)}.  "
                           f"It needs a header with {', '.join(required)}.")
     rows = [{name: text for name, value in row.items() if value is not None and (text := _text(value).strip())}

@@ -97,7 +97,8 @@ def _decode_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceToken
     return [Hypothesis(tokens, logprob) for tokens, logprob in texts]
 
 
-def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int, options: DecodeOptions) -> list[WordScorer]:
+def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int,
+        options: DecodeOptions) -> list[WordScorer]:
     """The language model as a scorer, if there is one."""
     if options.lm is None:
         return []

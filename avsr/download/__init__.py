@@ -1,7 +1,7 @@
-"""One downloader for every file that comes over the network: model files, corpora, noise.
+"""The downloader of all files with a known checksum: model files, corpora, noise.
 
-    Remote (address, size and checksum as published) -> the file on disk, whole and checked
-http.py: requests, redirects, further tries. partial.py: what is kept of a file that has arrived in part.
+    Remote (address, published size and checksum) -> the file on disk, whole and checked
+http.py makes requests, follows redirects and tries again; partial.py keeps what has arrived of a file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["Remote", "arrived_bytes", "checksum_of", "download", "drop", "free_b
 
 
 def download(remote: Remote, target: Path, *, progress: Progress = no_progress) -> Path:
-    """Fetch `remote` to `target`, going on with what an earlier call has left; returns `target`.
+    """Download `remote` to `target`, beginning where an earlier call stopped; returns `target`.
 
-    The file gets its name only when it is whole and its checksum is right. Where two processes ask for the same target, one
-    waits for the other. `progress` counts bytes. Raises BadDownload, and OSError where the file cannot be stored.
+    The file gets its name only when it is whole and its checksum is right. If two processes ask for the same target, one
+    waits for the other. progress: counts bytes. Raises BadDownload, and OSError if the file cannot be stored.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
 
@@ -37,7 +37,7 @@ def download(remote: Remote, target: Path, *, progress: Progress = no_progress) 
         if part is not None:
             resumed = partial.fill(remote, part, lambda done, total: tell("downloading", done, total))
             if resumed and not is_right(remote, part, progress=progress):
-                partial.forget(part)                        # a power cut may have spoilt what was kept: once more, all of it
+                partial.forget(part)                        # a power cut may have damaged the kept bytes: start again
                 partial.fill(remote, part, lambda done, total: tell("downloading", done, total))
             if not is_right(remote, part, progress=progress):
                 raise _another_file(remote, part)
@@ -47,19 +47,19 @@ def download(remote: Remote, target: Path, *, progress: Progress = no_progress) 
 
 
 def arrived_bytes(target: Path) -> int:
-    """How much of a file is there from an earlier call."""
+    """The number of bytes of a file that an earlier call has downloaded."""
     part = partial.part_of(target)
     return part.stat().st_size if part.exists() else 0
 
 
 def drop(target: Path) -> None:
-    """Remove what was fetched, with what a kill may have left of its coming."""
+    """Remove a downloaded file, and what a killed process may have left of it."""
     partial.drop(partial.part_of(target))
     target.unlink(missing_ok=True)
 
 
 def read(url: str, name: str, *, limit: int = 1 << 24) -> bytes:
-    """The answer at an address, as of a record's API. name: what messages call it; limit: bytes. Raises BadDownload."""
+    """The answer of a web API. name: what messages call it; limit: bytes. Raises BadDownload."""
     remote = Remote(name, url)
 
     def attempt() -> bytes:
@@ -82,39 +82,40 @@ def is_right(remote: Remote, path: Path, *, progress: Progress = no_progress) ->
     size = path.stat().st_size
     kind = remote.checksum.partition(":")[0]
     return remote.checksum.lower() == checksum_of(
-        path, kind, told=lambda done: tell_bytes(progress, f"checking {remote.name}", done, size))
+        path, kind, report=lambda done: tell_bytes(progress, f"checking {remote.name}", done, size))
 
 
-def checksum_of(path: Path, kind: str, *, told: Callable[[int], None] = lambda done: None) -> str:
-    """`md5:...` or `sha256:...` of a file, by the name of the kind; `told` hears how many bytes are read."""
+def checksum_of(path: Path, kind: str, *, report: Callable[[int], None] = lambda done: None) -> str:
+    """The checksum of a file, such as `sha256:...`. kind: md5, sha256 or the like; report: called with the bytes read."""
     digest, done = hashlib.new(kind, usedforsecurity=False), 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
             done += len(chunk)
-            told(done)
+            report(done)
     return f"{kind}:{digest.hexdigest()}"
 
 
 def tell_bytes(progress: Progress, stage: str, done: int, total: int | None) -> None:
-    """The one place that tells of bytes: those of downloads, of checksums and of unpacking."""
+    """Report the bytes of a download, a checksum or an unpacked archive."""
     progress(stage, done, total, "bytes")
 
 
 def free_bytes(folder: Path) -> int:
-    """Room on the disk that `folder` is on, or will be on once it is made."""
+    """The free bytes of the disk on which `folder` is, or will be."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def why_not_stored(error: OSError) -> str:
-    """The reason in words."""
+    """The reason why a file cannot be stored, in words."""
     return "disk full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
 
 
 def _another_file(remote: Remote, part: Path) -> BadDownload:
-    """What arrived is no use, so it is not kept."""
+    """Remove a file of another checksum than published, and make the error that says so."""
+    assert remote.checksum is not None
     kind, _, wanted = remote.checksum.partition(":")
     found, size = checksum_of(part, kind).partition(":")[2], part.stat().st_size
     partial.drop(part)

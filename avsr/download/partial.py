@@ -1,8 +1,8 @@
-"""A file that has arrived in part: what is kept of it, whose it is, and how the rest is asked for.
+"""Partial downloads: what is kept of a file that has arrived in part, and how the rest is requested.
 
-    .NAME.part          the bytes from the first on
-    .NAME.part.json     which file they are of: size and checksum as published, and the server's words for its state
-So a kill at any moment costs only what was on its way. Bytes are never joined to those of another state of the file.
+    .NAME.part          the first bytes of the file
+    .NAME.part.json     which file they belong to: its published size and checksum, and the server's ETag and date
+A process that is killed loses only the bytes that were on their way. Bytes of two versions of a file are never joined.
 """
 
 from __future__ import annotations
@@ -18,19 +18,14 @@ from pathlib import Path
 from typing import IO
 
 from avsr.download.http import Remote, Retryable, check_end, chunk, connect, failed, length_of, with_retries
-from avsr.output import whole_file
+from avsr.output import HAS_LOCKS, is_same_file, take_lock, whole_file
 
-try:
-    import fcntl
-except ImportError:                                         # Windows: two processes that want the same file are not held apart
-    fcntl = None
-
-LOOK_EVERY_SECONDS = 0.2                                    # while another process fetches the same file
+POLL_SECONDS = 0.2                                    # while another process downloads the same file
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What the bytes are part of. size, checksum: as published; etag, modified: headers; None where there are none."""
+    """The version of a file. size, checksum: as published; etag, modified: headers of the server. None stands for unknown."""
 
     size: int | None
     checksum: str | None
@@ -40,12 +35,12 @@ class Identity:
 
 @contextmanager
 def locked(target: Path, waiting: Callable[[int], None]) -> Iterator[Path | None]:
-    """The partial file of `target`, for this process alone; None where another process has completed it meanwhile.
+    """Hold the partial file of `target` for this process; yield None if another process has completed it in the meantime.
 
-    `waiting` hears how many bytes the other process has. The lock goes with the process, however it ends.
+    waiting: called with the number of bytes that the other process has. The lock ends with the process, however it ends.
     """
     part = part_of(target)
-    if fcntl is None:
+    if not HAS_LOCKS:                                       # Windows: nothing keeps two processes apart
         part.touch()
         yield part
         return
@@ -53,12 +48,12 @@ def locked(target: Path, waiting: Callable[[int], None]) -> Iterator[Path | None
         handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _wait(handle, waiting)
-            if _is_at(part, handle):
+            if is_same_file(part, handle):
                 try:
                     yield part
                 finally:
-                    if _is_at(part, handle) and not os.fstat(handle).st_size:
-                        drop(part)                          # nothing has come: leave nothing
+                    if is_same_file(part, handle) and not os.fstat(handle).st_size:
+                        drop(part)                          # nothing has arrived: leave nothing behind
                 return
             if target.exists():                             # it was renamed while this process waited
                 yield None
@@ -67,43 +62,46 @@ def locked(target: Path, waiting: Callable[[int], None]) -> Iterator[Path | None
             os.close(handle)
 
 
-def fill(remote: Remote, part: Path, told: Callable[[int, int | None], None]) -> bool:
-    """Bring the partial file to its full length; returns whether some of it was there before. `told`: bytes done, in all."""
+def fill(remote: Remote, part: Path, report: Callable[[int, int | None], None]) -> bool:
+    """Download what a partial file lacks; returns whether some of it was there before.
+
+    report: called with the bytes that are there and the bytes of the whole file.
+    """
     known = _identity_of(part)
     if known is None or (known.size, known.checksum) != (remote.size, remote.checksum):
         forget(part)
     before = part.stat().st_size
     with part.open("r+b") as file:
-        with_retries(remote, lambda: _attempt(remote, part, file, told), lambda: os.fstat(file.fileno()).st_size)
+        with_retries(remote, lambda: _attempt(remote, part, file, report), lambda: os.fstat(file.fileno()).st_size)
         file.flush()
         os.fsync(file.fileno())
     return before > 0
 
 
 def forget(part: Path) -> None:
-    """Keep nothing of it."""
+    """Empty a partial file."""
     os.truncate(part, 0)
     notes_of(part).unlink(missing_ok=True)
 
 
 def drop(part: Path) -> None:
-    """Remove it."""
+    """Remove a partial file."""
     part.unlink(missing_ok=True)
     notes_of(part).unlink(missing_ok=True)
 
 
 def part_of(target: Path) -> Path:
-    """Where the bytes of a file lie until it is whole."""
+    """The partial file of `target`, which holds its bytes until it is whole."""
     return target.with_name(f".{target.name}.part")
 
 
 def notes_of(part: Path) -> Path:
-    """The file that says what the bytes are of."""
+    """The file that says to which version of which file the bytes belong."""
     return part.with_name(f"{part.name}.json")
 
 
-def _attempt(remote: Remote, part: Path, file: IO[bytes], told: Callable[[int, int | None], None]) -> None:
-    """One connection: the rest of the file, or all of it where the rest alone cannot be had."""
+def _attempt(remote: Remote, part: Path, file: IO[bytes], report: Callable[[int, int | None], None]) -> None:
+    """Request the rest of the file over one connection, or all of it if the server does not give the rest alone."""
     known, done = _identity_of(part), file.seek(0, os.SEEK_END)
     if done == remote.size:
         return
@@ -115,8 +113,8 @@ def _attempt(remote: Remote, part: Path, file: IO[bytes], told: Callable[[int, i
                 done = _start(remote, response, part)
             length = length_of(response)
             total = remote.size if remote.size is not None or length is None else done + length
-            told(done, total)
-            _store(remote, response, file, done, total, told)
+            report(done, total)
+            _store(remote, response, file, done, total, report)
     except Retryable as error:
         if error.anew:
             forget(part)
@@ -124,8 +122,8 @@ def _attempt(remote: Remote, part: Path, file: IO[bytes], told: Callable[[int, i
 
 
 def _store(remote: Remote, response: http.client.HTTPResponse, file: IO[bytes], done: int, total: int | None,
-           told: Callable[[int, int | None], None]) -> None:
-    """Write the body from byte `done` on."""
+           report: Callable[[int, int | None], None]) -> None:
+    """Write the body of the answer from byte `done` on."""
     file.seek(done)
     try:
         while piece := chunk(response, done, total):
@@ -133,14 +131,14 @@ def _store(remote: Remote, response: http.client.HTTPResponse, file: IO[bytes], 
             if total is not None and done > total:
                 raise failed(remote, f"the server sends more than {total} bytes")
             file.write(piece)
-            told(done, total)
+            report(done, total)
     finally:
         file.flush()
     check_end(done, total)
 
 
 def _range(known: Identity | None, done: int) -> dict[str, str]:
-    """Headers that ask for what is missing unless the file has changed; none, for all of it, if that cannot be known."""
+    """Headers that request the missing bytes of an unchanged file; none if it cannot be known whether it has changed."""
     if known is None or not done:
         return {}
     strong = known.etag if known.etag and not known.etag.startswith("W/") else None     # RFC 9110 allows no weak ones here
@@ -151,10 +149,10 @@ def _range(known: Identity | None, done: int) -> dict[str, str]:
 
 
 def _check_rest(remote: Remote, response: http.client.HTTPResponse, known: Identity | None, done: int) -> None:
-    """Raises unless a partial answer begins at byte `done` of the very file that is there in part."""
+    """Raise an error unless a partial answer begins at byte `done` of the same version of the file."""
     span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     if total.isdigit() and remote.size is not None and int(total) != remote.size:
-        raise failed(remote, _lie(int(total), remote.size))
+        raise failed(remote, _wrong_size(int(total), remote.size))
     etag, modified = _state(response)
     if known is None or (etag and known.etag and etag != known.etag) or (
             modified and known.modified and modified != known.modified):
@@ -164,17 +162,17 @@ def _check_rest(remote: Remote, response: http.client.HTTPResponse, known: Ident
 
 
 def _start(remote: Remote, response: http.client.HTTPResponse, part: Path) -> int:
-    """Begin at the first byte; returns 0. An answer of another length than published is refused before."""
+    """Begin at the first byte, and return 0. An answer of another length than published is refused first."""
     length = length_of(response)
     if length is not None and remote.size is not None and length != remote.size:
-        raise failed(remote, _lie(length, remote.size))
+        raise failed(remote, _wrong_size(length, remote.size))
     forget(part)
     with whole_file(notes_of(part), alone=True) as fresh:
         fresh.write_text(json.dumps(asdict(Identity(remote.size, remote.checksum, *_state(response)))), encoding="utf-8")
     return 0
 
 
-def _lie(announced: int, published: int) -> str:
+def _wrong_size(announced: int, published: int) -> str:
     return f"the server announces {announced} bytes, wanted {published}"
 
 
@@ -189,20 +187,13 @@ def _identity_of(part: Path) -> Identity | None:
 
 
 def _wait(handle: int, waiting: Callable[[int], None]) -> None:
-    """Take the lock, as soon as it is free."""
+    """Wait until the lock is free, and take it."""
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            take_lock(handle)
             return
         except BlockingIOError:
             waiting(os.fstat(handle).st_size)
-            time.sleep(LOOK_EVERY_SECONDS)
-        except OSError:                                     # a mount that knows no locks
+            time.sleep(POLL_SECONDS)
+        except PermissionError:                             # a mount that gives no lock
             return
-
-
-def _is_at(path: Path, handle: int) -> bool:
-    """Whether an open file is still the one of that name."""
-    with suppress(OSError):
-        return os.path.samestat(os.stat(path), os.fstat(handle))
-    return False

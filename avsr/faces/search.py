@@ -1,4 +1,4 @@
-"""Faces of any size in a frame: the frame in, points of each face out, by looking where they are likely to be."""
+"""Finds faces of any size in the frames of a video, by searching where they are likely to be."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import numpy as np
 
 from avsr import rates
 from avsr.errors import AvsrError
-from avsr.faces.blazeface import BlazeFace
+from avsr.faces.detectors import BlazeFace, FaceMesh
 from avsr.faces.log_suppression import Square
-from avsr.faces.mesh import Mesh
 
-SEARCH_EVERY = (12, 48)   # frames from the first search in vain to the next, and at most: each costs up to 0.1 s
+SEARCH_EVERY = (12, 48)   # frames from a search in vain to the next, at first and at most: each costs up to 0.1 s
 SMALLEST_SQUARE = 120     # pixels: mouths in faces that only show in smaller squares cannot be read
-SMALLEST_SHARE = 0.16     # of the picture given, in its longer side: faces from here on are found with certainty
+SMALLEST_SHARE = 0.16     # of the longer side of the picture: faces of this size and more are found with certainty
 
 MESH, BLAZEFACE = "mediapipe-mesh-478", "blazeface-full-range-4"
-SOURCES: dict[str, type[Mesh] | type[BlazeFace]] = {MESH: Mesh, BLAZEFACE: BlazeFace}
+SOURCES: dict[str, type[FaceMesh] | type[BlazeFace]] = {MESH: FaceMesh, BLAZEFACE: BlazeFace}
 
 
 def asset_of(landmarks: str) -> str:
-    """Name of the file without which these points cannot be found."""
+    """The asset that is needed to find these landmarks."""
     return _source(landmarks).ASSET
 
 
 def n_points(landmarks: str) -> int:
-    """How many there are to a face."""
+    """How many landmarks a face has."""
     return _source(landmarks).N_POINTS
 
 
-def _source(landmarks: str) -> type[Mesh] | type[BlazeFace]:
+def _source(landmarks: str) -> type[FaceMesh] | type[BlazeFace]:
     if landmarks not in SOURCES:
         raise AvsrError(f"landmarks {landmarks!r}: not known to this version, which has {', '.join(SOURCES)}.  Update avsr.")
     return SOURCES[landmarks]
 
 
 def face_size(points: np.ndarray) -> np.ndarray:
-    """Side in pixels of the square as large as the box around `points` (..., N, 2) -> (...)."""
+    """The side in pixels of the square with the area of the box around `points` (..., N, 2) -> (...)."""
     width, height = np.moveaxis(points.max(axis=-2) - points.min(axis=-2), -1, 0)
     return np.sqrt(width * height)
 
 
 class FaceFinder:
-    """Points of the faces in the frames of a video. Where none is found in the whole frame, that is searched in
-    overlapping squares, and from then on only the part round the faces found there is looked at: so the mesh's faces
-    count from about a twenty-fifth of the width.
+    """Finds the landmarks of the faces in the frames of a video.
 
-    landmarks: whose points. What is found has `n_points` of them first; any after those only say how large the face is.
+    If there is no face in the whole frame, overlapping squares of it are searched, and from then on only the part around the
+    faces found there. So the mesh finds faces from about a twenty-fifth of the width.
+
+    landmarks: which ones. A face has its `n_points` landmarks first; any points after those only tell its size.
     """
 
     def __init__(self, landmarks: str, max_faces: int) -> None:
@@ -53,11 +53,11 @@ class FaceFinder:
         self.n_points = source.N_POINTS
         self._task = source(max_faces, "VIDEO")
         self._search = source(max_faces, "IMAGE")
-        self._view: Square | None = None             # the part that is looked at; None: the whole frame
+        self._view: Square | None = None             # the part that is searched; None: the whole frame
         self._next_search, self._pause = 0, SEARCH_EVERY[0]     # frame number, frames
 
-    def see_all(self) -> None:
-        """Look at whole frames again."""
+    def reset_view(self) -> None:
+        """Search whole frames again."""
         self._view, self._next_search, self._pause = None, 0, SEARCH_EVERY[0]
 
     def close(self) -> None:
@@ -68,24 +68,24 @@ class FaceFinder:
     def faces(self, frame: np.ndarray, number: int) -> list[np.ndarray]:
         """(H, W, 3) uint8 RGB, frame number (rising) -> for each face (n_points or more, 2) float32 pixels."""
         now = 1 + round(number * 1000 / rates.VIDEO_FPS)
-        faces = self._task.look(frame, self._view, now)
+        faces = self._task.detect(frame, self._view, now)
         if not faces and self._view is not None:
             self._view = None
-            faces = self._task.look(frame, None, now + 1)
+            faces = self._task.detect(frame, None, now + 1)
         if not faces and number >= self._next_search:
             self._next_search, self._pause = number + self._pause, min(2 * self._pause, SEARCH_EVERY[1])
             self._view = self._find(frame)
             if self._view is not None:
                 self._pause = SEARCH_EVERY[0]
-                faces = self._task.look(frame, self._view, now + 2)
+                faces = self._task.detect(frame, self._view, now + 2)
         return faces
 
     def _find(self, frame: np.ndarray) -> Square | None:
-        """The part of the frame round the faces found in squares as high as it, or else half as high."""
+        """The part of the frame around the faces that are found in squares as high as it, or else half as high."""
         short = min(frame.shape[:2])
         for side in (short, short // 2):
             if side >= SMALLEST_SQUARE:
-                found = [face for square in _squares(frame, side) for face in self._search.look(frame, square)]
+                found = [face for square in _squares(frame, side) for face in self._search.detect(frame, square)]
                 if found:
                     return _view_of(found)
         return None
@@ -100,7 +100,7 @@ def _squares(frame: np.ndarray, side: int) -> list[Square]:
 
 
 def _view_of(faces: list[np.ndarray]) -> Square:
-    """A square round the largest face, and those of the others that leave each large enough to be found in it."""
+    """A square around the largest face, and around those others that leave each face large enough to be found in it."""
     faces = sorted(faces, key=lambda points: -float(face_size(points)))
     margin = 3 * float(face_size(faces[0]))
     kept: list[np.ndarray] = []

@@ -1,8 +1,8 @@
-"""Frames in, one track of points per person out: who is who from look to look, and what lies between the looks.
+"""Follows faces: frames in, one track of landmarks per person out, interpolated between the frames that are searched.
 
     Clip.video (T, H, W, 3) uint8 RGB  ->  FaceTrack, by way of search.FaceFinder, which finds the faces of one frame
 
-What comes out does not depend on where the windows of a long recording end.
+The tracks do not depend on where the windows of a long recording end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 THUMB = 32                # pixels: frames are compared at this size to find scene cuts
 CUT = 20.0                # grey levels between thumbnails of two frames that make a cut: 26 and more at cuts,
                           # 14 at most where people move (13 clips)
-MAX_SHIFT = 0.5           # mean landmark shift between looks, in face sizes, that one person can make
-MAX_GROWTH = 1.6          # change of face size between looks that one person can make
+MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
+MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
 
 
 @dataclass(frozen=True)
 class FaceTrack:
     """One person's face over consecutive frames.
 
-    person: number of the person, from 0; one who is lost for long, or cut away from, comes back under a new number
+    person: number of the person, from 0; a person who was lost for long, or cut away from, gets a new number
     start_frame: number of the first frame, from the start of the recording
-    points: (T, n_points, 2) float32 x, y in pixels (whole numbers are pixel centres); linear between found frames
-    box: (T, 4) float32 x0, y0, x1, y1 in pixels, around the mesh, or as large where it is not looked for; may reach
-        outside the picture
-    score: (T,) float32 in 0..1: steadiness, how little the shape changed since the last look; 0 where missing
-    missing: (T,) bool: True where a face was looked for and not found, or there was no picture
-    last: False for a piece of a track that goes on; the last piece may be empty (T = 0)
+    points: (T, n_points, 2) float32 x, y in pixels (whole numbers are pixel centres); linear between searched frames
+    box: (T, 4) float32 x0, y0, x1, y1 in pixels, around the mesh, or a box of that size where the mesh is not searched;
+        may reach outside the picture
+    score: (T,) float32 in 0..1: steadiness, how little the shape changed since the last search; 0 where missing
+    missing: (T,) bool: True where a face was searched and not found, or there was no picture
+    last: False for a part of a track that goes on; the last part may be empty (T = 0)
     """
 
     person: int
@@ -61,16 +61,16 @@ class FaceTrack:
 
 
 @dataclass
-class _Person:
-    """A track in the making; `found` keeps what the frames not yet released are interpolated from."""
+class _OpenTrack:
+    """A track that goes on. detections: frame, face and score, from which the frames not yet released are interpolated."""
 
     person: int
     first: int                                                    # first frame not yet released
-    found: list[tuple[int, np.ndarray, float]] = field(default_factory=list)    # frame, face, score
+    detections: list[tuple[int, np.ndarray, float]] = field(default_factory=list)
 
     def add(self, frame: int, points: np.ndarray) -> None:
-        score = _steadiness(self.found[-1][1], points) if self.found else 0.5
-        self.found.append((frame, points, score))
+        score = _steadiness(self.detections[-1][1], points) if self.detections else 0.5
+        self.detections.append((frame, points, score))
 
 
 class FaceTracker:
@@ -81,17 +81,17 @@ class FaceTracker:
                 tracks += tracker.update(clip)
             tracks += tracker.finish()
 
-    `landmarks`: whose points, as mouth-crop settings name them. `stride`: every `stride`-th frame is looked at. `max_gap`: a
-    face lost for more frames than this ends its track.
+    landmarks: which ones, as mouth-crop settings name them. stride: every `stride`-th frame is searched. max_gap: a face that
+    is lost for more frames than this ends its track.
     """
 
     def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> None:
         self.stride, self.max_gap = stride, max_gap
         self._finder = FaceFinder(landmarks, max_faces)
-        self._people: list[_Person] = []
+        self._tracks: list[_OpenTrack] = []
         self._ended: list[FaceTrack] = []
         self._next: int | None = None             # number of the next frame
-        self._n_people = 0
+        self._n_tracks = 0
         self._thumb: np.ndarray | None = None     # of the frame before, where it was shown
         self._change = 0.0                        # grey levels from the frame before that one to it
         self._hidden: set[int] = set()            # frames without a picture that are not yet released
@@ -103,28 +103,29 @@ class FaceTracker:
         self.close()
 
     def close(self) -> None:
-        """Free what finds the faces. Called by `with`, and at the latest when the tracker or the program goes."""
+        """Close the face finder. Called by `with`, and at the latest when the tracker is deleted or the program ends."""
         self._finder.close()
 
     def update(self, clip: Clip) -> list[FaceTrack]:
-        """The pieces of tracks that are final once `clip`, which follows the clip before it, has been seen.
+        """The parts of tracks that are final once `clip`, which follows the clip before it, has been searched.
 
-        The pieces of a person follow one another without a hole; at most `max_gap + stride` frames are held back.
+        The parts of a person follow one another without a hole; at most `max_gap + stride` frames are held back.
         """
         if clip.video is None:
             return []
+        assert clip.shown is not None
         assert self._next in (None, clip.start_frame), "windows must follow one another"
         for number, (frame, shown) in enumerate(zip(clip.video, clip.shown, strict=True), clip.start_frame):
             self._step(number, frame, bool(shown))
         self._next = clip.start_frame + len(clip.video)
-        pieces = [self._release(person) for person in self._people]
+        parts = [self._release(track) for track in self._tracks]
         done, self._ended = self._ended, []
-        self._forget_hidden()
-        return done + [piece for piece in pieces if len(piece.points)]
+        self._forget_hidden(self._next)
+        return done + [part for part in parts if len(part.points)]
 
     def finish(self) -> list[FaceTrack]:
         """The rest of all tracks, at the end of the recording."""
-        self._end(self._people, self._next)
+        self._end(self._tracks, self._next)
         done, self._ended = self._ended, []
         self._hidden.clear()
         return done
@@ -134,12 +135,12 @@ class FaceTracker:
             self._hidden.add(number)
             self._thumb = None
         elif self._is_cut(frame):
-            self._end(self._people, number)
-            self._finder.see_all()
-            self._look(number, frame)
+            self._end(self._tracks, number)
+            self._finder.reset_view()
+            self._search(number, frame)
         elif number % self.stride == 0 or number - 1 in self._hidden:
-            self._look(number, frame)
-        lost = [person for person in self._people if number - person.found[-1][0] > self.max_gap]
+            self._search(number, frame)
+        lost = [track for track in self._tracks if number - track.detections[-1][0] > self.max_gap]
         self._end(lost, None)
 
     def _is_cut(self, frame: np.ndarray) -> bool:
@@ -147,79 +148,82 @@ class FaceTracker:
         usual, self._change = self._change, 0.0 if before is None else float(np.abs(self._thumb - before).mean())
         return self._change > max(CUT, 2 * usual)
 
-    def _look(self, number: int, frame: np.ndarray) -> None:
-        """The faces of one frame, given to the people they belong to or to new ones."""
+    def _search(self, number: int, frame: np.ndarray) -> None:
+        """Find the faces of one frame, and add each to the track it belongs to or to a new one."""
         faces = dict(enumerate(self._finder.faces(frame, number)))
-        for person, face in _match([person.found[-1][1] for person in self._people], list(faces.values())):
-            self._people[person].add(number, faces.pop(face))
+        for place, face in _match([track.detections[-1][1] for track in self._tracks], list(faces.values())):
+            self._tracks[place].add(number, faces.pop(face))
         for points in faces.values():
-            self._people.append(_Person(self._n_people, number))
-            self._people[-1].add(number, points)
-            self._n_people += 1
+            self._tracks.append(_OpenTrack(self._n_tracks, number))
+            self._tracks[-1].add(number, points)
+            self._n_tracks += 1
 
-    def _end(self, people: list[_Person], stop: int | None) -> None:
-        """End tracks: before frame `stop` where the picture or the recording ends there, else where last found."""
-        for person in list(people):
-            self._people.remove(person)
-            end = person.found[-1][0] + 1
+    def _end(self, tracks: list[_OpenTrack], stop: int | None) -> None:
+        """End tracks before frame `stop` if the picture or the recording ends there, else where the face was last found."""
+        for track in list(tracks):
+            self._tracks.remove(track)
+            end = track.detections[-1][0] + 1
             if stop is not None and stop - end < self.stride:
                 end = stop
-            self._ended.append(self._piece(person, end, last=True))
+            self._ended.append(self._part(track, end, last=True))
 
-    def _release(self, person: _Person) -> FaceTrack:
-        """What is final of a track that goes on: up to its last look."""
-        piece = self._piece(person, person.found[-1][0] + 1, last=False)
-        person.first, person.found = piece.end_frame, person.found[-1:]
-        return piece
+    def _release(self, track: _OpenTrack) -> FaceTrack:
+        """The final part of a track that goes on: up to its last detection."""
+        part = self._part(track, track.detections[-1][0] + 1, last=False)
+        track.first, track.detections = part.end_frame, track.detections[-1:]
+        return part
 
-    def _piece(self, person: _Person, stop: int, last: bool) -> FaceTrack:
-        numbers = np.array([number for number, _, _ in person.found])
-        frames = np.arange(person.first, stop)
+    def _part(self, track: _OpenTrack, stop: int, last: bool) -> FaceTrack:
+        numbers = np.array([number for number, _, _ in track.detections])
+        frames = np.arange(track.first, stop)
         left = np.searchsorted(numbers, frames, side="right") - 1
         right = np.minimum(left + (frames > numbers[left]), len(numbers) - 1)
         span = numbers[right] - numbers[left]
         weight = np.where(span > 0, (frames - numbers[left]) / np.maximum(span, 1), 0).astype(np.float32)
-        found = np.stack([points for _, points, _ in person.found])
+        found = np.stack([points for _, points, _ in track.detections])
         points = found[left] + (found[right] - found[left]) * weight[:, None, None]
-        scores = np.array([score for _, _, score in person.found], np.float32)
+        scores = np.array([score for _, _, score in track.detections], np.float32)
         score = scores[left] + (scores[right] - scores[left]) * weight
         missing = (span > self.stride) | np.isin(frames, list(self._hidden))
         box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
         points, score = points[:, : self._finder.n_points], np.where(missing, np.float32(0), score)
-        return FaceTrack(person.person, person.first, points, box, score, missing, last)
+        return FaceTrack(track.person, track.first, points, box, score, missing, last)
 
-    def _forget_hidden(self) -> None:
-        oldest = min((person.first for person in self._people), default=self._next)
-        self._hidden = {number for number in self._hidden if number >= min(oldest, self._next - 1)}
+    def _forget_hidden(self, following: int) -> None:
+        """Drop hidden frames that no part will cover. following: number of the next frame."""
+        oldest = min((track.first for track in self._tracks), default=following)
+        self._hidden = {number for number in self._hidden if number >= min(oldest, following - 1)}
 
 
-def track_faces(clips: Clip | Iterable[Clip], **options: str | int) -> list[FaceTrack]:
+def track_faces(clips: Clip | Iterable[Clip], **options: Any) -> list[FaceTrack]:
     """All tracks of a whole clip, or of the consecutive windows of a recording, in order of appearance.
 
     options: those of FaceTracker.
     """
-    pieces: list[FaceTrack] = []
+    from avsr.media import Clip
+
+    parts: list[FaceTrack] = []
     with FaceTracker(**options) as tracker:
-        for clip in [clips] if hasattr(clips, "video") else clips:
-            pieces += tracker.update(clip)
-        pieces += tracker.finish()
-    return join_tracks(pieces)
+        for clip in [clips] if isinstance(clips, Clip) else clips:
+            parts += tracker.update(clip)
+        parts += tracker.finish()
+    return join_tracks(parts)
 
 
-def join_tracks(pieces: Iterable[FaceTrack]) -> list[FaceTrack]:
-    """One FaceTrack per person from the pieces a FaceTracker gave, in order of appearance."""
+def join_tracks(parts: Iterable[FaceTrack]) -> list[FaceTrack]:
+    """One FaceTrack per person, joined from the parts that a FaceTracker gave, in order of appearance."""
     people: dict[int, list[FaceTrack]] = defaultdict(list)
-    for piece in pieces:
-        people[piece.person].append(piece)
+    for part in parts:
+        people[part.person].append(part)
     return [_concatenate(people[person]) for person in sorted(people)]
 
 
-def _concatenate(pieces: list[FaceTrack]) -> FaceTrack:
-    for before, after in pairwise(pieces):
-        assert before.end_frame == after.start_frame, f"a piece of person {after.person} is not there"
+def _concatenate(parts: list[FaceTrack]) -> FaceTrack:
+    for before, after in pairwise(parts):
+        assert before.end_frame == after.start_frame, f"a part of person {after.person} is missing"
     names = ("points", "box", "score", "missing")
-    arrays = [np.concatenate([getattr(piece, name) for piece in pieces]) for name in names]
-    return FaceTrack(pieces[0].person, pieces[0].start_frame, *arrays, last=pieces[-1].last)
+    arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
+    return FaceTrack(parts[0].person, parts[0].start_frame, *arrays, last=parts[-1].last)
 
 
 def _steadiness(before: np.ndarray, after: np.ndarray) -> float:
@@ -229,7 +233,7 @@ def _steadiness(before: np.ndarray, after: np.ndarray) -> float:
 
 
 def _match(people: list[np.ndarray], faces: list[np.ndarray]) -> list[tuple[int, int]]:
-    """Pairs (person, face), the nearest first; faces that jumped or grew too much stay alone."""
+    """Pairs (track, face), the nearest first; faces that moved or grew too much stay alone."""
     shifts = []
     for i, before in enumerate(people):
         for j, after in enumerate(faces):
@@ -245,7 +249,7 @@ def _match(people: list[np.ndarray], faces: list[np.ndarray]) -> list[tuple[int,
 
 
 def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (32, 32) float32 grey; a sparse grid of pixels is read, as only cuts must show."""
+    """(H, W, 3) uint8 -> (32, 32) float32 grey, from a sparse grid of pixels, which is enough to show cuts."""
     import cv2
 
     steps = [max(1, side // (4 * THUMB)) for side in frame.shape[:2]]

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.models.weights import listed
-from avsr.schema import quote
 
 VERSION, SPEC = 6, "WhisperSpec"
 REMEDY = "Install or fetch it again."

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, quote
 from avsr.importers.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
 from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import TooLarge, outline
@@ -30,7 +30,7 @@ from avsr.models.weights import (
     read_safetensors,
     stored,
 )
-from avsr.schema import Between, InvalidValue, quote, read_json, validate, validate_table
+from avsr.schema import Between, InvalidValue, read_json, validate, validate_table
 
 T = TypeVar("T")
 

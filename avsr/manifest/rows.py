@@ -17,7 +17,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from avsr.errors import BadManifest, BadOutput
+from avsr.errors import BadManifest, BadOutput, quote
 from avsr.output import write_file
 from avsr.textfiles import NotText, decode, no_number
 
@@ -262,7 +262,7 @@ def _utterance(row: dict) -> Utterance:
         values["words"] = tuple(_word(word, f"words[{i}].") for i, word in enumerate(values["words"]))
     for key, label in values.get("labels", {}).items():
         if not isinstance(label, str):
-            raise _BadRow(f"labels.{key} is {_shown(label)}, it must be text.  Put it in quotes.")
+            raise _BadRow(f"labels.{key} is {quote(label)}, it must be text.  Put it in quotes.")
     if values.get("cache") is not None:
         values["cache"] = _cache(values["cache"])
     return Utterance(**values)
@@ -272,9 +272,9 @@ def _cache(row: dict) -> CacheEntry:
     cache = _fields(CacheEntry, row, "cache.")
     for key in ("offset", "size", "n_frames", "n_samples"):
         if not 0 <= cache[key] < MOST:
-            raise _BadRow(f"cache.{key} is {_shown(cache[key])}, it must be from 0 to 2^53.  Run avsr prepare again.")
+            raise _BadRow(f"cache.{key} is {quote(cache[key])}, it must be from 0 to 2^53.  Run avsr prepare again.")
     if not is_within_folder(cache["shard"]):
-        raise _BadRow(f"cache.shard is {_shown(cache['shard'])}, but shards lie beside their manifest or in folders below it.  "
+        raise _BadRow(f"cache.shard is {quote(cache['shard'])}, but shards lie beside their manifest or in folders below it.  "
                      "Copy the shard there, or run avsr prepare again.")
     return CacheEntry(**cache)
 
@@ -286,7 +286,7 @@ def is_within_folder(shard: str) -> bool:
 
 def _word(row: object, where: str) -> TimedWord:
     if not isinstance(row, dict):
-        raise _BadRow(f"{where[:-1]} is {_shown(row)}, it must be an object with text, start and end.  Correct it.")
+        raise _BadRow(f"{where[:-1]} is {quote(row)}, it must be an object with text, start and end.  Correct it.")
     word = TimedWord(**_fields(TimedWord, row, where))
     _span(word.start, word.end, where, proper=False)
     return word
@@ -326,12 +326,7 @@ def _value(value: object, annotation: str, where: str) -> object:
     if kind is float and number and abs(value) < 1e12 and math.isfinite(value):
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool) or kind is float:
-        raise _BadRow(f"{where} is {_shown(value)}, it must be {NAMES[kind]}.  Correct it.")
+        raise _BadRow(f"{where} is {quote(value)}, it must be {NAMES[kind]}.  Correct it.")
     if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise _BadRow(f"{where} holds half a surrogate pair.  Write the letter itself.")
     return value
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True)
-    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -2,11 +2,11 @@
 
     path | address | pipe | bytes | binary file | (S,) float32 | Clip  ->  Clip, whole or in windows, on one clock
 
-Zero is the earliest start of the picture and the sound, as players show it. Each stream has a demuxer of its own, so
+Time zero is the earliest start of the picture and the sound, as players show it. Each stream has a demuxer of its own, so
 neither waits for the other however they are interleaved, and both are placed by presentation time alone.
-Inside: source (copies of what can be read only once) -> gaps, clock (which times are believed) -> streams (container ->
-frames with times) -> picture, sound (-> 25 a second, 16 kHz) -> contents (which of several tracks) -> recording (-> Clips);
-mixdown (channels to one), level (how loud a sound is).
+The files, in the order in which data flows: source (copies what can be read only once), timestamps (corrects wrong times),
+decoder (container -> frames with times), video and audio (-> 25 frames a second, 16 kHz mono), contents (the tracks of a
+file), recording (-> Clips); level (how loud a sound is), write (small videos and sound files).
 """
 
 from avsr.media.contents import Contents, TrackInfo

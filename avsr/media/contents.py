@@ -1,24 +1,24 @@
-"""What a file holds: its sound tracks and pictures, which of them belong together, and a look at each before one is taken.
+"""The tracks of a file: which there are, which of them belong together, and samples of each before one is taken.
 
-    container -> Contents (TrackInfo of each sound track and picture) -> pick -> the one sound track and the one picture
-FFmpeg's own preference decides here. Who can tell speech from music, or a face from a screen, hands `pick` a Chooser.
+    container -> Contents (TrackInfo of each sound track and picture) -> pick_tracks -> one sound track and one picture
+FFmpeg's own preference decides, unless a Chooser is given that can tell speech from music, or a face from a screen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import av
 import numpy as np
-from av.stream import Disposition
+from av.container import InputContainer
+from av.stream import Disposition, Stream
 
 from avsr.errors import BadMedia
-from avsr.media.gaps import Gaps
-from avsr.media.picture import show
-from avsr.media.sound import lay_out, runs
-from avsr.media.streams import NOUNS, Opener, Track
+from avsr.media.audio import resample_audio
+from avsr.media.decoder import NOUNS, Opener, StreamDecoder
+from avsr.media.timestamps import PacketCoverage
+from avsr.media.video import resample_video
 from avsr.rates import VIDEO_FPS
 
 NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails          # cover art, and pictures of chapters
@@ -59,10 +59,10 @@ class TrackInfo:
 class Contents:
     """The sound tracks and the pictures of a file, each kind with the one that FFmpeg prefers first.
 
-    name: how messages call the file.
+    name: the name of the file in messages.
     """
 
-    def __init__(self, opener: Opener, container: av.container.InputContainer):
+    def __init__(self, opener: Opener, container: InputContainer):
         self.name, self._opener = opener.name, opener
         real = {kind: [stream for stream in container.streams if stream.type == kind and not stream.disposition & NO_VIDEO]
                 for kind in NOUNS}
@@ -70,14 +70,14 @@ class Contents:
                   for kind, streams in real.items()}
         screen = container.streams.best("video")
         voice = container.streams.best("audio", screen)
-        self.pictures = tuple(sorted(listed["video"], key=lambda one: (not one.readable, not _is(one, screen), one.index)))
-        programme = self.pictures[0].programme if self.pictures else None
-        self.sounds = tuple(sorted(listed["audio"], key=lambda one: (
+        self.video_tracks = tuple(sorted(listed["video"], key=lambda one: (not one.readable, not _is(one, screen), one.index)))
+        programme = self.video_tracks[0].programme if self.video_tracks else None
+        self.audio_tracks = tuple(sorted(listed["audio"], key=lambda one: (
             not one.readable, programme not in (None, one.programme), not _is(one, voice), one.special, one.index)))
 
     def of_kind(self, kind: str) -> tuple[TrackInfo, ...]:
         """`audio` or `video` -> sounds or pictures."""
-        return self.sounds if kind == "audio" else self.pictures
+        return self.audio_tracks if kind == "audio" else self.video_tracks
 
     def numbered(self, kind: str, number: int) -> TrackInfo:
         """The track with that number. Raises BadMedia, naming those there are."""
@@ -88,32 +88,32 @@ class Contents:
             raise BadMedia(f"{self.name}: there is no {KINDS[kind]} {number} in it; it has {len(tracks)}.  {remedy}")
         return tracks[number - 1]
 
-    def listen(self, track: TrackInfo) -> Iterator[np.ndarray]:
+    def decode_audio(self, track: TrackInfo) -> Generator[np.ndarray]:
         """The sound of a track from its start on: (n,) float32 mono, SAMPLE_RATE, about a second at a time."""
-        yield from self._decoded(track, lambda opened: lay_out(runs(opened)))
+        yield from self._decoded(track, resample_audio)
 
-    def look(self, track: TrackInfo, max_side: int = 1280) -> Iterator[np.ndarray | None]:
+    def decode_video(self, track: TrackInfo, max_side: int = 1280) -> Generator[np.ndarray | None]:
         """One picture of each second, (H, W, 3) uint8 RGB; None where none is shown."""
-        yield from self._decoded(track, lambda opened: islice(show(opened, max_side).frames, 0, None, VIDEO_FPS))
+        yield from self._decoded(track, lambda decoder: islice(resample_video(decoder, max_side).frames, 0, None, VIDEO_FPS))
 
-    def _decoded(self, track: TrackInfo, decode: Callable[[Track], Iterator]) -> Iterator:
+    def _decoded(self, track: TrackInfo, resample: Callable[[StreamDecoder], Iterator]) -> Iterator:
         with self._opener.open() as container:
-            opened = Track(container, container.streams[track.index])
-            if opened.first is not None:
-                opened.set_zero(opened.start_s, Gaps(self._opener.open))
-                yield from decode(opened)
+            decoder = StreamDecoder(container, container.streams[track.index])
+            if decoder.first is not None:
+                decoder.set_zero(decoder.start_s, PacketCoverage(self._opener.open))
+                yield from resample(decoder)
 
 
 Chooser = Callable[[Contents, Sequence[TrackInfo]], tuple[TrackInfo, str]]
-"""Is given two or more tracks of one kind, the one that FFmpeg prefers first; returns the one to take, and a sentence on it."""
+"""A function that is given two or more tracks of one kind, FFmpeg's preference first, and returns one and a sentence on it."""
 
 
-def pick(contents: Contents, *, audio_track: int | None, video_track: int | None, want_video: bool, want_audio: bool,
-         choose: Chooser | None) -> tuple[TrackInfo | None, TrackInfo | None, list[str]]:
-    """The sound track and the picture to take, None where there is none, and what the user should know of the choice.
+def pick_tracks(contents: Contents, *, audio_track: int | None, video_track: int | None, want_video: bool, want_audio: bool,
+                choose: Chooser | None) -> tuple[TrackInfo | None, TrackInfo | None, list[str]]:
+    """The sound track and the picture to take, None where there is none, and sentences about the choice for the user.
 
-    A number decides by itself. Else `choose` is asked where there are several of what is wanted. Sound and picture are of
-    one programme unless both were named. Raises BadMedia for a number that does not exist.
+    A track number decides by itself. Otherwise `choose` decides where there are several tracks of a wanted kind. Sound and
+    picture belong to one programme unless both were named. Raises BadMedia for a number that does not exist.
     """
     notes: list[str] = []
 
@@ -127,11 +127,11 @@ def pick(contents: Contents, *, audio_track: int | None, video_track: int | None
     sound = None if audio_track is None else contents.numbered("audio", audio_track)
     picture = None if video_track is None else contents.numbered("video", video_track)
     if picture is None and sound is None and not want_audio:
-        picture = one_of(contents.pictures, want_video)
+        picture = one_of(contents.video_tracks, want_video)
     if sound is None:
-        sound = one_of(_together(contents.sounds, picture), want_audio)
+        sound = one_of(_of_programme(contents.audio_tracks, picture), want_audio)
     if picture is None:
-        picture = one_of(_together(contents.pictures, sound), want_video)
+        picture = one_of(_of_programme(contents.video_tracks, sound), want_video)
     for kind, taken, wanted in (("audio", sound, want_audio), ("video", picture, want_video)):
         others = contents.of_kind(kind)
         if taken is None and wanted and others:
@@ -140,24 +140,24 @@ def pick(contents: Contents, *, audio_track: int | None, video_track: int | None
     return sound, picture, notes
 
 
-def _together(tracks: Sequence[TrackInfo], other: TrackInfo | None) -> list[TrackInfo]:
-    """Those of the programme that `other` is of."""
+def _of_programme(tracks: Sequence[TrackInfo], other: TrackInfo | None) -> list[TrackInfo]:
+    """The tracks that belong to the same programme as `other`."""
     return [one for one in tracks if other is None or one.programme == other.programme]
 
 
-def _is(track: TrackInfo, stream: av.stream.Stream | None) -> bool:
+def _is(track: TrackInfo, stream: Stream | None) -> bool:
     return stream is not None and track.index == stream.index
 
 
-def _describe(container: av.container.InputContainer, stream: av.stream.Stream, number: int) -> TrackInfo:
+def _describe(container: InputContainer, stream: Stream, number: int) -> TrackInfo:
     codec = stream.codec_context.name if stream.codec_context else "unknown codec"
     language, title = (_shown(stream.metadata.get(key)) for key in ("language", "title"))
     # PyAV has no list of programmes, but best(kind, stream) is the best of the stream's own programme, or where that has none
     # the best of all: two streams of one programme have the same two, and streams of two programmes have not.
     best = [container.streams.best(kind, stream) for kind in ("video", "audio")]
-    programme = tuple(-1 if one is None else one.index for one in best)
+    first, second = (-1 if one is None else one.index for one in best)
     special = bool(stream.disposition & SPECIAL) or "comment" in (title or "").lower()
-    return TrackInfo(stream.type, number, stream.index, codec, None if language == "und" else language, title, programme,
+    return TrackInfo(stream.type, number, stream.index, codec, None if language == "und" else language, title, (first, second),
                      stream.codec_context is not None, special)
 
 

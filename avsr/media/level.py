@@ -1,4 +1,4 @@
-"""How loud a sound is: too quiet to be heard by anybody, so quiet that it must be amplified, or as sound usually is.
+"""The level of a sound: silent, so quiet that it must be amplified, or as sound usually is.
 
     chunks of sound (n,) float32, one after the other -> Loudness -> dB of full scale -> the factor to amplify by
 """
@@ -35,7 +35,7 @@ def decibels(power: float) -> float:
 
 
 class Loudness:
-    """The level of a sound that comes in chunks."""
+    """Measures the level of a sound that comes in chunks."""
 
     def __init__(self):
         self._loudest = np.zeros(0)                         # powers of at most N_LOUDEST frames
@@ -56,7 +56,7 @@ class Loudness:
 
 
 def level_unless_loud(chunks: Iterable[np.ndarray]) -> float:
-    """The level of a sound in dB of full scale; no more is taken of it than it takes to reach QUIET_DB."""
+    """The level of a sound in dB of full scale. Reading stops once the level has reached QUIET_DB."""
     loudness = Loudness()
     for chunk in chunks:
         loudness.update(chunk)
@@ -66,7 +66,7 @@ def level_unless_loud(chunks: Iterable[np.ndarray]) -> float:
 
 
 def is_silent(audio: np.ndarray) -> bool:
-    """Whether nobody hears anything in a sound (S,)."""
+    """Whether a sound (S,) is too quiet for anybody to hear."""
     loudness = Loudness()
     loudness.update(audio)
     return loudness.db < SILENT_DB
@@ -78,5 +78,5 @@ def gain_of(level_db: float) -> float:
 
 
 def amplified(audio: np.ndarray, gain: float) -> np.ndarray:
-    """Sound (S,) times a factor; a click that would become louder than full scale is clipped there."""
+    """A sound (S,) times a factor. A click that would become louder than full scale is clipped."""
     return audio if gain == 1 else np.clip(audio * np.float32(gain), -1, 1)

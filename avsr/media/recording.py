@@ -1,24 +1,24 @@
-"""Clips, and the recordings they come from: the door of this package."""
+"""Clips, and the recordings they come from: what other packages use of this one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-import av
 import numpy as np
+from av.container import InputContainer
 
 from avsr.errors import AvsrError, BadMedia
-from avsr.media.contents import OPTIONS, Chooser, Contents, TrackInfo, pick
-from avsr.media.gaps import Gaps
+from avsr.media.audio import rechunk, resample_audio
+from avsr.media.contents import OPTIONS, Chooser, Contents, TrackInfo, pick_tracks
+from avsr.media.decoder import NOUNS, Opener, StreamDecoder, header_start, truncations
 from avsr.media.level import QUIET_DB, SILENT_DB, gain_of, level_unless_loud
-from avsr.media.picture import Pictures, show
-from avsr.media.sound import in_pieces, lay_out, runs
-from avsr.media.streams import NOUNS, Opener, Track, cut_short, header_start
+from avsr.media.timestamps import PacketCoverage
+from avsr.media.video import VideoFrames, resample_video
 from avsr.rates import SAMPLE_RATE, frames_to_samples, frames_to_seconds, samples_to_frames
 
 SPARE_SAMPLES = 16                    # 1 ms of rounding in time stamps makes no further frame
@@ -67,11 +67,11 @@ Source = str | Path | bytes | BinaryIO | np.ndarray | Clip
 class Recording:
     """An open recording, read once from start to end. Use `open_recording`; it is a context manager.
 
-    name: how messages call it.  duration_s: the container's estimate in seconds, None when it gives none; what is borne out
-    once that has turned out to be wrong.
+    name: its name in messages. duration_s: the container's estimate in seconds, None when it gives none; the length that the
+    packets cover once the estimate has turned out to be wrong.
     problems: sentences about what was damaged, skipped or missing; complete once `windows` has ended.
-    contents: all sound tracks and pictures of the file; None of an array or a Clip, which has no tracks.
-    sound_track, picture_track: those that were taken, also where they are not wanted; None where there is none.
+    contents: all tracks of the file; None for an array or a Clip, which has no tracks.
+    sound_track, picture_track: the tracks that were taken, also where they are not wanted; None where there is none.
     """
 
     def __init__(self, name: str, duration_s: float | None = None):
@@ -81,11 +81,11 @@ class Recording:
         self.contents: Contents | None = None
         self.sound_track: TrackInfo | None = None
         self.picture_track: TrackInfo | None = None
-        self._pictures: Pictures | None = None
-        self._sounds: Iterator[np.ndarray] | None = None
-        self._sounds_again: Callable[[], Iterable[np.ndarray]] | None = None   # the same, from a fresh reader
-        self._tracks: list[Track] = []
-        self._gaps: Gaps | None = None
+        self._video: VideoFrames | None = None
+        self._audio: Iterator[np.ndarray] | None = None
+        self._fresh_audio: Callable[[], Iterable[np.ndarray]] | None = None   # the same, from a fresh reader
+        self._decoders: list[StreamDecoder] = []
+        self._coverage: PacketCoverage | None = None
         self._start_frame = 0
         self._open = ExitStack()
 
@@ -96,18 +96,18 @@ class Recording:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._open.close()
 
     @property
     def has_video(self) -> bool:
         """Whether Clips have pictures."""
-        return self._pictures is not None
+        return self._video is not None
 
     @property
     def has_audio(self) -> bool:
         """Whether Clips have sound."""
-        return self._sounds is not None
+        return self._audio is not None
 
     @cached_property
     def quiet_db(self) -> float | None:
@@ -115,7 +115,7 @@ class Recording:
 
         A sound that is loud enough is read ahead up to where it shows, mostly less than a second; a quiet one to its end.
         """
-        level = None if self._sounds_again is None else level_unless_loud(self._sounds_again())
+        level = None if self._fresh_audio is None else level_unless_loud(self._fresh_audio())
         return level if level is not None and level < QUIET_DB else None
 
     @property
@@ -134,15 +134,15 @@ class Recording:
         No more than two are in memory at a time. Raises BadMedia when there is nothing at all to give.
         """
         assert n_frames > 0, n_frames
-        pictures = iter(self._pictures.frames) if self._pictures else iter(())
-        sounds = in_pieces(self._sounds or (), frames_to_samples(n_frames))
+        pictures = iter(self._video.frames) if self._video else iter(())
+        sounds = rechunk(self._audio or (), frames_to_samples(n_frames))
         start = self._start_frame
         while True:
             clip = replace(self._window(pictures, next(sounds, None), n_frames), start_frame=start)
             ended = clip.n_frames < n_frames
             start += clip.n_frames
-            if self._gaps is not None and self._gaps.believed_s is not None:
-                self.duration_s = max(self._gaps.believed_s, frames_to_seconds(start))
+            if self._coverage is not None and self._coverage.accepted_s is not None:
+                self.duration_s = max(self._coverage.accepted_s, frames_to_seconds(start))
             if clip.n_frames:
                 yield clip
             if ended:
@@ -150,23 +150,23 @@ class Recording:
             del clip                                         # no window lives in here while the next is made
         if start == self._start_frame:
             raise BadMedia(f"{self.name}: it is 0 s long.  Check that it was recorded and copied to its end.")
-        for track in self._tracks:
-            self.problems += track.complaints(self.name)
-        self.problems += cut_short(self.name, self._tracks, self.duration_s)
+        for decoder in self._decoders:
+            self.problems += decoder.problems(self.name)
+        self.problems += truncations(self.name, self._decoders, self.duration_s)
 
     def _window(self, pictures: Iterator, audio: np.ndarray | None, n_frames: int) -> Clip:
-        """The next Clip: shorter than `n_frames`, or empty, at the end of the recording."""
+        """The next Clip, which is shorter than `n_frames`, or empty, at the end of the recording."""
         sound = np.zeros(0, np.float32) if audio is None else audio
-        if self._pictures is None:
+        if self._video is None:
             return Clip(audio=sound)
-        video = np.zeros((n_frames, *self._pictures.size, 3), np.uint8)
+        video = np.zeros((n_frames, *self._video.size, 3), np.uint8)
         shown = np.zeros(n_frames, bool)
         n = 0
         for n, picture in zip(range(1, n_frames + 1), pictures, strict=False):
             if picture is not None:
                 video[n - 1], shown[n - 1] = picture, True
         n = max(n, samples_to_frames(max(0, len(sound) - SPARE_SAMPLES)))
-        if self._sounds is None:
+        if self._audio is None:
             return Clip(video[:n], shown[:n])
         if len(sound) != frames_to_samples(n):
             sound = np.pad(sound[: frames_to_samples(n)], (0, max(0, frames_to_samples(n) - len(sound))))
@@ -180,7 +180,7 @@ def open_recording(source: Source, *, max_side: int = 1280, want_video: bool = T
 
     Pictures are scaled down until no side is longer than `max_side` pixels. What is not wanted is never decoded.
     audio_track, video_track: which of several, counted from 1. Without, `choose` is asked where there are several, and
-    without that FFmpeg decides: see contents.pick, and selection.open_recording for a choice by what is said and shown.
+    without that FFmpeg decides: see contents.pick_tracks, and selection.open_recording for a choice by what is said and shown.
     Raises BadMedia when there is no such file or track, or nothing in it can be decoded.
     """
     if isinstance(source, np.ndarray):
@@ -193,11 +193,11 @@ def open_recording(source: Source, *, max_side: int = 1280, want_video: bool = T
     recording._open.callback(opener.close)
     try:
         container = recording._open.enter_context(opener.open())
-        recording.contents = Contents(opener, container)
-        recording.sound_track, recording.picture_track, recording.problems = pick(
-            recording.contents, audio_track=audio_track, video_track=video_track, want_video=want_video,
+        recording.contents = contents = Contents(opener, container)
+        recording.sound_track, recording.picture_track, recording.problems = pick_tracks(
+            contents, audio_track=audio_track, video_track=video_track, want_video=want_video,
             want_audio=want_audio, choose=choose)
-        _open_streams(recording, opener, container, {"video": want_video, "audio": want_audio}, max_side)
+        _open_streams(recording, opener, contents, container, {"video": want_video, "audio": want_audio}, max_side)
     except BaseException:
         recording.close()
         raise
@@ -242,39 +242,41 @@ def _open_clip(clip: Clip, want_video: bool, want_audio: bool) -> Recording:
     if want_video and clip.video is not None:
         shown = np.ones(len(clip.video), bool) if clip.shown is None else clip.shown
         frames = (frame if seen else None for frame, seen in zip(clip.video, shown, strict=True))
-        recording._pictures = Pictures(clip.video.shape[1:3], frames)
-    if want_audio and clip.audio is not None:
-        recording._sounds, recording._sounds_again = iter([clip.audio]), lambda: [clip.audio]
+        recording._video = VideoFrames((clip.video.shape[1], clip.video.shape[2]), frames)
+    audio = clip.audio
+    if want_audio and audio is not None:
+        recording._audio, recording._fresh_audio = iter([audio]), lambda: [audio]
     if not (recording.has_video or recording.has_audio):
         raise BadMedia("clip: it holds nothing of what is wanted.  Ask for its sound if it has no picture, or both.")
     return recording
 
 
-def _open_streams(recording: Recording, opener: Opener, container: av.container.InputContainer, want: dict[str, bool],
-                  max_side: int) -> None:
-    """Fill a Recording with the picture and the sound that were picked, on a common zero.
+def _open_streams(recording: Recording, opener: Opener, contents: Contents, container: InputContainer,
+                  want: dict[str, bool], max_side: int) -> None:
+    """Give a Recording the picture and the sound that were picked, with one common time zero.
 
-    What is not wanted still takes part in zero, by its header, so that times do not depend on what is asked for.
+    The header of a stream that is not wanted still counts for time zero, so that times do not depend on what is asked for.
     """
     recording.duration_s = container.duration / 1e6 if container.duration and container.duration > 0 else None
     picked = {"video": recording.picture_track, "audio": recording.sound_track}
-    tracks: dict[str, Track] = {}
+    decoders: dict[str, StreamDecoder] = {}
     starts, failed = [], []
     for kind, wanted in want.items():
-        if picked[kind] is None:
+        track = picked[kind]
+        if track is None:
             continue
-        stream = container.streams[picked[kind].index]
+        stream = container.streams[track.index]
         if not wanted:
             starts += [] if header_start(stream) is None else [header_start(stream)]
             continue
         own = recording._open.enter_context(opener.open())
-        track = Track(own, own.streams[stream.index])
-        if track.first is None:
-            failed.append(f"{recording.name}: {track.failure}")
+        decoder = StreamDecoder(own, own.streams[stream.index])
+        if decoder.first is None:
+            failed.append(f"{recording.name}: {decoder.failure}")
             continue
-        tracks[kind] = track
-        starts.append(track.start_s)
-    if not tracks:
+        decoders[kind] = decoder
+        starts.append(decoder.start_s)
+    if not decoders:
         wanted = " or ".join(NOUNS[kind] for kind, wanted in want.items() if wanted)
         silent_film = not want["video"] and picked["video"] is not None
         remedy = ("Its lips could be read: --modality v and a model that has learnt to." if silent_film else
@@ -282,21 +284,12 @@ def _open_streams(recording: Recording, opener: Opener, container: av.container.
         raise BadMedia(f"{'. '.join(failed)}.  Convert it with another program, or get it again." if failed else
                        f"{recording.name}: there is no {wanted} in it.  {remedy}")
     recording.problems += [f"{sentence}; the rest was kept." for sentence in failed]
-    recording._gaps = Gaps(opener.open)
-    for track in tracks.values():
-        track.set_zero(min(starts), recording._gaps)
-    recording._tracks = list(tracks.values())
-    if "video" in tracks:
-        recording._pictures = show(tracks["video"], max_side)
-    if "audio" in tracks:
-        recording._sounds = lay_out(runs(tracks["audio"]))
-        recording._sounds_again = lambda: _listen(opener, tracks["audio"].stream.index)
-
-
-def _listen(opener: Opener, index: int) -> Iterator[np.ndarray]:
-    """The sound of a stream, by a reader of its own."""
-    with opener.open() as container:
-        track = Track(container, container.streams[index])
-        if track.first is not None:
-            track.set_zero(track.start_s, Gaps(opener.open))
-            yield from lay_out(runs(track))
+    recording._coverage = PacketCoverage(opener.open)
+    for decoder in decoders.values():
+        decoder.set_zero(min(starts), recording._coverage)
+    recording._decoders = list(decoders.values())
+    if "video" in decoders:
+        recording._video = resample_video(decoders["video"], max_side)
+    if "audio" in decoders:
+        recording._audio = resample_audio(decoders["audio"])
+        recording._fresh_audio = partial(contents.decode_audio, cast(TrackInfo, picked["audio"]))

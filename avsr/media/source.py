@@ -1,6 +1,6 @@
-"""Sources that can be read only once, and those at an address: stored in a temporary file, which can be read again and again.
+"""Sources that can be read only once, and those at an address: they are copied to a temporary file, which can be reopened.
 
-    `-` | /dev/stdin | a named pipe | <(...) | a file without seek | https://..., s3://..., gs://... -> Stored
+    `-` | /dev/stdin | a named pipe | <(...) | a file without seek | https://..., s3://..., gs://... -> TemporaryCopy
 """
 
 from __future__ import annotations
@@ -35,25 +35,27 @@ STDIN = re.compile(r"-|/dev/stdin|/(dev|proc/self)/fd/0")
 PIPE = re.compile(r"/(dev|proc/(self|\d+))/fd/\d+")          # what a shell makes of <(...)
 
 
-class Stored(tempfile.SpooledTemporaryFile):
+class TemporaryCopy(tempfile.SpooledTemporaryFile):
     """A copy of a source, in memory or in a temporary file without a name, that is gone when it is closed.
 
-    name: how messages call the source, and what the files written about it are named by.
+    name: the name of the source, see source_name.
     """
-
-    name = "recording"
 
     def __init__(self, name: str):
         super().__init__(max_size=IN_MEMORY)
-        self.name = name
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
 
 
 def source_name(source: object) -> str:
-    """How messages call a source, and the name by which files about it are named: `stdin` for standard input."""
+    """The name of a source in messages and for the files that are written about it: `stdin` for standard input."""
     if isinstance(source, str) and STDIN.fullmatch(source):
         return "stdin"
     if remote.is_address(source):
-        return remote.name_in_address(source)
+        return remote.name_in_address(str(source))
     if isinstance(source, str | Path):
         return "pipe" if PIPE.fullmatch(str(source)) else Path(source).name
     name = getattr(source, "name", None)
@@ -61,17 +63,17 @@ def source_name(source: object) -> str:
 
 
 def mistaken_for_recording(begins: bytes) -> tuple[str, str] | None:
-    """What a file is by its first bytes, where people often take it for a recording, and the remedy; None for all others."""
+    """What a file is, by its first bytes, if people often mistake it for a recording, and the remedy; None for all others."""
     start = begins.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return next((what for sign, what in MISTAKEN.items() if start.startswith(sign)), None)
 
 
 @contextmanager
 def reopenable(source: Any, progress: Progress = no_progress) -> Iterator[Any]:
-    """The source as it is, or a copy of it where it can be read only once or lies at an address.
+    """Give the source as it is, or a copy of it where it can be read only once or lies at an address.
 
-    The copy lasts as long as the context. progress: told the bytes of the copy. Raises BadMedia where it cannot be read,
-    or the disk has no room for it.
+    The copy lasts as long as the context. progress: is told the bytes that were copied. Raises BadMedia where the source cannot
+    be read, or the disk has no room for it.
     """
     if isinstance(source, str) and source.startswith("file:///"):
         source = Path(unquote(source.removeprefix("file://")))
@@ -84,16 +86,16 @@ def reopenable(source: Any, progress: Progress = no_progress) -> Iterator[Any]:
         yield file
         return
     try:
-        stored = _copy(file, source, size, progress)
+        copy = _copy(file, source, size, progress)
     finally:
         if own:
             file.close()
-    with closing(stored):
-        yield stored
+    with closing(copy):
+        yield copy
 
 
 def _open(source: Any) -> tuple[BinaryIO, int | None, bool] | None:
-    """A source that has to be copied, as a file; its size where it is known; whether the file is ours to close."""
+    """Open a source that must be copied: the file, its size where it is known, and whether we must close it; else None."""
     if remote.is_address(source):
         return (*_open_address(source), True)
     if isinstance(source, str) and STDIN.fullmatch(source):
@@ -125,7 +127,7 @@ def _standard_input() -> BinaryIO:
 
 
 def _open_pipe(path: Path) -> tuple[BinaryIO, None, bool] | None:
-    """A named pipe, opened; None for what is no pipe and is not a device either."""
+    """Open a named pipe; None for a path that is no pipe. Raises BadMedia for a device or a socket."""
     if re.match(r"(https?|s3|gs):/[^/]", str(path)):
         raise BadMedia(f"{path}: a Path cannot hold an address.  Give it as str.")
     try:
@@ -143,22 +145,22 @@ def _open_pipe(path: Path) -> tuple[BinaryIO, None, bool] | None:
         raise BadMedia(f"{path}: the pipe cannot be read ({error.strerror}).  Check its permissions.") from error
 
 
-def _copy(file: BinaryIO, source: Any, size: int | None, progress: Progress) -> Stored:
-    """All of a file that can be read once."""
-    stored, done, name = Stored(source_name(source)), 0, source_name(source)
+def _copy(file: BinaryIO, source: Any, size: int | None, progress: Progress) -> TemporaryCopy:
+    """Copy a file that can be read once, to its end."""
+    copy, done, name = TemporaryCopy(source_name(source)), 0, source_name(source)
     stage = f"{'downloading' if remote.is_address(source) else 'reading'} {name}"
     try:
         while chunk := _read(file, source):
-            _store(stored, chunk, done, name)
+            _store(copy, chunk, done, name)
             done += len(chunk)
             progress(stage, done, size, "bytes")
         if not done:
             raise BadMedia(f"{name}: nothing came, not one byte.  Check the program or the server that should have sent it.")
     except BaseException:
         with suppress(OSError):                              # a full disk: what could not be written cannot be on closing
-            stored.close()
+            copy.close()
         raise
-    return stored
+    return copy
 
 
 def _read(file: BinaryIO, source: Any) -> bytes:
@@ -173,7 +175,7 @@ def _read(file: BinaryIO, source: Any) -> bytes:
     return chunk
 
 
-def _store(stored: Stored, chunk: bytes, done: int, name: str) -> None:
+def _store(copy: TemporaryCopy, chunk: bytes, done: int, name: str) -> None:
     """Append to the copy. Raises BadMedia before the disk is full, so that room is left for others."""
     folder = tempfile.gettempdir()
     try:
@@ -181,8 +183,8 @@ def _store(stored: Stored, chunk: bytes, done: int, name: str) -> None:
             disk = shutil.disk_usage(folder)
             if disk.free - len(chunk) < min(LEFT_BYTES, LEFT_SHARE * disk.total):
                 raise OSError(errno.ENOSPC, "the disk is nearly full")
-        stored.write(chunk)
-        stored.flush()                                       # else the last bytes would only fail when they are read
+        copy.write(chunk)
+        copy.flush()                                         # else the last bytes would only fail when they are read
     except OSError as error:
         raise BadMedia(f"{name}: after {done} bytes its copy could not be stored ({error.strerror}).  Make room in {folder}, "
                        "or name a folder with room in the variable TMPDIR.") from error

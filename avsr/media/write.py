@@ -9,14 +9,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.error import FFmpegError
 
 from avsr.errors import BadOutput
 from avsr.media.recording import Clip
 from avsr.output import reason_of, whole_file
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
-
-Container = av.container.OutputContainer
 
 
 def write(frames: Iterable[np.ndarray] | Clip | None, path: str | Path, *, audio: np.ndarray | None = None,
@@ -39,30 +38,31 @@ def write(frames: Iterable[np.ndarray] | Clip | None, path: str | Path, *, audio
                         "written to and has room, and that the name ends in .mp4, .mkv, .mov, .wav or .m4a.") from error
 
 
-def _mux(container: Container, frames: Iterable[np.ndarray] | None, audio: np.ndarray | None,
+def _mux(container: OutputContainer, frames: Iterable[np.ndarray] | None, audio: np.ndarray | None,
          fps: Fraction, crf: int) -> None:
     """Encode picture and sound side by side, so that players need not search for either."""
     pictures = iter(() if frames is None else frames)
     first = next(pictures, None)
     video = None if first is None else _video_stream(container, first, fps, crf)
     sound = None if audio is None else _audio_stream(container)
-    done = 0
+    samples, done = np.zeros(0, np.float32) if audio is None else audio, 0
     for n, picture in enumerate(chain(() if first is None else (first,), pictures)):
+        assert video is not None
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "gray" if picture.ndim == 2 else "rgb24")
         frame.pts, frame.time_base = n, 1 / fps
         container.mux(video.encode(frame))
         if sound is not None:
             until = int((n + 1) * SAMPLE_RATE / fps)
-            _encode_sound(container, sound, audio[done:until], done)
+            _encode_sound(container, sound, samples[done:until], done)
             done = until
     if sound is not None:
-        for start in range(done, len(audio), SAMPLE_RATE):
-            _encode_sound(container, sound, audio[start: start + SAMPLE_RATE], start)
+        for start in range(done, len(samples), SAMPLE_RATE):
+            _encode_sound(container, sound, samples[start: start + SAMPLE_RATE], start)
     for stream in filter(None, (video, sound)):
         container.mux(stream.encode(None))
 
 
-def _video_stream(container: Container, first: np.ndarray, fps: Fraction, crf: int) -> av.VideoStream:
+def _video_stream(container: OutputContainer, first: np.ndarray, fps: Fraction, crf: int) -> av.VideoStream:
     height, width = first.shape[:2]
     has_x264 = "libx264" in av.codecs_available
     stream = container.add_stream("libx264" if has_x264 else "mpeg4", rate=fps)
@@ -72,12 +72,12 @@ def _video_stream(container: Container, first: np.ndarray, fps: Fraction, crf: i
     return stream
 
 
-def _audio_stream(container: Container) -> av.AudioStream:
+def _audio_stream(container: OutputContainer) -> av.AudioStream:
     codec = "pcm_s16le" if container.format.name == "wav" else "aac"
     return container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
 
 
-def _encode_sound(container: Container, stream: av.AudioStream, samples: np.ndarray, start: int) -> None:
+def _encode_sound(container: OutputContainer, stream: av.AudioStream, samples: np.ndarray, start: int) -> None:
     if not len(samples):
         return
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), "fltp", "mono")

@@ -1,4 +1,4 @@
-"""Two systems on the same utterances: rows of both in, the difference of their word error rates and its chance out."""
+"""Two systems on the same utterances: rows of both in, the difference of their word error rates and its p value out."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.counting import Score, empty_references, scored
-from avsr.metrics.error_rates import Rate, added
+from avsr.metrics.error_rates import Rate, sum_scores
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Clusters, by_id, clusters, interval, ratio
 from avsr.results import ResultRow
 from avsr.text import normalise
 
-EXACT = 13                                                  # clusters that differ: all 2 ** n ways of exchange are gone through
-N_FLIPS = 9999
+MAX_EXACT = 13                                              # clusters that differ, whose 2 ** n sign changes are all tried
+N_PERMUTATIONS = 9999
 
 
 @dataclass(frozen=True)
 class Paired:
-    """One system less another: `difference` in points of WER, and `p`, how often chance alone makes as large a one.
+    """One system minus another: `difference` in points of WER, and the two-sided p value of a permutation test.
 
-    p: two-sided; None where there are fewer than two clusters. Of n clusters it cannot be under 2 / 2 ** n.
+    p: None where there are fewer than two clusters. With n clusters it cannot be below 2 / 2 ** n.
     """
 
     difference: Rate
@@ -32,13 +32,12 @@ class Paired:
 
 def difference(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator,
                confidence: float = CONFIDENCE, n_draws: int = N_DRAWS, normaliser: Callable[[str], str] = normalise) -> Rate:
-    """Word error rate of `rows` less that of `other`, on the same utterances by id: the same draws hold for both.
+    """Word error rate of `rows` minus that of `other`, on the same utterances by id and with the same bootstrap draws.
 
-    An interval that leaves out 0 tells the two apart. `score` is that of `rows`. Raises AvsrError on other ids, or where
-    the two have different references.
+    The two differ where the interval excludes 0. `score` is that of `rows`. Raises AvsrError where ids or references differ.
     """
     rows, ours, theirs = matched(rows, other, normaliser)
-    found, total = clusters(rows), added(ours)
+    found, total = clusters(rows), sum_scores(ours)
     empty = empty_references(rows, normaliser=normaliser)
     if not total.words:
         return Rate(None, None, None, found.n, found.by, total, len(rows), empty)
@@ -50,35 +49,38 @@ def difference(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np
 
 
 def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
-           n_draws: int = N_DRAWS, n_flips: int = N_FLIPS, normaliser: Callable[[str], str] = normalise) -> Paired:
-    """`difference`, and a test of it: were the systems alike, which of the two said what would be a throw of a coin.
+           n_draws: int = N_DRAWS, n_permutations: int = N_PERMUTATIONS,
+           normaliser: Callable[[str], str] = normalise) -> Paired:
+    """`difference`, with a matched-pairs permutation test of it (Gillick & Cox 1989; Noreen 1989).
 
-    The coin is thrown once for each speaker (for each utterance where there is one speaker), and both systems exchanged by
-    it: a matched-pairs permutation test (Gillick & Cox 1989; Noreen 1989), exact where 13 or fewer differ, else of `n_flips`
-    random throws, the one observed counted among them, so that p is never 0.
+    Under the null hypothesis the two systems can be exchanged for each speaker (for each utterance where there is one
+    speaker). The test is exact where 13 or fewer differ; else it takes `n_permutations` random exchanges and counts the
+    observed one among them, so that p is never 0.
     """
     rows, other = list(rows), list(other)
     apart = difference(rows, other, rng=rng, confidence=confidence, n_draws=n_draws, normaliser=normaliser)
     kept, ours, theirs = matched(rows, other, normaliser)
     found = clusters(kept)
-    return Paired(apart, None if found.n < 2 else flipped(_sums(found, ours, theirs)[:, 0], rng, n_flips))
+    return Paired(apart, None if found.n < 2 else permutation_p(_sums(found, ours, theirs)[:, 0], rng, n_permutations))
 
 
-def flipped(differences: np.ndarray, rng: np.random.Generator, n_flips: int = N_FLIPS) -> float:
-    """Two-sided p of the sum of differences (n,), by changing their signs. Those of 0 have none."""
+def permutation_p(differences: np.ndarray, rng: np.random.Generator, n_permutations: int = N_PERMUTATIONS) -> float:
+    """Two-sided p of the sum of differences (n,), by changing their signs; differences of 0 are left out."""
     differences, least = differences[differences != 0], abs(differences.sum()) * (1 - 1e-9)
-    if len(differences) <= EXACT:
+    if len(differences) <= MAX_EXACT:
         signs = np.array(list(product((1, -1), repeat=len(differences))), float)
         return float(np.mean(np.abs(signs @ differences) >= least))
-    # Of those of one size only how many are positive matters: 9,999 throws for 1,000 utterances in 2 ms, not in 100.
+    # Among differences of one size only the number of positive ones matters: 9,999 draws for 1,000 utterances take 2 ms, not
+    # 100.
     sizes, counts = np.unique(np.abs(differences), return_counts=True)
-    sums = sum(size * (2.0 * rng.binomial(count, 0.5, n_flips) - count) for size, count in zip(sizes, counts, strict=True))
-    return (1 + int(np.sum(np.abs(sums) >= least))) / (n_flips + 1)
+    sums = sum(size * (2.0 * rng.binomial(count, 0.5, n_permutations) - count)
+               for size, count in zip(sizes, counts, strict=True))
+    return (1 + int(np.sum(np.abs(sums) >= least))) / (n_permutations + 1)
 
 
 def matched(rows: Iterable[ResultRow], other: Iterable[ResultRow], normaliser: Callable[[str], str] = normalise,
             ) -> tuple[list[ResultRow], list[Score], list[Score]]:
-    """Rows, their scores, and those of `other` in the same order. Raises AvsrError, see `difference`."""
+    """The rows, their scores, and the scores of `other` in the same order. Raises AvsrError, see `difference`."""
     rows, other = list(rows), list(other)
     ids, theirs = by_id(rows, "rows to compare"), by_id(other, "rows to compare with")
     if odd := sorted(set(ids) ^ set(theirs)):
@@ -94,5 +96,5 @@ def matched(rows: Iterable[ResultRow], other: Iterable[ResultRow], normaliser: C
 
 
 def _sums(found: Clusters, ours: list[Score], theirs: list[Score]) -> np.ndarray:
-    """How many more errors each cluster has, and how many words: (n, 2)."""
+    """(n, 2): how many more errors each cluster has, and how many words."""
     return found.sums([one.errors - two.errors for one, two in zip(ours, theirs, strict=True)], [one.words for one in ours])

@@ -1,6 +1,7 @@
-"""Conditions: rows in, cells of one system, modality, noise, SNR and corruption out; the law; what the lips are worth.
+"""Conditions: rows in, cells of one system, modality, noise, SNR and corruption out; the no-harm criterion; the SNR gain.
 
-    rows  ->  {Cell: rows};  alone(cells, cell) -> the cells of sound alone and of lips alone;  gain(cells, ...) -> Gain in dB
+    rows  ->  {Cell: rows};  unimodal_cells(cells, cell)  ->  the cells of sound alone and of lips alone
+    gain(cells, system, noise)  ->  Gain in dB
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, clusters, percentiles, r
 from avsr.names import MODALITIES
 from avsr.results import ResultRow
 
-SLACK = 0.5                                                 # points of WER that the law puts up with
+NO_HARM_TOLERANCE = 0.5                                                 # points of WER
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What rows that are measured together have in common. noise and snr_db are None where it is clean or not heard;
-    corruption and amount where the picture is whole or not seen."""
+    """What the rows of one measurement have in common. noise and snr_db are None where the sound is clean or not used;
+    corruption and amount where the video is intact or not used."""
 
     system: str
     modality: str
@@ -36,7 +37,7 @@ class Cell:
 
     @property
     def key(self) -> tuple:
-        """To sort by: the whole picture first, clean first, from quiet to loud noise, amounts from small to large."""
+        """What cells are sorted by: intact video first, clean first, from quiet to loud noise, from small to large amounts."""
         order = MODALITIES.index(self.modality) if self.modality in MODALITIES else len(MODALITIES)
         return (self.system, order, self.modality, self.corruption or "", -math.inf if self.amount is None else self.amount,
                 self.noise or "", -math.inf if self.snr_db is None else -self.snr_db)
@@ -55,26 +56,26 @@ def cells(rows: Iterable[ResultRow]) -> dict[Cell, list[ResultRow]]:
     return {cell: found[cell] for cell in sorted(found, key=lambda cell: cell.key)}
 
 
-def alone(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell) -> tuple[Cell | None, Cell | None]:
-    """The cells of sound alone and of lips alone that both together are held against; None where they are not there.
+def unimodal_cells(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell) -> tuple[Cell | None, Cell | None]:
+    """The cells of sound alone and of lips alone to compare an audio-visual cell with; None where they were not measured.
 
-    Sound is heard in the same noise, lips are seen with the same corruption: the other's disturbance is nothing to them.
+    Sound alone is in the same noise, and lips alone have the same corruption.
     """
     sound = Cell(cell.system, "a", cell.noise, cell.snr_db)
     lips = Cell(cell.system, "v", corruption=cell.corruption, amount=cell.amount)
     return sound if sound in cells else None, lips if lips in cells else None
 
 
-def no_harm(both: float, *alone: float, slack: float = SLACK) -> bool:
-    """Whether both together are as good as the better one alone, WER in percent; within `slack` points."""
-    return both <= min(alone) + slack + 1e-9
+def no_harm(both: float, *alone: float, tolerance: float = NO_HARM_TOLERANCE) -> bool:
+    """The no-harm criterion: the WER (percent) of both is at most `tolerance` points above that of the better one alone."""
+    return both <= min(alone) + tolerance + 1e-9
 
 
 def gain_db(curve: Mapping[float, float], percent: float, at_db: float = 0.0) -> float:
-    """What the lips are worth in dB: how much less noise sound alone needs for the WER (percent) that both have at `at_db`.
+    """The effective SNR gain: how many dB more sound alone needs for the WER (percent) that both have at `at_db`.
 
-    curve: WER of sound alone by SNR; in between it is taken as straight. The nearest such SNR counts; inf (or -inf) where
-    it lies beyond those measured. Raises AvsrError where sound alone was not measured at `at_db`.
+    curve: WER of sound alone by SNR, interpolated linearly. Of several crossings the nearest counts; the gain is inf or -inf
+    where there is none within the measured SNRs. Raises AvsrError where sound alone was not measured at `at_db`.
     """
     if at_db not in curve:
         there = ", ".join(f"{snr:g}" for snr in sorted(curve)) or "no SNR"
@@ -92,9 +93,9 @@ def gain_db(curve: Mapping[float, float], percent: float, at_db: float = 0.0) ->
 
 @dataclass(frozen=True)
 class Gain:
-    """Effective SNR gain in dB with its interval; inf or -inf for what lies beyond the levels measured.
+    """Effective SNR gain in dB with its interval; inf or -inf where it is beyond the measured levels.
 
-    limits: the least and the largest gain that those levels can show. low, high: None where there are fewer than two clusters.
+    limits: the smallest and the largest gain that these levels can show. low, high: None with fewer than two clusters.
     """
 
     db: float
@@ -104,17 +105,17 @@ class Gain:
 
     @property
     def beyond(self) -> float | None:
-        """Where `db` is infinite, the limit that it lies beyond: 20.0 for "more than 20 dB", -10.0 for "less than -10 dB"."""
+        """The limit that an infinite `db` is beyond: 20.0 for "more than 20 dB", -10.0 for "less than -10 dB"; else None."""
         return None if math.isfinite(self.db) else self.limits[self.db > 0]
 
 
 def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_db: float = 0.0, *, rng: np.random.Generator,
          confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Gain:
-    """`gain_db` of a system in one noise, the whole curve and the point on it drawn together, by speaker.
+    """`gain_db` of a system in one noise; the bootstrap over speakers draws the curve and the point on it together.
 
-    The interval is of percentiles, as a bent curve has no slope to go by: in simulations of 6 to 30 speakers 95 % ones held
-    the truth in 94 % of cases, of 4 speakers in 85 %.
-    Raises AvsrError where cells are missing or are not of the same utterances.
+    The interval consists of percentiles, because the curve has no gradient at its bends: in simulations 95 % intervals held
+    the truth in 94 % of cases with 6 to 30 speakers, in 85 % with 4.
+    Raises AvsrError where cells are missing or have different utterances.
     """
     curve = {cell.snr_db: rows for cell, rows in cells.items()
              if cell.snr_db is not None and cell == Cell(system, "a", noise, cell.snr_db)}
@@ -133,31 +134,32 @@ def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_
     limits = min(curve) - at_db, max(curve) - at_db
     levels = list(curve)
 
-    def of(sums: np.ndarray) -> float:
+    def gain_of(sums: np.ndarray) -> float:
         percents = 100 * sums[:-1] / sums[-1]
         return gain_db(dict(zip(levels, percents[:-1].tolist(), strict=True)), float(percents[-1]), at_db)
 
     if not sums[:, -1].sum():
         raise AvsrError(f"effective SNR gain: the references of {system} in {noise} have no word.  Give rows that have.")
-    db = of(sums.sum(axis=0))
+    db = gain_of(sums.sum(axis=0))
     if found.n < 2:
         return Gain(db, None, None, limits)
     drawn = resampled(sums, rng, n_draws)
-    return Gain(db, *percentiles(np.array([of(one) for one in drawn if one[-1]]), found.n, confidence), limits)
+    return Gain(db, *percentiles(np.array([gain_of(one) for one in drawn if one[-1]]), found.n, confidence), limits)
 
 
-def extremes(rows: Iterable[ResultRow], system: str, n: int) -> tuple[list[str], list[str]]:
-    """Ids of the utterances that a system got worst and best over all noises, pictures unharmed: at most n of each.
+def worst_and_best_ids(rows: Iterable[ResultRow], system: str, n: int) -> tuple[list[str], list[str]]:
+    """Ids of at most n utterances with a system's highest WER over all noises, and of at most n with its lowest.
 
-    By both senses, or by the sense that it has. Among equals the best are those that sound alone got worst.
+    They are of modality av, or else of the one that the system has, with intact video. Of equally good ones those are taken
+    that sound alone transcribed worst.
     """
     sums: dict[str, dict[str, Score]] = {}
     kept = [row for row in rows if row.system == system and row.corruption is None]
     for row, score in zip(kept, scored(kept), strict=True):
-        of = sums.setdefault(row.modality, {})
-        of[row.id] = of.get(row.id, NOTHING) + score
-    whole, heard = next((sums[one] for one in ("av", "a", "v") if one in sums), {}), sums.get("a", {})
-    n = min(n, len(whole) // 2)
-    worst = sorted(whole, key=lambda one: (-(whole[one].percent or 0), one))[:n]
-    rest = whole.keys() - set(worst)
-    return worst, sorted(rest, key=lambda one: (whole[one].percent or 0, -(heard.get(one, NOTHING).percent or 0), one))[:n]
+        scores = sums.setdefault(row.modality, {})
+        scores[row.id] = scores.get(row.id, NOTHING) + score
+    best, sound = next((sums[one] for one in ("av", "a", "v") if one in sums), {}), sums.get("a", {})
+    n = min(n, len(best) // 2)
+    worst = sorted(best, key=lambda one: (-(best[one].percent or 0), one))[:n]
+    rest = best.keys() - set(worst)
+    return worst, sorted(rest, key=lambda one: (best[one].percent or 0, -(sound.get(one, NOTHING).percent or 0), one))[:n]

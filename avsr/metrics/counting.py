@@ -1,7 +1,7 @@
-"""Errors counted: texts or rows in, the fewest changes that turn references into hypotheses out, by jiwer.
+"""Error counts: texts or rows in, the edit distance between reference and hypothesis out, by jiwer.
 
-    rows of {"reference", "hypothesis", "normaliser", ...}  ->  Score(errors, words, ...) of each
-Both sides pass through the same normaliser. Pairs of texts are remembered: in a benchmark most come many times.
+    rows  ->  Score(errors, words, ...) of each
+Both sides pass through the same normaliser. Scores of text pairs are cached, because most pairs of a benchmark occur often.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from avsr.results import ResultRow
 from avsr.text import NORMALISER, normalise, present_normaliser
 
 Pair = tuple[str, str]                                      # reference, hypothesis, both normalised
-REMEMBERED = 1 << 18                                        # texts, and pairs of them, of each unit: about 100 MB
+MAX_CACHED = 1 << 18                                        # texts, and pairs of texts of each unit: about 100 MB
 
 
 @dataclass(frozen=True)
 class Score:
-    """Fewest changes that turn references into hypotheses; `words` counts the references' (or characters, for CER)."""
+    """Edit distance from references to hypotheses. words: those of the references, or their characters or sentences."""
 
     errors: int
     words: int
@@ -36,7 +36,7 @@ class Score:
 
     @property
     def percent(self) -> float | None:
-        """Errors in 100 words, which may pass 100; None where the references have no word."""
+        """Errors per 100 words, which may exceed 100; None where the references have no word."""
         return 100 * self.errors / self.words if self.words else None
 
 
@@ -44,31 +44,26 @@ NOTHING = Score(0, 0, 0, 0, 0)
 
 
 def word_errors(reference: str, hypothesis: str) -> Score:
-    """Errors of one text in words, as written: normalise both sides first, or use `wer`.
+    """Word errors of one text as it is written; normalise both sides first, or use `wer`.
 
-    An empty reference has 0 words and each word of the hypothesis is an insertion.
+    With an empty reference each word of the hypothesis is an insertion.
     """
     return _word_errors([(reference, hypothesis)])[0]
 
 
-def character_errors(reference: str, hypothesis: str) -> Score:
-    """As `word_errors`, in characters, of which single spaces between words are some."""
-    return _character_errors([(reference, hypothesis)])[0]
-
-
 def scored(rows: Iterable[ResultRow], *, unit: str = "word", normaliser: Callable[[str], str] = normalise) -> list[Score]:
-    """The errors of each row in "word"s, "character"s or "sentence"s (one error where any word is wrong, of one sentence).
+    """The errors of each row, in units of "word", "character" (single spaces included) or "sentence" (1 if a word is wrong).
 
     Raises AvsrError where rows name different normalisers, or one that this version does not have.
     """
     rows = list(rows)
     check_normaliser(rows, normaliser)
-    spell = _spelt if normaliser is normalise else lru_cache(maxsize=None)(normaliser)
-    pairs = [(spell(row.reference), spell(row.hypothesis)) for row in rows]
+    normalised = _normalised if normaliser is normalise else lru_cache(maxsize=None)(normaliser)
+    pairs = [(normalised(row.reference), normalised(row.hypothesis)) for row in rows]
     if unit == "sentence":
         return [RIGHT if reference == hypothesis else WRONG for reference, hypothesis in pairs]
-    known, count = _KNOWN[unit], _COUNT[unit]
-    if len(known) > REMEMBERED:
+    known, count = _CACHE[unit], _COUNT[unit]
+    if len(known) > MAX_CACHED:
         known.clear()
     new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
     known.update(zip(new, count(new), strict=True))
@@ -89,17 +84,17 @@ def check_normaliser(rows: Sequence[ResultRow], normaliser: Callable[[str], str]
 
 
 def empty_references(rows: Iterable[ResultRow], *, normaliser: Callable[[str], str] = normalise) -> int:
-    """How many rows have a reference without a word once normalised: what is written for them counts as insertions."""
-    spell = _spelt if normaliser is normalise else normaliser
-    return sum(not spell(row.reference) for row in rows)
+    """How many rows have a reference without a word once normalised, so that all words of the hypothesis are insertions."""
+    normalised = _normalised if normaliser is normalise else normaliser
+    return sum(not normalised(row.reference) for row in rows)
 
 
-def spelt(row: ResultRow) -> Pair:
-    """Reference and hypothesis of a row, normalised."""
-    return _spelt(row.reference), _spelt(row.hypothesis)
+def normalised_pair(row: ResultRow) -> Pair:
+    """The normalised reference and hypothesis of a row."""
+    return _normalised(row.reference), _normalised(row.hypothesis)
 
 
-_spelt = lru_cache(maxsize=REMEMBERED)(normalise)
+_normalised = lru_cache(maxsize=MAX_CACHED)(normalise)
 RIGHT, WRONG = Score(0, 1, 0, 0, 0), Score(1, 1, 1, 0, 0)
 
 
@@ -121,7 +116,7 @@ def _character_errors(pairs: Sequence[Pair]) -> list[Score]:
 
 
 def _scores(found: Any) -> list[Score]:
-    """Of each pair of texts, from jiwer's alignments: its counts are sums over all of them."""
+    """The score of each pair of texts, from jiwer's alignments; jiwer's own counts are sums over all pairs."""
     out = []
     for reference, chunks in zip(found.references, found.alignments, strict=True):
         substitutions = insertions = deletions = 0
@@ -137,4 +132,4 @@ def _scores(found: Any) -> list[Score]:
 
 
 _COUNT: dict[str, Callable[[Sequence[Pair]], list[Score]]] = {"word": _word_errors, "character": _character_errors}
-_KNOWN: dict[str, dict[Pair, Score]] = {unit: {} for unit in _COUNT}
+_CACHE: dict[str, dict[Pair, Score]] = {unit: {} for unit in _COUNT}

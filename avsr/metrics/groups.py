@@ -1,49 +1,50 @@
-"""For whom it fails: rows and a column in, the error rate of each group, the worst, the largest gap out.
+"""Group differences: rows and a column in, the error rate of each group and the gap between worst and best out.
 
-    by_group(rows, "sex")  ->  Groups(rates, worst, best, gap, ratio, p);  face_effect  ->  the same sound with another's face
+    by_group(rows, "sex")  ->  Groups(rates, worst, best, gap, ratio, p)
+    face_effect(rows with another's face, rows with their own)  ->  FaceEffect
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.compare import Paired, matched, paired
-from avsr.metrics.conditions import Cell
 from avsr.metrics.counting import Score, empty_references, scored
-from avsr.metrics.error_rates import Rate, added, free_of_errors
+from avsr.metrics.error_rates import Rate, error_free_bound, sum_scores
 from avsr.metrics.intervals import (
-    AT_ONCE,
     CONFIDENCE,
+    MAX_NUMBERS,
     N_DRAWS,
     Clusters,
     Estimate,
     by_id,
+    cached_draws,
     gap,
     interval,
     log_quotient,
     ratio,
-    remembered,
 )
 from avsr.results import ResultRow
 
-FLOOR = {"speaker": 5, "utterance": 20}                     # fewer speakers in a group, or utterances of one, tell nothing
+MIN_CLUSTERS = {"speaker": 5, "utterance": 20}              # with fewer speakers, or utterances of one, a group tells nothing
 N_SHUFFLES = 999
-RANGES, AS_THEY_ARE = 3, 6                                  # a column of numbers, more than 6 of them, becomes 3 ranges
+MAX_VALUES = 6                                              # a column of more different numbers becomes ranges
+RANGES = 3
 
 
 @dataclass(frozen=True)
 class Groups:
     """Word error rates by the values of a column.
 
-    rates: of groups of at least `floor` clusters, worst first; insufficient: of the others, how many clusters they have.
-    gap: WER of the worst group less the best, in points; ratio: one over the other. Their intervals are of these two groups;
-    `p` takes into account that they were picked: how often groups drawn by lot have as large a gap. All None where fewer
-    than two groups suffice; ratio also where the best makes no error, or differences are compared.
-    by: what is counted and drawn.  without: rows that have no value in this column (or, if speakers are drawn, no speaker).
+    rates: of groups with at least `floor` clusters, worst first.  insufficient: the number of clusters of the other groups.
+    gap: WER of the worst group minus that of the best, in points.  ratio: one over the other.  Their intervals ignore that the
+    two groups were selected; `p` does not: it is the share of random groups with as large a gap. All are None where fewer
+    than two groups are large enough; ratio also where the best group makes no error, or differences are compared.
+    by: what clusters are.  without: rows that have no value in this column (or, if speakers are drawn, no speaker).
     """
 
     column: str
@@ -61,11 +62,11 @@ class Groups:
 
 def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator, against: Iterable[ResultRow] | None = None,
              floor: int | None = None, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Groups:
-    """Word error rate by group: "speaker", whose utterances are drawn, or a label of the rows, whose speakers are drawn.
+    """Word error rate by group. The groups of column "speaker" have their utterances as clusters, those of a label speakers.
 
-    against: rows of the same utterances, such as by sound alone: rates are then differences, `rows` less `against`, and
-    the gap says whether what one adds is shared out unevenly. A column of more than 6 different numbers becomes 3 ranges
-    of about as many rows. floor: at least so many speakers in a group (5), or utterances of a speaker (20).
+    against: rows of the same utterances, for example by sound alone: rates are then differences, `rows` minus `against`, and
+    the gap says whether the groups gain differently. A column of more than 6 different numbers becomes 3 ranges with about
+    as many rows each. floor: the least number of speakers in a group (5), or of utterances of a speaker (20).
     Raises AvsrError where no row has the column.
     """
     rows = list(rows)
@@ -78,33 +79,26 @@ def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator
     kept = [i for i, row in enumerate(rows) if values[i] is not None and row.speaker is not None]
     if not kept:
         raise AvsrError(_no_column(rows, column))
-    without, floor = len(rows) - len(kept), FLOOR[by] if floor is None else floor
-    table = _Table(*([part[i] for i in kept] for part in (rows, values, ours)), theirs and [theirs[i] for i in kept], by)
+    without, floor = len(rows) - len(kept), MIN_CLUSTERS[by] if floor is None else floor
+    table = _GroupedErrors([rows[i] for i in kept], [str(values[i]) for i in kept], [ours[i] for i in kept],
+                           theirs and [theirs[i] for i in kept], by)
     sizes = table.sizes()
     enough = [value for value, n in sizes.items() if n >= floor]
     seed = int(rng.integers(1 << 62))
     rates = {value: table.rate(value, np.random.default_rng(seed), confidence, n_draws) for value in enough}
-    rates = dict(sorted(((value, rate) for value, rate in rates.items()), key=_worst_first))
+    rates = dict(sorted(rates.items(), key=_worst_first))
     insufficient = {value: n for value, n in sizes.items() if n < floor}
-    said = [value for value, rate in rates.items() if rate.percent is not None]
-    if len(said) < 2:
+    known = [value for value, rate in rates.items() if rate.percent is not None]
+    if len(known) < 2:
         return Groups(column, rates, insufficient, None, None, None, None, None, by, floor, without)
-    worst, best = said[0], said[-1]
+    worst, best = known[0], known[-1]
     apart = table.gap(worst, best, rng, confidence, n_draws)
     times = table.times(worst, best, rng, confidence, n_draws) if table.positive else None
-    return Groups(column, rates, insufficient, worst, best, apart, times, table.chance(said, rng), by, floor, without)
-
-
-def gaps(cells: Mapping[Cell, Sequence[ResultRow]], column: str, *, rng: np.random.Generator, floor: int | None = None,
-         confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> dict[Cell, Groups]:
-    """`by_group` of each cell that hears or sees: the gap as a function of SNR and modality, all from the same draws."""
-    seed = int(rng.integers(1 << 62))
-    return {cell: by_group(rows, column, rng=np.random.default_rng(seed), floor=floor, confidence=confidence, n_draws=n_draws)
-            for cell, rows in cells.items() if cell.modality != "none"}
+    return Groups(column, rates, insufficient, worst, best, apart, times, table.p_value(known, rng), by, floor, without)
 
 
 def columns(rows: Iterable[ResultRow]) -> list[str]:
-    """What rows can be grouped by: labels that some row has, and "speaker" where speakers are named."""
+    """What rows can be grouped by: "speaker" where some row has one, and the labels that some row has."""
     rows = list(rows)
     labels = {name for row in rows for name, value in row.labels.items() if value is not None}
     return [*(["speaker"] if any(row.speaker is not None for row in rows) else []), *sorted(labels)]
@@ -112,10 +106,10 @@ def columns(rows: Iterable[ResultRow]) -> list[str]:
 
 @dataclass(frozen=True)
 class FaceEffect:
-    """What it does to see another speaker's face to the same sound.
+    """The effect of another speaker's face on the same sound.
 
-    overall: WER with another's face less that with one's own, of all rows.  groups: the same by whose face it was, and
-    whether it matters whose: its gap and p.  unseen: rows without `corruption` that have no counterpart.
+    overall: WER with another's face minus that with the speaker's own.  groups: the same by whose face it was; its gap and p
+    say whether that matters.  unseen: how many rows with their own face have no counterpart.
     """
 
     overall: Paired
@@ -126,11 +120,11 @@ class FaceEffect:
 def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[ResultRow], *, rng: np.random.Generator,
                 column: str = "speaker", floor: int | None = None, confidence: float = CONFIDENCE,
                 n_draws: int = N_DRAWS) -> FaceEffect:
-    """The counterfactual test: rows of corruption "face" against those of the same sound with the right one, by face.
+    """The counterfactual test: rows of corruption "face" against those of the same sound with their own face, by face.
 
-    column: what faces are grouped by, "speaker" or a label, looked up by the id in `face` among all rows given. Draws are of
-    the speakers who are heard; floor: at least so many of them with a group's faces.
-    Raises AvsrError where a row with another's face names none, or has no counterpart, or no face has the column.
+    column: what faces are grouped by, "speaker" or a label of the row whose id is in `face`. Clusters are the speakers of the
+    sound; floor: the least number of them with a group's faces.
+    Raises AvsrError where a row with another's face does not name it or has no counterpart, or no face has the column.
     """
     shown, whole = list(rows_with_face), list(rows_without)
     base, known = by_id(whole, "rows with their own face"), {row.id: row for row in [*shown, *whole]}
@@ -152,10 +146,10 @@ def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[Resu
 
 
 def _values(rows: Sequence[ResultRow | None], column: str) -> list[str | None]:
-    """Of each row, in this column; many different numbers become ranges."""
+    """The value of each row in this column; many different numbers become ranges."""
     values = [None if row is None else row.speaker if column == "speaker" else row.labels.get(column) for row in rows]
     numbers = [value for value in values if value is not None]
-    if len(set(numbers)) > AS_THEY_ARE and all(type(value) in (int, float) for value in numbers):
+    if len(set(numbers)) > MAX_VALUES and all(type(value) in (int, float) for value in numbers):
         edges = np.quantile(numbers, np.arange(1, RANGES) / RANGES, method="inverted_cdf")
         bins = [None if value is None else int(np.searchsorted(edges, value)) for value in values]
         inside = {one: [value for value, its in zip(values, bins, strict=True) if its == one] for one in {*bins} - {None}}
@@ -176,13 +170,13 @@ def _worst_first(item: tuple[str, Rate]) -> tuple:
     return item[1].percent is None, -(item[1].percent or 0), item[0]
 
 
-def _orders(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """So many orders of n things, (orders, n) int."""
+def _permutations(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """(orders, n) int: random orders of n things."""
     return rng.permuted(np.tile(np.arange(shape[1]), (shape[0], 1)), axis=1)
 
 
-class _Table:
-    """Errors (or differences of them) and words of rows that have a value and a cluster."""
+class _GroupedErrors:
+    """Errors, or differences of errors, and words of rows that have a value and a cluster."""
 
     def __init__(self, rows: Sequence[ResultRow], values: Sequence[str], scores: Sequence[Score],
                  theirs: Sequence[Score] | None, by: str):
@@ -198,11 +192,11 @@ class _Table:
             self.errors -= [one.errors for one in theirs]
 
     def sizes(self) -> dict[str, int]:
-        """Clusters that each value has."""
+        """The number of clusters of each value."""
         return {str(value): len(np.unique(self.which[self.values == value])) for value in np.unique(self.values)}
 
     def sums(self, *values: str) -> np.ndarray:
-        """(n, 2 * values): errors and words in each group, of the clusters that have rows in any."""
+        """(n, 2 * values): errors and words in each of these groups, for each cluster with rows in any of them."""
         _, which = np.unique(self.which[np.isin(self.values, values)], return_inverse=True)
         found = Clusters(which, int(which.max()) + 1, self.by)
         kept = self.values[np.isin(self.values, values)]
@@ -211,13 +205,13 @@ class _Table:
 
     def rate(self, value: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
         inside = np.flatnonzero(self.values == value)
-        sums, total = self.sums(value), added(self.scores[i] for i in inside)
+        sums, total = self.sums(value), sum_scores(self.scores[i] for i in inside)
         counts = len(sums), self.by, total, len(inside), empty_references(self.rows[i] for i in inside)
         if not total.words:
             return Rate(None, None, None, *counts)
         low, high = interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws, positive=self.positive)
         if self.positive and not total.errors and high is not None:
-            high = free_of_errors(total.words, confidence) / 100
+            high = error_free_bound(total.words, confidence) / 100
         percents = (None if one is None else 100 * float(one) for one in (sums[:, 0].sum() / total.words, low, high))
         return Rate(*percents, *counts)
 
@@ -227,7 +221,7 @@ class _Table:
         low, high = interval(sums, gap, rng, confidence=confidence, n_draws=n_draws)
         value = float(gap(sums.sum(axis=0))[0])
         return Rate(100 * value, *(None if one is None else 100 * one for one in (low, high)), len(sums), self.by,
-                    added(self.scores[i] for i in inside), int(np.isin(self.values, [worst, best]).sum()))
+                    sum_scores(self.scores[i] for i in inside), int(np.isin(self.values, [worst, best]).sum()))
 
     def times(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Estimate | None:
         sums = self.sums(worst, best)
@@ -237,9 +231,9 @@ class _Table:
         value = float(np.exp(log_quotient(sums.sum(axis=0))[0]))
         return Estimate(value, *(None if one is None else float(np.exp(one)) for one in bounds))
 
-    def chance(self, values: Sequence[str], rng: np.random.Generator) -> float:
-        """How often the largest gap is as large when values are dealt out anew: among clusters, or where a cluster has
-        several (a pose, a face), among its rows. The deal observed counts as one, so that this is never 0."""
+    def p_value(self, values: Sequence[str], rng: np.random.Generator) -> float:
+        """The p value of the largest gap: how often it is as large after values are permuted among clusters, or where a
+        cluster has several (a pose, a face), among its rows. The observed order counts as one, so that p is never 0."""
         kept = np.isin(self.values, values)
         which, labels = self.which[kept], self.values[kept]
         errors, words = self.errors[kept], self.words[kept]
@@ -256,12 +250,12 @@ class _Table:
             return np.nanmax(rates, axis=-1) - np.nanmin(rates, axis=-1)
 
         observed, as_large = largest(np.arange(len(labels))[None])[0] * (1 - 1e-9), 1
-        at_once = max(1, AT_ONCE // len(labels))
+        at_once = max(1, MAX_NUMBERS // len(labels))
         for start in range(0, N_SHUFFLES, at_once):
             shape = min(at_once, N_SHUFFLES - start), len(labels)
             if which.any():
                 orders = np.argsort(which + rng.random(shape), axis=1)[:, np.argsort(np.argsort(which, kind="stable"))]
             else:
-                orders = remembered(_orders, shape, rng)
+                orders = cached_draws(_permutations, shape, rng)
             as_large += int(np.sum(largest(orders) >= observed))
         return as_large / (N_SHUFFLES + 1)

@@ -1,7 +1,7 @@
-"""Confusions of sounds and of mouth shapes: rows in, what was said against what was written out.
+"""Confusions of phonemes and visemes: rows in, a matrix of what was said against what was written out.
 
     text -> words -> phonemes (CMU's dictionary) [-> visemes] of whole utterances, aligned by jiwer  ->  Confusions
-What lips cannot tell apart is one viseme: that bin was written for pin is no fault of the eye.
+Phonemes that look alike on the lips are one viseme: bin for pin is no viseme error.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 
 from avsr.assets import find
 from avsr.errors import AvsrError
-from avsr.metrics.counting import check_normaliser, spelt
+from avsr.metrics.counting import check_normaliser, normalised_pair
 from avsr.results import ResultRow
 
-# Lee & Yook 2002, as tabulated by Cappelletta & Harte 2012: 13 visemes that share out all 39 phonemes of the dictionary.
+# Lee & Yook 2002, as tabulated by Cappelletta & Harte 2012: 13 visemes, which cover all 39 phonemes of the dictionary.
 VISEMES: dict[str, tuple[str, ...]] = {
     "P": ("P", "B", "M"),
     "F": ("F", "V"),
@@ -34,18 +34,18 @@ VISEMES: dict[str, tuple[str, ...]] = {
     "UH": ("UH", "UW"),
     "ER": ("ER",),
 }
-PHONEMES = tuple(phoneme for group in VISEMES.values() for phoneme in group)      # ARPAbet without stress, alike ones together
-OF_PHONEME = {phoneme: viseme for viseme, group in VISEMES.items() for phoneme in group}
+PHONEMES = tuple(phoneme for group in VISEMES.values() for phoneme in group)      # ARPAbet without stress, by viseme
+VISEME_OF_PHONEME = {phoneme: viseme for viseme, group in VISEMES.items() for phoneme in group}
 CLASSES = ("viseme", "phoneme")
 Dictionary = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Confusions:
-    """counts: (n + 1, n + 1) int64, row said, column written, by `names` (n); last column left out, last row put in.
+    """counts: (n + 1, n + 1) int64, rows said and columns written, by `names` (n); deletions and insertions come last.
 
-    unknown: words that the dictionary does not have, by how often they come on either side. They keep their place in the
-    alignment, and what is aligned with them is not counted.  utterances: how many rows.
+    unknown: words that are not in the dictionary, and how often they occur on either side. They keep their place in the
+    alignment, and what is aligned with them is not counted.  utterances: the number of rows.
     """
 
     names: tuple[str, ...]
@@ -55,32 +55,32 @@ class Confusions:
 
     @property
     def rates(self) -> np.ndarray:
-        """(n, n + 1) float64: of each class that was said, how much was written as which; NaN in rows never said."""
+        """(n, n + 1) float64: the share of each said class that was written as each class; NaN for classes never said."""
         said = self.counts[:-1].sum(axis=1, keepdims=True)
         return np.divide(self.counts[:-1], said, out=np.full(self.counts[:-1].shape, np.nan), where=said > 0)
 
     @property
     def percent(self) -> float | None:
-        """Error rate in classes: all that is off the diagonal over all that was said. None where nothing was."""
+        """Error rate in classes: everything off the diagonal over everything said. None where nothing was said."""
         said = self.counts[:-1].sum()
         return 100 * float((self.counts.sum() - np.trace(self.counts)) / said) if said else None
 
 
 @lru_cache(maxsize=1)
 def pronunciations() -> Dictionary:
-    """CMU's dictionary for American English: 126,052 words, each as it is said first. Raises MissingAsset."""
+    """CMU's dictionary of American English: 126,052 words, each with its first pronunciation. Raises MissingAsset."""
     found: dict[str, tuple[str, ...]] = {}
     for line in find("cmudict-en-us.dict").read_text(encoding="ascii").splitlines():
         word, *phonemes = line.split()
-        if not word.endswith(")"):                          # else another way to say it: tomato(2)
+        if not word.endswith(")"):                          # tomato(2) is another pronunciation
             found[word] = tuple(phonemes)
     return found
 
 
 def confusions(rows: Iterable[ResultRow], classes: str = "viseme", dictionary: Dictionary | None = None) -> Confusions:
-    """What was said as what, over all rows, in "viseme"s or "phoneme"s; both sides through the normaliser.
+    """The confusions of classes, "viseme" or "phoneme", over all rows; both sides pass through the normaliser.
 
-    dictionary: word -> phonemes, ARPAbet without stress; by default CMU's, in which the letter a is said as the article is.
+    dictionary: word -> phonemes, ARPAbet without stress; by default CMU's, which pronounces the letter a as the article.
     """
     if classes not in CLASSES:
         raise AvsrError(f"confusions: no classes {classes!r}.  Choose one of {', '.join(CLASSES)}.")
@@ -89,11 +89,11 @@ def confusions(rows: Iterable[ResultRow], classes: str = "viseme", dictionary: D
     dictionary = pronunciations() if dictionary is None else dictionary
     names = tuple(VISEMES) if classes == "viseme" else PHONEMES
     numbers = {name: i for i, name in enumerate(names)}
-    symbols = {phoneme: OF_PHONEME[phoneme] if classes == "viseme" else phoneme for phoneme in PHONEMES}
+    symbols = {phoneme: VISEME_OF_PHONEME[phoneme] if classes == "viseme" else phoneme for phoneme in PHONEMES}
     unknown: Counter[str] = Counter()
     pairs: Counter[tuple[tuple[str, ...], tuple[str, ...]]] = Counter()
     for row in rows:
-        pairs[tuple(_said(text, dictionary, symbols, unknown) for text in spelt(row))] += 1
+        pairs[tuple(_classes(text, dictionary, symbols, unknown) for text in normalised_pair(row))] += 1
     counts = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     nothing = len(names)
     for (said, written), times in _aligned(pairs).items():
@@ -103,8 +103,8 @@ def confusions(rows: Iterable[ResultRow], classes: str = "viseme", dictionary: D
     return Confusions(names, counts, unknown, len(rows))
 
 
-def _said(text: str, dictionary: Dictionary, symbols: Mapping[str, str], unknown: Counter[str]) -> tuple[str, ...]:
-    """The classes of a text; a word that is not in the dictionary is one of its own, with a mark before it."""
+def _classes(text: str, dictionary: Dictionary, symbols: Mapping[str, str], unknown: Counter[str]) -> tuple[str, ...]:
+    """The classes of a text; a word that is not in the dictionary is a class of its own, with a question mark before it."""
     out: list[str] = []
     for word in text.split():
         if word in dictionary:
@@ -116,7 +116,7 @@ def _said(text: str, dictionary: Dictionary, symbols: Mapping[str, str], unknown
 
 
 def _aligned(pairs: Counter[tuple[tuple[str, ...], tuple[str, ...]]]) -> Counter[tuple[str | None, str | None]]:
-    """How often each class is aligned with each; None: with nothing. pairs: of sequences, and how often each comes."""
+    """How often each class is aligned with each other, or with nothing (None). pairs: sequences and how often they occur."""
     import jiwer
 
     found: Counter[tuple[str | None, str | None]] = Counter()

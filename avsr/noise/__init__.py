@@ -1,18 +1,40 @@
 """Noise: where it comes from, and mixing it with speech at an exact signal-to-noise ratio.
 
-    speech (S,) float32  +  noise (N,) float32, both SAMPLE_RATE  ->  Mixed.audio (S,) float32
+    speech (S,) float32  +  noise (N,) float32, both SAMPLE_RATE  ->  MixedSpeech.audio (S,) float32
 
 Inside: mixing (levels, mix) -> plans (what a noise is made of, render) -> sources (recordings, babble, colours) -> families
 (sources by name) -> mixer (random noise, for training) -> rows, protocol (noise manifests, for tests that can be repeated).
 """
 
-from avsr.noise.families import open_families, open_sources, open_training_sources, why_not_own
-from avsr.noise.mixer import NoiseMixer, Noisy
-from avsr.noise.mixing import Mixed, active_level, mix, rms_level
-from avsr.noise.plans import Cut, Generated, Plan, Recorded, render
-from avsr.noise.protocol import NoiseManifest, Spoken
+from avsr.noise.families import open_families, open_sources, open_training_sources, why_unavailable
+from avsr.noise.manifest import NoiseManifest, TargetSpeech
+from avsr.noise.mixer import NoiseMixer, NoisySpeech
+from avsr.noise.mixing import MixedSpeech, active_level, mix, rms_level
+from avsr.noise.plans import Cut, Generated, NoisePlan, Recorded, render
 from avsr.noise.sources import Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
 
-__all__ = ["Babble", "Coloured", "Cut", "Generated", "Mixed", "NoiseManifest", "NoiseMixer", "NoiseSource", "Noisy", "Plan",
-           "Recorded", "Recordings", "SpeechShaped", "Spoken", "Talker", "active_level", "mix", "open_families", "open_sources",
-           "open_training_sources", "render", "rms_level", "why_not_own"]
+__all__ = [
+           "Babble",
+           "Coloured",
+           "Cut",
+           "Generated",
+           "MixedSpeech",
+           "NoiseManifest",
+           "NoiseMixer",
+           "NoisePlan",
+           "NoiseSource",
+           "NoisySpeech",
+           "Recorded",
+           "Recordings",
+           "SpeechShaped",
+           "Talker",
+           "TargetSpeech",
+           "active_level",
+           "mix",
+           "open_families",
+           "open_sources",
+           "open_training_sources",
+           "render",
+           "rms_level",
+           "why_unavailable",
+]

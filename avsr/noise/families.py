@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from avsr.errors import AvsrError, BadConfig
+from avsr.errors import AvsrError, BadConfig, quote
 from avsr.folders import list_folder, matching
 from avsr.noise.plans import Recorded
-from avsr.noise.sources import CROWD, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
-from avsr.textfiles import quote, read_toml
+from avsr.noise.sources import BABBLE_TALKERS, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
+from avsr.textfiles import read_toml
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
-OWN = ("babble", "speech-shaped", "talker")                 # made of the corpus's own recordings
-YES = ("true", "yes", "on")
-STEEPEST = 10                                               # exponent of coloured noise; brown has 2
-MOST_TALKERS = 1000                                         # heard at once; from 8 on they blend into steady noise
+CORPUS_FAMILIES = ("babble", "speech-shaped", "talker")                 # made of the corpus's own recordings
+TRUE_WORDS = ("true", "yes", "on")
+MAX_EXPONENT = 10                                               # exponent of coloured noise; brown has 2
+MAX_TALKERS = 1000                                         # heard at once; from 8 on they blend into steady noise
 KINDS = ("files", "talkers", "shaped", "colour")
 
 
@@ -64,12 +64,12 @@ def _builtin(own: Mapping[str, Sequence[Recorded]] | None) -> dict[str, Callable
     return builtin
 
 
-def why_not_own(name: str, own: Mapping[str, Sequence[Recorded]], n_unnamed: int = 0) -> str | None:
+def why_unavailable(name: str, own: Mapping[str, Sequence[Recorded]], n_unnamed: int = 0) -> str | None:
     """Why a corpus cannot make the built-in family `name` of its own recordings; None where it can.
 
     own: speaker -> recordings. n_unnamed: utterances without a speaker, who might be heard behind himself.
     """
-    needed = {"babble": CROWD[0] + 1, "talker": 2, "speech-shaped": 1}.get(name, 0)
+    needed = {"babble": BABBLE_TALKERS[0] + 1, "talker": 2, "speech-shaped": 1}.get(name, 0)
     if len(own) < needed:
         return f"it needs {needed} speakers at least, and the corpus has {len(own)}"
     if n_unnamed and needed > 1:
@@ -87,7 +87,8 @@ def _config(path: Path) -> dict[str, object]:
 
 
 def _unknown(name: str, known: set[str], config: Path | str | None) -> str:
-    own = "" if known >= set(OWN) else f"; with a corpus's own recordings also {', '.join(sorted(set(OWN) - known))}"
+    more = ", ".join(sorted(set(CORPUS_FAMILIES) - known))
+    own = f"; with a corpus's own recordings also {more}" if more else ""
     where = "" if config is None else f" (with {config})"
     return (f"--noise {name}: not known; known are {', '.join(sorted(known))}{where}{own}.  Correct the name, or name a folder "
             f"of recordings: --noise {name}=FOLDER.")
@@ -114,14 +115,14 @@ def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequen
         babble = true                                                  or talker, speech-shaped: made of the training speakers
         rain = {files = "noise/rain", optional = "rain"}               left out where no such files exist; the text says what
                                                                        the model does not learn without them
-    own, n_unnamed: see `why_not_own`. A family that the training corpus cannot make is left out as well.
+    own, n_unnamed: see `why_unavailable`. A family that the training corpus cannot make is left out as well.
     Raises AvsrError.
     """
     opened: dict[str, NoiseSource] = {}
     left_out = []
     for name, value in config.items():
-        if value is True and name in OWN:
-            why = why_not_own(name, own, n_unnamed)
+        if value is True and name in CORPUS_FAMILIES:
+            why = why_unavailable(name, own, n_unnamed)
             if why is None:
                 opened[name] = _builtin(own)[name]()
             else:
@@ -152,10 +153,11 @@ class NoSuchNoise(AvsrError):
 def _open(name: str, value: object, base: Path) -> NoiseSource:
     if value is True:
         if name not in COLOURS:
-            raise AvsrError(f"noise '{name}' = true: only {', '.join((*COLOURS, *OWN))} need no more, the last three only in a "
-                            "training config.  Name a folder of files.")
+            raise AvsrError(f"noise '{name}' = true: only {', '.join((*COLOURS, *CORPUS_FAMILIES))} need no more, "
+                            "the last three only in a training config.  Name a folder of files.")
         return Coloured(COLOURS[name])
-    if name in (*COLOURS, *OWN) and isinstance(value, str) and value.lower() in YES and not (base / value).exists():
+    looks_true = isinstance(value, str) and value.lower() in TRUE_WORDS and not (base / value).exists()
+    if looks_true and name in (*COLOURS, *CORPUS_FAMILIES):
         raise AvsrError(f"noise '{name}' = {value!r} is a text, which names a folder.  Write {name} = true.")
     if value == "" or not isinstance(value, str | Path | list | tuple | Mapping):
         raise AvsrError(f"noise '{name}' = {quote(value)}: this names no files.  Give a folder, a pattern, or a list of them.")
@@ -184,9 +186,9 @@ def _check_texts(name: str, key: str, value: object) -> None:
 
 
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= STEEPEST:
-        raise AvsrError(f"noise '{name}': colour = {quote(value)} is no number from -{STEEPEST} to {STEEPEST}.  0 is white, 1 "
-                        "pink, 2 brown.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_EXPONENT:
+        raise AvsrError(f"noise '{name}': colour = {quote(value)} is no number from -{MAX_EXPONENT} to "
+                        f"{MAX_EXPONENT}.  0 is white, 1 pink, 2 brown.")
     return float(value)
 
 
@@ -194,9 +196,9 @@ def _n_talkers(name: str, value: object) -> int | tuple[int, int] | str:
     """As Babble takes it."""
     pair = (value, value) if type(value) is int else value
     if value == "all" or (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
-                          and 1 <= pair[0] <= pair[1] <= MOST_TALKERS):
+                          and 1 <= pair[0] <= pair[1] <= MAX_TALKERS):
         return value if isinstance(value, int | str) else tuple(value)
-    raise AvsrError(f"noise '{name}': n_talkers = {quote(value)}.  Give a number from 1 to {MOST_TALKERS}, [fewest, most], or "
+    raise AvsrError(f"noise '{name}': n_talkers = {quote(value)}.  Give a number from 1 to {MAX_TALKERS}, [fewest, most], or "
                     "\"all\".")
 
 

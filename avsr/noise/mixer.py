@@ -1,6 +1,6 @@
 """A mixer that draws one of several noises at a random level: for training.
 
-    NoiseMixer(sources)(speech, speaker, rng)  ->  Noisy: speech in noise, its name, the ratio achieved
+    NoiseMixer(sources)(speech, speaker, rng)  ->  NoisySpeech: speech in noise, its name, the ratio achieved
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from avsr.noise.mixing import mix
 from avsr.noise.sources import NoiseSource
 
 
-class Noisy(NamedTuple):
+class NoisySpeech(NamedTuple):
     """audio (S,) float32; the name of the noise and the SNR achieved, both None where it stayed clean."""
 
     audio: np.ndarray
@@ -44,17 +44,17 @@ class NoiseMixer:
             raise AvsrError(f"noise weights name {sorted(self.weights)}, the sources are {sorted(self.sources)}.  "
                             "Give one weight for each source.")
 
-    def __call__(self, speech: np.ndarray, speaker: str | None, rng: np.random.Generator) -> Noisy:
+    def __call__(self, speech: np.ndarray, speaker: str | None, rng: np.random.Generator) -> NoisySpeech:
         """Speech (S,) float32 in noise in which `speaker` is not heard. Silent speech, which has no SNR, stays as it is."""
         snr_db = self._snr(rng)
         if snr_db is None or not self.sources or not np.any(speech):
-            return Noisy(np.array(speech, np.float32), None, None)
+            return NoisySpeech(np.array(speech, np.float32), None, None)
         names = sorted(self.sources)
         weights = np.array([1.0 if self.weights is None else self.weights[name] for name in names])
         name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
         noise = self.sources[name].draw(len(speech), rng, without=speaker)
         mixed = mix(speech, noise, snr_db, rng=rng, level=self.level)
-        return Noisy(mixed.audio, name, mixed.snr_db)
+        return NoisySpeech(mixed.audio, name, mixed.snr_db)
 
     def _snr(self, rng: np.random.Generator) -> float | None:
         if rng.random() < self.p_clean:

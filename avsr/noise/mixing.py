@@ -65,7 +65,7 @@ LEVELS = {"active": active_level, "rms": rms_level}
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixedSpeech:
     """Speech in noise.
 
     audio: (S,) float32, not clipped
@@ -85,14 +85,14 @@ class Mixed:
 
 
 def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float | None, *, rng: np.random.Generator,
-        level: str = "active") -> Mixed:
+        level: str = "active") -> MixedSpeech:
     """Add noise to speech (S,) float32 at `snr_db`; None leaves the speech as it is, 0 is as loud as the speech.
 
     A random stretch of the noise (N,) is used; where it is shorter than the speech it is repeated, crossfaded. `level` is
     how speech is measured, "active" or "rms" (see the top of this file). Raises BadMedia where either is silent.
     """
     if snr_db is None:
-        return Mixed(np.array(speech, np.float32), None, 0, 0.0)
+        return MixedSpeech(np.array(speech, np.float32), None, 0, 0.0)
     speech_level = known_level("speech", LEVELS[level](speech), speech)
     offset = int(rng.integers(max(1, len(noise) - len(speech) + 1 if len(noise) >= len(speech) else len(noise))))
     cut = joined(noise[offset:], lambda: noise, len(speech))
@@ -100,7 +100,7 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float | None, *, rng: np.
     gain = 10 ** ((speech_level - snr_db - noise_level) / 20)
     added = scaled(cut, gain)
     added_level = rms_level(added)
-    return Mixed(np.asarray(speech, np.float32) + added, speech_level - added_level, offset, gain,
+    return MixedSpeech(np.asarray(speech, np.float32) + added, speech_level - added_level, offset, gain,
                  rms_level(speech) - added_level)
 
 

@@ -1,6 +1,6 @@
 """What a noise is made of: cuts from recordings, and seeds of computed noise, in; the noise, sample by sample, out.
 
-    Plan(n_samples, streams)  ->  render(plan, sound_of)  ->  (n_samples,) float32, SAMPLE_RATE
+    NoisePlan(n_samples, streams)  ->  render(plan, sound_of)  ->  (n_samples,) float32, SAMPLE_RATE
 
 A plan says all there is to say: whoever has the same recordings makes the same noise. It is reckoned in float64, and
 rounded to float32 once, at the end; a noise manifest (protocol.py) is a file of plans.
@@ -68,7 +68,7 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Plan:
+class NoisePlan:
     """Streams of `n_samples` that sound at once. talkers: who speaks in each of them, where that is known."""
 
     n_samples: int
@@ -76,7 +76,7 @@ class Plan:
     talkers: tuple[str, ...] = ()
 
 
-def render(plan: Plan, sound_of: Callable[[Sound], np.ndarray]) -> np.ndarray:
+def render(plan: NoisePlan, sound_of: Callable[[Sound], np.ndarray]) -> np.ndarray:
     """(n_samples,) float32: the sum of the streams. sound_of: a cut's recording as a waveform (S,) float32."""
     noise = np.zeros(plan.n_samples)
     for stream in plan.streams:

@@ -1,6 +1,6 @@
 """Where noise comes from: recordings, babble, one talker, white to brown noise, speech-shaped noise.
 
-    source.plan(n_samples, rng, without=speaker)  ->  Plan: which stretches of which recordings, or which seed
+    source.plan(n_samples, rng, without=speaker)  ->  NoisePlan: which stretches of which recordings, or which seed
     source.draw(n_samples, rng, without=speaker)  ->  (n_samples,) float32, SAMPLE_RATE: that plan, rendered
 
 Recordings are read when first asked for. What is drawn depends on the generator alone, not on what was read before.
@@ -23,20 +23,20 @@ import numpy as np
 from avsr import media
 from avsr.errors import AvsrError, BadMedia
 from avsr.noise.mixing import MARGIN, active_level, fade_length
-from avsr.noise.plans import Cut, Generated, Plan, Recorded, Sound, render
+from avsr.noise.plans import Cut, Generated, NoisePlan, Recorded, Sound, render
 from avsr.rates import HOP, N_FFT, SAMPLE_RATE
 
 SPEECH_BLOCK = 5 * HOP                # samples over which it is judged whether somebody speaks: 50 ms
 PADDING_DB = 90.0                     # dB below its peak, a recording holds nothing: 5 of 128 ESC clips are padded with zeros
 CACHE_SECONDS = 3600                  # of sound kept in memory by each source: 230 MB
 SEEDS = 2 ** 48                       # of computed noise: whole numbers that every reader of JSON holds exactly
-CROWD = (3, 8)                        # "all" talkers: the fewest that are babble, and the most
+BABBLE_TALKERS = (3, 8)                        # "all" talkers: the fewest that are babble, and the most
 
 
 class NoiseSource(Protocol):
     """Anything that gives noise. `without` names a talker who must not be heard in it; most sources need not care."""
 
-    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> Plan:
+    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
         """What `draw` with a generator in the same state would give, in words."""
         ...
 
@@ -54,7 +54,7 @@ class NoiseSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Usable:
+class DrawableAudio:
     """A recording and what of it may be drawn. audio: (S,) float32, whole. spans: first sample and the one after the last
     of each part that may be drawn, in order. gain: what brings it to its level."""
 
@@ -75,25 +75,25 @@ class Usable:
             first = max(0, first - (stop - start))
 
 
-class Shelf:
+class RecordingCache:
     """Recordings made usable: read when first asked for, the least recently used put away beyond CACHE_SECONDS."""
 
-    def __init__(self, prepare: Callable[[np.ndarray], Usable]):
+    def __init__(self, prepare: Callable[[np.ndarray], DrawableAudio]):
         self._prepare = prepare
-        self._sounds: OrderedDict[Hashable, Usable] = OrderedDict()
+        self._sounds: OrderedDict[Hashable, DrawableAudio] = OrderedDict()
         self._n_samples = 0
 
-    def get(self, sound: Sound) -> Usable:
+    def get(self, sound: Sound) -> DrawableAudio:
         """Raises BadMedia where it is silent, or cannot be read."""
         if self.is_silent(sound):
-            raise BadMedia(f"{name_of(sound)}: it is silent, so it makes no noise.  Take it out of the noise folder.")
+            raise BadMedia(f"{recording_name(sound)}: it is silent, so it makes no noise.  Take it out of the noise folder.")
         return self._usable(sound)
 
     def is_silent(self, sound: Sound) -> bool:
         """Whether nothing of it may be drawn."""
         return not len(self._usable(sound))
 
-    def _usable(self, sound: Sound) -> Usable:
+    def _usable(self, sound: Sound) -> DrawableAudio:
         key = id(sound) if isinstance(sound, np.ndarray) else sound
         if key in self._sounds:
             self._sounds.move_to_end(key)
@@ -104,7 +104,7 @@ class Shelf:
             self._n_samples -= len(self._sounds.popitem(last=False)[1].audio)
         return usable
 
-    def draw(self, plan: Plan) -> np.ndarray:
+    def draw(self, plan: NoisePlan) -> np.ndarray:
         """The plan, rendered."""
         return render(plan, lambda sound: self.get(sound).audio)
 
@@ -124,7 +124,7 @@ class Shelf:
             last = len(usable) - fade
 
 
-def name_of(sound: Sound) -> str:
+def recording_name(sound: Sound) -> str:
     """What a message calls it."""
     return "waveform" if isinstance(sound, np.ndarray) else sound.name if isinstance(sound, Recorded) else str(sound)
 
@@ -146,17 +146,17 @@ class Recordings:
         if not len(sources):
             raise AvsrError("noise: a list of 0 recordings.  Give at least one file.")
         self.sources = list(sources)
-        self._shelf = Shelf(_without_padding)
+        self._cache = RecordingCache(_without_padding)
 
-    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> Plan:
+    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
         """A stretch of a recording, and others whole; never the padding within them."""
-        sound = self._any(rng)
-        start = int(rng.integers(max(1, len(self._shelf.get(sound)) - n_samples + 1)))
-        return Plan(n_samples, (self._shelf.sequence(sound, start, lambda: self._any(rng), n_samples),))
+        sound = self._usable_recording(rng)
+        start = int(rng.integers(max(1, len(self._cache.get(sound)) - n_samples + 1)))
+        return NoisePlan(n_samples, (self._cache.sequence(sound, start, lambda: self._usable_recording(rng), n_samples),))
 
     def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
         """(n_samples,) float32 as loud as recorded."""
-        return self._shelf.draw(self.plan(n_samples, rng))
+        return self._cache.draw(self.plan(n_samples, rng))
 
     def recordings(self) -> list[Sound]:
         """The files, in order."""
@@ -166,7 +166,7 @@ class Recordings:
         """Their number and names."""
         return {"kind": "files", **_listed(self.sources)}
 
-    def _any(self, rng: np.random.Generator) -> Sound:
+    def _usable_recording(self, rng: np.random.Generator) -> Sound:
         return self.sources[int(rng.integers(len(self.sources)))]
 
 
@@ -181,32 +181,32 @@ class Babble:
     def __init__(self, talkers: Mapping[str, Sequence[Sound]], n_talkers: int | tuple[int, int] | Literal["all"] = (4, 8), *,
                  wants_speaker: bool = False):
         self.talkers = {name: list(sources) for name, sources in sorted(talkers.items())}
-        self.everybody, self.wants_speaker = n_talkers == "all", wants_speaker
-        n_talkers = CROWD if n_talkers == "all" else n_talkers
+        self.all_talkers, self.wants_speaker = n_talkers == "all", wants_speaker
+        n_talkers = BABBLE_TALKERS if n_talkers == "all" else n_talkers
         self.fewest, self.most = (n_talkers, n_talkers) if isinstance(n_talkers, int) else n_talkers
         assert 1 <= self.fewest <= self.most, n_talkers
-        self._shelf = Shelf(_speech_only)
+        self._cache = RecordingCache(_speech_only)
         if silent := [name for name, sources in self.talkers.items() if not sources]:
             raise AvsrError(f"babble: talker {silent[0]} has 0 recordings.  Leave the talker out, or add a file.")
-        self._others(None)
+        self._other_talkers(None)
 
-    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> Plan:
+    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
         """A stream of each talker."""
         heard = self.choose(rng, without=without)
-        return Plan(n_samples, tuple(self._stream(name, n_samples, rng) for name in heard), tuple(heard))
+        return NoisePlan(n_samples, tuple(self._stream(name, n_samples, rng) for name in heard), tuple(heard))
 
     def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
         """(n_samples,) float32 in which `without` is not heard."""
-        return self._shelf.draw(self.plan(n_samples, rng, without=without))
+        return self._cache.draw(self.plan(n_samples, rng, without=without))
 
     def choose(self, rng: np.random.Generator, *, without: str | None = None) -> list[str]:
         """Names of the talkers of one draw: all different, none of them `without`."""
         if self.wants_speaker and without is None:
             raise AvsrError("babble: its talkers are the corpus's own, and an utterance has no speaker, who might be in it.  "
                             "Put speakers into the manifest, or name a folder of babble (--noise NAME=FOLDER).")
-        names = self._others(without)
+        names = self._other_talkers(without)
         most = min(self.most, len(names))
-        n = most if self.everybody else int(rng.integers(self.fewest, most + 1))
+        n = most if self.all_talkers else int(rng.integers(self.fewest, most + 1))
         return [names[i] for i in rng.permutation(len(names))[:n]]
 
     def recordings(self) -> list[Sound]:
@@ -215,30 +215,30 @@ class Babble:
 
     def describe(self) -> dict[str, Any]:
         """The talkers, how many are heard, and their recordings."""
-        return {"kind": "talkers", "n_talkers": "all" if self.everybody else [self.fewest, self.most],
+        return {"kind": "talkers", "n_talkers": "all" if self.all_talkers else [self.fewest, self.most],
                 "talkers": {name: _listed(sources) for name, sources in self.talkers.items()}}
 
-    def _others(self, without: str | None) -> list[str]:
+    def _other_talkers(self, without: str | None) -> list[str]:
         names = [name for name in self.talkers if name != without]
         if len(names) < self.fewest:
             beside = f" beside {without}" if without in self.talkers else ""
-            remedy = ("name a folder of babble (--noise NAME=FOLDER)" if self.everybody or not names
+            remedy = ("name a folder of babble (--noise NAME=FOLDER)" if self.all_talkers or not names
                       else f"set n_talkers to {len(names)}")
             raise AvsrError(f"babble: {len(names)} talkers{beside}, but {self.fewest} are to be heard at once.  "
                             f"Add talkers, or {remedy}.")
         return names
 
     def _stream(self, name: str, n_samples: int, rng: np.random.Generator) -> tuple[Cut, ...]:
-        sound = self._any(name, rng)
-        start = int(rng.integers(len(self._shelf.get(sound))))
-        return self._shelf.sequence(sound, start, lambda: self._any(name, rng), n_samples)
+        sound = self._usable_recording(name, rng)
+        start = int(rng.integers(len(self._cache.get(sound))))
+        return self._cache.sequence(sound, start, lambda: self._usable_recording(name, rng), n_samples)
 
-    def _any(self, name: str, rng: np.random.Generator) -> Sound:
+    def _usable_recording(self, name: str, rng: np.random.Generator) -> Sound:
         """A recording of a talker. In place of a silent utterance of a corpus the next one; a silent file is an error."""
         sources = self.talkers[name]
         which = int(rng.integers(len(sources)))
         for sound in (*sources[which:], *sources[:which]):
-            if not (isinstance(sound, Recorded) and self._shelf.is_silent(sound)):
+            if not (isinstance(sound, Recorded) and self._cache.is_silent(sound)):
                 return sound
         raise BadMedia(f"babble: all {len(sources)} recordings of {name} are silent.  Leave the talker out.")
 
@@ -256,9 +256,9 @@ class Coloured:
 
     exponent: float = 0.0
 
-    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> Plan:
+    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
         """A seed."""
-        return Plan(n_samples, (Generated(int(rng.integers(SEEDS)), _fft_size(n_samples), float(self.exponent)),))
+        return NoisePlan(n_samples, (Generated(int(rng.integers(SEEDS)), _fft_size(n_samples), float(self.exponent)),))
 
     def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
         """(n_samples,) float32; flat below 20 Hz."""
@@ -289,9 +289,9 @@ class SpeechShaped:
             raise BadMedia(f"speech-shaped noise: {len(self.utterances)} recordings, all silent.  Name others.")
         return tuple(float(f"{value:.6g}") for value in power / power.max())
 
-    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> Plan:
+    def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
         """A seed, under the spectrum."""
-        return Plan(n_samples, (Generated(int(rng.integers(SEEDS)), _fft_size(n_samples), power=self.power),))
+        return NoisePlan(n_samples, (Generated(int(rng.integers(SEEDS)), _fft_size(n_samples), power=self.power),))
 
     def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
         """(n_samples,) float32 of RMS 1 on average."""
@@ -308,7 +308,7 @@ class SpeechShaped:
 
 def _listed(sounds: Sequence[Sound]) -> dict[str, Any]:
     """How many recordings, and a fingerprint of their names, which does not say where they lie."""
-    names = [Path(name_of(sound)).name if isinstance(sound, Path | str) else name_of(sound) for sound in sounds]
+    names = [Path(recording_name(sound)).name if isinstance(sound, Path | str) else recording_name(sound) for sound in sounds]
     return {"recordings": len(names), "names_sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}
 
 
@@ -331,15 +331,15 @@ def _spectrum(audio: np.ndarray) -> np.ndarray:
     return np.square(np.abs(np.fft.rfft(frames * np.hanning(N_FFT)))).sum(axis=0)
 
 
-def _without_padding(audio: np.ndarray) -> Usable:
+def _without_padding(audio: np.ndarray) -> DrawableAudio:
     """Without the stretches of 10 ms in which nothing was recorded, so that no cut is silent from end to end."""
     peaks = np.abs(_blocks(audio, HOP)).max(axis=1, initial=0)
     loud = peaks > peaks.max(initial=0) * 10 ** (-PADDING_DB / 20)
     edges = np.flatnonzero(np.diff(loud, prepend=False, append=False)) * HOP
-    return Usable(audio, tuple((int(start), min(int(stop), len(audio))) for start, stop in edges.reshape(-1, 2)))
+    return DrawableAudio(audio, tuple((int(start), min(int(stop), len(audio))) for start, stop in edges.reshape(-1, 2)))
 
 
-def _speech_only(audio: np.ndarray) -> Usable:
+def _speech_only(audio: np.ndarray) -> DrawableAudio:
     """Without what comes before and after the speech, and at an active level of 0 dB; empty where all is silent.
 
     Speech is where 50 ms have an RMS above P.56's threshold of activity. On 72 GRID sentences with word times, in their
@@ -347,13 +347,13 @@ def _speech_only(audio: np.ndarray) -> Usable:
     """
     level = active_level(audio)
     if not math.isfinite(level):
-        return Usable(audio, ())
+        return DrawableAudio(audio, ())
     power = np.square(_blocks(audio, SPEECH_BLOCK), dtype=np.float64).mean(axis=1)
     loud = np.flatnonzero(power > 10 ** ((level - MARGIN) / 10))
     if not len(loud):
-        return Usable(audio, ())
+        return DrawableAudio(audio, ())
     gain = float(f"{10 ** (-level / 20):.9g}")               # so that the last bit of another machine changes no plan
-    return Usable(audio, ((int(loud[0]) * SPEECH_BLOCK, min((int(loud[-1]) + 1) * SPEECH_BLOCK, len(audio))),), gain)
+    return DrawableAudio(audio, ((int(loud[0]) * SPEECH_BLOCK, min((int(loud[-1]) + 1) * SPEECH_BLOCK, len(audio))),), gain)
 
 
 def _blocks(audio: np.ndarray, size: int) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Corpora to manifests with a cache: decode, track, crop and pack every utterance, in parallel, so that it can be resumed.
+"""Prepares corpora for training: decode, track, crop and pack every utterance, in parallel; a run can be resumed.
 
     Utterances -> jobs (one recording each) -> worker processes -> shards, journal -> manifest.jsonl, dropped.tsv,
     problems.tsv, contact_sheets/
-Workers crop (crop.py, pool.py); this process alone writes (journal.py), in the order of the corpus: the same bytes come
-out with any number of workers and however often it was killed in between. pages.py shows the mouths.
+Worker processes crop (crop.py, pool.py). This process alone writes (journal.py), in the order of the corpus, so the bytes are
+the same with any number of workers and however often the run was killed in between. contact_sheets.py shows the mouths.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from avsr import assets, faces, manifest
 from avsr.errors import BadManifest, BadOutput, counted
@@ -26,18 +28,19 @@ from avsr.runtime import Progress, n_cores, no_progress
 
 __all__ = ["PrepareSettings", "Prepared", "prepare"]
 
-HELD_BYTES = 256 * 2**20              # of results that wait for an earlier one to be written
+HELD_BYTES = 256 * 2**20              # results that may wait in memory for an earlier one to be written
 DIED = "worker died"
-SHOWN = 12                            # reasons in a summary
+SHOWN = 12                            # reasons that a summary lists
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of it: the manifest, what was dropped and why, and what may be wrong with the rest.
+    """The result: the manifest, what was dropped and why, and what may be wrong with the rest.
 
-    n_asked: utterances there were to prepare. n_done_before: of those, what an earlier run had done. n_drawn: of those, what
-    was put into split `valid` because the corpus has no such split. dropped: with what
-    the corpus reader left out, which `max_dropped` does not count: a split list may leave out most of a corpus.
+    n_asked: utterances to prepare. n_done_before: how many of them an earlier run had done. n_training: how many are for
+    training. n_drawn: how many of those were moved to split `valid` because the corpus has no such split. dropped: what could
+    not be used, and what the corpus reader left out, which `max_dropped` does not count: a split list may leave out most of a
+    corpus.
     """
 
     manifest: Path
@@ -51,7 +54,7 @@ class Prepared:
     n_training: int = 0
 
     def summary(self) -> str:
-        """Lines for people: how many, what was dropped and what may be wrong, by reason, the commonest first."""
+        """Lines for the user: how many utterances, what was dropped and what may be wrong, most frequent reasons first."""
         before = f", {self.n_done_before} of them by an earlier run" if self.n_done_before else ""
         lines = [f"{self.manifest}: {counted(len(self.utterances), 'utterance')}{before}{self._splits()}"]
         lines += [f"  {sentence}" for sentence in self._lacks()]
@@ -64,7 +67,7 @@ class Prepared:
         return "\n".join(lines)
 
     def _lacks(self) -> list[str]:
-        """How split valid came about, and what a training would not find in the manifest."""
+        """How split `valid` was made, and what `avsr train` would miss in the manifest."""
         splits = Counter(utterance.split for utterance in self.utterances)
         share = self.settings.valid_share
         if not splits:
@@ -93,11 +96,11 @@ class Prepared:
 
     @property
     def dropped_reasons(self) -> Counter[str]:
-        """How many were dropped for each kind of reason: what stands before the colon."""
+        """How many utterances were dropped for each kind of reason, which is the part before the colon."""
         return Counter(dropped.reason.partition(":")[0] for dropped in self.dropped)
 
     def check(self) -> None:
-        """Raises BadManifest where more utterances were dropped than `max_dropped` allows, or none is left."""
+        """Raises BadManifest if more utterances were dropped than `max_dropped` allows, or none is left."""
         lost, listed = self.n_asked - len(self.utterances), self.manifest.with_name("dropped.tsv")
         allow = "--max-missing and --modality put up with some of the reasons."
         if not self.utterances and not self.dropped:
@@ -115,7 +118,7 @@ class Prepared:
 
 def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: PrepareSettings | None = None,
             dropped: Sequence[Dropped] = (), progress: Progress = no_progress) -> Prepared:
-    """Crop, pack and check `utterances` into `folder`; go on where an earlier run stopped.
+    """Crop, pack and check `utterances` into `folder`, from where an earlier run stopped.
 
     utterances: media paths absolute, or relative to the current folder. dropped: what the corpus reader could not use,
     which is listed with the rest. progress: called with utterances done, those of earlier runs included.
@@ -132,7 +135,7 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     everything = manifest.draw_valid(everything, settings.valid_share)
     n_drawn = sum(utterance.split == "valid" for utterance in everything) - n_valid
     if "v" in settings.modality:
-        assets.find(faces.asset_of(settings.mouth_crop.landmarks))      # before any worker is started
+        assets.find(faces.asset_of(settings.mouth_crop.landmarks))      # fails before any worker is started
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with Journal(folder, settings.mouth_crop, settings.modality, settings.max_bytes) as journal:
@@ -153,7 +156,7 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
 
 
 def _within(utterance: Utterance, folder: Path) -> Utterance:
-    """With its media path relative to the manifest."""
+    """The utterance with its media path relative to the manifest."""
     if "://" in utterance.media:
         return utterance
     return replace(utterance, media=os.path.relpath(os.path.abspath(utterance.media), folder))
@@ -166,14 +169,14 @@ def _check_ids(utterances: Sequence[Utterance]) -> None:
 
 
 def _is_done(row: Done | None, utterance: Utterance, settings: PrepareSettings) -> bool:
-    """Whether nothing needs to be done again. What was dropped is tried again, but for faces that were looked for."""
+    """Whether an utterance need not be prepared again. A dropped one is tried again, unless too few frames show a face."""
     if row is None or row.what != identity(utterance):
         return False
     return row.dropped is None or (row.share is not None and no_faces(row.share, settings.max_missing) is not None)
 
 
 def _jobs(utterances: Sequence[Utterance], folder: Path) -> list[Job]:
-    """One job a recording, in the order in which recordings first come."""
+    """One job for each recording, in the order in which recordings first occur."""
     by_media: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
         by_media[utterance.media].append(utterance)
@@ -183,8 +186,8 @@ def _jobs(utterances: Sequence[Utterance], folder: Path) -> list[Job]:
 
 def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, n_total: int, n_done: int,
               progress: Progress) -> None:
-    """Everything that is still to be done, written down in the order of the jobs."""
-    early: dict[int, list[Outcome]] = {}                     # done before the jobs in front of them
+    """Do the jobs, and add the outcomes to the journal in the order of the jobs."""
+    early: dict[int, list[Outcome]] = {}                     # done before jobs that come before them
     next_job = 0
 
     def hold() -> bool:
@@ -203,10 +206,10 @@ def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, 
 
 def _conclude(folder: Path, everything: Sequence[Utterance], rows: Sequence[Done], n_before: int, dropped: list[Dropped],
               settings: PrepareSettings) -> Prepared:
-    """Manifest, tables and pages from what was written down."""
+    """Write the manifest, the tables and the contact sheets, from the rows of the journal."""
     kept, problems = [], []
     hashes: dict[str, str] = {}
-    curves: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    curves: dict[str, list[np.ndarray]] = defaultdict(list)
     for utterance, row in zip(everything, rows, strict=True):
         reason = row.dropped or (None if row.share is None else no_faces(row.share, settings.max_missing))
         if reason is not None:
@@ -217,7 +220,7 @@ def _conclude(folder: Path, everything: Sequence[Utterance], rows: Sequence[Done
         if row.sound_hash is not None:
             hashes[utterance.id] = row.sound_hash
         if row.curve is not None and utterance.speaker is not None:
-            curves[utterance.speaker].append(row.curve)
+            curves[utterance.speaker].append(np.array(row.curve))
     problems += manifest.check_all(kept, hashes) + manifest.check_speakers(curves)
     path = folder / "manifest.jsonl"
     manifest.write(path, kept)

@@ -1,4 +1,4 @@
-"""Pages of mouths: one picture per speaker, to see at a glance whether the crops are right.
+"""Contact sheets of mouths: one picture per speaker, to see at a glance whether the crops are right.
 
     prepared utterances, cache -> contact_sheets/SPEAKER.png: a row per utterance, its id and frames spread over its length
 """
@@ -16,14 +16,14 @@ from avsr.manifest import Utterance
 from avsr.names import file_name
 from avsr.output import write_file
 
-ROWS = 24                             # utterances to a page, spread over the speaker's
+ROWS = 24                             # utterances on a sheet, spread over those of the speaker
 FRAMES = 10                           # of each utterance
 LABEL = 14                            # pixels above each row of mouths
 RED = (40, 40, 230)                   # BGR: frame of a mouth where no face was found
 
 
 def write_contact_sheets(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
-    """A page for every speaker with mouths in the cache of `folder`. Raises BadOutput."""
+    """Write a sheet for every speaker with mouths in the cache of `folder`. Raises BadOutput."""
     import cv2
 
     speakers: dict[str, list[Utterance]] = defaultdict(list)
@@ -33,9 +33,9 @@ def write_contact_sheets(folder: Path, utterances: Iterable[Utterance]) -> list[
     paths = []
     for speaker, theirs in sorted(speakers.items()):
         chosen = [theirs[i] for i in np.unique(np.linspace(0, len(theirs) - 1, ROWS).round().astype(int))]
-        page = np.concatenate([_row(folder, utterance) for utterance in chosen])
+        sheet = np.concatenate([_row(folder, utterance) for utterance in chosen])
         path = folder / "contact_sheets" / f"{file_name(speaker)}.png"
-        write_file(path, cv2.imencode(".png", page)[1].tobytes())
+        write_file(path, cv2.imencode(".png", sheet)[1].tobytes())
         paths.append(path)
     return paths
 
@@ -44,7 +44,10 @@ def _row(folder: Path, utterance: Utterance) -> np.ndarray:
     """(LABEL + 96, FRAMES * 96, 3) uint8 BGR."""
     import cv2
 
+    assert utterance.cache is not None
     cached = cache.read_entry(folder, utterance.cache, name=utterance.id)
+    assert cached.images is not None
+    assert cached.missing is not None
     size = cached.images.shape[1]
     row = np.zeros((LABEL + size, FRAMES * size, 3), np.uint8)
     text = f"{utterance.id}   {cached.n_frames} frames, {int(cached.missing.sum())} without a face   {utterance.text}"

@@ -1,7 +1,7 @@
-"""One recording to the packed utterances in it, by the same way as `transcribe`: read, track, crop, choose.
+"""Cuts the utterances out of one recording and packs them, with the same stream reader as `transcribe`.
 
     Job (a recording, its utterances) -> list[Outcome], in a worker process
-A recording is decoded once, in windows, however many utterances are cut from it; of an hour a worker holds seconds.
+A recording is decoded once, in windows, however many utterances are cut from it; a worker holds only seconds of an hour.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from avsr.stream import StreamReader, Window
 
 WINDOW_FRAMES = 25                    # frames decoded at a time: two windows of 1280x720 are 138 MB
 MAX_SECONDS = cache.MAX_SECONDS       # of an utterance
-PAST_END_S = 0.5                      # by which an utterance may reach past the end of its recording: it is cut there
+PAST_END_S = 0.5                      # an utterance may end this much after its recording, and is then cut there
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PrepareSettings:
 
 @dataclass(frozen=True)
 class Job:
-    """A recording and the utterances to cut from it; path: as the worker opens it."""
+    """A recording and the utterances to cut from it. path: the file as the worker opens it."""
 
     path: str
     utterances: tuple[Utterance, ...]
@@ -68,9 +68,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an utterance: packed, or the reason why not.
+    """The result for an utterance: packed, or dropped for a reason.
 
-    share: of its frames without a face, None where nobody looked. problems, sound_hash, curve: see manifest.
+    share: the share of its frames without a face, None if no face was searched. problems, sound_hash, curve: see manifest.
     """
 
     id: str
@@ -87,12 +87,12 @@ class _Unusable(Exception):
 
 
 def no_faces(share: float, limit: float) -> str | None:
-    """The reason to drop an utterance for the share of its frames without a face, if it is one."""
+    """The reason to drop an utterance if the share of its frames without a face is over the limit, else None."""
     return f"no face: in {share:.0%} of the frames (limit {limit:.0%})" if share > limit else None
 
 
 def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> list[Outcome]:
-    """Everything that is to be had of a recording, in the order of the job. `tick` is called now and then."""
+    """The outcomes for the utterances of a recording, in the order of the job. `tick` is called for each window."""
     made: dict[str, Outcome] = {}
     problems: list[str] = []
     try:
@@ -102,7 +102,7 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
         reason = str(error)
     except AvsrError as error:
         reason = f"cannot be read: {_sentence(error, job.path)}"
-    except Exception as error:                               # a mistake of ours must not cost the user the other files
+    except Exception as error:                               # a bug in avsr must not cost the user the other files
         reason = f"mistake in avsr: {type(error).__name__}: {error}"
     first = job.utterances[0].id
     told = tuple(Problem(first, "media", Path(job.path).name, sentence.partition(".  ")[0]) for sentence in problems)
@@ -118,18 +118,19 @@ def _sentence(error: AvsrError, path: str) -> str:
 
 
 def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems: list[str], tick: Callable[[], None]) -> None:
-    """Fill `made` while the recording goes by."""
-    look, hear = "v" in settings.modality, "a" in settings.modality
+    """Fill `made` while the recording is read."""
+    want_video, want_audio = "v" in settings.modality, "a" in settings.modality
     waiting = sorted(((utterance, *_span(utterance)) for utterance in job.utterances), key=lambda one: one[1])
     _drop_long(waiting, None, made)
     languages = {utterance.language for utterance in job.utterances}
-    with selection.open_recording(job.path, want_video=look, want_audio=hear, landmarks=settings.mouth_crop.landmarks,
+    with selection.open_recording(job.path, want_video=want_video, want_audio=want_audio,
+                                  landmarks=settings.mouth_crop.landmarks,
                                   language=languages.pop() if len(languages) == 1 else None) as recording:
-        if look and not recording.has_video:
+        if want_video and not recording.has_video:
             raise _Unusable("no picture")
-        if hear and not recording.has_audio:
+        if want_audio and not recording.has_audio:
             raise _Unusable("no sound")
-        reader = StreamReader(recording, settings.mouth_crop if look else None, amplify=False)
+        reader = StreamReader(recording, settings.mouth_crop if want_video else None, amplify=False)
         for _ in reader.clips(WINDOW_FRAMES):
             tick()
             _emit(waiting, reader, settings, made)
@@ -141,13 +142,13 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
 
 
 def _span(utterance: Utterance) -> tuple[int, int | None]:
-    """First frame, and one past the last; None is the recording's end."""
+    """The first frame, and one past the last, or None for the end of the recording."""
     start = round((utterance.start or 0.0) * VIDEO_FPS)
     return start, None if utterance.end is None else max(start + 1, round(utterance.end * VIDEO_FPS))
 
 
 def _drop_long(waiting: list[tuple[Utterance, int, int | None]], n_frames: int | None, made: dict[str, Outcome]) -> None:
-    """Take out what is longer than MAX_SECONDS; what lasts to the recording's end, once `n_frames` of it have passed."""
+    """Drop the utterances that are longer than MAX_SECONDS; one to the recording's end counts to `n_frames`, those read."""
     for item in list(waiting):
         utterance, start, end = item
         end = n_frames if end is None else end
@@ -158,7 +159,7 @@ def _drop_long(waiting: list[tuple[Utterance, int, int | None]], n_frames: int |
 
 def _emit(waiting: list[tuple[Utterance, int, int | None]], reader: StreamReader, settings: PrepareSettings,
           made: dict[str, Outcome]) -> None:
-    """Take out of `waiting` what has been seen to its end."""
+    """Take the utterances that have been read to their end out of `waiting`, and add their outcomes."""
     for item in list(waiting):
         utterance, start, end = item
         if reader.ended:

@@ -1,9 +1,9 @@
-"""What is already done, so that a run can be killed at any moment and taken up again: nothing lost, nothing twice.
+"""The journal of what is done, so that a run can be killed at any moment and resumed: nothing is lost or done twice.
 
     Outcome -> bytes at the end of a shard, then one line of journal.jsonl
-Only one process writes, first the bytes and then the line. So a line means that its bytes are there; what a kill left
-behind the last whole line (half an utterance, half a line) is overwritten. A power cut may lose bytes of which the line
-was saved: of the shard that was being written every utterance is read back before going on.
+Only one process writes, first the bytes and then the line. So a line means that its bytes are there. What a kill left behind
+the last whole line (half an utterance, half a line) is overwritten. A power cut may lose bytes whose line was saved, so every
+utterance of the unfinished shard is read back when a run is resumed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SYNC_EVERY = 64                       # utterances: the most that a power cut ca
 
 @dataclass(frozen=True)
 class Done:
-    """A line: what became of an utterance. what: see `identity`; the rest as in Outcome."""
+    """A line of the journal: the result for an utterance. what: see `identity`; the other fields are those of Outcome."""
 
     id: str
     what: tuple
@@ -41,14 +41,14 @@ class Done:
 
 
 def identity(utterance: Utterance) -> tuple:
-    """What an utterance must have in common with a line to be the same piece of work."""
+    """The facts by which a line of the journal belongs to an utterance: if they differ, the work must be done again."""
     return utterance.media, utterance.start, utterance.end, utterance.text
 
 
 class Journal:
-    """The journal and the shards of a folder, open for adding, which this process holds until `__exit__`.
+    """The journal and the shards of a folder, open for adding, and locked by this process until `__exit__`.
 
-    rows: what is done, by id. Raises BadManifest for a cache made in another way, AvsrError where another process holds the
+    rows: what is done, by id. Raises BadManifest for a cache made in another way, AvsrError if another process has locked the
     folder.
     """
 
@@ -93,7 +93,7 @@ class Journal:
         self._held.close()
 
     def add(self, outcome: Outcome, utterance: Utterance) -> None:
-        """Write down an outcome, its bytes first. OSError, as of a full disk, leaves what was added before."""
+        """Add an outcome, its bytes first. An OSError, as of a full disk, leaves what was added before."""
         entry = None if outcome.packed is None else self.writer.add(outcome.packed)
         done = Done(outcome.id, identity(utterance), entry, outcome.dropped, outcome.share, outcome.problems,
                     outcome.sound_hash, outcome.curve)
@@ -110,7 +110,7 @@ class Journal:
         os.fsync(self._file)
 
     def _read(self, header: dict[str, Any]) -> int:
-        """Fill `rows`; returns where the last whole line ends."""
+        """Fill `rows`. Returns the byte at which the last whole line ends."""
         end = 0
         with open(self.folder / NAME, "rb") as file:
             for line in file:
@@ -129,7 +129,7 @@ class Journal:
         return end
 
     def _done(self, row: dict[str, Any]) -> Done:
-        """A line as `add` wrote it. Raises BadManifest for others, as of a later version or of another program."""
+        """A line as `add` wrote it. Raises BadManifest for any other, as of a later version or another program."""
         try:
             problems = tuple(Problem(**problem) for problem in row["problems"])
             entry = None if row["cache"] is None else CacheEntry(**row["cache"])
@@ -147,7 +147,7 @@ class Journal:
                               "empty folder, or as before.")
 
     def _take_up(self, max_bytes: int) -> cache.ShardWriter:
-        """A writer that goes on where the good bytes end. Rows whose bytes are not there are forgotten."""
+        """A writer that goes on where the good bytes end. Rows whose bytes are not there are dropped."""
         whole = {path.name: path.stat().st_size for path in self.folder.glob("shard-*.tar")}
         parts = sorted(path.name.removesuffix(".part") for path in self.folder.glob("shard-*.tar.part"))
         self.rows = {id_: row for id_, row in self.rows.items() if row.cache is None or row.cache.shard in parts
@@ -167,6 +167,7 @@ class Journal:
         return cache.ShardWriter(self.folder, max_bytes=max_bytes, shard=int(part[len("shard-"):-len(".tar")]), offset=offset)
 
     def _is_whole(self, row: Done, part: str) -> bool:
+        assert row.cache is not None
         with open(self.folder / f"{part}.part", "rb") as file, suppress(BadManifest):
             file.seek(row.cache.offset)
             cache.unpack(file.read(row.cache.size), row.cache, row.id)

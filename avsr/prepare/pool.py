@@ -1,7 +1,7 @@
-"""Worker processes that may crash: jobs in, results out as they are made, each exactly once.
+"""A pool of worker processes that may crash: jobs in, results out as they are made, each exactly once.
 
-    jobs -> `n` processes, one thread each -> (number of the job, result), or (number, None) where two workers died of it
-concurrent.futures gives up altogether when one of its processes is killed, as by a machine that is out of memory.
+    jobs -> `n` processes, one thread each -> (number of the job, result), or (number, None) if two workers died of the job
+concurrent.futures fails altogether when one of its processes is killed, as by a machine that is out of memory.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from avsr.runtime import exit_with_parent
 Work = Callable[[Any, Callable[[], None]], Any]
 """`work(job, tick) -> result`: picklable; calls `tick` at least once in STUCK_S."""
 
-STUCK_S = 600.0                       # without a sign of life before a worker is taken for stuck, and killed
-TRIES = 2                             # of a job whose worker died
-STARTS = 3                            # in a row that may fail before we give up
+STUCK_S = 600.0                       # seconds without a sign of life after which a worker is killed
+TRIES = 2                             # attempts at a job whose worker died
+STARTS = 3                            # failed starts of a worker in a row after which the run fails
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class _Worker:
-    """A process and what it is at."""
+    """A process and its current job."""
 
     def __init__(self, work: Work):
         self.pipe, theirs = connection.Pipe()
@@ -59,30 +59,30 @@ class _Worker:
 
 def run(work: Work, jobs: Sequence[Any], n_workers: int, *,
         hold: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Any]]:
-    """Results in the order in which they are made. While `hold()`, no job is begun before those at work are done."""
-    line = deque(range(len(jobs)))
+    """Results in the order in which they are made. While `hold()` is true, no job is begun until the running ones are done."""
+    waiting = deque(range(len(jobs)))
     tries = [0] * len(jobs)
     workers: list[_Worker] = []
     failed_starts = 0
     try:
-        while line or any(worker.job is not None for worker in workers):
-            while len(workers) < min(n_workers, len(line) + sum(worker.job is not None for worker in workers)):
+        while waiting or any(worker.job is not None for worker in workers):
+            while len(workers) < min(n_workers, len(waiting) + sum(worker.job is not None for worker in workers)):
                 workers.append(_Worker(work))
             for worker in workers:
                 busy = any(other.job is not None for other in workers)
-                if worker.job is None and line and not (busy and hold()):
-                    number = line.popleft()
+                if worker.job is None and waiting and not (busy and hold()):
+                    number = waiting.popleft()
                     worker.give(number, jobs[number])
             connection.wait([worker.pipe for worker in workers], timeout=1.0)
             for worker in list(workers):
-                number, said, result = worker.job, *_listen(worker)
-                if said == "ready":
+                number, message, result = worker.job, *_receive(worker)
+                if message == "ready":
                     failed_starts = 0
-                elif said == "done":
+                elif message == "done" and number is not None:
                     yield number, result
-                elif said == "failed":
+                elif message == "failed":
                     raise RuntimeError(f"in a worker process: {result}")
-                elif said == "died":
+                elif message == "died":
                     workers.remove(worker)
                     worker.stop()
                     failed_starts += not worker.ready
@@ -92,7 +92,7 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int, *,
                     if number is not None:
                         tries[number] += worker.ready
                         if tries[number] < TRIES:
-                            line.appendleft(number)
+                            waiting.appendleft(number)
                         else:
                             yield number, None
     finally:
@@ -100,16 +100,16 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int, *,
             worker.stop()
 
 
-def _listen(worker: _Worker) -> tuple[str | None, Any]:
-    """The next thing a worker says: ready, tick, done with a result, None (nothing yet) or died."""
+def _receive(worker: _Worker) -> tuple[str | None, Any]:
+    """The next message of a worker: ready, tick, done with a result, None (nothing yet) or died."""
     try:
         if worker.pipe.poll():
-            said, result = worker.pipe.recv()
+            message, result = worker.pipe.recv()
             worker.heard = time.monotonic()
             worker.ready = True
-            if said == "done":
+            if message == "done":
                 worker.job = None
-            return said, result
+            return message, result
     except (EOFError, OSError):
         return "died", None
     stuck = worker.job is not None and time.monotonic() - worker.heard > STUCK_S
@@ -117,7 +117,7 @@ def _listen(worker: _Worker) -> tuple[str | None, Any]:
 
 
 def _serve(pipe: Connection, work: Work) -> None:
-    """A worker's life: until the pipe ends or the process at its other end does, even when that is killed."""
+    """Run a worker until the pipe closes or the process at its other end ends, even when that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the process that started us
     exit_with_parent()
     with suppress(ImportError):
@@ -129,15 +129,15 @@ def _serve(pipe: Connection, work: Work) -> None:
         while True:
             job = pipe.recv()
             try:
-                said = "done", work(job, lambda: pipe.send(("tick", None)))
-            except Exception:                                # a mistake of ours, shown where it can be seen
-                said = "failed", traceback.format_exc()
-            pipe.send(said)
+                message = "done", work(job, lambda: pipe.send(("tick", None)))
+            except Exception:                                # a bug in avsr, shown by the main process
+                message = "failed", traceback.format_exc()
+            pipe.send(message)
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """What is started in here computes in one thread: libraries read these as they load."""
+    """Let processes that are started in this context compute in one thread: libraries read these variables as they load."""
     before = {name: os.environ.get(name) for name in THREADS}
     os.environ.update(dict.fromkeys(THREADS, "1"))
     try:

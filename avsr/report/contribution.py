@@ -7,7 +7,7 @@ from collections import Counter
 from avsr.errors import AvsrError
 from avsr.html.plot import BOTH, LIPS
 from avsr.html.table import Column, Row
-from avsr.metrics import Estimate, Shares, condition_shapley
+from avsr.metrics import Estimate, ModalityContributions, condition_shapley
 from avsr.report.figures import reliability_sheet
 from avsr.report.page import Section
 from avsr.report.result_table import Condition, ResultTable, rng
@@ -17,7 +17,7 @@ from avsr.report.tables import make_table, noise_values
 STYLES = {"wer": LineStyle("in words recognised (WER)", BOTH, "s"),
           "loss": LineStyle("in the loss of the reference", LIPS, "D", (0, (4, 1.6)), hollow=True)}
 UNITS = {"wer": ("points of WER", ".1f", 100), "loss": ("nats a token", ".2f", 1)}
-Found = dict[tuple[str, Condition, str], Shares]            # by system, condition and measure
+Found = dict[tuple[str, Condition, str], ModalityContributions]  # by system, condition and measure
 
 
 def contribution_section(results: ResultTable) -> Section:

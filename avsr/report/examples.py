@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avsr.html.page import data_uri, word_edits
-from avsr.metrics import NOTHING, Cell, Score, extremes, scored
+from avsr.metrics import NOTHING, Cell, Score, scored, worst_and_best_ids
 from avsr.names import file_name
 from avsr.report.page import Section
 from avsr.report.result_table import CLEAN, ResultTable, condition_name
@@ -31,7 +31,7 @@ def example_section(results: ResultTable, media: Path) -> Section:
     there = {cell.modality for cell in results.cells if cell.system == system}
     modality = next(one for one in ("av", "a", "v") if one in there)
     whole, sound = (_scores(results, system, one) for one in (modality, "a"))
-    worst, best = extremes([row for rows in results.cells.values() for row in rows], system, N_EXAMPLES)
+    worst, best = worst_and_best_ids([row for rows in results.cells.values() for row in rows], system, N_EXAMPLES)
     rows: dict[str, dict[Cell, ResultRow]] = {one: {} for one in (*worst, *best)}
     for cell, found in results.cells.items():
         if (cell.system, cell.corruption) == (system, None):

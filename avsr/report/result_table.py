@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from avsr.corrupt import CORRUPTIONS
-from avsr.metrics import Cell, Paired, Rate, alone, cells, difference, no_harm, paired, wer
+from avsr.metrics import Cell, Paired, Rate, cells, difference, no_harm, paired, unimodal_cells, wer
 from avsr.results import ResultRow
 
 SEED = 0                                                    # of every interval: the same rows give the same report
@@ -47,7 +47,7 @@ class ResultTable:
     @cached_property
     def systems(self) -> list[str]:
         """All systems, those with video first."""
-        return list(dict.fromkeys([*self.video_systems, *(row.system for row in self.rows)]))
+        return sorted(dict.fromkeys(row.system for row in self.rows), key=lambda system: system not in self.video_systems)
 
     @cached_property
     def video_systems(self) -> list[str]:
@@ -143,7 +143,7 @@ class ResultTable:
         found = {modality: self.find(system, modality, condition, corruption) for modality in ("a", "v", "av")}
         both = found["av"]
         if both is not None:
-            found["a"], found["v"] = alone(self.cells, both)
+            found["a"], found["v"] = unimodal_cells(self.cells, both)
         percents = {modality: percent for modality, cell in found.items() if (percent := self.percent(cell)) is not None}
         better = found["a" if percents.get("a", np.inf) <= percents.get("v", np.inf) else "v"]
         if len(percents) < 3 or both is None or better is None:

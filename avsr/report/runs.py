@@ -95,14 +95,18 @@ def _script_warnings(rows: Sequence[ResultRow], path: Path) -> list[str]:
 
 def _with_visible_names(rows: list[ResultRow]) -> list[ResultRow]:
     """The rows with control characters in names spelt out: a terminal would obey them, and an SVG file may not hold them."""
-    shown = cache(escape_controls)
+    escaped = cache(escape_controls)
 
-    def spelt_out(value: Any) -> Any:
+    def visible(value: Any) -> Any:
         if isinstance(value, dict):
-            return {spelt_out(key): spelt_out(one) for key, one in value.items()}
-        return shown(value) if isinstance(value, str) else value
+            return {visible(key): visible(one) for key, one in value.items()}
+        return escaped(value) if isinstance(value, str) else value
 
-    return [replace(row, **{name: spelt_out(getattr(row, name)) for name in NAMED}) for row in rows]
+    out = []
+    for row in rows:
+        changed = {name: shown for name in NAMED if (shown := visible(getattr(row, name))) != getattr(row, name)}
+        out.append(replace(row, **changed) if changed else row)
+    return out
 
 
 def filter_rows(run: Run, where: Mapping[str, str]) -> Run:

@@ -12,13 +12,13 @@ from typing import Any
 
 from avsr.corrupt import CORRUPTIONS
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
-from avsr.metrics import SLACK, Cell, Gain, cer, gain, sentence_errors
+from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, gain, sentence_errors
 from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
 from avsr.report.runs import MODALITY_NAMES, Run
 from avsr.results import ResultRow
 from avsr.text import normalise
 
-CRITERION = f"both at most {SLACK:g} points above the better of sound and lips"
+CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
 COLUMNS = {

@@ -17,7 +17,7 @@ from run import HERE, keep
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 import avsr
-from avsr.benchmark.against import packaged_whisper
+from avsr.benchmark.baselines import packaged_whisper
 from avsr.rates import SAMPLE_RATE
 from avsr.recogniser import Recogniser
 from avsr.text import SPACELESS

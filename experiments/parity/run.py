@@ -18,7 +18,7 @@ from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
 import avsr
 from avsr import media
-from avsr.benchmark.against import packaged_whisper
+from avsr.benchmark.baselines import packaged_whisper
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared" / "data"

@@ -102,7 +102,7 @@ def steps(utterances: list[Utterance]) -> dict[str, float]:
         times.append(time.process_time())
         tracks = faces.track_faces(clip)
         times.append(time.process_time())
-        mouths = lips.choose([lips.crop(clip, track) for track in tracks], 0, clip.n_frames)
+        mouths = lips.choose_speaker([lips.crop(clip, track) for track in tracks], 0, clip.n_frames)
         times.append(time.process_time())
         cache.pack(row.id, cache.Cached(mouths.images, mouths.missing, clip.audio))
         times.append(time.process_time())

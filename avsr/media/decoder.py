@@ -1,4 +1,4 @@
-"""From a source to decoded frames whose times can be believed; what is damaged is counted and left out."""
+"""From a source to decoded frames with corrected times; what is damaged is counted and left out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
+from av.container import InputContainer
 from av.error import FFmpegError
+from av.stream import Stream
 
 from avsr.errors import BadMedia
-from avsr.media.clock import Clock
-from avsr.media.gaps import DAMAGE, GAP, Gaps, read_packets
 from avsr.media.source import mistaken_for_recording, reopenable, source_name
+from avsr.media.timestamps import DAMAGE, MAX_GAP_S, PacketCoverage, PtsCorrector, read_packets
 from avsr.rates import SAMPLE_RATE
 
 NEAR = 10.0                           # seconds from what was read last, within which a damaged packet may say where it lies
@@ -29,8 +30,8 @@ GUESSED_LENGTH = {"mp3", "aac", "ac3", "eac3", "loas", "h264", "hevc", "mpegvide
 NOUNS = {"video": "picture", "audio": "sound"}
 
 
-class _View:
-    """A reader with a position of its own over a file that others read too."""
+class _SharedFile:
+    """A file that several readers share, each with a position of its own."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.position = file, 0
@@ -66,7 +67,7 @@ class Opener:
         source = self._copies.enter_context(reopenable(source))
         if isinstance(source, str | Path):
             self.path = Path(source)
-            size = self._size_of_path()
+            size = self._size_of(self.path)
         else:
             self.file = BytesIO(source) if isinstance(source, bytes) else source
             size = self.file.seek(0, os.SEEK_END)
@@ -77,15 +78,15 @@ class Opener:
         """Delete what was copied."""
         self._copies.close()
 
-    def _size_of_path(self) -> int:
+    def _size_of(self, path: Path) -> int:
         try:
-            if self.path.is_dir():
-                raise BadMedia(f"{self.path}: this is a folder, not a recording.  Name the files in it.")
-            return self.path.stat().st_size
+            if path.is_dir():
+                raise BadMedia(f"{path}: this is a folder, not a recording.  Name the files in it.")
+            return path.stat().st_size
         except PermissionError as error:
             raise self._forbidden() from error
         except (OSError, ValueError) as error:               # ValueError: a null character in the name
-            raise BadMedia(f"{self.path}: no such file.  Check the path for typing mistakes.") from error
+            raise BadMedia(f"{path}: no such file.  Check the path for typing mistakes.") from error
 
     def _forbidden(self) -> BadMedia:
         return BadMedia(f"{self.name}: this user may not read the file.  Change its permissions, or copy it.")
@@ -94,20 +95,20 @@ class Opener:
         """The first bytes, none where they cannot be read."""
         with suppress(OSError, ValueError, TypeError):
             if self.path is None:
-                return bytes(_View(self.file).read(512))
+                return bytes(_SharedFile(self.file).read(512))
             with self.path.open("rb") as file:
                 return file.read(512)
         return b""
 
-    def open(self) -> av.container.InputContainer:
+    def open(self) -> InputContainer:
         """A fresh demuxer at the start of the source. The caller closes it."""
         # "file:" keeps a colon in a name from being a protocol. The white lists keep out text drawn as pictures, still
         # pictures and play lists: those open other files, go to the net, or wait for ever for what is to come.
-        file = _View(self.file) if self.path is None else f"file:{self.path}"
+        file = _SharedFile(self.file) if self.path is None else f"file:{self.path}"
         formats = {name for name in av.formats_available if not name.endswith("_pipe")} - NOT_RECORDINGS
         options = {"protocol_whitelist": "file", "format_whitelist": ",".join(formats)}
         try:
-            return av.open(file, metadata_errors="ignore", options=options)
+            return av.open(file, mode="r", metadata_errors="ignore", options=options)
         except PermissionError as error:
             raise self._forbidden() from error
         except (FFmpegError, OSError, ValueError, TypeError) as error:       # TypeError: a file in text mode
@@ -119,23 +120,23 @@ class Opener:
                            "if a player does not open it either, get it again.") from error
 
 
-class Track:
-    """One stream in a container of its own: decoded frames, and a count of what was damaged.
+class StreamDecoder:
+    """Decodes one stream, in a container of its own, and counts what was damaged.
 
-    first: the first frame that decodes, None when none does; `failure` then says why.  start_s: its time by the container's
-    clock, seconds.  zero: the recording's zero by that clock.  end: where the frames read so far end by it; whoever takes
-    `frames` keeps it, and `clock.due`.  invalid_samples: sound that was no number.  cancelled_samples: of mono sound at
-    SAMPLE_RATE, that were taken from one channel because the channels cancel each other out.
+    first: the first frame that decodes, None when none does; `failure` then says why. start_s: its time by the container's
+    clock, seconds. zero: the recording's zero by that clock. end: when the frames read so far end by it; whoever takes
+    `frames` updates it, and `pts.due`. invalid_samples: samples of sound that were no number. cancelled_samples: samples of
+    mono sound at SAMPLE_RATE that were taken from one channel because the channels cancel each other out.
     """
 
-    def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream):
+    def __init__(self, container: InputContainer, stream: Stream):
         self.container, self.stream = container, stream
         self.noun = NOUNS[stream.type]
         self.codec = stream.codec_context.name if stream.codec_context else "unknown codec"
         self.failure = f"nothing of its {self.noun} can be decoded ({self.codec})"
         self.damage: list[float] = []                        # times of packets that could not be decoded, seconds
         self.invalid_samples = self.cancelled_samples = 0
-        self.clock: Clock | None = None
+        self._pts: PtsCorrector | None = None
         self.end = self.zero = 0.0
         if stream.codec_context:
             self.failure = _prepare_decoder(stream) or self.failure
@@ -144,64 +145,72 @@ class Track:
         claimed = None if self.first is None else self._claimed(self.first)
         self.start_s = header_start(stream) or 0.0 if claimed is None else claimed
 
-    def set_zero(self, zero: float, gaps: Gaps) -> None:
-        """Say what time by the container's clock is zero, and which times are to be believed."""
+    @property
+    def pts(self) -> PtsCorrector:
+        """What corrects the times of the frames; there is none before `set_zero`."""
+        assert self._pts is not None
+        return self._pts
+
+    def set_zero(self, zero: float, coverage: PacketCoverage) -> None:
+        """Set the time by the container's clock that is zero, and what tells which times can be trusted."""
+        assert self.first is not None
         self.zero = zero
-        self.clock = Clock(zero, gaps, self.stream.type)
-        late = self.start_s > zero + GAP and gaps.unborne(zero, self.start_s) > GAP
-        if late and gaps.holds_only(self.start_s, self.stream.type):
-            self.clock.start_anew(self.start_s)
+        self._pts = PtsCorrector(zero, coverage, self.stream.type)
+        late = self.start_s > zero + MAX_GAP_S and coverage.uncovered(zero, self.start_s) > MAX_GAP_S
+        if late and coverage.covers_only(self.start_s, self.stream.type):
+            self.pts.restart_at(self.start_s)
         if self._claimed(self.first) is None:
-            self.clock.due = self.clock.place(self.start_s)
+            self.pts.due = self.pts.correct(self.start_s)
 
     def frames(self) -> Iterator[tuple[av.VideoFrame | av.AudioFrame, float]]:
         """Every decoded frame with the time at which it starts, seconds by the container's clock. Can be called once.
 
-        Whoever takes a frame says when the next is due, `clock.due`, before taking the next.
+        Whoever takes a frame sets `pts.due`, the time of the next one, before taking that.
         """
         frame, self.first = self.first, None
         while frame is not None:
             following = next(self._frames, None)
-            yield frame, self.clock.place(self._claimed(frame), None if following is None else self._claimed(following))
+            yield frame, self.pts.correct(self._claimed(frame), None if following is None else self._claimed(following))
             frame = following
 
-    def damaged(self, time: float | None = None) -> None:
+    def count_damage(self, time: float | None = None) -> None:
         """Count a packet that could not be read, decoded or converted. time: what it claims, by the container's clock."""
-        placed = time if time is None or self.clock is None else time + self.clock.shift
-        known = placed is not None and (self.clock is None or abs(placed - self.end) < NEAR)
-        self.damage.append(placed if known else self.end)
+        placed = time if time is None or self._pts is None else time + self._pts.offset
+        known = placed is not None and (self._pts is None or abs(placed - self.end) < NEAR)
+        self.damage.append(placed if placed is not None and known else self.end)
 
     def _claimed(self, frame: av.VideoFrame | av.AudioFrame) -> float | None:
-        """Seconds; None where the frame claims no time, or the stream has no unit of time."""
+        """The PTS of a frame, seconds; None where it has none, or the stream has no unit of time."""
         return None if self.stream.time_base is None or frame.time is None else frame.time
 
     def _decode(self) -> Iterator[av.VideoFrame | av.AudioFrame]:
-        for packet in read_packets(self.container, [self.stream], self.damaged):
+        for packet in read_packets(self.container, [self.stream], self.count_damage):
             try:
                 frames = packet.decode()
             except DAMAGE:
                 if packet.size:                              # the last, empty one only fetches what is inside
-                    self.damaged(None if packet.pts is None or not packet.time_base else float(packet.pts * packet.time_base))
+                    pts, unit = packet.pts, packet.time_base
+                    self.count_damage(None if pts is None or not unit else float(pts * unit))
                 continue
             for frame in frames:
-                failure = _impossible(frame)
+                failure = _unusable(frame)
                 if failure is None:
                     yield frame
                 else:
                     self.failure = failure
-                    self.damaged()
+                    self.count_damage()
 
-    def complaints(self, name: str) -> list[str]:
-        """Sentences about what was wrong, once all frames have been read."""
+    def problems(self, name: str) -> list[str]:
+        """Sentences about what was wrong; complete once all frames have been read."""
         found = []
         if self.damage:
             first, last = (max(0.0, time - self.zero) for time in (min(self.damage), max(self.damage)))
             packets = "1 damaged packet" if len(self.damage) == 1 else f"{len(self.damage)} damaged packets"
             found.append(f"{name}: {packets} of the {self.noun} skipped between {first:.1f} and {last:.1f} s; "
                          "the rest was kept.")
-        if self.clock.leaps:
-            times = "once" if self.clock.leaps == 1 else f"{self.clock.leaps} times"
-            found.append(f"{name}: the time stamps of the {self.noun} leap {times}, by {self.clock.leapt_s:.0f} s in all, "
+        if self.pts.n_jumps:
+            times = "once" if self.pts.n_jumps == 1 else f"{self.pts.n_jumps} times"
+            found.append(f"{name}: the time stamps of the {self.noun} leap {times}, by {self.pts.jumped_s:.0f} s in all, "
                          "which the packets do not bear out; the parts were joined.")
         if self.invalid_samples:
             found.append(f"{name}: {self.invalid_samples} samples of the sound are not numbers; they were silenced.")
@@ -211,7 +220,7 @@ class Track:
         return found
 
     def announced_end(self) -> float | None:
-        """Where the stream's header says that it ends; None where it says nothing, or FFmpeg guesses.
+        """When the stream ends by its header; None where that says nothing, or FFmpeg guesses.
 
         Where a stream of Matroska starts late, FFmpeg puts the length of the whole file from there on.
         """
@@ -223,22 +232,23 @@ class Track:
         return None if whole is not None and end > whole + CUT_SHORT else end
 
 
-def header_start(stream: av.stream.Stream) -> float | None:
+def header_start(stream: Stream) -> float | None:
     """Start of a stream by its header, seconds; None where it says nothing."""
     if stream.start_time is None or stream.time_base is None:
         return None
     return float(stream.start_time * stream.time_base)
 
 
-def _prepare_decoder(stream: av.stream.Stream) -> str | None:
-    """Set what must be set before the first packet is decoded. Gives what will be wrong if nothing can be decoded."""
-    context = stream.codec_context
+def _prepare_decoder(stream: Stream) -> str | None:
+    """Set what must be set before the first packet is decoded. Returns the reason in case nothing can be decoded."""
     if stream.type == "video":
+        context = cast(av.VideoStream, stream).codec_context
         context.thread_type = "AUTO"
         context.options = {"max_pixels": str(MAX_PIXELS)}
         if context.width * context.height > MAX_PIXELS:
             return f"its picture claims {context.width:,} x {context.height:,} pixels, and up to {MAX_PIXELS:,} can be read"
     else:
+        context = cast(av.AudioStream, stream).codec_context
         layout = context.layout
         if "(" in layout.name:
             # PyAV 18 frees a layout of its own order ("2 channels (FR+FL)", of QuickTime and CAF) once for the frame and
@@ -247,8 +257,8 @@ def _prepare_decoder(stream: av.stream.Stream) -> str | None:
     return None
 
 
-def _impossible(frame: av.VideoFrame | av.AudioFrame) -> str | None:
-    """What about a decoded frame cannot be meant, as a part of a sentence; None where nothing is wrong."""
+def _unusable(frame: av.VideoFrame | av.AudioFrame) -> str | None:
+    """Why a decoded frame cannot be used, as a part of a sentence; None where nothing is wrong."""
     if isinstance(frame, av.VideoFrame):
         return None
     if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
@@ -259,23 +269,23 @@ def _impossible(frame: av.VideoFrame | av.AudioFrame) -> str | None:
     return None
 
 
-def _guessed(container: av.container.InputContainer) -> bool:
+def _guessed(container: InputContainer) -> bool:
     return bool(GUESSED_LENGTH & set(container.format.name.split(",")))
 
 
-def cut_short(name: str, tracks: list[Track], duration_s: float | None) -> list[str]:
-    """Sentences for tracks that end before their headers say; `duration_s` serves formats that only say it once.
+def truncations(name: str, decoders: list[StreamDecoder], duration_s: float | None) -> list[str]:
+    """Sentences about streams that end before their headers say; `duration_s` serves formats that only say it once.
 
-    Where the clock leaps, the announced end is by a clock that does not hold, and nothing is said. What was not wanted may go
-    on longer than what was read, which the packets tell.
+    Where time stamps jump, the announced end is by a wrong clock, and nothing is said. A stream that was not wanted may go on
+    longer than those that were read; the packets tell that.
     """
-    ends = [(track.noun, track.end, track.announced_end()) for track in tracks if not track.clock.leaps]
-    guessed = any(_guessed(track.container) or track.clock.leaps for track in tracks)
-    if tracks and duration_s is not None and not guessed and all(announced is None for _, _, announced in ends):
-        end = max(track.end for track in tracks)
+    ends = [(decoder.noun, decoder.end, decoder.announced_end()) for decoder in decoders if not decoder.pts.n_jumps]
+    guessed = any(_guessed(decoder.container) or decoder.pts.n_jumps for decoder in decoders)
+    if decoders and duration_s is not None and not guessed and all(announced is None for _, _, announced in ends):
+        end = max(decoder.end for decoder in decoders)
         if end < duration_s - CUT_SHORT:
-            end = max(end, tracks[0].clock.gaps.end)
+            end = max(end, decoders[0].pts.coverage.end)
         ends = [("recording", end, duration_s)]
-    return [f"{name}: the {noun} ends at {end - tracks[0].zero:.1f} s of {announced - tracks[0].zero:.1f} s: the file "
+    return [f"{name}: the {noun} ends at {end - decoders[0].zero:.1f} s of {announced - decoders[0].zero:.1f} s: the file "
             "is cut short; what is there was kept."
             for noun, end, announced in ends if announced is not None and end < announced - CUT_SHORT]

@@ -1,10 +1,10 @@
-"""What other systems wrote about the same test set: a file of predictions in, rows like ours out, scored by the same code.
+"""Predictions of other systems for the same test set: a file in, rows like ours out, so that the same code scores them.
 
-    predictions.jsonl | .csv | .tsv  +  utterances of the manifest  ->  rows (results.py)
+    predictions.jsonl | .csv | .tsv  +  utterances of the manifest  ->  ResultRow
 
-A line needs `id` and `hypothesis`. `system`, `modality`, `noise`, `snr_db`, `corruption`, `amount` and `duration_s` say
-what it is of: by default the file's name, sound alone, clean. A line of the index that `--save-audio` writes, with the
-hypothesis put in, is such a line. What was said, by whom, and their labels come from the manifest.
+A line needs `id` and `hypothesis`. `system`, `modality`, `noise`, `snr_db`, `corruption`, `amount` and `duration_s` are
+optional: by default the system is the file's name, and the hypothesis is of clean sound alone. A line of the index that
+`--save-audio` writes becomes one when the hypothesis is added. References, speakers and labels come from the manifest.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from avsr.benchmark.conditions import speech_facts
-from avsr.errors import BadManifest
+from avsr.benchmark.conditions import group_labels
+from avsr.errors import BadManifest, quote
 from avsr.manifest import Utterance
 from avsr.names import MODALITIES
 from avsr.rates import SAMPLE_RATE
 from avsr.results import FIELD_TYPES, FORMER_NAMES, Key, ResultRow
 from avsr.text import NORMALISER, normalise, present_normaliser
-from avsr.textfiles import quote, read_table
+from avsr.textfiles import read_table
 
 NEEDED = ("id", "hypothesis")
 # Known from our own rows and from audio.jsonl, and ignored: the manifest is the better source, or they tell of our model.
@@ -30,11 +30,11 @@ UNUSED = ("file", "layout", "sha256", "search", "speaker", "split", "labels", "v
           *FORMER_NAMES)
 FIELDS = (*NEEDED, *(name for name in FIELD_TYPES if name not in (*NEEDED, *UNUSED)))
 KINDS = {str: "text", float: "a number", int: "a whole number"}
-SHOWN = 3                                                   # ids named in a message; the rest is counted
+SHOWN = 3                                                   # ids named in a message; the others are counted
 
 
-class _Wrong(ValueError):
-    """What is wrong with a line, without its file and number."""
+class _WrongLine(ValueError):
+    """Describes what is wrong with a line, without its file and number."""
 
 
 def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, system: str | None = None,
@@ -42,33 +42,36 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
                      allow_missing: bool = False) -> list[ResultRow]:
     """The rows of a file of predictions, in its order.
 
-    system: of lines that name none; the file's stem if None.  split: as the rows are to say it; each utterance's own if
-    None.  silent: ids whose speech is silent, so that nobody can have met them at an SNR.  allow_missing: take systems and
-    conditions that lack utterances too; `missing` then tells which.
+    system: of lines that name none; the file's stem if None.  split: of the rows; that of each utterance if None.
+    silent: ids whose speech is silent, so that they have no SNR and may be missing in noise.  allow_missing: also read
+    systems and conditions that lack utterances; `missing` then lists these.
 
-    Raises BadManifest, with file and line: for a line that is cut off, of wrong types or of another normaliser, for ids
-    that are not among the utterances or come twice in one condition, and for utterances that are missing.
+    Raises BadManifest with file and line where a line is cut off, has wrong types or another normaliser, where an id is not
+    among the utterances or occurs twice in one condition, and where utterances are missing.
     """
     path = Path(path)
-    known, lines, strange, rows = {one.id: one for one in utterances}, {}, {}, []
+    known = {one.id: one for one in utterances}
+    lines: dict[Key, int] = {}
+    unknown: dict[str, int] = {}
+    rows: list[ResultRow] = []
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         try:
             values = _values(line)
             if values["id"] not in known:
-                strange.setdefault(values["id"], number)
+                unknown.setdefault(values["id"], number)
                 continue
             row = _row(values, known[values["id"]], system or path.stem, split)
-        except _Wrong as error:
+        except _WrongLine as error:
             raise BadManifest(f"{where}: {error}") from error
         if (first := lines.setdefault(row.key, number)) != number:
             raise BadManifest(f"{where}: {row.id} is there already, in line {first}, of the same system and condition "
                               f"({_named(row.key)}).  Take one of them out.")
         rows.append(row)
-    if strange:
-        first = ", ".join(f"{one!r} in line {number}" for one, number in list(strange.items())[:SHOWN])
-        raise BadManifest(f"{path}: ids that are not among the {len(known)} utterances measured: {len(strange)}, {first}"
-                          f"{', ...' if len(strange) > SHOWN else ''}.  One that is: {min(known, default='none')!r}.  Name the "
+    if unknown:
+        first = ", ".join(f"{one!r} in line {number}" for one, number in list(unknown.items())[:SHOWN])
+        raise BadManifest(f"{path}: ids that are not among the {len(known)} utterances measured: {len(unknown)}, {first}"
+                          f"{', ...' if len(unknown) > SHOWN else ''}.  One that is: {min(known, default='none')!r}.  Name the "
                           "right split, or take the lines out.")
     if not rows:
         raise BadManifest(f"{path}: no predictions in it.  Write a line with id and hypothesis for each utterance.")
@@ -83,15 +86,15 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
 
 def missing(rows: Iterable[ResultRow], utterances: Sequence[Utterance], *,
             silent: Collection[str] = ()) -> dict[str, list[str]]:
-    """Ids of utterances without a row, for each system and condition, by its name, that has rows and lacks some."""
-    there: dict[str, set[str]] = defaultdict(set)
+    """Ids of utterances without a row, by system and condition in words, for those that have rows but lack some."""
+    present: dict[str, set[str]] = defaultdict(set)
     noisy = {}
     for row in rows:
         name = _named(row.key)
-        there[name].add(row.id)
+        present[name].add(row.id)
         noisy[name] = row.noise is not None
     out = {}
-    for name, ids in there.items():
+    for name, ids in present.items():
         excused = set(silent) if noisy[name] else set()
         if gaps := [one.id for one in utterances if one.id not in ids and one.id not in excused]:
             out[name] = gaps
@@ -101,7 +104,7 @@ def missing(rows: Iterable[ResultRow], utterances: Sequence[Utterance], *,
 # --- lines ---
 
 def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Number of each line that is not empty, and what it holds; a cell that is empty is absent, but for a hypothesis."""
+    """The number and values of each line that is not empty; an empty cell is absent, except for a hypothesis."""
     try:
         table = read_table(path, NEEDED, [*FIELDS, *UNUSED])
     except OSError as error:
@@ -118,7 +121,7 @@ def _kind(name: str) -> type:
 
 
 def _cell(name: str, cell: str) -> str | float:
-    """A number where the column is one of numbers and it can be read as such, else the text."""
+    """A number where the column holds numbers and the cell can be read as one, else the text."""
     if name not in FIELDS or _kind(name) is str:
         return cell
     try:
@@ -127,18 +130,18 @@ def _cell(name: str, cell: str) -> str | float:
         return cell
 
 
-# --- what a line says ---
+# --- values ---
 
 def _values(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a line by name, each of its type, None where absent."""
+    """The values of a line by name with their types checked, None where absent."""
     for name in line:
         if name not in FIELDS and name not in UNUSED:
             nearest = get_close_matches(name, FIELDS, 1)
-            raise _Wrong(f"unknown key {name!r}.  " + (f"Did you mean {nearest[0]}?" if nearest else
+            raise _WrongLine(f"unknown key {name!r}.  " + (f"Did you mean {nearest[0]}?" if nearest else
                                                        f"Known are {', '.join(FIELDS)}; take it out."))
     for name in NEEDED:
         if line.get(name) is None:
-            raise _Wrong(f"no {name}.  A line needs {' and '.join(NEEDED)}; write \"\" where nothing was recognised.")
+            raise _WrongLine(f"no {name}.  A line needs {' and '.join(NEEDED)}; write \"\" where nothing was recognised.")
     return {name: _value(name, line.get(name)) for name in FIELDS}
 
 
@@ -148,48 +151,48 @@ def _value(name: str, value: Any) -> Any:
         return None
     if kind is str and isinstance(value, str):
         if any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise _Wrong(f"{name} holds half a surrogate pair.  Write the letter itself.")
+            raise _WrongLine(f"{name} holds half a surrogate pair.  Write the letter itself.")
         return value
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12     # so no NaN either
     if kind is float and number:
         return float(value) + 0.0                           # -0.0 is 0.0
     if kind is int and number and value == int(value):
         return int(value)
-    raise _Wrong(f"{name} is {quote(value)}, it must be {KINDS[kind]}.  Correct it.")
+    raise _WrongLine(f"{name} is {quote(value)}, it must be {KINDS[kind]}.  Correct it.")
 
 
 def _row(values: dict[str, Any], utterance: Utterance, system: str, split: str | None) -> ResultRow:
-    """The row of a line; what was said, by whom, and the labels come from the manifest."""
+    """The row of a line; reference, speaker and labels come from the manifest."""
     _check(values, utterance)
     mixed = ("noise", "snr_db", "snr_achieved", "snr_rms", "noise_id", "noise_offset", "corruption", "amount", "face")
     return ResultRow(
         system=values["system"] or system, modality=values["modality"] or "a", id=utterance.id, speaker=utterance.speaker,
-        split=split or utterance.split, labels=speech_facts(utterance.labels), reference=utterance.text,
+        split=split or utterance.split, labels=group_labels(utterance.labels), reference=utterance.text,
         hypothesis=values["hypothesis"], **{name: values[name] for name in mixed},
         duration_s=_duration(utterance) if values["duration_s"] is None else values["duration_s"])
 
 
 def _check(values: dict[str, Any], utterance: Utterance) -> None:
-    """What a line says agrees with itself, with the manifest and with how it will be scored. Raises _Wrong."""
+    """Check that a line is consistent, agrees with the manifest and has our normaliser. Raises _WrongLine."""
     if (modality := values["modality"] or "a") not in MODALITIES:
-        raise _Wrong(f"modality is {modality!r}.  Use a (sound), v (lips), av (both) or none (neither).")
+        raise _WrongLine(f"modality is {modality!r}.  Use a (sound), v (lips), av (both) or none (neither).")
     if present_normaliser(values["normaliser"]) not in (None, NORMALISER):
-        raise _Wrong(f"its text is to be compared by the normaliser {values['normaliser']!r}, and rows here by "
+        raise _WrongLine(f"its text is to be compared by the normaliser {values['normaliser']!r}, and rows here by "
                      f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
     if (values["noise"] is None) != (values["snr_db"] is None):
-        there, absent = ("noise", "snr_db") if values["snr_db"] is None else ("snr_db", "noise")
-        raise _Wrong(f"{there} is {quote(values[there])} and there is no {absent}.  Give both, or leave both out where it is "
-                     "clean.")
+        present, absent = ("noise", "snr_db") if values["snr_db"] is None else ("snr_db", "noise")
+        raise _WrongLine(f"{present} is {quote(values[present])} and there is no {absent}.  Give both, or leave both out "
+                         "where it is clean.")
     if values["amount"] is not None and values["corruption"] is None:
-        raise _Wrong(f"amount is {values['amount']:g} and there is no corruption.  Name it, or leave amount out.")
-    for sense, name in (("a", "noise"), ("v", "corruption")):
-        if sense not in modality and values[name] is not None:
-            raise _Wrong(f"modality is {modality!r}, to which {name} {values[name]!r} is nothing.  Give such a line once, "
+        raise _WrongLine(f"amount is {values['amount']:g} and there is no corruption.  Name it, or leave amount out.")
+    for letter, name in (("a", "noise"), ("v", "corruption")):
+        if letter not in modality and values[name] is not None:
+            raise _WrongLine(f"modality is {modality!r}, to which {name} {values[name]!r} is nothing.  Give such a line once, "
                          f"without {name}, or correct modality.")
     if values["duration_s"] is not None and values["duration_s"] <= 0:
-        raise _Wrong(f"duration_s is {values['duration_s']:g}, it must be above 0.  Correct it, or leave it out.")
+        raise _WrongLine(f"duration_s is {values['duration_s']:g}, it must be above 0.  Correct it, or leave it out.")
     if values["reference"] is not None and normalise(values["reference"]) != normalise(utterance.text):
-        raise _Wrong(f"reference is {quote(values['reference'])}, and the manifest has {quote(utterance.text)} for "
+        raise _WrongLine(f"reference is {quote(values['reference'])}, and the manifest has {quote(utterance.text)} for "
                      f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
 
 

@@ -1,8 +1,8 @@
-"""Who is to thank: values by neither sense, by sound, by sight and by both in, what each sense adds (Shapley 1953) out.
+"""Modality contributions: what sound and sight each add to a result, as Shapley values (Shapley 1953).
 
     v(neither), v(sound), v(sight), v(both)  ->  Shapley(sound, sight, total)
-A value is higher the better: minus the loss (nats a token), or minus the word error rate, where neither writes nothing (-1).
-Two players make the exact value cheap: each one's gain on top of nothing and on top of the other, averaged.
+A value is minus the loss (nats a token), or minus the word error rate, which is -1 with neither, because nothing is written.
+With two players the exact value is cheap: the gain of each on top of nothing and on top of the other, averaged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from avsr.errors import AvsrError
-from avsr.metrics.conditions import Cell, alone
+from avsr.metrics.conditions import Cell, unimodal_cells
 from avsr.metrics.counting import scored
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Estimate, by_id, clusters, interval, ratio
 from avsr.names import INPUT_MODALITIES, MODALITIES
@@ -24,7 +24,7 @@ MEASURES = ("loss", "wer")
 
 @dataclass(frozen=True)
 class Shapley:
-    """What sound and sight add to the value of neither; together they are `total`, the value of both less that of neither."""
+    """What sound and sight add to the value of neither; their sum is `total`, the value of both minus that of neither."""
 
     sound: float
     sight: float
@@ -32,16 +32,16 @@ class Shapley:
 
     @property
     def share(self) -> float | None:
-        """Of the total, that of sight: 0 to 1 where both senses help, beyond where one harms. None where nothing is gained."""
+        """The share of sight in the total: 0 to 1 where both help, outside where one harms. None where the total is 0."""
         return self.sight / self.total if self.total else None
 
 
 @dataclass(frozen=True)
-class Shares:
-    """Shapley values of a condition, each with its interval: nats a token (loss), or words of one (wer).
+class ModalityContributions:
+    """Shapley values of a condition with intervals, in nats a token (loss), or as a fraction of the words (wer).
 
-    share: of sight in the total, None where nothing is gained.  utterances: how many were counted, `without` how many
-    have no value: a loss that is not there, a reference without a word.  clusters, by: as in Rate.
+    share: of sight in the total, None where that is 0.  utterances: how many were counted.  without: how many have no value,
+    because the loss is absent or the reference has no word.  clusters, by: as in Rate.
     """
 
     sound: Estimate
@@ -56,30 +56,17 @@ class Shares:
 
 
 def shapley(none: float, sound: float, sight: float, both: float) -> Shapley:
-    """The exact Shapley values of two players, of what neither, each and both of them reach (higher is better)."""
+    """The exact Shapley values of two players, from the values of neither, each and both (higher is better)."""
     return Shapley(((sound - none) + (both - sight)) / 2, ((sight - none) + (both - sound)) / 2, both - none)
 
 
-def utterance_shapley(rows: Mapping[str, ResultRow], measure: str = "loss") -> Shapley | None:
-    """Of one utterance, from its rows by modality: a, v, av, and for the loss also none.
-
-    None where a loss is not there, or the reference has no word. Raises AvsrError where a modality is missing.
-    """
-    if missing := [name for name in _needed(measure) if name not in rows]:
-        raise AvsrError(f"Shapley shares: no row of modality {' or '.join(missing)}, only of {', '.join(rows) or 'none'}.  "
-                        "Run the benchmark with all of them.")
-    values = [_values([rows[name]], measure) if name in rows else np.array([-1.0]) for name in MODALITIES]
-    numbers = [float(value[0]) for value in values]
-    return shapley(*numbers) if np.isfinite(numbers).all() else None
-
-
 def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, measure: str = "loss", *, rng: np.random.Generator,
-                      confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Shares | None:
-    """Of a condition, the one of `cell`, whose modality is av: averaged over utterances (loss) or words (wer).
+                      confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> ModalityContributions | None:
+    """The contributions in the condition of `cell`, whose modality is av, averaged over utterances (loss) or words (wer).
 
-    None where no utterance has a value. Raises AvsrError where cells are missing or are not of the same utterances.
+    None where no utterance has a value. Raises AvsrError where cells are missing or have different utterances.
     """
-    sound, sight = alone(cells, cell)
+    sound, sight = unimodal_cells(cells, cell)
     none = Cell(cell.system, "none")
     played = {"none": none if none in cells else None, "a": sound, "v": sight, "av": cell if cell in cells else None}
     if missing := [name for name in _needed(measure) if played[name] is None]:
@@ -99,8 +86,9 @@ def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, mea
         return Estimate(float(over.sum() / under.sum()), *low_high)
 
     share = estimate(each.sight, each.total) if each.total.sum() else None
-    return Shares(estimate(each.sound, weights), estimate(each.sight, weights), estimate(each.total, weights), share, measure,
-                  int(kept.sum()), int((~kept).sum()), found.n, found.by)
+    return ModalityContributions(
+        estimate(each.sound, weights), estimate(each.sight, weights), estimate(each.total, weights), share, measure,
+        int(kept.sum()), int((~kept).sum()), found.n, found.by)
 
 
 def _needed(measure: str) -> tuple[str, ...]:
@@ -110,14 +98,14 @@ def _needed(measure: str) -> tuple[str, ...]:
 
 
 def _values(rows: Sequence[ResultRow], measure: str) -> np.ndarray:
-    """(N,) float64, NaN where there is none."""
+    """(N,) float64: the value of each row, NaN where it has none."""
     if measure == "loss":
         return np.array([np.nan if row.loss is None else -row.loss for row in rows], float)
     return np.array([-score.errors / score.words if score.words else np.nan for score in scored(rows)], float)
 
 
 def _of_all(rows: Mapping[str, Sequence[ResultRow]], measure: str) -> tuple[np.ndarray, list[ResultRow]]:
-    """Values (4, N) in the order of MODALITIES, and the rows of av, to which the N belong. Raises AvsrError on other ids."""
+    """Values (4, N) in the order of MODALITIES, and the N rows of av. Raises AvsrError where ids differ."""
     found = {name: by_id(some, f"Shapley shares, modality {name}") for name, some in rows.items()}
     ids = list(found["av"])
     for name, some in found.items():

@@ -1,6 +1,6 @@
-"""A noise manifest: which noise each utterance of a test set is heard in, written once, the same for everybody.
+"""A noise manifest: which noise each utterance of a test set is heard in, written once, the same for all_talkers.
 
-    utterances (id, speaker, sound) x noise families  ->  noise.jsonl  ->  mix(id, family, snr_db, speech)  ->  Mixed
+    utterances (id, speaker, sound) x noise families  ->  noise.jsonl  ->  mix(id, family, snr_db, speech)  ->  MixedSpeech
 What is drawn for an utterance depends on its id and the family's name alone: the same in every run, at every level, and
 whatever else is in the manifest. Every recording that is used is held to its sha256, the noise to its level, and the ratio
 achieved, measured on the noise that was added, to the ratio asked for.
@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from avsr.errors import AvsrError, BadManifest, BadMedia
-from avsr.noise import rows
-from avsr.noise.mixing import LEVELS, Mixed, known_level, rms_level, scaled
+from avsr.noise import lines
+from avsr.noise.mixing import LEVELS, MixedSpeech, known_level, rms_level, scaled
 from avsr.noise.plans import Recorded, Sound, render
-from avsr.noise.sources import NoiseSource, Shelf, SpeechShaped, Usable
+from avsr.noise.sources import DrawableAudio, NoiseSource, RecordingCache, SpeechShaped
 from avsr.output import write_file
 from avsr.runtime import Progress, no_progress
 
@@ -33,7 +33,7 @@ RENDER_DB = 0.01                      # by which noise may be louder or softer t
 
 
 @dataclass(frozen=True)
-class Spoken:
+class TargetSpeech:
     """An utterance to be disturbed. audio: (S,) float32, SAMPLE_RATE, or what gives it when it is needed; None: silent."""
 
     id: str
@@ -46,7 +46,7 @@ class Spoken:
         return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
 
 
-class _Library:
+class _VerifiedRecordings:
     """The recordings that rows name, each found and held to its sha256 once."""
 
     def __init__(self, manifest: Path, families: Mapping[str, NoiseSource]):
@@ -54,7 +54,7 @@ class _Library:
         self._base = Path(os.path.realpath(manifest.parent))  # where `..` leads to, past links
         self._digests: dict[Sound, str] = {}
         self._files: dict[tuple[str, str], Path] = {}        # of what rows say: relative path and sha256
-        self._shelf = Shelf(lambda audio: Usable(audio, ((0, len(audio)),)))
+        self._cache = RecordingCache(lambda audio: DrawableAudio(audio, ((0, len(audio)),)))
         self._recorded: dict[str, Recorded] = {}
         self._named: dict[str, list[Path]] = {}              # files by the last part of their path
         for sound in (sound for source in families.values() for sound in source.recordings()):
@@ -65,9 +65,9 @@ class _Library:
 
     def audio(self, sound: Sound) -> np.ndarray:
         """(S,) float32."""
-        return self._shelf.get(sound).audio
+        return self._cache.get(sound).audio
 
-    def place(self, sound: Sound) -> rows.Row:
+    def place(self, sound: Sound) -> lines.Row:
         """How a row names a recording: relative to the manifest, so that both can be moved together."""
         if isinstance(sound, Recorded):
             return {"recording": sound.name, "sha256": self._digest(sound)}
@@ -78,7 +78,7 @@ class _Library:
             path = os.path.relpath(path, self._base)
         return {"file": Path(path).as_posix(), "sha256": self._digest(Path(os.path.realpath(sound)))}
 
-    def find(self, cut: rows.Row) -> Sound:
+    def find(self, cut: lines.Row) -> Sound:
         """The recording of a cut. Raises AvsrError where it is gone or has changed."""
         if "recording" in cut:
             return self._find_recorded(cut["recording"], cut["sha256"])
@@ -122,14 +122,14 @@ class NoiseManifest:
     Made by `open`. header, families: the first line, and the row of each family by its name.
     """
 
-    def __init__(self, path: Path, found: rows.Lines, families: Mapping[str, NoiseSource]):
+    def __init__(self, path: Path, found: lines.Lines, families: Mapping[str, NoiseSource]):
         self.path, self.header, self.families = path, found.header, found.families
-        self._found, self._library = found, _Library(path, families)
+        self._found, self._recordings = found, _VerifiedRecordings(path, families)
         self._levels: dict[str, tuple[float, float]] = {}    # of speech by its sha256, and by RMS
         self._lock = threading.RLock()                       # mixing goes on in several threads, and the library is one
 
     @classmethod
-    def open(cls, path: Path | str, families: Mapping[str, NoiseSource], utterances: Iterable[Spoken], *,
+    def open(cls, path: Path | str, families: Mapping[str, NoiseSource], utterances: Iterable[TargetSpeech], *,
              level: str = "active", progress: Progress = no_progress) -> NoiseManifest:
         """Read a manifest if it is there, check it, add rows that are missing, and write it, whole or not at all.
 
@@ -140,8 +140,8 @@ class NoiseManifest:
         path, spoken = Path(path), list(utterances)
         if len({one.id for one in spoken}) < len(spoken):
             raise BadManifest(f"{path}: two of {len(spoken)} utterances have one id.  Ids must be unique: rename one.")
-        there = rows.read_lines(path)
-        found = rows.fresh(level) if there is None else there
+        there = lines.read_lines(path)
+        found = lines.fresh(level) if there is None else there
         if found.header["level"] != level:
             raise BadManifest(f"{path}: its level is {found.header['level']!r}, and {level!r} is asked for.  Ask for that, or "
                               "choose another output folder.")
@@ -173,7 +173,7 @@ class NoiseManifest:
     def __len__(self) -> int:
         return len(self._found.lines)
 
-    def row(self, utterance: str, family: str) -> rows.Row:
+    def row(self, utterance: str, family: str) -> lines.Row:
         """The row of an utterance in a noise family, as in the file."""
         if (utterance, family) not in self:
             raise BadManifest(f"{self.path}: no row of {utterance} in {family} among {len(self)}.  Open it with that utterance "
@@ -192,15 +192,15 @@ class NoiseManifest:
                               f"versions in its first line, or choose another output folder.")
         return noise
 
-    def mix(self, utterance: str, family: str, snr_db: float | None, speech: np.ndarray | None) -> Mixed:
+    def mix(self, utterance: str, family: str, snr_db: float | None, speech: np.ndarray | None) -> MixedSpeech:
         """Speech (S,) float32 of an utterance (None: silent) in its noise at `snr_db`; None leaves it as it is.
 
         Raises BadMedia where the speech is silent, BadManifest where it is not the speech that the noise was drawn for,
         AvsrError where the ratio achieved misses by more than 0.1 dB.
         """
-        speech = Spoken(utterance, None, speech).samples()
+        speech = TargetSpeech(utterance, None, speech).samples()
         if snr_db is None:
-            return Mixed(speech.copy(), None, None, 0.0)
+            return MixedSpeech(speech.copy(), None, None, 0.0)
         row = self.row(utterance, family)
         sha256 = _sha256(speech)
         if sha256 != row["speech_sha256"]:
@@ -222,11 +222,11 @@ class NoiseManifest:
                             f"the noise anew: delete {self.path}.")
         stream = row["streams"][0]
         offset = None if isinstance(stream, dict) else stream[0]["offset"]
-        return Mixed(audio, speech_level - added, offset, gain, speech_rms - added, row["noise_id"])
+        return MixedSpeech(audio, speech_level - added, offset, gain, speech_rms - added, row["noise_id"])
 
     def _add_family(self, name: str, source: NoiseSource) -> None:
         """Its row, or see that it is the family whose row is there."""
-        described = json.loads(rows.line(source.describe()))
+        described = json.loads(lines.line(source.describe()))
         if name not in self.families:
             power = {"power": list(source.power)} if isinstance(source, SpeechShaped) else {}
             self._found.add({"family": name, **described, **power})
@@ -243,35 +243,35 @@ class NoiseManifest:
             for stream in self.row(utterance, noise)["streams"]:
                 for cut in (() if isinstance(stream, dict) else stream):
                     if "file" in cut:
-                        self._library.find(cut)
+                        self._recordings.find(cut)
 
-    def _add(self, spoken: Spoken, families: Mapping[str, NoiseSource]) -> None:
+    def _add(self, spoken: TargetSpeech, families: Mapping[str, NoiseSource]) -> None:
         """Rows of one utterance."""
         speech = spoken.samples()
         levels = {kind: measure(speech) for kind, measure in LEVELS.items()}
         for name, source in families.items():
-            seed = rows.noise_seed(name, spoken.id)
-            row = dict.fromkeys(rows.FIELDS[:-1]) | {
+            seed = lines.noise_seed(name, spoken.id)
+            row = dict.fromkeys(lines.FIELDS[:-1]) | {
                 "id": spoken.id, "speaker": spoken.speaker, "noise": name, "seed": seed, "n_samples": len(speech),
                 "speech_sha256": _sha256(speech), "talkers": [], "streams": []}
             if levels["rms"] != -math.inf:
                 level = known_level(spoken.id, levels[self.header["level"]], speech)
                 plan = source.plan(len(speech), np.random.default_rng(seed), without=spoken.speaker)
-                row |= {"talkers": list(plan.talkers), "streams": rows.streams_of(plan, self._library.place),
+                row |= {"talkers": list(plan.talkers), "streams": lines.described_streams(plan, self._recordings.place),
                         "speech_db": round(levels["active"], 6), "speech_rms_db": round(levels["rms"], 6)}
                 noise = self._render(row)
                 noise_level = known_level(f"{name} of {spoken.id}", rms_level(noise), noise)
                 # Rounded, so that the last bit of another machine does not make another row of it.
                 row |= {"noise_rms_db": round(noise_level, 6), "gain": float(f"{10 ** ((level - noise_level) / 20):.9g}")}
-            self._found.add({**row, "noise_id": rows.noise_id(row)})
+            self._found.add({**row, "noise_id": lines.noise_id(row)})
 
-    def _render(self, row: rows.Row) -> np.ndarray:
-        plan = rows.plan_of(row, self.families.get(row["noise"], {}), self._library.find)
+    def _render(self, row: lines.Row) -> np.ndarray:
+        plan = lines.parsed_plan(row, self.families.get(row["noise"], {}), self._recordings.find)
         for cut in (cut for stream in plan.streams if isinstance(stream, tuple) for cut in stream):
-            if cut.offset + cut.length > (n := len(self._library.audio(cut.sound))):
+            if cut.offset + cut.length > (n := len(self._recordings.audio(cut.sound))):
                 raise BadManifest(f"{cut.sound}: {n} samples come out of it here, and {self.path} cuts to sample "
                                   f"{cut.offset + cut.length}, so a decoder differs.  Choose another output folder.")
-        return render(plan, self._library.audio)
+        return render(plan, self._recordings.audio)
 
 
 def _sha256(audio: np.ndarray) -> str:

@@ -20,12 +20,12 @@ import numpy as np
 from avsr import __version__
 from avsr.errors import BadManifest
 from avsr.noise.mixing import LEVELS
-from avsr.noise.plans import Cut, Generated, Plan, Sound
+from avsr.noise.plans import Cut, Generated, NoisePlan, Sound
 from avsr.rates import SAMPLE_RATE
 
 LAYOUT = 1
 KIND = "noise manifest"
-FADE_LAW = "equal-power"
+FADE_SHAPE = "equal-power"
 START = f'{{"layout": {LAYOUT}, "kind": "{KIND}"'          # of every manifest
 REMEDY = "Delete it to draw the noise anew, or choose another output folder."
 FIELDS = ("id", "speaker", "noise", "seed", "n_samples", "speech_sha256", "speech_db", "speech_rms_db", "gain", "noise_rms_db",
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 def header(level: str) -> Row:
     """The first line. numpy: whose generator computed noise comes from."""
-    return {"layout": LAYOUT, "kind": KIND, "sample_rate": SAMPLE_RATE, "level": level, "fade": FADE_LAW, "avsr": __version__,
+    return {"layout": LAYOUT, "kind": KIND, "sample_rate": SAMPLE_RATE, "level": level, "fade": FADE_SHAPE, "avsr": __version__,
             "numpy": np.__version__}
 
 
@@ -121,7 +121,7 @@ def _header(path: Path, text: str) -> Row:
         first = None
     if not isinstance(first, dict) or first.get("kind") != KIND:
         raise BadManifest(f"{path}: line 1: this is no noise manifest.  Choose another output folder.")
-    for key, known in {"layout": [LAYOUT], "sample_rate": [SAMPLE_RATE], "fade": [FADE_LAW], "level": list(LEVELS)}.items():
+    for key, known in {"layout": [LAYOUT], "sample_rate": [SAMPLE_RATE], "fade": [FADE_SHAPE], "level": list(LEVELS)}.items():
         if first.get(key) not in known:
             raise BadManifest(f"{path}: {key} is {first.get(key)!r}, this program knows {' and '.join(map(repr, known))}.  "
                               "Update avsr, or choose another output folder.")
@@ -143,7 +143,7 @@ def _parsed(path: Path, number: int, text: str) -> Row:
     raise BadManifest(f"{path}: line {number}: {problem}.  {REMEDY}")
 
 
-def streams_of(plan: Plan, place: Callable[[Sound], Row]) -> list:
+def described_streams(plan: NoisePlan, place: Callable[[Sound], Row]) -> list:
     """The streams of a plan for a row. place: how a recording is named there."""
     def described(stream: tuple[Cut, ...] | Generated) -> list[Row] | Row:
         if isinstance(stream, Generated):
@@ -155,7 +155,7 @@ def streams_of(plan: Plan, place: Callable[[Sound], Row]) -> list:
     return [described(stream) for stream in plan.streams]
 
 
-def plan_of(row: Row, family: Mapping[str, Any], find: Callable[[Row], Sound]) -> Plan:
+def parsed_plan(row: Row, family: Mapping[str, Any], find: Callable[[Row], Sound]) -> NoisePlan:
     """The plan in a row. find: the recording that a cut names. Raises BadManifest where cuts do not add up."""
     def stream_of(stream: list[Row] | Row) -> tuple[Cut, ...] | Generated:
         if isinstance(stream, dict):
@@ -171,7 +171,7 @@ def plan_of(row: Row, family: Mapping[str, Any], find: Callable[[Row], Sound]) -
         return tuple(Cut(find(cut), cut["offset"], cut["length"], float(cut["gain"]), cut["fade"]) for cut in stream)
 
     try:
-        return Plan(row["n_samples"], tuple(map(stream_of, row["streams"])), tuple(row["talkers"]))
+        return NoisePlan(row["n_samples"], tuple(map(stream_of, row["streams"])), tuple(row["talkers"]))
     except (LookupError, TypeError, ValueError) as error:
         raise BadManifest(f"noise manifest: {row['id']} in {row['noise']}: this does not add up ({type(error).__name__}: "
                           f"{error}).  {REMEDY}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avsr.benchmark.against import FULL_SCALE, RIVALS, _sixteen_bits, open_rival, packaged_whisper
+from avsr.benchmark.baselines import BASELINES, FULL_SCALE, _sixteen_bits, open_baseline, packaged_whisper
 from avsr.errors import AvsrError, MissingAsset
 from avsr.media import read
 from avsr.metrics import word_errors
@@ -31,24 +31,24 @@ def grid(real_data):
 @pytest.fixture(scope="module")
 def sphinx():
     pytest.importorskip("pocketsphinx")
-    return open_rival(f"pocketsphinx:{GRAMMAR}")
+    return open_baseline(f"pocketsphinx:{GRAMMAR}")
 
 
 @pytest.fixture(scope="module")
 def whisper(tiny_en_folder):
     pytest.importorskip("faster_whisper")
-    return open_rival("faster-whisper:tiny.en", device="cpu", threads=1, beam_size=2)
+    return open_baseline("faster-whisper:tiny.en", device="cpu", threads=1, beam_size=2)
 
 
 @pytest.fixture(params=["sphinx", "whisper"])
-def rival(request):
+def baseline(request):
     return request.getfixturevalue(request.param)
 
 
 # --- what they hear ---
 
 def test_pocketsphinx_with_its_grammar_knows_grid(sphinx, grid):
-    said = sphinx.recognise(list(grid.values()))
+    said = sphinx.transcribe(list(grid.values()))
     assert sum(word_errors(text, heard).errors for text, heard in zip(CLIPS.values(), said, strict=True)) <= 6    # of 24
     assert all(re.fullmatch(r"(\w+ ){3}[a-z] \w+ \w+", heard) and heard == normalise(heard) for heard in said)
     assert said[-1].split()[3] == "z"                       # which British speakers call zed
@@ -56,16 +56,17 @@ def test_pocketsphinx_with_its_grammar_knows_grid(sphinx, grid):
 
 @pytest.mark.slow
 def test_whisper_hears_the_demo(whisper, hello):
-    assert "this video was made by a computer" in normalise(whisper.recognise([hello])[0])
+    assert "this video was made by a computer" in normalise(whisper.transcribe([hello])[0])
 
 
 @pytest.mark.slow
 def test_pocketsphinx_with_its_open_vocabulary_writes_words_of_its_own(grid):
     """Its 130,000 words and language model know nothing of GRID: 84 % of the words of 20 clips come out wrong."""
     pytest.importorskip("pocketsphinx")
-    rival = open_rival("pocketsphinx")
-    assert (rival.name, rival.search, rival.facts["by"]) == ("pocketsphinx", "language model en-us", "en-us.lm.bin")
-    (heard,) = rival.recognise([grid["bbaf3s"]])
+    baseline = open_baseline("pocketsphinx")
+    found = baseline.name, baseline.facts["search"], baseline.about["by"]
+    assert found == ("pocketsphinx", "language model en-us", "en-us.lm.bin")
+    (heard,) = baseline.transcribe([grid["bbaf3s"]])
     assert 3 <= len(heard.split()) <= 12
     assert re.fullmatch(r"[a-z' ]+", heard)                 # neither <sil> nor word(2)
 
@@ -77,10 +78,10 @@ def test_texts_do_not_depend_on_what_was_heard_before(sphinx, grid):
     """Without `reinit_feat` they do: noise tracked in one utterance is taken off the next."""
     rng, sounds = np.random.default_rng(0), list(grid.values())
     noisy = [(sound + rng.normal(0, np.sqrt(np.mean(sound**2)) / 8, len(sound))).astype(np.float32) for sound in sounds]
-    alone = [open_rival(f"pocketsphinx:{GRAMMAR}").recognise([sound])[0] for sound in noisy]
+    alone = [open_baseline(f"pocketsphinx:{GRAMMAR}").transcribe([sound])[0] for sound in noisy]
     loud = rng.normal(0, 0.3, SAMPLE_RATE).astype(np.float32)
-    assert sphinx.recognise(noisy) == alone
-    assert [sphinx.recognise([loud, sound])[1] for sound in reversed(noisy)] == alone[::-1]
+    assert sphinx.transcribe(noisy) == alone
+    assert [sphinx.transcribe([loud, sound])[1] for sound in reversed(noisy)] == alone[::-1]
     assert len(set(alone)) > 1
 
 
@@ -92,13 +93,13 @@ def test_whisper_says_what_the_library_does_in_any_order_and_with_any_threads(wh
     model = WhisperModel(str(tiny_en_folder), device="cpu", compute_type="float32", cpu_threads=2)
     theirs = "".join(segment.text for segment in model.transcribe(first, beam_size=2, language="en", temperature=0.0)[0])
     assert theirs.strip()
-    assert whisper.recognise([second, first])[1] == whisper.recognise([first])[0] == theirs.strip()
+    assert whisper.transcribe([second, first])[1] == whisper.transcribe([first])[0] == theirs.strip()
 
 
 def test_loudness_means_nothing_to_pocketsphinx(sphinx, grid):
     """Nor does it clip what passes 1.0, as speech and noise together may."""
     sound = grid["pgbe3s"]
-    said = sphinx.recognise([sound * np.float32(gain) for gain in (1, 0.01, 30)])
+    said = sphinx.transcribe([sound * np.float32(gain) for gain in (1, 0.01, 30)])
     assert said == said[:1] * 3
     assert len(said[0].split()) == 6
 
@@ -118,37 +119,37 @@ def test_sixteen_bits_are_a_power_of_two_away_and_never_cut(peak):
 
 
 @pytest.mark.slow
-def test_nothing_is_heard_in_silence_or_in_next_to_nothing(rival):
+def test_nothing_is_heard_in_silence_or_in_next_to_nothing(baseline):
     silent = [np.zeros(n, np.float32) for n in (0, 1, SAMPLE_RATE)]
-    assert rival.recognise(silent) == ["", "", ""]
-    assert rival.recognise([]) == []
-    assert all(isinstance(text, str) for text in rival.recognise([np.full(n, 0.1, np.float32) for n in (1, 500)]))
+    assert baseline.transcribe(silent) == ["", "", ""]
+    assert baseline.transcribe([]) == []
+    assert all(isinstance(text, str) for text in baseline.transcribe([np.full(n, 0.1, np.float32) for n in (1, 500)]))
 
 
 # --- what rows and run.json say of them ---
 
-def test_facts_can_be_written_and_name_versions(rival):
-    facts = json.loads(json.dumps(rival.facts))
-    assert facts == rival.facts
-    assert re.match(r"\d+\.\d+", facts[rival.name.partition(":")[0]])
-    assert str(ROOT) not in json.dumps([rival.name, rival.search, facts])
-    assert rival.device == facts["device"] == "cpu"
+def test_facts_can_be_written_and_name_versions(baseline):
+    facts = json.loads(json.dumps(baseline.about))
+    assert facts == baseline.about
+    assert re.match(r"\d+\.\d+", facts[baseline.name.partition(":")[0]])
+    assert str(ROOT) not in json.dumps([baseline.name, baseline.facts["search"], facts])
+    assert baseline.device == facts["device"] == "cpu"
 
 
 @pytest.mark.slow
 def test_names_and_digests(whisper, sphinx, tiny_en_folder, tmp_path):
     from avsr.assets import ASSETS
 
-    assert (whisper.name, whisper.search) == ("faster-whisper:tiny.en", "beam 2")
-    assert whisper.sha256 == ASSETS["whisper-tiny.en.ct2"].sha256
-    folder = open_rival(f"faster-whisper:{tiny_en_folder}", device="cpu", threads=1)
-    assert (folder.name, folder.sha256) == (f"faster-whisper:{tiny_en_folder.name}", whisper.sha256)
-    assert (sphinx.name, sphinx.search) == ("pocketsphinx:grid.gram", "grammar grid.gram")
-    assert sphinx.facts["dictionary"] == "grid.dict"
+    assert (whisper.name, whisper.facts["search"]) == ("faster-whisper:tiny.en", "beam 2")
+    assert whisper.facts["sha256"] == ASSETS["whisper-tiny.en.ct2"].sha256
+    folder = open_baseline(f"faster-whisper:{tiny_en_folder}", device="cpu", threads=1)
+    assert (folder.name, folder.facts["sha256"]) == (f"faster-whisper:{tiny_en_folder.name}", whisper.facts["sha256"])
+    assert (sphinx.name, sphinx.facts["search"]) == ("pocketsphinx:grid.gram", "grammar grid.gram")
+    assert sphinx.about["dictionary"] == "grid.dict"
     shutil.copy(GRAMMAR, tmp_path)                          # without the dictionary beside it: CMU's
-    other = open_rival(f"pocketsphinx:{tmp_path / 'grid.gram'}")
-    assert other.facts["dictionary"] == "cmudict-en-us.dict"
-    assert other.sha256 != sphinx.sha256
+    other = open_baseline(f"pocketsphinx:{tmp_path / 'grid.gram'}")
+    assert other.about["dictionary"] == "cmudict-en-us.dict"
+    assert other.facts["sha256"] != sphinx.facts["sha256"]
 
 
 def test_the_grammar_says_every_sentence_of_grid_and_no_other(real_data):
@@ -171,14 +172,14 @@ def test_the_grammar_says_every_sentence_of_grid_and_no_other(real_data):
 def test_an_unknown_recogniser_lists_those_there_are():
     with pytest.raises(AvsrError, match=r"^kaldi:x: not a recogniser this program knows\.  Known are faster-whisper:SIZE_OR_FO"
                                         r"LDER, pocketsphinx\[:FILE\.gram\]\.$"):
-        open_rival("kaldi:x")
+        open_baseline("kaldi:x")
 
 
-@pytest.mark.parametrize("kind", RIVALS)
+@pytest.mark.parametrize("kind", BASELINES)
 def test_a_package_that_is_not_installed_says_what_brings_it(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, kind.replace("-", "_"), None)          # what an import of an absent package meets
     with pytest.raises(AvsrError, match=rf"package {kind} cannot be imported \(.*\)\.  Run pip install 'avsr\[against\]'\.$"):
-        open_rival(kind)
+        open_baseline(kind)
 
 
 @pytest.mark.parametrize(("what", "message"), [
@@ -188,7 +189,7 @@ def test_a_package_that_is_not_installed_says_what_brings_it(kind, monkeypatch):
 def test_a_size_that_whisper_has_not(what, message):
     pytest.importorskip("faster_whisper")
     with pytest.raises(AvsrError, match=message):
-        open_rival(f"faster-whisper:{what}")
+        open_baseline(f"faster-whisper:{what}")
 
 
 def test_a_whisper_that_packages_carry_in_parts_gets_a_folder_as_faster_whisper_wants_it(monkeypatch, tmp_path):
@@ -209,10 +210,10 @@ def test_a_whisper_that_packages_carry_in_parts_gets_a_folder_as_faster_whisper_
 def test_a_folder_without_a_model(tmp_path, tiny_en_folder):
     pytest.importorskip("faster_whisper")
     with pytest.raises(AvsrError, match=r"no model\.bin in it\.  Name a folder with a Whisper model"):
-        open_rival(f"faster-whisper:{tmp_path}", device="cpu")
+        open_baseline(f"faster-whisper:{tmp_path}", device="cpu")
     (tmp_path / "model.bin").write_bytes((tiny_en_folder / "model.bin").read_bytes()[:1000])
     with pytest.raises(AvsrError, match=rf"^{tmp_path}: faster-whisper cannot load it \(.+\)\.  Name a folder"):
-        open_rival(f"faster-whisper:{tmp_path}", device="cpu")
+        open_baseline(f"faster-whisper:{tmp_path}", device="cpu")
 
 
 @pytest.mark.slow
@@ -223,20 +224,20 @@ def test_a_size_that_cannot_be_fetched(monkeypatch, tmp_path):
     message = (r"^faster-whisper:base\.en: not on this machine, and faster-whisper could not fetch it \(.+\)\.  "
                r"Connect and run again, name a folder, or take tiny\.en or base \(pip install 'avsr\[offline\]'\)\.$")
     with pytest.raises(MissingAsset, match=message):
-        open_rival("faster-whisper:base.en", device="cpu")
+        open_baseline("faster-whisper:base.en", device="cpu")
 
 
 def test_options_it_cannot_have(tiny_en_folder):
     with pytest.raises(AvsrError, match=r"beam size 0 is below 1"):
-        open_rival("faster-whisper:tiny.en", beam_size=0)
+        open_baseline("faster-whisper:tiny.en", beam_size=0)
     with pytest.raises(AvsrError, match=r"threads -1 is below 1"):
-        open_rival("pocketsphinx", threads=-1)
+        open_baseline("pocketsphinx", threads=-1)
     with pytest.raises(AvsrError, match=r"it does not know the language 'de', but 1: en\.  Take a size without \.en"):
-        open_rival("faster-whisper:tiny.en", device="cpu", language="de")
+        open_baseline("faster-whisper:tiny.en", device="cpu", language="de")
     with pytest.raises(AvsrError, match=r"English models alone, and the language is 'de'"):
-        open_rival("pocketsphinx", language="de")
+        open_baseline("pocketsphinx", language="de")
     with pytest.raises(AvsrError, match=r"^pocketsphinx:: no grammar after the colon\.  "):
-        open_rival("pocketsphinx:")
+        open_baseline("pocketsphinx:")
 
 
 HEAD = "#JSGF V1.0;\ngrammar x;\n"
@@ -258,10 +259,10 @@ def test_a_grammar_that_cannot_be_used_says_why(tmp_path, grammar, words, messag
     if words is not None:
         (tmp_path / "x.dict").write_text(words)
     with pytest.raises(AvsrError, match=message):
-        open_rival(f"pocketsphinx:{tmp_path / 'x.gram'}")
+        open_baseline(f"pocketsphinx:{tmp_path / 'x.gram'}")
 
 
 def test_a_grammar_that_is_not_there(tmp_path):
     pytest.importorskip("pocketsphinx")
     with pytest.raises(MissingAsset, match=r"none\.gram: it cannot be read \(No such file or directory\)\.  Check the name"):
-        open_rival(f"pocketsphinx:{tmp_path / 'none.gram'}")
+        open_baseline(f"pocketsphinx:{tmp_path / 'none.gram'}")

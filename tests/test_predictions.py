@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avsr.benchmark.outside import FIELDS, missing, read_predictions
+from avsr.benchmark.predictions import FIELDS, missing, read_predictions
 from avsr.errors import BadManifest
 from avsr.manifest import CacheEntry, Utterance
 from avsr.metrics import wer

@@ -1,0 +1,175 @@
+"""The systems that a benchmark measures, as one protocol; our checkpoints are one, baselines.py has others.
+
+    audio (S,) and mouths of B utterances  ->  System.recognise  ->  Result of each task: texts, losses, seconds
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from avsr.cache import Cached
+from avsr.checkpoint import SHIPPED, Checkpoint, may_see, shipped
+from avsr.decode import DecodeOptions
+from avsr.errors import AvsrError
+from avsr.models.avsr import AVSR
+from avsr.models.decoder import Memory
+from avsr.recogniser import Recogniser
+from avsr.runtime import Progress, n_parallel_batches, pick_device
+from avsr.text import target_tokens
+from avsr.transcribe import load_model
+
+
+@dataclass(frozen=True)
+class Request:
+    """B utterances as one task shows them. mouths: None for an utterance without one."""
+
+    modality: str
+    mouths: Sequence[Cached | None]
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a system made of one utterance; see the fields of the same names in results.ResultRow."""
+
+    hypothesis: str
+    video_reliability: float | None = None
+    gate: float | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a system made of the B utterances of a request, and how long it took."""
+
+    recognitions: list[Recognition]
+    seconds: float
+
+
+class System(Protocol):
+    """What a benchmark measures.
+
+    name: `system` of its rows.  facts: sha256 and search of its rows.  about: what else run.json says of it.
+    modalities: those it can be measured by.  n_parallel_batches: how many batches it takes in parallel.  device: cpu or cuda.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    about: dict[str, Any]
+    modalities: tuple[str, ...]
+    n_parallel_batches: int
+    device: str
+
+    def recognise(self, audio: Sequence[np.ndarray], references: Sequence[str], requests: Sequence[Request]) -> list[Result]:
+        """The result of each request about B utterances. audio: (S,) float32 each."""
+        ...
+
+
+class CheckpointSystem:
+    """One of our models. By modality `none` it writes nothing; only the loss of the reference is computed."""
+
+    def __init__(self, name: str, *, beam_size: int | None, device: str, modalities: Sequence[str], progress: Progress):
+        self.torch_device = pick_device(device)
+        reads_lips = any("v" in one for one in modalities) and may_see(name)
+        self.checkpoint = load_model(name, "av" if reads_lips else "a", self.torch_device, progress)
+        self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
+        self.recogniser = Recogniser(self.checkpoint)
+        # No fallback temperatures, which are random: one result for one sound.
+        self.options = self.recogniser.search_options(beam_size=beam_size, temperatures=(0.0,))
+        self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
+        self.about = {"model": name, "training": self.checkpoint.training}
+        able = self.checkpoint.modalities
+        if self.checkpoint.model.ctc_units != "tokens":     # a published network has one modality, so `none` tells nothing
+            able = ("none", *able)
+        self.modalities = tuple(one for one in modalities if one in able)
+        self.needs_lips = {"v"} if "a" in able else {"v", "av"}
+        self.n_parallel_batches, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
+        self.gate = _mean_gate(self.checkpoint)
+
+    @torch.inference_mode()
+    def recognise(self, audio: Sequence[np.ndarray], references: Sequence[str], requests: Sequence[Request]) -> list[Result]:
+        """See System."""
+        tokens = [target_tokens(self.checkpoint.tokenizer, text) for text in references]
+        encoded, encoding, out = audio, Timer(self.torch_device), []
+        if any("a" in request.modality for request in requests):
+            with encoding:
+                encoded = self.recogniser.encode_audio(audio)
+        for request in requests:
+            timer = Timer(self.torch_device)
+            with timer:
+                memory = self.recogniser.encode(encoded, request.mouths, request.modality)
+                texts = self._decode(request, memory)
+            losses = [-round(one.mean().item(), 4) for one in self.recogniser.score(memory, tokens)]
+            reliabilities = [None] * len(texts)
+            if memory.reliability is not None:
+                reliabilities = [round(one, 4) for one in memory.reliability.tolist()]
+            gates = [self._gate(request.modality, *pair) for pair in zip(request.mouths, reliabilities, strict=True)]
+            recognitions = [Recognition(*fields) for fields in zip(texts, reliabilities, gates, losses, strict=True)]
+            out.append(Result(recognitions, timer.seconds + ("a" in request.modality) * encoding.seconds))
+        return out
+
+    def _decode(self, request: Request, memory: Memory) -> list[str]:
+        """The texts; empty where lips are needed and no face is seen, as in `transcribe`."""
+        needs_lips = request.modality in self.needs_lips
+        if request.modality == "none" or (needs_lips and not any(one is not None for one in request.mouths)):
+            return [""] * memory.n_utterances
+        texts = [self.recogniser.detokenize(one.tokens) for one in self.recogniser.decode(memory, self.options)]
+        if needs_lips:
+            texts = [text if mouth is not None else "" for text, mouth in zip(texts, request.mouths, strict=True)]
+        return texts
+
+    def _gate(self, modality: str, mouth: Cached | None, reliability: float | None) -> float | None:
+        """How far the gates let this mouth in; None where the model or the modality has no video."""
+        if "v" not in modality or self.gate is None:
+            return None
+        return round(self.gate * (mouth is not None) * (1.0 if reliability is None else reliability), 4)
+
+
+class Timer:
+    """Seconds spent inside `with`; it waits for a GPU to finish."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, 0.0
+
+    def __enter__(self) -> Timer:
+        self.start = self._now()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.seconds += self._now() - self.start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
+    """The `search` of rows."""
+    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.ctc_units == "tokens" else "")
+
+
+def _mean_gate(checkpoint: Checkpoint) -> float | None:
+    """Mean opening, |tanh g|, of the gates through which video reaches the words; None without a video encoder."""
+    gates = checkpoint.model.gates if isinstance(checkpoint.model, AVSR) else {}
+    opened = [abs(value) for name, value in gates.items() if name.endswith("attention_gate") and "into_video" not in name]
+    return float(np.mean(opened)) if opened else None
+
+
+def _sha256(name: str) -> str | None:
+    """The sha256 of a model's weights, from its model.json; None for a Whisper of the hub, whose name is enough."""
+    folder = SHIPPED / name if name in shipped() else Path(name)
+    try:
+        return json.loads((folder / "model.json").read_bytes())["sha256"]["model.safetensors"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AvsrError(f"{folder / 'model.json'}: it does not say what its weights are ({error}).  Copy the model "
+                        "again.") from error
