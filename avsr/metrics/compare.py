@@ -10,7 +10,7 @@ import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.counting import Score, empty_references, normalised_pair, scored
-from avsr.metrics.error_rates import Rate, sum_scores
+from avsr.metrics.error_rates import Rate, percents, sum_scores
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Clusters, by_id, clusters, interval, ratio
 from avsr.results import ResultRow
 
@@ -41,9 +41,8 @@ def difference(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np
     if not total.words:
         return Rate(None, None, None, found.n, found.by, total, len(rows), empty)
     sums = _sums(found, ours, theirs)
-    low, high = interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws)
+    low, high = percents(*interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws))
     percent = 100 * float(sums[:, 0].sum()) / total.words
-    low, high = (None, None) if low is None else (100 * low, 100 * high)
     return Rate(percent, low, high, found.n, found.by, total, len(rows), empty)
 
 

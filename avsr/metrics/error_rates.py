@@ -94,11 +94,16 @@ def sum_scores(scores: Iterable[Score]) -> Score:
     return Score(*columns.sum(axis=0).tolist()) if len(columns) else NOTHING
 
 
+def percents(low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """Bounds of a share as percent."""
+    return None if low is None else 100 * low, None if high is None else 100 * high
+
+
 def rate_with_bounds(total: Score, scores: Sequence[Score], found: Clusters, rng: np.random.Generator,
             **options) -> tuple[float | None, float | None, float | None]:
     """Rate in percent and its bounds; None without words, or with fewer than two clusters. options: of `interval`."""
     if not total.words:
         return None, None, None
     sums = found.sums([one.errors for one in scores], [one.words for one in scores])
-    low, high = interval(sums, ratio, rng, **options)
-    return 100 * total.errors / total.words, None if low is None else 100 * low, None if high is None else 100 * high
+    low, high = percents(*interval(sums, ratio, rng, **options))
+    return 100 * total.errors / total.words, low, high

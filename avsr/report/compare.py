@@ -18,18 +18,16 @@ SIGNIFICANT = 0.05                                          # p below which a di
 
 
 def comparison_section(runs: Sequence[Run], results: ResultTable) -> Section:
-    """The second run minus the first. Raises AvsrError where no utterance is in both, or one says something else there."""
-    notes = _checked(*runs)
-    pairs = paired_systems(*runs)
+    """The second run minus the first: systems of one name are paired with each other, or else all with all.
+
+    Raises AvsrError where no utterance is in both, or one says something else there.
+    """
+    notes, (first, second) = _checked(*runs), runs
+    theirs = {system: name for name, system in second.systems.items()}
+    pairs = [(name, theirs[system]) for name, system in first.systems.items() if system in theirs]
+    pairs = pairs or [(one, other) for one in first.systems for other in second.systems]
     tables = [_compared(results, *pair, intact=intact) for pair in pairs for intact in (True, False)]
     return Section("compared", "The two runs compared", tables=[*tables, _unpaired(results, pairs)], notes=notes)
-
-
-def paired_systems(first: Run, second: Run) -> list[tuple[str, str]]:
-    """Systems of one name with each other; where there are none, each of the first run with each of the second."""
-    theirs = {system: name for name, system in second.systems.items()}
-    same = [(name, theirs[system]) for name, system in first.systems.items() if system in theirs]
-    return same or [(one, other) for one in first.systems for other in second.systems]
 
 
 def _checked(first: Run, second: Run) -> list[str]:
