@@ -164,11 +164,6 @@ def correlations(opening: np.ndarray, energy: np.ndarray, max_lag: int) -> np.nd
     return out
 
 
-def lag(opening: np.ndarray, energy: np.ndarray, max_lag: int) -> tuple[int, float]:
-    """(T,), (T,) -> frames by which the lips come after the sound (below 0: before it), and the correlation there."""
-    return peak(correlations(opening, energy, max_lag))
-
-
 def peak(curve: np.ndarray) -> tuple[int, float]:
     """The lag in frames and the height of the highest correlation; of equal ones that nearest to lag 0."""
     middle = len(curve) // 2

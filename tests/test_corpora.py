@@ -63,7 +63,8 @@ def test_real_grid_is_what_its_table_says(real_data):
     assert splits(corpus) == {id_: row["split"] for id_, row in rows.items()}
     assert {row.id: row.text for row in corpus.utterances} == {id_: row["text"] for id_, row in rows.items()}
     assert {row.id for row in corpus.utterances if row.words} == {id_ for id_, row in rows.items() if row["has_align"] == "1"}
-    assert manifest.validate(corpus.utterances, "/") == []
+    assert [problem for row in corpus.utterances for problem in manifest.check(row)] == []
+    assert manifest.check_all(corpus.utterances) == []
     first = corpus.utterances[0]
     assert first.words[0] == TimedWord("bin", 23750 / 25000, 29500 / 25000)
     assert (first.id, first.speaker, Path(first.media)) == ("s1_bbaf2n", "s1", (real_data / "grid/s1/bbaf2n.mkv").resolve())

@@ -1,8 +1,8 @@
-"""Manifests: what was said where, as JSON Lines, one `Utterance` a line; read, write, split, validate.
+"""Manifests: what was said where, as JSON Lines with one `Utterance` per line.
 
-    corpora/ -> Corpus(utterances, dropped) -> manifest.jsonl -> prepare.py (adds cache entries) -> dataset.py
-Text stays text: no token ids, no corpus names. rows.py holds what a line is,
-checks.py everything that may be wrong with an utterance though its line is well formed.
+    corpora/ -> Corpus(utterances, dropped) -> manifest.jsonl -> prepare/ (adds cache entries) -> dataset.py
+Text stays text: there are no token ids and no corpus names. rows.py reads and writes lines and assigns splits; checks.py finds
+what may be wrong with an utterance although its line is well formed.
 """
 
 from avsr.manifest.checks import (
@@ -12,9 +12,7 @@ from avsr.manifest.checks import (
     check_all,
     check_speakers,
     content_hash,
-    read_problems,
     step_curve,
-    validate,
     write_dropped,
     write_problems,
 )
@@ -24,7 +22,6 @@ from avsr.manifest.rows import (
     Dropped,
     TimedWord,
     Utterance,
-    append,
     draw_valid,
     is_within_folder,
     manifest_path,
@@ -33,35 +30,7 @@ from avsr.manifest.rows import (
     split,
     write,
 )
-from avsr.sync import correlations, energy, lag, mouth_opening
 
-__all__ = [
-    "CacheEntry",
-    "Corpus",
-    "Dropped",
-    "Limits",
-    "Problem",
-    "TimedWord",
-    "Utterance",
-    "append",
-    "check",
-    "check_all",
-    "check_speakers",
-    "content_hash",
-    "correlations",
-    "draw_valid",
-    "energy",
-    "is_within_folder",
-    "lag",
-    "manifest_path",
-    "mouth_opening",
-    "read",
-    "read_problems",
-    "shuffled",
-    "split",
-    "step_curve",
-    "validate",
-    "write",
-    "write_dropped",
-    "write_problems",
-]
+__all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "check", "check_all",
+           "check_speakers", "content_hash", "draw_valid", "is_within_folder", "manifest_path", "read", "shuffled", "split",
+           "step_curve", "write", "write_dropped", "write_problems"]

@@ -1,4 +1,4 @@
-"""What may be wrong with utterances whose lines are well formed: one `Problem` for each thing found.
+"""Checks of utterances whose lines are well formed: a `Problem` for each thing that may be wrong.
 
     Utterance + images, missing, audio (from the cache) -> list[Problem] -> problems.tsv
 """
@@ -8,25 +8,21 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from avsr import sync
-from avsr.errors import BadManifest
 from avsr.manifest.rows import Dropped, Utterance
 from avsr.output import write_file
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, SEGMENT_SECONDS, VIDEO_FPS
 
-Arrays = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]
-
 
 @dataclass(frozen=True)
 class Problem:
-    """id: of the utterance, or `speaker NAME`. field: what is wrong; value: as it is; reason: why that is a problem."""
+    """id: that of the utterance, or `speaker NAME`. field, value: what is wrong, and its value. reason: why it is a problem."""
 
     id: str
     field: str
@@ -36,13 +32,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Limits:
-    """From where on something counts as a problem.
+    """The limits beyond which something counts as a problem.
 
-    min_s, max_s: seconds; the longest is what a model is given at once. max_letters_per_s: fast talkers reach 25, GRID 10.
-    max_missing: share of frames without a face. max_apart: frames by which mouths and sound may differ in length (GRID
-    has clips of 74 frames with 75 frames of sound).
-    max_lag, clip_margin, clip_correlation, speaker_margin, min_clips: lips and sound are out of step where the peak lies
-    more than `near` frames from 0, and is higher than all within `near` by the margin: see `check_speakers`.
+    min_s, max_s: seconds; the maximum is the longest segment of a model. max_letters_per_s: fast talkers reach 25, GRID 10.
+    max_missing: share of frames without a face. max_apart: frames by which video and audio may differ in length (GRID has clips
+    of 74 frames with 75 frames of audio).
+    max_lag, clip_margin, clip_correlation, speaker_margin, min_clips: lips and sound are out of step if the peak of the
+    correlation is more than `near` frames from 0 and exceeds all values within `near` by the margin; see `check_speakers`.
     """
 
     min_s: float = 0.2
@@ -62,13 +58,14 @@ LIMITS = Limits()
 
 
 def check(utterance: Utterance, *, images: np.ndarray | None = None, missing: np.ndarray | None = None,
-          audio: np.ndarray | None = None, letters: str | None = None, limits: Limits = LIMITS) -> list[Problem]:
-    """What is wrong with one utterance, seen alone.
+          audio: np.ndarray | None = None, limits: Limits = LIMITS) -> list[Problem]:
+    """The problems of one utterance by itself.
 
-    images (T, 96, 96) uint8, missing (T,) bool, audio (S,) float32 of SAMPLE_RATE: as cached; None where there is none,
-    or where it is not looked at. letters: those the tokenizer can write; None for all.
+    images (T, 96, 96) uint8, missing (T,) bool, audio (S,) float32 at SAMPLE_RATE: as cached; None if there is none, or if it
+    should not be checked.
     """
-    found = _text_problems(utterance, letters) + _length_problems(utterance, images, audio, limits)
+    found = [] if utterance.text.strip() else [Problem(utterance.id, "text", utterance.text, "the text is empty")]
+    found += _length_problems(utterance, images, audio, limits)
 
     def problem(field: str, value: object, reason: str) -> None:
         found.append(Problem(utterance.id, field, str(value), reason))
@@ -92,10 +89,10 @@ def check(utterance: Utterance, *, images: np.ndarray | None = None, missing: np
 
 def step_curve(images: np.ndarray | None, missing: np.ndarray | None, audio: np.ndarray | None,
                limits: Limits = LIMITS) -> np.ndarray | None:
-    """(2 max_lag + 1,) what `sync.correlations` gives for one utterance, to be kept for `check_speakers`.
+    """(2 max_lag + 1,) the result of `sync.correlations` for one utterance, for `check_speakers`.
 
-    None without lips or sound, when under a second remains at the largest lag, or when faces are missing: a mouth that
-    is guessed does not keep step.
+    None without video or audio, if less than a second remains at the largest lag, or if faces are missing: an interpolated
+    mouth does not move in step.
     """
     if images is None or audio is None or len(images) < 2 * limits.max_lag + VIDEO_FPS:
         return None
@@ -106,13 +103,13 @@ def step_curve(images: np.ndarray | None, missing: np.ndarray | None, audio: np.
 
 
 def check_speakers(curves: Mapping[str, Iterable[np.ndarray]], *, limits: Limits = LIMITS) -> list[Problem]:
-    """Speakers whose lips are out of step, from the `step_curve`s of their utterances; one with under `min_clips` is left.
+    """Speakers whose lips are out of step, by the `step_curve`s of their utterances; those with under `min_clips` are skipped.
 
-    Draws of 20 clips of GRID: none of s1's (915 clips) or s4's (41) is flagged as it is; with lips shifted by 8 frames
-    all of s1's are, and of s4's all (lips early) or 82 % (lips late: his lips are ahead of his voice), each within 2
-    frames of the truth. Draws of 10: 0 to 0.5 % falsely flagged. Single clips, by `check`: none of 981 falsely flagged, 9 %
-    of those shifted by 8 frames found. Thresholds were chosen on some 120 clips of s1, s4, s26 and s31, so that s23, s30
-    and s33 (9 clips, peaks at 0) are the only speakers that had no say.
+    Draws of 20 clips of GRID: none of s1 (915 clips) or s4 (41) is flagged as it is; with lips shifted by 8 frames, all draws
+    of s1 are flagged, and all (lips early) or 82 % (lips late, because s4's lips are ahead of the voice) of s4, each within 2
+    frames of the truth. Draws of 10: 0 to 0.5 % falsely flagged. Single clips, by `check`: none of 981 falsely flagged, 9 % of
+    those shifted by 8 frames found. The thresholds were chosen on about 120 clips of s1, s4, s26 and s31, so only s23, s30 and
+    s33 (9 clips, peaks at 0) are independent of them.
     """
     out = []
     for speaker, rows in sorted(curves.items()):
@@ -128,7 +125,7 @@ def check_speakers(curves: Mapping[str, Iterable[np.ndarray]], *, limits: Limits
 
 
 def check_all(utterances: Iterable[Utterance], hashes: Mapping[str, str] | None = None) -> list[Problem]:
-    """Utterances that are there twice: by id, by recording and times, by text and sound (`content_hash`, by id)."""
+    """Utterances that occur twice: by id, by recording and times, or by text and audio. hashes: `content_hash` by id."""
     seen: dict[tuple, str] = {}
     out = []
     for utterance in utterances:
@@ -146,53 +143,18 @@ def check_all(utterances: Iterable[Utterance], hashes: Mapping[str, str] | None 
 
 
 def content_hash(audio: np.ndarray) -> str:
-    """(S,) float32 -> sha256 of the sound in 16 bits, so that the last bit of a decoder makes no difference."""
+    """(S,) float32 -> the sha256 of the audio in 16 bits, so that the last bit of a decoder makes no difference."""
     clipped = np.clip(np.nan_to_num(audio), -1.0, 1.0)
     return hashlib.sha256((clipped * 32767).round().astype("<i2").tobytes()).hexdigest()
 
 
-def validate(utterances: Iterable[Utterance], base: str | Path, *, letters: str | None = None,
-             arrays: Callable[[Utterance], Arrays] | None = None, limits: Limits = LIMITS) -> list[Problem]:
-    """Everything above for a whole manifest, and recordings that are not there.
-
-    base: folder of the manifest, from which media paths count. arrays: gives images, missing and audio of a prepared
-    utterance (see `check`); None leaves them out.
-    """
-    utterances, out = list(utterances), []
-    curves: dict[str, list[np.ndarray]] = defaultdict(list)
-    hashes: dict[str, str] = {}
-    for utterance in utterances:
-        if "://" not in utterance.media and utterance.cache is None and not (Path(base) / utterance.media).exists():
-            out.append(Problem(utterance.id, "media", utterance.media, "no such file"))
-        images, missing, audio = arrays(utterance) if arrays and utterance.cache else (None, None, None)
-        out += check(utterance, images=images, missing=missing, audio=audio, letters=letters, limits=limits)
-        if audio is not None and len(audio):
-            hashes[utterance.id] = content_hash(audio)
-        curve = step_curve(images, missing, audio, limits)
-        if curve is not None and utterance.speaker is not None:
-            curves[utterance.speaker].append(curve)
-    return out + check_all(utterances, hashes) + check_speakers(curves, limits=limits)
-
-
 def write_problems(path: str | Path, problems: Iterable[Problem]) -> None:
-    """Problems as a table with a header, columns parted by tabs. Raises BadOutput."""
+    """Write problems as a table with a header and columns separated by tabs. Raises BadOutput."""
     _write_table(path, Problem, problems)
 
 
-def read_problems(path: str | Path) -> list[Problem]:
-    """What `write_problems` wrote. Raises BadManifest."""
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            header, *rows = csv.reader(file, delimiter="\t")
-        if header != [f.name for f in fields(Problem)]:
-            raise ValueError
-        return [Problem(*row) for row in rows]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise BadManifest(f"{path}: no table of problems.  Write it with avsr prepare.") from error
-
-
 def write_dropped(path: str | Path, dropped: Iterable[Dropped]) -> None:
-    """What a reader could not use, as a table like `write_problems`'. Raises BadOutput."""
+    """Write what a reader could not use, as a table like that of `write_problems`. Raises BadOutput."""
     _write_table(path, Dropped, dropped)
 
 
@@ -207,14 +169,6 @@ def _write_table(path: str | Path, kind: type, rows: Iterable[Problem] | Iterabl
 def _near(curve: np.ndarray, limits: Limits) -> float:
     middle = len(curve) // 2
     return float(curve[middle - limits.near: middle + limits.near + 1].max())
-
-
-def _text_problems(utterance: Utterance, letters: str | None) -> list[Problem]:
-    if not utterance.text.strip():
-        return [Problem(utterance.id, "text", utterance.text, "the text is empty")]
-    strange = sorted(set(utterance.text) - set(letters)) if letters is not None else []
-    return [Problem(utterance.id, "text", utterance.text, f"the tokenizer cannot write {' '.join(map(repr, strange))}")] \
-        if strange else []
 
 
 def _length_problems(utterance: Utterance, images: np.ndarray | None, audio: np.ndarray | None,

@@ -1,4 +1,4 @@
-"""The rows: `Utterance` <-> one line of JSON, strictly, with a message that names the line; and splits.
+"""Rows of a manifest: `Utterance` <-> one line of JSON, checked strictly, with errors that name the line; and splits.
 
     manifest.jsonl -> list[Utterance] -> manifest.jsonl
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-import math
 import os
 import stat
 from collections import defaultdict
@@ -17,12 +16,12 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from avsr.errors import BadManifest, BadOutput, quote
+from avsr.errors import BadManifest, quote
 from avsr.output import write_file
 from avsr.textfiles import NotText, decode, no_number
 
 NAME = "manifest.jsonl"
-MOST = 2 ** 53                                              # of a whole number: all readers of JSON hold it exactly
+MOST = 2 ** 53                                              # whole numbers below this are exact in all readers of JSON
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class TimedWord:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Where an utterance's mouths and sound lie: bytes `offset` to `offset + size` of a shard (a tar file).
+    """The place of an utterance's mouths and audio: bytes `offset` to `offset + size` of a shard (a tar file).
 
-    shard: path relative to the manifest. n_frames: video frames; n_samples: sound samples. modality: what is there, av, a
-    (n_frames then cover the sound) or v.
+    shard: path relative to the manifest. n_frames: video frames; n_samples: audio samples. modality: what is stored, av, v, or
+    a (n_frames then cover the audio).
     """
 
     shard: str
@@ -83,25 +82,25 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a reader found: utterances with absolute media paths, and what it could not use."""
+    """What the reader of a corpus found: utterances with absolute media paths, and what it could not use."""
 
     utterances: list[Utterance]
     dropped: list[Dropped]
 
 
 class _BadRow(ValueError):
-    """What is wrong with a line, without its file and number."""
+    """A line is wrong; the message does not name its file and number."""
 
 
 def manifest_path(path: str | Path) -> Path:
-    """A manifest's file: the path itself, or manifest.jsonl in it where it is a folder, as `avsr prepare` leaves it."""
+    """The file of a manifest: the path itself, or manifest.jsonl in it if it is a folder, as `avsr prepare` writes it."""
     path = Path(path)
     return path / NAME if path.is_dir() else path
 
 
 def read(path: str | Path) -> list[Utterance]:
-    """All utterances of a manifest, which may be named by its folder. Raises BadManifest, naming file and line, at the first
-    that is not well formed."""
+    """All utterances of a manifest, which may be named by its folder. Raises BadManifest, which names the file and the first
+    line that is not well formed."""
     path = manifest_path(path)
     lines: dict[str, int] = {}
     out = []
@@ -131,53 +130,30 @@ def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     write_file(path, "".join(_line(utterance) for utterance in utterances).encode(), remedy="Choose another place.")
 
 
-def append(path: str | Path, utterances: Iterable[Utterance]) -> None:
-    """Add whole lines to a manifest. A last line that a crash cut in half stays a line of its own, which `read` names."""
-    path = Path(path)
-    try:
-        with path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")
-            file.write("".join(_line(utterance) for utterance in utterances).encode())
-    except OSError as error:
-        raise BadOutput(f"{path}: cannot be added to ({error.strerror or error}).  Choose another place.") from error
+def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | None = None, fraction: float = 0.0,
+          among: str | None = None, seed: int = 0) -> list[Utterance]:
+    """The same utterances, with some of them in the split `name`.
 
-
-
-def split(utterances: Iterable[Utterance], name: str, *, ids: Collection[str] | None = None,
-          speakers: Collection[str] | None = None, fraction: float | None = None, among: str | None = None,
-          seed: int = 0) -> list[Utterance]:
-    """The same utterances, those chosen put into the split `name`.
-
-    Chosen are those with one of `ids`, those of one of `speakers`, or of each speaker that `fraction` of utterances
-    which `shuffled` puts first; with `among`, only from that split. Raises BadManifest for ids or speakers not there.
+    ids: the utterances to choose; None chooses a fraction of each speaker's, those that `shuffled` puts first. among: choose
+    only from this split.
     """
     utterances = list(utterances)
-    assert sum(choice is not None for choice in (ids, speakers, fraction)) == 1, "one way of choosing"
     pool = [utterance for utterance in utterances if among is None or utterance.split == among]
-    if fraction is not None:
+    chosen = set() if ids is None else set(ids) & {utterance.id for utterance in pool}
+    if ids is None:
         assert 0 <= fraction <= 1, fraction
         groups = defaultdict(list)
         for utterance in pool:
             groups[utterance.speaker].append(utterance.id)
         chosen = {id_ for group in groups.values() for id_ in shuffled(group, seed)[:round(fraction * len(group))]}
-    else:
-        what, asked = ("id", ids) if ids is not None else ("speaker", speakers)
-        there = {getattr(utterance, what) for utterance in pool}
-        if absent := sorted(set(asked) - there):
-            raise BadManifest(f"split {name}: {len(absent)} of {len(set(asked))} {what}s are not there, as {absent[0]!r}.  "
-                              f"Correct the list; there is {min(map(str, there), default='nothing')!r}, for one.")
-        chosen = {utterance.id for utterance in pool if getattr(utterance, what) in set(asked)}
     return [replace(utterance, split=name) if utterance.id in chosen else utterance for utterance in utterances]
 
 
 def draw_valid(utterances: Iterable[Utterance], share: float, seed: int = 0) -> list[Utterance]:
-    """The same utterances, a share of those in split `train` put into split `valid`, where no utterance is in it yet.
+    """The same utterances, with a share of split `train` moved to split `valid`, if that has no utterance yet.
 
-    The share, from 0 to 1, is drawn of each speaker by `shuffled`; where that is less than one utterance of every speaker, one
-    of all is drawn, and one stays to be trained on. A corpus of one training utterance, and a share of 0, change nothing.
+    The share, from 0 to 1, is drawn from each speaker by `shuffled`. If that is less than one utterance of every speaker, one
+    of all is drawn; at least one is left to train on. A corpus with one training utterance and a share of 0 change nothing.
     """
     utterances = list(utterances)
     training = [utterance.id for utterance in utterances if utterance.split == "train"]
@@ -191,13 +167,13 @@ def draw_valid(utterances: Iterable[Utterance], share: float, seed: int = 0) -> 
 
 
 def shuffled(ids: Iterable[str], seed: int) -> list[str]:
-    """Ids in an order of chance that depends on the seed and on each id alone: new ids do not reshuffle the old."""
+    """The ids in a random order that depends on the seed and each id alone: new ids do not change the order of the others."""
     return sorted(ids, key=lambda id_: hashlib.sha256(f"{seed} {id_}".encode()).digest())
 
 
 def _bytes(path: Path) -> bytes:
-    """What is in a manifest, as UTF-8 without a mark. Raises BadManifest."""
-    named = Path(os.path.normpath(path))                     # `a/../b` of a config's folder and its paths is hard to read
+    """The bytes of a manifest, as UTF-8 without a byte order mark. Raises BadManifest."""
+    named = Path(os.path.normpath(path))                     # `a/../b`, of a config's folder and its paths, is hard to read
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):                           # a pipe would be waited for, a device might have no end
@@ -218,7 +194,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _line(utterance: Utterance) -> str:
-    """One line with its end; fields that have their default are left out."""
+    """The line of an utterance, with its end; fields with their default value are left out."""
     row = {}
     for f in fields(Utterance):
         value = getattr(utterance, f.name)
@@ -231,7 +207,7 @@ def _line(utterance: Utterance) -> str:
         row["cache"] = asdict(row["cache"])
     try:
         line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-        line.encode()                                        # fails for a file's name in another encoding than UTF-8
+        line.encode()                                        # raises an error for a file name that is not UTF-8
     except ValueError as error:
         raise BadManifest(f"utterance {utterance.id!a}: cannot be written as JSON ({error}).  Rename its file, or correct "
                           "its times.") from error
@@ -280,7 +256,8 @@ def _cache(row: dict) -> CacheEntry:
 
 
 def is_within_folder(shard: str) -> bool:
-    """Whether a shard's name stays within the folder of its manifest: a manifest of somebody else's reads no other files."""
+    """Whether the name of a shard stays within the folder of the manifest, so that a stranger's manifest reads no other
+    files."""
     return "\0" not in shard and "://" not in shard and all(part not in ("", "..") for part in shard.split("/"))
 
 
@@ -293,7 +270,7 @@ def _word(row: object, where: str) -> TimedWord:
 
 
 def _span(start: float, end: float | None, where: str, proper: bool) -> None:
-    """Times that run forward; with `proper` the end comes after the start, not with it."""
+    """Check that the end is not before the start, and with `proper` that it is after it. Raises _BadRow."""
     if start < 0:
         raise _BadRow(f"{where}start is {start:g} s, it must not be negative.  Times count from 0.")
     if end is not None and (end < start or (proper and end == start)):
@@ -305,7 +282,7 @@ NAMES = {str: "text", float: "a number", int: "a whole number", list: "a list", 
 
 
 def _fields(kind: type, row: dict, where: str) -> dict:
-    """The values of a row by field name, each of its field's type; null where the field may be None."""
+    """The values of a row by field name, each with the type of its field. Raises _BadRow."""
     known = {f.name: f for f in fields(kind)}
     for key in row:
         if key not in known:
@@ -322,8 +299,7 @@ def _value(value: object, annotation: str, where: str) -> object:
     if value is None and annotation.endswith("| None"):
         return None
     kind = KINDS[annotation.removesuffix(" | None").partition("[")[0]]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float and number and abs(value) < 1e12 and math.isfinite(value):
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12:
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool) or kind is float:
         raise _BadRow(f"{where} is {quote(value)}, it must be {NAMES[kind]}.  Correct it.")
