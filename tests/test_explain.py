@@ -47,8 +47,8 @@ def made(folder, **dims) -> Checkpoint:
     tokenizer = write_characters(folder / "tokenizer.json")
     torch.manual_seed(0)
     model = AVSR(Dims(**{"width": 32, "n_heads": 2, "n_audio_layers": 2, "n_video_layers": 1, "n_fusion_layers": 1,
-                         "n_decoder_layers": 2, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 16, "video_frontend": "compact",
-                         "video_width": 32, "n_reliability": 8, **dims})).eval()
+                         "n_decoder_layers": 2, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 16,
+                         "video_frontend": "compact", "video_width": 32, "n_reliability": 8, **dims})).eval()
     torch.nn.init.normal_(model.decoder.embedding.weight, std=0.5)
     torch.nn.init.normal_(model.video.project.weight, std=0.5)        # eyes wide open: what moves must make a difference
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Ablations: an Input through the model without input, by sound, by lips and by both; what each modality contributes to the text.
+"""Ablations: an Input through the model by no modality, by sound, by lips and by both; what each contributes to the text.
 
     Recogniser + Input  ->  Ablations: memory, text and log-probabilities of each, Shapley shares of the whole and of each word
 """
@@ -86,13 +86,14 @@ def run_ablations(recogniser: Recogniser, given: Input, reference: str | None, l
         written = [name for name in ("av", "a", "v") if name in texts]
         source = next((name for name in written if texts[name]), written[0])
         tokens = hypotheses[source].tokens
-    room = recogniser.model.dims.n_context - len(recogniser.tokenizer.prompt(language)) - 1
+    room = (recogniser.model.dims.n_context or len(tokens)) - len(recogniser.tokenizer.prompt(language)) - 1
     if len(tokens) > room:
         raise AvsrError(f"--reference: it makes {len(tokens)} tokens, {recogniser.checkpoint.name} has room for {room}.  Give "
                         "only what is said in the segment, or choose a shorter segment with --start and --end.")
     log_probs = {name: recogniser.score(memory, [tokens], language)[0] for name, memory in memories.items()}
     values = {name: one.double().mean().item() for name, one in log_probs.items()}
-    best = next(memory for name in ("av_clean", "a_clean", "av", "a", "v") if (memory := (memories | clean).get(name)) is not None)
+    known = memories | clean
+    best = next(known[name] for name in ("av_clean", "a_clean", "av", "a", "v") if name in known)
     words = _score_words(recogniser, given, best, tokens, log_probs, language)
     scores = None if reference is None else {
         name: word_errors(normalise(reference), normalise(text)) for name, text in texts.items()}

@@ -1,6 +1,6 @@
 """Plots of an explanation, with time from left to right and the words above.
 
-    words, attention, log-mels, mouths, saliency, CTC  ->  Plot: an SVG element whose colours are the page's, in light and in dark
+    words, attention, log-mels, mouths, saliency, CTC  ->  Plot: an SVG element in the colours of the page
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ class TimeFigure:
 
     def _crowded(self, words: Sequence[ScoredWord]) -> bool:
         """Whether the words would run into each other."""
-        spans = [(self.inner / self.duration_s * (word.start + word.end) / 2, LETTER * (len(word.text) + 1) / 2) for word in words]
+        scale = self.inner / self.duration_s
+        spans = [(scale * (word.start + word.end) / 2, LETTER * (len(word.text) + 1) / 2) for word in words]
         return any(middle - half < before + its_half for (before, its_half), (middle, half) in pairwise(spans))
 
 
@@ -175,8 +176,8 @@ def audio_figure(mels: Mapping[str, np.ndarray], weights: np.ndarray | None, wor
     for axis, (name, mel) in zip(figure.axes, mels.items(), strict=False):
         axis.imshow(mel.T, origin="lower", aspect="auto", extent=(0, len(mel) / FEATURE_RATE, 0, mel.shape[1]), cmap="magma",
                     vmin=low, vmax=high)
-        axis.set_yticks([float(hz_to_mel(hertz) / hz_to_mel(SAMPLE_RATE / 2)) * mel.shape[1] for hertz in (250, 1000, 2000, 4000)],
-                        ["250 Hz", "1 kHz", "2 kHz", "4 kHz"])
+        ticks = np.array([float(hz_to_mel(hertz)) for hertz in (250, 1000, 2000, 4000)]) / float(hz_to_mel(SAMPLE_RATE / 2))
+        axis.set_yticks(mel.shape[1] * ticks, ["250 Hz", "1 kHz", "2 kHz", "4 kHz"])
         axis.set(xlim=(0, duration_s), ylabel=name)
     _draw_attention(figure, weights, words, SOUND)
     return figure

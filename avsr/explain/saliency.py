@@ -56,8 +56,8 @@ def integrated_gradients(recogniser: Recogniser, audio: EncodedAudio | None, mou
     def encode(pictures: Tensor) -> Memory:
         n = len(pictures)
         sound = None if audio is None else audio.expand(n)
-        return model.encode(None, pictures, seen=seen.expand(n, -1), mel_lengths=sound and sound.lengths,
-                            audio_states=sound and sound.states)
+        return model.encode(None, pictures, seen=seen.expand(n, -1), mel_lengths=None if sound is None else sound.lengths,
+                            audio_states=None if sound is None else sound.states)
 
     def value(pictures: Tensor) -> Tensor:
         scores = recogniser.score(encode(pictures), [tokens] * len(pictures), language)

@@ -25,8 +25,8 @@ DIGITS = 5                                                  # of what is written
 
 @dataclass(frozen=True)
 class Result:
-    """Everything about one segment. reliability, in_distribution: of Memory, None without an estimator.  attention: by "audio",
-    "video".  ctc: log-probabilities of trained heads; untrained: names of the others.  saliency: None without reliable video."""
+    """Everything about one segment. reliability, in_distribution: of Memory.  attention: by "audio", "video".  ctc:
+    log-probabilities of trained heads; untrained: names of the others.  saliency: None without reliable video."""
 
     given: Input
     ablations: Ablations

@@ -2,8 +2,8 @@
 
     report(folders, output) -> Report:  wer.png, wer.svg, ..., tables.md, tables/*.csv, index.html
 
-Inside: runs (reading) -> result_table (rates by condition) -> tables, figures; contribution, confusions, groups, compare, examples
-(sections) -> page (HTML).
+Inside: runs (reading) -> result_table (rates by condition) -> tables, figures, sections (contribution, confusions, groups,
+compare, examples) -> page (HTML).
 """
 
 from __future__ import annotations

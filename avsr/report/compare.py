@@ -69,7 +69,7 @@ def _compared(results: ResultTable, one: str, other: str, *, intact: bool) -> Ta
                      "utterances": found.difference.utterances})
     return make_table("compared", f"{other} against {one}: WER %" + ("" if intact else " when the picture is bad"), rows,
                       "Differences are of the same utterances in the same conditions. Bold: p < "
-                      f"{SIGNIFICANT:g}, for each line by itself; of twenty lines without any difference one is bold by chance.",
+                      f"{SIGNIFICANT:g}, each line by itself; of twenty lines without any difference one is bold by chance.",
                       hidden=("first", "second"), strong=strong, columns={
                           "wer_first": Column(one), "wer_second": Column(other),
                           "difference": Column(f"{other} minus {one}", "+.1f")})

@@ -30,7 +30,9 @@ def contribution_section(results: ResultTable) -> Section:
             continue
         for condition in results.all_conditions:
             cell = results.find(system, "av", condition)
-            for measure in UNITS if cell is not None else ():
+            for measure in UNITS:
+                if cell is None:
+                    break
                 try:
                     shares = condition_shapley(results.cells, cell, measure, rng=rng())
                 except AvsrError as error:                  # a run that is not whole, or without "none"

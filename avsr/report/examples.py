@@ -66,9 +66,9 @@ def _scores(results: ResultTable, system: str, modality: str) -> dict[str, Score
 def _written(results: ResultTable, system: str, found: Mapping[Cell, ResultRow]) -> list[dict[str, Any]]:
     """By lips, and by sound and both where it is clean and in the loudest of each noise."""
     conditions = [CLEAN, *((noise, results.levels(noise)[-1]) for noise in results.noises)]
-    cells = [results.find(system, "v"), *(results.find(system, modality, one) for one in conditions for modality in ("a", "av"))]
+    cells = [results.find(system, modality, one) for one in conditions for modality in ("a", "av")]
     out = []
-    for cell in (cell for cell in cells if cell is not None and cell in found):
+    for cell in (cell for cell in (results.find(system, "v"), *cells) if cell is not None and cell in found):
         row = found[cell]
         by = MODALITY_NAMES[cell.modality] + ("" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}")
         out.append({"by": by, "words": word_edits(normalise(row.reference), normalise(row.hypothesis)),

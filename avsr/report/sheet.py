@@ -72,14 +72,15 @@ class SnrPanel(NamedTuple):
             if points := [(snr, places[snr], *bounds(value)) for snr, value in curve.points if bounds(value)[0] is not None]:
                 (_draw_level if curve.level else _draw_curve)(axis, curve.style, points)
         axis.set_xticks(list(places.values()), [snr_text(snr) for snr in places])
-        first, *_, last = [*places.values()] * 2
+        first, last = min(places.values()), max(places.values())
         pad = 0.04 * max(last - first, 1)
         axis.set(title=self.title, ylabel=self.ylabel, xlabel="signal-to-noise ratio, dB", xlim=(first - pad, last + 1.6 * pad))
 
 
 def _draw_level(axis: Axes, style: Style, points: Sequence[tuple]) -> None:
     _, _, value, low, high = points[0]
-    axis.axhline(value, **style | {"marker": ""}, zorder=2)
+    options: Style = style | {"marker": ""}
+    axis.axhline(value, **options, zorder=2)
     if low is not None:
         axis.axhspan(low, high, color=style["color"], alpha=0.1, linewidth=0, zorder=0)
 
@@ -89,16 +90,18 @@ def _draw_curve(axis: Axes, style: Style, points: Sequence[tuple]) -> None:
     noisy, clean = sorted(one[1:] for one in points if one[0] is not None), [one[1:] for one in points if one[0] is None]
     spans = [(place, low, high) for place, _, low, high in noisy if low is not None]
     if len(spans) > 1:
-        axis.fill_between(*zip(*spans, strict=True), color=style["color"], alpha=0.16, linewidth=0, zorder=1)
+        places, lows, highs = np.array(spans).T
+        axis.fill_between(places, lows, highs, color=style["color"], alpha=0.16, linewidth=0, zorder=1)
     for place, _, low, high in [one for one in clean + (noisy if len(spans) == 1 and clean else []) if one[2] is not None]:
         axis.plot([place, place], [low, high], color=style["color"], alpha=0.45, linewidth=2.6, zorder=1, solid_capstyle="butt")
     if noisy:
         axis.plot([one[0] for one in noisy], [one[1] for one in noisy], zorder=3, **style)
     for place, value, *_ in clean:
-        axis.plot([place], [value], zorder=3, **style | {"linestyle": ""} | ({"label": "_"} if noisy else {}))
+        alone: Style = style | {"linestyle": ""} | ({"label": "_"} if noisy else {})
+        axis.plot([place], [value], zorder=3, **alone)
         if noisy:
-            axis.plot([noisy[-1][0], place], [noisy[-1][1], value], color=style["color"], linestyle=(0, (1, 1.6)), linewidth=1.1,
-                      zorder=2.5)
+            axis.plot([noisy[-1][0], place], [noisy[-1][1], value], color=style["color"], linestyle=(0, (1, 1.6)),
+                      linewidth=1.1, zorder=2.5)
 
 
 def snr_sheet(panels: Sequence[SnrPanel], *, columns: int = 3, height: float = 2.4) -> Sheet:
@@ -191,8 +194,9 @@ class Sheet:
 
     def _boxes(self) -> list[tuple[float, ...]]:
         """Left, top, width and height of each panel with its labels, in inches."""
-        return [(GUTTER / 2 + i % self.columns * self.pitch, self.head + i // self.columns * self.height, self.pitch, self.height)
-                for i in range(len(self.axes))]
+        places = [divmod(i, self.columns) for i in range(len(self.axes))]
+        return [(GUTTER / 2 + column * self.pitch, self.head + row * self.height, self.pitch, self.height)
+                for row, column in places]
 
     def boxes(self) -> list[tuple[float, ...]]:
         """The same in points, as SVG counts them."""

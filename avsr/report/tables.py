@@ -26,8 +26,8 @@ COLUMNS = {
     "snr_db": Column("SNR, dB", "g"), "corruption": Column("picture", TEXT), "amount": Column("amount", "g"),
     "run": Column("run", TEXT), "reason": Column("reason", TEXT), "ids": Column("which", TEXT), "device": Column("on", TEXT),
     "column": Column("by", TEXT), "group": Column("group", TEXT), "worst": Column("worst", TEXT), "best": Column("best", TEXT),
-    "said": Column("said", TEXT), "written": Column("written", TEXT), "no_harm": Column("no-harm criterion", TEXT),
-    "difference": Column("both minus the better one", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
+    "said": Column("said", TEXT), "written": Column("written", TEXT), "no_harm": Column("no harm", TEXT),
+    "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
     "p": Column("p", P_VALUE), "wer": Column("WER %"), "cer": Column("CER %"), "sentences": Column("sentences wrong"),
     "minutes": Column("minutes of speech"), "incomplete": Column("of them incomplete"), "ratio": Column("ratio", ".2f"),
     "empty": Column("references without a word"), "off_db": Column("SNR off by at most, dB", ".4f"),
@@ -38,7 +38,7 @@ COLUMNS = {
 
 
 def make_table(name: str, title: str, rows: Sequence[Row], note: str = "", *, hidden: Collection[str] = (),
-               columns: Mapping[str, Column] | None = None, csv_only: bool = False,
+               columns: dict[str, Column] | None = None, csv_only: bool = False,
                strong: Mapping[int, Collection[str]] | None = None) -> Table | None:
     """A table of these rows, None without any. columns: those that are not in COLUMNS or differ from it; others have their
     name as the heading.  hidden: columns for the CSV alone.  Rows that break the no-harm criterion are highlighted."""
