@@ -1,6 +1,6 @@
 """Attention, gates and CTC: read off the network as it runs; nothing in it is changed.
 
-    Recogniser + Memory + tokens  ->  AttentionMap (words, positions);  Gate per layer;  CTC log-probabilities of trained heads
+    Recogniser + Memory + tokens  ->  attention (words, positions);  Gate per layer;  CTC log-probabilities of trained heads
 """
 
 from __future__ import annotations
@@ -50,15 +50,6 @@ def record_calls(modules: Mapping[str, nn.Module]) -> Iterator[Calls]:
 
 
 @dataclass(frozen=True)
-class AttentionMap:
-    """How much attention each word gives each position: weights (W, S) float32, 1/MEMORY_RATE s per column. Each row adds up to
-    `inside` (W,), the share of the attention that falls on the segment and not on the silence it is padded with."""
-
-    weights: np.ndarray
-    inside: np.ndarray
-
-
-@dataclass(frozen=True)
 class Gate:
     """A gated path from one modality into a stream.
 
@@ -76,8 +67,9 @@ class Gate:
 
 
 def gated_modules(model: nn.Module) -> dict[str, GatedCrossAttention]:
-    """The gated paths of a network, by their names in it: fusion_layers.0.into_audio, decoder.blocks.0.video."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, GatedCrossAttention)}
+    """The gated paths of a network, by their names in it: fusion_layers.0.into_audio, then decoder.blocks.0.video."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, GatedCrossAttention)}
+    return dict(sorted(found.items(), key=lambda item: item[0].startswith("decoder")))
 
 
 def read_gates(model: AVSR, calls: Calls, reliability: float | None, n_positions: int) -> tuple[Gate, ...]:
@@ -100,11 +92,12 @@ def read_gates(model: AVSR, calls: Calls, reliability: float | None, n_positions
 
 @torch.no_grad()
 def read_attention(recogniser: Recogniser, memory: Memory, tokens: Sequence[int], language: str,
-                   n_positions: int) -> tuple[dict[str, AttentionMap], Calls]:
-    """The decoder's attention to the "audio" and to the "video" for each word; and the calls of its gated modules.
+                   n_positions: int) -> tuple[dict[str, np.ndarray], Calls]:
+    """The decoder's attention to "audio" and "video", (words, positions) float32 each; and the calls of its gated modules.
 
     Mean over the alignment heads for audio, where the model has some, else over the heads of the upper half, as in `align`,
-    and over the tokens of a word; the attention for a token is that of the token before it.
+    and over the tokens of a word; the attention for a token is that of the token before it. A row adds up to the share of the
+    attention that falls on the segment and not on the silence it is padded with.
     """
     model, tokenizer = recogniser.model, recogniser.tokenizer
     prompt, usual = tokenizer.prompt(language), default_heads(model)
@@ -124,8 +117,7 @@ def read_attention(recogniser: Recogniser, memory: Memory, tokens: Sequence[int]
         weights = [attention_weights(modules[f"{name} {layer}"], calls[f"{name} {layer}"][0])[head]
                    for layer, head in heads[name]]
         rows = torch.stack(weights).mean(dim=0)[len(prompt) - 1:-1]
-        means = torch.stack([part.mean(dim=0) for part in rows.split(lengths)]).cpu().numpy()[:, :n_positions]
-        out[name] = AttentionMap(means, means.sum(axis=1))
+        out[name] = torch.stack([part.mean(dim=0) for part in rows.split(lengths)]).cpu().numpy()[:, :n_positions]
     return out, {name: calls[name] for name in gates if name in calls}
 
 

@@ -50,7 +50,6 @@ def draw_plots(result: Result) -> dict[str, Plot]:
     """The plots that there is something to draw for, by name."""
     given, words, saliency = result.given, result.ablations.words, result.saliency
     duration_s = given.segment.duration_s
-    weights = {name: one.weights for name, one in result.attention.items()}
     with plot_style(**{"axes.grid": False, "ytick.labelsize": 8, "xtick.labelsize": 8}):
         figures: dict[str, TimeFigure | Figure] = {}
         if words:
@@ -58,10 +57,10 @@ def draw_plots(result: Result) -> dict[str, Plot]:
         if given.sound is not None and given.clean is not None:
             sounds = {"sound": given.sound} if given.noise is None else {"as recorded": given.clean, "in noise": given.sound}
             mels = {name: log_mel(sound).numpy() for name, sound in sounds.items()}
-            figures["audio"] = audio_figure(mels, weights.get("audio"), words, duration_s)
+            figures["audio"] = audio_figure(mels, result.attention.get("audio"), words, duration_s)
         if given.mouths is not None:
             pixels = None if saliency is None else saliency.pixels
-            figures["video"] = video_figure(given.mouths, pixels, weights.get("video"), words)
+            figures["video"] = video_figure(given.mouths, pixels, result.attention.get("video"), words)
             if pixels is not None:
                 figures["mouth"] = mouth_figure(given.mouths, pixels)
         if result.ctc:

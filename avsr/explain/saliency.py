@@ -36,11 +36,6 @@ class Saliency:
     moving: float
     still: float
 
-    @property
-    def frames(self) -> np.ndarray:
-        """The sum over each frame, (T,) float64."""
-        return self.pixels.sum(axis=(1, 2), dtype=np.float64)
-
 
 def integrated_gradients(recogniser: Recogniser, audio: EncodedAudio | None, mouths: MouthCrops, tokens: Sequence[int], *,
                          language: str = "en", steps: int = STEPS, progress: Progress = no_progress) -> Saliency:

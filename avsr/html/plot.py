@@ -43,7 +43,8 @@ def plot_style(**more: Any) -> Iterator[None]:
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | more)
+        settings: dict[Any, Any] = STYLE | more
+        matplotlib.rcParams.update(settings)
         yield
 
 

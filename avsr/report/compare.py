@@ -8,10 +8,9 @@ from dataclasses import replace
 from avsr.errors import AvsrError, counted
 from avsr.html.table import Column, Table
 from avsr.metrics import Cell
-from avsr.report.page import Section
 from avsr.report.result_table import ResultTable
 from avsr.report.runs import Run
-from avsr.report.tables import cell_values, make_table, ordered_cells
+from avsr.report.tables import Section, cell_values, make_table, ordered_cells
 from avsr.text import normalise
 
 SIGNIFICANT = 0.05                                          # p below which a difference is bold

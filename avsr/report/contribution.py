@@ -9,10 +9,9 @@ from avsr.html.plot import BOTH, LIPS
 from avsr.html.table import Column, Row
 from avsr.metrics import Estimate, ModalityContributions, condition_shapley
 from avsr.report.figures import reliability_sheet
-from avsr.report.page import Section
 from avsr.report.result_table import Condition, ResultTable, rng
 from avsr.report.sheet import Curve, Sheet, SnrPanel, line_style, snr_sheet
-from avsr.report.tables import make_table, noise_values
+from avsr.report.tables import Section, make_table, noise_values
 
 STYLES = {"wer": line_style("in words recognised (WER)", BOTH, "s"),
           "loss": line_style("in the loss of the reference", LIPS, "D", (0, (4, 1.6)), hollow=True)}

@@ -14,9 +14,9 @@ from typing import Any
 from avsr.html.page import data_uri, word_edits
 from avsr.metrics import NOTHING, Cell, Score, scored, worst_and_best_ids
 from avsr.names import file_name
-from avsr.report.page import Section
 from avsr.report.result_table import CLEAN, ResultTable, condition_name
 from avsr.report.runs import MODALITY_NAMES
+from avsr.report.tables import Section
 from avsr.results import ResultRow
 from avsr.text import normalise
 

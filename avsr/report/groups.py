@@ -14,11 +14,10 @@ from avsr.errors import AvsrError
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import Cell, FaceEffect, Groups, by_group, columns, face_effect
 from avsr.names import INPUT_MODALITIES
-from avsr.report.page import Section
 from avsr.report.result_table import ResultTable, condition_name, rng
 from avsr.report.runs import MODALITY_NAMES
 from avsr.report.sheet import Curve, Sheet, SnrPanel, snr_sheet, system_style
-from avsr.report.tables import cell_values, make_table, noise_values
+from avsr.report.tables import Section, cell_values, make_table, noise_values
 
 NOTE = "p: how often random groups have as large a gap."
 

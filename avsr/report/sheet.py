@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from avsr.html.plot import MODALITY_COLOURS, OTHER_COLOURS, PAPER
+from avsr.html.plot import MODALITY_COLOURS, OTHER_COLOURS, PAPER, file_bytes
 from avsr.html.table import bounds
 from avsr.report.result_table import ResultTable, snr_text
 from avsr.report.runs import MODALITY_NAMES
@@ -160,9 +161,9 @@ class Sheet:
         total = self.height * self.rows + self.head
         wide, high = self.pitch - LEFT - GUTTER / 2, self.height - self.bottom - TITLE
         self.figure.set_size_inches(self.width, total)
-        for axis, (left, top, *_) in zip(self.axes, self._boxes(), strict=True):
-            y = total - top - self.height + self.bottom
-            axis.set_position(((left + LEFT) / self.width, y / total, wide / self.width, high / total))
+        for axis, (left, top, *_) in zip(self.axes, self.boxes(), strict=True):
+            y = total - top / 72 - self.height + self.bottom
+            axis.set_position(((left / 72 + LEFT) / self.width, y / total, wide / self.width, high / total))
             axis.xaxis.set_label_coords(0.5, (0.04 - self.bottom) / high, transform=axis.transAxes)
             axis.xaxis.label.set_verticalalignment("bottom")
             axis.yaxis.set_label_coords((0.04 - LEFT) / wide, 0.5, transform=axis.transAxes)
@@ -184,6 +185,11 @@ class Sheet:
                       borderpad=0)
         return LEGEND * math.ceil(len(names) / columns)
 
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as a file, drawn once for the file and the page, as drawing is what takes the time."""
+        return file_bytes(self.figure, "svg")
+
     def legend(self) -> Figure:
         """The legend by itself, as wide as a telephone."""
         from matplotlib.figure import Figure
@@ -192,15 +198,11 @@ class Sheet:
         figure.set_size_inches(NARROW, self._draw_legend(figure, NARROW) + 0.1)
         return figure
 
-    def _boxes(self) -> list[tuple[float, ...]]:
-        """Left, top, width and height of each panel with its labels, in inches."""
+    def boxes(self) -> list[tuple[float, float, float, float]]:
+        """Left, top, width and height of each panel with its labels, in points, as SVG counts them."""
         places = [divmod(i, self.columns) for i in range(len(self.axes))]
-        return [(GUTTER / 2 + column * self.pitch, self.head + row * self.height, self.pitch, self.height)
-                for row, column in places]
-
-    def boxes(self) -> list[tuple[float, ...]]:
-        """The same in points, as SVG counts them."""
-        return [tuple(round(72 * one, 2) for one in box) for box in self._boxes()]
+        wide, high = 72 * self.pitch, 72 * self.height
+        return [(36 * GUTTER + column * wide, 72 * self.head + row * high, wide, high) for row, column in places]
 
     def _fit_title(self, axis: Axes) -> None:
         """Make a long title smaller; where that is not enough, the system's name is cut."""

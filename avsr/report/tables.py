@@ -1,4 +1,4 @@
-"""Tables of the report: what was measured by condition in, tables out: scores, errors by kind, gains, counts, speed.
+"""Sections of the report, and its tables: what was measured by condition in, scores, errors by kind, gains, counts, speed out.
 
     columns are known by name (COLUMNS)  ->  make_table("errors", "Errors by kind", rows of {column: value})
 Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and lips) stand out.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from avsr.corrupt import CORRUPTIONS
@@ -15,6 +16,7 @@ from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, gain, sentence_errors
 from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
 from avsr.report.runs import MODALITY_NAMES, Run
+from avsr.report.sheet import Sheet
 from avsr.results import ResultRow
 from avsr.text import normalise
 
@@ -35,6 +37,28 @@ COLUMNS = {
     "real_time_factor": Column("real-time factor", ".3f"), "times_real_time": Column("times real time", ",.1f"),
     "peak_mb": Column("peak memory, MB", ",.0f"), "gap": Column("gap, points"), "worst_wer": Column("its WER %"),
     "best_wer": Column("its WER %"), "share": Column("% of what was said")}
+
+
+@dataclass
+class Section:
+    """A part of the report. Plots (by name) and tables may be None, where there is nothing to show, and are left out.
+
+    about: a sentence below the heading.  examples: lists of utterances by heading.
+    """
+
+    name: str
+    title: str
+    plots: Mapping[str, Sheet | None] = field(default_factory=dict)
+    tables: Sequence[Table | None] = ()
+    notes: Sequence[str] = ()
+    about: str = ""
+    examples: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sheets = {name: sheet for name, sheet in self.plots.items() if sheet is not None}
+        self.all_tables = [table for table in self.tables if table is not None]
+        self.shown_tables = [table for table in self.all_tables if not table.csv_only]
+        self.empty = not (self.sheets or self.all_tables or self.notes or self.examples)
 
 
 def make_table(name: str, title: str, rows: Sequence[Row], note: str = "", *, hidden: Collection[str] = (),
