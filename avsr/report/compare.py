@@ -8,10 +8,10 @@ from dataclasses import replace
 from avsr.errors import AvsrError, counted
 from avsr.html.table import Column, Table
 from avsr.metrics import Cell
+from avsr.metrics.counting import normalised_pair
 from avsr.report.result_table import ResultTable
 from avsr.report.runs import Run
 from avsr.report.tables import Section, cell_values, make_table, ordered_cells
-from avsr.text import normalise
 
 SIGNIFICANT = 0.05                                          # p below which a difference is bold
 
@@ -31,12 +31,12 @@ def comparison_section(runs: Sequence[Run], results: ResultTable) -> Section:
 
 def _checked(first: Run, second: Run) -> list[str]:
     """What the reader must know of the two."""
-    texts, others = ({row.id: row.reference for row in run.rows} for run in (first, second))
+    texts, others = ({row.id: normalised_pair(row)[0] for row in run.rows} for run in (first, second))
     shared = [one for one in texts if one in others]
     if not shared:
         raise AvsrError(f"{first.folder} and {second.folder}: no utterance is in both, so nothing can be paired.  "
                         "Compare runs of one test set.")
-    if odd := [one for one in shared if normalise(texts[one]) != normalise(others[one])]:
+    if odd := [one for one in shared if texts[one] != others[one]]:
         raise AvsrError(f"{first.folder} and {second.folder}: {len(odd)} of {len(shared)} utterances have other references, "
                         f"such as {odd[0]}.  Compare runs of one test set.")
     notes = []

@@ -13,12 +13,11 @@ from typing import Any
 
 from avsr.corrupt import CORRUPTIONS
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
-from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, gain, sentence_errors
+from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, empty_references, gain, sentence_errors
 from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
 from avsr.report.runs import MODALITY_NAMES, Run
 from avsr.report.sheet import Sheet
 from avsr.results import ResultRow
-from avsr.text import normalise
 
 CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
 BROKEN, KEPT = "broken", "kept"
@@ -222,7 +221,7 @@ def _counts(rows: Sequence[ResultRow]) -> Row:
     return {"rows": len(rows), "utterances": len(seconds), "speakers": len({row.speaker for row in rows} - {None}),
             "minutes": sum(seconds.values()) / 60, "conditions": len(conditions),
             "incomplete": sum(n < len(seconds) for n in conditions.values()),
-            "empty": sum(not normalise(text) for text in {row.id: row.reference for row in rows}.values()),
+            "empty": empty_references({row.id: row for row in rows}.values()),
             "off_db": max(off, default=None)}
 
 
