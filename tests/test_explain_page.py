@@ -10,19 +10,19 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from avsr.explain.looks import is_trained
+from avsr.explain.scene import open_scene
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tracking import crop, track_faces
 
 from avsr import checkpoint, lips, media
 from avsr.cli import main
 from avsr.cli.explain import explain_command
 from avsr.errors import AvsrError, BadMedia
 from avsr.explain import Settings, explain
-from avsr.explain.looks import is_trained
 from avsr.explain.page import render
-from avsr.explain.scene import open_scene
-from avsr.faces import track_faces
 from avsr.noise import active_level, rms_level
 from avsr.runtime import no_progress
 
@@ -167,7 +167,7 @@ def test_a_mouth_in_a_piece_is_that_of_the_whole_recording():
     mouth_crop = lips.MouthCropSettings()
     clip = media.read(HELLO)
     (seen,) = track_faces(clip)
-    whole = lips.crop(clip, seen, mouth_crop)
+    whole = crop(clip, seen, mouth_crop)
     for start, end in ((None, None), (1.0, 2.5)):
         found = opened(HELLO, mouth_crop, start=start, end=end)
         first, last = found.piece.start_frame, found.piece.end_frame
