@@ -74,8 +74,8 @@ def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
     return out
 
 
-def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: Sequence[Sequence[int]],
-               texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
+def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory,
+               prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, with times from the most likely path of CTC through each text; confidence is the decoder's as well."""
     (log_probs,), out = model.ctc_log_probs(memory).values(), []
     scores = teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)

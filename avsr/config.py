@@ -159,7 +159,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[
     told: dict[str, None] = {}                              # in order, each sentence once
     values = _read(path, told)
     for override in overrides:
-        _override(values, override, told)
+        _override(values, override, path, told)
     for sentence in told:
         warn(sentence)
     values.setdefault("name", path.resolve().parent.name)
@@ -213,19 +213,20 @@ def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above
     return out
 
 
-def _override(values: dict[str, Any], override: str, told: dict[str, None]) -> None:
+def _override(values: dict[str, Any], override: str, path: Path, told: dict[str, None]) -> None:
     """Set what an override says. Raises BadConfig."""
     key, equals, text = override.partition("=")
     if not equals or not text.strip():
         raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4, or as data.align=none to do without.")
     try:
-        table = tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        table = text                                        # a bare word is a string
+        value = text                                        # a bare word is a string
     *sections, last = key.strip().split(".")
-    for name in (last, *reversed(sections)):
+    table: dict[str, Any] = {last: value}
+    for name in reversed(sections):
         table = {name: table}
-    table = _renamed(table, "--set", told)
+    table = _renamed(table, f"{path}", told)
     for _ in sections:
         ((name, table),) = table.items()
         values = values.setdefault(name, {})

@@ -64,9 +64,6 @@ class EncodedAudio:
     lengths: Tensor | None
     seconds: tuple[float, ...]
 
-    def __len__(self) -> int:
-        return len(self.states)
-
     def expand(self, n: int) -> EncodedAudio:
         """The only utterance, n times: one sound for n videos."""
         return EncodedAudio(self.states.expand(n, -1, -1), None if self.lengths is None else self.lengths.expand(n),

@@ -110,17 +110,15 @@ class ResultRow:
             raise BadManifest(f"{where}: not JSON ({error}).  Take the line out, or run the benchmark again.") from error
         if not isinstance(values, dict):
             raise BadManifest(f"{where}: a {type(values).__name__}, not a row.  Take the line out, or run the benchmark again.")
-        values = {FORMER_NAMES.get(name, name): value for name, value in values.items()}
+        values: dict[str, Any] = {FORMER_NAMES.get(name, name): value for name, value in values.items()}
         for name, types in FIELD_TYPES.items():
-            if name not in values and name not in REQUIRED_FIELDS:
-                continue
-            if name not in values or not isinstance(values[name], types) or isinstance(values[name], bool):
+            if type(values[name]) not in types if name in values else name in REQUIRED_FIELDS:
                 found = f"is {json.dumps(values[name])}" if name in values else "is not there"
                 raise BadManifest(f"{where}: {name} {found}.  A row needs {', '.join(REQUIRED_FIELDS)}; see avsr/results.py.")
         if values["layout"] != LAYOUT:
             raise BadManifest(f"{where}: rows of layout {values['layout']}, and this version reads {LAYOUT}.  Use the version "
                               "of avsr that wrote them.")
-        known = {name: values.pop(name) for name in FIELD_TYPES if name in values}
+        known: dict[str, Any] = {name: values.pop(name) for name in FIELD_TYPES if name in values}
         known["normaliser"] = present_normaliser(known["normaliser"])
         return cls(**known, extra={name: value for name, value in values.items() if value is not None})
 

@@ -1,7 +1,7 @@
-"""Tables from other people's files, checked against the annotations of a dataclass before anything is made of them.
+"""Values from files, checked against the annotations of a dataclass before anything is made of them.
 
-    model.json, config.json -> read_json -> dict -> fit_table(dataclass, dict) -> values that have the fields' types and bounds
-Annotations are the schema: `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...]`, `tuple[X, Y]`, `X | None`, and with bounds
+    model.json, config.toml -> a table -> validate, validate_table -> values of the annotated types, within their bounds
+An annotation is `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...]`, `tuple[X, Y]` or `X | None`, with bounds as in
 `Annotated[int, Between(1, 64)]`, `Annotated[str, OneOf(...)]` or `Annotated[str, Printable(200)]`.
 """
 
@@ -13,13 +13,19 @@ import typing
 import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from avsr.errors import BadCheckpoint, quote
+from avsr.errors import AvsrError, BadCheckpoint, quote
 
-LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB, which take up to 40 times as much memory when parsed
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
+
+LONGEST_FILE = 2**22                                        # bytes of JSON: 4 MB, which need up to 40 times as much memory
 AGAIN = "Fetch the model again."
 
 
@@ -49,6 +55,16 @@ class Printable:
     longest: int
 
 
+def from_keywords(kind: type[T], values: Mapping[str, Any], function: str) -> T:
+    """The dataclass of a function's settings from keyword arguments. Raises AvsrError for a name that does not exist."""
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            nearest = (get_close_matches(name, known, 1, 0) or known)[0]
+            raise AvsrError(f"{function} has no setting {name!r}.  Use {nearest}, or any of {', '.join(known)}.")
+    return kind(**values)
+
+
 def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> Any:
     """`value`, which a file holds under `name`, as the annotated type. Raises InvalidValue.
 
@@ -72,7 +88,7 @@ def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> An
     if kind in (bool, str) and isinstance(value, kind) and _allowed(value, bounds):
         return value
     if kind in (int, float) and _is_number(value, kind) and _allowed(value, bounds):
-        return float(value) if kind is float else value
+        return kind(value)
     absent = f" or {null or 'null'}" if optional else ""
     raise InvalidValue(f"{name} is {quote(value)}, but must be {_wanted(kind, hint, bounds)}{absent}")
 
@@ -132,7 +148,7 @@ def _parts(hint: Any) -> tuple[Any, Any, bool]:
     return hint, bounds, optional
 
 
-def _is_number(value: Any, kind: type = float) -> bool:
+def _is_number(value: Any, kind: type) -> typing.TypeGuard[float]:
     """Whether a value is a finite number, and a whole one if `kind` is int. True and False are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False

@@ -79,11 +79,11 @@ class Table:
 
 
 def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *, short: bool = False) -> Table:
-    """A table by its suffix: .csv, .tsv, .jsonl; JSON where another begins with a brace, else tabs.
+    """A table, by its suffix .csv, .tsv or .jsonl; with another suffix it is JSON if it begins with a brace, else .tsv.
 
-    required, known: columns that the caller asks for; a header's `Media` is read as `media` where that is one of them.
-    short: whether a row may have fewer cells than the header. A .csv file whose header is parted by semicolons or tabs
-    alone is read so. Raises BadManifest, which names the line, for what cannot be read in full; OSError.
+    required, known: columns that the caller asks for; `Media` in a header is read as `media` if that is one of them.
+    short: whether a row may have fewer cells than the header. The cells of a .csv file may be separated by semicolons or tabs.
+    Raises BadManifest, which names the line, for a table that cannot be read in full, and OSError.
     """
     try:
         text = read_text(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import chain, islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from avsr.names import INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
 from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, release_memory
+from avsr.schema import from_keywords
 from avsr.segment import SpeechSegment
 from avsr.stream import StreamReader, Window, prefetch, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
@@ -89,7 +90,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
 
     Raises BadMedia, NoFace, BadCheckpoint, MissingAsset; lesser problems are listed in the transcript's `problems`.
     """
-    options = make_settings(settings)
+    options = from_keywords(TranscribeSettings, settings, "transcribe")
     if modality not in (choices := ("auto", *INPUT_MODALITIES)):
         raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(choices)}.")
     target = pick_device(device)
@@ -131,16 +132,6 @@ def load_model(model: str | Path, modality: str, device: torch.device, progress:
     """The checkpoint for `transcribe`, without its video encoder if no video will be used."""
     lips = modality in ("v", "av") or (modality == "auto" and may_see(model))
     return load(model, lips=lips, device=device, dtype=pick_dtype(device), progress=progress)
-
-
-def make_settings(values: dict) -> TranscribeSettings:
-    """Settings from keyword arguments. Raises AvsrError for a name that does not exist."""
-    known = [field.name for field in fields(TranscribeSettings)]
-    for name in values:
-        if name not in known:
-            nearest = (get_close_matches(name, known, 1, 0) or known)[0]
-            raise AvsrError(f"transcribe has no setting {name!r}.  Use {nearest}, or any of {', '.join(known)}.")
-    return TranscribeSettings(**values)
 
 
 def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:

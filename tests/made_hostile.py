@@ -73,7 +73,7 @@ def tiny(folder: Path) -> Path:
         n_decoder_layers=1,
         n_vocab=tokenizer.no_timestamps + 1,
         n_context=12,
-        lips="compact",
+        video_frontend="compact",
         n_reliability=2,
         n_heed=2,
     )

@@ -41,8 +41,8 @@ _DECODER_BLOCK = [
     ("audio.out", "src_attn.linear_out"), ("feed_norm", "norm3"),
     ("feed.0", "feed_forward.w_1"), ("feed.2", "feed_forward.w_2"),
 ]
-_STREAM = [("norm", "after_norm"), ("project", "embed.0"), ("front.conv.", "frontend.frontend3D."),
-           ("front.conv1", "frontend.trunk.conv1"), ("front.bn1", "frontend.trunk.bn1")]
+_STREAM = [("norm", "after_norm"), ("project", "embed.0"), ("frontend.conv.", "frontend.frontend3D."),
+           ("frontend.conv1", "frontend.trunk.conv1"), ("frontend.bn1", "frontend.trunk.bn1")]
 _REST = [("ctc", "ctc.ctc_lo"), ("fusion.into", "fusion.fc1"), ("fusion.out", "fusion.fc2"),
          ("decoder.embedding", "decoder.embed.0"), ("decoder.norm", "decoder.after_norm"),
          ("decoder.out", "decoder.output_layer")]
@@ -89,7 +89,7 @@ def _theirs(name: str, main: str, fusion_norm: str) -> str:
     prefix = "encoder." if head == main else "aux_encoder."
     if found := re.match(r"blocks\.(\d+)\.(.+)", rest):
         return f"{prefix}encoders.{found[1]}." + _put(found[2], _BLOCK)
-    if found := re.match(r"front\.(?:trunk|stages)\.(\d)\.(.+)", rest):
+    if found := re.match(r"frontend\.(?:trunk|stages)\.(\d)\.(.+)", rest):
         return f"{prefix}frontend.trunk.layer{int(found[1]) + 1}.{found[2]}"
     return prefix + _put(rest, _STREAM)
 

@@ -64,64 +64,57 @@ def test_company_changes_from_epoch_to_epoch():
 def test_a_plan_is_a_pure_function_of_seed_and_epoch():
     rows, config = rows_of(range(20, 120)), DataConfig(p_mismatched=0.3)
     assert plan_epoch(rows, config, 1, 4) == plan_epoch(rows, config, 1, 4)
-    plans = [plan_epoch(rows, config, seed, epoch) for seed, epoch in ((1, 4), (1, 5), (2, 4))]
-    assert plans[0] != plans[1]
-    assert plans[0] != plans[2]
-    seeds = [plan.seed for epoch in plans for plan in epoch]
+    specs = [plan_epoch(rows, config, seed, epoch) for seed, epoch in ((1, 4), (1, 5), (2, 4))]
+    assert specs[0] != specs[1]
+    assert specs[0] != specs[2]
+    seeds = [spec.seed for epoch in specs for spec in epoch]
     assert len(set(seeds)) == len(seeds)
 
 
 def test_shares_of_modalities_are_those_asked_for():
     rows = rows_of([75] * 600)
     config = DataConfig(p_audio_visual=0.5, p_audio=0.2, p_mismatched=0.25)
-    plans = [plan for epoch in range(20) for plan in plan_epoch(rows, config, 0, epoch)]
-    share = {name: np.mean([plan.modality == name for plan in plans]) for name in ("av", "a", "v")}
+    specs = [spec for epoch in range(20) for spec in plan_epoch(rows, config, 0, epoch)]
+    share = {name: np.mean([spec.modality == name for spec in specs]) for name in ("av", "a", "v")}
     assert share["av"] == pytest.approx(0.5, abs=0.06)
     assert share["a"] == pytest.approx(0.2, abs=0.05)
     assert share["v"] == pytest.approx(0.3, abs=0.06)
-    pairs = [other is not None for plan in plans for other in plan.foreign if plan.modality == "av"]
+    pairs = [other is not None for spec in specs for other in spec.mismatched if spec.modality == "av"]
     assert np.mean(pairs) == pytest.approx(0.25, abs=0.03)
-    assert all(other is None for plan in plans if plan.modality != "av" for other in plan.foreign)
-    assert all(own != other for plan in plans for own, other in zip(plan.rows, plan.foreign, strict=True))
+    assert all(other is None for spec in specs if spec.modality != "av" for other in spec.mismatched)
+    assert all(own != other for spec in specs for own, other in zip(spec.rows, spec.mismatched, strict=True))
 
 
 def test_shares_that_are_all_but_for_rounding():
     """1 - 0.9 - 0.1 is a little below 0, which numpy takes for no chance."""
-    plans = plan_epoch(rows_of([75] * 100), DataConfig(p_audio_visual=0.9, p_audio=0.1), 0, 0)
-    assert {plan.modality for plan in plans} <= {"av", "a"}
+    specs = plan_epoch(rows_of([75] * 100), DataConfig(p_audio_visual=0.9, p_audio=0.1), 0, 0)
+    assert {spec.modality for spec in specs} <= {"av", "a"}
 
 
 def test_rows_that_lack_a_modality_keep_to_themselves():
     has = ["av", "a", "v", "av", "a"] * 20
     rows = rows_of([75] * 100, has)
     for epoch in range(3):
-        plans = plan_epoch(rows, DataConfig(p_mismatched=0.5), 0, epoch)
-        assert sorted(i for plan in plans for i in plan.rows) == list(range(100))
-        for plan in plans:
-            kinds = {has[i] for i in plan.rows}
+        specs = plan_epoch(rows, DataConfig(p_mismatched=0.5), 0, epoch)
+        assert sorted(i for spec in specs for i in spec.rows) == list(range(100))
+        for spec in specs:
+            kinds = {has[i] for i in spec.rows}
             assert len(kinds) == 1
-            assert plan.modality == kinds.pop() or has[plan.rows[0]] == "av"
-            assert all(other is None or has[other] == "av" for other in plan.foreign)
+            assert spec.modality == kinds.pop() or has[spec.rows[0]] == "av"
+            assert all(other is None or has[other] == "av" for other in spec.mismatched)
 
 
-def test_mouths_that_are_not_believed_keep_to_themselves_with_their_sound():
+def test_unreliable_mouths_get_batches_of_their_own_with_their_sound():
     rows = [ManifestRow(replace(row.utterance, labels={"trust": "no"}) if i % 4 == 0 else row.utterance, row.base)
             for i, row in enumerate(rows_of([75] * 100))]
-    plans = plan_epoch(rows, DataConfig(p_audio_visual=0.2, p_audio=0.4), 0, 0)
-    assert sorted(i for plan in plans for i in plan.rows) == list(range(100))
-    for plan in plans:
-        assert len({i % 4 == 0 for i in plan.rows}) == 1
-        assert plan.modality == "av" or plan.rows[0] % 4
+    specs = plan_epoch(rows, DataConfig(p_audio_visual=0.2, p_audio=0.4), 0, 0)
+    assert sorted(i for spec in specs for i in spec.rows) == list(range(100))
+    for spec in specs:
+        assert len({i % 4 == 0 for i in spec.rows}) == 1
+        assert spec.modality == "av" or spec.rows[0] % 4
 
 
-def test_versions_of_sounds_take_turns():
-    sounds = [{plan.sound for plan in plan_epoch(rows_of([75] * 30), DataConfig(sound_draws=2, p_speed=0.0), 0, epoch)}
-              for epoch in range(3)]
-    assert sounds == [{0}, {1}, {0}]
-    assert plan_epoch(rows_of([75]), DataConfig(), 0, 0)[0].sound is None
-
-
-# The endless sequence
+# The infinite sequence
 
 def take(n, **where):
     return list(islice(InfiniteSampler(rows_of(range(20, 60)), DataConfig(frames=300), 3, **where), n))
@@ -129,7 +122,7 @@ def take(n, **where):
 
 def test_a_resumed_run_goes_on_with_the_same_batches():
     whole = take(40)
-    assert len({plan.seed[1] for plan in whole}) > 2, "of several epochs"
+    assert len({spec.seed[1] for spec in whole}) > 2, "of several epochs"
     for first in (1, 7, 20):
         assert take(40 - first, first=first) == whole[first:]
 
@@ -138,7 +131,7 @@ def test_a_resumed_run_goes_on_with_the_same_batches():
 def test_processes_share_the_batches_out(world):
     whole = take(30 * world)
     parts = [take(30, rank=rank, world=world) for rank in range(world)]
-    assert [plan for step in zip(*parts, strict=True) for plan in step] == whole
+    assert [spec for step in zip(*parts, strict=True) for spec in step] == whole
     assert take(20, rank=1, world=world, first=10 * world) == parts[1][10:]
 
 
@@ -161,7 +154,7 @@ def test_padding():
     assert batch.classes.tolist() == [1, 1, 1]
     assert batch.class_lengths.tolist() == [2, 1]
     assert batch.labels.tolist() == [[2] * 5, [2, 2, 2, NO_LABEL, NO_LABEL]]
-    assert batch.matched.tolist() == [False, True]
+    assert batch.reliable.tolist() == [False, True]
     assert batch.mel.shape == (2, 20, 80)
     assert batch.mel_lengths.tolist() == [20, 12]
     assert batch.lengths.tolist() == [5, 3]
@@ -223,7 +216,8 @@ def test_a_worker_ends_with_a_trainer_that_is_killed():
 def test_a_worker_gives_the_same_batches(prepared):
     rows, batches = prepared
     config = DataConfig(frames=60, p_mismatched=0.5, p_audio_visual=0.6, p_audio=0.2)
-    here, there = (list(islice(loader(batches, InfiniteSampler(rows, config, 1), n_workers, pin=False), 12)) for n_workers in (0, 1))
+    here, there = (list(islice(loader(batches, InfiniteSampler(rows, config, 1), n_workers, pin=False), 12))
+                   for n_workers in (0, 1))
     assert all(equal(one, other) for one, other in zip(here, there, strict=True))
     assert {batch.modality for batch in here} >= {"av", "a"}
     resumed = list(islice(loader(batches, InfiniteSampler(rows, config, 1, first=5), 0, pin=False), 7))
@@ -234,8 +228,8 @@ def test_mouths_are_augmented_in_the_loader_or_on_the_device_alike(prepared):
     rows, batches = prepared
     config, cpu = DataConfig(frames=60, p_audio_visual=0.5, p_audio=0.2), torch.device("cpu")
     later = Batches(rows, batches.examples, batches.prompt, batches.end, None, finished=False)
-    for plan in [plan for plan in plan_epoch(rows, config, 1, 0) if "v" in plan.modality][:3]:
-        made, still = batches[plan], later[plan]
+    for spec in [spec for spec in plan_epoch(rows, config, 1, 0) if "v" in spec.modality][:3]:
+        made, still = batches[spec], later[spec]
         assert (made.seeds, len(still.seeds)) == (None, len(still.ids))
         assert (made.mouths.shape[2:], still.mouths.shape[2:]) == ((88, 88), (96, 96))
         assert equal(augmented(still, batches.examples.augment, cpu), made)

@@ -35,17 +35,52 @@ def test_what_is_not_said_is_the_default(written):
 
 def test_overrides_go_over_the_file_each_as_its_type(written):
     path = written(f'name = "mine"\n{DATA}snr = [0, 5]\n[train]\nsteps = 7\n')
-    config = read_config(path, ["train.steps=9", "train.lr=3e-4", "model.start=tiny.en", "data.snr=[-5, 5]", "loss.reliability=1",
-                                "train.rates={\"audio.*\" = 0.0}", "model.dims.video_frontend=compact", "data.noise.white=true"])
+    config = read_config(path, ["train.steps=9", "train.lr=3e-4", "model.start=tiny.en", "data.snr=[-5, 5]",
+                                "loss.reliability=1", "train.rates={\"audio.*\" = 0.0}", "model.dims.video_frontend=compact",
+                                "data.noise.white=true"])
     assert config.name == "mine"
     assert (config.train.steps, config.train.lr, config.model.start, config.data.snr) == (9, 3e-4, "tiny.en", (-5.0, 5.0))
     assert config.loss.reliability == 1.0
     assert isinstance(config.loss.reliability, float)
     assert config.train.rates == {"audio.*": 0.0}
-    assert config.model.dims == {"lips": "compact"}
+    assert config.model.dims == {"video_frontend": "compact"}
     assert config.data.noise == {"white": True}
     assert read_config(path, ["model.start=none"]).model.start is None
     assert read_config(path).train.steps == 7
+
+
+OLD = """
+[model]
+ears_from = "tiny.en"
+lips_from = "grid"
+[model.dims]
+lips = "compact"
+n_trust = 8
+n_heed = 0
+[loss]
+trust = 0.5
+trusted_loss = 2.0
+[judges]
+sights = 5
+rows = 9
+attune_steps = 4
+"""
+
+
+def test_keys_of_former_versions_are_read_with_a_warning_each(written):
+    said = []
+    path = written(f"{DATA}p_both = 0.5\np_sound = 0.1\np_foreign = 0.2\np_ruined = 0.3\nsound_draws = 1\n{OLD}")
+    config = read_config(path, ["data.p_sound=0.25", "judges.lr=0.01", "model.dims.n_heed=0"], said.append)
+    data, loss, fitted = config.data, config.loss, config.reliability
+    assert (config.model.audio_encoder_from, config.model.video_encoder_from) == ("tiny.en", "grid")
+    assert config.model.dims == {"video_frontend": "compact", "n_reliability": 8}
+    assert (data.p_audio_visual, data.p_audio, data.p_mismatched, data.p_corrupted) == (0.5, 0.25, 0.2, 0.3)
+    assert (loss.reliability, loss.readable_loss) == (0.5, 2.0)
+    assert (fitted.variants, fitted.rows, fitted.contrastive_steps, fitted.lr) == (5, 9, 4, 0.01)
+    assert f"{path}: judges.sights is now called reliability.variants; the old name still works." in said
+    assert f"{path}: data.sound_draws has no effect any more, because every step encodes its sounds anew.  Remove it." in said
+    assert f"{path}: data.p_sound is now called data.p_audio; the old name still works." in said
+    assert len(said) == len(set(said)) == 15
 
 
 CONFIGS = sorted(path for path in (ROOT / "experiments").glob("*/*.toml") if path.name != "noise.toml")
@@ -53,8 +88,10 @@ CONFIGS = sorted(path for path in (ROOT / "experiments").glob("*/*.toml") if pat
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-2:]))
 def test_the_configs_that_come_with_it_can_be_read(path):
-    config = read_config(path)
+    said = []
+    config = read_config(path, warn=said.append)
     assert config.data.train
+    assert not said, "names of former versions"
     assert "shared" not in path.read_text()                  # what lies beside the repository only some machines have
 
 
@@ -143,7 +180,10 @@ WRONG = {
     "a name that leads elsewhere": ('name = "../x"', [], 'name is "../x", but names the folder of the run within runs/'),
     "no name": ('name = ""', [], 'name is "", but names the folder of the run'),
     "a model without a name": ('[model]\nstart = ""', [], 'model.start is empty.  Give it a value, or write "none"'),
-    "kept sounds at another speed": ("", ["data.sound_draws=2"], "Set data.p_speed = 0."),
+    "an audio gate": ("", ["model.dims.n_heed=8"],
+                      "model.dims.n_heed is 8, but the audio gate was removed, as it gained nothing.  Remove it."),
+    "an old name beside the new one": ("p_both = 0.3\np_audio_visual = 0.4", [],
+                                       "data.p_both is now called data.p_audio_visual, and both are there.  Remove data."),
 }
 
 

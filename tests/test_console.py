@@ -213,7 +213,7 @@ def made(tmp_path_factory):
     text = CONFIG.replace("n_fusion_layers = 1", "n_fusion_layers = 0\nn_trust = 2")
     text = text.replace("[data]", '[data]\nalign = "teacher"')
     (folder / "config.toml").write_text(f"{text}\n[judges]\nsights = 1\nsteps = 2\nattune_steps = 2\n")
-    model(folder / "teacher", lips=None, n_video_layers=0)
+    model(folder / "teacher", video_frontend=None, n_video_layers=0)
     return folder
 
 

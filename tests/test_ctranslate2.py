@@ -12,8 +12,8 @@ from made_whispers import as_ctranslate2, small_whisper
 
 from avsr import checkpoint
 from avsr.errors import BadCheckpoint
-from avsr.models.ctranslate2 import floats, read_ctranslate2
-from avsr.models.whisper import load_ctranslate2
+from avsr.importers.ctranslate2 import floats, read_ctranslate2
+from avsr.importers.whisper import load_ctranslate2
 
 TYPES = ("float32", "float16", "bfloat16", "int16", "int8", "int8_float32", "int8_float16", "int8_bfloat16")
 
@@ -76,7 +76,7 @@ def test_every_type_computes_what_ctranslate2_computes(converted, mel, kind, mon
 @pytest.mark.parametrize(("kind", "within"), [
     ("float32", 0), ("float16", 1e-3), ("bfloat16", 1e-2), ("int16", 1e-3), ("int8", 1e-2)])
 def test_every_weight_is_what_was_converted(network, converted, kind, within):
-    from avsr.models.whisper import rename_hugging_face
+    from avsr.importers.whisper import rename_hugging_face
 
     loaded = checkpoint.load(converted(kind), lips=False).model.state_dict()
     wanted = rename_hugging_face(network.state_dict())
@@ -93,7 +93,7 @@ def test_settings_are_those_of_its_config(converted):
 
 
 def test_a_folder_with_weights_of_both_layouts_is_the_one_its_config_is_of(network, copy, tiny_en_folder):
-    from avsr.models.whisper import load_folder
+    from avsr.importers.whisper import load_folder
 
     with torch.no_grad():
         network.model.encoder.conv1.bias += 1               # so that the two can be told apart

@@ -10,8 +10,6 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from avsr.explain.looks import is_trained
-from avsr.explain.scene import open_scene
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,8 +19,10 @@ from avsr import checkpoint, lips, media
 from avsr.cli import main
 from avsr.cli.explain import explain_command
 from avsr.errors import AvsrError, BadMedia
-from avsr.explain import Settings, explain
-from avsr.explain.page import render
+from avsr.explain import ExplainSettings, explain
+from avsr.explain.attention import is_trained
+from avsr.explain.input import open_input
+from avsr.explain.page import render_page
 from avsr.noise import active_level, rms_level
 from avsr.runtime import no_progress
 
@@ -33,7 +33,7 @@ SECOND = 16 * 1000                                          # samples
 
 
 def opened(source, mouth_crop=None, **wanted):
-    return open_scene(source, mouth_crop, Settings(**wanted), no_progress)
+    return open_input(source, mouth_crop, ExplainSettings(**wanted), no_progress)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
         assert not address.startswith("#") or address[1:] in parsed.ids, address
     assert "http" not in re.sub(r'"data:[^"]*"', "", text)
     assert not re.search(r"url\((?!#)", text)
-    for part in ("written", "shares", "trust", "heard", "seen", "letters"):
+    for part in ("written", "shares", "reliability", "audio", "video", "letters"):
         assert part in parsed.ids
     assert text.count("data:video/mp4") == 1
     assert text.count("data:audio/mp4") == 1                # before the noise was added
@@ -111,35 +111,33 @@ def test_the_page_is_whole_and_needs_nothing_else(written):
 
 def test_the_numbers_are_those_of_the_page(written):
     numbers = json.loads((written[0] / "explain.json").read_text())
-    assert numbers["piece"] == {"start": 0.4, "end": 2.0, "chosen": "as asked for", "recording": 6.08,
-                                "speech": numbers["piece"]["speech"]}
+    assert numbers["segment"] == {"start": 0.4, "end": 2.0, "chosen": "as asked for", "recording": 6.08,
+                                "speech": numbers["segment"]["speech"]}
     assert set(numbers["outputs"]) == {"none", "a", "v", "av", "a_clean", "av_clean"}
     assert numbers["noise"]["snr_achieved"] == pytest.approx(0.0, abs=0.1)
-    assert numbers["trust"] is None                         # this model has no judge
+    assert numbers["video_reliability"] is None             # this model has no estimator
     shares = numbers["shares"]
-    assert shares["sound"] + shares["sight"] == pytest.approx(shares["total"], abs=2e-5)
+    assert shares["sound"] + shares["video"] == pytest.approx(shares["total"], abs=2e-5)
     assert shares["total"] == pytest.approx(numbers["outputs"]["av"]["value"] - numbers["outputs"]["none"]["value"], abs=2e-5)
     assert numbers["wer_shares"]["total"] == pytest.approx(1 - numbers["outputs"]["av"]["errors"] / 5, abs=1e-5)
     assert len(numbers["saliency"]["frames"]) == 40
-    for name, look in numbers["looks"].items():
-        assert np.shape(look["weights"]) == (len(numbers["words"]), 80), name
+    for name, attention in numbers["attention"].items():
+        assert np.shape(attention["weights"]) == (len(numbers["words"]), 80), name
     assert set(numbers["ctc"]) == {"audio", "video", "fused"}
 
 
-@pytest.mark.parametrize(("judged", "says"), [
-    ({"trust": 0.0, "familiar": 0.0}, "unlike any mouth it learnt from"),
-    ({"trust": 0.0, "familiar": 0.4}, "look familiar (40\u00a0%), but are judged to be of no help"),
-    ({"trust": 0.5, "familiar": 1.0}, "believes these lips by 50\u00a0%"),
-    ({"trust": 1.0, "familiar": 1.0, "heed": 0.0}, "writes exactly what it writes from the lips alone"),
-    ({"trust": 1.0, "familiar": 1.0, "heed": 0.25}, "listens to the sound by 25\u00a0% only"),
+@pytest.mark.parametrize(("estimated", "says"), [
+    ({"video_reliability": 0.0, "in_distribution": 0.0}, "unlike those in its training data"),
+    ({"video_reliability": 0.0, "in_distribution": 0.4}, "like those in its training data (40\u00a0%), but the video is estimated to be of no help"),
+    ({"video_reliability": 0.5, "in_distribution": 1.0}, "relies on this video by 50\u00a0%"),
 ])
-def test_what_the_judges_said(written, judged, says):
-    numbers = json.loads((written[0] / "explain.json").read_text()) | judged
-    shut = {"change": 0.0, "trust": 0.0} if judged["trust"] == 0 else {}
+def test_the_estimated_reliability_is_explained(written, estimated, says):
+    numbers = json.loads((written[0] / "explain.json").read_text()) | estimated
+    shut = {"change": 0.0, "reliability": 0.0} if estimated["video_reliability"] == 0 else {}
     numbers["gates"] = [gate | shut for gate in numbers["gates"]]
-    text = render(numbers, {}, {"mouth": "data:,"}, None)
+    text = render_page(numbers, {}, {"mouth": "data:,"}, None)
     assert says in text
-    assert ("does not believe these lips, so with both it goes by sound alone" in text) == (judged["trust"] == 0)
+    assert ("does not rely on this video, so with both it goes by sound alone" in text) == (estimated["video_reliability"] == 0)
 
 
 def test_sound_alone_and_a_model_without_eyes_say_what_is_not_shown(grid, hello, tmp_path, tiny_en):
@@ -148,9 +146,9 @@ def test_sound_alone_and_a_model_without_eyes_say_what_is_not_shown(grid, hello,
         page = explain(source, model=model, output=tmp_path, start=0.0, end=2.0)
         parsed, text = structure(page), page.read_text()
         assert f"The lips could not be shown: {why}." in text
-        assert "heard" in parsed.ids
-        assert not {"seen", "trust"} & set(parsed.ids)
-        assert json.loads((tmp_path / "explain.json").read_text())["shares"]["sight"] == 0
+        assert "audio" in parsed.ids
+        assert not {"video", "reliability"} & set(parsed.ids)
+        assert json.loads((tmp_path / "explain.json").read_text())["shares"]["video"] == 0
     assert "Hello" in json.loads((tmp_path / "explain.json").read_text())["outputs"]["a"]["text"]
 
 
@@ -160,7 +158,7 @@ def test_lips_without_sound_are_explained_too(grid, tmp_path):
     numbers = json.loads((tmp_path / "explain.json").read_text())
     assert set(numbers["outputs"]) == {"none", "v"}
     assert numbers["saliency"]["modality"] == "v"
-    assert "heard" not in structure(page).ids
+    assert "audio" not in structure(page).ids
 
 
 def test_a_mouth_in_a_piece_is_that_of_the_whole_recording():
@@ -170,7 +168,7 @@ def test_a_mouth_in_a_piece_is_that_of_the_whole_recording():
     whole = crop(clip, seen, mouth_crop)
     for start, end in ((None, None), (1.0, 2.5)):
         found = opened(HELLO, mouth_crop, start=start, end=end)
-        first, last = found.piece.start_frame, found.piece.end_frame
+        first, last = found.segment.start_frame, found.segment.end_frame
         assert (first, last) == ((0, clip.n_frames) if start is None else (25, 63))
         assert np.array_equal(found.mouths.images, whole.images[first:last])
         assert np.array_equal(found.clean, clip.audio[first * SECOND // 25:last * SECOND // 25])
@@ -179,12 +177,12 @@ def test_a_mouth_in_a_piece_is_that_of_the_whole_recording():
 def test_of_a_long_recording_the_first_speech_is_taken(hello):
     long = np.concatenate([np.zeros(14 * SECOND, np.float32), hello, np.zeros(20 * SECOND, np.float32)])
     found = opened(long)
-    assert found.chosen == "the first stretch in which somebody speaks"
-    assert 13 < found.piece.start_s < 15
-    assert found.piece.duration_s < 8
-    assert np.array_equal(found.clean, long[round(found.piece.start_s * SECOND):][:len(found.clean)])
-    assert opened(long, start=30.0).piece.duration_s == 10.08
-    assert opened(long, end=3.0).piece.end_frame == 75
+    assert found.chosen == "the first segment in which somebody speaks"
+    assert 13 < found.segment.start_s < 15
+    assert found.segment.duration_s < 8
+    assert np.array_equal(found.clean, long[round(found.segment.start_s * SECOND):][:len(found.clean)])
+    assert opened(long, start=30.0).segment.duration_s == 10.08
+    assert opened(long, end=3.0).segment.end_frame == 75
 
 
 @settings(max_examples=20, deadline=None)
@@ -196,26 +194,26 @@ def test_noise_is_as_loud_as_asked_for(snr_db, name, seed):
     assert np.array_equal(found.clean, sound)
     added = found.sound.astype(np.float64) - found.clean
     assert active_level(sound) - rms_level(added) == pytest.approx(snr_db, abs=0.1)
-    assert found.disturbance.snr_achieved == pytest.approx(snr_db, abs=0.1)
+    assert found.noise.snr_achieved == pytest.approx(snr_db, abs=0.1)
     assert np.array_equal(found.sound, opened(sound, noise=name, snr_db=snr_db, seed=seed, start=0.0).sound)
 
 
 def test_noise_of_a_folder(tmp_path, hello):
     media.write(None, tmp_path / "hum.wav", audio=np.sin(np.arange(SECOND) / 9).astype(np.float32))
-    assert opened(hello, noise=f"hum={tmp_path}", snr_db=3.0).disturbance.name == "hum"
+    assert opened(hello, noise=f"hum={tmp_path}", snr_db=3.0).noise.name == "hum"
     (tmp_path / "noise.toml").write_text('drone = "hum.wav"')
-    assert opened(hello, noise="drone", snr_db=3.0, noise_config=tmp_path / "noise.toml").disturbance.name == "drone"
+    assert opened(hello, noise="drone", snr_db=3.0, noise_config=tmp_path / "noise.toml").noise.name == "drone"
 
 
 @pytest.mark.parametrize(("wanted", "says"), [
-    ({"noise": "white"}, "--noise white: how loud is not said.  Add --snr"),
-    ({"snr_db": 0.0}, "--snr 0: of what noise is not said.  Add --noise"),
+    ({"noise": "white"}, "--noise white: its level is missing.  Add --snr"),
+    ({"snr_db": 0.0}, "--snr 0: the noise is missing.  Add --noise"),
     ({"noise": "white", "snr_db": float("nan")}, "not a level"),
     ({"noise": "quake", "snr_db": 0.0}, "--noise quake: not known"),
     ({"noise": "quake=", "snr_db": 0.0}, "this names no files"),
     ({"noise": "rain=no/such/folder", "snr_db": 0.0}, "matches 0 files"),
     ({"reference": " ... "}, "it holds no word"),
-    ({"start": 5.0, "end": 4.0}, "not a stretch"),
+    ({"start": 5.0, "end": 4.0}, "not a segment"),
     ({"start": 0.0, "end": 31.0}, "at most 30 s"),
     ({"start": 60.0}, "it ends after 6.0"),
 ])
@@ -226,7 +224,7 @@ def test_what_cannot_be_is_told(hello, wanted, says):
 
 def test_nothing_to_explain(hello, tmp_path):
     silence = np.zeros(3 * SECOND, np.float32)
-    with pytest.raises(BadMedia, match="nobody speaks in it, as far as can be heard, and the recording has no picture"):
+    with pytest.raises(BadMedia, match="no speech was found in its sound, and the recording has no picture"):
         opened(silence)
     with pytest.raises(BadMedia, match="its sound is silent, so 0 dB to it have no meaning"):
         opened(silence, start=0.0, noise="white", snr_db=0.0)
@@ -239,7 +237,7 @@ def test_nothing_to_explain(hello, tmp_path):
     with pytest.raises(BadMedia, match="no sound in it to which --noise white could be added"):
         opened(blank, lips.MouthCropSettings(), noise="white", snr_db=0.0)
     faceless = opened(media.Clip(np.full_like(clip.video, 80), clip.shown, clip.audio), lips.MouthCropSettings())
-    assert (faceless.mouths, faceless.unseen) == (None, "no face was found in any frame")
+    assert (faceless.mouths, faceless.no_video) == (None, "no face was found in any frame")
     assert faceless.modalities == ("none", "a")
 
 
@@ -256,7 +254,7 @@ def test_its_arguments_are_those_of_the_function():
     function = {name: parameter.default for name, parameter in inspect.signature(explain).parameters.items()
                 if name not in ("source", "command", "progress", "settings")}
     function["output_dir"] = function.pop("output")
-    assert typed == function | {field.name: field.default for field in fields(Settings)}
+    assert typed == function | {field.name: field.default for field in fields(ExplainSettings)}
     assert all(option.help for option in explain_command.params if isinstance(option, click.Option))
 
 
@@ -264,7 +262,7 @@ def test_errors_at_the_command_line(tmp_path):
     typed = ["explain", str(tmp_path / "no.mp4"), "--model", "grid", "--output-dir", str(tmp_path / "out")]
     done = CliRunner().invoke(main, [*typed, "--snr", "-5"])
     assert done.exit_code == 1
-    assert done.stderr.startswith("error: --snr -5: of what noise is not said.")
+    assert done.stderr.startswith("error: --snr -5: the noise is missing.")
     done = CliRunner().invoke(main, typed)
     assert done.exit_code == 1
     assert "no such file" in done.stderr

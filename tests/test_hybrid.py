@@ -10,7 +10,7 @@ import torch
 from avsr.align import ctc_path
 from avsr.decode import DecodeOptions, decode
 from avsr.features import standardise
-from avsr.models.audio import WaveFront
+from avsr.models.audio import WaveformFrontend
 from avsr.models.blocks import length_mask
 from avsr.models.conformer import ConformerBlock, RelativeAttention, by_key, distances
 from avsr.models.hybrid import HybridAVSR, HybridDims
@@ -211,8 +211,8 @@ def test_sound_alone_is_cut_to_whole_frames(n_samples):
 
 def test_a_wave_front_gives_50_or_25_positions_a_second_and_knows_no_company():
     torch.manual_seed(0)
-    front = WaveFront(pool=10).eval()
-    assert (front.samples, WaveFront().samples) == (320, SAMPLES_PER_FRAME)
+    front = WaveformFrontend(pool=10).eval()
+    assert (front.samples, WaveformFrontend().samples) == (320, SAMPLES_PER_FRAME)
     sound, lengths = torch.randn(2, 3200, 1), torch.tensor([3200, 1000])
     together = front(sound, lengths)
     assert together.shape == (2, 10, 512)

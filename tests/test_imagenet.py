@@ -14,7 +14,7 @@ from avsr.cli import main
 from avsr.errors import BadCheckpoint, BadConfig, MissingAsset
 from avsr.models.video import GREY_MEAN, GREY_STD
 from avsr.train.imagenet import ASSET, COLOUR_MEAN, COLOUR_STD, inflated
-from avsr.train.initialise import begin
+from avsr.train.initialise import initialise
 
 LIPS = 'model.dims.video_frontend="resnet18"'
 
@@ -64,7 +64,7 @@ def features(network, grey):
 
 
 def test_at_first_each_frame_is_seen_as_torchvision_sees_it(theirs, saved, folder, tmp_path):
-    front = begin(config(folder, f"model.video_encoder_from={saved()}", LIPS), tmp_path).model.eval().video.frontend
+    front = initialise(config(folder, f"model.video_encoder_from={saved()}", LIPS), tmp_path).model.eval().video.frontend
     torch.manual_seed(1)
     mouths = torch.rand(2, 4, 88, 88)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_motion_is_yet_to_be_learnt():
 
 def test_the_rest_of_the_network_is_new_and_half_precision_is_taken(saved, folder, tmp_path):
     path = saved(lambda state: {key: value.half() if value.is_floating_point() else value for key, value in state.items()})
-    taken, plain = (begin(config(folder, LIPS, *some), tmp_path).model.state_dict()
+    taken, plain = (initialise(config(folder, LIPS, *some), tmp_path).model.state_dict()
                     for some in ([f"model.video_encoder_from={path}"], []))
     changed = {name for name in plain if not torch.equal(plain[name], taken[name])}
     assert all(name.startswith("video.frontend.") for name in changed)
@@ -109,7 +109,7 @@ def test_the_rest_of_the_network_is_new_and_half_precision_is_taken(saved, folde
 ], ids=["another network", "half of it", "grey"])
 def test_what_does_not_fit_is_refused_by_name(saved, folder, tmp_path, change, says):
     with pytest.raises(BadCheckpoint) as caught:
-        begin(config(folder, f"model.video_encoder_from={saved(change)}", LIPS), tmp_path)
+        initialise(config(folder, f"model.video_encoder_from={saved(change)}", LIPS), tmp_path)
     assert says in str(caught.value)
     assert str(caught.value).endswith(".  Name the file of torchvision's resnet18.")
 
@@ -118,31 +118,33 @@ def test_a_file_is_held_to_the_digits_in_its_name(saved, folder, tmp_path):
     path = saved()
     digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     path = path.rename(path.with_name(f"resnet18-{digits}.pth"))
-    assert begin(config(folder, f"model.video_encoder_from={path}", LIPS), tmp_path).model.dims.video_frontend == "resnet18"
+    start = initialise(config(folder, f"model.video_encoder_from={path}", LIPS), tmp_path)
+    assert start.model.dims.video_frontend == "resnet18"
     wrong = path.rename(path.with_name("resnet18-0123abcd.pth"))
     with pytest.raises(BadCheckpoint, match=rf"its sha256 begins {digits}, but its name says 0123abcd.  Download it again"):
-        begin(config(folder, f"model.video_encoder_from={wrong}", LIPS), tmp_path)
+        initialise(config(folder, f"model.video_encoder_from={wrong}", LIPS), tmp_path)
 
 
 def test_imagenet_comes_as_an_asset(saved, folder, tmp_path, monkeypatch):
     settings = partial(config, folder, "model.video_encoder_from=imagenet", LIPS)
     monkeypatch.setenv("AVSR_RESNET18", str(saved()))
     with pytest.raises(MissingAsset, match=r"not resnet18-f37072fd.pth: its sha256 begins .* wanted f37072fd47e8"):
-        begin(settings(), tmp_path)
+        initialise(settings(), tmp_path)
     monkeypatch.setenv("AVSR_RESNET18", str(tmp_path / "none.pth"))
     with pytest.raises(MissingAsset, match=r"none.pth: no such file, though AVSR_RESNET18 names it"):
-        begin(settings(), tmp_path)
+        initialise(settings(), tmp_path)
 
 
 @pytest.mark.parametrize("lips", ["compact", "resnet18-silu"])
 def test_other_lips_cannot_start_so(folder, tmp_path, lips):
-    with pytest.raises(BadConfig, match=rf"video_encoder_from imagenet is a ResNet-18, but the lips are {lips}\.  Set model.dims.video_frontend"):
-        begin(config(folder, "model.video_encoder_from=imagenet", f"model.dims.video_frontend={lips}"), tmp_path)
+    with pytest.raises(BadConfig, match=rf"imagenet is a ResNet-18, but the frontend is {lips}\.  Set model.dims.video_frontend"):
+        initialise(config(folder, "model.video_encoder_from=imagenet", f"model.dims.video_frontend={lips}"), tmp_path)
 
 
 def test_on_the_command_line_a_file_that_is_not_there_is_one_sentence(folder, tmp_path):
     config(folder)
-    done = CliRunner().invoke(main, ["train", str(folder / "config.toml"), "--set", "model.video_encoder_from=none.pth", "--set", LIPS,
+    done = CliRunner().invoke(main, ["train", str(folder / "config.toml"), "--set",
+                                    "model.video_encoder_from=none.pth", "--set", LIPS,
                                      "-o", str(tmp_path / "run"), "--device", "cpu"])
     assert done.exit_code == 1
     assert "none.pth: cannot be read (No such file or directory)." in done.stderr.splitlines()[-1]

@@ -22,14 +22,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from avsr import checkpoint, importers
+from avsr.checkpoint import importing
+from avsr.checkpoint.importing import import_checkpoint
 from avsr.cli import main
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput
-from avsr.importers import auto_avsr, import_checkpoint
+from avsr.importers import auto_avsr
 from avsr.importers.family import Converted, Family
-from avsr.importers.reading import listed, read_weights
+from avsr.importers.reading import read_weights
 from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import outline
 from avsr.models.hybrid import HybridAVSR
+from avsr.models.weights import listed
 from avsr.text import SentencePieceTokenizer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
@@ -185,7 +188,7 @@ def test_model_json_holds_all_that_decoding_must_know(published, tmp_path):
 
 
 def test_a_published_file_is_known_by_its_md5(published, tmp_path, ears, monkeypatch):
-    monkeypatch.setattr(importers, "_md5", lambda path, progress: "f0c5c" + 27 * "0")
+    monkeypatch.setattr(importing, "_md5", lambda path, progress: "f0c5c" + 27 * "0")
     imported = import_checkpoint(published(ears), tmp_path / "out")
     assert (imported.known.file, imported.known.wer) == ("asr_trlrs3vox2_base.pth", 1.0)
     facts = json.loads((imported.folder / "model.json").read_text())

@@ -15,11 +15,10 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles",
          "linebreak", "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
-         "checkpoint", "importers", "lm", "decode", "align", "recogniser", "results", "metrics", "modality",
+         "importers", "checkpoint", "lm", "decode", "align", "recogniser", "results", "metrics", "modality",
          "train", "transcribe", "benchmark", "html", "explain", "report",
          "cli", "__main__"]
-MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "ctranslate2",
-          "whisper"]
+MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "protocol", "avsr", "hybrid"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -15,13 +15,13 @@ from avsr.models.avsr import AVSR, Dims
 from avsr.models.fusion import ReliabilityEstimator
 
 DIMS = Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
-            n_context=20, lips="compact", n_reliability=8)
-NONE = LossConfig(attention=0, ctc_audio=0, ctc_video=0, ctc_fused=0, frames=0, trust=0)
-ALL = LossConfig(trust=0.5)
+            n_context=20, video_frontend="compact", n_reliability=8)
+NONE = LossConfig(attention=0, ctc_audio=0, ctc_video=0, ctc_fused=0, frames=0, reliability=0)
+ALL = LossConfig(reliability=0.5)
 N_LABELS = 4
 
 
-def example(name, n_frames, tokens, *, modality="av", matched=True, unseen=(), seed=0):
+def example(name, n_frames, tokens, *, modality="av", reliable=True, unseen=(), seed=0):
     rng = np.random.default_rng(seed)
     seen = np.ones(n_frames, bool)
     seen[list(unseen)] = False
@@ -30,14 +30,14 @@ def example(name, n_frames, tokens, *, modality="av", matched=True, unseen=(), s
     mel, mouths = rng.normal(size=(4 * n_frames, 80)).astype(np.float32), rng.integers(0, 256, (n_frames, 88, 88), np.uint8)
     mel = mel if "a" in modality else None
     mouths, seen = (mouths, seen) if "v" in modality else (None, None)
-    return Example(name, mel, mouths, seen, tokens, [token % 28 + 1 for token in tokens], labels, matched)
+    return Example(name, mel, mouths, seen, tokens, [token % 28 + 1 for token in tokens], labels, reliable)
 
 
 def batch_of(*examples, pad=None):
     return collate(examples, [30, 31], 29, pad)
 
 
-def learner(config, dims=DIMS):
+def loss_module(config, dims=DIMS):
     torch.manual_seed(0)
     made = LossModule(AVSR(dims), config, N_LABELS).eval()
     for name, parameter in made.named_parameters():
@@ -66,9 +66,9 @@ def smoothed(log_probs, target, smoothing):
 
 
 def test_attention_is_smoothed_cross_entropy_of_every_token_and_the_end():
-    made, batch = learner(replace(NONE, attention=2.0, smoothing=0.1)), batch_of(ONE, TWO)
+    made, batch = loss_module(replace(NONE, attention=2.0, smoothing=0.1)), batch_of(ONE, TWO)
     losses = made(batch)
-    memory = replace(memory_of(made, batch), trust=None)
+    memory = replace(memory_of(made, batch), reliability=None)
     log_probs = made.model.decoder(batch.tokens, made.model.start(memory)).log_softmax(-1)
     said = [[None, 1, 2, 3, 29], [None, 4, 4, 29]]                      # after the second token of the prompt
     terms = [smoothed(log_probs[i, place], token, 0.1)
@@ -81,7 +81,7 @@ def test_attention_is_smoothed_cross_entropy_of_every_token_and_the_end():
 
 @pytest.mark.parametrize("name", ["audio", "video", "fused"])
 def test_ctc_is_torchs_of_each_alone(name):
-    made, batch = learner(replace(NONE, **{f"ctc_{name}": 1.0})), batch_of(ONE, TWO)
+    made, batch = loss_module(replace(NONE, **{f"ctc_{name}": 1.0})), batch_of(ONE, TWO)
     log_probs = made.model.ctc_log_probs(memory_of(made, batch))[name]
     alone = [F.ctc_loss(log_probs[i, :2 * n], torch.tensor([one.classes]), torch.tensor([2 * n]),
                         torch.tensor([len(one.classes)]), reduction="sum") / len(one.classes)
@@ -103,44 +103,44 @@ def test_ctc_of_short_texts_by_hand():
 def test_a_text_too_long_for_its_frames_teaches_nothing_and_is_not_readable():
     batch = batch_of(example("x", 1, [4, 4, 5]), ONE)
     log_probs = torch.randn(2, 16, 29).log_softmax(-1)
-    made = learner(replace(NONE, trust=1.0, readable_loss=1e9))          # whatever can be read at all is believed
+    made = loss_module(replace(NONE, reliability=1.0, readable_loss=1e9))          # whatever can be read at all is believed
     lengths = memory_lengths("video", batch, 16, made.model)
     assert lengths.tolist() == [2, 16]
     assert ctc_per_letter(log_probs, lengths, batch)[0] == 0
     assert ctc_per_letter(log_probs, lengths, batch, impossible=torch.inf)[0] == torch.inf
     logits = memory_of(made, batch).reliability_logits
     want = F.binary_cross_entropy_with_logits(logits, torch.tensor([0.0, 1.0]))
-    torch.testing.assert_close(made(batch).parts["trust"], want)
+    torch.testing.assert_close(made(batch).parts["reliability"], want)
 
 
 @torch.enable_grad()
 def test_gradients_stay_numbers_where_a_text_is_too_long():
-    made = learner(ALL)
+    made = loss_module(ALL)
     made(batch_of(example("x", 1, [4, 4, 5]), ONE)).total.backward()
     assert all(parameter.grad.isfinite().all() for parameter in made.parameters() if parameter.grad is not None)
 
 
 def test_labels_of_frames_pass_over_what_is_not_seen_and_foreign_mouths():
-    stranger = example("stranger", 6, [5], seed=3, matched=False)
-    made, batch = learner(replace(NONE, frames=1.0, smoothing=0.2)), batch_of(ONE, TWO, stranger)
+    stranger = example("stranger", 6, [5], seed=3, reliable=False)
+    made, batch = loss_module(replace(NONE, frames=1.0, smoothing=0.2)), batch_of(ONE, TWO, stranger)
     parts, memory = made(batch).parts, memory_of(made, batch)
-    terms = {"audio": [], "lips": []}
-    for name, states in (("audio", memory.audio), ("lips", memory.unfused_video)):
+    terms = {"audio": [], "video": []}
+    for name, states in (("audio", memory.audio), ("video", memory.unfused_video)):
         log_probs = made.labels[name](states[:, ::2]).log_softmax(-1)
         for i, one in enumerate((ONE, TWO, stranger)):
             for t, label in enumerate(one.labels):
-                if label != NO_LABEL and (name == "audio" or (one.seen[t] and one.matched)):
+                if label != NO_LABEL and (name == "audio" or (one.seen[t] and one.reliable)):
                     terms[name].append(smoothed(log_probs[i, t], label, 0.2))
-    assert (len(terms["audio"]), len(terms["lips"])) == (7 + 4 + 5, 6 + 4)
+    assert (len(terms["audio"]), len(terms["video"])) == (7 + 4 + 5, 6 + 4)
     for name, some in terms.items():
         torch.testing.assert_close(parts[f"frames_{name}"], torch.stack(some).mean())
-    assert set(parts) == {"frames_audio", "frames_lips"}
+    assert set(parts) == {"frames_audio", "frames_video"}
 
 
 def test_a_foreign_mouth_is_not_spelt():
     """Attention, and CTC of what is seen, leave the stranger out; what is heard is heard all the same."""
-    stranger = replace(ONE, id="stranger", matched=False)
-    made = learner(LossConfig(frames=0))
+    stranger = replace(ONE, id="stranger", reliable=False)
+    made = loss_module(LossConfig(frames=0))
     both, alone, strange = (made(batch_of(*some)).parts for some in ((TWO, stranger), (TWO,), (stranger,)))
     for name in ("attention", "ctc_video", "ctc_fused"):
         torch.testing.assert_close(both[name], alone[name], msg=name)
@@ -155,16 +155,16 @@ def test_padding_changes_no_loss(modality, pad):
     """CTC, and the judge's, are means over utterances; the others over frames and tokens."""
     one, two = (example(str(n), n, tokens, modality=modality, seed=n, unseen=[1])
                 for n, tokens in ((11, [1, 2, 3]), (6, [4, 5])))
-    made = learner(replace(ALL, readable_loss=1e9))
+    made = loss_module(replace(ALL, readable_loss=1e9))
     both, *alone = (made(batch_of(*some, pad=pad)).parts for some in ((one, two), (one,), (two,)))
-    wanted = {"av": {"trust", "frames_audio", "frames_lips", "ctc_audio", "ctc_video", "ctc_fused"},
-              "a": {"frames_audio", "ctc_audio"}, "v": {"frames_lips", "ctc_video"}}[modality] | {"attention"}
+    wanted = {"av": {"reliability", "frames_audio", "frames_video", "ctc_audio", "ctc_video", "ctc_fused"},
+              "a": {"frames_audio", "ctc_audio"}, "v": {"frames_video", "ctc_video"}}[modality] | {"attention"}
     assert set(both) == wanted
     for name in wanted:
         if name == "attention":
             weights = [4, 3]
         elif name.startswith("frames"):
-            weights = [10 - (name == "frames_lips"), 5 - (name == "frames_lips")]
+            weights = [10 - (name == "frames_video"), 5 - (name == "frames_video")]
         else:
             weights = [1, 1]
         mean = sum(w * parts[name] for w, parts in zip(weights, alone, strict=True)) / sum(weights)
@@ -172,9 +172,9 @@ def test_padding_changes_no_loss(modality, pad):
 
 
 def test_the_judge_is_told_to_believe_what_matches_and_can_be_read():
-    stranger = replace(TWO, id="stranger", matched=False)
+    stranger = replace(TWO, id="stranger", reliable=False)
     batch = batch_of(ONE, TWO, stranger)
-    made = learner(replace(NONE, trust=3.0))
+    made = loss_module(replace(NONE, reliability=3.0))
     memory = memory_of(made, batch)
     log_probs = made.model.ctc["video"](memory.unfused_video).log_softmax(-1)
     per_letter = ctc_per_letter(log_probs, memory_lengths("video", batch, 16, made.model), batch)
@@ -184,17 +184,18 @@ def test_the_judge_is_told_to_believe_what_matches_and_can_be_read():
     target = torch.tensor([float(per_letter[0] < limit), float(per_letter[1] < limit), 0.0])
     assert target.sum() == 1
     losses = made(batch)
-    torch.testing.assert_close(losses.parts["trust"], F.binary_cross_entropy_with_logits(memory.reliability_logits, target))
-    torch.testing.assert_close(losses.total, 3 * losses.parts["trust"])
-    assert "trust" not in made(batch_of(replace(ONE, mel=None))).parts, "nothing to compare the lips with"
+    wanted = F.binary_cross_entropy_with_logits(memory.reliability_logits, target)
+    torch.testing.assert_close(losses.parts["reliability"], wanted)
+    torch.testing.assert_close(losses.total, 3 * losses.parts["reliability"])
+    assert "reliability" not in made(batch_of(replace(ONE, mel=None))).parts, "nothing to compare the lips with"
 
 
 def test_a_clear_no_closes_the_look():
     assert ReliabilityEstimator.degree(torch.tensor([-9.0, -2.5, 0.0, 2.5, 9.0])).tolist() == [0, 0, 0.5, 1, 1]
-    made, batch = learner(NONE).model, batch_of(ONE, TWO)
+    made, batch = loss_module(NONE).model, batch_of(ONE, TWO)
     for logit, same in ((-20.0, True), (20.0, False)):
-        torch.nn.init.zeros_(made.trust.judge[-1].weight)
-        torch.nn.init.constant_(made.trust.judge[-1].bias, logit)
+        torch.nn.init.zeros_(made.reliability.classifier[-1].weight)
+        torch.nn.init.constant_(made.reliability.classifier[-1].bias, logit)
         logits = made(batch.tokens, batch.mel, batch.mouths / 255, mel_lengths=batch.mel_lengths, seen=batch.seen)
         alone = made(batch.tokens, batch.mel, mel_lengths=batch.mel_lengths)
         assert torch.equal(logits, alone) is same
@@ -202,41 +203,13 @@ def test_a_clear_no_closes_the_look():
 
 @torch.enable_grad()
 def test_where_only_frozen_parts_have_a_say_the_gradient_is_nothing():
-    made = learner(replace(NONE, attention=1.0)).requires_grad_(False)
+    made = loss_module(replace(NONE, attention=1.0)).requires_grad_(False)
     made.labels.requires_grad_(True)
     made(batch_of(ONE)).total.backward()
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in made.parameters())
 
 
 def test_with_no_loss_at_all_it_is_nothing():
-    losses = learner(NONE)(batch_of(ONE))
+    losses = loss_module(NONE)(batch_of(ONE))
     assert losses.parts == {}
     assert losses.total == 0
-
-
-# Encoded sounds that are kept
-
-def with_sounds(*examples, pad=None):
-    return batch_of(*(replace(one, sound=f"{one.id}#0") for one in examples), pad=pad)
-
-
-@pytest.mark.parametrize("pad", [None, 60])
-def test_a_kept_sound_is_the_sound(tmp_path, pad):
-    """To half precision; in any company; and heard only once."""
-    config = LossConfig()
-    fresh, kept = learner(config), learner(config)
-    kept.remembered = tmp_path
-    kept(with_sounds(TWO, pad=pad))
-    assert [path.name for path in tmp_path.iterdir()] == ["two%230.npy"]
-    for some in ((ONE, TWO), (TWO,), (TWO, ONE)):
-        there, here = kept(with_sounds(*some, pad=pad)).parts, fresh(with_sounds(*some, pad=pad)).parts
-        assert there.keys() == here.keys()
-        for name in here:
-            torch.testing.assert_close(there[name], here[name], atol=5e-3, rtol=5e-3, msg=name)
-
-    def deaf(*_):
-        raise AssertionError("heard again")
-
-    kept.model.listen = deaf
-    kept(with_sounds(ONE, TWO, pad=pad))
-    assert len(list(tmp_path.iterdir())) == 2

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from avsr.importers.whisper import build, rename_hugging_face
 from avsr.models import video
 from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import Attention, length_mask, outline, sinusoids
 from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator, agreement
-from avsr.models.whisper import build, rename_hugging_face
 
 SMALL = Dims(width=64, n_heads=4, n_audio_layers=3, n_video_layers=1, n_fusion_layers=2, n_decoder_layers=2, n_vocab=50,
              n_context=40)
@@ -88,7 +88,7 @@ def test_logits_are_whispers_at_any_length_in_one_batch(n_mels):
         reference.model.encoder.embed_positions.weight.copy_(sinusoids(1500, 64))
     weights = reference.state_dict()
     dims = Dims(width=64, n_heads=4, n_mels=n_mels, n_audio_layers=2, n_fusion_layers=2, n_decoder_layers=2, n_vocab=50,
-                n_context=40, lips=None)
+                n_context=40, video_frontend=None)
     ours = build(dims, rename_hugging_face(weights), source="test")
     mel, tokens = torch.randn(3, max(lengths), n_mels), tokens_of(3, 9)
     logits = ours(tokens, mel, mel_lengths=torch.tensor(lengths))
@@ -132,7 +132,7 @@ def test_a_batch_of_two_is_two_batches_of_one(opened, modality):
 @pytest.mark.parametrize("lips", ["compact", "resnet18-silu"])
 @pytest.mark.parametrize("modality", ["a", "v", "av"])
 def test_conformer_lips_and_waveforms_know_no_company_either(lips, modality):
-    model = make(replace(SMALL, n_mels=0, lips=lips, video_blocks="conformer"), gates=0.7)
+    model = make(replace(SMALL, n_mels=0, video_frontend=lips, video_blocks="conformer"), gates=0.7)
     tokens, mouths, seen = tokens_of(2, 6), mouths_of(2, 6), length_mask(torch.tensor(FRAMES), 6)
     waves, lengths = torch.randn(2, 3840, 1, generator=torch.Generator().manual_seed(6)), torch.tensor([1920, 3840])
     seen[1, 2:4] = False
@@ -279,7 +279,7 @@ def test_ctc_heads(opened):
 
 @pytest.mark.parametrize("lips", ["resnet18", "compact"])
 def test_the_front_end_in_stretches_is_the_whole(lips, monkeypatch):
-    front = make(replace(SMALL, lips=lips)).video.frontend
+    front = make(replace(SMALL, video_frontend=lips)).video.frontend
     mouths, seen = mouths_of(2, 5), length_mask(torch.tensor([5, 3]), 5)
     if lips == "resnet18":
         mouths = mouths * seen[:, :, None, None]            # as VideoEncoder gives them
@@ -292,7 +292,7 @@ def test_the_front_end_in_stretches_is_the_whole(lips, monkeypatch):
 
 # Compact lips, blocks of their own width, the judge
 
-COMPACT = replace(SMALL, lips="compact", video_width=32, n_reliability=16)
+COMPACT = replace(SMALL, video_frontend="compact", video_width=32, n_reliability=16)
 
 
 @pytest.fixture(scope="module")
@@ -350,8 +350,8 @@ def test_video_blocks_may_have_a_width_of_their_own(compact):
 
 def judged(model, logit):
     """The same network, with a judge who always says so."""
-    torch.nn.init.zeros_(model.reliability.judge[-1].weight)
-    torch.nn.init.constant_(model.reliability.judge[-1].bias, logit)
+    torch.nn.init.zeros_(model.reliability.classifier[-1].weight)
+    torch.nn.init.constant_(model.reliability.classifier[-1].bias, logit)
     return model
 
 
@@ -364,68 +364,21 @@ def test_lips_that_are_not_trusted_change_nothing_at_all():
     believed = judged(model, 9.0)(tokens, mel, mouths)
     assert not torch.allclose(believed, model(tokens, mel), atol=1e-3)
     without = AVSR(replace(COMPACT, n_reliability=0)).eval()
-    without.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("trust.")})
+    without.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("reliability.")})
     assert torch.equal(believed, without(tokens, mel, mouths)), "full trust is as no judge"
 
 
 def test_trust_is_each_utterances_own_and_stays_with_it(compact):
     tokens, mel, mouths = tokens_of(3, 5), mel_of(3, 12), mouths_of(3, 3)
     memory = compact.encode(mel, mouths)
-    mixed = replace(memory, trust=torch.tensor([0.0, 1.0, 0.5]))
+    mixed = replace(memory, reliability=torch.tensor([0.0, 1.0, 0.5]))
     logits = compact.decoder(tokens, compact.start(mixed))
     for i in range(3):
         one = mixed.select(torch.tensor([i]))
         torch.testing.assert_close(logits[i:i + 1], compact.decoder(tokens[i:i + 1], compact.start(one)), **TOLERANCE)
     cache = compact.start(mixed)
     cache.select_utterances(torch.tensor([2, 0]))
-    assert cache.trust.tolist() == [0.5, 0.0]
-
-
-def heeding(trust, heed):
-    """A network with both judges, who always say so."""
-    model = judged(make(replace(COMPACT, n_heed=4, n_fusion_layers=0), gates=0.7), trust)
-    torch.nn.init.zeros_(model.heed.judge[-1].weight)
-    torch.nn.init.constant_(model.heed.judge[-1].bias, heed)
-    return model
-
-
-def test_sound_that_is_not_heeded_leaves_what_sight_alone_gives():
-    tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
-    model = heeding(9.0, -9.0)
-    memory = model.encode(mel, mouths)
-    assert memory.heed.tolist() == [0.0, 0.0]
-    assert torch.equal(model.decoder(tokens, model.start(memory)), model(tokens, None, mouths))
-    assert not torch.allclose(heeding(9.0, 9.0)(tokens, mel, mouths), model(tokens, None, mouths), atol=1e-3)
-
-
-@pytest.mark.parametrize("heed", [-9.0, 0.0, 9.0])
-def test_sound_is_heeded_wholly_where_lips_are_not_believed(heed):
-    tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
-    model = heeding(-9.0, heed)
-    assert model.encode(mel, mouths).heed.tolist() == [1.0, 1.0]
-    assert torch.equal(model(tokens, mel, mouths), model(tokens, mel)), "to the last bit"
-
-
-def test_nobody_judges_sound_without_sight_or_sight_without_sound():
-    model = heeding(9.0, 0.0)
-    assert model.encode(mel_of(1, 8)).heed is None
-    assert model.encode(None, mouths_of(1, 2)).heed is None
-    assert model.encode(mel_of(1, 8), mouths_of(1, 2)).heed.tolist() == [0.5]
-    with pytest.raises(ValueError, match="judged only where lips are"):
-        Dims(n_heed=4)
-
-
-def test_heed_is_each_utterances_own_and_stays_with_it():
-    tokens, mel, mouths = tokens_of(3, 5), mel_of(3, 12), mouths_of(3, 3)
-    model = heeding(9.0, 9.0)
-    mixed = replace(model.encode(mel, mouths), heed=torch.tensor([0.0, 1.0, 0.5]))
-    logits = model.decoder(tokens, model.start(mixed))
-    for i in range(3):
-        one = mixed.select(torch.tensor([i]))
-        torch.testing.assert_close(logits[i:i + 1], model.decoder(tokens[i:i + 1], model.start(one)), **TOLERANCE)
-    cache = model.start(mixed)
-    cache.select_utterances(torch.tensor([2, 0]))
-    assert cache.heed.tolist() == [0.5, 0.0]
+    assert cache.reliability.tolist() == [0.5, 0.0]
 
 
 def test_agreement_is_found_at_any_lag_up_to_the_longest():
@@ -443,18 +396,18 @@ def test_agreement_is_found_at_any_lag_up_to_the_longest():
 
 
 def test_nobody_judges_sight_without_sound(compact, opened):
-    assert compact.encode(None, mouths_of(1, 2)).trust is None
-    assert compact.encode(mel_of(1, 8)).trust is None
-    assert opened.encode(mel_of(1, 8), mouths_of(1, 2)).trust is None
+    assert compact.encode(None, mouths_of(1, 2)).reliability is None
+    assert compact.encode(mel_of(1, 8)).reliability is None
+    assert opened.encode(mel_of(1, 8), mouths_of(1, 2)).reliability is None
     memory = compact.encode(mel_of(1, 8), mouths_of(1, 2))
     torch.testing.assert_close(memory.reliability, (2 * memory.reliability_logits.sigmoid() - 0.5).clamp(0, 1))
 
 
 def test_what_was_listened_to_before_is_not_heard_again(opened):
     tokens, mel, mouths, lengths = tokens_of(2, 4), mel_of(2, 24), mouths_of(2, 6), torch.tensor([15, 24])
-    heard = opened.listen(mel, lengths)
+    states = opened.encode_audio(mel, lengths)
     for look in (mouths, None):
-        kept = opened.encode(None, look, mel_lengths=lengths, heard=heard)
+        kept = opened.encode(None, look, mel_lengths=lengths, audio_states=states)
         fresh = opened.encode(mel, look, mel_lengths=lengths)
         assert torch.equal(opened.decoder(tokens, opened.start(kept)), opened.decoder(tokens, opened.start(fresh)))
 
@@ -493,9 +446,9 @@ def test_the_same_dims_and_weights_are_the_same_network(opened):
 
 
 def test_wrong_use_is_refused(closed):
-    with pytest.raises(AssertionError, match="neither sound nor sight"):
+    with pytest.raises(AssertionError, match="neither audio nor video"):
         closed.encode(None)
-    with pytest.raises(AssertionError, match="no eyes"):
+    with pytest.raises(AssertionError, match="no video encoder"):
         AVSR(DEAF).encode(None, mouths_of(1, 2))
     with pytest.raises(ValueError, match="2 fusion layers among 1 audio layers"):
         Dims(n_audio_layers=1, n_fusion_layers=2)

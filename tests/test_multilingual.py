@@ -14,7 +14,7 @@ from avsr.benchmark.baselines import packaged_whisper
 from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens, search
 from avsr.errors import AvsrError, BadCheckpoint
 from avsr.features import log_mel
-from avsr.models.ctranslate2 import floats, read_ctranslate2
+from avsr.importers.ctranslate2 import floats, read_ctranslate2
 from avsr.rates import SAMPLE_RATE, SEGMENT_SAMPLES
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcribe import transcribe

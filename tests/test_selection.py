@@ -10,7 +10,7 @@ from places import ROOT
 
 from avsr import media, selection
 from avsr.errors import AvsrError, BadMedia
-from avsr.explain.scene import Settings, open_scene
+from avsr.explain.input import ExplainSettings, open_input
 from avsr.faces import MESH
 from avsr.manifest import Utterance, content_hash
 from avsr.prepare.crop import Job, PrepareSettings, work
@@ -192,11 +192,11 @@ def test_explain_and_prepare_take_the_same(tmp_path, voice):
     dark = np.full((25 * SECONDS, 48, 64, 3), 30, np.uint8)
     path = write_tracks(tmp_path / "two.mkv", (dark,), (silence(), voice), dispositions=[Disposition.default, 0])
     expected = media.read(path, audio_track=2).audio
-    scene = open_scene(path, None, Settings(), no_progress)
+    scene = open_input(path, None, ExplainSettings(), no_progress)
     assert np.array_equal(scene.clean, expected[: len(scene.clean)])
     assert "number 2 (aac) was taken" in scene.problems[0]
     with pytest.raises(BadMedia, match="nobody speaks"):
-        open_scene(path, None, Settings(audio_track=1), no_progress)
+        open_input(path, None, ExplainSettings(audio_track=1), no_progress)
     job = Job(str(path), (Utterance("one", str(path), "hello"),))
     (outcome,) = work(job, lambda: None, settings=PrepareSettings(modality="a"))
     assert outcome.sound_hash == content_hash(media.read(path, audio_track=2, want_video=False).audio)

@@ -20,7 +20,7 @@ from places import ROOT
 from avsr import media
 from avsr.cli.transcribe import _distinct_stems
 from avsr.errors import BadMedia
-from avsr.explain.scene import Settings, open_scene
+from avsr.explain.input import ExplainSettings, open_input
 from avsr.media import source as sources
 from avsr.remote import name_in_address, without_secrets
 
@@ -150,7 +150,7 @@ def test_an_address_is_read(whole, tmp_path):
             again = read(copy)
         assert told[-1] == ("downloading hello.mp4", len(DATA), len(DATA), "bytes")
         server.log.clear()
-        scene = open_scene(address, None, Settings(), lambda *_: None)      # opens it three times
+        scene = open_input(address, None, ExplainSettings(), lambda *_: None)      # opens it three times
         assert len(server.log) == 1
     assert scene.name == "hello.mp4"
     assert np.array_equal(again.audio, whole.audio)

@@ -11,7 +11,7 @@ from avsr import manifest, media, prepare, transcribe
 from avsr.checkpoint import Checkpoint, load
 from avsr.errors import BadMedia
 from avsr.explain import lips_problems
-from avsr.explain.scene import Settings, open_scene
+from avsr.explain.input import ExplainSettings, open_input
 from avsr.lips import MouthCropSettings
 from avsr.manifest import Utterance
 from avsr.prepare import PrepareSettings
@@ -79,24 +79,24 @@ def test_a_photograph_is_a_problem_of_what_is_prepared(photographed, tmp_path):
 
 
 def test_explain_goes_the_same_way(photographed):
-    scene = open_scene(photographed / "still.mp4", MouthCropSettings(), Settings(), no_progress)
-    assert scene.mouths is None
-    assert scene.unseen == "the mouth in it does not move"
+    found = open_input(photographed / "still.mp4", MouthCropSettings(), ExplainSettings(), no_progress)
+    assert found.mouths is None
+    assert found.no_video == "the mouth in it does not move"
     clip = media.read(photographed / "still.mp4")
     with pytest.raises(BadMedia, match="there is no sound in it, and the mouth in it does not move"):
-        open_scene(media.Clip(clip.video, clip.shown), MouthCropSettings(), Settings(), no_progress)
+        open_input(media.Clip(clip.video, clip.shown), MouthCropSettings(), ExplainSettings(), no_progress)
 
 
 def test_explain_warns_of_a_strangers_lips_where_transcribe_writes_nothing(grid):
     whole = media.read(HELLO)
     mute = media.Clip(whole.video[:15], whole.shown[:15])
-    scene, model = open_scene(mute, MouthCropSettings(), Settings(), no_progress), load("default")
+    found, model = open_input(mute, MouthCropSettings(), ExplainSettings(), no_progress), load("default")
     told = transcribe(mute, model=model)
     assert told.text == ""
-    assert "the lips are not like those this model learnt from" in told.problems[0]
-    memory = Recogniser(model).encode(None, [scene.mouths], "v")
-    (problem,) = lips_problems(model, scene.name, memory)
-    assert "its lips are not like those this model learnt from" in problem
-    assert lips_problems(model, scene.name, replace(memory, ood_distance=torch.tensor([1.0]))) == ()
-    (problem,) = lips_problems(grid, scene.name, Recogniser(grid).encode(None, [scene.mouths], "v"))
+    assert "the lips are not like those in this model's training data" in told.problems[0]
+    memory = Recogniser(model).encode(None, [found.mouths], "v")
+    (problem,) = lips_problems(model, found.name, memory)
+    assert "its lips are not like those in this model's training data" in problem
+    assert lips_problems(model, found.name, replace(memory, ood_distance=torch.tensor([1.0]))) == ()
+    (problem,) = lips_problems(grid, found.name, Recogniser(grid).encode(None, [found.mouths], "v"))
     assert "cannot tell whether it knows the lips" in problem

@@ -9,7 +9,7 @@ from made_corpus import CONFIG, config, corpus
 from avsr import manifest
 from avsr.dataset import read_prepared
 from avsr.errors import BadManifest
-from avsr.train.data import noise_mixer, rows_to_validate, training_manifests
+from avsr.train.data import noise_mixer, training_manifests, validation_rows
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +44,12 @@ def test_an_optional_manifest_joins_where_it_exists_and_is_told_where_not(folder
 def test_a_folder_stands_for_the_manifest_in_it(folder):
     by_folder = config(folder, "data.train=['.']", "data.valid=['.']")
     assert training_manifests(by_folder, print) == training_manifests(config(folder), print)
-    assert rows_to_validate(by_folder) == rows_to_validate(config(folder))
+    assert validation_rows(by_folder) == validation_rows(config(folder))
 
 
 def test_so_many_utterances_validate_evenly_picked(folder):
     def picked(most: int) -> list[str]:
-        return [row.utterance.id for row in rows_to_validate(config(folder, f"data.max_valid={most}"))]
+        return [row.utterance.id for row in validation_rows(config(folder, f"data.max_valid={most}"))]
 
     everything = [f"u{i}" for i in range(12, 19)]
     assert picked(0) == picked(500) == picked(7) == everything
@@ -60,7 +60,7 @@ def test_so_many_utterances_validate_evenly_picked(folder):
 def test_without_a_validation_split_the_remedy_is_told(tmp_path):
     corpus(tmp_path, n_valid=0)
     with pytest.raises(BadManifest, match=r"no prepared utterance of split 'valid'.*avsr prepare again with --valid-share"):
-        rows_to_validate(config(tmp_path))
+        validation_rows(config(tmp_path))
 
 
 def test_noise_of_the_training_speakers_never_has_the_speaker_in_it(folder):

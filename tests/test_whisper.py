@@ -14,9 +14,9 @@ from avsr.checkpoint import Checkpoint
 from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens, search
 from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
-from avsr.models.ctranslate2 import read_ctranslate2
+from avsr.importers.ctranslate2 import read_ctranslate2
+from avsr.importers.whisper import load_folder
 from avsr.models.weights import read_safetensors
-from avsr.models.whisper import load_folder
 from avsr.rates import SEGMENT_SAMPLES
 
 

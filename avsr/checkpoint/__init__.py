@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from avsr import assets
 from avsr.checkpoint.description import Checkpoint, describe, read_description
 from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, fresh, load_ours, settle, sha256_of
-from avsr.checkpoint.whispers import PACKAGED, fetch_whisper, load_packaged, load_whisper
+from avsr.checkpoint.whisper import PACKAGED, fetch_whisper, load_packaged, load_whisper
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput, quote
 from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
@@ -95,7 +95,7 @@ def may_see(name: str | Path) -> bool:
 
 
 def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
-    from avsr.models.whisper import SIZES
+    from avsr.importers.whisper import SIZES
 
     size = "large-v3-turbo" if name == "turbo" else "large-v3" if name == "large" else name
     missing = None

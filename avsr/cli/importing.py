@@ -11,7 +11,7 @@ from avsr.cli.console import CONTEXT, ProgressBar, print_result, print_status, r
 from avsr.names import MODALITY_NAMES
 
 if TYPE_CHECKING:
-    from avsr.importers import Imported
+    from avsr.checkpoint.importing import Imported
 
 HALF_COSTS = "half the size; log-probabilities move by up to 0.04, as measured on small networks"
 
@@ -34,7 +34,7 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
         folder = output_dir or Path("models") / file.stem
         with ProgressBar(quiet) as bars:
             bars("loading torch", 0, None, None)
-            from avsr.importers import import_checkpoint  # heavy imports wait until here
+            from avsr.checkpoint.importing import import_checkpoint  # heavy imports wait until here
 
             imported = import_checkpoint(file, folder, tokenizer=tokenizer, half=half, progress=bars)
         if not quiet:

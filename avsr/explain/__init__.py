@@ -8,9 +8,7 @@ Inside: input -> ablations, attention, saliency (from the network) -> summary (n
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import fields, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from avsr.output import write_files
 from avsr.rates import MEMORY_RATE
 from avsr.recogniser import Recogniser, in_distribution
 from avsr.runtime import Progress, no_progress, pick_device
+from avsr.schema import from_keywords
 
 __all__ = ["ExplainSettings", "Input", "Result", "explain", "explain_input"]
 
@@ -45,7 +44,7 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     command: what the page says it was made with. settings: fields of ExplainSettings.
     Raises AvsrError and its kinds; lesser problems are shown on the page.
     """
-    wanted = make_settings(settings)
+    wanted = from_keywords(ExplainSettings, settings, "explain")
     if not isinstance(model, Checkpoint):
         progress("loading the model", 0, None, None)
         model = load(model, lips=may_see(model), device=pick_device(device), dtype=torch.float32, progress=progress)
@@ -65,16 +64,6 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     write_files(texts, lambda reason: f"{folder}: the page cannot be written ({reason}).  Make room or get permission there, "
                                       "or choose another folder with --output-dir.")
     return folder / PAGE
-
-
-def make_settings(values: Mapping[str, Any]) -> ExplainSettings:
-    """Settings from keyword arguments. Raises AvsrError for a name that does not exist."""
-    known = [field.name for field in fields(ExplainSettings)]
-    for name in values:
-        if name not in known:
-            nearest = (get_close_matches(name, known, 1, 0) or known)[0]
-            raise AvsrError(f"explain has no setting {name!r}.  Use {nearest}, or any of {', '.join(known)}.")
-    return ExplainSettings(**values)
 
 
 def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSettings, progress: Progress = no_progress) -> Result:

@@ -18,7 +18,7 @@ from avsr.metrics import Score, Shapley, shapley, word_errors
 from avsr.models.decoder import Memory
 from avsr.recogniser import EncodedAudio, Recogniser
 from avsr.runtime import Progress
-from avsr.text import normalise, spell
+from avsr.text import normalise, target_tokens
 
 # `transcribe` decodes again, up to five times, what looks wrong. Of texts written without sound that is nearly all where the
 # lips cannot be read; the first text explains as much.
@@ -81,7 +81,7 @@ def run_ablations(recogniser: Recogniser, given: Input, reference: str | None, l
                   for name, memory in (memories | clean).items()}
     texts = {name: recogniser.detokenize(one.tokens) for name, one in hypotheses.items()}
     if reference is not None:
-        source, tokens = "reference", tuple(spell(recogniser.tokenizer, reference))
+        source, tokens = "reference", tuple(target_tokens(recogniser.tokenizer, reference))
     else:
         written = [name for name in ("av", "a", "v") if name in texts]
         source = next((name for name in written if texts[name]), written[0])

@@ -56,14 +56,15 @@ def integrated_gradients(recogniser: Recogniser, audio: EncodedAudio | None, mou
     def encode(pictures: Tensor) -> Memory:
         n = len(pictures)
         sound = None if audio is None else audio.expand(n)
-        heard = {} if sound is None else {"heard": sound.states, "mel_lengths": sound.lengths}
-        return model.encode(None, pictures, seen=seen.expand(n, -1), **heard)
+        return model.encode(None, pictures, seen=seen.expand(n, -1), mel_lengths=sound and sound.lengths,
+                            audio_states=sound and sound.states)
 
     def value(pictures: Tensor) -> Tensor:
         scores = recogniser.score(encode(pictures), [tokens] * len(pictures), language)
         return torch.stack([one.mean() for one in scores])
 
-    estimators = {name: module for name, module in model.named_modules() if isinstance(module, ReliabilityEstimator | OODDetector)}
+    estimators = {name: module for name, module in model.named_modules()
+                  if isinstance(module, ReliabilityEstimator | OODDetector)}
     with torch.no_grad(), record_calls(estimators) as calls:
         encode(images)
     there = seen[:, :, None, None]

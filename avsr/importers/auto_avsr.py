@@ -60,8 +60,8 @@ _OUTSIDE = {
     "decoder.output_layer": "decoder.out", "ctc.ctc_lo": "ctc",
     # Of the streams, after "audio." or "video.":
     "after_norm": "norm", "embed.0": "project",
-    "frontend.frontend3D.0": "front.conv.0", "frontend.frontend3D.1": "front.conv.1",
-    "frontend.trunk.conv1": "front.conv1", "frontend.trunk.bn1": "front.bn1",
+    "frontend.frontend3D.0": "frontend.conv.0", "frontend.frontend3D.1": "frontend.conv.1",
+    "frontend.trunk.conv1": "frontend.conv1", "frontend.trunk.bn1": "frontend.bn1",
     "fusion.fc1": "fusion.into", "fusion.bn1": "fusion.norm", "fusion.norm1": "fusion.norm", "fusion.fc2": "fusion.out",
 }
 # Names of very old files, and of the main branch, as v1.0.0 has them.
@@ -141,7 +141,7 @@ def _ours(name: str, streams: Mapping[str, str]) -> str | None:
     if stream and (found := re.fullmatch(r"encoders\.(\d+)\.(.+)", rest)):
         return _joined(f"{stream}blocks.{found[1]}.", found[2], _ENCODER_BLOCK)
     if stream and (found := re.fullmatch(r"frontend\.trunk\.layer([1-4])\.(.+)", rest)):
-        return f"{stream}front.{'trunk' if stream == 'video.' else 'stages'}.{int(found[1]) - 1}.{found[2]}"
+        return f"{stream}frontend.{'trunk' if stream == 'video.' else 'stages'}.{int(found[1]) - 1}.{found[2]}"
     if found := re.fullmatch(r"decoder\.decoders\.(\d+)\.(.+)", name):
         return _joined(f"decoder.blocks.{found[1]}.", found[2], _DECODER_BLOCK)
     return _joined(stream, rest if stream else name, _OUTSIDE)

@@ -10,20 +10,19 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from avsr.errors import BadCheckpoint
+from avsr.models.weights import listed
 
 WRAPPED = ("state_dict", "model_state_dict", "model")       # keys under which trainers keep the weights
 PREFIXES = ("module.", "model.")                            # put before all names by data parallel training, by Lightning
 PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64,
          torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 MOST = 2                                                    # times the file's size that its tensors may claim: they may share
-SHOWN, LONGEST = 3, 100                                     # names in a message, characters of one
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -45,13 +44,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise BadCheckpoint(f"{path}: its weights claim {_size(claimed)}, but it holds {_size(n_bytes)}.  It is not what it "
                             "says it is: get it from its authors.")
     return _apart(weights)
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names for a message, on one line whatever is in them."""
-    names = list(names)
-    shown = [name if name.isprintable() and len(name) <= LONGEST else ascii(name[:LONGEST]) for name in names[:SHOWN]]
-    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _read(path: Path) -> object:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.compare import Paired, matched, paired
 from avsr.metrics.counting import Score, empty_references, scored
-from avsr.metrics.error_rates import Rate, error_free_bound, sum_scores
+from avsr.metrics.error_rates import Rate, error_free_bound, percents, sum_scores
 from avsr.metrics.intervals import (
     CONFIDENCE,
     MAX_NUMBERS,
@@ -133,7 +134,7 @@ def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[Resu
             raise AvsrError(f"rows with another's face: {row.id} "
                             f"{'does not name the face' if row.face is None else 'is not there with its own'}.  "
                             "Make both in one run of the benchmark.")
-    faces = [known.get(row.face) for row in shown]
+    faces = [None if row.face is None else known.get(row.face) for row in shown]
     values = _values(faces, column)
     if not any(value is not None for value in values):
         raise AvsrError(_no_column([face for face in faces if face is not None], column))
@@ -147,7 +148,7 @@ def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[Resu
 
 def _values(rows: Sequence[ResultRow | None], column: str) -> list[str | None]:
     """The value of each row in this column; many different numbers become ranges."""
-    values = [None if row is None else row.speaker if column == "speaker" else row.labels.get(column) for row in rows]
+    values: list[Any] = [row and (row.speaker if column == "speaker" else row.labels.get(column)) for row in rows]
     numbers = [value for value in values if value is not None]
     if len(set(numbers)) > MAX_VALUES and all(type(value) in (int, float) for value in numbers):
         edges = np.quantile(numbers, np.arange(1, RANGES) / RANGES, method="inverted_cdf")
@@ -181,10 +182,9 @@ class _GroupedErrors:
     def __init__(self, rows: Sequence[ResultRow], values: Sequence[str], scores: Sequence[Score],
                  theirs: Sequence[Score] | None, by: str):
         self.rows, self.values, self.scores, self.by = rows, np.array(values), scores, by
-        names = sorted({row.speaker for row in rows}) if by == "speaker" else []
-        numbers = {name: i for i, name in enumerate(names)}
-        which = [numbers[row.speaker] for row in rows] if names else range(len(rows))
-        self.which = np.array(which, int)
+        names = sorted({row.speaker for row in rows if row.speaker is not None}) if by == "speaker" else []
+        numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+        self.which = np.array([numbers[row.speaker] for row in rows] if names else range(len(rows)), int)
         self.positive = theirs is None
         self.words = np.array([one.words for one in scores], float)
         self.errors = np.array([one.errors for one in scores], float)
@@ -204,7 +204,7 @@ class _GroupedErrors:
         return found.sums(*(np.where(kept == value, column, 0.0) for value in values for column in (errors, words)))
 
     def rate(self, value: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
-        inside = np.flatnonzero(self.values == value)
+        inside = np.flatnonzero(self.values == value).tolist()
         sums, total = self.sums(value), sum_scores(self.scores[i] for i in inside)
         counts = len(sums), self.by, total, len(inside), empty_references(self.rows[i] for i in inside)
         if not total.words:
@@ -212,24 +212,23 @@ class _GroupedErrors:
         low, high = interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws, positive=self.positive)
         if self.positive and not total.errors and high is not None:
             high = error_free_bound(total.words, confidence) / 100
-        percents = (None if one is None else 100 * float(one) for one in (sums[:, 0].sum() / total.words, low, high))
-        return Rate(*percents, *counts)
+        return Rate(100 * float(sums[:, 0].sum() / total.words), *percents(low, high), *counts)
 
     def gap(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
         sums = self.sums(worst, best)
-        inside = np.flatnonzero(self.values == worst)
-        low, high = interval(sums, gap, rng, confidence=confidence, n_draws=n_draws)
+        inside = np.flatnonzero(self.values == worst).tolist()
+        bounds = interval(sums, gap, rng, confidence=confidence, n_draws=n_draws)
         value = float(gap(sums.sum(axis=0))[0])
-        return Rate(100 * value, *(None if one is None else 100 * one for one in (low, high)), len(sums), self.by,
-                    sum_scores(self.scores[i] for i in inside), int(np.isin(self.values, [worst, best]).sum()))
+        return Rate(100 * value, *percents(*bounds), len(sums), self.by, sum_scores(self.scores[i] for i in inside),
+                    int(np.isin(self.values, [worst, best]).sum()))
 
     def times(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Estimate | None:
         sums = self.sums(worst, best)
         if not sums.sum(axis=0).all():
             return None
-        bounds = interval(sums, log_quotient, rng, confidence=confidence, n_draws=n_draws)
+        low, high = interval(sums, log_quotient, rng, confidence=confidence, n_draws=n_draws)
         value = float(np.exp(log_quotient(sums.sum(axis=0))[0]))
-        return Estimate(value, *(None if one is None else float(np.exp(one)) for one in bounds))
+        return Estimate(value, None if low is None else float(np.exp(low)), None if high is None else float(np.exp(high)))
 
     def p_value(self, values: Sequence[str], rng: np.random.Generator) -> float:
         """The p value of the largest gap: how often it is as large after values are permuted among clusters, or where a

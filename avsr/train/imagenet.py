@@ -18,8 +18,9 @@ from torch import Tensor
 
 from avsr import assets
 from avsr.errors import BadCheckpoint
-from avsr.importers.reading import listed, read_weights
+from avsr.importers.reading import read_weights
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
+from avsr.models.weights import listed
 from avsr.runtime import Progress, no_progress
 
 IMAGENET = "imagenet"                                       # in place of a model's name

@@ -103,7 +103,7 @@ def main() -> None:
             out["loader clips/s, one process"] = round(clips / (time.perf_counter() - started), 1)
             del source
     for front in FRONTENDS:
-        learner = LossModule(AVSR(replace(DIMS, lips=front)), LossConfig(), len(labels) + 1).to(device)
+        learner = LossModule(AVSR(replace(DIMS, video_frontend=front)), LossConfig(), len(labels) + 1).to(device)
         out[front] = {"gmac": round(gmac(front), 3),
                       "clips/s": {modality: round(steps_a_second(learner, held[modality], examples.augment, device), 2)
                                   for modality in (("a", "v", "av") if front == "compact" else ("v",))}}

@@ -87,7 +87,7 @@ def _seed_models(seeds: Path) -> None:
     write_characters(seeds / "letters.json")
     tokenizer = Tokenizer(seeds / "letters.json")
     dims = Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
-                n_vocab=tokenizer.no_timestamps + 1, n_context=24, n_ctc=29, lips="compact", video_width=32)
+                n_vocab=tokenizer.no_timestamps + 1, n_context=24, n_ctc=29, video_frontend="compact", video_width=32)
     save(Checkpoint("tiny", AVSR(dims), tokenizer, pad_seconds=None, video_trained=True), seeds / "model")
 
 

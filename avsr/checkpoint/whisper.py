@@ -21,8 +21,8 @@ WHISPER_VOCABULARIES = (51_864, 51_865, 51_866)             # English alone; 99 
 
 
 def fetch_whisper(repo: str, progress: Progress) -> Path:
-    """The folder of the hub's cache that holds a model's files, of either layout, see models.whisper.load_folder."""
-    from avsr.models.whisper import WEIGHT_INDEX, check_kind, is_ctranslate2, shards
+    """The folder of the hub's cache that holds a model's files, of either layout, see importers.whisper.load_folder."""
+    from avsr.importers.whisper import WEIGHT_INDEX, check_kind, is_ctranslate2, shards
 
     def fetch(file: str) -> Path:
         return assets.hub_file(repo, file, progress=progress)
@@ -55,7 +55,7 @@ def fetch_whisper(repo: str, progress: Progress) -> Path:
 
 def load_packaged(size: str, lips: bool, progress: Progress) -> Checkpoint:
     """A Whisper from the files that the extra `offline` brings."""
-    from avsr.models.whisper import load_ctranslate2
+    from avsr.importers.whisper import load_ctranslate2
 
     weights, config, tokenizer = (assets.find(f"whisper-{size}.{part}", progress=progress)
                                   for part in ("ct2", "config.json", "tokenizer.json"))
@@ -64,7 +64,7 @@ def load_packaged(size: str, lips: bool, progress: Progress) -> Checkpoint:
 
 
 def load_whisper(folder: Path, name: str, lips: bool) -> Checkpoint:
-    from avsr.models.whisper import check_kind, load_folder
+    from avsr.importers.whisper import check_kind, load_folder
 
     if not (folder / "config.json").exists():
         raise BadCheckpoint(f"{folder}: holds no config.json and no model.json, so it is no model.  Name a model's folder.")
