@@ -90,7 +90,7 @@ def augment_clip(clip: Tensor, grey: float, settings: Augment, rng: np.random.Ge
     if rng.random() < settings.flip:
         clip = v2.functional.horizontal_flip(clip)
     if rng.random() < settings.blur:
-        clip = v2.functional.gaussian_blur(clip, BLUR_SIDE, [rng.uniform(*BLUR_WIDTHS)])
+        clip = v2.functional.gaussian_blur(clip, [BLUR_SIDE, BLUR_SIDE], [rng.uniform(*BLUR_WIDTHS)])
     if rng.random() < settings.erase:
         clip = cover(clip, rng)
     return clip.add_(grey).round_().clamp_(0, 255).to(torch.uint8)
@@ -217,7 +217,11 @@ def speed(images: np.ndarray | None, missing: np.ndarray | None, audio: np.ndarr
     sample first, and its pitch rises with the speed; times (...) are in seconds from the start of the clip.
     """
     assert factor > 0, factor
-    n = len(images) if images is not None else samples_to_frames(len(audio))
+    if images is not None:
+        n = len(images)
+    else:
+        assert audio is not None
+        n = samples_to_frames(len(audio))
     new = max(1, round(n / factor))
     if new == n:
         return images, missing, audio, times

@@ -86,18 +86,20 @@ def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_co
         tokens[i, :len(said) - 1] = torch.tensor(said[:-1])
         targets[i, len(prompt) - 1:len(said) - 1] = torch.tensor(said[len(prompt):])
     mel = mel_lengths = mouths = seen = None
-    if examples[0].mel is not None:
-        n_columns = pad_columns or max(len(example.mel) for example in examples)
-        mel = torch.zeros(len(examples), n_columns, examples[0].mel.shape[1])
-        for i, example in enumerate(examples):
-            mel[i, :len(example.mel)] = torch.from_numpy(example.mel)[:n_columns]
+    if mels := [example.mel for example in examples if example.mel is not None]:
+        n_columns = pad_columns or max(map(len, mels))
+        mel = torch.zeros(len(examples), n_columns, mels[0].shape[1])
+        for i, one in enumerate(mels):
+            mel[i, :len(one)] = torch.from_numpy(one)[:n_columns]
         if pad_columns is None:
-            mel_lengths = torch.tensor([len(example.mel) for example in examples])
+            mel_lengths = torch.tensor([len(one) for one in mels])
     n_frames = max(len(example.labels) for example in examples)
     if examples[0].mouths is not None:
         mouths = torch.zeros(len(examples), n_frames, *examples[0].mouths.shape[1:], dtype=torch.uint8)
         seen = torch.zeros(len(examples), n_frames, dtype=torch.bool)
         for i, example in enumerate(examples):
+            assert example.mouths is not None, "all examples of a batch have one modality"
+            assert example.seen is not None
             mouths[i, :len(example.mouths)] = torch.from_numpy(example.mouths)
             seen[i, :len(example.seen)] = torch.from_numpy(example.seen)
     labels = torch.full((len(examples), n_frames), NO_LABEL)
@@ -108,15 +110,16 @@ def collate(examples: Sequence[Example], prompt: Sequence[int], end: int, pad_co
                  torch.tensor([len(example.classes) for example in examples]), labels,
                  torch.tensor([example.reliable for example in examples]),
                  torch.tensor([len(example.labels) for example in examples]),
-                 None if examples[0].seed is None else [example.seed for example in examples])
+                 [example.seed for example in examples if example.seed is not None] or None)
 
 
 def augmented(batch: Batch, settings: Augment | None, device: torch.device) -> Batch:
     """The batch on a device, with its mouths augmented there if they are not yet."""
     lengths = batch.lengths.tolist()                        # before they are on a GPU, where reading them would wait for it
     batch = batch.to(device)
-    if batch.seeds is None:
+    if batch.seeds is None or batch.mouths is None:
         return batch
+    assert settings is not None, "mouths without a seed are not augmented"
     return replace(batch, mouths=augment_mouths(batch.mouths, lengths, batch.seeds, settings), seeds=None)
 
 

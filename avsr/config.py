@@ -219,11 +219,12 @@ def _override(values: dict[str, Any], override: str, path: Path, told: dict[str,
     if not equals or not text.strip():
         raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4, or as data.align=none to do without.")
     try:
-        table = tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        table = text                                        # a bare word is a string
+        value = text                                        # a bare word is a string
     *sections, last = key.strip().split(".")
-    for name in (last, *reversed(sections)):
+    table: dict[str, Any] = {last: value}
+    for name in reversed(sections):
         table = {name: table}
     table = _renamed(table, f"{path}", told)
     for _ in sections:

@@ -57,7 +57,7 @@ class Corruption:
         if self.amount is not None and not kind.least <= self.amount <= kind.most:
             raise AvsrError(f"corruption {self}: the amount is {self.amount:g}, and goes from {kind.least:g} to {kind.most:g} "
                             f"{kind.unit}.  Correct it.")
-        if self.name == "shift" and self.amount % FRAME_MS:
+        if self.name == "shift" and self.amount is not None and self.amount % FRAME_MS:
             near = round(self.amount / FRAME_MS) * FRAME_MS
             raise AvsrError(f"corruption {self}: frames last {FRAME_MS} ms, so a shift is a multiple of that.  "
                             f"Use shift:{near}.")
@@ -89,6 +89,12 @@ def corrupt(images: np.ndarray, missing: np.ndarray, corruption: Corruption, rng
     other: images and missing of the somebody else that `face` shows; where it is shorter, nobody is seen after its end.
     """
     name, amount = corruption.name, corruption.amount
+    if name == "noface":
+        return np.zeros_like(images), np.ones_like(missing)
+    if name == "face":
+        assert other is not None, "whose face?"
+        return fitted(other, len(images))
+    assert amount is not None, name
     if name == "occlusion":
         return occlude(images, amount, rng), missing
     if name == "blur":
@@ -98,13 +104,8 @@ def corrupt(images: np.ndarray, missing: np.ndarray, corruption: Corruption, rng
     if name == "dropped":
         shown = held(len(images), amount, rng)
         return images[shown], missing[shown]
-    if name == "shift":
-        shown = np.clip(np.arange(len(images)) - round(amount / FRAME_MS), 0, max(len(images) - 1, 0))
-        return images[shown], missing[shown]
-    if name == "noface":
-        return np.zeros_like(images), np.ones_like(missing)
-    assert other is not None, "whose face?"
-    return fitted(other, len(images))
+    shown = np.clip(np.arange(len(images)) - round(amount / FRAME_MS), 0, max(len(images) - 1, 0))      # shift
+    return images[shown], missing[shown]
 
 
 def occlude(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -190,10 +190,11 @@ class Examples:
 
     def _speed(self, cached: Cached, words: tuple[TimedWord, ...] | None,
                rng: np.random.Generator) -> tuple[Cached, tuple[TimedWord, ...] | None]:
+        assert self.augment is not None
         times = None if words is None else np.array([(word.start, word.end) for word in words]).reshape(-1, 2)
         factor = 1 + self.augment.speed * rng.uniform(-1, 1)
         images, missing, audio, times = speed(cached.images, cached.missing, cached.audio, factor, times)
-        if words is not None:
+        if words is not None and times is not None:
             words = tuple(TimedWord(word.text, *map(float, time)) for word, time in zip(words, times, strict=True))
         return replace(cached, images=images, missing=missing, audio=audio), words
 
@@ -209,7 +210,7 @@ class Examples:
     def _mouths(self, cached: Cached, utterance: Utterance, spec: ExampleSpec,
                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int | None]:
         """Mouths, the frames that show a face, and the seed of their augmentation, if any."""
-        if cached.images is None:
+        if cached.images is None or cached.missing is None:
             raise BadManifest(f"{utterance.id}: lips were asked for, but its cache holds none.  Prepare it again.")
         if not spec.varied or self.augment is None:
             return centre(cached.images), ~cached.missing, None
@@ -227,6 +228,8 @@ class Examples:
 
 def with_mouths_of(cached: Cached, other: Cached) -> Cached:
     """`cached` with the mouths of `other`, of its own length: cut, or without a face after their end."""
+    assert other.images is not None, "its cache holds no mouths"
+    assert other.missing is not None
     images, missing = fitted((other.images, other.missing), cached.n_frames)
     return replace(cached, images=images, missing=missing)
 

@@ -68,7 +68,7 @@ class LossModule(nn.Module):
             if states is None or name not in self.labels:
                 continue
             labels = batch.labels if name == "audio" else batch.labels.masked_fill(~batch.reliable[:, None], NO_LABEL)
-            if name == "video":
+            if name == "video" and batch.seen is not None:
                 labels = labels.masked_fill(~batch.seen, NO_LABEL)
             logits = self.labels[name](states[:, ::MEMORY_PER_FRAME])[:, :labels.shape[1]]
             labels = labels[:, :logits.shape[1]]
@@ -97,7 +97,9 @@ class LossModule(nn.Module):
             memory = memory.select(kept)
         tokens, targets = batch.tokens[kept], batch.targets[kept]
         if not len(kept):
-            return (memory.audio if memory.video is None else memory.video).sum() * 0
+            states = memory.audio if memory.video is None else memory.video
+            assert states is not None
+            return states.sum() * 0
         memory = replace(memory, reliability=None)          # the text is learnt independently of the estimate
         logits = self.model.decoder(tokens, self.model.start(memory))
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE,
@@ -110,6 +112,7 @@ class LossModule(nn.Module):
             per_letter = ctc_per_letter(log_probs, memory_lengths("video", batch, log_probs.shape[1], self.model), batch,
                                         impossible=torch.inf)
             target = (batch.reliable & (per_letter < self.config.readable_loss)).float()
+        assert memory.reliability_logits is not None
         return F.binary_cross_entropy_with_logits(memory.reliability_logits.float(), target)
 
 

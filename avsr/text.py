@@ -10,14 +10,14 @@ import hashlib
 import re
 import string
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from avsr.errors import BadCheckpoint, quote
+from avsr.errors import AvsrError, BadCheckpoint, MissingAsset, quote
 from avsr.linebreak import clusters
 from avsr.schema import read_file
 
@@ -327,6 +327,8 @@ def write_characters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
 NORMALISER = "avsr-2"                                       # stored with scores: another rule below is another name here
 # Earlier rules. avsr-en-1 made a space of each combining mark and of each invisible character; all other texts come out alike.
 FORMER_NORMALISERS = ("avsr-en-1",)
+WHISPER_NORMALISER = "whisper-en"                           # EnglishTextNormalizer, by which many papers report their figures
+NORMALISERS = {"avsr": NORMALISER, "whisper": WHISPER_NORMALISER}           # names on the command line -> names in rows
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
@@ -365,9 +367,37 @@ def normalise(text: str) -> str:
     return " ".join(NUMBERS[int(word)] if re.fullmatch(r"[0-9]|[1-9][0-9]", word) else word for word in text.split())
 
 
+def normalise_as_whisper(text: str) -> str:
+    """Text as Whisper's EnglishTextNormalizer writes it: "It's 21% of the colour" and "it is twenty one percent of the color".
+
+    It is for English only: it expands contractions, writes numbers in digits, takes American spelling and leaves out fillers.
+    Raises MissingAsset if the package is not installed.
+    """
+    return _whisper_normalizer()(text)
+
+
+@cache
+def _whisper_normalizer() -> Callable[[str], str]:
+    try:
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError as error:
+        raise MissingAsset("--normaliser whisper: the package whisper-normalizer is not installed.  Run pip install "
+                           "'avsr[whisper]'.") from error
+    return EnglishTextNormalizer()
+
+
+def find_normaliser(name: str | None) -> Callable[[str], str]:
+    """The normaliser that rows name. Raises AvsrError if this version does not have it."""
+    known = {NORMALISER: normalise, WHISPER_NORMALISER: normalise_as_whisper}
+    if name not in known:
+        raise AvsrError(f"the rows are to be compared by the normaliser {name}, and this version has {' and '.join(known)}.  "
+                        "Use the version of avsr that wrote them.")
+    return known[name]
+
+
 def present_normaliser(name: str | None) -> str | None:
-    """The normaliser by which rows that name this one are compared: rows hold texts as they were written, so the present rules
-    take the place of earlier ones of ours."""
+    """The normaliser that now compares rows that name this one. Rows hold text as it was written, so that the present rules can
+    take the place of our earlier ones."""
     return NORMALISER if name in FORMER_NORMALISERS else name
 
 

@@ -1,7 +1,9 @@
 """Models on disk: what was saved is what is loaded, and what cannot be loaded says why."""
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -9,18 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from avsr import assets, checkpoint
 from avsr.checkpoint import Checkpoint, load, save
 from avsr.errors import BadCheckpoint, BadOutput, MissingAsset
 from avsr.lips import MouthCropSettings
 from avsr.models.avsr import AVSR, Dims
-from avsr.text import Tokenizer, write_characters
+from avsr.models.hybrid import HybridAVSR, HybridDims
+from avsr.text import Tokenizer, write_characters, write_sentencepiece
 
 SEEING = Dims(width=16, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1, n_vocab=40,
               n_context=10)
-BLIND = replace(SEEING, video_frontend=None)                         # nothing but a few kilobytes: most tests need no more
+BLIND = replace(SEEING, video_frontend=None)                # nothing but a few kilobytes: most tests need no more
 
 
 def make(folder, dims=BLIND, *, seed=0, **facts):
@@ -154,7 +157,7 @@ def test_a_model_with_a_base_stores_what_is_new(added, ears):
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors"]
     stored = set(load_file(folder / "model.safetensors"))
     assert stored == model.model.state_dict().keys() - load(ears).model.state_dict().keys()
-    assert {name.partition(".")[0] for name in stored} == {"video", "exchanges", "ctc", "decoder"}
+    assert {name.partition(".")[0] for name in stored} == {"video", "fusion_layers", "ctc", "decoder"}
     assert all(".video." in name for name in stored if name.startswith("decoder."))
     loaded = load(folder)
     assert same_weights(model, loaded)
@@ -221,6 +224,60 @@ def test_which_models_may_have_trained_lips(original, folder, shipping, tmp_path
         assert not checkpoint.may_see(name), name
 
 
+# Models of former versions
+
+OLD_TENSORS = {"fusion_layers.": "exchanges.", "video.frontend.": "video.front.", "audio.frontend.": "audio.front.",
+               "reliability.classifier.": "trust.judge.", "reliability.detector.radius": "trust.familiar.reach",
+               "reliability.detector.": "trust.familiar.", "reliability.": "trust."}
+
+
+def as_before(folder, **dims):
+    """The folder as versions of layout 1 wrote it."""
+    tensors = load_file(folder / "model.safetensors")
+    for new, old in OLD_TENSORS.items():
+        tensors = {re.sub(f"^{re.escape(new)}", old, name): tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "model.safetensors")
+
+    def change(facts):
+        facts["layout"], facts["lips_trained"], facts["recipe"] = 1, facts.pop("video_trained"), facts.pop("mouth_crop")
+        facts["sha256"]["model.safetensors"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        for new, old in {"video_frontend": "lips", "n_reliability": "n_trust"}.items():
+            if new in facts["dims"]:
+                facts["dims"][old] = facts["dims"].pop(new)
+        facts["dims"] |= dims
+
+    edit(folder, change)
+    return folder, set(tensors)
+
+
+@pytest.mark.slow
+def test_a_model_of_a_former_version_is_the_same_model(letters, tmp_path):
+    made = make(letters, replace(SEEING, n_reliability=3, video_frontend="compact"), video_trained=True)
+    folder, names = as_before(save(made, tmp_path / "old", half=False), n_heed=0)
+    assert {name.partition(".")[0] for name in names} == {"audio", "video", "decoder", "ctc", "exchanges", "trust"}
+    assert {"trust.familiar.reach", "trust.familiar.centre", "trust.judge.0.weight", "trust.audio.0.weight"} <= names
+    loaded = load(folder)
+    assert same_weights(made, loaded)
+    assert (loaded.model.dims, loaded.video_trained, loaded.mouth_crop) == (made.model.dims, True, made.mouth_crop)
+    again = load(save(loaded, tmp_path / "new", half=False))
+    assert same_weights(made, again)
+    written = (tmp_path / "new" / "model.json").read_text()
+    assert not [name for name in ("lips_trained", "n_trust", "n_heed", '"recipe"', '"lips"') if name in written]
+    assert not any(name.startswith(("trust.", "exchanges.")) for name in load_file(tmp_path / "new" / "model.safetensors"))
+    audio_alone = load(folder, lips=False)
+    assert audio_alone.model.state_dict().keys() <= made.model.state_dict().keys()
+
+
+def test_an_imported_model_of_a_former_version_is_the_same_model(tmp_path):
+    torch.manual_seed(0)
+    network = HybridAVSR(HybridDims(width=8, n_heads=2, n_inside=8, n_audio_layers=1, n_decoder_layers=1, n_vocab=5)).eval()
+    pieces = write_sentencepiece(tmp_path / "pieces.json", ["<unk>", "a", "b"], {"a": -1.0, "b": -1.0})
+    made = Checkpoint("theirs", network, pieces, pad_seconds=None)
+    folder, names = as_before(save(made, tmp_path / "old", half=False))
+    assert any(name.startswith("audio.front.") for name in names)
+    assert same_weights(made, load(folder))
+
+
 # What cannot be loaded
 
 def edit(folder, change):
@@ -235,10 +292,14 @@ WRONG = {
     "a strange recipe field": (lambda f: f["mouth_crop"].update(colour="red"), 'mouth crop: field "colour" is not known'),
     "a recipe field gone": (lambda f: f["mouth_crop"].pop("smooth"), 'mouth crop: field "smooth" is not there'),
     "a strange dims field": (lambda f: f["dims"].update(depth=3), "its Dims differ from this version's in depth"),
-    "lips unknown here": (lambda f: f["dims"].update(video_frontend="resnet99"),
-                          'dims.video_frontend is "resnet99", but must be one of resnet18'),
+    "a frontend unknown here": (lambda f: f["dims"].update(video_frontend="resnet99"),
+                                'dims.video_frontend is "resnet99", but must be one of resnet18'),
+    "a frontend unknown here by its old name": (lambda f: f["dims"].update(lips=f["dims"].pop("video_frontend") or "resnet99"),
+                                                'dims.video_frontend is "resnet99", but must be one of resnet18'),
+    "an audio gate": (lambda f: f["dims"].update(n_heed=8), "dims.n_heed is 8, but the audio gate was removed, because it"),
+    "both names of a size": (lambda f: f["dims"].update(n_trust=8), "its Dims differ from this version's in n_trust"),
     "weights of other dims": (lambda f: f["dims"].update(width=32), "its weights do not fit its dims"),
-    "a newer layout": (lambda f: f.update(layout=2), "layout 2, known is 1.  Install a newer avsr"),
+    "a newer layout": (lambda f: f.update(layout=3), "layout 3, known is 2.  Install a newer avsr"),
     "no layout": (lambda f: f.pop("layout"), "layout null"),
     "a fact gone": (lambda f: f.pop("suppress"), "its model.json lacks suppress"),
     "rates gone": (lambda f: f.pop("rates"), "its model.json lacks rates"),

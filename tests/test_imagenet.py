@@ -118,7 +118,8 @@ def test_a_file_is_held_to_the_digits_in_its_name(saved, folder, tmp_path):
     path = saved()
     digits = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     path = path.rename(path.with_name(f"resnet18-{digits}.pth"))
-    assert initialise(config(folder, f"model.video_encoder_from={path}", LIPS), tmp_path).model.dims.video_frontend == "resnet18"
+    start = initialise(config(folder, f"model.video_encoder_from={path}", LIPS), tmp_path)
+    assert start.model.dims.video_frontend == "resnet18"
     wrong = path.rename(path.with_name("resnet18-0123abcd.pth"))
     with pytest.raises(BadCheckpoint, match=rf"its sha256 begins {digits}, but its name says 0123abcd.  Download it again"):
         initialise(config(folder, f"model.video_encoder_from={wrong}", LIPS), tmp_path)
@@ -136,13 +137,14 @@ def test_imagenet_comes_as_an_asset(saved, folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("lips", ["compact", "resnet18-silu"])
 def test_other_lips_cannot_start_so(folder, tmp_path, lips):
-    with pytest.raises(BadConfig, match=rf"video_encoder_from imagenet is a ResNet-18, but the lips are {lips}\.  Set model.dims.video_frontend"):
+    with pytest.raises(BadConfig, match=rf"imagenet is a ResNet-18, but the frontend is {lips}\.  Set model.dims.video_frontend"):
         initialise(config(folder, "model.video_encoder_from=imagenet", f"model.dims.video_frontend={lips}"), tmp_path)
 
 
 def test_on_the_command_line_a_file_that_is_not_there_is_one_sentence(folder, tmp_path):
     config(folder)
-    done = CliRunner().invoke(main, ["train", str(folder / "config.toml"), "--set", "model.video_encoder_from=none.pth", "--set", LIPS,
+    done = CliRunner().invoke(main, ["train", str(folder / "config.toml"), "--set",
+                                    "model.video_encoder_from=none.pth", "--set", LIPS,
                                      "-o", str(tmp_path / "run"), "--device", "cpu"])
     assert done.exit_code == 1
     assert "none.pth: cannot be read (No such file or directory)." in done.stderr.splitlines()[-1]

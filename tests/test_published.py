@@ -214,7 +214,7 @@ def test_mouths_of_another_recipe_are_refused_with_the_command_that_makes_the_ri
     run = CliRunner().invoke(main, arguments)
     assert run.exit_code == 1
     assert "avsr prepare --mouth-crop auto-avsr" in run.output
-    with pytest.raises(BadManifest, match=r"lips\.landmarks"):
+    with pytest.raises(BadManifest, match=r"mouth_crop\.landmarks"):
         read_mouth_crop(prepared["avsr"], load(tmp_path / "v").mouth_crop)
 
 

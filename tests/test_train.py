@@ -35,10 +35,9 @@ from avsr.runtime import max_processes
 from avsr.text import write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
 from avsr.train.initialise import initialise
-from avsr.train.loop import _Run as Run
-from avsr.train.loop import learning_rate
-from avsr.train.reliability import ReliabilitySample, balanced, damaged, fit
-from avsr.train.shortages import shortages_told
+from avsr.train.loop import Trainer, learning_rate
+from avsr.train.reliability import MouthImages, ReliabilitySample, balanced, corrupted, fit
+from avsr.train.shortages import report_shortages
 from avsr.train.state import TrainState, averaged, keep_best, save_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +90,8 @@ def steps_in(run):
 def learnt(folder, tmp_path_factory):
     """80 steps, which is enough for three words."""
     run, lines = tmp_path_factory.mktemp("learnt") / "run", []
-    trained = train(config(folder, "train.steps=80", "train.valid_every=40", "train.keep=2"), run, TrainOptions(say=lines.append))
+    settings = config(folder, "train.steps=80", "train.valid_every=40", "train.keep=2")
+    trained = train(settings, run, TrainOptions(say=lines.append))
     return trained, lines
 
 
@@ -194,15 +194,15 @@ from avsr.config import read_config
 from avsr.train import TrainOptions, loop
 from safetensors.torch import save_file
 
-class Kept(loop._Run):
+class Kept(loop.Trainer):
     def run(self):
         out = super().run()
-        weights = {name: value.detach().clone() for name, value in self.learner.named_parameters()}
+        weights = {name: value.detach().clone() for name, value in self.loss_module.named_parameters()}
         save_file(weights, self.folder / f"rank-{self.rank}.safetensors")
         return out
 
 if __name__ == "__main__":
-    loop._Run = Kept
+    loop.Trainer = Kept
     slowly = lambda line: time.sleep(float(sys.argv[3]))
     loop.train(read_config(sys.argv[1], sys.argv[4:]), sys.argv[2], TrainOptions(device="cpu", say=slowly))
 """
@@ -255,7 +255,7 @@ def test_two_processes_do_what_one_does_in_two_goes(folder, tmp_path):
     gradients = [torch.cat([some[name].flatten() for name in one if name.startswith("optimiser.exp_avg.")])
                  for some in (one, two)]
     assert (gradients[0] - gradients[1]).norm() < 0.01 * gradients[0].norm()
-    names = [name for name in one if name.startswith("learner.") and "running_" not in name]
+    names = [name for name in one if name.startswith("module.") and "running_" not in name]
     near = torch.cat([((one[name] - two[name]).abs().flatten() < 1e-4).float() for name in names])
     assert near.mean() > 0.98
     assert (tmp_path / "two" / "model" / "model.json").exists()
@@ -448,14 +448,14 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(folder, 
     (FileNotFoundError(errno.ENOENT, "No such file"), FileNotFoundError, "No such file"),
 ])
 def test_what_the_machine_runs_short_of_is_told_with_the_way_on(tmp_path, error, kind, says):
-    with pytest.raises(kind, match=says) as caught, shortages_told(tmp_path / "run", DataConfig()):
+    with pytest.raises(kind, match=says) as caught, report_shortages(tmp_path / "run", DataConfig()):
         raise error
     assert not issubclass(kind, AvsrError) or str(caught.value).endswith(", then start again, as no state was saved yet.")
 
 
 def test_more_workers_than_the_machine_bears_are_not_started(folder, tmp_path):
     lines, settings = [], config(folder, "data.workers=128", "train.steps=1")
-    run = Run(settings, tmp_path, TrainOptions(device="cpu", say=lines.append), torch.device("cpu"))
+    run = Trainer(settings, tmp_path, TrainOptions(device="cpu", say=lines.append), torch.device("cpu"))
     assert run._n_workers() == min(128, max_processes())
     assert lines[-1].startswith(f"data.workers is 128, and {max_processes()} are started") == (max_processes() < 128)
 
@@ -478,7 +478,6 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["model.dims.video_width=33"], BadConfig, "video width 33 in heads 16 wide"),
     (["model.dims.n_ctc=1"], BadConfig, r"n_ctc is 1, but CTC spells 28 letters\.  Set 29, or 0 for none"),
     (["model.dims.n_vocab=5"], BadConfig, r"n_vocab is 5, and the tokenizer has \d+ tokens\.  Leave n_vocab out"),
-    (["model.dims.n_heed=3"], BadConfig, "sound is judged only where lips are: n_heed without n_reliability"),
     (["model.dims.video_frontend=eyes"], BadConfig,
      'model.dims.video_frontend is "eyes", but must be one of resnet18, resnet18-silu, compact'),
     (["model.dims.video_blocks=bricks"], BadConfig, 'model.dims.video_blocks is "bricks", but must be one of transformer'),
@@ -495,8 +494,8 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["model.start=tinny.en"], BadCheckpoint, "Did you mean tiny.en?"),
     (['model.start=""'], BadConfig, r"model\.start is empty\.  Give it a value, or write"),
     ([f"model.video_encoder_from={'y' * 5000}"], BadCheckpoint, r"y{40}\.\.\.: cannot be read \(File name too long\)"),
-    (["reliability.variants=2"], BadConfig, "reliability.variants is 2, but there is no judge to learn.  Set model.dims.n_reliability"),
-    (["reliability.variants=2", "model.dims.n_reliability=4"], BadConfig, "with 1 fusion layers a sound is another with every sight"),
+    (["reliability.variants=2"], BadConfig, "reliability.variants is 2, but the network has no reliability estimator.  Set"),
+    (["reliability.variants=2", "model.dims.n_reliability=4"], BadConfig, "with 1 fusion layers the encoded sound depends"),
 ])
 def test_what_cannot_be_trained_says_why_before_the_first_step(folder, tmp_path, overrides, error, says):
     with pytest.raises(error, match=says) as caught:
@@ -554,60 +553,60 @@ def changes(folder, run, *overrides):
     train(settings, run)
     (run / "again").mkdir()
     before = initialise(settings, run / "again").model.state_dict()
-    return {name: (before[name], state(run)[1][f"learner.model.{name}"]) for name in before}
+    return {name: (before[name], state(run)[1][f"module.model.{name}"]) for name in before}
 
 
-JUDGED = ("model.dims.n_fusion_layers=0", "model.dims.n_reliability=4", "reliability.variants=2", "reliability.steps=3", "reliability.contrastive_steps=3")
+RELIABILITY = ("model.dims.n_fusion_layers=0", "model.dims.n_reliability=4", "reliability.variants=2", "reliability.steps=3",
+               "reliability.contrastive_steps=3")
 
 
 @pytest.mark.slow
-def test_judges_learn_after_the_last_step_and_nothing_else_does(folder, tmp_path):
+def test_the_reliability_estimator_is_fitted_after_the_last_step_and_nothing_else(folder, tmp_path):
     said = []
-    first = train(config(folder, *JUDGED, "train.steps=2"), tmp_path / "first", TrainOptions(say=said.append))
-    assert any(line == "judges: taught by 12 samples of 3 sights" for line in said)
-    again = config(folder, *JUDGED, "train.steps=0", "reliability.lr=0.1", f"model.start={first.model}", "model.dims.n_heed=4")
+    first = train(config(folder, *RELIABILITY, "train.steps=2"), tmp_path / "first", TrainOptions(say=said.append))
+    assert any(line == "reliability: fitted on 12 sounds with 3 mouths each" for line in said)
+    again = config(folder, *RELIABILITY, "train.steps=0", "reliability.lr=0.1", f"model.start={first.model}")
     second = train(again, tmp_path / "second")
     assert (second.step, second.done) == (0, True)
     before, after = (load_file(run.model / "model.safetensors") for run in (first, second))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
-    assert all(name.startswith("trust.") for name in changed)
-    assert {name.partition(".")[0] for name in after.keys() - before.keys()} == {"heed"}
+    assert all(name.startswith("reliability.") for name in changed)
+    assert after.keys() == before.keys()
 
 
-def test_without_steps_and_judges_there_is_nothing_to_do(folder):
+def test_without_steps_and_a_reliability_estimator_there_is_nothing_to_do(folder):
     with pytest.raises(BadConfig, match=r"train\.steps is 0, but must be above 0"):
         config(folder, "train.steps=0")
 
 
-def test_judges_learn_to_believe_what_helps():
-    """Mouths of ones help, mouths of minus ones harm; sound of ones harms those who see well."""
+def test_the_estimator_learns_which_mouths_help():
+    """Mouths of ones help, mouths of minus ones harm, whatever the sound."""
     rng = torch.Generator().manual_seed(0)
 
-    def lesson(wrecked):
+    def sample(wrecked):
         good = torch.tensor([True, False, True, False])
         video = (good.float() * 2 - 1)[:, None, None] + torch.randn(4, 20, 32, generator=rng)
         audio = (1.0 if wrecked else -1.0) + torch.randn(20, 32, generator=rng)
         return ReliabilitySample(audio.half(), video.half(), torch.ones(4, 20, dtype=torch.bool), torch.tensor(0.5),
-                      torch.where(good, 0.2, 1.0), torch.where(good, 0.4 if wrecked else 0.0, 1.0))
+                                 torch.where(good, 0.2, 1.0), torch.where(good, 0.4 if wrecked else 0.0, 1.0))
 
     torch.manual_seed(0)
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=0, n_decoder_layers=1,
-                      n_vocab=50, video_frontend="compact", n_reliability=8, n_heed=8))
+                      n_vocab=50, video_frontend="compact", n_reliability=8))
     bias = torch.randn(32, generator=rng)                   # LayerNorm takes away what all of a moment's values share
 
     def shifted(one):
         return replace(one, audio=one.audio + one.audio.mean().sign().half() * bias.half(),
                        video=one.video + one.video.mean(dim=(1, 2), keepdim=True).sign() * bias.half())
 
-    taught = [shifted(lesson(i % 2 == 0)) for i in range(32)]
-    fit(model, taught, ReliabilityConfig(steps=60, lr=1e-2), seed=0)
+    samples = [shifted(sample(i % 2 == 0)) for i in range(32)]
+    fit(model.reliability, samples, ReliabilityConfig(steps=60, lr=1e-2), seed=0)
     for wrecked in (True, False):
-        new = shifted(lesson(wrecked))
+        new = shifted(sample(wrecked))
         audio = new.audio.float()[None].expand(4, -1, -1)
         asked = (audio, new.video.float(), None, new.seen)
         assert (model.reliability(*asked) > 0).tolist() == [True, False, True, False]
-        assert (model.heed(*asked) > 0)[[0, 2]].tolist() == [not wrecked] * 2
 
 
 def test_each_speaker_has_a_say_before_any_has_two():
@@ -621,14 +620,15 @@ def test_each_speaker_has_a_say_before_any_has_two():
 
 
 def test_damage_is_drawn_and_leaves_what_it_was_given():
-    sight = say(["ab", "cd"])
-    before, seen = sight.images.copy(), []
+    cached = say(["ab", "cd"])
+    mouths = MouthImages(cached.images, cached.missing)
+    before, seen = mouths.images.copy(), []
     for seed in range(40):
-        made = damaged(sight, np.random.default_rng(seed))
+        made = corrupted(mouths, np.random.default_rng(seed))
         assert made.images.shape == before.shape
         assert made.missing.shape == (len(before),)
         seen.append(np.array_equal(made.images, before))
-    assert np.array_equal(sight.images, before)
+    assert np.array_equal(mouths.images, before)
     assert 1 <= sum(seen) <= 20, "some stay as they are, most do not"
 
 
@@ -730,11 +730,13 @@ def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
 
 def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_path):
     torch.manual_seed(0)
-    imported = HybridAVSR(HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)).eval()
+    sizes = HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)
+    imported = HybridAVSR(sizes).eval()
     pieces = write_sentencepiece(tmp_path / "pieces.json", ["<unk>", *"abcdef"], dict.fromkeys("abcdef", -1.0))
-    source = save(Checkpoint("vsr", imported, pieces, mouth_crop=MOUTH_CROPS["auto-avsr"], video_trained=True, pad_seconds=None),
-                  tmp_path / "vsr", half=False)
-    dims = ("width=64", "n_heads=8", "video_width=32", "n_video_layers=2", 'video_frontend="resnet18-silu"', 'video_blocks="conformer"')
+    model = Checkpoint("vsr", imported, pieces, mouth_crop=MOUTH_CROPS["auto-avsr"], video_trained=True, pad_seconds=None)
+    source = save(model, tmp_path / "vsr", half=False)
+    dims = ("width=64", "n_heads=8", "video_width=32", "n_video_layers=2", 'video_frontend="resnet18-silu"',
+            'video_blocks="conformer"')
     begun = initialise(config(folder, f"model.video_encoder_from={source}", *(f"model.dims.{one}" for one in dims)), tmp_path)
     assert begun.mouth_crop == MOUTH_CROPS["auto-avsr"]
     mouths, lips = torch.rand(1, 5, 88, 88), begun.model.eval().video

@@ -126,11 +126,12 @@ def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
         assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.041)
 
 
-@pytest.mark.parametrize(("layers", "how"), [({"n_video_layers": 1}, "lips alone"),
-                                             ({"n_video_layers": 1, "n_audio_layers": 1}, "sound and lips together")])
+@pytest.mark.parametrize(("layers", "how"), [({"n_video_layers": 1}, "video alone"),
+                                             ({"n_video_layers": 1, "n_audio_layers": 1}, "audio and video together")])
 def test_who_does_not_hear_is_refused_before_any_work(made, layers, how, tmp_path):
     teacher, lines = imported(tmp_path / "teacher", **layers), []
-    with pytest.raises(BadConfig, match=f"data.align {teacher}: this model goes by {how}, .*  Set data.align to a model that"):
+    says = f"data.align {teacher}: this model transcribes {how}, .*  Set data.align to a model that"
+    with pytest.raises(BadConfig, match=says):
         train(config(made, f"data.align={teacher}"), tmp_path / "run", TrainOptions(say=lines.append))
     assert not (tmp_path / "run" / "words.jsonl").exists()
     assert not any(line.startswith("step") for line in lines)
@@ -141,7 +142,7 @@ def test_a_run_learns_from_a_waveform_model_beside_its_config(made, tmp_path):
     teacher, lines, told = ours(made / "by-waves", n_mels=0), [], []
     options = TrainOptions(say=lines.append, progress=lambda *call: told.append(call))
     train(config(made, "data.align=by-waves/model", "train.steps=1"), tmp_path / "run", options)
-    assert lines[0] == "word times: 13 utterances without, by by-waves/model's hearing unless found before"
+    assert lines[0] == "word times: 13 utterances without, aligned by by-waves/model unless found before"
     assert len((tmp_path / "run" / "words.jsonl").read_text().splitlines()) == 12
     assert teacher.is_dir()
     stages = list(dict.fromkeys((stage, unit) for stage, _, _, unit in told))

@@ -40,7 +40,7 @@ from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.results import NOISE, RUN, TIMINGS, Key, ResultRow, Results, append, json_line
 from avsr.runtime import Progress, n_cores, no_progress
-from avsr.text import NORMALISER
+from avsr.text import NORMALISERS, find_normaliser
 
 Say = Callable[[str], None]
 
@@ -107,6 +107,8 @@ class _BenchmarkRun:
     def __init__(self, manifest: Path, output: Path, settings: BenchmarkSettings, options: CallOptions):
         self.path = manifest_path(manifest)
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
+        self.normaliser = NORMALISERS[settings.normaliser]
+        find_normaliser(self.normaliser)("")                # raises an error now if its package is not installed
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
@@ -191,6 +193,7 @@ class _BenchmarkRun:
     def add_predictions(self, path: Path) -> None:
         """Add the rows of what another system wrote."""
         rows = read_predictions(path, [row.utterance for row in self.rows], split=self.settings.split, silent=self.silent)
+        rows = [replace(row, normaliser=self.normaliser) for row in rows]
         for row in rows:
             self.results.check_same(row)
         self._add(rows)
@@ -204,7 +207,8 @@ class _BenchmarkRun:
 
     def measure(self, system: System) -> None:
         """Compute every row of a system that is not there yet."""
-        self.results.check({"system": system.name, "split": self.settings.split, "normaliser": NORMALISER, **system.facts})
+        self.results.check({"system": system.name, "split": self.settings.split, "normaliser": self.normaliser,
+                            **system.facts})
         self.measured[system.name] = {**system.facts, "device": system.device, **system.about}
         if isinstance(system, CheckpointSystem):
             self._check_checkpoint(system)
@@ -242,7 +246,8 @@ class _BenchmarkRun:
         results = system.recognise([audio for audio, _ in mixed], [one.text for one in utterances], requests)
         rows = [ResultRow(**_key(system, condition, task, utterance.id)._asdict(), **system.facts, **facts, **vars(found),
                           face=face, speaker=utterance.speaker, split=self.settings.split, reference=utterance.text,
-                          labels=group_labels(utterance.labels), duration_s=round(len(audio) / SAMPLE_RATE, 3))
+                          normaliser=self.normaliser, labels=group_labels(utterance.labels),
+                          duration_s=round(len(audio) / SAMPLE_RATE, 3))
                 for task, video, result in zip(condition.tasks, videos, results, strict=True)
                 for utterance, (audio, facts), (_, face), found in
                 zip(utterances, mixed, video, result.recognitions, strict=True)]
@@ -295,7 +300,7 @@ class _BenchmarkRun:
         write_samples(self.done.folder, self.results.by_key.values(), {row.utterance.id: row for row in self.rows})
         self.done.n_rows = len(self.results)
         facts = {"command": self.command, "avsr": __version__, "python": platform.python_version(),
-                 "torch": torch.__version__.partition("+")[0], "cores": n_cores(), "normaliser": NORMALISER,
+                 "torch": torch.__version__.partition("+")[0], "cores": n_cores(), "normaliser": self.normaliser,
                  "systems": self.measured,
                  "settings": {**asdict(self.settings), "corruptions": list(map(str, self.settings.corruptions))},
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}

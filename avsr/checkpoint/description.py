@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from avsr import rates
+from avsr import rates as rates_here
 from avsr.checkpoint.old_names import AudioGate, current_dims, current_fields
 from avsr.errors import BadCheckpoint, quote
 from avsr.lips import MouthCropSettings
@@ -47,7 +47,7 @@ class Checkpoint:
     mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
     video_trained: bool = False
     base: str | None = None
-    pad_seconds: int | None = rates.SEGMENT_SECONDS
+    pad_seconds: int | None = rates_here.SEGMENT_SECONDS
     suppress: tuple[int, ...] = ()
     suppress_begin: tuple[int, ...] = ()
     alignment_heads: tuple[tuple[int, int], ...] = ()
@@ -77,7 +77,7 @@ class Description:
     sha256: dict[str, Annotated[str, Printable(64)]]
     name: Annotated[str, Printable(4096)]
     video_trained: bool
-    pad_seconds: Annotated[int, Between(1, rates.SEGMENT_SECONDS)] | None
+    pad_seconds: Annotated[int, Between(1, rates_here.SEGMENT_SECONDS)] | None
     suppress: tuple[Token, ...]
     suppress_begin: tuple[Token, ...]
     alignment_heads: tuple[tuple[Place, Place], ...]
@@ -104,7 +104,7 @@ def network_of(model: AVSR | HybridAVSR) -> str:
 def describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
     """model.json, given the sha256 of the files beside it."""
     return {"layout": LAYOUT, "network": network_of(checkpoint.model), "dims": asdict(checkpoint.model.dims),
-            "rates": {name: getattr(rates, name) for name in RATES}, "mouth_crop": checkpoint.mouth_crop.to_dict(),
+            "rates": {name: getattr(rates_here, name) for name in RATES}, "mouth_crop": checkpoint.mouth_crop.to_dict(),
             "sha256": sha256, **{name: getattr(checkpoint, name) for name in _shared()}}
 
 
@@ -124,7 +124,7 @@ def read_description(folder: Path) -> Description:
         description = Description(**validate_table(Description, values))
     except InvalidValue as error:
         raise BadCheckpoint(f"{folder / 'model.json'}: {error}.  {COPY}") from error
-    here = {name: getattr(rates, name) for name in RATES}
+    here = {name: getattr(rates_here, name) for name in RATES}
     for name in [*RATES, *description.rates]:
         theirs, ours = description.rates.get(name), here.get(name)
         if theirs != ours:

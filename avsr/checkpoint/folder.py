@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ def settle(folder: Path) -> None:
     """What an interrupted `save` left under its temporary name, though it belongs to the model, gets its own."""
     with suppress(BadCheckpoint):
         sha256 = read_json(folder / "model.json").get("sha256")
-        for name in PARTS if isinstance(sha256, dict) else ():
+        sha256 = sha256 if isinstance(sha256, dict) else {}
+        for name in PARTS:
             if fresh(folder, name).is_file() and sha256_of(fresh(folder, name)) == sha256.get(name):
                 os.replace(fresh(folder, name), folder / name)
 
@@ -51,12 +53,13 @@ def sha256_of(path: Path) -> str:
 
 def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: bool) -> Checkpoint:
     """The model that a folder's model.json tells of, on the CPU. base: the model it only adds to. Raises BadCheckpoint."""
-    from avsr.models.avsr import without_video
+    from avsr.models.avsr import Dims, without_video
     from avsr.models.weights import check_finite, check_memory, n_numbers, read_safetensors
 
     dims, mouth_crop = read_dims(about, folder), read_mouth_crop(about, folder)
     hybrid = about.network == "hybrid"
-    dims = dims if lips or hybrid else without_video(dims)
+    if isinstance(dims, Dims) and not lips:
+        dims = without_video(dims)
     headers = _headers(folder)
     theirs = {} if base is None else base.model.state_dict()
     room = max(map(n_numbers, headers.values())) + sum(tensor.numel() for tensor in theirs.values())
@@ -70,8 +73,8 @@ def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: b
     tokenizer = _tokenizer(folder, about, base)
     if wrong := _odd(about, dims, tokenizer):
         raise BadCheckpoint(f"{folder}: {wrong}.  {COPY}")
-    kept = about.facts() | {"video_trained": about.video_trained and model.modalities != ("a",)}
-    return Checkpoint(model=model, tokenizer=tokenizer, mouth_crop=mouth_crop, **kept)
+    checkpoint = Checkpoint(model=model, tokenizer=tokenizer, mouth_crop=mouth_crop, **about.facts())
+    return replace(checkpoint, video_trained=about.video_trained and model.modalities != ("a",))
 
 
 def _headers(folder: Path) -> dict[Path, dict[str, Stored]]:
@@ -101,7 +104,7 @@ def _outline(folder: Path, dims: Dims | HybridDims, room: int) -> AVSR | HybridA
     from avsr.models.hybrid import HybridAVSR
 
     try:
-        return outline(AVSR if isinstance(dims, Dims) else HybridAVSR, dims, most=room)
+        return outline(AVSR, dims, most=room) if isinstance(dims, Dims) else outline(HybridAVSR, dims, most=room)
     except TooLarge as error:
         raise BadCheckpoint(f"{folder}: its weights do not fit its dims (they hold {room} numbers, and a network of these dims "
                             f"needs more).  {AGAIN}") from error

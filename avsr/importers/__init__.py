@@ -62,7 +62,7 @@ def _build(family: Family, weights: dict[str, Tensor], path: Path) -> HybridAVSR
                             f"newer layout.  {NEWER}") from error
     _check_fit(found, network, what)
     network.load_state_dict(found.weights, assign=True)
-    found.weights.clear()                                   # or the float16 tensors would stay in memory beside the float32 ones
+    found.weights.clear()                                   # or the float16 tensors would stay beside the float32 ones
     return network.float().eval().requires_grad_(False)
 
 

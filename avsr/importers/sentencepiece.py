@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from avsr.errors import BadCheckpoint
 from avsr.models.weights import listed
@@ -87,7 +88,7 @@ def _read_model(path: Path) -> tuple[dict[str, float], bytes]:
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
-    model = sentencepiece_model_pb2.ModelProto()
+    model: Any = vars(sentencepiece_model_pb2)["ModelProto"]()       # made at import, which type checkers do not see
     try:
         model.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:

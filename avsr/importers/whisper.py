@@ -143,7 +143,8 @@ def load_folder(folder: Path, *, video_frontend: str | None = None) -> tuple[AVS
             raise BadCheckpoint(f"{path}: names no model_type, so it is CTranslate2's, but there is no model.bin beside it.  "
                                 "Fetch the model again.")
         other = folder / "generation_config.json"
-        network, settings = load_ctranslate2(model, path if is_ctranslate2(config) or not other.exists() else other, video_frontend=video_frontend)
+        about = path if is_ctranslate2(config) or not other.exists() else other
+        network, settings = load_ctranslate2(model, about, video_frontend=video_frontend)
         check_finite(network.state_dict(), model)
         return network, settings
     check_kind(config, folder)
@@ -198,7 +199,8 @@ def _without_weights(folder: Path) -> str:
     return f"{folder}: holds neither model.safetensors nor model.bin, so no weights.  Fetch the model again."
 
 
-def _load_hugging_face(folder: Path, config: dict, files: list[Path], video_frontend: str | None) -> tuple[AVSR, WhisperSettings]:
+def _load_hugging_face(folder: Path, config: dict, files: list[Path],
+                       video_frontend: str | None) -> tuple[AVSR, WhisperSettings]:
     found: dict[str, Stored] = {}
     for path in files:
         found |= rename_hugging_face(read_header(path))
@@ -261,7 +263,8 @@ def _dims_of_variables(raw: dict[str, np.ndarray], path: Path, video_frontend: s
              "n_audio_layers": count("encoder"), "n_decoder_layers": count("decoder"), "n_vocab": n_vocab,
              "n_context": len(raw["decoder/position_encodings/encodings"])}
     try:
-        return Dims(**validate_table(Dims, sizes), n_fusion_layers=min(2, sizes["n_audio_layers"]), video_frontend=video_frontend)
+        return Dims(**validate_table(Dims, sizes), n_fusion_layers=min(2, sizes["n_audio_layers"]),
+                    video_frontend=video_frontend)
     except (InvalidValue, ValueError) as error:
         raise BadCheckpoint(f"{path}: {error}, so it is no Whisper.  Install or fetch it again.") from error
 

@@ -7,7 +7,7 @@ of one speaker resemble each other: 0.7 and 0.9 % on LRS3 cannot be told apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy as np
 from avsr.metrics.counting import NOTHING, Score, empty_references, scored
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Clusters, clusters, interval, ratio
 from avsr.results import ResultRow
-from avsr.text import normalise
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Rate:
     empty: int = 0
 
 
-def wer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS,
-        normaliser: Callable[[str], str] = normalise) -> Rate:
+def wer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Rate:
     """Word error rate of benchmark rows, with an interval by bootstrap over speakers.
 
     Utterances are drawn instead where all rows have one speaker, or some row has none. Words written for an empty reference
@@ -47,27 +45,25 @@ def wer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: floa
     much, and in 90 to 92 % where some speak ten times as much as others. Without any error the upper bound is that of
     independent words (Clopper & Pearson 1934), which is the lowest possible. Raises AvsrError on different normalisers.
     """
-    return _rate(rows, "word", rng, confidence, n_draws, normaliser)
+    return _rate(rows, "word", rng, confidence, n_draws)
 
 
-def cer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS,
-        normaliser: Callable[[str], str] = normalise) -> Rate:
+def cer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Rate:
     """Character error rate; see `wer`."""
-    return _rate(rows, "character", rng, confidence, n_draws, normaliser)
+    return _rate(rows, "character", rng, confidence, n_draws)
 
 
 def sentence_errors(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
-                    n_draws: int = N_DRAWS, normaliser: Callable[[str], str] = normalise) -> Rate:
+                    n_draws: int = N_DRAWS) -> Rate:
     """Percent of utterances with any error; see `wer`. The score counts sentences, and all errors are substitutions."""
-    return _rate(rows, "sentence", rng, confidence, n_draws, normaliser)
+    return _rate(rows, "sentence", rng, confidence, n_draws)
 
 
-def _rate(rows: Iterable[ResultRow], unit: str, rng: np.random.Generator, confidence: float, n_draws: int,
-          normaliser: Callable[[str], str]) -> Rate:
+def _rate(rows: Iterable[ResultRow], unit: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
     rows = list(rows)
-    scores = scored(rows, unit=unit, normaliser=normaliser)
-    rate = bounded_rate(scores, None, clusters(rows), rng, confidence=confidence, n_draws=n_draws, share=unit == "sentence")
-    return replace(rate, empty=empty_references(rows, normaliser=normaliser))
+    rate = bounded_rate(scored(rows, unit=unit), None, clusters(rows), rng, confidence=confidence, n_draws=n_draws,
+                        share=unit == "sentence")
+    return replace(rate, empty=empty_references(rows))
 
 
 def bounded_rate(scores: Sequence[Score], others: Sequence[Score] | None, found: Clusters, rng: np.random.Generator, *,

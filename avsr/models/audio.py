@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsr.models.blocks import Block, sinusoids, zero_padding
+from avsr.models.blocks import Block, sinusoids, stack, zero_padding
 from avsr.models.resnet import WIDTH, stages
 
 
@@ -45,7 +45,7 @@ class WaveformFrontend(nn.Module):
         self.pool = pool
         self.conv1 = nn.Conv1d(1, 64, kernel_size=80, stride=self.stem, padding=38, bias=False)
         self.bn1 = nn.BatchNorm1d(64)
-        self.stages = nn.ModuleList(stages(1, nn.SiLU))
+        self.stages = stack(stages(1, nn.SiLU))
 
     @property
     def samples(self) -> int:
@@ -85,8 +85,8 @@ class AudioEncoder(nn.Module):
         else:
             self.wave = WaveformFrontend(pool=10)
             self.project = nn.Linear(WaveformFrontend.width, width)
-        self.local = nn.ModuleList(LocalBlock(width) for _ in range(n_local))
-        self.blocks = nn.ModuleList(Block(width, n_heads) for _ in range(n_layers))
+        self.local = stack(LocalBlock(width) for _ in range(n_local))
+        self.blocks = stack(Block(width, n_heads) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
 
     def frontend(self, mel: Tensor, lengths: Tensor | None) -> Tensor:

@@ -106,10 +106,15 @@ class AVSR(Network):
                 memory = replace(memory, in_distribution=self.reliability.detector(distance), ood_distance=distance)
         if audio_states is None and mel is None:
             return memory
-        audio = self.encode_audio(mel, mel_lengths) if audio_states is None else audio_states
+        audio = audio_states
+        if audio is None:
+            assert mel is not None
+            audio = self.encode_audio(mel, mel_lengths)
         audio_mask = None if mel_lengths is None else length_mask(self.audio.positions(mel_lengths), audio.shape[1])
         memory = replace(memory, audio=audio, audio_mask=audio_mask)
         if video is not None and self.reliability is not None:
+            assert memory.video_mask is not None
+            assert memory.in_distribution is not None
             logits = self.reliability(audio, video, audio_mask, memory.video_mask)
             reliability = self.reliability.degree(logits) * memory.in_distribution.to(logits.dtype)
             memory = replace(memory, reliability=reliability, reliability_logits=logits)
@@ -126,6 +131,7 @@ class AVSR(Network):
     def _fuse(self, memory: Memory, video: Tensor | None) -> Memory:
         """The top audio blocks, each followed by its fusion layer where there is video (B, Sv, D) before its norm."""
         audio, audio_mask, video_mask = memory.audio, memory.audio_mask, memory.video_mask
+        assert audio is not None
         whole = torch.ones(audio.shape[:2], dtype=torch.bool, device=audio.device) if audio_mask is None else audio_mask
         for i, block in enumerate(self.audio.blocks[self.dims.n_audio_layers - self.dims.n_fusion_layers:]):
             audio = block(audio, audio_mask)
@@ -140,7 +146,7 @@ class AVSR(Network):
             out["audio"] = self.ctc["audio"](memory.audio)
         if memory.video is not None:
             out["video"] = self.ctc["video"](memory.video)
-        if len(out) == 2:
+        if memory.audio is not None and memory.video is not None:
             length = memory.video.shape[1]                  # Whisper pads audio to 30 s: the rest is empty
             both = torch.cat([memory.audio[:, :length], memory.video[:, :memory.audio.shape[1]]], dim=-1)
             out["fused"] = self.ctc["fused"](both)

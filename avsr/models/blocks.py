@@ -7,8 +7,8 @@ positions (50 a second), L tokens, D model width, H heads. Masks are bool, True 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 SLACK = 2**20                                               # numbers that a network may have beyond those of the weights
-D, M = TypeVar("D"), TypeVar("M", bound=nn.Module)
+D = TypeVar("D")
+M = TypeVar("M", bound=nn.Module)
 
 
 def sinusoids(length: int, width: int, *, stride: int = 1, device: torch.device | None = None) -> Tensor:
@@ -121,6 +122,11 @@ class Attention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         return x.view(batch, length, self.n_heads, width // self.n_heads).transpose(1, 2)
+
+
+def stack(blocks: Iterable[M]) -> Sequence[M]:
+    """A ModuleList that keeps the type of its blocks, which torch's annotations do not."""
+    return cast("Sequence[M]", nn.ModuleList(blocks))
 
 
 def feed_forward(width: int, times: int = 4) -> nn.Sequential:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsr.models.blocks import Attention, over_keys
+from avsr.models.blocks import Attention
 
 EPS = 1e-12                                                 # of every layer norm in ESPnet's networks
 KERNEL = 31                                                 # frames that a block's convolution spans: 1.24 s at 25 a second
@@ -62,13 +62,14 @@ class RelativeAttention(Attention):
         query, (keys, values) = self._heads(self.query(x)), self.keys_values(x)
         far = self._heads(self.distance(distances(n, width, x.device, x.dtype))[None])              # (1, H, 2S, D / H)
         bias = by_key((query + self.distance_bias) @ far.transpose(-2, -1)) / math.sqrt(far.shape[-1])
+        alone = None
         if mask is not None:
-            bias = bias.masked_fill(~over_keys(mask), -torch.inf)
+            bias = bias.masked_fill(~mask[:, None, None, :], -torch.inf)
             alone = ~mask.any(dim=1)[:, None, None, None]   # else softmax would be 0 / 0 there
             bias = bias.masked_fill(alone, 0.0)
         attended = F.scaled_dot_product_attention(query + self.content_bias, keys, values, attn_mask=bias)
         out = self.out(attended.transpose(1, 2).reshape(batch, n, width))
-        return out if mask is None else out.masked_fill(alone[:, 0], 0.0)
+        return out if alone is None else out.masked_fill(alone[:, 0], 0.0)
 
 
 class ConvolutionModule(nn.Module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor, nn
 
-from avsr.models.blocks import Attention, feed_forward, over_keys
+from avsr.models.blocks import Attention, feed_forward, over_keys, stack
 from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator
 
 CACHE_STEP = 32                                             # tokens by which the cache grows
@@ -153,7 +153,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(n_vocab, width)
         self.positions = nn.Parameter(torch.randn(n_context, width) * 0.01)
-        self.blocks = nn.ModuleList(DecoderBlock(width, n_heads, video=video) for _ in range(n_layers))
+        self.blocks = stack(DecoderBlock(width, n_heads, video=video) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
 
     def start(self, memory: Memory) -> Cache:
@@ -162,7 +162,7 @@ class Decoder(nn.Module):
         if memory.audio is not None:
             audio = [block.audio.keys_values(memory.audio) for block in self.blocks]
         if memory.video is not None:
-            video = [block.video.attention.keys_values(memory.video) for block in self.blocks]
+            video = [block.video.attention.keys_values(memory.video) for block in self.blocks if block.video is not None]
         return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.reliability)
 
     def forward(self, tokens: Tensor, cache: Cache, *, last_only: bool = False) -> Tensor:
@@ -193,7 +193,8 @@ class Decoder(nn.Module):
             causal = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)[None, None]
         own = []
         for i, block in enumerate(self.blocks):
-            if cache.video is not None:
+            if cache.video is not None and block.video is not None:
+                assert cache.video_mask is not None
                 if queries is not None and cache.audio is None:
                     queries.append(block.video.attention_norm(x))
                 x = block.video(x, *cache.video[i], cache.video_mask, cache.reliability)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from avsr.models.audio import WaveformFrontend
 from avsr.models.avsr import Heads, Layers, Vocabulary, Width
-from avsr.models.blocks import length_mask
+from avsr.models.blocks import length_mask, stack
 from avsr.models.conformer import EPS, KERNEL, ConformerBlock, interleaved_sinusoids
 from avsr.models.decoder import Decoder, DecoderBlock, Memory, Network
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
@@ -70,8 +70,8 @@ class Stream(nn.Module):
         super().__init__()
         self.frontend = frontend
         self.project = nn.Linear(frontend.width, dims.width)
-        self.blocks = nn.ModuleList(ConformerBlock(dims.width, dims.n_heads, dims.n_inside, dims.kernel)
-                                    for _ in range(n_layers))
+        self.blocks = stack(ConformerBlock(dims.width, dims.n_heads, dims.n_inside, dims.kernel)
+                            for _ in range(n_layers))
         self.norm = nn.LayerNorm(dims.width, EPS)
 
     def forward(self, x: Tensor, inside: Tensor | None, mask: Tensor | None) -> Tensor:
@@ -103,7 +103,7 @@ class HybridDecoder(Decoder):
     def __init__(self, dims: HybridDims):
         nn.Module.__init__(self)
         self.embedding = nn.Embedding(dims.n_vocab, dims.width)
-        self.blocks = nn.ModuleList(DecoderBlock(dims.width, dims.n_heads, video=False, eps=EPS, feed=nn.Sequential(
+        self.blocks = stack(DecoderBlock(dims.width, dims.n_heads, video=False, eps=EPS, feed=nn.Sequential(
             nn.Linear(dims.width, dims.n_inside), nn.ReLU(), nn.Linear(dims.n_inside, dims.width)))
             for _ in range(dims.n_decoder_layers))
         self.norm = nn.LayerNorm(dims.width, EPS)
@@ -181,6 +181,7 @@ class HybridAVSR(Network):
     def _frames(self, sound: Tensor | None, mouths: Tensor | None, lengths: Tensor | None, seen: Tensor | None) -> Tensor:
         """Video frames (B,) of each utterance, one at least."""
         first, frames = sound if mouths is None else mouths, []
+        assert first is not None, "neither audio nor video"
         if mouths is not None and self.video is not None:
             numbers = torch.arange(1, mouths.shape[1] + 1, device=mouths.device).expand(mouths.shape[:2])
             frames.append((numbers if seen is None else numbers * seen).amax(dim=1))

@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
             self.downsample = nn.Sequential(conv(n_in, n_out, kernel_size=1, stride=stride, bias=False), norm(n_out))
         self.activation = activation(inplace=True)
         for module in self.modules():
-            if isinstance(module, conv):
+            if isinstance(module, nn.Conv1d | nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:

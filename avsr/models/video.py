@@ -51,6 +51,7 @@ class ResNet18Frontend(nn.Module):
         reach = 2
         padded = F.pad(mouths, (0, 0, 0, 0, reach, reach))
         conv = self.conv[0]
+        assert isinstance(conv, nn.Conv3d)
         # Channels last suits a GPU; on a CPU it gains 5 % and rounds four times as coarsely.
         layout = torch.channels_last if mouths.is_cuda else torch.contiguous_format
         parts = []

@@ -247,10 +247,10 @@ def _talkers(name: str, options: Mapping[str, object], exclude: Sequence[str], b
 def _folders(name: str, paths: Sequence[Path], exclude: Sequence[str]) -> list[Path]:
     """The folders among `paths`; a folder with subfolders is replaced by these."""
     try:
-        list_folder = {path: [one for one in sorted(path.iterdir()) if one.is_dir()] for path in paths if path.is_dir()}
+        inside = {path: [one for one in sorted(path.iterdir()) if one.is_dir()] for path in paths if path.is_dir()}
     except OSError as error:
         raise _unreadable(name, error) from error
-    folders = [one for path, subfolders in list_folder.items() for one in subfolders or [path]]
+    folders = [one for path, subfolders in inside.items() for one in subfolders or [path]]
     return [folder for folder in folders if not any(fnmatch(folder.name, one) for one in exclude)]
 
 

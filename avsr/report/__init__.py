@@ -39,12 +39,14 @@ REMEDY = "Choose another folder with --output-dir, or make room."
 @dataclass(frozen=True)
 class ReportSettings:
     """group_by: columns by which errors are compared; None is speaker and every label there is.  formats: of the figures'
-    files.  where: only rows whose columns have these values."""
+    files.  where: only rows whose columns have these values.  normaliser: a key of text.NORMALISERS, by which all texts are
+    compared; None is the one that the rows name."""
 
     group_by: tuple[str, ...] | None = None
     title: str | None = None
     formats: tuple[str, ...] = ("png", "svg")
     where: Mapping[str, str] = field(default_factory=dict)
+    normaliser: str | None = None
 
     def __post_init__(self) -> None:
         if strange := [kind for kind in self.formats if kind not in FORMATS]:
@@ -66,7 +68,7 @@ def report(folders: Sequence[Path | str], output: Path | str, *, settings: Repor
     """Write the report of one run, or of two compared, into a folder. Raises AvsrError, as where rows are broken."""
     settings, output = settings or ReportSettings(), Path(output)
     progress("reading rows", 0, None, None)
-    runs, writer = open_runs([Path(folder) for folder in folders], settings.where), Writer(output)
+    runs, writer = open_runs([Path(folder) for folder in folders], settings.where, settings.normaliser), Writer(output)
     with locked(output, "avsr report"):
         return _write_report(runs, writer, settings, progress)
 

@@ -11,11 +11,11 @@ from avsr.metrics import Estimate, ModalityContributions, condition_shapley
 from avsr.report.figures import reliability_sheet
 from avsr.report.page import Section
 from avsr.report.result_table import Condition, ResultTable, rng
-from avsr.report.sheet import Curve, LineStyle, Sheet, SnrPanel, snr_sheet
+from avsr.report.sheet import Curve, Sheet, SnrPanel, line_style, snr_sheet
 from avsr.report.tables import make_table, noise_values
 
-STYLES = {"wer": LineStyle("in words recognised (WER)", BOTH, "s"),
-          "loss": LineStyle("in the loss of the reference", LIPS, "D", (0, (4, 1.6)), hollow=True)}
+STYLES = {"wer": line_style("in words recognised (WER)", BOTH, "s"),
+          "loss": line_style("in the loss of the reference", LIPS, "D", (0, (4, 1.6)), hollow=True)}
 UNITS = {"wer": ("points of WER", ".1f", 100), "loss": ("nats a token", ".2f", 1)}
 Found = dict[tuple[str, Condition, str], ModalityContributions]  # by system, condition and measure
 

@@ -17,8 +17,8 @@ from avsr.names import INPUT_MODALITIES
 from avsr.report.page import Section
 from avsr.report.result_table import ResultTable, condition_name, rng
 from avsr.report.runs import MODALITY_NAMES
-from avsr.report.sheet import Curve, Sheet, SnrPanel, line_style, snr_sheet
-from avsr.report.tables import heard_values, make_table, noise_values
+from avsr.report.sheet import Curve, Sheet, SnrPanel, snr_sheet, system_style
+from avsr.report.tables import cell_values, make_table, noise_values
 
 NOTE = "p: how often random groups have as large a gap."
 
@@ -67,7 +67,7 @@ def _measured_cells(results: ResultTable) -> list[Cell]:
 
 def _gaps(results: ResultTable, column: str) -> Table | None:
     judged = {cell: groups for cell in _measured_cells(results) if (groups := groups_of(results, column, cell))}
-    rows = [{"column": column, **heard_values(cell), "gap": found.gap, "p": found.p, "ratio": found.ratio,
+    rows = [{"column": column, **cell_values(cell, corruption=False), "gap": found.gap, "p": found.p, "ratio": found.ratio,
              "worst": found.worst, "worst_wer": found.rates[found.worst], "best": found.best,
              "best_wer": found.rates[found.best], "groups": len(found.rates)}
             for cell, found in judged.items() if found.worst is not None and found.best is not None]
@@ -87,7 +87,7 @@ def _note(judged: Sequence[Groups]) -> str:
 
 def _rates(results: ResultTable, column: str) -> Table | None:
     """Each group at each condition: for CSV, as there are too many to read."""
-    rows = [{"column": column, "group": group, **heard_values(cell), "wer": rate, "utterances": rate.utterances,
+    rows = [{"column": column, "group": group, **cell_values(cell, corruption=False), "wer": rate, "utterances": rate.utterances,
              "speakers": rate.clusters if rate.by == "speaker" else 1}
             for cell in _measured_cells(results) if (found := groups_of(results, column, cell))
             for group, rate in found.rates.items()]
@@ -152,7 +152,7 @@ def mismatched_face_table(results: ResultTable, kept: Sequence[str]) -> tuple[Ta
     rows = []
     for cell, effects in found.items():
         overall = next(iter(effects.values())).overall
-        row = {**heard_values(cell), "cost": overall.difference, "p": overall.p}
+        row = {**cell_values(cell, corruption=False), "cost": overall.difference, "p": overall.p}
         for name in judged:
             groups = effects[name].groups if name in effects else None
             row |= {f"gap_{name}": groups and groups.gap, f"p_{name}": groups and groups.p}
@@ -189,4 +189,4 @@ def _gap_curves(results: ResultTable, system: str, column: str, noise: str | Non
         cells = {condition[1]: results.find(system, modality, condition) for condition in results.conditions(noise)}
         points = [(snr_db, found.gap if modality != "v" else found.gap.percent) for snr_db, cell in cells.items()
                   if cell is not None and (found := groups_of(results, column, cell)) and found.gap is not None]
-        yield Curve(line_style(results, system, modality), points, level=modality == "v")
+        yield Curve(system_style(results, system, modality), points, level=modality == "v")

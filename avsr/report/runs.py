@@ -17,6 +17,7 @@ from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
 from avsr.names import escape_controls
 from avsr.results import FIELD_TYPES, INVARIANT_FIELDS, NAME, RUN, TIMINGS, ResultRow, read_results
+from avsr.text import NORMALISERS
 
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
 NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # fields whose values people have chosen
@@ -41,8 +42,9 @@ class Run:
     systems: dict[str, str] = field(default_factory=dict)
 
 
-def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None) -> list[Run]:
+def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None, normaliser: str | None = None) -> list[Run]:
     """One or two runs, whose systems have names of their own; `where`: only rows with these values, of the row or its labels.
+    normaliser: a key of text.NORMALISERS that takes the place of the one that the rows name.
 
     Raises AvsrError, as where their normalisers differ.
     """
@@ -51,11 +53,13 @@ def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None) -
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise AvsrError(f"{folders[0]}: given twice, and a run compared with itself shows nothing.  Give two folders.")
     runs = [filter_rows(open_run(folder, name), where or {}) for folder, name in zip(folders, _names(folders), strict=True)]
+    if normaliser is not None:
+        runs = [replace(run, rows=[replace(row, normaliser=NORMALISERS[normaliser]) for row in run.rows]) for run in runs]
     rules = {run.rows[0].normaliser: run for run in runs}
     if len(rules) > 1:
         named = ", ".join(f"{run.folder} by {rule}" for rule, run in rules.items())
-        raise AvsrError(f"rows of {len(rules)} normalisers cannot be compared: {named}.  Run the benchmark again for one of "
-                        "them.")
+        raise AvsrError(f"rows of {len(rules)} normalisers cannot be compared: {named}.  Choose one with --normaliser, as the "
+                        "rows hold the texts as they were written.")
     return _distinct_systems(runs)
 
 

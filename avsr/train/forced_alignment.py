@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 
 from avsr import checkpoint
-from avsr.cache import read_entry
 from avsr.checkpoint import Checkpoint
-from avsr.dataset import ManifestRow
+from avsr.dataset import ManifestRow, sound_of
 from avsr.errors import BadConfig
 from avsr.manifest import TimedWord
 from avsr.output import append_lines
@@ -55,8 +54,8 @@ def with_word_times(rows: Sequence[ManifestRow], model: str | Path, kept: Path, 
                                        for id_, words in found.items()))
             n_done += len(some)
         progress("finding word times", n_done, len(todo), "utterances")
-    return [row if known.get(row.utterance.id) is None else replace(row, utterance=replace(
-        row.utterance, words=tuple(TimedWord(*word) for word in known[row.utterance.id]))) for row in rows]
+    return [row if (words := known.get(row.utterance.id)) is None else replace(row, utterance=replace(
+        row.utterance, words=tuple(TimedWord(*word) for word in words))) for row in rows]
 
 
 def _read_kept(path: Path) -> dict[str, Times | None]:
@@ -93,7 +92,7 @@ def _align(aligner: Checkpoint, rows: Sequence[ManifestRow]) -> list[Times | Non
     texts = [target_tokens(aligner.tokenizer, row.utterance.text) for row in rows]
     fitting = [i for i, row in enumerate(rows) if _fits(aligner, row, len(prompt) + len(texts[i]) + 1)]
     if fitting:
-        sounds = [read_entry(rows[i].base, rows[i].cache).audio for i in fitting]
+        sounds = [sound for i in fitting if (sound := sound_of(rows[i])) is not None]
         recogniser = Recogniser(aligner)
         words = recogniser.align(recogniser.encode(sounds, None, "a"), [texts[i] for i in fitting],
                                  [len(sound) / SAMPLE_RATE for sound in sounds], language)

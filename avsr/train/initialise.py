@@ -43,24 +43,25 @@ def initialise(config: Config, folder: Path, *, progress: Progress = no_progress
     if config.model.start is None:
         tokenizer = _letters(folder / "tokenizer.json")
         dims = _dims(config, Dims(n_vocab=tokenizer.no_timestamps + 1, n_context=256, video_frontend="compact"))
-        start = Checkpoint(config.name, AVSR(dims), tokenizer, pad_seconds=None)
-        torch.nn.init.normal_(start.model.decoder.embedding.weight, std=dims.width ** -0.5)     # logits share it: near 1
+        model = AVSR(dims)
+        start = Checkpoint(config.name, model, tokenizer, pad_seconds=None)
+        torch.nn.init.normal_(model.decoder.embedding.weight, std=dims.width ** -0.5)           # logits share it: near 1
     else:
-        start = _taken_over(config, progress)
+        model, start = _taken_over(config.model.start, config, progress)
     if config.model.audio_encoder_from is not None:
         source = config.model.audio_encoder_from
-        _take(source, "audio encoder", AUDIO_ENCODER, start.model, config, progress)
+        _take(source, "audio encoder", AUDIO_ENCODER, model, config, progress)
         start = replace(start, base=source if _is_published(source, config) else None)
-    if is_image_network(config.model.video_encoder_from):
-        _start_from_images(start.model, config, progress)
-    elif config.model.video_encoder_from is not None:
-        source = _take(config.model.video_encoder_from, "video encoder", VIDEO_ENCODER, start.model, config, progress)
-        start = replace(start, mouth_crop=source.mouth_crop)
+    if (source := config.model.video_encoder_from) is not None:
+        if is_image_network(source):
+            _start_from_images(source, model, config, progress)
+        else:
+            start = replace(start, mouth_crop=_take(source, "video encoder", VIDEO_ENCODER, model, config, progress).mouth_crop)
     if config.model.gates:
-        for name, parameter in start.model.named_parameters():
+        for name, parameter in model.named_parameters():
             if name.endswith("_gate") and parameter.item() == 0:
                 torch.nn.init.constant_(parameter, math.atanh(config.model.gates))
-    start.model.float().requires_grad_(True)
+    model.float().requires_grad_(True)
     return start
 
 
@@ -81,10 +82,10 @@ def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
     return checkpoint.load(model_path(name, config), progress=progress)
 
 
-def _taken_over(config: Config, progress: Progress) -> Checkpoint:
-    base = _load(config.model.start, config, progress)
-    if base.model.ctc_units == "tokens":
-        raise BadConfig(f"{config.name}: model.start {config.model.start} is an imported network, which cannot be trained "
+def _taken_over(name: str, config: Config, progress: Progress) -> tuple[AVSR, Checkpoint]:
+    base = _load(name, config, progress)
+    if not isinstance(base.model, AVSR):
+        raise BadConfig(f"{config.name}: model.start {name} is an imported network, which cannot be trained "
                         "further.  Take over its video encoder with model.video_encoder_from.")
     given = asdict(base.model.dims)
     if not base.video_trained:                              # a Whisper: its video encoder is new, of the config's kind
@@ -95,13 +96,13 @@ def _taken_over(config: Config, progress: Progress) -> Checkpoint:
     fitting = {name: tensor for name, tensor in known.items() if name in wanted and wanted[name].shape == tensor.shape}
     new = [name for name in wanted if name not in fitting and is_whisper_weight(name)]
     if new:
-        raise BadCheckpoint(f"{config.model.start}: {len(new)} of its weights do not fit the config's dims, {new[0]} for one.  "
+        raise BadCheckpoint(f"{name}: {len(new)} of its weights do not fit the config's dims, {new[0]} for one.  "
                             "Remove the dims that differ from [model.dims].")
     model.load_state_dict(fitting, strict=False)
     untouched = all(rate(config, name) == 0 for name, _ in model.named_parameters() if is_whisper_weight(name))
     # The model whose audio parts need not be stored again.
-    origin = config.model.start if _is_published(config.model.start, config) else base.base
-    return replace(base, name=config.name, model=model, base=origin if untouched else None)
+    origin = name if _is_published(name, config) else base.base
+    return model, replace(base, name=config.name, model=model, base=origin if untouched else None)
 
 
 def _is_published(name: str, config: Config) -> bool:
@@ -126,13 +127,13 @@ def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Con
     return source
 
 
-def _start_from_images(model: AVSR, config: Config, progress: Progress) -> None:
+def _start_from_images(source: str, model: AVSR, config: Config, progress: Progress) -> None:
     """Initialise the frontend of `model` from a network for pictures. Raises BadConfig where it is of another kind."""
     if model.dims.video_frontend != "resnet18":
-        raise BadConfig(f"{config.name}: model.video_encoder_from {config.model.video_encoder_from} is a ResNet-18, but the "
+        raise BadConfig(f"{config.name}: model.video_encoder_from {source} is a ResNet-18, but the "
                         f"frontend is {model.dims.video_frontend}.  Set model.dims.video_frontend = \"resnet18\", or take out "
                         "model.video_encoder_from.")
-    load_image_weights(*image_weights(config.model.video_encoder_from, config.folder, progress=progress), model.video.frontend)
+    load_image_weights(*image_weights(source, config.folder, progress=progress), model.video.frontend)
 
 
 def _dims(config: Config, default: Dims) -> Dims:
@@ -149,7 +150,7 @@ def _dims(config: Config, default: Dims) -> Dims:
         raise BadConfig(f"{config.name}: {error}.  Correct it; heads must divide the width.") from error
     except TooLarge as error:
         raise BadConfig(f"{config.name}: a network of these model.dims takes more memory to train than this machine has "
-                        f"({memory / 1e9:.0f} GB).  Make model.dims smaller.") from error
+                        f"({(memory or 0) / 1e9:.0f} GB).  Make model.dims smaller.") from error
     if dims.n_ctc not in (0, len(CTC_LETTERS) + 1):
         raise BadConfig(f"{config.name}: model.dims.n_ctc is {dims.n_ctc}, but CTC spells {len(CTC_LETTERS)} letters.  Set "
                         f"{len(CTC_LETTERS) + 1}, or 0 for none.")
@@ -178,5 +179,5 @@ def _commit() -> str | None:
 
 def to_save(start: Checkpoint, config: Config, training: dict) -> Checkpoint:
     """The checkpoint to be saved, which says whether its video encoder was trained."""
-    trained = start.model.dims.video_frontend is not None and (config.data.p_audio < 1 or start.video_trained)
+    trained = "v" in start.model.modalities and (config.data.p_audio < 1 or start.video_trained)
     return replace(start, name=config.name, video_trained=trained, training=training)

@@ -57,7 +57,7 @@ class TrainingLog:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write values by name. Raises OSError, as where the disk is full."""
-        if self.writer is not None and values:
+        if self.writer is not None and self.file is not None and values:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
             self.file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in values.items()}}) + "\n")
@@ -65,7 +65,7 @@ class TrainingLog:
 
     def close(self) -> None:
         """Close the files; an error that matters was raised by `write`."""
-        if self.writer is not None:
+        if self.writer is not None and self.file is not None:
             with suppress(OSError):
                 self.writer.close()
             with suppress(OSError):

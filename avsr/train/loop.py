@@ -11,7 +11,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -30,6 +30,7 @@ from avsr.config import Config
 from avsr.dataset import Examples, ManifestRow, label_words, read_prepared
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
 from avsr.losses import Losses, LossModule
+from avsr.models.avsr import AVSR
 from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
 from avsr.output import locked, write_file
@@ -124,21 +125,23 @@ class Trainer:
         self.rows, left_out = read_prepared(manifests, "train", config.data.max_seconds)
         valid_rows = validation_rows(config)
         self.start = initialise(config, folder, progress=self.progress)
-        check_reliability(self.start.model.dims, config)
+        assert isinstance(self.start.model, AVSR)
+        self.model = self.start.model
+        check_reliability(self.model.dims, config)
         for manifest in manifests:
             cache.read_mouth_crop(manifest.parent, self.start.mouth_crop)
         if config.data.align is not None and config.loss.frames:
             self.rows = self._with_word_times()
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
         mixer = noise_mixer(config, self.rows, self.say) if self._modalities() != ["v"] else None
-        path, n_mels = self.start.tokenizer.path, self.start.model.dims.n_mels
+        path, n_mels = self.start.tokenizer.path, self.model.dims.n_mels
         self.examples = Examples(path, n_mels, labels, mixer, Augment(**config.data.augment),
                                  p_speed=config.data.p_speed, p_corrupted=config.data.p_corrupted)
         left_out += self._leave_out_long()
         self.say(f"{counted(len(self.rows), 'utterance')}, {self.hours:.2f} hours; {len(left_out)} left out"
                  + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
-        self.loss_module = LossModule(self.start.model, config.loss, len(labels) + 1).to(device)
+        self.loss_module = LossModule(self.model, config.loss, len(labels) + 1).to(device)
         for module in self.loss_module.modules():
             if isinstance(module, (Block, ConformerBlock)):
                 module.dropout = config.train.dropout
@@ -161,7 +164,9 @@ class Trainer:
 
     def _with_word_times(self) -> list[ManifestRow]:
         """The rows with word times: one process finds and writes those that are missing, then the others read them."""
-        aligner, missing = self.config.data.align, sum(row.utterance.words is None for row in self.rows)
+        aligner = self.config.data.align
+        assert aligner is not None
+        missing = sum(row.utterance.words is None for row in self.rows)
         self.say(f"word times: {counted(missing, 'utterance')} without, aligned by {aligner} unless found before")
         arguments = (self.rows, model_path(aligner, self.config), self.folder / "words.jsonl", self.device, self.progress)
         rows = with_word_times(*arguments) if self.rank == 0 else None
@@ -176,7 +181,7 @@ class Trainer:
 
     def _leave_out_long(self) -> list[str]:
         """Drop rows whose text is too long for the decoder, and say which. Raises BadConfig where none is left."""
-        n_context = self.start.model.dims.n_context
+        n_context = self.model.dims.n_context
         room = n_context - len(self.start.tokenizer.prompt(None))
         sizes = [self.examples.n_tokens(row) for row in self.rows]
         long = [f"{row.utterance.id}: {size} tokens, limit {room}"
@@ -192,7 +197,7 @@ class Trainer:
         return [name for name, share in shares.items() if share > 1e-9]
 
     def _about(self) -> dict:
-        return {"dims": asdict(self.start.model.dims), "labels": len(self.examples.labels), "seed": self.config.train.seed,
+        return {"dims": asdict(self.model.dims), "labels": len(self.examples.labels), "seed": self.config.train.seed,
                 "frames": self.config.data.frames, "accumulate": self.config.train.accumulate, "processes": self.world}
 
     # --- steps ---
@@ -229,7 +234,7 @@ class Trainer:
             batches.close()
         return self._finish()
 
-    def _batches(self) -> Iterator[tuple[Batch, float]]:
+    def _batches(self) -> Generator[tuple[Batch, float]]:
         """Batches on the device, with the seconds spent waiting for each."""
         tokenizer, pad = self.start.tokenizer, self.start.pad_seconds
         data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end,
@@ -322,7 +327,7 @@ class Trainer:
         state, done = self.state, self.state.step >= self.config.train.steps
         if self.rank or not (state.best or done):
             return Trained(self.folder, None, state.step, done, {})
-        last = {name: tensor.clone() for name, tensor in self.start.model.state_dict().items()}
+        last = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         scores = {}
         if state.best:
             mean = self.validation(averaged(self.folder, state, self.start), self.progress)
@@ -331,7 +336,7 @@ class Trainer:
                 scores = mean
             else:
                 best_one(self.folder, state, self.start)
-        if self.start.model.reliability is not None:
+        if self.model.reliability is not None:
             fit_ood(self.start, self.rows, seed=self.config.train.seed, progress=self.progress)
             if self.config.reliability.variants and done:
                 n_samples = fit_reliability(self.start, self.rows, self.examples, self.config.reliability,
@@ -341,7 +346,7 @@ class Trainer:
         scores = scores or self.validation(self.start, self.progress)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
                                remedy=f"Make room, then {how_to_continue(self.folder)}.")
-        self.start.model.load_state_dict(last)
+        self.model.load_state_dict(last)
         return Trained(self.folder, path, state.step, done, scores)
 
 

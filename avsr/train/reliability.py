@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,14 +21,14 @@ from torch.nn import functional as F
 
 from avsr.augment import make_unreadable
 from avsr.batch import collate
-from avsr.cache import Cached, read_entry
+from avsr.cache import read_entry
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config, ReliabilityConfig
-from avsr.corrupt import FRAME_MS, Corruption, corrupt, occlude
-from avsr.dataset import Examples, ExampleSpec, ManifestRow, with_mouths_of
+from avsr.corrupt import FRAME_MS, Corruption, corrupt, fitted, occlude
+from avsr.dataset import Examples, ExampleSpec, ManifestRow
 from avsr.errors import BadConfig
 from avsr.metrics import word_errors
-from avsr.models.avsr import Dims
+from avsr.models.avsr import AVSR, Dims
 from avsr.models.decoder import Memory
 from avsr.models.fusion import TEMPERATURE, ReliabilityEstimator
 from avsr.rates import FEATURE_RATE, MEMORY_PER_FRAME
@@ -41,6 +42,13 @@ OOD_ROWS, AT_ONCE = 512, 16                                 # utterances
 CLASSIFIER_BATCH, CONTRASTIVE_BATCH = 128, 48               # mouths, pairs
 DROPOUT, WEIGHT_DECAY = 0.1, 0.05
 DAMAGE = {"occlusion": (0.02, 0.6), "blur": (1.0, 8.0), "lowres": (6.0, 32.0), "dropped": (0.1, 0.9), "shift": (-280.0, 280.0)}
+
+
+class MouthImages(NamedTuple):
+    """The mouths of an utterance: images (T, 96, 96) uint8, missing (T,) bool."""
+
+    images: np.ndarray
+    missing: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,8 @@ def check_reliability(dims: Dims, config: Config) -> None:
 def fit_reliability(checkpoint: Checkpoint, rows: Sequence[ManifestRow], examples: Examples, settings: ReliabilityConfig, *,
                     seed: int, progress: Progress = no_progress) -> int:
     """Fit the network's reliability estimator; returns the number of samples it was fitted on."""
-    model = checkpoint.model.eval()
+    estimator = checkpoint.model.eval().reliability
+    assert estimator is not None, "see check_reliability"
     rows = [row for row in rows if row.cache.modality == "av"]
     reliable, known, samples = [row for row in rows if row.reliable], [], []
     examples = copy(examples)
@@ -93,9 +102,9 @@ def fit_reliability(checkpoint: Checkpoint, rows: Sequence[ManifestRow], example
         progress("reliability: making samples", len(samples), min(len(rows), settings.rows), "utterances")
     progress("reliability: fitting", 0, None, None)
     if known:
-        pretrain_contrastively(model.reliability, known, settings, seed=seed)
+        pretrain_contrastively(estimator, known, settings, seed=seed)
     if samples:
-        fit(model.reliability, samples, settings, seed=seed)
+        fit(estimator, samples, settings, seed=seed)
     return len(samples)
 
 
@@ -116,6 +125,8 @@ def fit_ood(checkpoint: Checkpoint, rows: Sequence[ManifestRow], *, seed: int, p
 
     Each mouth counts twice, as it is and partly covered, so that a hand does not make a stranger of a known speaker."""
     model, rng, recogniser = checkpoint.model.eval(), np.random.default_rng(seed), Recogniser(checkpoint)
+    assert isinstance(model, AVSR)
+    assert model.reliability is not None, "the network has no reliability estimator"
     detector = model.reliability.detector
     rows = balanced([row for row in rows if row.reliable and "v" in row.cache.modality], OOD_ROWS, rng)
     if len(rows) < 2 * len(detector.directions):
@@ -123,26 +134,25 @@ def fit_ood(checkpoint: Checkpoint, rows: Sequence[ManifestRow], *, seed: int, p
     means: list[list[Tensor]] = [[], []]
     for start in range(0, len(rows), AT_ONCE):
         progress("reliability: known mouths", start, len(rows), "utterances")
-        entries = [read_entry(row.base, row.cache) for row in rows[start:start + AT_ONCE]]
-        covered = [replace(one, images=occlude(one.images, rng.uniform(*DAMAGE["occlusion"]), rng)) for one in entries]
+        entries = [_read_mouths(row) for row in rows[start:start + AT_ONCE]]
+        covered = [one._replace(images=occlude(one.images, rng.uniform(*DAMAGE["occlusion"]), rng)) for one in entries]
         for found, mouths in zip(means, (entries, covered), strict=True):
             images, seen = recogniser.batch_video(mouths)
             found.append(detector.pool(model.video.features(images, seen), seen))
     detector.fit(*(torch.cat(found) for found in means))
 
 
-def corrupted(mouths: Cached, rng: np.random.Generator) -> Cached:
+def corrupted(mouths: MouthImages, rng: np.random.Generator) -> MouthImages:
     """The mouths as they are, damaged in a random way and amount, or unreadable."""
     if rng.random() < P_UNREADABLE:
-        return replace(mouths, images=make_unreadable(mouths.images, rng))
+        return mouths._replace(images=make_unreadable(mouths.images, rng))
     kind = str(rng.choice(["none", *DAMAGE]))
     if kind == "none":
         return mouths
     amount = float(rng.uniform(*DAMAGE[kind]))
     if kind == "shift":
         amount = float(round(amount / FRAME_MS) * FRAME_MS)
-    images, missing = corrupt(mouths.images, mouths.missing, Corruption(kind, amount), rng)
-    return replace(mouths, images=images, missing=missing)
+    return MouthImages(*corrupt(mouths.images, mouths.missing, Corruption(kind, amount), rng))
 
 
 @torch.no_grad()
@@ -150,7 +160,7 @@ def pairs(checkpoint: Checkpoint, rows: Sequence[ManifestRow], examples: Example
     """The pairs of rows, which have sound and reliable mouths."""
     recogniser = Recogniser(checkpoint)
     for row in rows:
-        video, seen = _video(recogniser, [read_entry(row.base, row.cache)])
+        video, seen = _video(recogniser, [_read_mouths(row)])
         audio = _audio(recogniser, row, examples)[0, ::MEMORY_PER_FRAME]
         n = min(len(audio), video.shape[1] // MEMORY_PER_FRAME)
         yield Pair(audio[:n].half().cpu(), video[0, ::MEMORY_PER_FRAME][:n].half().cpu(), seen[0, ::MEMORY_PER_FRAME][:n].cpu())
@@ -162,11 +172,11 @@ def reliability_samples(checkpoint: Checkpoint, rows: Sequence[ManifestRow], exa
     """Samples of rows, which have sound and mouths: their own mouths and `settings.variants` corrupted or mismatched ones."""
     rng, recogniser = np.random.default_rng(seed), Recogniser(checkpoint)
     for row in balanced(rows, settings.rows, rng):
-        own = read_entry(row.base, row.cache)
+        own = _read_mouths(row)
         mouths = [own]
         for _ in range(settings.variants):
             other = rows[int(rng.integers(len(rows)))] if rng.random() < P_MISMATCHED else row
-            variant = own if other is row else with_mouths_of(own, read_entry(other.base, other.cache))
+            variant = own if other is row else MouthImages(*fitted(_read_mouths(other), len(own.images)))
             mouths.append(corrupted(variant, rng))
         yield _sample(recogniser, _audio(recogniser, row, examples), mouths, row.utterance.text)
 
@@ -181,15 +191,24 @@ def _audio(recogniser: Recogniser, row: ManifestRow, examples: Examples) -> Tens
     return recogniser.model.encode_audio(batch.mel, batch.mel_lengths)
 
 
-def _video(recogniser: Recogniser, mouths: Sequence[Cached]) -> tuple[Tensor, Tensor]:
+def _read_mouths(row: ManifestRow) -> MouthImages:
+    cached = read_entry(row.base, row.cache)
+    assert cached.images is not None, "its cache holds no mouths"
+    assert cached.missing is not None
+    return MouthImages(cached.images, cached.missing)
+
+
+def _video(recogniser: Recogniser, mouths: Sequence[MouthImages]) -> tuple[Tensor, Tensor]:
     """Encoded mouths (K, S, D) before the last norm, and the positions that show a face (K, S)."""
     images, seen = recogniser.batch_video(mouths)
+    assert isinstance(recogniser.model, AVSR)
     video = recogniser.model.video(recogniser.model.video.features(images, seen), seen)
     return video, seen.repeat_interleave(MEMORY_PER_FRAME, dim=1)
 
 
-def _sample(recogniser: Recogniser, audio: Tensor, mouths: Sequence[Cached], text: str) -> ReliabilitySample:
+def _sample(recogniser: Recogniser, audio: Tensor, mouths: Sequence[MouthImages], text: str) -> ReliabilitySample:
     model = recogniser.model
+    assert isinstance(model, AVSR)
     video, seen = _video(recogniser, mouths)
     heard, watched = Memory(model.audio.norm(audio), None), Memory(None, model.video.norm(video), None, seen)
     both = replace(watched, audio=heard.states.expand(len(mouths), -1, -1))
@@ -214,7 +233,7 @@ def pretrain_contrastively(estimator: ReliabilityEstimator, known: Sequence[Pair
                            seed: int) -> None:
     """Contrastive pre-training: the projections learn to find each sound's own mouth in a batch, and each mouth's own sound
     (InfoNCE; van den Oord et al. 2018; CLIP's symmetric form). Word errors alone say too little about dubbed faces."""
-    device, rng = estimator.classifier[0].weight.device, np.random.default_rng(seed)
+    device, rng = next(estimator.parameters()).device, np.random.default_rng(seed)
     pad = nn.utils.rnn.pad_sequence
 
     def loss() -> Tensor:
@@ -247,7 +266,7 @@ def fit(estimator: ReliabilityEstimator, samples: Sequence[ReliabilitySample], s
     """Fit the classifier: video is reliable where the better of video and both has fewer word errors than audio.
 
     A wrong choice counts by what it costs: cross-entropy is weighted with the difference in word errors."""
-    device, rng = estimator.classifier[0].weight.device, np.random.default_rng(seed)
+    device, rng = next(estimator.parameters()).device, np.random.default_rng(seed)
     best = torch.cat([one.audio_errors - torch.minimum(one.video_errors, one.both_errors) for one in samples])
     gain = (best - settings.margin).to(device)
     with torch.no_grad():

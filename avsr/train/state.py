@@ -59,7 +59,7 @@ def save_state(folder: Path, state: TrainState, module: nn.Module, optimiser: to
     from safetensors.torch import save_file
 
     tensors = {f"module.{name}": tensor.detach().contiguous().cpu() for name, tensor in module.state_dict().items()}
-    names = {parameter: name for name, parameter in module.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     for parameter, values in optimiser.state.items():
         for key, value in values.items():
             tensors[f"optimiser.{key}.{names[parameter]}"] = value.detach().contiguous().cpu()

@@ -55,6 +55,7 @@ class Validation:
                 progress(f"validating by {MODALITY_NAMES[modality]}", first, len(rows), "utterances")
                 said += self._transcribe(recogniser, rows[first:first + AT_ONCE], modality)
             errors = sum((word_errors(normalise(text["reference"]), normalise(text["hypothesis"])) for text in said), NOTHING)
+            assert errors.percent is not None, "checked when the rows were chosen"
             scores[modality] = round(errors.percent, 3)
         model.train(was_training)
         return scores
