@@ -109,7 +109,8 @@ def test_both_sides_pass_the_normaliser_and_words_are_counted_after_it():
     rows = [row("Bin blue at F2, now!", "bin blue at f two now")]
     assert wer(rows, rng=rng()).score == Score(0, 6, 0, 0, 0)
     assert cer(rows, rng=rng()).score == Score(0, 21, 0, 0, 0)
-    rows = [replace(row("It's the colour, um, of 21%.", "it is the color of twenty one percent"), normaliser=WHISPER_NORMALISER)]
+    rows = [replace(row("It's the colour, um, of 21%.", "it is the color of twenty one percent"),
+                    normaliser=WHISPER_NORMALISER)]
     assert wer(rows, rng=rng()).score == Score(0, 6, 0, 0, 0)
 
 
