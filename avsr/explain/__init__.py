@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from avsr import media
-from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
+from avsr.checkpoint import Checkpoint, load, may_see
 from avsr.errors import AvsrError
 from avsr.explain.ablations import run_ablations
 from avsr.explain.attention import read_attention, read_ctc, read_gates
@@ -26,6 +26,7 @@ from avsr.explain.saliency import integrated_gradients
 from avsr.explain.summary import Result, summarise
 from avsr.models.avsr import AVSR
 from avsr.models.decoder import Memory
+from avsr.names import DEFAULT_MODEL
 from avsr.output import write_files
 from avsr.rates import MEMORY_RATE
 from avsr.recogniser import Recogniser, in_distribution
