@@ -100,6 +100,7 @@ def read_attention(recogniser: Recogniser, memory: Memory, tokens: Sequence[int]
     attention that falls on the segment and not on the silence it is padded with.
     """
     model, tokenizer = recogniser.model, recogniser.tokenizer
+    assert isinstance(model, AVSR)
     prompt, usual = tokenizer.prompt(language), default_heads(model)
     heads = {"audio": list(recogniser.checkpoint.alignment_heads) or usual, "video": usual}
     modules: dict[str, Attention] = {}

@@ -22,12 +22,11 @@ from avsr.results import ResultRow
 CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
-COLUMNS = {
-    "system": Column("system", TEXT), "modality": Column("modality", TEXT), "noise": Column("noise", TEXT),
+WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written")
+COLUMNS = {name: Column(name, TEXT) for name in WORDS} | {
     "snr_db": Column("SNR, dB", "g"), "corruption": Column("picture", TEXT), "amount": Column("amount", "g"),
-    "run": Column("run", TEXT), "reason": Column("reason", TEXT), "ids": Column("which", TEXT), "device": Column("on", TEXT),
-    "column": Column("by", TEXT), "group": Column("group", TEXT), "worst": Column("worst", TEXT), "best": Column("best", TEXT),
-    "said": Column("said", TEXT), "written": Column("written", TEXT), "no_harm": Column("no harm", TEXT),
+    "ids": Column("which", TEXT), "device": Column("on", TEXT), "column": Column("by", TEXT),
+    "no_harm": Column("no harm", TEXT),
     "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
     "p": Column("p", P_VALUE), "wer": Column("WER %"), "cer": Column("CER %"), "sentences": Column("sentences wrong"),
     "minutes": Column("minutes of speech"), "incomplete": Column("of them incomplete"), "ratio": Column("ratio", ".2f"),
