@@ -147,12 +147,12 @@ class VideoUse:
                 return "a", "the mouth in the picture does not move", problems
         if self.n_out_of_distribution:
             problems.append(f"{self.name}: there is nothing to hear in it, and in {self.n_out_of_distribution} of "
-                            f"{counted(self.n_segments, 'segment')} the lips are not like those this model learnt from, so "
-                            "nothing was written for them.  Use --modality v to have them read anyway.")
+                            f"{counted(self.n_segments, 'segment')} the lips are not like those in this model's training "
+                            "data, so nothing was written for them.  Use --modality v to have them read anyway.")
         elif self.n_unreliable and self.modality == "v":
-            problems.append(f"{self.name}: the mouth in {self.n_unreliable} of {counted(self.n_rated, 'segment')} is unlike "
-                            "those this model learnt from: what it reads there means little.  Use --modality av if there is "
-                            "sound.")
+            problems.append(f"{self.name}: the mouth in {self.n_unreliable} of {counted(self.n_rated, 'segment')} is not like "
+                            "those in this model's training data: what it reads there means little.  Use --modality av if "
+                            "there is sound.")
         elif self.n_unreliable and self.n_unreliable == self.n_rated:
             why = "the video was not reliable: its lips are strange to the model, unreadable, or do not match the sound"
             return "a", why, problems

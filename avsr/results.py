@@ -56,11 +56,11 @@ class Key(NamedTuple):
 class ResultRow:
     """One utterance as one system recognised it in one condition by one modality; the fields are in the order of the file.
 
-    sha256, search: the weights and how texts are searched; None for systems that do not say.  modality: see names.MODALITIES.
-    labels: the speaker's and utterance's, from the manifest.  noise, snr_db: None where it is clean or not heard.
+    sha256, search: the weights, and how texts are searched; None for systems that do not say.  modality: see
+    names.MODALITIES.  labels: those of the manifest.  noise, snr_db: None where the sound is clean or not used.
     snr_achieved, snr_rms: measured on the mixture in dB, with the level asked for and by plain RMS.  noise_id, noise_offset:
-    the row of the noise manifest and the first sample of the recording.  corruption, amount: None where the video is intact
-    or not seen.  face: id of the utterance whose face was shown instead.  video_reliability: 0 to 1, as the model estimates
+    the row of the noise manifest and the first sample of its recording.  corruption, amount: None where the video is intact
+    or not used.  face: id of the utterance whose face was shown instead.  video_reliability: 0 to 1, as the model estimates
     it.  gate: mean opening of the gates through which video enters.  loss: of the reference, in nats a token.
     extra: fields that this version does not know; they are kept.
     """
@@ -110,7 +110,7 @@ class ResultRow:
             raise BadManifest(f"{where}: not JSON ({error}).  Take the line out, or run the benchmark again.") from error
         if not isinstance(values, dict):
             raise BadManifest(f"{where}: a {type(values).__name__}, not a row.  Take the line out, or run the benchmark again.")
-        values = {FORMER_NAMES.get(name, name): value for name, value in values.items()}
+        values: dict[str, Any] = {FORMER_NAMES.get(name, name): value for name, value in values.items()}
         for name, types in FIELD_TYPES.items():
             if type(values[name]) not in types if name in values else name in REQUIRED_FIELDS:
                 found = f"is {json.dumps(values[name])}" if name in values else "is not there"
@@ -118,7 +118,7 @@ class ResultRow:
         if values["layout"] != LAYOUT:
             raise BadManifest(f"{where}: rows of layout {values['layout']}, and this version reads {LAYOUT}.  Use the version "
                               "of avsr that wrote them.")
-        known = {name: values.pop(name) for name in FIELD_TYPES if name in values}
+        known: dict[str, Any] = {name: values.pop(name) for name in FIELD_TYPES if name in values}
         known["normaliser"] = present_normaliser(known["normaliser"])
         return cls(**known, extra={name: value for name, value in values.items() if value is not None})
 

@@ -163,6 +163,14 @@ def test_noise_that_is_not_named_is_babble_or_what_the_speakers_can_make(folder,
                     "has 3.  Name a folder of other people's speech (--noise babble=FOLDER) to have babble."]
 
 
+def test_the_normaliser_asked_for_is_in_the_rows_and_never_mixes(folder, settings, tmp_path):
+    small = replace(settings, noises=(), snrs=(None,), corruptions=(), modalities=("a",), limit=2)
+    benchmark(folder, tmp_path / "out", replace(small, normaliser="whisper"))
+    assert {row.normaliser for row in read_results(tmp_path / "out")[0]} == {"whisper-en"}
+    with pytest.raises(AvsrError, match="normaliser"):
+        benchmark(folder, tmp_path / "out", small)
+
+
 # --- rows ---
 
 def test_every_row_is_there_and_whole(whole):

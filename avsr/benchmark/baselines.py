@@ -37,7 +37,7 @@ LAYOUT = {"model.bin": "ct2", "config.json": "config.json", "tokenizer.json": "t
 REMEDY = "Run pip install 'avsr[against]'"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Baseline:
     """A recogniser that is not ours, as a System that uses sound alone, one batch after the other.
 
@@ -152,7 +152,8 @@ def _whisper_folder(spec: str, what: str, package: ModuleType) -> Path:
         return folder
     if what not in sizes:
         raise AvsrError(f"{spec}: {what!r} is neither a folder nor a size of Whisper.  Sizes are {', '.join(sizes)}.")
-    if what in PACKAGED and find_spec(assets.ASSETS[f"whisper-{what}.ct2"].package[0]) is not None:
+    package_of = assets.ASSETS[f"whisper-{what}.ct2"].package if what in PACKAGED else None
+    if package_of is not None and find_spec(package_of[0]) is not None:
         return packaged_whisper(what)
     try:
         return Path(package.download_model(what))

@@ -42,6 +42,7 @@ class BenchmarkSettings:
     batch_size: int = 16
     max_missing: float = 0.25
     limit: int | None = None
+    normaliser: str = "avsr"                                # a key of text.NORMALISERS, by which reports compare the texts
     device: str = "auto"
 
 

@@ -52,7 +52,9 @@ def write_mixtures(folder: Path, mixtures: Iterable[Mixture], total: int, progre
     lines = []
     try:
         for n_done, mixture in enumerate(mixtures, 1):
-            level = "clean" if mixture.noise is None else f"{file_name(mixture.noise)}/{_decibels(mixture.snr_db)}"
+            level = "clean"
+            if mixture.noise is not None and mixture.snr_db is not None:
+                level = f"{file_name(mixture.noise)}/{_decibels(mixture.snr_db)}"
             path = folder / level / f"{file_name(mixture.utterance.id)}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             wav = BytesIO()                                 # soundfile's own errors say `System error` where the disk is full
@@ -80,7 +82,7 @@ def write_samples(folder: Path, rows: Iterable[ResultRow], utterances: Mapping[s
               for one in ids}
     (folder / MEDIA).mkdir(parents=True, exist_ok=True)
     for one in sorted(wanted & set(utterances)):
-        cached = read_entry(utterances[one].base, utterances[one].utterance.cache)
+        cached = read_entry(utterances[one].base, utterances[one].cache)
         path = folder / MEDIA / f"{file_name(one)}{'.mp4' if cached.images is not None else '.m4a'}"
         if not path.exists():
             media.write(cached.images, path, audio=cached.audio, crf=SAMPLE_CRF)

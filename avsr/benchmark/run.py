@@ -28,7 +28,7 @@ from avsr.benchmark.baselines import open_baseline
 from avsr.benchmark.conditions import AudioCondition, BenchmarkSettings, Task, conditions, group_labels, noise_config
 from avsr.benchmark.predictions import read_predictions
 from avsr.benchmark.recordings import Mixture, write_mixtures, write_samples
-from avsr.benchmark.systems import CheckpointSystem, Request, Result, System
+from avsr.benchmark.systems import CheckpointSystem, Mouth, Request, Result, System
 from avsr.cache import Cached, read_entry, read_mouth_crop
 from avsr.corrupt import Corruption, corrupt
 from avsr.dataset import ManifestRow, read_prepared, recordings_by_speaker, sound_of
@@ -40,7 +40,7 @@ from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.results import NOISE, RUN, TIMINGS, Key, ResultRow, Results, append, json_line
 from avsr.runtime import Progress, n_cores, no_progress
-from avsr.text import NORMALISER
+from avsr.text import NORMALISERS, find_normaliser
 
 Say = Callable[[str], None]
 
@@ -107,6 +107,8 @@ class _BenchmarkRun:
     def __init__(self, manifest: Path, output: Path, settings: BenchmarkSettings, options: CallOptions):
         self.path = manifest_path(manifest)
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
+        self.normaliser = NORMALISERS[settings.normaliser]
+        find_normaliser(self.normaliser)("")                # raises an error now if its package is not installed
         self.noise_config = noise_config(settings.noise_config)
         self.results, self.done = Results(output), Benchmarked(output)
         self.done.n_cut = self.results.n_cut
@@ -128,13 +130,13 @@ class _BenchmarkRun:
         rows = self.split
         if (limit := self.settings.limit) is not None and limit < len(rows):
             rows = [rows[i * len(rows) // limit] for i in range(limit)]
-        soundless = [row for row in rows if "a" not in row.utterance.cache.modality]
+        soundless = [row for row in rows if "a" not in row.cache.modality]
         self.done.skipped += [(row.utterance.id, "its cache holds no sound") for row in soundless]
-        rows = [row for row in rows if "a" in row.utterance.cache.modality]
+        rows = [row for row in rows if "a" in row.cache.modality]
         if not rows:
             raise BadManifest(f"{self.path}: none of the {len(soundless)} utterances of split {self.settings.split!r} has "
                               "sound.  Prepare them with --modality av.")
-        seen = {_speaker(row) for row in rows if "v" in row.utterance.cache.modality}
+        seen = {_speaker(row) for row in rows if "v" in row.cache.modality}
         if len(seen) < 2 and any(corruption.name == "face" for corruption in self.settings.corruptions):
             raise AvsrError(f"{self.path}: {counted(len(rows), 'utterance')} of {counted(len(seen), 'speaker')} to be "
                             "measured, and another's face asked for.  Leave out --corrupt face, or measure more speakers.")
@@ -191,6 +193,7 @@ class _BenchmarkRun:
     def add_predictions(self, path: Path) -> None:
         """Add the rows of what another system wrote."""
         rows = read_predictions(path, [row.utterance for row in self.rows], split=self.settings.split, silent=self.silent)
+        rows = [replace(row, normaliser=self.normaliser) for row in rows]
         for row in rows:
             self.results.check_same(row)
         self._add(rows)
@@ -204,7 +207,8 @@ class _BenchmarkRun:
 
     def measure(self, system: System) -> None:
         """Compute every row of a system that is not there yet."""
-        self.results.check({"system": system.name, "split": self.settings.split, "normaliser": NORMALISER, **system.facts})
+        self.results.check({"system": system.name, "split": self.settings.split, "normaliser": self.normaliser,
+                            **system.facts})
         self.measured[system.name] = {**system.facts, "device": system.device, **system.about}
         if isinstance(system, CheckpointSystem):
             self._check_checkpoint(system)
@@ -233,7 +237,7 @@ class _BenchmarkRun:
     def _recognise(self, system: System, batch: _Batch) -> tuple[list[ResultRow], list[dict]]:
         """The rows of a batch and its timings. Runs in a thread."""
         condition, utterances = batch.condition, [row.utterance for row in batch.rows]
-        cached = [read_entry(row.base, row.utterance.cache) for row in batch.rows]
+        cached = [read_entry(row.base, row.cache) for row in batch.rows]
         mixed = [self._mixed(row, one.audio, condition) for row, one in zip(batch.rows, cached, strict=True)]
         videos = [[self._corrupted(row, one, corruption) for row, one in zip(batch.rows, cached, strict=True)]
                   for _, corruption in condition.tasks]
@@ -242,43 +246,48 @@ class _BenchmarkRun:
         results = system.recognise([audio for audio, _ in mixed], [one.text for one in utterances], requests)
         rows = [ResultRow(**_key(system, condition, task, utterance.id)._asdict(), **system.facts, **facts, **vars(found),
                           face=face, speaker=utterance.speaker, split=self.settings.split, reference=utterance.text,
-                          labels=group_labels(utterance.labels), duration_s=round(len(audio) / SAMPLE_RATE, 3))
+                          normaliser=self.normaliser, labels=group_labels(utterance.labels),
+                          duration_s=round(len(audio) / SAMPLE_RATE, 3))
                 for task, video, result in zip(condition.tasks, videos, results, strict=True)
                 for utterance, (audio, facts), (_, face), found in
                 zip(utterances, mixed, video, result.recognitions, strict=True)]
         return rows, _timings(system, batch, results, sum(len(audio) for audio, _ in mixed))
 
-    def _mixed(self, row: ManifestRow, speech: np.ndarray, condition: AudioCondition) -> tuple[np.ndarray, dict[str, Any]]:
+    def _mixed(self, row: ManifestRow, speech: np.ndarray | None,
+               condition: AudioCondition) -> tuple[np.ndarray, dict[str, Any]]:
         """The audio of a condition, and the fields of its row that describe the noise in it."""
+        assert speech is not None, row.utterance.id
         if condition.noise is None:
             return speech, {}
         assert self.noises is not None, condition
         made = self.noises.mix(row.utterance.id, condition.noise, condition.snr_db, speech)
+        assert made.snr_db is not None, condition
+        assert made.snr_rms is not None, condition
         return made.audio, {"snr_achieved": round(made.snr_db, 4), "snr_rms": round(made.snr_rms, 4),
                             "noise_id": made.noise_id, "noise_offset": made.offset}
 
-    def _corrupted(self, row: ManifestRow, cached: Cached, corruption: Corruption | None) -> tuple[Cached | None, str | None]:
+    def _corrupted(self, row: ManifestRow, cached: Cached, corruption: Corruption | None) -> tuple[Mouth | None, str | None]:
         """The mouth that is shown, None where none was prepared, and the id of another utterance whose mouth it is."""
-        if cached.images is None or corruption is None:
-            return (None if cached.images is None else cached), None
+        mouth = _mouth(cached)
+        if mouth is None or corruption is None:
+            return mouth, None
         rng, other, face = np.random.default_rng(corruption_seed(row.utterance.id, corruption)), None, None
         if corruption.name == "face":
             stranger = self._stranger(row, rng)
-            found, face = read_entry(stranger.base, stranger.utterance.cache), stranger.utterance.id
-            other = found.images, found.missing
-        images, missing = corrupt(cached.images, cached.missing, corruption, rng, other)
-        return replace(cached, images=images, missing=missing), face
+            other, face = _mouth(read_entry(stranger.base, stranger.cache)), stranger.utterance.id
+        pair = None if other is None else (other.images, other.missing)
+        return Mouth(*corrupt(mouth.images, mouth.missing, corruption, rng, pair)), face
 
     def _stranger(self, row: ManifestRow, rng: np.random.Generator) -> ManifestRow:
         """An utterance of another speaker, chosen speaker first, or the face would nearly always be the same."""
         others = [one for one in self.rows if one.utterance.speaker != row.utterance.speaker
-                  and "v" in one.utterance.cache.modality]
+                  and "v" in one.cache.modality]
         speakers = sorted({_speaker(one) for one in others})
         chosen = speakers[int(rng.integers(len(speakers)))]
         of_speaker = [one for one in others if _speaker(one) == chosen]
         return of_speaker[int(rng.integers(len(of_speaker)))]
 
-    def _usable(self, mouth: Cached | None) -> Cached | None:
+    def _usable(self, mouth: Mouth | None) -> Mouth | None:
         """The mouth, None where too few frames show a face. `transcribe` also leaves out mouths that do not move; here they
         are shown, so that rows stay comparable with those of earlier runs."""
         if mouth is None or not len(mouth.missing) or mouth.missing.mean() > self.settings.max_missing:
@@ -291,12 +300,16 @@ class _BenchmarkRun:
         write_samples(self.done.folder, self.results.by_key.values(), {row.utterance.id: row for row in self.rows})
         self.done.n_rows = len(self.results)
         facts = {"command": self.command, "avsr": __version__, "python": platform.python_version(),
-                 "torch": torch.__version__.partition("+")[0], "cores": n_cores(), "normaliser": NORMALISER,
+                 "torch": torch.__version__.partition("+")[0], "cores": n_cores(), "normaliser": self.normaliser,
                  "systems": self.measured,
                  "settings": {**asdict(self.settings), "corruptions": list(map(str, self.settings.corruptions))},
                  "skipped": [{"id": one, "reason": reason} for one, reason in self.done.skipped]}
         write_file(self.done.folder / RUN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return self.done
+
+
+def _mouth(cached: Cached) -> Mouth | None:
+    return None if cached.images is None or cached.missing is None else Mouth(cached.images, cached.missing)
 
 
 def _speaker(row: ManifestRow) -> str:

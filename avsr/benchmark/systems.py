@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from avsr.cache import Cached
 from avsr.checkpoint import SHIPPED, Checkpoint, may_read_lips, shipped
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
@@ -24,7 +23,15 @@ from avsr.models.decoder import Memory
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, n_parallel_batches, pick_device
 from avsr.text import target_tokens
-from avsr.transcribe import load_model
+from avsr.transcribe.run import load_model
+
+
+@dataclass(frozen=True)
+class Mouth:
+    """The mouth of an utterance: images (T, 96, 96) uint8 grey, and missing (T,) bool, True where no face was found."""
+
+    images: np.ndarray
+    missing: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Request:
     """B utterances as one task shows them. mouths: None for an utterance without one."""
 
     modality: str
-    mouths: Sequence[Cached | None]
+    mouths: Sequence[Mouth | None]
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ class CheckpointSystem:
             texts = [text if mouth is not None else "" for text, mouth in zip(texts, request.mouths, strict=True)]
         return texts
 
-    def _gate(self, modality: str, mouth: Cached | None, reliability: float | None) -> float | None:
+    def _gate(self, modality: str, mouth: Mouth | None, reliability: float | None) -> float | None:
         """How far the gates let this mouth in; None where the model or the modality has no video."""
         if "v" not in modality or self.gate is None:
             return None

@@ -27,10 +27,9 @@ from avsr.runtime import Progress, no_progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_MODEL", "SHIPPED", "Checkpoint", "load", "may_read_lips", "save", "shipped"]
+__all__ = ["SHIPPED", "Checkpoint", "load", "may_read_lips", "save", "shipped"]
 
-DEFAULT_MODEL = "default"
-SHIPPED = Path(__file__).parents[1] / "weights"             # the models that come with the program, a folder each
+SHIPPED = Path(__file__).parents[1] / "weights"             # models that come with the program, a folder each
 MOST_BASES = 3                                              # of a model, its base, the base's base
 
 

@@ -60,6 +60,9 @@ N_SHOWN = 5                                                 # ids that are named
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Share of frames that may lack a face; above it an utterance is recognised by sound alone.")
 @click.option("--limit", type=click.IntRange(1, 10**9), default=None, help="Measure only so many utterances, evenly picked.")
+@click.option("--normaliser", type=click.Choice(["avsr", "whisper"]), default="avsr",
+              help="How reports are to compare the texts: by our rules, or by Whisper's EnglishTextNormalizer, as many papers "
+                   "do (English only).")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions: tuple[Path, ...], save_audio: Path | None,

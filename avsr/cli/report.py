@@ -17,11 +17,14 @@ from avsr.cli.console import CONTEXT, ProgressBar, check_writable, print_result,
               help="Columns whose groups are compared, such as speaker,sex.  [default: speaker and every label of the rows]")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE",
               help="Use only rows with this value, such as speaker=s1 or noise=babble; may be repeated.")
+@click.option("--normaliser", type=click.Choice(["avsr", "whisper"]), default=None,
+              help="How texts are compared: by our rules, or by Whisper's EnglishTextNormalizer, as many papers do (English "
+                   "only).  [default: as the rows say]")
 @click.option("--title", default=None, help="Title of the page.  [default: the names of the runs]")
 @click.option("--format", "-f", "formats", default="png,svg", metavar="LIST", help="File formats of the figures: any of png,svg,pdf.")
 @click.option("--quiet", "-q", is_flag=True, help="No table, no progress bar and no warnings; errors are still shown.")
 def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: str | None, where: tuple[str, ...],
-                   title: str | None, formats: str, quiet: bool) -> None:
+                   title: str | None, formats: str, normaliser: str | None, quiet: bool) -> None:
     """Show what a benchmark measured: figures, tables, and a page that needs no network. Compare two if two are given.
 
     RUN is a folder that `avsr benchmark` wrote. The main table is also printed to standard output.
@@ -29,7 +32,7 @@ def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: st
     with report_errors():
         from avsr.report import ReportSettings, report
 
-        settings = ReportSettings(_words(group_by), title, _words(formats) or (), _pairs(where))
+        settings = ReportSettings(_words(group_by), title, _words(formats) or (), _pairs(where), normaliser)
         folder = output_dir or runs[0] / "report"
         if output_dir:
             check_writable(folder)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from avsr.errors import AvsrError
-from avsr.metrics.counting import Score, empty_references, scored
-from avsr.metrics.error_rates import Rate, sum_scores
-from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Clusters, by_id, clusters, interval, ratio
+from avsr.metrics.counting import Score, empty_references, normalised_pair, scored
+from avsr.metrics.error_rates import Rate, bounded_rate
+from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, by_id, clusters
 from avsr.results import ResultRow
-from avsr.text import normalise
 
 MAX_EXACT = 13                                              # clusters that differ, whose 2 ** n sign changes are all tried
 N_PERMUTATIONS = 9999
@@ -31,26 +30,18 @@ class Paired:
 
 
 def difference(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator,
-               confidence: float = CONFIDENCE, n_draws: int = N_DRAWS, normaliser: Callable[[str], str] = normalise) -> Rate:
+               confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Rate:
     """Word error rate of `rows` minus that of `other`, on the same utterances by id and with the same bootstrap draws.
 
     The two differ where the interval excludes 0. `score` is that of `rows`. Raises AvsrError where ids or references differ.
     """
-    rows, ours, theirs = matched(rows, other, normaliser)
-    found, total = clusters(rows), sum_scores(ours)
-    empty = empty_references(rows, normaliser=normaliser)
-    if not total.words:
-        return Rate(None, None, None, found.n, found.by, total, len(rows), empty)
-    sums = _sums(found, ours, theirs)
-    low, high = interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws)
-    percent = 100 * float(sums[:, 0].sum()) / total.words
-    low, high = (None, None) if low is None else (100 * low, 100 * high)
-    return Rate(percent, low, high, found.n, found.by, total, len(rows), empty)
+    rows, ours, theirs = matched(rows, other)
+    rate = bounded_rate(ours, theirs, clusters(rows), rng, confidence=confidence, n_draws=n_draws)
+    return replace(rate, empty=empty_references(rows))
 
 
 def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
-           n_draws: int = N_DRAWS, n_permutations: int = N_PERMUTATIONS,
-           normaliser: Callable[[str], str] = normalise) -> Paired:
+           n_draws: int = N_DRAWS, n_permutations: int = N_PERMUTATIONS) -> Paired:
     """`difference`, with a matched-pairs permutation test of it (Gillick & Cox 1989; Noreen 1989).
 
     Under the null hypothesis the two systems can be exchanged for each speaker (for each utterance where there is one
@@ -58,10 +49,13 @@ def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.ran
     observed one among them, so that p is never 0.
     """
     rows, other = list(rows), list(other)
-    apart = difference(rows, other, rng=rng, confidence=confidence, n_draws=n_draws, normaliser=normaliser)
-    kept, ours, theirs = matched(rows, other, normaliser)
+    apart = difference(rows, other, rng=rng, confidence=confidence, n_draws=n_draws)
+    kept, ours, theirs = matched(rows, other)
     found = clusters(kept)
-    return Paired(apart, None if found.n < 2 else permutation_p(_sums(found, ours, theirs)[:, 0], rng, n_permutations))
+    if found.n < 2:
+        return Paired(apart, None)
+    more = found.sums([one.errors - two.errors for one, two in zip(ours, theirs, strict=True)])[:, 0]
+    return Paired(apart, permutation_p(more, rng, n_permutations))
 
 
 def permutation_p(differences: np.ndarray, rng: np.random.Generator, n_permutations: int = N_PERMUTATIONS) -> float:
@@ -78,8 +72,8 @@ def permutation_p(differences: np.ndarray, rng: np.random.Generator, n_permutati
     return (1 + int(np.sum(np.abs(sums) >= least))) / (n_permutations + 1)
 
 
-def matched(rows: Iterable[ResultRow], other: Iterable[ResultRow], normaliser: Callable[[str], str] = normalise,
-            ) -> tuple[list[ResultRow], list[Score], list[Score]]:
+def matched(rows: Iterable[ResultRow],
+            other: Iterable[ResultRow]) -> tuple[list[ResultRow], list[Score], list[Score]]:
     """The rows, their scores, and the scores of `other` in the same order. Raises AvsrError, see `difference`."""
     rows, other = list(rows), list(other)
     ids, theirs = by_id(rows, "rows to compare"), by_id(other, "rows to compare with")
@@ -87,14 +81,9 @@ def matched(rows: Iterable[ResultRow], other: Iterable[ResultRow], normaliser: C
         raise AvsrError(f"rows to compare: {len(rows)} against {len(other)}, {len(odd)} ids in one only, such as {odd[0]}.  "
                         "Give one row for each utterance in both.")
     other = [theirs[row.id] for row in rows]
-    scores = scored([*rows, *other], normaliser=normaliser)
+    scores = scored([*rows, *other])
     for one, two in zip(rows, other, strict=True):
-        if one.reference != two.reference and normaliser(one.reference) != normaliser(two.reference):
+        if one.reference != two.reference and normalised_pair(one)[0] != normalised_pair(two)[0]:
             raise AvsrError(f"rows to compare: of {one.id} one has the reference '{one.reference}' and the other "
                             f"'{two.reference}'.  Make both from the same manifest.")
     return rows, scores[:len(rows)], scores[len(rows):]
-
-
-def _sums(found: Clusters, ours: list[Score], theirs: list[Score]) -> np.ndarray:
-    """(n, 2): how many more errors each cluster has, and how many words."""
-    return found.sums([one.errors - two.errors for one, two in zip(ours, theirs, strict=True)], [one.words for one in ours])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -20,18 +21,19 @@ from avsr.names import INPUT_MODALITIES, MODALITIES
 from avsr.results import ResultRow
 
 MEASURES = ("loss", "wer")
+Value = TypeVar("Value", float, np.ndarray)                # of one utterance, or of each of many
 
 
 @dataclass(frozen=True)
-class Shapley:
+class Shapley(Generic[Value]):
     """What sound and sight add to the value of neither; their sum is `total`, the value of both minus that of neither."""
 
-    sound: float
-    sight: float
-    total: float
+    sound: Value
+    sight: Value
+    total: Value
 
     @property
-    def share(self) -> float | None:
+    def share(self) -> Value | None:
         """The share of sight in the total: 0 to 1 where both help, outside where one harms. None where the total is 0."""
         return self.sight / self.total if self.total else None
 
@@ -55,7 +57,7 @@ class ModalityContributions:
     by: str
 
 
-def shapley(none: float, sound: float, sight: float, both: float) -> Shapley:
+def shapley(none: Value, sound: Value, sight: Value, both: Value) -> Shapley[Value]:
     """The exact Shapley values of two players, from the values of neither, each and both (higher is better)."""
     return Shapley(((sound - none) + (both - sight)) / 2, ((sight - none) + (both - sound)) / 2, both - none)
 
@@ -68,13 +70,14 @@ def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, mea
     """
     sound, sight = unimodal_cells(cells, cell)
     none = Cell(cell.system, "none")
-    played = {"none": none if none in cells else None, "a": sound, "v": sight, "av": cell if cell in cells else None}
-    if missing := [name for name in _needed(measure) if played[name] is None]:
+    played = {"none": none, "a": sound, "v": sight, "av": cell}
+    some = {name: cells[one] for name, one in played.items() if one in cells}
+    if missing := [name for name in _needed(measure) if name not in some]:
         raise AvsrError(f"Shapley shares of {cell.system}: no rows of modality {' or '.join(missing)} to go with "
                         f"{cell.noise or 'clean'}, {cell.corruption or 'whole picture'}.  Run the benchmark with all of them.")
-    values, first = _of_all({name: cells[played[name]] for name in _needed(measure)}, measure)
+    values, first = _of_all({name: some[name] for name in _needed(measure)}, measure)
     weights = np.array([float(score.words) for score in scored(first)]) if measure == "wer" else np.ones(len(first))
-    kept = np.isfinite(values).all(axis=0)
+    kept = np.asarray(np.isfinite(values).all(axis=0))
     if not kept.any():
         return None
     values, weights = values[:, kept] * weights[kept], weights[kept]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from avsr.errors import AvsrError
 from avsr.results import ResultRow
-from avsr.text import NORMALISER, normalise, present_normaliser
+from avsr.text import find_normaliser, present_normaliser
 
 Pair = tuple[str, str]                                      # reference, hypothesis, both normalised
 MAX_CACHED = 1 << 18                                        # texts, and pairs of texts of each unit: about 100 MB
@@ -51,15 +51,15 @@ def word_errors(reference: str, hypothesis: str) -> Score:
     return _word_errors([(reference, hypothesis)])[0]
 
 
-def scored(rows: Iterable[ResultRow], *, unit: str = "word", normaliser: Callable[[str], str] = normalise) -> list[Score]:
+def scored(rows: Iterable[ResultRow], *, unit: str = "word") -> list[Score]:
     """The errors of each row, in units of "word", "character" (single spaces included) or "sentence" (1 if a word is wrong).
 
-    Raises AvsrError where rows name different normalisers, or one that this version does not have.
+    Both texts pass through the normaliser that the rows name. Raises AvsrError if they name several, or one that this version
+    does not have.
     """
     rows = list(rows)
-    check_normaliser(rows, normaliser)
-    normalised = _normalised if normaliser is normalise else lru_cache(maxsize=None)(normaliser)
-    pairs = [(normalised(row.reference), normalised(row.hypothesis)) for row in rows]
+    check_normaliser(rows)
+    pairs = [normalised_pair(row) for row in rows]
     if unit == "sentence":
         return [RIGHT if reference == hypothesis else WRONG for reference, hypothesis in pairs]
     known, count = _CACHE[unit], _COUNT[unit]
@@ -70,31 +70,31 @@ def scored(rows: Iterable[ResultRow], *, unit: str = "word", normaliser: Callabl
     return [known[pair] for pair in pairs]
 
 
-def check_normaliser(rows: Sequence[ResultRow], normaliser: Callable[[str], str] = normalise) -> None:
-    """Raises AvsrError where rows name different normalisers, or one that is not `normaliser`."""
+def check_normaliser(rows: Sequence[ResultRow]) -> None:
+    """Raise AvsrError if rows name different normalisers."""
     named = Counter(present_normaliser(row.normaliser) for row in rows)
     if len(named) > 1:
         counts = " and ".join(f"{name} ({n} rows)" for name, n in named.most_common())
         raise AvsrError(f"rows to score: of {len(named)} normalisers, {counts}, whose rates cannot be compared.  "
                         "Score them apart, or make them again with one version of avsr.")
-    if normaliser is normalise and named and NORMALISER not in named:
-        (name,) = named
-        raise AvsrError(f"rows to score: {len(rows)} of them are to be compared by the normaliser {name}, and this version "
-                        f"has {NORMALISER}.  Use the version of avsr that wrote them.")
 
 
-def empty_references(rows: Iterable[ResultRow], *, normaliser: Callable[[str], str] = normalise) -> int:
+def empty_references(rows: Iterable[ResultRow]) -> int:
     """How many rows have a reference without a word once normalised, so that all words of the hypothesis are insertions."""
-    normalised = _normalised if normaliser is normalise else normaliser
-    return sum(not normalised(row.reference) for row in rows)
+    return sum(not normalised_pair(row)[0] for row in rows)
 
 
 def normalised_pair(row: ResultRow) -> Pair:
     """The normalised reference and hypothesis of a row."""
-    return _normalised(row.reference), _normalised(row.hypothesis)
+    normalised = _cached_normaliser(row.normaliser)
+    return normalised(row.reference), normalised(row.hypothesis)
 
 
-_normalised = lru_cache(maxsize=MAX_CACHED)(normalise)
+@cache
+def _cached_normaliser(name: str | None) -> Callable[[str], str]:
+    return lru_cache(maxsize=MAX_CACHED)(find_normaliser(present_normaliser(name)))
+
+
 RIGHT, WRONG = Score(0, 1, 0, 0, 0), Score(1, 1, 1, 0, 0)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.compare import Paired, matched, paired
 from avsr.metrics.counting import Score, empty_references, scored
-from avsr.metrics.error_rates import Rate, error_free_bound, sum_scores
+from avsr.metrics.error_rates import Rate, bounded_rate, percents, sum_scores
 from avsr.metrics.intervals import (
     CONFIDENCE,
     MAX_NUMBERS,
@@ -26,7 +27,6 @@ from avsr.metrics.intervals import (
     gap,
     interval,
     log_quotient,
-    ratio,
 )
 from avsr.results import ResultRow
 
@@ -93,7 +93,7 @@ def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator
         return Groups(column, rates, insufficient, None, None, None, None, None, by, floor, without)
     worst, best = known[0], known[-1]
     apart = table.gap(worst, best, rng, confidence, n_draws)
-    times = table.times(worst, best, rng, confidence, n_draws) if table.positive else None
+    times = table.times(worst, best, rng, confidence, n_draws) if theirs is None else None
     return Groups(column, rates, insufficient, worst, best, apart, times, table.p_value(known, rng), by, floor, without)
 
 
@@ -133,7 +133,7 @@ def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[Resu
             raise AvsrError(f"rows with another's face: {row.id} "
                             f"{'does not name the face' if row.face is None else 'is not there with its own'}.  "
                             "Make both in one run of the benchmark.")
-    faces = [known.get(row.face) for row in shown]
+    faces = [None if row.face is None else known.get(row.face) for row in shown]
     values = _values(faces, column)
     if not any(value is not None for value in values):
         raise AvsrError(_no_column([face for face in faces if face is not None], column))
@@ -147,7 +147,7 @@ def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[Resu
 
 def _values(rows: Sequence[ResultRow | None], column: str) -> list[str | None]:
     """The value of each row in this column; many different numbers become ranges."""
-    values = [None if row is None else row.speaker if column == "speaker" else row.labels.get(column) for row in rows]
+    values: list[Any] = [row and (row.speaker if column == "speaker" else row.labels.get(column)) for row in rows]
     numbers = [value for value in values if value is not None]
     if len(set(numbers)) > MAX_VALUES and all(type(value) in (int, float) for value in numbers):
         edges = np.quantile(numbers, np.arange(1, RANGES) / RANGES, method="inverted_cdf")
@@ -180,12 +180,10 @@ class _GroupedErrors:
 
     def __init__(self, rows: Sequence[ResultRow], values: Sequence[str], scores: Sequence[Score],
                  theirs: Sequence[Score] | None, by: str):
-        self.rows, self.values, self.scores, self.by = rows, np.array(values), scores, by
-        names = sorted({row.speaker for row in rows}) if by == "speaker" else []
-        numbers = {name: i for i, name in enumerate(names)}
-        which = [numbers[row.speaker] for row in rows] if names else range(len(rows))
-        self.which = np.array(which, int)
-        self.positive = theirs is None
+        self.rows, self.values, self.scores, self.theirs, self.by = rows, np.array(values), scores, theirs, by
+        names = sorted({row.speaker for row in rows if row.speaker is not None}) if by == "speaker" else []
+        numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
+        self.which = np.array([numbers[row.speaker] for row in rows] if names else range(len(rows)), int)
         self.words = np.array([one.words for one in scores], float)
         self.errors = np.array([one.errors for one in scores], float)
         if theirs is not None:
@@ -195,41 +193,39 @@ class _GroupedErrors:
         """The number of clusters of each value."""
         return {str(value): len(np.unique(self.which[self.values == value])) for value in np.unique(self.values)}
 
+    def clusters(self, inside: np.ndarray) -> Clusters:
+        """The clusters that have rows `inside` (N,) bool."""
+        _, which = np.unique(self.which[inside], return_inverse=True)
+        return Clusters(which, int(which.max()) + 1, self.by)
+
     def sums(self, *values: str) -> np.ndarray:
         """(n, 2 * values): errors and words in each of these groups, for each cluster with rows in any of them."""
-        _, which = np.unique(self.which[np.isin(self.values, values)], return_inverse=True)
-        found = Clusters(which, int(which.max()) + 1, self.by)
-        kept = self.values[np.isin(self.values, values)]
-        errors, words = (column[np.isin(self.values, values)] for column in (self.errors, self.words))
-        return found.sums(*(np.where(kept == value, column, 0.0) for value in values for column in (errors, words)))
+        inside = np.isin(self.values, values)
+        kept = self.values[inside]
+        columns = self.errors[inside], self.words[inside]
+        return self.clusters(inside).sums(*(np.where(kept == value, column, 0.0) for value in values for column in columns))
 
     def rate(self, value: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
-        inside = np.flatnonzero(self.values == value)
-        sums, total = self.sums(value), sum_scores(self.scores[i] for i in inside)
-        counts = len(sums), self.by, total, len(inside), empty_references(self.rows[i] for i in inside)
-        if not total.words:
-            return Rate(None, None, None, *counts)
-        low, high = interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws, positive=self.positive)
-        if self.positive and not total.errors and high is not None:
-            high = error_free_bound(total.words, confidence) / 100
-        percents = (None if one is None else 100 * float(one) for one in (sums[:, 0].sum() / total.words, low, high))
-        return Rate(*percents, *counts)
+        inside = np.flatnonzero(self.values == value).tolist()
+        rate = bounded_rate([self.scores[i] for i in inside], self.theirs and [self.theirs[i] for i in inside],
+                            self.clusters(self.values == value), rng, confidence=confidence, n_draws=n_draws)
+        return replace(rate, empty=empty_references(self.rows[i] for i in inside))
 
     def gap(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
         sums = self.sums(worst, best)
-        inside = np.flatnonzero(self.values == worst)
-        low, high = interval(sums, gap, rng, confidence=confidence, n_draws=n_draws)
+        inside = np.flatnonzero(self.values == worst).tolist()
+        bounds = interval(sums, gap, rng, confidence=confidence, n_draws=n_draws)
         value = float(gap(sums.sum(axis=0))[0])
-        return Rate(100 * value, *(None if one is None else 100 * one for one in (low, high)), len(sums), self.by,
-                    sum_scores(self.scores[i] for i in inside), int(np.isin(self.values, [worst, best]).sum()))
+        return Rate(100 * value, *percents(*bounds), len(sums), self.by, sum_scores(self.scores[i] for i in inside),
+                    int(np.isin(self.values, [worst, best]).sum()))
 
     def times(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Estimate | None:
         sums = self.sums(worst, best)
         if not sums.sum(axis=0).all():
             return None
-        bounds = interval(sums, log_quotient, rng, confidence=confidence, n_draws=n_draws)
+        low, high = interval(sums, log_quotient, rng, confidence=confidence, n_draws=n_draws)
         value = float(np.exp(log_quotient(sums.sum(axis=0))[0]))
-        return Estimate(value, *(None if one is None else float(np.exp(one)) for one in bounds))
+        return Estimate(value, None if low is None else float(np.exp(low)), None if high is None else float(np.exp(high)))
 
     def p_value(self, values: Sequence[str], rng: np.random.Generator) -> float:
         """The p value of the largest gap: how often it is as large after values are permuted among clusters, or where a

@@ -8,9 +8,10 @@ intervals, even widened as Student's quantiles are, held a rare error rate of 10
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 
@@ -42,15 +43,15 @@ class Clusters:
     n: int
     by: str
 
-    def sums(self, *columns: Sequence[float]) -> np.ndarray:
+    def sums(self, *columns: Sequence[float] | np.ndarray) -> np.ndarray:
         """(n, k) float64: the sums of k columns of N values, by cluster."""
         return np.stack([np.bincount(self.which, np.asarray(column, float), self.n) for column in columns], axis=1)
 
 
 def clusters(rows: Sequence[ResultRow]) -> Clusters:
     """The speakers; each utterance by itself where all rows have one speaker, or some row has none."""
-    speakers = [row.speaker for row in rows]
-    if len(set(speakers)) < 2 or None in speakers:
+    speakers = [row.speaker for row in rows if row.speaker is not None]
+    if len(set(speakers)) < 2 or len(speakers) < len(rows):
         return Clusters(np.arange(len(rows)), len(rows), "utterance")
     numbers = {name: i for i, name in enumerate(sorted(set(speakers)))}
     return Clusters(np.array([numbers[name] for name in speakers]), len(numbers), "speaker")
@@ -77,7 +78,7 @@ def log_quotient(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def interval(sums: np.ndarray, statistic: Statistic, rng: np.random.Generator, *, confidence: float = CONFIDENCE,
-             n_draws: int = N_DRAWS, positive: bool = False, share: bool = False) -> tuple[float, float] | tuple[None, None]:
+             n_draws: int = N_DRAWS, positive: bool = False, share: bool = False) -> tuple[float | None, float | None]:
     """Bounds of a statistic of the total over clusters, from their sums (n, k); None where n < 2.
 
     With fewer than 6 clusters, or where over 1 % of draws have no spread (few errors in all), Student's t with the standard
@@ -150,7 +151,7 @@ def _cluster_counts(shape: tuple[int, int], rng: np.random.Generator) -> np.ndar
     return np.bincount(drawn.ravel(), minlength=n_draws * n).reshape(shape).astype(float)
 
 
-_draws: dict[tuple, tuple[np.ndarray, dict]] = {}
+_draws: dict[tuple, tuple[np.ndarray, Mapping[str, Any]]] = {}
 
 
 def cached_draws(draw: Callable[[tuple[int, int], np.random.Generator], np.ndarray], shape: tuple[int, int],

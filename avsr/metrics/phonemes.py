@@ -88,12 +88,13 @@ def confusions(rows: Iterable[ResultRow], classes: str = "viseme", dictionary: D
     check_normaliser(rows)
     dictionary = pronunciations() if dictionary is None else dictionary
     names = tuple(VISEMES) if classes == "viseme" else PHONEMES
-    numbers = {name: i for i, name in enumerate(names)}
+    numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     symbols = {phoneme: VISEME_OF_PHONEME[phoneme] if classes == "viseme" else phoneme for phoneme in PHONEMES}
     unknown: Counter[str] = Counter()
     pairs: Counter[tuple[tuple[str, ...], tuple[str, ...]]] = Counter()
     for row in rows:
-        pairs[tuple(_classes(text, dictionary, symbols, unknown) for text in normalised_pair(row))] += 1
+        said, written = (_classes(text, dictionary, symbols, unknown) for text in normalised_pair(row))
+        pairs[said, written] += 1
     counts = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     nothing = len(names)
     for (said, written), times in _aligned(pairs).items():

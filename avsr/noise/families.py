@@ -1,4 +1,4 @@
-"""Noise sources by name: from the command line, from a noise.toml, from a corpus's own recordings, from nothing at all.
+"""Noise sources by name, from the command line, a noise.toml, a corpus's own recordings, or computed.
 
     open_sources({"natural": "esc10/*/[1-4]-*.ogg", "white": True})      a description
     open_training_sources({"babble": True}, own)                          the same, as training configs hold it
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Literal
 
 from avsr.errors import AvsrError, BadConfig, quote
 from avsr.folders import list_folder, matching
@@ -20,21 +21,21 @@ from avsr.textfiles import read_toml
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
 COLOURS = {"white": 0.0, "pink": 1.0, "brown": 2.0}
-CORPUS_FAMILIES = ("babble", "speech-shaped", "talker")                 # made of the corpus's own recordings
+CORPUS_FAMILIES = ("babble", "speech-shaped", "talker")     # made of the corpus's own recordings
 TRUE_WORDS = ("true", "yes", "on")
-MAX_EXPONENT = 10                                               # exponent of coloured noise; brown has 2
-MAX_TALKERS = 1000                                         # heard at once; from 8 on they blend into steady noise
+MAX_EXPONENT = 10                                           # of coloured noise; brown has 2
+MAX_TALKERS = 1000                                          # at once; from 8 on they blend into stationary noise
 KINDS = ("files", "talkers", "shaped", "colour")
 
 
 def open_families(names: Sequence[str], *, config: Path | str | None = None, given: Mapping[str, str] | None = None,
                   own: Mapping[str, Sequence[Recorded]] | None = None) -> dict[str, NoiseSource]:
-    """Name -> source, in the order of `names` and then of those only `given`. The first of these that knows a name counts:
+    """Name -> source, in the order of `names`, then of `given`. Each name is looked up in this order:
 
-    given: NAME=PATH of the command line: a folder, a file or a pattern; relative to the working folder.
-    config: a noise.toml in the grammar of `open_sources`; paths in it are relative to its folder.
-    built in: white, pink, brown; and from `own` (speaker -> that corpus's own recordings) speech-shaped, babble (as many
-    talkers as there are beside the speaker, 3 to 8) and talker. Raises AvsrError.
+    given: NAME=PATH of the command line, a folder, a file or a pattern, relative to the working folder.
+    config: a noise.toml as `open_sources` describes it, with paths relative to its folder.
+    Built-in ones: white, pink, brown; and from `own` (speaker -> the corpus's own recordings) speech-shaped, talker, and
+    babble (of all speakers but the utterance's own, 3 to 8). Raises AvsrError.
     """
     given, described = dict(given or {}), {} if config is None else _config(Path(config))
     builtin = _builtin(own)
@@ -42,7 +43,7 @@ def open_families(names: Sequence[str], *, config: Path | str | None = None, giv
     for name in dict.fromkeys([*names, *given]):
         if name in given:
             opened[name] = _open(name, given[name], Path("."))
-        elif name in described:
+        elif config is not None and name in described:
             try:
                 opened[name] = _open(name, described[name], Path(config).parent)
             except AvsrError as error:
@@ -56,7 +57,7 @@ def open_families(names: Sequence[str], *, config: Path | str | None = None, giv
 
 
 def _builtin(own: Mapping[str, Sequence[Recorded]] | None) -> dict[str, Callable[[], NoiseSource]]:
-    """What opens each family that needs no files of its own."""
+    """Functions that open the families that need no files of their own."""
     builtin: dict[str, Callable[[], NoiseSource]] = {name: _colour(exponent) for name, exponent in COLOURS.items()}
     if own:
         builtin |= {"babble": lambda: Babble(own, "all", wants_speaker=True), "talker": lambda: Talker(own, wants_speaker=True),
@@ -65,9 +66,9 @@ def _builtin(own: Mapping[str, Sequence[Recorded]] | None) -> dict[str, Callable
 
 
 def why_unavailable(name: str, own: Mapping[str, Sequence[Recorded]], n_unnamed: int = 0) -> str | None:
-    """Why a corpus cannot make the built-in family `name` of its own recordings; None where it can.
+    """Why a corpus cannot make the built-in family `name` from its own recordings; None where it can.
 
-    own: speaker -> recordings. n_unnamed: utterances without a speaker, who might be heard behind himself.
+    own: speaker -> recordings. n_unnamed: utterances without a speaker, whose own voice could be in their noise.
     """
     needed = {"babble": BABBLE_TALKERS[0] + 1, "talker": 2, "speech-shaped": 1}.get(name, 0)
     if len(own) < needed:
@@ -95,7 +96,7 @@ def _unknown(name: str, known: set[str], config: Path | str | None) -> str:
 
 
 def open_sources(config: Mapping[str, object], *, base: Path | str = ".") -> dict[str, NoiseSource]:
-    """Sources by name from a plain description, as TOML holds it; paths are relative to `base`.
+    """Sources by name from a description as in TOML; paths are relative to `base`.
 
         natural = "noise/esc10/*/[1-4]-*.ogg"                          a folder or a pattern, or a list of them
         babble = {talkers = "lombard", exclude = "s3[89]", n_talkers = [4, 8]}     a folder with one folder a talker
@@ -110,7 +111,7 @@ def open_sources(config: Mapping[str, object], *, base: Path | str = ".") -> dic
 
 def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequence[Recorded]], *, n_unnamed: int = 0,
                           base: Path | str = ".") -> tuple[dict[str, NoiseSource], list[str]]:
-    """As `open_sources`, with what training adds; and a sentence for each source that had to be left out.
+    """As `open_sources`, with two additions for training; also a sentence for each source that is left out.
 
         babble = true                                                  or talker, speech-shaped: made of the training speakers
         rain = {files = "noise/rain", optional = "rain"}               left out where no such files exist; the text says what
@@ -143,7 +144,7 @@ def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequen
 
 
 class NoSuchNoise(AvsrError):
-    """A description of noise whose `path`, a pattern perhaps, matches nothing."""
+    """The `path` or pattern of a noise matches nothing."""
 
     def __init__(self, message: str, path: Path):
         super().__init__(message)
@@ -192,22 +193,25 @@ def _number(name: str, value: object) -> float:
     return float(value)
 
 
-def _n_talkers(name: str, value: object) -> int | tuple[int, int] | str:
-    """As Babble takes it."""
+def _n_talkers(name: str, value: object) -> int | tuple[int, int] | Literal["all"]:
+    """The number of talkers as Babble takes it."""
+    if value == "all":
+        return "all"
     pair = (value, value) if type(value) is int else value
-    if value == "all" or (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
-                          and 1 <= pair[0] <= pair[1] <= MAX_TALKERS):
-        return value if isinstance(value, int | str) else tuple(value)
+    if (isinstance(pair, list | tuple) and len(pair) == 2 and all(type(one) is int for one in pair)
+            and 1 <= pair[0] <= pair[1] <= MAX_TALKERS):
+        return pair[0], pair[1]
     raise AvsrError(f"noise '{name}': n_talkers = {quote(value)}.  Give a number from 1 to {MAX_TALKERS}, [fewest, most], or "
                     "\"all\".")
 
 
 def _list(value: object) -> list[str]:
-    return [str(value)] if isinstance(value, str | Path) else [str(item) for item in value]
+    """The texts of a value that _check_texts has passed."""
+    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:
-    """Paths that match, sorted, those of each pattern checked to be some."""
+    """Paths that match, sorted. Raises NoSuchNoise where a pattern matches nothing."""
     found: set[Path] = set()
     for pattern in _list(patterns):
         whole = base / pattern
@@ -221,7 +225,7 @@ def _matches(name: str, patterns: object, exclude: Sequence[str], base: Path) ->
 
 
 def _talkers(name: str, options: Mapping[str, object], exclude: Sequence[str], base: Path) -> dict[str, list[Path]]:
-    """Talker -> recordings, of each group of folders with its prefix."""
+    """Talker -> recordings, from groups of folders with their prefixes."""
     groups = options["talkers"] if isinstance(options["talkers"], list | tuple) else [options["talkers"]]
     talkers: dict[str, Path] = {}
     for group in groups:
@@ -241,21 +245,21 @@ def _talkers(name: str, options: Mapping[str, object], exclude: Sequence[str], b
 
 
 def _folders(name: str, paths: Sequence[Path], exclude: Sequence[str]) -> list[Path]:
-    """The folders among `paths`, or where a folder holds folders, those."""
+    """The folders among `paths`; a folder with subfolders is replaced by these."""
     try:
-        list_folder = {path: [one for one in sorted(path.iterdir()) if one.is_dir()] for path in paths if path.is_dir()}
+        inside = {path: [one for one in sorted(path.iterdir()) if one.is_dir()] for path in paths if path.is_dir()}
     except OSError as error:
         raise _unreadable(name, error) from error
-    folders = [one for path, subfolders in list_folder.items() for one in subfolders or [path]]
+    folders = [one for path, subfolders in inside.items() for one in subfolders or [path]]
     return [folder for folder in folders if not any(fnmatch(folder.name, one) for one in exclude)]
 
 
 def _files(name: str, patterns: object, exclude: Sequence[str], base: Path) -> list[Path]:
-    """Recordings that match, and those anywhere in folders that match."""
+    """Recordings that match, and those anywhere inside folders that match."""
     within = [file for path in _matches(name, patterns, exclude, base)
               for file in (_walked(name, path) if path.is_dir() else [path])]
     files = [file for file in within if file.suffix.lower() in SUFFIXES and not any(fnmatch(file.name, one) for one in exclude)
-             and (file.is_file() or not file.exists())]      # a pipe would be waited for
+             and (file.is_file() or not file.exists())]      # reading a pipe would wait
     if not files:
         raise AvsrError(f"noise '{name}': {patterns} holds 0 recordings that can be read.  Put some there, or name another "
                         f"folder; known endings are {' '.join(sorted(SUFFIXES))}.")
@@ -263,9 +267,9 @@ def _files(name: str, patterns: object, exclude: Sequence[str], base: Path) -> l
 
 
 def _walked(name: str, folder: Path) -> list[Path]:
-    """All that is in a folder and those within it, sorted; also behind links."""
+    """Everything inside a folder and its subfolders, sorted, also behind links. Raises AvsrError."""
     found = list_folder(folder)
-    for error in found.closed:                               # not to be left out without a word
+    for error in found.closed:                               # an unreadable folder is not left out silently
         raise _unreadable(name, error) from error
     return found.paths
 

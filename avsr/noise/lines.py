@@ -1,9 +1,9 @@
-"""The lines of a noise manifest: header, noise families, a row for each utterance and family; as dicts, checked.
+"""The lines of a noise manifest: a header, noise families, and a row for each utterance and family, as checked dicts.
 
     {"layout": 1, "kind": "noise manifest", "sample_rate": ..., "level": "active", "fade": "equal-power", ...}
     {"family": "babble", "kind": "talkers", "n_talkers": "all", "talkers": {...}}
     {"id": "s1-bbaf3s", "noise": "babble", "seed": ..., "gain": ..., "streams": [[{"file": ..., "sha256": ...}]], ...}
-data/README.md says what each field means and how to make the noise from it without this program.
+data/README.md explains each field, and how to make the noise from them without this program.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from avsr.rates import SAMPLE_RATE
 LAYOUT = 1
 KIND = "noise manifest"
 FADE_SHAPE = "equal-power"
-START = f'{{"layout": {LAYOUT}, "kind": "{KIND}"'          # of every manifest
+START = f'{{"layout": {LAYOUT}, "kind": "{KIND}"'          # how every manifest starts
 REMEDY = "Delete it to draw the noise anew, or choose another output folder."
 FIELDS = ("id", "speaker", "noise", "seed", "n_samples", "speech_sha256", "speech_db", "speech_rms_db", "gain", "noise_rms_db",
           "talkers", "streams", "noise_id")
 
-Row = dict[str, Any]
+JsonRow = dict[str, Any]
 
 
-def header(level: str) -> Row:
-    """The first line. numpy: whose generator computed noise comes from."""
+def header(level: str) -> JsonRow:
+    """The first line. numpy: the version whose random generator makes computed noise."""
     return {"layout": LAYOUT, "kind": KIND, "sample_rate": SAMPLE_RATE, "level": level, "fade": FADE_SHAPE, "avsr": __version__,
             "numpy": np.__version__}
 
 
 def noise_seed(noise: str, utterance: str) -> int:
-    """The first 48 bits of the sha256 of "NOISE ID": the same on every machine, whatever else is in the manifest."""
+    """The first 48 bits of the sha256 of "NOISE ID", so that a noise does not depend on the rest of the manifest."""
     return int.from_bytes(hashlib.sha256(f"{noise} {utterance}".encode()).digest()[:6], "big")
 
 
-def noise_id(row: Row) -> str:
-    """The first 16 hex digits of the sha256 of the row as canonical JSON, without its id and without where files lie."""
+def noise_id(row: JsonRow) -> str:
+    """The first 16 hex digits of the sha256 of the row as canonical JSON, without its noise_id and without file paths."""
     streams = [stream if isinstance(stream, dict) else [{key: value for key, value in cut.items() if key != "file"}
                                                         for cut in stream] for stream in row["streams"]]
     plain = {key: value for key, value in row.items() if key != "noise_id"} | {"streams": streams}
@@ -54,27 +54,27 @@ def noise_id(row: Row) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def line(row: Row) -> str:
-    """A row as it stands in the file."""
+def line(row: JsonRow) -> str:
+    """The line of a row."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @dataclass
 class Lines:
-    """What a manifest holds: its header, the rows of families by name, and of (noise, id) the line, not yet parsed.
+    """What a manifest holds: its header, the rows of families by name, and unparsed lines by (noise, id).
 
-    text: the lines as they are to be written.  cut_off: the file ended in half a line, which is left out.
+    text: all lines in the order of the file.  cut_off: the file ended in half a line, which is left out.
     """
 
-    header: Row
-    families: dict[str, Row] = field(default_factory=dict)
+    header: JsonRow
+    families: dict[str, JsonRow] = field(default_factory=dict)
     lines: dict[tuple[str, str], str] = field(default_factory=dict)
     silent: dict[str, None] = field(default_factory=dict)
     text: list[str] = field(default_factory=list)
     cut_off: bool = False
 
-    def add(self, row: Row) -> None:
-        """A row of a family or of an utterance."""
+    def add(self, row: JsonRow) -> None:
+        """Append a row of a family or of an utterance."""
         self.text.append(line(row))
         if "family" in row:
             self.families[row["family"]] = row
@@ -85,16 +85,16 @@ class Lines:
 
 
 def fresh(level: str) -> Lines:
-    """A manifest of a header alone."""
+    """A manifest with only a header."""
     first = header(level)
     return Lines(first, text=[line(first)])
 
 
 def read_lines(path: Path) -> Lines | None:
-    """The lines of a file; None where there is no file, or not even a whole header. Raises BadManifest."""
+    """The lines of a file; None where there is no file, or no complete header. Raises BadManifest."""
     try:
         blob, _, half = path.read_bytes().rpartition(b"\n")
-        whole, rest = blob.decode(), half.decode(errors="replace")   # half a line may end in half a letter
+        whole, rest = blob.decode(), half.decode(errors="replace")   # half a line may end in half a character
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -110,11 +110,11 @@ def read_lines(path: Path) -> Lines | None:
         if (row["noise"], row["id"]) in found.lines if "id" in row else row["family"] in found.families:
             raise BadManifest(f"{path}: line {number}: this row is there already.  {REMEDY}")
         found.add(row)
-        found.text[-1] = f"{text}\n"                         # byte for byte, whoever wrote it
+        found.text[-1] = f"{text}\n"                         # byte for byte as it was
     return found
 
 
-def _header(path: Path, text: str) -> Row:
+def _header(path: Path, text: str) -> JsonRow:
     try:
         first = json.loads(text)
     except ValueError:
@@ -128,8 +128,8 @@ def _header(path: Path, text: str) -> Row:
     return first
 
 
-def _parsed(path: Path, number: int, text: str) -> Row:
-    """A line of a family, or of an utterance whose id tells that nobody has changed it."""
+def _parsed(path: Path, number: int, text: str) -> JsonRow:
+    """A line of a family, or of an utterance, whose noise_id shows that it is unchanged. Raises BadManifest."""
     try:
         row = json.loads(text)
         if isinstance(row.get("family"), str):
@@ -143,9 +143,9 @@ def _parsed(path: Path, number: int, text: str) -> Row:
     raise BadManifest(f"{path}: line {number}: {problem}.  {REMEDY}")
 
 
-def described_streams(plan: NoisePlan, place: Callable[[Sound], Row]) -> list:
-    """The streams of a plan for a row. place: how a recording is named there."""
-    def described(stream: tuple[Cut, ...] | Generated) -> list[Row] | Row:
+def described_streams(plan: NoisePlan, place: Callable[[Sound], JsonRow]) -> list:
+    """The streams of a plan as JSON. place: returns the name of a recording in a row."""
+    def described(stream: tuple[Cut, ...] | Generated) -> list[JsonRow] | JsonRow:
         if isinstance(stream, Generated):
             shape = {"spectrum": "family"} if stream.power is not None else {"exponent": stream.exponent}
             return {"generator": "gaussian", "seed": stream.seed, "n_fft": stream.n_fft, **shape}
@@ -155,9 +155,9 @@ def described_streams(plan: NoisePlan, place: Callable[[Sound], Row]) -> list:
     return [described(stream) for stream in plan.streams]
 
 
-def parsed_plan(row: Row, family: Mapping[str, Any], find: Callable[[Row], Sound]) -> NoisePlan:
-    """The plan in a row. find: the recording that a cut names. Raises BadManifest where cuts do not add up."""
-    def stream_of(stream: list[Row] | Row) -> tuple[Cut, ...] | Generated:
+def parsed_plan(row: JsonRow, family: Mapping[str, Any], find: Callable[[JsonRow], Sound]) -> NoisePlan:
+    """The plan in a row. find: returns the recording of a cut. Raises BadManifest where cuts do not add up."""
+    def stream_of(stream: list[JsonRow] | JsonRow) -> tuple[Cut, ...] | Generated:
         if isinstance(stream, dict):
             power = tuple(family["power"]) if "spectrum" in stream else None
             return Generated(stream["seed"], stream["n_fft"], stream.get("exponent"), power)

@@ -1,9 +1,9 @@
-"""A noise manifest: which noise each utterance of a test set is heard in, written once, the same for all_talkers.
+"""A noise manifest: a file that says which noise each utterance of a test set gets, the same for everybody.
 
     utterances (id, speaker, sound) x noise families  ->  noise.jsonl  ->  mix(id, family, snr_db, speech)  ->  MixedSpeech
-What is drawn for an utterance depends on its id and the family's name alone: the same in every run, at every level, and
-whatever else is in the manifest. Every recording that is used is held to its sha256, the noise to its level, and the ratio
-achieved, measured on the noise that was added, to the ratio asked for.
+The noise of an utterance depends on its id and the family's name alone: it is the same in every run and at every level,
+whatever else is in the manifest. The sha256 of every recording, the level of the noise, and the SNR achieved, measured on
+the noise that was added, are checked.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from avsr.noise.sources import DrawableAudio, NoiseSource, RecordingCache, Speec
 from avsr.output import write_file
 from avsr.runtime import Progress, no_progress
 
-TOLERANCE_DB = 0.1                    # by which the ratio achieved may miss the ratio asked for
-RENDER_DB = 0.01                      # by which noise may be louder or softer than it was when drawn: decoders round
+TOLERANCE_DB = 0.1                    # largest difference of the SNR achieved from the SNR asked for
+RENDER_DB = 0.01                      # largest change of the noise level since it was drawn: decoders round
 
 
 @dataclass(frozen=True)
 class TargetSpeech:
-    """An utterance to be disturbed. audio: (S,) float32, SAMPLE_RATE, or what gives it when it is needed; None: silent."""
+    """An utterance that gets noise. audio: (S,) float32, SAMPLE_RATE, or a function that returns it; None if silent."""
 
     id: str
     speaker: str | None
@@ -47,16 +47,16 @@ class TargetSpeech:
 
 
 class _VerifiedRecordings:
-    """The recordings that rows name, each found and held to its sha256 once."""
+    """The recordings that rows name; each is found, and its sha256 checked, once."""
 
     def __init__(self, manifest: Path, families: Mapping[str, NoiseSource]):
         self._manifest = manifest
-        self._base = Path(os.path.realpath(manifest.parent))  # where `..` leads to, past links
+        self._base = Path(os.path.realpath(manifest.parent))  # `..` in names is relative to the real folder, not to a link
         self._digests: dict[Sound, str] = {}
-        self._files: dict[tuple[str, str], Path] = {}        # of what rows say: relative path and sha256
+        self._files: dict[tuple[str, str], Path] = {}        # by relative path and sha256, as in rows
         self._cache = RecordingCache(lambda audio: DrawableAudio(audio, ((0, len(audio)),)))
         self._recorded: dict[str, Recorded] = {}
-        self._named: dict[str, list[Path]] = {}              # files by the last part of their path
+        self._named: dict[str, list[Path]] = {}              # files by name
         for sound in (sound for source in families.values() for sound in source.recordings()):
             if isinstance(sound, Recorded):
                 self._recorded[sound.name] = sound
@@ -65,10 +65,10 @@ class _VerifiedRecordings:
 
     def audio(self, sound: Sound) -> np.ndarray:
         """(S,) float32."""
-        return self._cache.get(sound).audio
+        return self._cache.audio(sound)
 
-    def place(self, sound: Sound) -> lines.Row:
-        """How a row names a recording: relative to the manifest, so that both can be moved together."""
+    def place(self, sound: Sound) -> lines.JsonRow:
+        """The name of a recording in a row: relative to the manifest, so that both can be moved together."""
         if isinstance(sound, Recorded):
             return {"recording": sound.name, "sha256": self._digest(sound)}
         if isinstance(sound, np.ndarray):
@@ -78,19 +78,19 @@ class _VerifiedRecordings:
             path = os.path.relpath(path, self._base)
         return {"file": Path(path).as_posix(), "sha256": self._digest(Path(os.path.realpath(sound)))}
 
-    def find(self, cut: lines.Row) -> Sound:
-        """The recording of a cut. Raises AvsrError where it is gone or has changed."""
+    def find(self, cut: lines.JsonRow) -> Sound:
+        """The recording of a cut. Raises BadManifest where it is missing or has changed."""
         if "recording" in cut:
             return self._find_recorded(cut["recording"], cut["sha256"])
-        told = cut["file"], cut["sha256"]
-        if told not in self._files:
-            self._files[told] = self._find_file(*told)
-        return self._files[told]
+        key = cut["file"], cut["sha256"]
+        if key not in self._files:
+            self._files[key] = self._find_file(*key)
+        return self._files[key]
 
     def _find_file(self, name: str, sha256: str) -> Path:
-        path = Path(os.path.normpath(self._base / name))     # `..` only goes up from the base, which may not be there yet
+        path = Path(os.path.normpath(self._base / name))     # the base may not exist yet
         there = [Path(os.path.realpath(one)) for one in (path, *self._named.get(path.name, ())) if one.is_file()]
-        for one in there:                                    # the same recording may lie elsewhere now
+        for one in there:                                    # the same recording may have moved
             if self._digest(one) == sha256:
                 return one
         if not there:
@@ -110,32 +110,32 @@ class _VerifiedRecordings:
         return self._recorded[name]
 
     def _digest(self, sound: Path | Recorded) -> str:
-        """Of a file's bytes, or of a Recorded's samples; once."""
+        """The sha256 of a file's bytes, or of a Recorded's samples; computed once."""
         if sound not in self._digests:
             self._digests[sound] = (_sha256(self.audio(sound)) if isinstance(sound, Recorded) else _file_sha256(sound))
         return self._digests[sound]
 
 
 class NoiseManifest:
-    """Noise for utterances, and mixing it in. `silent`: ids whose speech is silent, so that no ratio has a meaning.
+    """The noise of utterances, and mixing it with their speech. Use `open` to make one.
 
-    Made by `open`. header, families: the first line, and the row of each family by its name.
+    header, families: the first line, and the row of each family by name.
     """
 
     def __init__(self, path: Path, found: lines.Lines, families: Mapping[str, NoiseSource]):
         self.path, self.header, self.families = path, found.header, found.families
         self._found, self._recordings = found, _VerifiedRecordings(path, families)
-        self._levels: dict[str, tuple[float, float]] = {}    # of speech by its sha256, and by RMS
-        self._lock = threading.RLock()                       # mixing goes on in several threads, and the library is one
+        self._levels: dict[str, tuple[float, float]] = {}    # of speech by its sha256: as asked for, and by RMS
+        self._lock = threading.RLock()                       # several threads mix and share the recordings
 
     @classmethod
     def open(cls, path: Path | str, families: Mapping[str, NoiseSource], utterances: Iterable[TargetSpeech], *,
              level: str = "active", progress: Progress = no_progress) -> NoiseManifest:
-        """Read a manifest if it is there, check it, add rows that are missing, and write it, whole or not at all.
+        """Read a manifest if it exists, check it, add missing rows, and write it completely or not at all.
 
-        Rows that are there are never changed; without families or utterances nothing is added. level: what a ratio is
-        of, "active" (ITU-T P.56) or "rms". Raises BadManifest where a recording that is wanted has changed or is gone,
-        or a family was drawn from others; BadOutput.
+        Existing rows never change; without families or utterances nothing is added. level: how speech is measured, "active"
+        (ITU-T P.56) or "rms". Raises BadManifest where a recording has changed or is missing, or a family was drawn from
+        other recordings; BadOutput.
         """
         path, spoken = Path(path), list(utterances)
         if len({one.id for one in spoken}) < len(spoken):
@@ -163,7 +163,7 @@ class NoiseManifest:
 
     @property
     def silent(self) -> tuple[str, ...]:
-        """Ids whose speech is silent, in the order of the file."""
+        """Ids whose speech is silent, so that they have no SNR, in the order of the file."""
         return tuple(self._found.silent)
 
     def __contains__(self, pair: tuple[str, str]) -> bool:
@@ -173,15 +173,15 @@ class NoiseManifest:
     def __len__(self) -> int:
         return len(self._found.lines)
 
-    def row(self, utterance: str, family: str) -> lines.Row:
-        """The row of an utterance in a noise family, as in the file."""
+    def row(self, utterance: str, family: str) -> lines.JsonRow:
+        """The row of an utterance in a noise family."""
         if (utterance, family) not in self:
             raise BadManifest(f"{self.path}: no row of {utterance} in {family} among {len(self)}.  Open it with that utterance "
                               "and family, so that they are added.")
         return json.loads(self._found.lines[family, utterance])
 
     def noise(self, utterance: str, family: str) -> np.ndarray:
-        """(S,) float32 as drawn, at no particular level. Raises BadManifest where it is not what it was."""
+        """(S,) float32 as drawn, at no particular level. Raises BadManifest where its level has changed."""
         row = self.row(utterance, family)
         with self._lock:
             noise = self._render(row)
@@ -193,10 +193,10 @@ class NoiseManifest:
         return noise
 
     def mix(self, utterance: str, family: str, snr_db: float | None, speech: np.ndarray | None) -> MixedSpeech:
-        """Speech (S,) float32 of an utterance (None: silent) in its noise at `snr_db`; None leaves it as it is.
+        """Mix the speech (S,) float32 of an utterance (None: silent) with its noise at `snr_db`; None adds no noise.
 
         Raises BadMedia where the speech is silent, BadManifest where it is not the speech that the noise was drawn for,
-        AvsrError where the ratio achieved misses by more than 0.1 dB.
+        AvsrError where the SNR achieved is off by more than 0.1 dB.
         """
         speech = TargetSpeech(utterance, None, speech).samples()
         if snr_db is None:
@@ -207,11 +207,11 @@ class NoiseManifest:
             raise BadManifest(f"{utterance}: this is not the speech that {self.path} was written for: {len(speech)} samples, "
                               f"sha256 begins {sha256[:12]}; wanted {row['n_samples']} and {row['speech_sha256'][:12]}.  "
                               "Use the corpus as it was prepared then, or choose another output folder.")
-        if sha256 not in self._levels:                       # P.56 takes 4 ms, and there are many ratios
+        if sha256 not in self._levels:                       # P.56 takes 4 ms, and there are many SNRs
             level = known_level(utterance, LEVELS[self.header["level"]](speech), speech)
             self._levels[sha256] = level, rms_level(speech)
         speech_level, speech_rms = self._levels[sha256]
-        if not abs(snr_db) <= 200:                           # float32 ends at 770 dB, double at 6,000
+        if not abs(snr_db) <= 200:                           # float32 ends at 770 dB, float64 at 6,000
             raise AvsrError(f"{utterance}: an SNR of {snr_db:g} dB is asked for.  Ask for -200 to 200 dB.")
         gain = row["gain"] * 10 ** (-snr_db / 20)
         audio = speech + scaled(self.noise(utterance, family), gain)
@@ -225,7 +225,7 @@ class NoiseManifest:
         return MixedSpeech(audio, speech_level - added, offset, gain, speech_rms - added, row["noise_id"])
 
     def _add_family(self, name: str, source: NoiseSource) -> None:
-        """Its row, or see that it is the family whose row is there."""
+        """Add the row of a family, or check that an existing row describes the same family."""
         described = json.loads(lines.line(source.describe()))
         if name not in self.families:
             power = {"power": list(source.power)} if isinstance(source, SpeechShaped) else {}
@@ -238,7 +238,7 @@ class NoiseManifest:
                               f"{', '.join(differ)}).  Give this noise another name, or choose another output folder.")
 
     def _check(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """That the files of these rows are what they were; a Recorded shows when it is read."""
+        """Check the files of these rows; a Recorded is checked when it is read."""
         for noise, utterance in pairs:
             for stream in self.row(utterance, noise)["streams"]:
                 for cut in (() if isinstance(stream, dict) else stream):
@@ -246,7 +246,7 @@ class NoiseManifest:
                         self._recordings.find(cut)
 
     def _add(self, spoken: TargetSpeech, families: Mapping[str, NoiseSource]) -> None:
-        """Rows of one utterance."""
+        """Add the rows of one utterance."""
         speech = spoken.samples()
         levels = {kind: measure(speech) for kind, measure in LEVELS.items()}
         for name, source in families.items():
@@ -261,11 +261,11 @@ class NoiseManifest:
                         "speech_db": round(levels["active"], 6), "speech_rms_db": round(levels["rms"], 6)}
                 noise = self._render(row)
                 noise_level = known_level(f"{name} of {spoken.id}", rms_level(noise), noise)
-                # Rounded, so that the last bit of another machine does not make another row of it.
+                # Rounded, so that the last bit on another machine does not change the row.
                 row |= {"noise_rms_db": round(noise_level, 6), "gain": float(f"{10 ** ((level - noise_level) / 20):.9g}")}
             self._found.add({**row, "noise_id": lines.noise_id(row)})
 
-    def _render(self, row: lines.Row) -> np.ndarray:
+    def _render(self, row: lines.JsonRow) -> np.ndarray:
         plan = lines.parsed_plan(row, self.families.get(row["noise"], {}), self._recordings.find)
         for cut in (cut for stream in plan.streams if isinstance(stream, tuple) for cut in stream):
             if cut.offset + cut.length > (n := len(self._recordings.audio(cut.sound))):
@@ -275,8 +275,8 @@ class NoiseManifest:
 
 
 def _sha256(audio: np.ndarray) -> str:
-    """Of samples as little-endian float32."""
-    return hashlib.sha256(np.ascontiguousarray(audio, "<f4")).hexdigest()
+    """The sha256 of samples as little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(audio, "<f4").tobytes()).hexdigest()
 
 
 def _file_sha256(path: Path) -> str:

@@ -1,6 +1,6 @@
-"""A mixer that draws one of several noises at a random level: for training.
+"""A mixer for training, which draws one of several noises at a random level.
 
-    NoiseMixer(sources)(speech, speaker, rng)  ->  NoisySpeech: speech in noise, its name, the ratio achieved
+    NoiseMixer(sources)(speech, speaker, rng)  ->  NoisySpeech: the mixture, the name of the noise, the SNR achieved
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from avsr.noise.sources import NoiseSource
 
 
 class NoisySpeech(NamedTuple):
-    """audio (S,) float32; the name of the noise and the SNR achieved, both None where it stayed clean."""
+    """audio: (S,) float32. source, snr_db: the name of the noise and the SNR achieved; both None where the speech is clean."""
 
     audio: np.ndarray
     source: str | None
@@ -26,10 +26,10 @@ class NoisySpeech(NamedTuple):
 
 @dataclass(frozen=True)
 class NoiseMixer:
-    """Noise of a random kind at a random level: for training.
+    """Adds noise from a random source at a random level.
 
-    sources: by name, drawn in proportion to `weights` (all alike without).  snrs: dB to choose from, None for clean.
-    snr_range: lowest and highest dB, evenly in between; takes the place of snrs.  p_clean: chance of no noise at all.
+    sources: by name; drawn in proportion to `weights`, or equally often.  snrs: dB to choose from, None for clean.
+    snr_range: lowest and highest dB of a uniform distribution, instead of snrs.  p_clean: probability of no noise.
     """
 
     sources: Mapping[str, NoiseSource]
@@ -45,7 +45,7 @@ class NoiseMixer:
                             "Give one weight for each source.")
 
     def __call__(self, speech: np.ndarray, speaker: str | None, rng: np.random.Generator) -> NoisySpeech:
-        """Speech (S,) float32 in noise in which `speaker` is not heard. Silent speech, which has no SNR, stays as it is."""
+        """Speech (S,) float32 in noise without the voice of `speaker`. Silent speech, which has no SNR, stays as it is."""
         snr_db = self._snr(rng)
         if snr_db is None or not self.sources or not np.any(speech):
             return NoisySpeech(np.array(speech, np.float32), None, None)

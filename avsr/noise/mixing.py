@@ -1,9 +1,9 @@
 """Levels of sound, and speech mixed with noise at an exact signal-to-noise ratio.
 
-The ratio in words: the level of the speech while somebody speaks (ITU-T P.56 active speech level), less the RMS level of
-exactly the noise that is added, in dB. With `level="rms"` the pauses of the speech count as well, as in most papers: of
-40 GRID sentences the active level is 2.5 dB above RMS, so at the same number there is 2.5 dB less noise.
-Speech is never scaled and nothing is clipped: a sum may pass 1.0, which float32 holds and log-mel does not mind.
+The ratio is the level of the speech while somebody speaks (ITU-T P.56 active speech level) minus the RMS level of exactly the
+noise that is added, in dB. With `level="rms"` the pauses of the speech count as well, as in most papers: on 40 GRID sentences
+the active level is 2.5 dB above RMS, so that the same ratio means 2.5 dB less noise.
+Speech is never scaled and nothing is clipped: sums may exceed 1.0, which float32 and log-mel features allow.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from avsr.errors import BadMedia
 from avsr.rates import HOP, SAMPLE_RATE
 
 TIME_CONSTANT = 0.03                  # seconds, of each of P.56's two smoothing stages
-HANGOVER = 0.2                        # seconds for which speech is taken to go on after its envelope has fallen
+HANGOVER = 0.2                        # seconds for which speech counts as active after its envelope has fallen
 MARGIN = 15.9                         # dB from the threshold of activity up to the active level
 FADE = HOP                            # samples of equal-power crossfade where one sound follows another: 10 ms
 
@@ -34,9 +34,9 @@ def rms_level(audio: np.ndarray) -> float:
 def active_level(audio: np.ndarray) -> float:
     """Active speech level in dB over full scale (1.0), by method B of ITU-T P.56; -inf for silence.
 
-    The power of the whole is spread over the time in which the envelope is above a threshold, or was within the last
-    0.2 s; the threshold is the one that lies 15.9 dB below the resulting level. Thresholds are the powers of two, as for
-    16-bit sound, without its limits; between two of them levels are interpolated in dB.
+    The total power is divided by the time in which the envelope is above a threshold, or was within the last 0.2 s; the
+    threshold is the one that lies 15.9 dB below the resulting level. Thresholds are powers of two, as for 16-bit sound but
+    without its limits, and levels between two of them are interpolated in dB.
     """
     audio = np.asarray(audio, np.float64)
     power, long_term = audio @ audio, rms_level(audio)
@@ -47,7 +47,7 @@ def active_level(audio: np.ndarray) -> float:
     below: tuple[float, float] | None = None                 # level and margin at the next lower threshold
     for exponent in count(math.floor((long_term - MARGIN) / (20 * math.log10(2)))):
         above = np.flatnonzero(envelope >= 2.0 ** exponent)
-        if not len(above):                                   # a click: its envelope never comes near its power
+        if not len(above):                                   # a click, whose envelope stays far below its power
             return long_term if below is None else below[0]
         n_active = np.minimum(np.diff(above, append=len(audio)), hangover + 1).sum()
         level = 10 * math.log10(power / n_active)
@@ -69,11 +69,11 @@ class MixedSpeech:
     """Speech in noise.
 
     audio: (S,) float32, not clipped
-    snr_db: achieved, measured on the float32 noise that was added; None where none was
-    offset: first sample of the noise that was used; None where the noise was computed, not recorded
-    gain: what the noise was multiplied with; 0 where none was added
-    snr_rms: of the same mixture by plain RMS, pauses counted as speech; None where no noise was added
-    noise_id: of the row of the noise manifest, where the noise came from one
+    snr_db: achieved, measured on the float32 noise that was added; None without noise
+    offset: first sample of the noise that was used; None where the noise is computed
+    gain: factor of the noise; 0 without noise
+    snr_rms: the SNR by plain RMS, pauses included; None without noise
+    noise_id: id of the noise manifest's row, where the noise comes from one
     """
 
     audio: np.ndarray
@@ -88,8 +88,8 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float | None, *, rng: np.
         level: str = "active") -> MixedSpeech:
     """Add noise to speech (S,) float32 at `snr_db`; None leaves the speech as it is, 0 is as loud as the speech.
 
-    A random stretch of the noise (N,) is used; where it is shorter than the speech it is repeated, crossfaded. `level` is
-    how speech is measured, "active" or "rms" (see the top of this file). Raises BadMedia where either is silent.
+    A random part of the noise (N,) is used; noise shorter than the speech is repeated with crossfades. `level` is how speech
+    is measured, "active" or "rms" (see the top of this file). Raises BadMedia where either is silent.
     """
     if snr_db is None:
         return MixedSpeech(np.array(speech, np.float32), None, 0, 0.0)
@@ -105,12 +105,12 @@ def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float | None, *, rng: np.
 
 
 def scaled(noise: np.ndarray, gain: float) -> np.ndarray:
-    """Noise (N,) times a gain, multiplied in float64, as float32: what is added to speech."""
+    """Noise (N,) float32 times a gain, multiplied in float64."""
     return (noise.astype(np.float64) * gain).astype(np.float32)
 
 
 def known_level(what: str, level: float, audio: np.ndarray) -> float:
-    """`level` of `audio`, which is called `what`. Raises BadMedia where it is no number."""
+    """Return `level`. Raises BadMedia where it is not finite; `what` is the name of the audio in the message."""
     if math.isfinite(level):
         return level
     problem = "is silent" if level == -math.inf else "holds samples that are not numbers"
@@ -119,15 +119,15 @@ def known_level(what: str, level: float, audio: np.ndarray) -> float:
 
 
 def _envelope(audio: np.ndarray) -> np.ndarray:
-    """P.56's envelope: the absolute value through two equal one-pole filters."""
+    """P.56's envelope: the absolute value after two equal one-pole filters."""
     from scipy.signal import lfilter
 
     g = math.exp(-1 / (SAMPLE_RATE * TIME_CONSTANT))
-    return lfilter([(1 - g) ** 2], [1, -2 * g, g * g], np.abs(audio))
+    return np.asarray(lfilter([(1 - g) ** 2], [1, -2 * g, g * g], np.abs(audio)))
 
 
 def joined(first: np.ndarray, following: Callable[[], np.ndarray], n_samples: int) -> np.ndarray:
-    """(n_samples,): `first`, then as many further sounds as it takes, each faded into the next."""
+    """(n_samples,): `first`, then as many further sounds as needed, each crossfaded into the next."""
     if len(first) >= n_samples:
         return first[:n_samples]
     parts, length = [first], len(first)
@@ -139,16 +139,16 @@ def joined(first: np.ndarray, following: Callable[[], np.ndarray], n_samples: in
         parts += [last[: len(last) - n], seam, sound[n:]]
         length += len(sound) - n
         if not length:
-            return np.zeros(n_samples, np.float32)           # nothing but empty sounds; `mix` says so
+            return np.zeros(n_samples, np.float32)           # all sounds are empty, which `mix` reports
     return np.concatenate(parts)[:n_samples]
 
 
 def fade_length(n_last: int, n_next: int) -> int:
-    """Samples by which a sound overlaps the one before it: FADE, or half of the shorter one."""
+    """How many samples a sound overlaps the one before it: FADE, or half of the shorter one."""
     return min(FADE, n_last // 2, n_next // 2)
 
 
 def fade_weights(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n,), (n,) float64: what the end of one sound and the start of the next are multiplied with; squares add up to 1."""
+    """(n,), (n,) float64: factors for the end of one sound and the start of the next; their squares add up to 1."""
     turn = (np.arange(n) + 0.5) * (np.pi / 2 / max(n, 1))
     return np.cos(turn), np.sin(turn)

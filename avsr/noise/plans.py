@@ -1,9 +1,9 @@
-"""What a noise is made of: cuts from recordings, and seeds of computed noise, in; the noise, sample by sample, out.
+"""What a noise is made of: cuts from recordings and seeds of computed noise in, the samples of the noise out.
 
     NoisePlan(n_samples, streams)  ->  render(plan, sound_of)  ->  (n_samples,) float32, SAMPLE_RATE
 
-A plan says all there is to say: whoever has the same recordings makes the same noise. It is reckoned in float64, and
-rounded to float32 once, at the end; a noise manifest (protocol.py) is a file of plans.
+A plan is complete: whoever has the same recordings makes the same noise. It is computed in float64 and rounded to float32
+once, at the end. A noise manifest (manifest.py) is a file of plans.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from avsr.noise.mixing import fade_weights
 from avsr.rates import N_FFT, SAMPLE_RATE
 
-FLAT_HERTZ = 20.0                     # below it coloured noise is flat, or brown noise would be one slow wave
+FLAT_HERTZ = 20.0                     # coloured noise is flat below it, or brown noise would be one slow wave
 SPECTRUM_HERTZ = SAMPLE_RATE / N_FFT  # from one value of a long-term spectrum to the next: 40
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A sound that is not a file of its own, as an utterance of a cache; known by its name.
+    """A named sound that is not a file of its own, for example an utterance of a cache.
 
-    read: gives (S,) float32 mono, SAMPLE_RATE, or None where the recording is silent.
+    read: returns (S,) float32 mono, SAMPLE_RATE, or None where the recording is silent.
     """
 
     name: str
@@ -40,9 +40,8 @@ Sound = Path | str | Recorded | np.ndarray
 class Cut:
     """A stretch of a recording.
 
-    offset: first sample of it in the recording, as decoded to SAMPLE_RATE mono.  length: samples.
-    gain: what they are multiplied with.  fade: samples by which it overlaps what comes before it in the stream, in an
-    equal-power crossfade; 0: it follows at once.
+    offset: its first sample in the recording, as decoded to SAMPLE_RATE mono.  length: in samples.  gain: a factor.
+    fade: how many samples it overlaps the cut before it, in an equal-power crossfade.
     """
 
     sound: Sound
@@ -56,9 +55,9 @@ class Cut:
 class Generated:
     """Gaussian noise with a given spectrum, RMS 1 on average.
 
-    seed: of numpy's default generator.  n_fft: size of the transform, at least as many samples as are wanted.
-    exponent: power falls with frequency to this power: 0 white, 1 pink, 2 brown; flat below 20 Hz.  power: in place of
-    it (N_FFT // 2 + 1,), the power at every 40 Hz, straight in between: that of speech.
+    seed: of numpy's default generator.  n_fft: size of the transform, at least the wanted number of samples.
+    exponent: power falls with frequency to this power: 0 white, 1 pink, 2 brown; flat below 20 Hz.  power: instead of the
+    exponent, (N_FFT // 2 + 1,), the power at every 40 Hz, interpolated linearly; speech-shaped noise has it.
     """
 
     seed: int
@@ -69,7 +68,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class NoisePlan:
-    """Streams of `n_samples` that sound at once. talkers: who speaks in each of them, where that is known."""
+    """Streams of `n_samples` that are added up. talkers: who speaks in each stream, where that is known."""
 
     n_samples: int
     streams: tuple[tuple[Cut, ...] | Generated, ...]
@@ -77,7 +76,7 @@ class NoisePlan:
 
 
 def render(plan: NoisePlan, sound_of: Callable[[Sound], np.ndarray]) -> np.ndarray:
-    """(n_samples,) float32: the sum of the streams. sound_of: a cut's recording as a waveform (S,) float32."""
+    """(n_samples,) float32: the sum of the streams. sound_of: returns a cut's recording as a waveform (S,) float32."""
     noise = np.zeros(plan.n_samples)
     for stream in plan.streams:
         noise += (_generated(stream, plan.n_samples) if isinstance(stream, Generated)
@@ -86,7 +85,7 @@ def render(plan: NoisePlan, sound_of: Callable[[Sound], np.ndarray]) -> np.ndarr
 
 
 def _joined(cuts: Sequence[Cut], n_samples: int, sound_of: Callable[[Sound], np.ndarray]) -> np.ndarray:
-    """(n_samples,) float64: cut after cut, each overlapping the end of what is there by its fade."""
+    """(n_samples,) float64: cut after cut, each crossfaded with the one before it."""
     stream, end = np.zeros(n_samples), 0
     for cut in cuts:
         piece = sound_of(cut.sound)[cut.offset: cut.offset + cut.length].astype(np.float64) * cut.gain
@@ -106,6 +105,7 @@ def _generated(noise: Generated, n_samples: int) -> np.ndarray:
     """(n_samples,) float64: random phases and amplitudes under the square root of the spectrum, transformed back."""
     hertz = np.fft.rfftfreq(noise.n_fft, 1 / SAMPLE_RATE)
     if noise.power is None:
+        assert noise.exponent is not None, noise
         amplitude = np.maximum(hertz, FLAT_HERTZ) ** (-noise.exponent / 2)
     else:
         amplitude = np.sqrt(np.interp(hertz, SPECTRUM_HERTZ * np.arange(len(noise.power)), noise.power))

@@ -1,9 +1,9 @@
-"""Where noise comes from: recordings, babble, one talker, white to brown noise, speech-shaped noise.
+"""Sources of noise: recordings, babble, one talker, white to brown noise, speech-shaped noise.
 
-    source.plan(n_samples, rng, without=speaker)  ->  NoisePlan: which stretches of which recordings, or which seed
+    source.plan(n_samples, rng, without=speaker)  ->  NoisePlan: parts of recordings, or a seed
     source.draw(n_samples, rng, without=speaker)  ->  (n_samples,) float32, SAMPLE_RATE: that plan, rendered
 
-Recordings are read when first asked for. What is drawn depends on the generator alone, not on what was read before.
+Recordings are read when they are first needed. A draw depends on the generator alone, not on what was read before.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -26,37 +27,40 @@ from avsr.noise.mixing import MARGIN, active_level, fade_length
 from avsr.noise.plans import Cut, Generated, NoisePlan, Recorded, Sound, render
 from avsr.rates import HOP, N_FFT, SAMPLE_RATE
 
-SPEECH_BLOCK = 5 * HOP                # samples over which it is judged whether somebody speaks: 50 ms
-PADDING_DB = 90.0                     # dB below its peak, a recording holds nothing: 5 of 128 ESC clips are padded with zeros
+SPEECH_BLOCK = 5 * HOP                # samples: whether somebody speaks is decided for each 50 ms
+PADDING_DB = 90.0                     # dB below its peak, a recording is padding: 5 of 128 ESC clips are padded with zeros
 CACHE_SECONDS = 3600                  # of sound kept in memory by each source: 230 MB
-SEEDS = 2 ** 48                       # of computed noise: whole numbers that every reader of JSON holds exactly
-BABBLE_TALKERS = (3, 8)                        # "all" talkers: the fewest that are babble, and the most
+SEEDS = 2 ** 48                       # of computed noise: integers that every JSON reader holds exactly
+BABBLE_TALKERS = (3, 8)               # the fewest and the most of "all" talkers
 
 
-class NoiseSource(Protocol):
-    """Anything that gives noise. `without` names a talker who must not be heard in it; most sources need not care."""
+class NoiseSource(ABC):
+    """Anything that makes noise. `without` names a talker who must not be in it; most sources can ignore it."""
 
+    @abstractmethod
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """What `draw` with a generator in the same state would give, in words."""
-        ...
+        """The plan of what `draw` returns with a generator in the same state."""
 
     def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
         """(n_samples,) float32, at no particular level."""
-        ...
+        return render(self.plan(n_samples, rng, without=without), self._audio)
 
     def recordings(self) -> list[Sound]:
-        """All that plans may cut from."""
-        ...
+        """All recordings from which plans cut."""
+        return []
 
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Kind, settings and recordings, as JSON: equal where the same generator would get the same plan."""
-        ...
+        """Kind, settings and recordings as JSON; equal for sources that make the same plans with the same generator."""
+
+    def _audio(self, sound: Sound) -> np.ndarray:
+        return read(sound)
 
 
 @dataclass(frozen=True)
 class DrawableAudio:
-    """A recording and what of it may be drawn. audio: (S,) float32, whole. spans: first sample and the one after the last
-    of each part that may be drawn, in order. gain: what brings it to its level."""
+    """A recording and the parts of it that may be drawn. audio: (S,) float32. spans: first sample of each part and the one
+    after its last, in order. gain: the factor that normalises its level."""
 
     audio: np.ndarray
     spans: tuple[tuple[int, int], ...]
@@ -66,7 +70,7 @@ class DrawableAudio:
         return sum(stop - start for start, stop in self.spans)
 
     def cuts(self, sound: Sound, first: int, n: int, fade: int) -> Iterable[Cut]:
-        """`n` samples from number `first` on, counted without what may not be drawn."""
+        """Cuts with `n` samples from number `first` on, where only drawable samples count."""
         for start, stop in self.spans:
             length = min(stop - start - first, n)
             if length > 0:
@@ -76,7 +80,7 @@ class DrawableAudio:
 
 
 class RecordingCache:
-    """Recordings made usable: read when first asked for, the least recently used put away beyond CACHE_SECONDS."""
+    """Recordings, read and prepared when first needed; the least recently used are dropped beyond CACHE_SECONDS."""
 
     def __init__(self, prepare: Callable[[np.ndarray], DrawableAudio]):
         self._prepare = prepare
@@ -84,13 +88,13 @@ class RecordingCache:
         self._n_samples = 0
 
     def get(self, sound: Sound) -> DrawableAudio:
-        """Raises BadMedia where it is silent, or cannot be read."""
+        """The prepared recording. Raises BadMedia where it is silent or cannot be read."""
         if self.is_silent(sound):
             raise BadMedia(f"{recording_name(sound)}: it is silent, so it makes no noise.  Take it out of the noise folder.")
         return self._usable(sound)
 
     def is_silent(self, sound: Sound) -> bool:
-        """Whether nothing of it may be drawn."""
+        """Whether no part of it may be drawn."""
         return not len(self._usable(sound))
 
     def _usable(self, sound: Sound) -> DrawableAudio:
@@ -104,14 +108,14 @@ class RecordingCache:
             self._n_samples -= len(self._sounds.popitem(last=False)[1].audio)
         return usable
 
-    def draw(self, plan: NoisePlan) -> np.ndarray:
-        """The plan, rendered."""
-        return render(plan, lambda sound: self.get(sound).audio)
+    def audio(self, sound: Sound) -> np.ndarray:
+        """(S,) float32."""
+        return self.get(sound).audio
 
     def sequence(self, first: Sound, start: int, following: Callable[[], Sound], n_samples: int) -> tuple[Cut, ...]:
-        """`first` from `start` on, then as many further recordings as it takes, each faded into the next."""
+        """`first` from `start` on, then as many further recordings as needed, each crossfaded into the next."""
         usable, sound, fade, length, cuts = self.get(first), first, 0, 0, []
-        last = len(usable) - start                           # samples of it that no fade has touched
+        last = len(usable) - start                           # samples of it that are in no fade
         while True:
             n = min(last + fade, n_samples - length + fade)
             cuts += usable.cuts(sound, start, n, fade)
@@ -125,22 +129,20 @@ class RecordingCache:
 
 
 def recording_name(sound: Sound) -> str:
-    """What a message calls it."""
+    """The name of a recording in messages."""
     return "waveform" if isinstance(sound, np.ndarray) else sound.name if isinstance(sound, Recorded) else str(sound)
 
 
 def read(sound: Sound) -> np.ndarray:
-    """(S,) float32 mono, SAMPLE_RATE; nothing where there is no sound. Raises BadMedia for a file that cannot be read."""
-    if isinstance(sound, Recorded):
-        audio = sound.read()
-        return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
+    """(S,) float32 mono, SAMPLE_RATE; empty where the recording is silent. Raises BadMedia where a file cannot be read."""
     if isinstance(sound, np.ndarray):
         return np.asarray(sound, np.float32)
-    return media.read(sound, want_video=False).audio
+    audio = sound.read() if isinstance(sound, Recorded) else media.read(sound, want_video=False).audio
+    return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
 
 
-class Recordings:
-    """Files of noise: a random one from a random place on, and others after it where it is too short."""
+class Recordings(NoiseSource):
+    """Noise recordings: a random one from a random place on, and further ones where it is too short."""
 
     def __init__(self, sources: Sequence[Sound]):
         if not len(sources):
@@ -149,33 +151,29 @@ class Recordings:
         self._cache = RecordingCache(_without_padding)
 
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """A stretch of a recording, and others whole; never the padding within them."""
         sound = self._usable_recording(rng)
         start = int(rng.integers(max(1, len(self._cache.get(sound)) - n_samples + 1)))
         return NoisePlan(n_samples, (self._cache.sequence(sound, start, lambda: self._usable_recording(rng), n_samples),))
 
-    def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
-        """(n_samples,) float32 as loud as recorded."""
-        return self._cache.draw(self.plan(n_samples, rng))
-
     def recordings(self) -> list[Sound]:
-        """The files, in order."""
         return list(self.sources)
 
     def describe(self) -> dict[str, Any]:
-        """Their number and names."""
         return {"kind": "files", **_listed(self.sources)}
+
+    def _audio(self, sound: Sound) -> np.ndarray:
+        return self._cache.audio(sound)
 
     def _usable_recording(self, rng: np.random.Generator) -> Sound:
         return self.sources[int(rng.integers(len(self.sources)))]
 
 
-class Babble:
-    """Several people at once, all different, each at the same active level, sentence after sentence without pauses.
+class Babble(NoiseSource):
+    """Several different people at once, all at the same active level, sentence after sentence without pauses.
 
-    talkers: name -> recordings.  n_talkers: how many, or from how many to how many, are heard; "all": as many as there
-    are beside `without`, 3 to 8.  wants_speaker: the talkers are those of the corpus that is disturbed, so that whoever
-    is to be understood must be known, or he might be heard behind himself.
+    talkers: name -> recordings.  n_talkers: how many talk, or the least and the largest number; "all": everybody but
+    `without`, 3 to 8.  wants_speaker: the talkers are speakers of the corpus that gets the noise, so that `without` must be
+    given, or its speaker could be in the noise.
     """
 
     def __init__(self, talkers: Mapping[str, Sequence[Sound]], n_talkers: int | tuple[int, int] | Literal["all"] = (4, 8), *,
@@ -191,16 +189,11 @@ class Babble:
         self._other_talkers(None)
 
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """A stream of each talker."""
-        heard = self.choose(rng, without=without)
-        return NoisePlan(n_samples, tuple(self._stream(name, n_samples, rng) for name in heard), tuple(heard))
-
-    def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
-        """(n_samples,) float32 in which `without` is not heard."""
-        return self._cache.draw(self.plan(n_samples, rng, without=without))
+        chosen = self.choose(rng, without=without)
+        return NoisePlan(n_samples, tuple(self._stream(name, n_samples, rng) for name in chosen), tuple(chosen))
 
     def choose(self, rng: np.random.Generator, *, without: str | None = None) -> list[str]:
-        """Names of the talkers of one draw: all different, none of them `without`."""
+        """Names of the talkers of one draw, all different and none of them `without`."""
         if self.wants_speaker and without is None:
             raise AvsrError("babble: its talkers are the corpus's own, and an utterance has no speaker, who might be in it.  "
                             "Put speakers into the manifest, or name a folder of babble (--noise NAME=FOLDER).")
@@ -210,13 +203,14 @@ class Babble:
         return [names[i] for i in rng.permutation(len(names))[:n]]
 
     def recordings(self) -> list[Sound]:
-        """Those of all talkers."""
         return [sound for sources in self.talkers.values() for sound in sources]
 
     def describe(self) -> dict[str, Any]:
-        """The talkers, how many are heard, and their recordings."""
         return {"kind": "talkers", "n_talkers": "all" if self.all_talkers else [self.fewest, self.most],
                 "talkers": {name: _listed(sources) for name, sources in self.talkers.items()}}
+
+    def _audio(self, sound: Sound) -> np.ndarray:
+        return self._cache.audio(sound)
 
     def _other_talkers(self, without: str | None) -> list[str]:
         names = [name for name in self.talkers if name != without]
@@ -234,7 +228,7 @@ class Babble:
         return self._cache.sequence(sound, start, lambda: self._usable_recording(name, rng), n_samples)
 
     def _usable_recording(self, name: str, rng: np.random.Generator) -> Sound:
-        """A recording of a talker. In place of a silent utterance of a corpus the next one; a silent file is an error."""
+        """A random recording of a talker; the next one if it is a silent utterance of a corpus. A silent file is an error."""
         sources = self.talkers[name]
         which = int(rng.integers(len(sources)))
         for sound in (*sources[which:], *sources[:which]):
@@ -244,37 +238,27 @@ class Babble:
 
 
 class Talker(Babble):
-    """One person who talks without pause, and is not the one to be understood."""
+    """One person, who is not the speaker, talking without pause."""
 
     def __init__(self, talkers: Mapping[str, Sequence[Sound]], *, wants_speaker: bool = False):
         super().__init__(talkers, 1, wants_speaker=wants_speaker)
 
 
 @dataclass(frozen=True)
-class Coloured:
-    """Gaussian noise whose power falls with frequency to this power: 0 white, 1 pink, 2 brown. RMS 1 on average."""
+class Coloured(NoiseSource):
+    """Gaussian noise with power proportional to frequency ** -exponent: 0 white, 1 pink, 2 brown. RMS 1 on average."""
 
     exponent: float = 0.0
 
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """A seed."""
         return NoisePlan(n_samples, (Generated(int(rng.integers(SEEDS)), _fft_size(n_samples), float(self.exponent)),))
 
-    def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
-        """(n_samples,) float32; flat below 20 Hz."""
-        return render(self.plan(n_samples, rng), read)
-
-    def recordings(self) -> list[Sound]:
-        """None."""
-        return []
-
     def describe(self) -> dict[str, Any]:
-        """The exponent."""
         return {"kind": "coloured", "exponent": float(self.exponent)}
 
 
-class SpeechShaped:
-    """Steady noise with the long-term spectrum of speech, from at most 200 of the recordings, evenly picked."""
+class SpeechShaped(NoiseSource):
+    """Stationary noise with the long-term spectrum of at most 200 of the recordings, evenly picked."""
 
     def __init__(self, utterances: Sequence[Sound]):
         if not len(utterances):
@@ -283,31 +267,21 @@ class SpeechShaped:
 
     @cached_property
     def power(self) -> tuple[float, ...]:
-        """(N_FFT // 2 + 1,) of the largest, to six digits; the utterances are read when it is first asked for."""
+        """(N_FFT // 2 + 1,): the power spectrum relative to its maximum, to six digits; computed when first used."""
         power = np.sum([_spectrum(_trimmed(sound)) for sound in self.utterances], axis=0)
         if not power.any():
             raise BadMedia(f"speech-shaped noise: {len(self.utterances)} recordings, all silent.  Name others.")
         return tuple(float(f"{value:.6g}") for value in power / power.max())
 
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """A seed, under the spectrum."""
         return NoisePlan(n_samples, (Generated(int(rng.integers(SEEDS)), _fft_size(n_samples), power=self.power),))
 
-    def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
-        """(n_samples,) float32 of RMS 1 on average."""
-        return render(self.plan(n_samples, rng), read)
-
-    def recordings(self) -> list[Sound]:
-        """None: plans hold the spectrum."""
-        return []
-
     def describe(self) -> dict[str, Any]:
-        """The recordings that the spectrum is of."""
         return {"kind": "speech-shaped", **_listed(self.utterances)}
 
 
 def _listed(sounds: Sequence[Sound]) -> dict[str, Any]:
-    """How many recordings, and a fingerprint of their names, which does not say where they lie."""
+    """How many recordings there are, and a fingerprint of their names without folders."""
     names = [Path(recording_name(sound)).name if isinstance(sound, Path | str) else recording_name(sound) for sound in sounds]
     return {"recordings": len(names), "names_sha256": hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]}
 
@@ -315,24 +289,24 @@ def _listed(sounds: Sequence[Sound]) -> dict[str, Any]:
 def _fft_size(n_samples: int) -> int:
     from scipy.fft import next_fast_len
 
-    return next_fast_len(n_samples, real=True)
+    return cast(int, next_fast_len(n_samples, real=True))   # scipy's stub says None
 
 
 def _trimmed(sound: Sound) -> np.ndarray:
-    """The speech of a recording at its level."""
+    """The speech of a recording at a normalised level."""
     usable = _speech_only(read(sound))
     return np.concatenate([usable.audio[start:stop] for start, stop in usable.spans] or [usable.audio[:0]]) * usable.gain
 
 
 def _spectrum(audio: np.ndarray) -> np.ndarray:
-    """(N_FFT // 2 + 1,) summed power of half-overlapping Hann windows."""
+    """(N_FFT // 2 + 1,): the power in Hann windows with half overlap, added up."""
     padded = np.pad(audio, (0, max(0, N_FFT - len(audio))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[:: N_FFT // 2]
     return np.square(np.abs(np.fft.rfft(frames * np.hanning(N_FFT)))).sum(axis=0)
 
 
 def _without_padding(audio: np.ndarray) -> DrawableAudio:
-    """Without the stretches of 10 ms in which nothing was recorded, so that no cut is silent from end to end."""
+    """Leave out padding, in blocks of 10 ms, so that no cut is silent from end to end."""
     peaks = np.abs(_blocks(audio, HOP)).max(axis=1, initial=0)
     loud = peaks > peaks.max(initial=0) * 10 ** (-PADDING_DB / 20)
     edges = np.flatnonzero(np.diff(loud, prepend=False, append=False)) * HOP
@@ -340,10 +314,10 @@ def _without_padding(audio: np.ndarray) -> DrawableAudio:
 
 
 def _speech_only(audio: np.ndarray) -> DrawableAudio:
-    """Without what comes before and after the speech, and at an active level of 0 dB; empty where all is silent.
+    """Leave out what precedes and follows the speech, and normalise to an active level of 0 dB; empty where all is silent.
 
-    Speech is where 50 ms have an RMS above P.56's threshold of activity. On 72 GRID sentences with word times, in their
-    background noise, that begins 0.03 s late and ends 0.12 s late (medians); with 20 dB it keeps 0.9 s of noise.
+    Speech is where blocks of 50 ms have an RMS above P.56's threshold of activity. On 72 GRID sentences with word times and
+    their background noise, it starts 0.03 s late and ends 0.12 s late (medians); with 20 dB it keeps 0.9 s of noise.
     """
     level = active_level(audio)
     if not math.isfinite(level):
@@ -352,10 +326,10 @@ def _speech_only(audio: np.ndarray) -> DrawableAudio:
     loud = np.flatnonzero(power > 10 ** ((level - MARGIN) / 10))
     if not len(loud):
         return DrawableAudio(audio, ())
-    gain = float(f"{10 ** (-level / 20):.9g}")               # so that the last bit of another machine changes no plan
+    gain = float(f"{10 ** (-level / 20):.9g}")               # so that the last bit on another machine changes no plan
     return DrawableAudio(audio, ((int(loud[0]) * SPEECH_BLOCK, min((int(loud[-1]) + 1) * SPEECH_BLOCK, len(audio))),), gain)
 
 
 def _blocks(audio: np.ndarray, size: int) -> np.ndarray:
-    """(S,) -> (ceil(S / size), size), the last one filled up with zeros."""
+    """(S,) -> (ceil(S / size), size), the last block padded with zeros."""
     return np.pad(audio, (0, -len(audio) % size)).reshape(-1, size)

@@ -8,38 +8,35 @@ from dataclasses import replace
 from avsr.errors import AvsrError, counted
 from avsr.html.table import Column, Table
 from avsr.metrics import Cell
-from avsr.report.page import Section
+from avsr.metrics.counting import normalised_pair
 from avsr.report.result_table import ResultTable
 from avsr.report.runs import Run
-from avsr.report.tables import cell_values, make_table, ordered_cells
-from avsr.text import normalise
+from avsr.report.tables import Section, cell_values, make_table, ordered_cells
 
 SIGNIFICANT = 0.05                                          # p below which a difference is bold
 
 
 def comparison_section(runs: Sequence[Run], results: ResultTable) -> Section:
-    """The second run minus the first. Raises AvsrError where no utterance is in both, or one says something else there."""
-    notes = _checked(*runs)
-    pairs = paired_systems(*runs)
+    """The second run minus the first: systems of one name are paired with each other, or else all with all.
+
+    Raises AvsrError where no utterance is in both, or one says something else there.
+    """
+    notes, (first, second) = _checked(*runs), runs
+    theirs = {system: name for name, system in second.systems.items()}
+    pairs = [(name, theirs[system]) for name, system in first.systems.items() if system in theirs]
+    pairs = pairs or [(one, other) for one in first.systems for other in second.systems]
     tables = [_compared(results, *pair, intact=intact) for pair in pairs for intact in (True, False)]
     return Section("compared", "The two runs compared", tables=[*tables, _unpaired(results, pairs)], notes=notes)
 
 
-def paired_systems(first: Run, second: Run) -> list[tuple[str, str]]:
-    """Systems of one name with each other; where there are none, each of the first run with each of the second."""
-    theirs = {system: name for name, system in second.systems.items()}
-    same = [(name, theirs[system]) for name, system in first.systems.items() if system in theirs]
-    return same or [(one, other) for one in first.systems for other in second.systems]
-
-
 def _checked(first: Run, second: Run) -> list[str]:
     """What the reader must know of the two."""
-    texts, others = ({row.id: row.reference for row in run.rows} for run in (first, second))
+    texts, others = ({row.id: normalised_pair(row)[0] for row in run.rows} for run in (first, second))
     shared = [one for one in texts if one in others]
     if not shared:
         raise AvsrError(f"{first.folder} and {second.folder}: no utterance is in both, so nothing can be paired.  "
                         "Compare runs of one test set.")
-    if odd := [one for one in shared if normalise(texts[one]) != normalise(others[one])]:
+    if odd := [one for one in shared if texts[one] != others[one]]:
         raise AvsrError(f"{first.folder} and {second.folder}: {len(odd)} of {len(shared)} utterances have other references, "
                         f"such as {odd[0]}.  Compare runs of one test set.")
     notes = []
@@ -71,7 +68,7 @@ def _compared(results: ResultTable, one: str, other: str, *, intact: bool) -> Ta
                      "utterances": found.difference.utterances})
     return make_table("compared", f"{other} against {one}: WER %" + ("" if intact else " when the picture is bad"), rows,
                       "Differences are of the same utterances in the same conditions. Bold: p < "
-                      f"{SIGNIFICANT:g}, for each line by itself; of twenty lines without any difference one is bold by chance.",
+                      f"{SIGNIFICANT:g}, each line by itself; of twenty lines without any difference one is bold by chance.",
                       hidden=("first", "second"), strong=strong, columns={
                           "wer_first": Column(one), "wer_second": Column(other),
                           "difference": Column(f"{other} minus {one}", "+.1f")})

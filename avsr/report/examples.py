@@ -13,12 +13,12 @@ from typing import Any
 
 from avsr.html.page import data_uri, word_edits
 from avsr.metrics import NOTHING, Cell, Score, scored, worst_and_best_ids
+from avsr.metrics.counting import normalised_pair
 from avsr.names import file_name
-from avsr.report.page import Section
 from avsr.report.result_table import CLEAN, ResultTable, condition_name
 from avsr.report.runs import MODALITY_NAMES
+from avsr.report.tables import Section
 from avsr.results import ResultRow
-from avsr.text import normalise
 
 MOST_BYTES = 3_000_000                                      # of a recording: the page must open on a telephone
 N_EXAMPLES = 6                                              # of the worst, and of the best
@@ -42,7 +42,7 @@ def example_section(results: ResultTable, media: Path) -> Section:
     def example(one: str) -> dict[str, Any]:
         first = next(iter(rows[one].values()))
         uri, is_video = _recording(media, one, notes)
-        return {"id": one, "speaker": first.speaker, "reference": normalise(first.reference), "both": whole[one].percent,
+        return {"id": one, "speaker": first.speaker, "reference": normalised_pair(first)[0], "both": whole[one].percent,
                 "sound": sound.get(one, NOTHING).percent, "written": _written(results, system, rows[one]), "recording": uri,
                 "is_video": is_video}
 
@@ -66,12 +66,12 @@ def _scores(results: ResultTable, system: str, modality: str) -> dict[str, Score
 def _written(results: ResultTable, system: str, found: Mapping[Cell, ResultRow]) -> list[dict[str, Any]]:
     """By lips, and by sound and both where it is clean and in the loudest of each noise."""
     conditions = [CLEAN, *((noise, results.levels(noise)[-1]) for noise in results.noises)]
-    cells = [results.find(system, "v"), *(results.find(system, modality, one) for one in conditions for modality in ("a", "av"))]
+    cells = [results.find(system, modality, one) for one in conditions for modality in ("a", "av")]
     out = []
-    for cell in (cell for cell in cells if cell is not None and cell in found):
+    for cell in (cell for cell in (results.find(system, "v"), *cells) if cell is not None and cell in found):
         row = found[cell]
         by = MODALITY_NAMES[cell.modality] + ("" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}")
-        out.append({"by": by, "words": word_edits(normalise(row.reference), normalise(row.hypothesis)),
+        out.append({"by": by, "words": word_edits(*normalised_pair(row)),
                     "wer": scored([row])[0].percent})
     return out
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from avsr.corrupt import CORRUPTIONS
 from avsr.html.plot import BOTH, FAINT, LIPS, OTHER_COLOURS, SOUND
+from avsr.html.table import bounds
 from avsr.metrics import Cell, Estimate
 from avsr.report.result_table import INTACT, Corruption, ResultTable, condition_name, snr_text
 from avsr.report.runs import Run
-from avsr.report.sheet import Curve, LineStyle, Sheet, SnrPanel, line_style, snr_sheet
+from avsr.report.sheet import Curve, Sheet, SnrPanel, Style, line_style, snr_sheet, system_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def _wer_curves(results: ResultTable, noise: str | None) -> Iterator[Curve]:
         for modality in ("a", "v", "av"):
             points = [(condition[1], rate) for condition in results.conditions(noise)
                       if (rate := results.rate(results.find(system, modality, condition))) is not None]
-            yield Curve(line_style(results, system, modality), points, level=modality == "v")
+            yield Curve(system_style(results, system, modality), points, level=modality == "v")
 
 
 def _scaled(results: ResultTable, sheet: Sheet) -> Sheet:
@@ -59,7 +60,7 @@ def reliability_sheet(results: ResultTable) -> Sheet | None:
     def curve(i: int, system: str, noise: str | None, field: str) -> Curve:
         values = [(condition[1], [value for row in results.rows_of(results.find(system, "av", condition))
                                   if (value := getattr(row, field)) is not None]) for condition in results.conditions(noise)]
-        return Curve(LineStyle(noise or "clean", (BOTH, *OTHER_COLOURS)[i % 5], "sD^vP"[i % 5]),
+        return Curve(line_style(noise or "clean", (BOTH, *OTHER_COLOURS)[i % 5], "sD^vP"[i % 5]),
                      [(snr_db, Estimate(float(np.mean(some)), *map(float, np.quantile(some, [0.1, 0.9]))))
                       for snr_db, some in values if some])
 
@@ -88,7 +89,7 @@ def corruption_sheet(results: ResultTable) -> Sheet | None:
 
 
 def _draw_corruptions(results: ResultTable, axis: Axes, system: str, kind: str) -> None:
-    """One kind of corruption, or those without amounts, from harmless to harmful; a delay has the intact picture in the middle."""
+    """One kind of corruption, or those without amounts, from harmless to harmful; a delay has the intact picture amid."""
     same = [one for one in results.corruptions if (str(one[0]) if one[1] is not None else "") == kind]
     below = [one for one in same if one[1] is not None and one[1] < 0]
     places: list[Corruption] = [*below, INTACT, *same[len(below):]]
@@ -101,24 +102,24 @@ def _draw_corruptions(results: ResultTable, axis: Axes, system: str, kind: str) 
                          label=f"sound, {where}")
         dash = ("-", (0, (4, 1.6)))[i > 0] if kind else ""  # what has no amount has no order, and no line
         cells = [results.find(system, "av", condition, corruption) for corruption in places]
-        _draw_bars(results, axis, cells, LineStyle(f"both, {where}", BOTH, "s", dash, i > 0), 0.05 * (1 + 2 * i))
+        _draw_bars(results, axis, cells, line_style(f"both, {where}", BOTH, "s", dash, i > 0), 0.05 * (1 + 2 * i))
     cells = [results.find(system, "v", corruption=corruption) for corruption in places]
-    _draw_bars(results, axis, cells, LineStyle("lips", LIPS, "o", (0, (6, 2)) if kind else ""), -0.05)
+    _draw_bars(results, axis, cells, line_style("lips", LIPS, "o", (0, (6, 2)) if kind else ""), -0.05)
     names = {"noface": "no face", "face": "another's", None: "none"}
     axis.set_xticks(range(len(places)), [names.get(one, str(one)) if amount is None else snr_text(amount)
                                          for one, amount in places])
     axis.set(xlim=(-0.4, len(places) - 0.6), xlabel=CORRUPTIONS[kind].unit if kind in CORRUPTIONS else "", ylabel=AXIS_WER)
 
 
-def _draw_bars(results: ResultTable, axis: Axes, cells: Sequence[Cell | None], style: LineStyle, aside: float) -> None:
+def _draw_bars(results: ResultTable, axis: Axes, cells: Sequence[Cell | None], style: Style, aside: float) -> None:
     """A line with intervals through those cells that there are."""
-    points = [(i + aside, rate) for i, cell in enumerate(cells)
-              if (rate := results.rate(cell)) is not None and rate.percent is not None]
-    for place, rate in points:
-        if rate.low is not None:
-            axis.plot([place, place], [rate.low, rate.high], color=style.colour, linewidth=1, alpha=0.6)
+    points = [(i + aside, *bounds(rate)) for i, cell in enumerate(cells) if (rate := results.rate(cell)) is not None]
+    points = [point for point in points if point[1] is not None]
+    for place, _, low, high in points:
+        if low is not None and high is not None:
+            axis.plot([place, place], [low, high], color=style["color"], linewidth=1, alpha=0.6)
     if points:
-        axis.plot([place for place, _ in points], [rate.percent for _, rate in points], zorder=3, **style.options)
+        axis.plot([point[0] for point in points], [point[1] for point in points], zorder=3, **style)
 
 
 def speed_sheet(results: ResultTable, runs: Sequence[Run]) -> Sheet | None:
@@ -128,19 +129,22 @@ def speed_sheet(results: ResultTable, runs: Sequence[Run]) -> Sheet | None:
     sums: dict[tuple[str, str], np.ndarray] = {}
     for batch in (batch for run in runs for batch in run.timings if batch["modality"] != "none"):
         key = batch["system"], batch["modality"]
-        sums[key] = sums.get(key, np.zeros(2)) + [batch["seconds"], batch["audio_s"]]
-    points = {key: (seconds / audio, percents) for key, (seconds, audio) in sums.items() if audio and seconds and (percents := [
-        percent for cell in results.cells if (cell.system, cell.modality, cell.corruption) == (*key, None)
-        and (percent := results.percent(cell)) is not None])}
+        sums[key] = sums.get(key, np.zeros(2)) + np.array([batch["seconds"], batch["audio_s"]])
+    points = {}
+    for key, (seconds, audio) in sums.items():
+        percents = [percent for cell in results.cells if (cell.system, cell.modality, cell.corruption) == (*key, None)
+                    and (percent := results.percent(cell)) is not None]
+        if audio and seconds and percents:
+            points[key] = seconds / audio, percents
     if not points:
         return None
     sheet = Sheet(1)
     (axis,) = sheet.axes
     for key, (factor, percents) in points.items():
-        style = line_style(results, *key)
-        axis.plot([factor, factor], [min(percents), max(percents)], color=style.colour, linewidth=1.2, alpha=0.6)
+        style = system_style(results, *key)
+        axis.plot([factor, factor], [min(percents), max(percents)], color=style["color"], linewidth=1.2, alpha=0.6)
         axis.plot([factor], [np.mean(percents)],
-                  **style.options | {"linestyle": "", "marker": style.marker or "o", "markersize": 6})
+                  **style | {"linestyle": "", "marker": style["marker"] or "o", "markersize": 6})
     slowest = max(factor for factor, _ in points.values())
     axis.set(xscale="log", xlabel="seconds of computing for a second of speech", ylabel=AXIS_WER,
              xlim=(min(factor for factor, _ in points.values()) / 1.8, slowest * 1.8))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -37,37 +36,33 @@ class NoHarm:
 
 
 class ResultTable:
-    """All rows of a report by cell. SNRs run from clean to loud noise."""
+    """All rows of a report by cell. SNRs run from clean to loud noise.
+
+    video_systems: those that were given video; they come first in systems.  panel_noises: noise families, each with a panel or
+    table of its own, or None if there are none.  all_conditions: clean, and every noise at every level.  main_conditions:
+    clean, and the level nearest 0 dB of each noise.  corruptions: in the order of CORRUPTIONS, amounts from small to large.
+    """
 
     def __init__(self, rows: Sequence[ResultRow]):
         self.rows = rows
         self.cells: dict[Cell, list[ResultRow]] = cells(rows)
-        self._computed: dict[tuple, object] = {}
-
-    @cached_property
-    def systems(self) -> list[str]:
-        """All systems, those with video first."""
-        return sorted(dict.fromkeys(row.system for row in self.rows), key=lambda system: system not in self.video_systems)
-
-    @cached_property
-    def video_systems(self) -> list[str]:
-        """Systems that were given video."""
-        return list(dict.fromkeys(cell.system for cell in self.cells if "v" in cell.modality))
-
-    @cached_property
-    def noises(self) -> list[str]:
-        """Noise families."""
-        return list(dict.fromkeys(cell.noise for cell in self.cells if cell.noise is not None))
-
-    @cached_property
-    def panel_noises(self) -> list[str | None]:
-        """What figures and tables have one panel each for: the noise families, or no noise where there is none."""
-        return list(self.noises) or [None]
+        self._computed: dict[tuple, Any] = {}
+        self.video_systems = list(dict.fromkeys(cell.system for cell in self.cells if "v" in cell.modality))
+        self.systems = sorted(dict.fromkeys(row.system for row in rows), key=lambda system: system not in self.video_systems)
+        self.noises = list(dict.fromkeys(cell.noise for cell in self.cells if cell.noise is not None))
+        self.panel_noises: list[str | None] = [*self.noises] or [None]
+        self.all_conditions = list(dict.fromkeys(one for noise in self.panel_noises for one in self.conditions(noise)))
+        nearest = {noise: min(filter(is_number, self.levels(noise)), key=abs) for noise in self.noises}
+        self.main_conditions: list[Condition] = [CLEAN, *nearest.items()]
+        found = list(dict.fromkeys((cell.corruption, cell.amount) for cell in self.cells if cell.corruption is not None))
+        kinds = (*CORRUPTIONS, *(kind for kind, _ in found))
+        self.corruptions = sorted(found, key=lambda one: (kinds.index(one[0]), one[1] is not None, one[1] or 0.0))
+        self.corrupted_systems = [system for system in self.video_systems
+                                  if any(cell.system == system and cell.corruption is not None for cell in self.cells)]
 
     def levels(self, noise: str | None = None) -> list[float | None]:
         """SNRs measured in a noise, or in any: clean (None) first if it was measured."""
-        found = {cell.snr_db for cell in self.cells
-                 if cell.noise is not None and cell.snr_db is not None and noise in (None, cell.noise)}
+        found = {cell.snr_db for cell in self.cells if cell.snr_db is not None and noise in (None, cell.noise)}
         clean = any(cell.noise is None and "a" in cell.modality for cell in self.cells)
         return [*([None] if clean or not found else []), *sorted(found, reverse=True)]
 
@@ -75,34 +70,10 @@ class ResultTable:
         """The levels of a noise as conditions."""
         return [CLEAN if snr_db is None else (noise, snr_db) for snr_db in self.levels(noise)]
 
-    @cached_property
-    def all_conditions(self) -> list[Condition]:
-        """Clean, and every noise at every level."""
-        return list(dict.fromkeys(one for noise in self.panel_noises for one in self.conditions(noise)))
-
-    @cached_property
-    def main_conditions(self) -> list[Condition]:
-        """Clean, and the level nearest 0 dB of each noise."""
-        noisy = [(noise, [snr_db for snr_db in self.levels(noise) if snr_db is not None]) for noise in self.noises]
-        return [CLEAN, *((noise, min(levels, key=abs)) for noise, levels in noisy)]
-
-    @cached_property
-    def corrupted_systems(self) -> list[str]:
-        """Systems that were shown corrupted pictures."""
-        return [system for system in self.video_systems
-                if any(cell.system == system and cell.corruption is not None for cell in self.cells)]
-
     def corrupted_conditions(self, system: str) -> list[Condition]:
         """Conditions at which both together were measured with corrupted pictures."""
-        return list(dict.fromkeys((cell.noise, cell.snr_db) for cell in self.cells if cell.system == system
-                                  and cell.modality == "av" and cell.corruption is not None))
-
-    @cached_property
-    def corruptions(self) -> list[Corruption]:
-        """Kinds in the order of CORRUPTIONS, amounts from small to large."""
-        kinds = {cell.corruption: None for cell in self.cells if cell.corruption is not None}
-        found = {(cell.corruption, cell.amount) for cell in self.cells if cell.corruption is not None}
-        return sorted(found, key=lambda one: ((*CORRUPTIONS, *kinds).index(one[0]), one[1] is not None, one[1] or 0.0))
+        return list(dict.fromkeys((cell.noise, cell.snr_db) for cell in self.cells
+                                  if (cell.system, cell.modality) == (system, "av") and cell.corruption is not None))
 
     def find(self, system: str, modality: str, condition: Condition = CLEAN, corruption: Corruption = INTACT) -> Cell | None:
         """The cell, if it was measured. Noise does not change lips alone, nor a corrupted picture sound alone."""
@@ -117,7 +88,7 @@ class ResultTable:
         """What `compute` gives, remembered by key."""
         if key not in self._computed:
             self._computed[key] = compute()
-        return self._computed[key]                          # type: ignore[return-value]
+        return self._computed[key]
 
     def rate(self, cell: Cell | None) -> Rate | None:
         """Word error rate with its interval."""
@@ -129,7 +100,7 @@ class ResultTable:
         return None if rate is None else rate.percent
 
     def difference(self, cell: Cell, other: Cell, *, tested: bool = False) -> Paired:
-        """Word error rate of `cell` minus that of `other`, on the utterances of both. tested: with a p-value, which is slower."""
+        """Word error rate of one cell minus that of another, on the utterances of both. tested: with a p-value (slow)."""
         def compute() -> Paired:
             theirs = {row.id: row for row in self.cells[other]}
             ours = [row for row in self.cells[cell] if row.id in theirs]
@@ -150,6 +121,11 @@ class ResultTable:
             return NoHarm(found)
         kept = no_harm(percents["av"], percents["a"], percents["v"])
         return NoHarm(found, self.difference(both, better).difference, kept)
+
+
+def is_number(snr_db: float | None) -> TypeGuard[float]:
+    """Whether an SNR is not that of clean sound."""
+    return snr_db is not None
 
 
 def rng() -> np.random.Generator:

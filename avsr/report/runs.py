@@ -17,6 +17,7 @@ from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
 from avsr.names import escape_controls
 from avsr.results import FIELD_TYPES, INVARIANT_FIELDS, NAME, RUN, TIMINGS, ResultRow, read_results
+from avsr.text import NORMALISERS
 
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
 NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # fields whose values people have chosen
@@ -41,8 +42,9 @@ class Run:
     systems: dict[str, str] = field(default_factory=dict)
 
 
-def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None) -> list[Run]:
+def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None, normaliser: str | None = None) -> list[Run]:
     """One or two runs, whose systems have names of their own; `where`: only rows with these values, of the row or its labels.
+    normaliser: a key of text.NORMALISERS that takes the place of the one that the rows name.
 
     Raises AvsrError, as where their normalisers differ.
     """
@@ -51,11 +53,13 @@ def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None) -
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise AvsrError(f"{folders[0]}: given twice, and a run compared with itself shows nothing.  Give two folders.")
     runs = [filter_rows(open_run(folder, name), where or {}) for folder, name in zip(folders, _names(folders), strict=True)]
+    if normaliser is not None:
+        runs = [replace(run, rows=[replace(row, normaliser=NORMALISERS[normaliser]) for row in run.rows]) for run in runs]
     rules = {run.rows[0].normaliser: run for run in runs}
     if len(rules) > 1:
         named = ", ".join(f"{run.folder} by {rule}" for rule, run in rules.items())
-        raise AvsrError(f"rows of {len(rules)} normalisers cannot be compared: {named}.  Run the benchmark again for one of "
-                        "them.")
+        raise AvsrError(f"rows of {len(rules)} normalisers cannot be compared: {named}.  Choose one with --normaliser, as the "
+                        "rows hold the texts as they were written.")
     return _distinct_systems(runs)
 
 
@@ -71,9 +75,9 @@ def open_run(folder: Path, name: str | None = None) -> Run:
         raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
     _check_one_measurement(rows, path)
     if all(row.modality == "none" for row in rows):
-        raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, without any input.  Run the benchmark with a, v or "
-                        "av.")
-    warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again completes it."]
+        raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, without any input.  Run the benchmark with a, v "
+                        "or av.")
+    warnings = [f"{path}: its last line was cut off by a crash and is left out.  Run the same benchmark again to complete it."]
     rows = _with_visible_names(rows)
     timings = [line | {"system": escape_controls(line["system"])} for line in _read_timings(folder / TIMINGS)]
     return Run(escape_controls(name or folder.resolve().name), folder, rows, timings, _read_about(folder / RUN),
@@ -134,9 +138,11 @@ def _read_timings(path: Path) -> list[dict]:
     out = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else [], 1):
         try:
-            out.append(json.loads(line))
-            if not all(isinstance(out[-1][name], kind) for name, kind in BATCH.items()) or out[-1]["modality"] not in MODALITY_NAMES:
+            batch = json.loads(line)
+            known = batch["modality"] in MODALITY_NAMES
+            if not known or not all(isinstance(batch[name], kind) for name, kind in BATCH.items()):
                 raise ValueError(f"a batch needs {', '.join(BATCH)}")
+            out.append(batch)
         except (ValueError, KeyError, TypeError) as error:
             raise AvsrError(f"{path}, line {number}: not a batch ({error}).  Delete the file to make the report without "
                             "speeds.") from error

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from avsr.html.plot import MODALITY_COLOURS, OTHER_COLOURS, PAPER, STYLE
+from avsr.html.plot import MODALITY_COLOURS, OTHER_COLOURS, PAPER, file_bytes
 from avsr.html.table import bounds
 from avsr.report.result_table import ResultTable, snr_text
 from avsr.report.runs import MODALITY_NAMES
@@ -22,124 +22,95 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 7.0                                                 # inches: a paper's two columns
-NARROW = 3.3                                                # one column, or a telephone
-TITLE, GUTTER, LEGEND = 0.3, 0.1, 0.17                      # inches above a panel, beside it, and of a line of the legend
-EM, SMALLEST = 0.67, 6.0                                    # width of a bold letter in its size; points
-MARKERS = {"a": "o", "v": "", "av": "s"}
-OTHER_MARKERS = ("^", "D", "v", "P")
-DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), "-.")
-LIPS_DASHES: tuple[Any, ...] = ((0, (6, 2)), (0, (1.2, 1.2)), "-.", "-")
+WIDTH, NARROW = 7.0, 3.3                                    # inches: a paper's two columns, and one column or a telephone
+LEFT, TITLE, GUTTER, LEGEND = 0.5, 0.3, 0.1, 0.17           # inches beside, above and between panels; of a line of the legend
+EM, TITLE_SIZE, SMALLEST = 0.67, 8.5, 6.0                   # width of a bold letter in its size; points
+DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), "-.")
+LIPS_DASHES = ((0, (6, 2)), (0, (1.2, 1.2)), "-.", "-")
+Style = dict[str, Any]                                      # of a line, for Axes.plot
 
 
-@dataclass(frozen=True)
-class LineStyle:
-    """How the line of one system and modality is drawn."""
-
-    label: str
-    colour: str
-    marker: str
-    dash: Any = "-"
-    hollow: bool = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """For Axes.plot."""
-        label = f" {self.label}" if self.label.startswith("_") else self.label       # matplotlib's legends leave out _names
-        return {"color": self.colour, "marker": self.marker, "linestyle": self.dash, "label": label,
-                "markerfacecolor": PAPER if self.hollow else self.colour, "markeredgecolor": self.colour}
+def line_style(label: str, colour: str, marker: str, dash: Any = "-", hollow: bool = False) -> Style:
+    """How a line is drawn. Matplotlib's legends leave out labels that begin with an underscore."""
+    return {"color": colour, "marker": marker, "linestyle": dash, "label": f" {label}" if label.startswith("_") else label,
+            "markerfacecolor": PAPER if hollow else colour, "markeredgecolor": colour}
 
 
-def line_style(results: ResultTable, system: str, modality: str) -> LineStyle:
+def system_style(results: ResultTable, system: str, modality: str) -> Style:
     """The line of a system and modality, the same in every figure. The second system with video is dashed and hollow."""
     label = MODALITY_NAMES[modality] if len(results.systems) == 1 else f"{system}, {MODALITY_NAMES[modality]}"
     if system not in results.video_systems:
         i = (results.systems.index(system) - len(results.video_systems)) % len(OTHER_COLOURS)
-        return LineStyle(label if len(results.systems) == 1 else system, OTHER_COLOURS[i], OTHER_MARKERS[i])
-    number = results.video_systems.index(system)
-    dashes = LIPS_DASHES if modality == "v" else DASHES
-    return LineStyle(label, MODALITY_COLOURS[modality], MARKERS[modality], dashes[number % 4], number > 0)
+        return line_style(label if len(results.systems) == 1 else system, OTHER_COLOURS[i], "^DvP"[i])
+    number, dashes = results.video_systems.index(system), LIPS_DASHES if modality == "v" else DASHES
+    marker = {"a": "o", "v": "", "av": "s"}[modality]
+    return line_style(label, MODALITY_COLOURS[modality], marker, dashes[number % 4], number > 0)
 
 
 class Curve(NamedTuple):
-    """A line over SNR. points: (SNR, None for clean; Rate, Estimate or number), without those that are absent.
+    """A line over SNR. points: (SNR, None for clean; Rate, Estimate or number).  level: the line is as high as its first point
+    everywhere, as noise does not change lips alone."""
 
-    level: the line is as high as its first point everywhere: noise does not change lips alone."""
-
-    style: LineStyle
+    style: Style
     points: Sequence[tuple[float | None, Any]]
     level: bool = False
 
 
 class SnrPanel(NamedTuple):
-    """A panel of curves. snrs: all levels that its axis shows."""
+    """A panel of curves. snrs: all levels that its axis shows: dB as they are, and clean beyond the highest, past a gap."""
 
     title: str
     ylabel: str
     snrs: Sequence[float | None]
     curves: Sequence[Curve]
 
+    def draw(self, axis: Axes) -> None:
+        """Draw the curves, and label the axis."""
+        noisy = sorted(snr for snr in self.snrs if snr is not None)
+        step = min(np.diff(noisy), default=5.0)
+        places = {snr: snr for snr in noisy} | ({None: noisy[-1] + 1.2 * step if noisy else 0.0} if None in self.snrs else {})
+        for curve in self.curves:
+            if points := [(snr, places[snr], *bounds(value)) for snr, value in curve.points if bounds(value)[0] is not None]:
+                (_draw_level if curve.level else _draw_curve)(axis, curve.style, points)
+        axis.set_xticks(list(places.values()), [snr_text(snr) for snr in places])
+        first, last = min(places.values()), max(places.values())
+        pad = 0.04 * max(last - first, 1)
+        axis.set(title=self.title, ylabel=self.ylabel, xlabel="signal-to-noise ratio, dB", xlim=(first - pad, last + 1.6 * pad))
+
+
+def _draw_level(axis: Axes, style: Style, points: Sequence[tuple]) -> None:
+    _, _, value, low, high = points[0]
+    options: Style = style | {"marker": ""}
+    axis.axhline(value, **options, zorder=2)
+    if low is not None:
+        axis.axhspan(low, high, color=style["color"], alpha=0.1, linewidth=0, zorder=0)
+
+
+def _draw_curve(axis: Axes, style: Style, points: Sequence[tuple]) -> None:
+    """A curve and its intervals, dotted where it leaves the scale of dB for clean."""
+    noisy, clean = sorted(one[1:] for one in points if one[0] is not None), [one[1:] for one in points if one[0] is None]
+    spans = [(place, low, high) for place, _, low, high in noisy if low is not None]
+    if len(spans) > 1:
+        places, lows, highs = np.array(spans).T
+        axis.fill_between(places, lows, highs, color=style["color"], alpha=0.16, linewidth=0, zorder=1)
+    for place, _, low, high in [one for one in clean + (noisy if len(spans) == 1 and clean else []) if one[2] is not None]:
+        axis.plot([place, place], [low, high], color=style["color"], alpha=0.45, linewidth=2.6, zorder=1, solid_capstyle="butt")
+    if noisy:
+        axis.plot([one[0] for one in noisy], [one[1] for one in noisy], zorder=3, **style)
+    for place, value, *_ in clean:
+        alone: Style = style | {"linestyle": ""} | ({"label": "_"} if noisy else {})
+        axis.plot([place], [value], zorder=3, **alone)
+        if noisy:
+            axis.plot([noisy[-1][0], place], [noisy[-1][1], value], color=style["color"], linestyle=(0, (1, 1.6)),
+                      linewidth=1.1, zorder=2.5)
+
 
 def snr_sheet(panels: Sequence[SnrPanel], *, columns: int = 3, height: float = 2.4) -> Sheet:
     """The panels, not yet finished: their scales upwards are still the caller's."""
     sheet = Sheet(len(panels), columns=columns, height=height)
     for axis, panel in zip(sheet.axes, panels, strict=True):
-        levels = Levels(panel.snrs)
-        for curve in panel.curves:
-            levels.draw(axis, curve)
-        levels.label(axis)
-        axis.set(title=panel.title, ylabel=panel.ylabel)
+        panel.draw(axis)
     return sheet
-
-
-class Levels:
-    """Places of signal-to-noise ratios on an axis: dB as they are, and clean beyond the highest, past a gap."""
-
-    def __init__(self, snrs: Sequence[float | None]):
-        self.noisy = sorted({snr for snr in snrs if snr is not None})
-        self.clean = None in snrs
-        step = min((b - a for a, b in zip(self.noisy, self.noisy[1:], strict=False)), default=5.0)
-        self.right = (self.noisy[-1] + 1.2 * step) if self.noisy else 0.0
-
-    def label(self, axis: Axes) -> None:
-        """Ticks and labels."""
-        places = [*self.noisy, *([self.right] if self.clean else [])]
-        axis.set_xticks(places, [*map(snr_text, self.noisy), *(["clean"] if self.clean else [])])
-        axis.set_xlabel("signal-to-noise ratio, dB")
-        pad = 0.04 * max(places[-1] - places[0], 1)
-        axis.set_xlim(places[0] - pad, places[-1] + 1.6 * pad)
-
-    def draw(self, axis: Axes, curve: Curve) -> None:
-        """A curve and its intervals, dotted where it leaves the scale of dB for clean."""
-        style = curve.style
-        known = [(snr, *bounds(value)) for snr, value in curve.points if bounds(value)[0] is not None]
-        if not known:
-            return
-        if curve.level:
-            _, value, low, high = known[0]
-            axis.axhline(value, **style.options | {"marker": ""}, zorder=2)
-            if low is not None and high is not None:
-                axis.axhspan(low, high, color=style.colour, alpha=0.1, linewidth=0, zorder=0)
-            return
-        self._intervals(axis, [(snr, low, high) for snr, _, low, high in known if low is not None], style.colour)
-        noisy = sorted((snr, value) for snr, value, *_ in known if snr is not None)
-        clean = [value for snr, value, *_ in known if snr is None]
-        if noisy:
-            axis.plot(*zip(*noisy, strict=True), zorder=3, **style.options)
-        if clean:
-            label = "_" if noisy else style.options["label"]
-            axis.plot([self.right], clean, zorder=3, **style.options | {"label": label, "linestyle": ""})
-        if noisy and clean:
-            snr, value = noisy[-1]
-            axis.plot([snr, self.right], [value, clean[0]], color=style.colour, linestyle=(0, (1, 1.6)), linewidth=1.1, zorder=2.5)
-
-    def _intervals(self, axis: Axes, points: Sequence[tuple[float | None, Any, Any]], colour: str) -> None:
-        noisy = sorted((snr, low, high) for snr, low, high in points if snr is not None)
-        if len(noisy) > 1:
-            axis.fill_between(*zip(*noisy, strict=True), color=colour, alpha=0.16, linewidth=0, zorder=1)
-        bars = [(self.right, low, high) for snr, low, high in points if snr is None]
-        for place, low, high in bars + (noisy if len(noisy) == 1 and self.clean else []):
-            axis.plot([place, place], [low, high], color=colour, alpha=0.45, linewidth=2.6, zorder=1, solid_capstyle="butt")
 
 
 class Sheet:
@@ -149,8 +120,6 @@ class Sheet:
     bottom: inches for the labels of the axis below.
     """
 
-    left = 0.5                                              # inches for the labels of the axis beside
-
     def __init__(self, n: int, *, columns: int = 3, height: float = 2.4, square: bool = False, bottom: float = 0.43):
         from matplotlib.figure import Figure
 
@@ -158,7 +127,7 @@ class Sheet:
         self.columns = math.ceil(n / self.rows)             # four in two rows of two, not of three and one
         self.width, self.bottom = NARROW if self.columns == 1 else WIDTH, bottom
         self.pitch = (self.width - GUTTER) / self.columns
-        self.height = self.pitch - self.left + TITLE + bottom if square else height
+        self.height = self.pitch - LEFT + TITLE + bottom if square else height
         self.figure = Figure(figsize=(self.width, self.height * self.rows))
         grid = self.figure.subplots(self.rows, self.columns, squeeze=False).flatten().tolist()
         for spare in grid[n:]:
@@ -175,9 +144,9 @@ class Sheet:
 
     def share_y(self, *, low: float | None = None, most: float = math.inf) -> None:
         """One scale upwards for all panels; what is above `most` is not shown."""
-        least, high = (choose(bound for axis in self.axes for bound in axis.get_ylim()) for choose in (min, max))
+        limits = [axis.get_ylim() for axis in self.axes]
         for axis in self.axes:
-            axis.set_ylim(least if low is None else low, min(high, most))
+            axis.set_ylim(min(one[0] for one in limits) if low is None else low, min(max(one[1] for one in limits), most))
         self.label_left()
 
     def label_left(self) -> None:
@@ -188,35 +157,38 @@ class Sheet:
 
     def finish(self) -> Sheet:
         """Everything in its place, with one legend for all panels above them, each label once."""
-        self._fit_titles()
         self.head = 0.1 + self._draw_legend(self.figure, self.width)
         total = self.height * self.rows + self.head
+        wide, high = self.pitch - LEFT - GUTTER / 2, self.height - self.bottom - TITLE
         self.figure.set_size_inches(self.width, total)
-        wide, high = self.pitch - self.left - GUTTER / 2, self.height - self.bottom - TITLE
-        for i, axis in enumerate(self.axes):
-            row, column = divmod(i, self.columns)
-            x = GUTTER / 2 + column * self.pitch + self.left
-            y = total - self.head - (row + 1) * self.height + self.bottom
-            axis.set_position((x / self.width, y / total, wide / self.width, high / total))
+        for axis, (left, top, *_) in zip(self.axes, self.boxes(), strict=True):
+            y = total - top / 72 - self.height + self.bottom
+            axis.set_position(((left / 72 + LEFT) / self.width, y / total, wide / self.width, high / total))
             axis.xaxis.set_label_coords(0.5, (0.04 - self.bottom) / high, transform=axis.transAxes)
             axis.xaxis.label.set_verticalalignment("bottom")
-            axis.yaxis.set_label_coords((0.04 - self.left) / wide, 0.5, transform=axis.transAxes)
+            axis.yaxis.set_label_coords((0.04 - LEFT) / wide, 0.5, transform=axis.transAxes)
             axis.yaxis.label.set_verticalalignment("top")
+            self._fit_title(axis)
         return self
 
     def _draw_legend(self, figure: Figure, width: float) -> float:
         """Put the legend at the top of a figure. Returns its height in inches."""
-        found: dict[str, Any] = {}
-        for axis in self.axes:
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-                found.setdefault(label, handle)
-        if not found:
+        pairs = [pair for axis in self.axes for pair in zip(*axis.get_legend_handles_labels(), strict=True)]
+        found = {label: handle for handle, label in reversed(pairs)}
+        names = list(dict.fromkeys(label for _, label in pairs))
+        if not names:
             return 0.0
         across = width * 19                                 # characters of this size that fit beside each other
-        columns = max(1, min(len(found), int(across // (max(map(len, found)) + 9))))
-        names = [name for i in range(columns) for name in list(found)[i::columns]]      # matplotlib fills column by column
-        figure.legend([found[name] for name in names], names, loc="upper left", ncols=columns, borderaxespad=0.6, borderpad=0)
-        return LEGEND * math.ceil(len(found) / columns)
+        columns = max(1, min(len(names), int(across // (max(map(len, names)) + 9))))
+        by_column = [name for i in range(columns) for name in names[i::columns]]        # matplotlib fills column by column
+        figure.legend([found[name] for name in by_column], by_column, loc="upper left", ncols=columns, borderaxespad=0.6,
+                      borderpad=0)
+        return LEGEND * math.ceil(len(names) / columns)
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as a file, drawn once for the file and the page, as drawing is what takes the time."""
+        return file_bytes(self.figure, "svg")
 
     def legend(self) -> Figure:
         """The legend by itself, as wide as a telephone."""
@@ -226,24 +198,18 @@ class Sheet:
         figure.set_size_inches(NARROW, self._draw_legend(figure, NARROW) + 0.1)
         return figure
 
-    def boxes(self) -> list[tuple[float, ...]]:
+    def boxes(self) -> list[tuple[float, float, float, float]]:
         """Left, top, width and height of each panel with its labels, in points, as SVG counts them."""
         places = [divmod(i, self.columns) for i in range(len(self.axes))]
-        inches = [(GUTTER / 2 + column * self.pitch, self.head + row * self.height, self.pitch, self.height)
-                  for row, column in places]
-        return [tuple(round(72 * one, 2) for one in box) for box in inches]
+        wide, high = 72 * self.pitch, 72 * self.height
+        return [(36 * GUTTER + column * wide, 72 * self.head + row * high, wide, high) for row, column in places]
 
-    def _fit_titles(self) -> None:
-        """Make long titles smaller; where that is not enough, the system's name is cut."""
-        room = 72 * (self.pitch - self.left)
-        for axis in self.axes:
-            title = axis.get_title(loc="left")
-            size = room / max(len(title), 1) / EM
-            if size >= STYLE["axes.titlesize"]:
-                continue
-            if size < SMALLEST:
-                system, mark, what = title.rpartition(": " if ": " in title else ", ")
-                size, left = SMALLEST, int(room / SMALLEST / EM) - len(mark + what) - 1
-                title = f"{system[:max(left, 1)]}…{mark}{what}"
-            axis.set_title(title, fontsize=size)
-
+    def _fit_title(self, axis: Axes) -> None:
+        """Make a long title smaller; where that is not enough, the system's name is cut."""
+        title, room = axis.get_title(loc="left"), 72 * (self.pitch - LEFT) / EM
+        size = min(TITLE_SIZE, room / max(len(title), 1))
+        if size < SMALLEST:
+            system, mark, what = title.rpartition(": " if ": " in title else ", ")
+            size, left = SMALLEST, int(room / SMALLEST) - len(mark + what) - 1
+            title = f"{system[:max(left, 1)]}…{mark}{what}"
+        axis.set_title(title, fontsize=size)

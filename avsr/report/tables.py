@@ -1,4 +1,4 @@
-"""Tables of the report: what was measured by condition in, tables out: scores, errors by kind, gains, counts, speed.
+"""Sections of the report, and its tables: what was measured by condition in, scores, errors by kind, gains, counts, speed out.
 
     columns are known by name (COLUMNS)  ->  make_table("errors", "Errors by kind", rows of {column: value})
 Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and lips) stand out.
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from avsr.corrupt import CORRUPTIONS
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
-from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, gain, sentence_errors
+from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, empty_references, gain, sentence_errors
 from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
 from avsr.report.runs import MODALITY_NAMES, Run
+from avsr.report.sheet import Sheet
 from avsr.results import ResultRow
-from avsr.text import normalise
 
 CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
 BROKEN, KEPT = "broken", "kept"
@@ -26,8 +27,8 @@ COLUMNS = {
     "snr_db": Column("SNR, dB", "g"), "corruption": Column("picture", TEXT), "amount": Column("amount", "g"),
     "run": Column("run", TEXT), "reason": Column("reason", TEXT), "ids": Column("which", TEXT), "device": Column("on", TEXT),
     "column": Column("by", TEXT), "group": Column("group", TEXT), "worst": Column("worst", TEXT), "best": Column("best", TEXT),
-    "said": Column("said", TEXT), "written": Column("written", TEXT), "no_harm": Column("no-harm criterion", TEXT),
-    "difference": Column("both minus the better one", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
+    "said": Column("said", TEXT), "written": Column("written", TEXT), "no_harm": Column("no harm", TEXT),
+    "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
     "p": Column("p", P_VALUE), "wer": Column("WER %"), "cer": Column("CER %"), "sentences": Column("sentences wrong"),
     "minutes": Column("minutes of speech"), "incomplete": Column("of them incomplete"), "ratio": Column("ratio", ".2f"),
     "empty": Column("references without a word"), "off_db": Column("SNR off by at most, dB", ".4f"),
@@ -37,8 +38,30 @@ COLUMNS = {
     "best_wer": Column("its WER %"), "share": Column("% of what was said")}
 
 
+@dataclass
+class Section:
+    """A part of the report. Plots (by name) and tables may be None, where there is nothing to show, and are left out.
+
+    about: a sentence below the heading.  examples: lists of utterances by heading.
+    """
+
+    name: str
+    title: str
+    plots: Mapping[str, Sheet | None] = field(default_factory=dict)
+    tables: Sequence[Table | None] = ()
+    notes: Sequence[str] = ()
+    about: str = ""
+    examples: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sheets = {name: sheet for name, sheet in self.plots.items() if sheet is not None}
+        self.all_tables = [table for table in self.tables if table is not None]
+        self.shown_tables = [table for table in self.all_tables if not table.csv_only]
+        self.empty = not (self.sheets or self.all_tables or self.notes or self.examples)
+
+
 def make_table(name: str, title: str, rows: Sequence[Row], note: str = "", *, hidden: Collection[str] = (),
-               columns: Mapping[str, Column] | None = None, csv_only: bool = False,
+               columns: dict[str, Column] | None = None, csv_only: bool = False,
                strong: Mapping[int, Collection[str]] | None = None) -> Table | None:
     """A table of these rows, None without any. columns: those that are not in COLUMNS or differ from it; others have their
     name as the heading.  hidden: columns for the CSV alone.  Rows that break the no-harm criterion are highlighted."""
@@ -49,25 +72,16 @@ def make_table(name: str, title: str, rows: Sequence[Row], note: str = "", *, hi
     return Table(name, title, found, rows, note, csv_only, highlighted, strong or {}) if rows else None
 
 
-def level_value(snr_db: float | None) -> str | float:
-    """An SNR as tables have it: a number, or `clean`."""
-    return "clean" if snr_db is None else snr_db
-
-
 def noise_values(condition: Condition) -> Row:
-    """A condition as columns."""
-    return {"noise": condition[0], "snr_db": level_value(condition[1])}
+    """A condition as columns; its SNR is a number, or `clean`."""
+    return {"noise": condition[0], "snr_db": "clean" if condition[1] is None else condition[1]}
 
 
-def heard_values(cell: Cell) -> Row:
-    """A cell's system, modality and noise as columns. Lips alone are neither clean nor noisy."""
-    level = None if cell.modality == "v" else level_value(cell.snr_db)
-    return {"system": cell.system, "modality": MODALITY_NAMES[cell.modality], "noise": cell.noise, "snr_db": level}
-
-
-def cell_values(cell: Cell) -> Row:
-    """All of a cell as columns."""
-    return {**heard_values(cell), "corruption": cell.corruption, "amount": cell.amount}
+def cell_values(cell: Cell, *, corruption: bool = True) -> Row:
+    """A cell as columns, with its corruption or without. Lips alone are neither clean nor noisy."""
+    noise = {"noise": None, "snr_db": None} if cell.modality == "v" else noise_values((cell.noise, cell.snr_db))
+    return {"system": cell.system, "modality": MODALITY_NAMES[cell.modality], **noise,
+            **({"corruption": cell.corruption, "amount": cell.amount} if corruption else {})}
 
 
 def main_tables(results: ResultTable) -> list[Table | None]:
@@ -80,7 +94,7 @@ def _main_table(results: ResultTable, system: str | None, noise: str | None) -> 
     others = {f"{other} sound": other for other in results.systems if other not in results.video_systems}
     rows = []
     for condition in results.conditions(noise):
-        row: dict[str, Any] = {"system": system, "noise": noise, "snr_db": level_value(condition[1])}
+        row: dict[str, Any] = {"system": system, **noise_values(condition), "noise": noise}
         if system is not None:
             row |= no_harm_values(results, results.no_harm(system, condition))
         rows.append(row | {column: results.rate(results.find(other, "a", condition)) for column, other in others.items()})
@@ -193,11 +207,8 @@ def speed_table(runs: Sequence[Run]) -> Table | None:
 
 def count_table(runs: Sequence[Run]) -> Table | None:
     """How many rows, utterances and speakers, and how near the SNR achieved came to the one asked for."""
-    rows = []
-    for run in runs:
-        for system in dict.fromkeys(row.system for row in run.rows):
-            found = [row for row in run.rows if row.system == system]
-            rows.append({"run": run.name, "system": system, "rows": len(found), **_counts(found)})
+    rows = [{"run": run.name, "system": system, **_counts([row for row in run.rows if row.system == system])}
+            for run in runs for system in dict.fromkeys(row.system for row in run.rows)]
     return make_table("counts", "What was measured", rows,
                       "Incomplete: conditions in which some utterance of the run has no row. Utterances whose reference has no "
                       "word count: every word written for them is an insertion.")
@@ -207,10 +218,10 @@ def _counts(rows: Sequence[ResultRow]) -> Row:
     seconds = {row.id: row.duration_s or 0.0 for row in rows}
     conditions = Counter(Cell.of(row) for row in rows)
     off = [abs(row.snr_achieved - row.snr_db) for row in rows if row.snr_achieved is not None and row.snr_db is not None]
-    return {"utterances": len(seconds), "speakers": len({row.speaker for row in rows} - {None}),
+    return {"rows": len(rows), "utterances": len(seconds), "speakers": len({row.speaker for row in rows} - {None}),
             "minutes": sum(seconds.values()) / 60, "conditions": len(conditions),
             "incomplete": sum(n < len(seconds) for n in conditions.values()),
-            "empty": sum(not normalise(text) for text in {row.id: row.reference for row in rows}.values()),
+            "empty": empty_references({row.id: row for row in rows}.values()),
             "off_db": max(off, default=None)}
 
 
