@@ -22,8 +22,12 @@ class SpeechModel(Protocol):
 
     memory_rate: int
     ctc_units: Literal["letters", "tokens"]
-    decoder: Decoder
-    reliability: ReliabilityEstimator | None
+
+    @property
+    def decoder(self) -> Decoder: ...
+
+    @property
+    def reliability(self) -> ReliabilityEstimator | None: ...
 
     @property
     def dims(self) -> Dims | HybridDims: ...
