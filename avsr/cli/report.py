@@ -21,7 +21,8 @@ from avsr.cli.console import CONTEXT, ProgressBar, check_writable, print_result,
               help="How texts are compared: by our rules, or by Whisper's EnglishTextNormalizer, as many papers do (English "
                    "only).  [default: as the rows say]")
 @click.option("--title", default=None, help="Title of the page.  [default: the names of the runs]")
-@click.option("--format", "-f", "formats", default="png,svg", metavar="LIST", help="File formats of the figures: any of png,svg,pdf.")
+@click.option("--format", "-f", "formats", default="png,svg", metavar="LIST",
+              help="File formats of the figures: any of png,svg,pdf.")
 @click.option("--quiet", "-q", is_flag=True, help="No table, no progress bar and no warnings; errors are still shown.")
 def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: str | None, where: tuple[str, ...],
                    title: str | None, formats: str, normaliser: str | None, quiet: bool) -> None:
