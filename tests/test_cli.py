@@ -30,7 +30,8 @@ def avsr(*arguments, **environment) -> subprocess.CompletedProcess:
 
 
 def test_its_arguments_are_those_of_the_function():
-    from avsr.transcribe import TranscribeSettings, transcribe
+    from avsr.transcribe import transcribe
+    from avsr.transcribe.run import TranscribeSettings
 
     typed = {option.name: option.default for option in transcribe_command.params if option.name not in OF_THE_OUTPUT}
     function = {name: parameter.default for name, parameter in inspect.signature(transcribe).parameters.items()

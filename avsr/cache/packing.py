@@ -41,7 +41,7 @@ MEMBERS = 8                           # files of an utterance in a shard that ar
 class Cached:
     """An utterance in the cache, as training reads it.
 
-    images: (T, 96, 96) uint8 grey, bit for bit what lips.crop gave; None where it was prepared by sound alone.
+    images: (T, 96, 96) uint8 grey, bit for bit as lips.MouthCropper made them; None if prepared from sound alone.
     missing: (T,) bool, True where no face was found; None with images.
     audio: (S,) float32 mono, SAMPLE_RATE; None where the recording is silent.
     """
