@@ -162,8 +162,8 @@ WRONG = {
     "noise without SNR": (changed(0, noise="rain"), r"line 1: noise is \"rain\" and there is no snr_db\.  Give both"),
     "SNR without noise": (changed(0, snr_db=0), r"line 1: snr_db is 0\.0 and there is no noise\.  Give both"),
     "amount of nothing": (changed(0, amount=0), r"line 1: amount is 0 and there is no corruption\.  "),
-    "lips in noise": (changed(0, modality="v", noise="rain", snr_db=0), r"modality is 'v', to which noise 'rain' is nothing"),
-    "sound blurred": (changed(0, corruption="blur", amount=4), r"modality is 'a', to which corruption 'blur' is nothing\.  "),
+    "lips in noise": (changed(0, modality="v", noise="rain", snr_db=0), r"modality is 'v', which noise 'rain' does not affect"),
+    "sound blurred": (changed(0, corruption="blur", amount=4), r"modality is 'a', which corruption 'blur' does not affect\.  "),
     "no time": (changed(0, duration_s=0), r"line 1: duration_s is 0, it must be above 0\.  "),
     "another normaliser": (changed(1, normaliser="whisper-en"), rf"line 2: .*'whisper-en', and rows here by '{NORMALISER}'\."),
     "another test set": (changed(1, reference="set red by x eight again"), r"line 2: reference is \"set red by x eight again\""

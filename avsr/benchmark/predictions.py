@@ -135,7 +135,7 @@ def _values(line: Mapping[str, Any]) -> dict[str, Any]:
         if name not in FIELDS and name not in UNUSED:
             nearest = get_close_matches(name, FIELDS, 1)
             raise _WrongLine(f"unknown key {name!r}.  " + (f"Did you mean {nearest[0]}?" if nearest else
-                                                       f"Known are {', '.join(FIELDS)}; take it out."))
+                                                           f"Known are {', '.join(FIELDS)}; take it out."))
     for name in NEEDED:
         if line.get(name) is None:
             raise _WrongLine(f"no {name}.  A line needs {' and '.join(NEEDED)}; write \"\" where nothing was recognised.")
@@ -175,7 +175,7 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
         raise _WrongLine(f"modality is {modality!r}.  Use a (sound), v (lips), av (both) or none (neither).")
     if present_normaliser(values["normaliser"]) not in (None, NORMALISER):
         raise _WrongLine(f"its text is to be compared by the normaliser {values['normaliser']!r}, and rows here by "
-                     f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
+                         f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
     if (values["noise"] is None) != (values["snr_db"] is None):
         present, absent = ("noise", "snr_db") if values["snr_db"] is None else ("snr_db", "noise")
         raise _WrongLine(f"{present} is {quote(values[present])} and there is no {absent}.  Give both, or leave both out "
@@ -184,13 +184,13 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
         raise _WrongLine(f"amount is {values['amount']:g} and there is no corruption.  Name it, or leave amount out.")
     for letter, name in (("a", "noise"), ("v", "corruption")):
         if letter not in modality and values[name] is not None:
-            raise _WrongLine(f"modality is {modality!r}, to which {name} {values[name]!r} is nothing.  Give such a line once, "
-                         f"without {name}, or correct modality.")
+            raise _WrongLine(f"modality is {modality!r}, which {name} {values[name]!r} does not affect.  Give such a line "
+                             f"once, without {name}, or correct modality.")
     if values["duration_s"] is not None and values["duration_s"] <= 0:
         raise _WrongLine(f"duration_s is {values['duration_s']:g}, it must be above 0.  Correct it, or leave it out.")
     if values["reference"] is not None and normalise(values["reference"]) != normalise(utterance.text):
         raise _WrongLine(f"reference is {quote(values['reference'])}, and the manifest has {quote(utterance.text)} for "
-                     f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
+                         f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
 
 
 def _duration(utterance: Utterance) -> float | None:
