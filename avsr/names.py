@@ -10,6 +10,7 @@ import re
 import unicodedata
 
 MODALITIES = ("none", "a", "v", "av")                       # a model is given nothing, audio, video, or both
+DEFAULT_MODEL = "default"
 INPUT_MODALITIES = MODALITIES[1:]
 MODALITY_NAMES = {"a": "sound", "v": "lips", "av": "sound and lips"}        # in messages
 LONGEST = 100                                               # bytes of a name that are kept; file systems allow 255

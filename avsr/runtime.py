@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -87,6 +86,8 @@ def exit_with_parent() -> None:
     A thread waits for the end, so it works in the middle of any task and even if the parent was killed. Without it, a process
     that is busy or writes into a full pipe would live on: PyTorch's loaders look for their parent only between batches.
     """
+    import multiprocessing  # takes 8 ms, and `import avsr` imports this file
+
     if (parent := multiprocessing.parent_process()) is None:
         return
 

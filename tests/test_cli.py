@@ -30,7 +30,8 @@ def avsr(*arguments, **environment) -> subprocess.CompletedProcess:
 
 
 def test_its_arguments_are_those_of_the_function():
-    from avsr.transcribe import TranscribeSettings, transcribe
+    from avsr.transcribe import transcribe
+    from avsr.transcribe.run import TranscribeSettings
 
     typed = {option.name: option.default for option in transcribe_command.params if option.name not in OF_THE_OUTPUT}
     function = {name: parameter.default for name, parameter in inspect.signature(transcribe).parameters.items()
@@ -154,7 +155,7 @@ def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
 
     context = benchmark_command.make_context("benchmark", ["data/grid"])
     options = {name: value for name, value in context.params.items()
-               if name not in ("manifest", "output_dir", "quiet", "outside", "save_audio")}
+               if name not in ("manifest", "output_dir", "quiet", "predictions", "save_audio")}
     assert _settings(dict(options), ()) == BenchmarkSettings()
     assert _settings(dict(options), (Path("theirs.jsonl"),)).models == ()
     assert all(option.help for option in benchmark_command.params if isinstance(option, click.Option))

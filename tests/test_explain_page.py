@@ -128,7 +128,8 @@ def test_the_numbers_are_those_of_the_page(written):
 
 @pytest.mark.parametrize(("estimated", "says"), [
     ({"video_reliability": 0.0, "in_distribution": 0.0}, "unlike those in its training data"),
-    ({"video_reliability": 0.0, "in_distribution": 0.4}, "like those in its training data (40\u00a0%), but the video is estimated to be of no help"),
+    ({"video_reliability": 0.0, "in_distribution": 0.4},
+     "like those in its training data (40\u00a0%), but the video is estimated to be of no help"),
     ({"video_reliability": 0.5, "in_distribution": 1.0}, "relies on this video by 50\u00a0%"),
 ])
 def test_the_estimated_reliability_is_explained(written, estimated, says):

@@ -104,7 +104,7 @@ def test_the_command_says_it_in_a_sentence(tmp_path, monkeypatch, options, says)
 
 @pytest.mark.slow
 def test_a_language_without_a_name_is_told_as_such(folder):
-    from avsr.transcribe import AvsrError, transcribe
+    from avsr import AvsrError, transcribe
 
     with pytest.raises(AvsrError, match=r"the language asked for is empty; .*  Leave --language out, or use one, such as en\."):
         transcribe(ROOT / "data" / "demo" / "hello.mp4", model=load(folder), language=" ")

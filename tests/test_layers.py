@@ -1,12 +1,17 @@
 """The house: a file imports only from files above it, nothing heavy at import, one home for numbers and for printing."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import avsr
+from avsr.fetch import run as fetch_run
+from avsr.transcribe import run as transcribe_run
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
@@ -18,7 +23,7 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles",
          "importers", "checkpoint", "lm", "decode", "align", "recogniser", "results", "metrics", "modality",
          "train", "transcribe", "benchmark", "html", "explain", "report",
          "cli", "__main__"]
-MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "protocol", "avsr", "hybrid"]
+MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -84,8 +89,14 @@ def test_the_transcribe_command_imports_only_what_it_uses(modality, needed, more
 
 @pytest.mark.slow
 def test_the_function_transcribe_is_not_hidden_by_the_file():
-    code = "import avsr.transcribe; from avsr.transcribe import load_model; import avsr; assert callable(avsr.transcribe)"
+    code = ("import avsr.transcribe; from avsr.transcribe.run import load_model; from avsr.fetch import sources; import avsr; "
+            "assert callable(avsr.transcribe) and callable(avsr.fetch)")
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_quick_functions_have_the_signatures_of_those_that_work():
+    for quick, at_work in ((avsr.transcribe, transcribe_run.transcribe), (avsr.fetch, fetch_run.fetch)):
+        assert inspect.signature(quick) == inspect.signature(at_work)
 
 
 @pytest.mark.slow

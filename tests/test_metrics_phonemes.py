@@ -12,7 +12,7 @@ from made_rows import plain_row
 
 from avsr.errors import AvsrError
 from avsr.metrics import PHONEMES, VISEMES, confusions, pronunciations
-from avsr.text import DIGITS
+from avsr.text.normaliser import DIGITS
 
 SOME = {"bin": ("B", "IH", "N"), "pin": ("P", "IH", "N"), "now": ("N", "AW"), "at": ("AE", "T"), "f": ("EH", "F"),
         "s": ("EH", "S"), "two": ("T", "UW")}

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from avsr import text as text_module
 from avsr.errors import AvsrError, BadCheckpoint, MissingAsset
 from avsr.text import (
     CTC_LETTERS,
@@ -20,6 +19,7 @@ from avsr.text import (
     normalise_as_whisper,
     write_characters,
 )
+from avsr.text import normaliser as normaliser_module
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +235,6 @@ def test_a_normaliser_that_is_not_there_is_named(monkeypatch):
     with pytest.raises(AvsrError, match="by the normaliser avsr-9, and this version has avsr-2 and whisper-en"):
         find_normaliser("avsr-9")
     monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)
-    monkeypatch.setattr(text_module, "_whisper_normalizer", text_module._whisper_normalizer.__wrapped__)
+    monkeypatch.setattr(normaliser_module, "_whisper_normalizer", normaliser_module._whisper_normalizer.__wrapped__)
     with pytest.raises(MissingAsset, match=r"whisper-normalizer is not installed\.  Run pip install 'avsr\[whisper\]'"):
         find_normaliser("whisper-en")("text")

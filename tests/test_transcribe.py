@@ -79,7 +79,7 @@ def test_auto_listens_only_while_the_lips_are_untrained(with_lips, said_to_be_tr
 
 def test_lips_are_loaded_where_somebody_may_look(tiny_en, tmp_path, monkeypatch):
     """`auto` looks with models that may have learnt to: shipped ones and folders of ours, not published Whispers."""
-    module, asked = import_module("avsr.transcribe"), []
+    module, asked = import_module("avsr.transcribe.run"), []
     ours = save(tiny_en, tmp_path / "model")
     monkeypatch.setattr(module, "load", lambda name, *, lips, **_: asked.append(lips))
     for model, modality in (("tiny.en", "auto"), (ours, "auto"), (str(ours), "auto"), ("tiny.en", "av"), (ours, "a")):

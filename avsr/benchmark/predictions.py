@@ -37,14 +37,12 @@ class _WrongLine(ValueError):
     """Describes what is wrong with a line, without its file and number."""
 
 
-def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, system: str | None = None,
-                     split: str | None = None, silent: Collection[str] = (),
-                     allow_missing: bool = False) -> list[ResultRow]:
+def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, split: str | None = None,
+                     silent: Collection[str] = ()) -> list[ResultRow]:
     """The rows of a file of predictions, in its order.
 
-    system: of lines that name none; the file's stem if None.  split: of the rows; that of each utterance if None.
-    silent: ids whose speech is silent, so that they have no SNR and may be missing in noise.  allow_missing: also read
-    systems and conditions that lack utterances; `missing` then lists these.
+    split: of the rows; that of each utterance if None.  silent: ids whose speech is silent, so that they have no SNR and may
+    be missing in noise.
 
     Raises BadManifest with file and line where a line is cut off, has wrong types or another normaliser, where an id is not
     among the utterances or occurs twice in one condition, and where utterances are missing.
@@ -61,7 +59,7 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
             if values["id"] not in known:
                 unknown.setdefault(values["id"], number)
                 continue
-            row = _row(values, known[values["id"]], system or path.stem, split)
+            row = _row(values, known[values["id"]], path.stem, split)
         except _WrongLine as error:
             raise BadManifest(f"{where}: {error}") from error
         if (first := lines.setdefault(row.key, number)) != number:
@@ -75,7 +73,7 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
                           "right split, or take the lines out.")
     if not rows:
         raise BadManifest(f"{path}: no predictions in it.  Write a line with id and hypothesis for each utterance.")
-    if not allow_missing and (gaps := missing(rows, utterances, silent=silent)):
+    if gaps := _missing(rows, utterances, silent):
         condition, ids = next(iter(gaps.items()))
         raise BadManifest(f"{path}: predictions missing: {sum(map(len, gaps.values()))}; of {condition} {len(ids)} of the "
                           f"{len(known)} utterances, {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''}"
@@ -84,8 +82,7 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
     return rows
 
 
-def missing(rows: Iterable[ResultRow], utterances: Sequence[Utterance], *,
-            silent: Collection[str] = ()) -> dict[str, list[str]]:
+def _missing(rows: Iterable[ResultRow], utterances: Sequence[Utterance], silent: Collection[str]) -> dict[str, list[str]]:
     """Ids of utterances without a row, by system and condition in words, for those that have rows but lack some."""
     present: dict[str, set[str]] = defaultdict(set)
     noisy = {}

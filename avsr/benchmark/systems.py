@@ -23,7 +23,7 @@ from avsr.models.decoder import Memory
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, n_parallel_batches, pick_device
 from avsr.text import target_tokens
-from avsr.transcribe import load_model
+from avsr.transcribe.run import load_model
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,8 @@ from avsr.runtime import Progress, no_progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_MODEL", "SHIPPED", "Checkpoint", "load", "may_see", "save", "shipped"]
+__all__ = ["SHIPPED", "Checkpoint", "load", "may_see", "save", "shipped"]
 
-DEFAULT_MODEL = "default"
 SHIPPED = Path(__file__).parents[1] / "weights"             # models that come with the program, a folder each
 MOST_BASES = 3                                              # of a model, its base, the base's base
 

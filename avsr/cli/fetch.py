@@ -11,7 +11,8 @@ from avsr.cli.console import CONTEXT, ProgressBar, print_result, print_status, r
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
-    from avsr.fetch import Fetched, Source
+    from avsr.fetch.run import Fetched
+    from avsr.fetch.sources import Source
 
 
 @click.command("fetch", context_settings=CONTEXT)
@@ -32,7 +33,8 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
     https_proxy and http_proxy count.
     """
     with report_errors("What is fetched is kept.  Give the same command again; it goes on where it was stopped."):
-        from avsr.fetch import fetch, source_of
+        from avsr.fetch import fetch
+        from avsr.fetch.sources import source_of
 
         if show_list:
             _print_list()
@@ -53,7 +55,7 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
 
 def _print_list() -> None:
     """Every entry, in the order of the table."""
-    from avsr.fetch import SOURCES
+    from avsr.fetch.sources import SOURCES
 
     for source in SOURCES.values():
         print_result("\n".join(_entry(source)), lines=True)

@@ -133,7 +133,7 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     bars("loading the model", 0, None, None)
     limit_openmp_spinning()
     from avsr.runtime import pick_device
-    from avsr.transcribe import load_model
+    from avsr.transcribe.run import load_model
 
     checkpoint = load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
     gc.freeze()                                             # collecting the modules again costs 0.5 s when the program ends

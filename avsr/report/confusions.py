@@ -10,11 +10,10 @@ from avsr.errors import MissingAsset
 from avsr.html.plot import FAINT, INK, PAPER
 from avsr.html.table import Row
 from avsr.metrics import VISEMES, Confusions, confusions
-from avsr.report.page import Section
 from avsr.report.result_table import ResultTable
 from avsr.report.runs import MODALITY_NAMES
 from avsr.report.sheet import Sheet
-from avsr.report.tables import make_table
+from avsr.report.tables import Section, make_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

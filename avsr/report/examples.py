@@ -15,9 +15,9 @@ from avsr.html.page import data_uri, word_edits
 from avsr.metrics import NOTHING, Cell, Score, scored, worst_and_best_ids
 from avsr.metrics.counting import normalised_pair
 from avsr.names import file_name
-from avsr.report.page import Section
 from avsr.report.result_table import CLEAN, ResultTable, condition_name
 from avsr.report.runs import MODALITY_NAMES
+from avsr.report.tables import Section
 from avsr.results import ResultRow
 
 MOST_BYTES = 3_000_000                                      # of a recording: the page must open on a telephone
@@ -66,9 +66,9 @@ def _scores(results: ResultTable, system: str, modality: str) -> dict[str, Score
 def _written(results: ResultTable, system: str, found: Mapping[Cell, ResultRow]) -> list[dict[str, Any]]:
     """By lips, and by sound and both where it is clean and in the loudest of each noise."""
     conditions = [CLEAN, *((noise, results.levels(noise)[-1]) for noise in results.noises)]
-    cells = [results.find(system, "v"), *(results.find(system, modality, one) for one in conditions for modality in ("a", "av"))]
+    cells = [results.find(system, modality, one) for one in conditions for modality in ("a", "av")]
     out = []
-    for cell in (cell for cell in cells if cell is not None and cell in found):
+    for cell in (cell for cell in (results.find(system, "v"), *cells) if cell is not None and cell in found):
         row = found[cell]
         by = MODALITY_NAMES[cell.modality] + ("" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}")
         out.append({"by": by, "words": word_edits(*normalised_pair(row)),

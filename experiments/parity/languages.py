@@ -20,7 +20,7 @@ import avsr
 from avsr.benchmark.baselines import packaged_whisper
 from avsr.rates import SAMPLE_RATE
 from avsr.recogniser import Recogniser
-from avsr.text import SPACELESS
+from avsr.text.tokenizers import SPACELESS_LANGUAGES
 
 sys.path.insert(0, str(HERE.parents[1] / "data" / "demo"))
 from talking_voice import speak
@@ -50,7 +50,7 @@ normalise = BasicTextNormalizer()
 
 def errors(reference: str, hypothesis: str, language: str) -> tuple[int, int]:
     """Wrong and all words, or characters where there are no spaces, after Whisper's normaliser for other languages."""
-    process = jiwer.process_characters if language in SPACELESS else jiwer.process_words
+    process = jiwer.process_characters if language in SPACELESS_LANGUAGES else jiwer.process_words
     out = process(normalise(reference), normalise(hypothesis) or "-")
     return out.substitutions + out.deletions + out.insertions, out.hits + out.substitutions + out.deletions
 

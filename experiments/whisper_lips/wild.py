@@ -12,7 +12,7 @@ from avsr.errors import AvsrError
 from avsr.metrics import NOTHING, word_errors
 from avsr.runtime import pick_device
 from avsr.text import normalise
-from avsr.transcribe import load_model
+from avsr.transcribe.run import load_model
 
 
 def main() -> int:

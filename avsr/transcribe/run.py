@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from avsr import decode, media, selection, transcript
-from avsr.checkpoint import DEFAULT_MODEL, Checkpoint, load, may_see
+from avsr.checkpoint import Checkpoint, load, may_see
 from avsr.errors import AvsrError
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
 from avsr.models.decoder import Memory
-from avsr.names import INPUT_MODALITIES
+from avsr.names import DEFAULT_MODEL, INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
 from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, release_memory
@@ -77,19 +77,7 @@ class TranscribeSettings:
 def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL, modality: str = "auto",
                language: str | None = None, device: str = "auto", on_segment: Callable[[Segment], None] | None = None,
                progress: Progress = no_progress, **settings) -> Transcript:
-    """What is said in a recording.
-
-    source: a file's path, its address (https://..., s3://...), `-` for standard input, its bytes, an open file, a waveform (S,)
-    float32 at 16 kHz, or a media.Clip.
-    model: see checkpoint.load; give a Checkpoint to load it only once, on the device where it is to run.
-    modality: `a` for audio, `v` for video, `av` for both, `auto` for what the recording and the model allow.
-    language: its code or English name, as in Whisper (de, German); if None, a multilingual model detects it.
-    on_segment: called with each segment as it is found. progress: called as runtime.Progress says, with bytes of
-    what is downloaded, and then with seconds of the recording.
-    settings: fields of TranscribeSettings.
-
-    Raises BadMedia, NoFace, BadCheckpoint, MissingAsset; lesser problems are listed in the transcript's `problems`.
-    """
+    """See avsr.transcribe."""
     options = from_keywords(TranscribeSettings, settings, "transcribe")
     if modality not in (choices := ("auto", *INPUT_MODALITIES)):
         raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(choices)}.")

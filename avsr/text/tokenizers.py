@@ -1,7 +1,7 @@
-"""Text to tokens and back, and tokens to words.
+"""Tokenizers: text to tokens and back, and tokens to words.
 
-A tokenizer is the `tokenizer.json` that comes with a model: Whisper's, or ours of letters, whose special tokens are found by
-name (`Tokenizer`), or the pieces of a SentencePiece model (`SentencePieceTokenizer`). `open_tokenizer` finds out which.
+A tokenizer is the `tokenizer.json` that comes with a model. `Tokenizer` reads Whisper's and ours of single characters, and
+finds the special tokens by name; `SentencePieceTokenizer` reads the pieces of a SentencePiece model. `open_tokenizer` chooses.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ import hashlib
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from itertools import accumulate, groupby
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from avsr.errors import AvsrError, BadCheckpoint, MissingAsset, quote
+from avsr.errors import BadCheckpoint, quote
 from avsr.linebreak import clusters
 from avsr.schema import read_file
+from avsr.text.normaliser import CTC_LETTERS, normalise
 
 if TYPE_CHECKING:
     import tokenizers
 
-# Written without spaces between words; Whisper times these by character (openai/whisper tokenizer.py).
-SPACELESS = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
-# Whisper's languages, and the English names that its command line takes as well as the codes.
+# Languages without spaces between words, which Whisper times by character (openai/whisper tokenizer.py).
+SPACELESS_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+# Whisper's language codes and their English names, which the command line accepts as well.
 LANGUAGE_NAMES = {code: name.replace("_", " ") for code, name in re.findall(r"(\w+) (\w+)", """
 en english  zh chinese  de german  es spanish  ru russian  ko korean  fr french  ja japanese  pt portuguese  tr turkish
 pl polish  ca catalan  nl dutch  ar arabic  sv swedish  it italian  id indonesian  hi hindi  fi finnish  vi vietnamese
@@ -40,46 +41,47 @@ uz uzbek  fo faroese  ht haitian_creole  ps pashto  tk turkmen  nn nynorsk  mt m
 my myanmar  bo tibetan  tl tagalog  mg malagasy  as assamese  tt tatar  haw hawaiian  ln lingala  ha hausa  ba bashkir
 jw javanese  su sundanese  yue cantonese
 """)}
-# Punctuation that joins the word after it, and the word before it, as openai/whisper and faster-whisper join them.
+# Punctuation that belongs to the next word, and to the word before it, as in openai/whisper and faster-whisper.
 OPENING = "\"'“¿([{-"
 CLOSING = "\"'.。,，!！?？:：”)]}、"
-BLANK, END = "<blank>", "<eos>"                             # first and last of Pieces
-WORD_BEGINS = "\u2581"                                      # SentencePiece's mark in place of a space
+BLANK, END = "<blank>", "<eos>"                             # the first and the last token of a SentencePieceTokenizer
+WORD_BEGINS = "\u2581"                                      # SentencePiece writes this for a space
 AGAIN = "Fetch the model's tokenizer.json again."
 LONGEST_TOKENIZER = 2**26                                   # bytes: 64 MB; Whisper's have 2 to 4 MB
-# Of the steps of a tokenizer.json: how many, characters of a replacement, and regular expressions, GPT-2's for one.
+# Accepted in a tokenizer.json: the number of steps, the characters of a replacement, and the regular expressions (GPT-2's).
 MOST_STEPS, LONGEST_REPLACEMENT = 12, 4
 SPACES = " {2,}"
 PATTERNS = (SPACES, r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
-UNSCORED = 10.0                                             # nats below the rarest piece: SentencePiece's for the unknown
+SPECIALS = ("<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
+UNSCORED = 10.0                                             # nats below the rarest piece, as in SentencePiece
 
 
 @dataclass(frozen=True)
 class WordTokens:
-    """One word as the decoder spelt it: `text` with the space that precedes it, and its tokens."""
+    """A word as the decoder wrote it: `text` with the space before it, and its tokens."""
 
     text: str
     tokens: tuple[int, ...]
 
 
 class _TokenizerFile:
-    """A tokenizer.json. `end`: the token that ends a text; n_tokens: one more than its greatest token."""
+    """A tokenizer.json. end: the token that ends a text. n_tokens: one more than the largest token."""
 
     end: int
     n_tokens: int
 
     def _open(self, path: Path | str) -> dict[str, int]:
-        """Read the file; its tokens, specials too, with their numbers. Raises BadCheckpoint when it holds no tokenizer."""
+        """Read the file; returns its tokens, special ones too, with their numbers. Raises BadCheckpoint for any other file."""
         import tokenizers
 
         self.path = Path(path)
         content = read_file(self.path, longest=LONGEST_TOKENIZER, remedy=AGAIN)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-            self._tokenizer.no_padding()                    # either may be in a file: texts padded to a billion tokens,
+            self._tokenizer.no_padding()                    # a file may ask for either: texts padded to a billion tokens,
             self._tokenizer.no_truncation()                 # or cut to none
             vocabulary, strange = self._tokenizer.get_vocab(), _strange_step(self._tokenizer)
-        except BaseException as error:                      # the library raises bare Exception, and panics are not even that
+        except BaseException as error:                      # the library raises plain Exception, and panics are BaseException
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             reason = " ".join(str(error).split())[:200]
@@ -91,16 +93,16 @@ class _TokenizerFile:
 
     @property
     def sha256(self) -> str:
-        """Of the file, stored with checkpoints."""
+        """The sha256 of the file, which is stored with checkpoints."""
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def words(self, tokens: Sequence[int], language: str) -> list[WordTokens]:
-        """Split text tokens into words with their punctuation (Whisper's method; its `split_to_word_tokens`)."""
+        """Split text tokens into words with their punctuation, as Whisper's `split_to_word_tokens` does."""
         pieces = self._characters([token for token in tokens if token < self.end])
-        return _join_punctuation(_join_clusters(pieces) if language in SPACELESS else _join_at_spaces(pieces))
+        return _join_punctuation(_join_clusters(pieces) if language in SPACELESS_LANGUAGES else _join_at_spaces(pieces))
 
     def _characters(self, tokens: list[int]) -> list[WordTokens]:
-        """The shortest runs of tokens that are whole characters; together they are the whole text."""
+        """The shortest runs of tokens that are whole characters; joined they are the whole text."""
         raise NotImplementedError
 
 
@@ -108,7 +110,7 @@ class Tokenizer(_TokenizerFile):
     """Byte-pair tokens with Whisper's special tokens. `languages` is empty for an English-only model."""
 
     def __init__(self, path: Path | str):
-        """Raises BadCheckpoint when the file is not a Whisper tokenizer."""
+        """Raises BadCheckpoint if the file is not a Whisper tokenizer."""
         vocabulary = self._open(path)
         self._ids = {name: i for name, i in vocabulary.items() if name.startswith("<|") and name.endswith("|>")}
         self.end = self._id("<|endoftext|>")
@@ -130,27 +132,27 @@ class Tokenizer(_TokenizerFile):
 
     @cached_property
     def texts(self) -> list[str]:
-        """The text of each token, "" of specials; of 50,000 made in 0.1 s."""
+        """The text of each token, "" for special ones. For 50,000 tokens this takes 0.1 s."""
         return ["" if token >= self.end else self.decode([token]) for token in range(self._tokenizer.get_vocab_size())]
 
     def prompt(self, language: str | None) -> list[int]:
-        """The tokens every transcription begins with. `language` is ignored by an English-only model."""
-        head = [self.start, self.languages[language], self.transcribe] if self.languages else [self.start]
-        return [*head, self.no_timestamps]
+        """The tokens with which every transcript begins. An English-only model ignores `language`."""
+        if not self.languages:
+            return [self.start, self.no_timestamps]
+        assert language is not None, "a multilingual model needs a language"
+        return [self.start, self.languages[language], self.transcribe, self.no_timestamps]
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of plain text, no specials added."""
+        """The tokens of plain text, without special tokens."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of the tokens; specials and timestamps are left out. Half a character comes out as U+FFFD."""
+        """The text of the tokens, without special tokens and timestamps. Half a character becomes U+FFFD."""
         return self._tokenizer.decode([token for token in tokens if token < self.end], skip_special_tokens=False)
 
     def _characters(self, tokens: list[int]) -> list[WordTokens]:
-        """The shortest runs of tokens that decode to whole characters; together they decode to the whole text.
-
-        Bytes that are no character come out as U+FFFD, several perhaps as one: they stay with what surrounds them.
-        """
+        """See _TokenizerFile. Bytes that are no character become U+FFFD, perhaps several bytes one: they stay with their
+        neighbours."""
         whole, pieces, first, at = self.decode(tokens), [], 0, 0
         for upto in range(1, len(tokens) + 1):
             text = self.decode(tokens[:upto])
@@ -164,14 +166,14 @@ class Tokenizer(_TokenizerFile):
 
 
 class SentencePieceTokenizer(_TokenizerFile):
-    """The pieces of a SentencePiece model in the order of a published network's output: blank first, the end last, which
-    also begins a text. `write_sentencepiece` makes its file."""
+    """The pieces of a SentencePiece model in the order of a network's output: the blank is first, and the end, which also
+    begins a text, is last. `write_sentencepiece` makes the file."""
 
     no_speech = None
     languages: ClassVar[dict[str, int]] = {}
 
     def __init__(self, path: Path | str):
-        """Raises BadCheckpoint when the file holds other tokens."""
+        """Raises BadCheckpoint if the file has other tokens."""
         vocabulary = self._open(path)
         pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         if len(pieces) < 3 or (pieces[0], pieces[-1]) != (BLANK, END) or len(pieces) != self.n_tokens:
@@ -182,16 +184,16 @@ class SentencePieceTokenizer(_TokenizerFile):
         self._upper = not any(piece != piece.upper() for piece in pieces[1:-1] if not piece.startswith("<"))
 
     def prompt(self, language: str | None) -> list[int]:
-        """The token every text begins with. There is one language."""
+        """The token with which every text begins. There is one language."""
         return [self.start]
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text as it is compared, in capitals where the pieces are; what no piece has becomes <unk>."""
+        """The tokens of a normalised text, in capitals if the pieces are; what no piece has becomes <unk>."""
         text = normalise(text)
         return self._tokenizer.encode(text.upper() if self._upper else text, add_special_tokens=False).ids
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Text of the tokens, with the space that begins each word."""
+        """The text of the tokens, with the space that begins each word."""
         return "".join(self.texts[token] for token in tokens)
 
     def _characters(self, tokens: list[int]) -> list[WordTokens]:
@@ -199,7 +201,8 @@ class SentencePieceTokenizer(_TokenizerFile):
 
 
 def _strange_step(tokenizer: tokenizers.Tokenizer) -> str | None:
-    """In words, a step by which a short text could grow without end, or keep the tokenizer busy for ever; None without one."""
+    """A step, in words, that could make a short text grow without end or keep the tokenizer busy for ever; None if there is
+    none."""
     import json
 
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder)
@@ -218,7 +221,7 @@ def _strange_step(tokenizer: tokenizers.Tokenizer) -> str | None:
 
 
 def open_tokenizer(path: Path | str) -> Tokenizer | SentencePieceTokenizer:
-    """The tokenizer of a model's folder. Raises BadCheckpoint."""
+    """The tokenizer in a file. Raises BadCheckpoint."""
     holds_pieces = f'"{BLANK}"'.encode() in read_file(Path(path), longest=LONGEST_TOKENIZER, remedy=AGAIN)
     return SentencePieceTokenizer(path) if holds_pieces else Tokenizer(path)
 
@@ -227,8 +230,8 @@ def write_sentencepiece(path: Path | str, pieces: Sequence[str], scores: Mapping
                         charsmap: bytes = b"") -> SentencePieceTokenizer:
     """Write a tokenizer.json of SentencePiece's unigram pieces (Kudo 2018), and open it.
 
-    pieces: in the network's order, without blank and end, the one for what is unknown first; scores: log-probabilities of
-    those that the SentencePiece model has, others are cut out last; charsmap: its normaliser, precompiled.
+    pieces: in the network's order, without blank and end; the first is for unknown text. scores: the log-probabilities of the
+    pieces that the SentencePiece model has; the others are used last. charsmap: the model's precompiled normaliser.
     """
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers
@@ -245,7 +248,7 @@ def write_sentencepiece(path: Path | str, pieces: Sequence[str], scores: Mapping
 
 
 def _join_clusters(pieces: list[WordTokens]) -> list[WordTokens]:
-    """Pieces that each begin with a letter: a mark that has tokens of its own goes with the letter that bears it."""
+    """The same pieces, but a combining mark with tokens of its own is joined to its letter."""
     text = "".join(piece.text for piece in pieces)
     if not any(unicodedata.category(letter)[0] == "M" for letter in text):
         return pieces
@@ -263,7 +266,7 @@ def _join_clusters(pieces: list[WordTokens]) -> list[WordTokens]:
 def _join_at_spaces(pieces: list[WordTokens]) -> list[WordTokens]:
     words: list[WordTokens] = []
     for piece in pieces:
-        mark = piece.text.strip() in string.punctuation and piece.text != "'"         # a letter tokenizer spells isn't with it
+        mark = piece.text.strip() in string.punctuation and piece.text != "'"         # isn't, in single characters
         if not words or piece.text.startswith(" ") or mark:
             words.append(piece)
         else:
@@ -285,34 +288,19 @@ def _join_punctuation(words: list[WordTokens]) -> list[WordTokens]:
 
 
 def language_code(language: str) -> str:
-    """The code of a language that is given as one, or by its English name, in letters of either case: German -> de."""
+    """The code of a language that is given by its code or English name, in letters of either case: German -> de."""
     known = {name: code for code, name in LANGUAGE_NAMES.items()}
     return known.get(language.strip().lower(), language.strip().lower())
 
 
-CTC_LETTERS = " abcdefghijklmnopqrstuvwxyz'"                # class 0 is the blank, class i letter i - 1
-SPECIALS = ("<|endoftext|>", "<|startoftranscript|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
-
-
 def target_tokens(tokenizer: Tokenizer | SentencePieceTokenizer, text: str) -> list[int]:
-    """The tokens of a sentence, as a model learns to write it. Letters alone (LRS is all capitals) get the text as it is
-    compared, or what they lack, capitals and digits, would be left out of it without a word."""
+    """The tokens of a sentence, as a model is trained to write it. A tokenizer without capitals and digits gets the normalised
+    text, because it would silently leave them out (LRS is all capitals)."""
     return tokenizer.encode(f" {text.strip() if tokenizer.encode('A1') else normalise(text)}")
 
 
-def ctc_classes(text: str) -> list[int]:
-    """Text as CTC spells it: lower-case letters, apostrophes, single spaces; all else is left out."""
-    kept = "".join(letter for letter in text.lower() if letter in CTC_LETTERS)
-    return [CTC_LETTERS.index(letter) + 1 for letter in " ".join(kept.split())]
-
-
-def ctc_text(classes: Sequence[int]) -> str:
-    """The text of CTC classes whose repeats and blanks are already gone."""
-    return "".join(CTC_LETTERS[i - 1] for i in classes)
-
-
 def write_characters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
-    """Write a tokenizer.json of single letters, with Whisper's special tokens, and open it."""
+    """Write a tokenizer.json of single characters with Whisper's special tokens, and open it."""
     import tokenizers
 
     vocabulary = {letter: i for i, letter in enumerate(dict.fromkeys(letters))}
@@ -322,94 +310,3 @@ def write_characters(path: Path | str, letters: str = CTC_LETTERS) -> Tokenizer:
     tokenizer.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     Path(path).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     return Tokenizer(path)
-
-
-NORMALISER = "avsr-2"                                       # stored with scores: another rule below is another name here
-# Earlier rules. avsr-en-1 made a space of each combining mark and of each invisible character; all other texts come out alike.
-FORMER_NORMALISERS = ("avsr-en-1",)
-WHISPER_NORMALISER = "whisper-en"                           # EnglishTextNormalizer, by which many papers report their figures
-NORMALISERS = {"avsr": NORMALISER, "whisper": WHISPER_NORMALISER}           # names on the command line -> names in rows
-DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
-TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-NUMBERS = [*DIGITS, *TEENS, *(f"{ten} {one}".strip() for ten in TENS for one in ["", *DIGITS[1:]])]      # 0 to 99
-APOSTROPHES = str.maketrans("\u2018\u2019\u02bc`\u05f3", "'''''")             # the last is the Hebrew geresh
-# Characters that cannot be seen (Unicode's Default_Ignorable_Code_Point: joiners, soft hyphens, marks of direction, variation
-# selectors) and the Arabic tatweel, which only makes a word longer on paper. U+200B, which parts words, is not among them.
-INVISIBLE = re.compile("[\u00ad\u034f\u061c\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c-\u200f\u202a-\u202e\u2060-\u206f"
-                    "\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]")
-AM = re.compile("([\u0e4d\u0ecd])([\u0e48-\u0e4b\u0ec8-\u0ecb])(?=[\u0e32\u0eb2])")    # Thai, Lao: the ring before the tone
-OTHER_DIGITS = re.compile(r"[^\D0-9]")                      # of scripts with digits of their own
-
-
-def normalise(text: str) -> str:
-    """Text as it is compared: "Bin blue at F2 now." and "bin blue at f two now" become the same.
-
-    Lower case; punctuation and symbols become spaces, but for apostrophes inside words and points inside numbers; letters
-    and numbers that touch part (f2, mp3), but not 2nd or 90s; whole numbers from 0 to 99 are spelt out in English; single
-    spaces. Nothing else is expanded: 1999, 007, 3.5, contractions, fillers and British spelling stay as they are.
-
-    A combining mark belongs to the letter before it, as vowel signs do in Hindi, Thai and Tamil. Whisper's BasicTextNormalizer
-    makes a space of each, so that words fall into single letters and the word error rate comes out far too low
-    (openai/whisper discussion 858; Manohar, Pillai and Sherly 2024, arXiv 2409.02449). Vowel signs that Arabic and Hebrew may
-    leave out count as well, since words may differ in nothing else; remove them from both texts where they do not matter.
-    Invisible characters are removed, so a Persian or Indic word is the same with a joiner or without. Digits of every script
-    are the same. Scripts without spaces between words are not cut into words: for Chinese, Japanese, Thai, Lao, Khmer and
-    Burmese the character error rate is the one to go by.
-    """
-    text = INVISIBLE.sub("", unicodedata.normalize("NFKC", INVISIBLE.sub("", text)).lower())
-    text = unicodedata.normalize("NFKC", text).replace("i\u0307", "i")         # the Turkish capital of i in lower case
-    text = AM.sub(r"\2\1", text).translate(APOSTROPHES).replace("_", " ")
-    text = OTHER_DIGITS.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)
-    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)                       # 10,000
-    for pattern in _boundaries():
-        text = pattern.sub(" ", text)
-    return " ".join(NUMBERS[int(word)] if re.fullmatch(r"[0-9]|[1-9][0-9]", word) else word for word in text.split())
-
-
-def normalise_as_whisper(text: str) -> str:
-    """Text as Whisper's EnglishTextNormalizer writes it: "It's 21% of the colour" and "it is twenty one percent of the color".
-
-    It is for English only: it expands contractions, writes numbers in digits, takes American spelling and leaves out fillers.
-    Raises MissingAsset if the package is not installed.
-    """
-    return _whisper_normalizer()(text)
-
-
-@cache
-def _whisper_normalizer() -> Callable[[str], str]:
-    try:
-        from whisper_normalizer.english import EnglishTextNormalizer
-    except ImportError as error:
-        raise MissingAsset("--normaliser whisper: the package whisper-normalizer is not installed.  Run pip install "
-                           "'avsr[whisper]'.") from error
-    return EnglishTextNormalizer()
-
-
-def find_normaliser(name: str | None) -> Callable[[str], str]:
-    """The normaliser that rows name. Raises AvsrError if this version does not have it."""
-    known = {NORMALISER: normalise, WHISPER_NORMALISER: normalise_as_whisper}
-    if name not in known:
-        raise AvsrError(f"the rows are to be compared by the normaliser {name}, and this version has {' and '.join(known)}.  "
-                        "Use the version of avsr that wrote them.")
-    return known[name]
-
-
-def present_normaliser(name: str | None) -> str | None:
-    """The normaliser that now compares rows that name this one. Rows hold text as it was written, so that the present rules can
-    take the place of our earlier ones."""
-    return NORMALISER if name in FORMER_NORMALISERS else name
-
-
-@cache
-def _boundaries() -> tuple[re.Pattern[str], ...]:
-    r"""What becomes a space: marks that follow no letter; symbols, punctuation outside words and numbers; between f and 2.
-
-    Marks are Unicode's Mn and Mc, which `\w` of Python leaves out. Their list takes 13 ms to make, so it is made at first use.
-    """
-    kinds = groupby(range(0x300, 0x20000), lambda code: unicodedata.category(chr(code)) in ("Mn", "Mc"))
-    runs = [list(codes) for is_mark, codes in kinds if is_mark]
-    marks = "".join(f"{chr(codes[0])}-{chr(codes[-1])}" for codes in runs)
-    return (re.compile(rf"(?<![^\W\d])(?<![{marks}])[{marks}]+"),
-            re.compile(rf"[^\w'.{marks}]|(?<![\w{marks}])'|'(?!\w)|(?<!\d)\.|\.(?!\d)"),
-            re.compile(rf"(?<=[^\W\d]|[{marks}])(?=\d)|(?<=\d)(?=[^\W\d])(?!(?:st|nd|rd|th|s)\b)"))
