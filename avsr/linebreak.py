@@ -1,7 +1,7 @@
-"""Where a line may begin in scripts that put no space between words: text in, places out.
+"""Line breaks in scripts without spaces between words: text in, the places where a line may begin out.
 
-    Thai is cut into words by BudouX (a small classifier); Lao, Khmer, Burmese and Tibetan, of which no light library knows the
-    words, between clusters: a letter with all that is written around it. A line never begins with a mark.
+Thai is split into words by BudouX (a small classifier). Lao, Khmer, Burmese and Tibetan, for which there is no light library,
+are split between clusters: a letter with everything that is written around it. A line never begins with a combining mark.
 """
 
 from __future__ import annotations
@@ -13,33 +13,48 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
-HAN = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"             # Chinese and Japanese, in which a line may begin with any letter
+HAN = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"             # Chinese and Japanese: a line may begin with any letter
 SPACELESS = "\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\ua9e0-\ua9ff\uaa60-\uaa7f"
 RUN = re.compile(f"[{SPACELESS}][{SPACELESS}\u200b-\u200d]*")
-SPACED_LETTER = re.compile(f"[^\\W{HAN}{SPACELESS}]")       # of a word that is written between spaces
+SPACED_LETTER = re.compile(f"[^\\W{HAN}{SPACELESS}]")       # a letter of a script with spaces between words
 LINE_BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
-# One cluster. A consonant below another one counts to it, a consonant that an asat ends (Burmese) to the syllable before it,
-# vowels that are written before their consonant (Thai, Lao) to that one, and signs that end a word or a clause to the word.
+# One cluster. A consonant below another one belongs to that, a consonant that ends in an asat (Burmese) to the syllable before,
+# a vowel that is written before its consonant (Thai, Lao) to the consonant, and a sign that ends a word or clause to the word.
 CLUSTER = r"""
     [\u0f40-\u0fbc]+ [\u0f0b-\u0f14]*                       # Tibetan: a syllable with its dot
     | [\u0e40-\u0e44\u0ec0-\u0ec4]* \X
       (?: \p{M} | [\u200b-\u200d] | (?<=[\u17d2\u1039]) \X | [\u1000-\u1021] \u1037? \u103a
         | [\u0e2f\u0e30\u0e32\u0e33\u0e45\u0e46\u0e5a\u0e5b\u0eaf\u0eb0\u0eb2\u0eb3\u0ebd\u0ec6\u104a\u104b\u17d4-\u17da] )*"""
-Timed = TypeVar("Timed")                                    # a dataclass with text, start and end in seconds: transcript.Word
+
+
+class TimedText(Protocol):
+    """A dataclass with a text, and its start and end in seconds, such as transcript.Word."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def start(self) -> float: ...
+    @property
+    def end(self) -> float: ...
+
+
+Timed = TypeVar("Timed", bound=TimedText)
 
 
 def clusters(text: str) -> list[str]:
-    """What a reader takes for letters, with the marks above, below and around each. Joined they are the text."""
+    """What readers see as letters, each with the marks above, below and around it. Joined they are the text."""
     return _cluster().findall(text)
 
 
 def line_starts(text: str, words: set[int]) -> set[int]:
-    """Places in a text at which a line may begin.
+    """The offsets in a text at which a line may begin.
 
-    words: where the text's words begin, as a recogniser cut it. They stay, but for those inside a word or cluster of a script
-    without spaces, and those inside a Latin word in such a text; words of such a script that were not cut are cut.
+    words: the offsets at which the words of the recogniser begin. They are kept, except inside a word or cluster of a script
+    without spaces, or inside a Latin word in such a text. Longer stretches of such a script are split into words.
     """
     runs = list(RUN.finditer(text))
     if not runs and not re.search(f"[{HAN}]", text):
@@ -57,7 +72,7 @@ def line_starts(text: str, words: set[int]) -> set[int]:
 
 
 def inseparable(words: Sequence[Timed]) -> tuple[list[list[Timed]], list[Timed]]:
-    """Words in groups that stand on one line, as the letters of a Thai word do, and each group as one word."""
+    """The words in groups that stay on one line, such as the parts of a Thai word; and each group as one word."""
     starts = list(accumulate((len(word.text) for word in words), initial=0))[:-1]
     allowed = line_starts("".join(word.text for word in words), set(starts))
     groups: list[list[Timed]] = []
@@ -71,10 +86,8 @@ def inseparable(words: Sequence[Timed]) -> tuple[list[list[Timed]], list[Timed]]
 
 
 def line_pieces(words: Sequence[Timed], width: float) -> list[Timed]:
-    """The same text in words between which a line may end; of scripts without spaces, one wider than `width` is cut.
-
-    Times inside a word are shared out by length.
-    """
+    """The same text in words between which a line may end. A word of a script without spaces that is wider than `width` is
+    split, and its time is divided by length."""
     text = "".join(word.text for word in words)
     starts = list(accumulate((len(word.text) for word in words), initial=0))
     allowed = sorted(line_starts(text, set(starts[:-1])))
@@ -96,17 +109,17 @@ def line_pieces(words: Sequence[Timed], width: float) -> list[Timed]:
 
 
 def columns(text: str) -> int:
-    """Characters that take a place of their own on a line: all but marks above and below letters and what is invisible."""
+    """The number of characters that take up width: all but combining marks and invisible characters."""
     return len(text) if text.isascii() else sum(unicodedata.category(letter) not in ("Mn", "Me", "Cf") for letter in text)
 
 
 def one_line(text: str) -> str:
-    """Line breaks of every kind, and tabs, become spaces."""
+    """The text with spaces for line breaks of every kind and tabs."""
     return LINE_BREAKS.sub(" ", text).strip()
 
 
 def _words(run: str) -> list[str]:
-    """Words of Thai, clusters of other scripts; a word boundary that the writer has marked (U+200B) is one."""
+    """The words of Thai text, and the clusters of other scripts; U+200B, if there is any, marks all word boundaries."""
     if "\u200b" in run:
         return re.findall("[^\u200b]*\u200b+|[^\u200b]+", run)
     whole = clusters(run)

@@ -27,6 +27,7 @@ except ImportError:                                         # Windows, where not
 HAS_LOCKS = fcntl is not None
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)         # disk full, quota used up, file larger than it may be
 LONGEST_SUFFIX = 8                                          # of a temporary name, which must not become too long
+TEMPORARY = ".avsr-*.part*"                                  # the temporary files of `whole_file`, as a pattern
 LOCK_TRIES = 100                                            # to open a lock file that other processes keep removing
 REMEDY = "Make room, or choose another folder."
 

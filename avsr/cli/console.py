@@ -1,4 +1,4 @@
-"""What the commands share: what is said on standard error, errors as one sentence, the progress bar."""
+"""What the commands share: output, errors as one sentence, the progress bar."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,28 +22,30 @@ from avsr.names import escape_controls
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.progress import Progress, TaskID
+
     from avsr.runtime import Unit
 
-SILENCE_S = 60.0                                            # seconds of a log without a line, then one tells the progress
-OTHERS_WIDTH = 48                                           # columns of a bar's amount and times: its name gets what is left
-# Whisper's users type underscores: both spellings are understood.
+SILENCE_S = 60.0                                            # seconds without a line in a log
+OTHERS_WIDTH = 48                                           # columns of a bar but its name
+# Whisper's users type underscores, so both spellings are accepted.
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True,
            "token_normalize_func": lambda name: name.replace("_", "-") if name.startswith("-") or "_" in name else name}
 
 
 class Number(click.FloatRange):
-    """A number of the command line within bounds. Click takes `nan` for one that is within all bounds."""
+    """A number within bounds on the command line. Click alone accepts `nan` within any bounds."""
 
     name = "number"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
 def print_status(message: str, *, lines: bool = False) -> None:
-    """One line on standard error, or several where line breaks of the message are meant. Characters that a terminal would obey,
-    as names of files may hold, are spelt out."""
+    """Print a line on standard error, or several if `lines` keeps the line breaks. Control characters, which names of files may
+    contain, are escaped."""
     print(escape_controls(message, lines=lines), file=sys.stderr, flush=True)
 
 
@@ -52,43 +55,43 @@ def print_result(text: str, *, lines: bool = False) -> None:
 
 
 class Commands(click.Group):
-    """The commands. Arguments that an error repeats are shown as `print_status` shows them."""
+    """The group of commands. Arguments that an error repeats are escaped as by `print_status`."""
 
     def make_context(self, *args, **extra) -> click.Context:
-        with _harmless_errors():
+        with _escaped_errors():
             return super().make_context(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _harmless_errors():
+        with _escaped_errors():
             return super().invoke(ctx)
 
 
 @contextmanager
-def _harmless_errors() -> Iterator[None]:
+def _escaped_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = escape_controls(error.message, lines=True)
+        vars(error)["message"] = escape_controls(error.message, lines=True)
         raise
 
 
 def is_first_process() -> bool:
-    """False in all but one of the processes that torchrun starts: what is said once is said by that one."""
+    """Whether this process prints what should be printed once: true in one of the processes that torchrun starts."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def report_errors(go_on: Callable[[], str] | str = "Give the same command again; it begins anew.") -> Iterator[None]:
-    """Errors as one sentence and status 1; a reader that went away, as in `| head`, is no error. Ctrl-C and SIGTERM end the
-    program as stopping.py describes.
+    """Print an error of the block as one sentence and exit with status 1. A closed pipe, as in `| head`, gives no message.
+    Ctrl-C and SIGTERM end the program as stopping.py describes.
 
-    go_on: what is there then, and what the user should do next, in one or two sentences; or a function that says so.
+    go_on: what is left after a stop and what the user should do next, in one or two sentences; or a function that returns it.
     """
     def end(number: int) -> None:
         leave(number, go_on if isinstance(go_on, str) else go_on())
 
     replace_unencodable_letters()
-    # Where the home cannot be written, matplotlib keeps its fonts in a temporary folder, and warns of it in two long lines.
+    # If the home folder cannot be written, matplotlib keeps its fonts in a temporary folder and warns in two long lines.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         with stoppable(end):
@@ -99,20 +102,20 @@ def report_errors(go_on: Callable[[], str] | str = "Give the same command again;
         print_status(f"error: {error}")
         sys.exit(1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # else Python complains once more on leaving
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # or Python complains again when it exits
         sys.exit(1)
 
 
 def replace_unencodable_letters() -> None:
-    """Let standard output and standard error write a question mark for a letter that their encoding lacks, in place of ending
-    with UnicodeEncodeError. Other ways that the user has asked for by PYTHONIOENCODING stay."""
+    """Write a question mark for a letter that the encoding of standard output or standard error lacks, instead of failing with
+    UnicodeEncodeError. Another way that the user has chosen by PYTHONIOENCODING is kept."""
     for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict":
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
 
 
 def check_writable(folder: Path) -> None:
-    """Before an hour of work, not after it. Raises BadOutput."""
+    """Check that a folder can be written to, before an hour of work. Raises BadOutput."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".avsr-{os.getpid()}.part"
@@ -123,24 +126,27 @@ def check_writable(folder: Path) -> None:
 
 
 def limit_openmp_spinning() -> None:
-    """Let torch's OpenMP threads spin for at most 1000 rounds (20 to 50 microseconds) while they wait for work, and then sleep.
+    """Let torch's OpenMP threads sleep after 1000 rounds (20 to 50 microseconds) of waiting for work; call it before torch is
+    imported.
 
-    This function must be called before torch is imported; variables that the user has set stay. By default the threads spin for
-    300,000 rounds, which took 4 of 11 seconds of processor time for a clip of 6 s with OMP_NUM_THREADS=1 on two busy cores.
+    Variables that the user has set are kept. By default the threads spin for 300,000 rounds, which took 4 of 11 seconds of
+    processor time for a clip of 6 s with OMP_NUM_THREADS=1 on two busy cores.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 class ProgressBar:
-    """Progress on standard error: one bar that shows the stage at hand, while somebody watches.
+    """Progress on standard error: one bar for the present stage, if standard error is a terminal.
 
-    lines: where standard error is no terminal but perhaps the log of a long job, after every minute of silence a line says
-    how far the work is. Without, nothing is said there. `quiet` silences both.
+    lines: if it is not a terminal but perhaps the log of a long job, whether to print a line about the progress after each
+    minute without one. `quiet` turns both off.
     """
 
     def __init__(self, quiet: bool, *, lines: bool = False):
-        self.quiet, self.rich, self.task, self.stage = quiet, None, None, ""
+        self.rich: Progress | None = None
+        self.task: TaskID | None = None
+        self.quiet, self.stage = quiet, ""
         talks = not quiet and is_first_process()
         self.shown = talks and sys.stderr.isatty()
         self.lines, self.last_said = talks and lines and not self.shown, time.monotonic()
@@ -166,19 +172,19 @@ class ProgressBar:
             self.rich.stop()
 
     def begin(self, path: str, *, heading: bool) -> None:
-        """The next file."""
+        """Begin the next file."""
         self.stage = ""
         if heading and not self.quiet:
             print_status(f"{path}:")
 
     def print_line(self, line: str) -> None:
-        """A line of the work's own, unless it is to be quiet."""
+        """Print a line on standard error, unless quiet."""
         if not self.quiet:
             self.last_said = time.monotonic()
             print_status(line)
 
     def warn(self, problems: Sequence[str]) -> None:
-        """What the user should know though the work was done."""
+        """Print problems that did not stop the work."""
         for problem in problems:
             self.print_line(f"warning: {problem}")
 
@@ -192,26 +198,27 @@ class ProgressBar:
         rate = (done - self.began[1]) / max(time.monotonic() - self.began[0], 1e-3)
         amount = "" if unit is None else amount_text(done, total, unit, rate)
         if self.rich is not None:
-            self._draw(done, total, amount, fresh=fresh)
+            self._draw(self.rich, done, total, amount, fresh=fresh)
         elif amount and time.monotonic() - self.last_said >= SILENCE_S:
             self.print_line(f"{stage}: {amount}")
 
-    def _draw(self, done: float, total: float | None, amount: str, *, fresh: bool) -> None:
-        if fresh:
+    def _draw(self, rich: Progress, done: float, total: float | None, amount: str, *, fresh: bool) -> None:
+        if fresh or self.task is None:
             if self.task is not None:
-                self.rich.remove_task(self.task)
-            self.task = self.rich.add_task(self.stage, total=total, amount=amount)
-        # At once where a stage begins or ends: short ones would come and go between two of the bar's ten looks a second.
-        self.rich.update(self.task, completed=done, total=total, amount=amount, refresh=fresh or done == total)
+                rich.remove_task(self.task)
+            self.task = rich.add_task(self.stage, total=total, amount=amount)
+        # The bar is drawn ten times a second, and also at the beginning and the end of a stage, or short ones would not be
+        # seen.
+        rich.update(self.task, completed=done, total=total, amount=amount, refresh=fresh or done == total)
 
 
-SIZES = ((1e9, "GB", 2), (1e6, "MB", 1), (1e3, "kB", 0), (1, "bytes", 0))       # from so many bytes on: unit, decimals
+SIZES = ((1e9, "GB", 2), (1e6, "MB", 1), (1e3, "kB", 0), (1, "bytes", 0))       # at least so many bytes: unit, decimals
 
 
 def amount_text(done: float, total: float | None, unit: Unit, rate: float) -> str:
     """How much is done, as a bar shows it: `63 of 310 s`, `12 of 75 utterances, 3.1/s`, `1.2 of 75.5 MB, 4.0 MB/s`.
 
-    rate: units a second; left out where it is nothing yet, and of a recording's seconds, as the time that remains says it.
+    rate: units per second. It is not shown while it is 0, nor for seconds of a recording, which the remaining time tells.
     """
     most = done if total is None else total
     size, name, decimals = _scale(most) if unit == "bytes" else (1, unit, 0)
@@ -226,5 +233,5 @@ def amount_text(done: float, total: float | None, unit: Unit, rate: float) -> st
 
 
 def _scale(n_bytes: float) -> tuple[float, str, int]:
-    """The unit in which so many bytes are shown: its size, its name, and decimals."""
+    """The unit in which a number of bytes is shown: its size, its name, and the decimals."""
     return next((one for one in SIZES if n_bytes >= one[0]), SIZES[-1])

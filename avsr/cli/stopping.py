@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: a command ends within GRACE_S, with one sentence that says how to go on.
+"""Ctrl-C and SIGTERM: a command ends within GRACE_S seconds, with one sentence that says how to continue.
 
-Python runs a signal's handler in the main thread, which may be waiting for work of several seconds in other threads. So the
-handler only raises Stopped there, and a thread that the signal wakes ends the process where the main thread has not ended by
-itself in time. Files are written under temporary names and renamed, so that whatever is there is whole.
+Python runs the handler of a signal in the main thread, which may be waiting for seconds of work in other threads. So the
+handler only raises Stopped, and another thread, which the signal wakes, ends the process if the main thread has not ended in
+time. Files are written under temporary names and renamed, so whatever exists is whole.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from contextlib import contextmanager
 
 from avsr.names import escape_controls
 
-GRACE_S = 1.5                                               # seconds from the signal to the end, at most
-_leaving = threading.Lock()                                 # taken by the thread that ends the process
-NAMES = {signal.SIGINT: "by Ctrl-C", signal.SIGTERM: "by SIGTERM"}
+GRACE_S = 1.5                                               # the most seconds from the signal to the end of the process
+_leaving = threading.Lock()                                 # held by the thread that ends the process
+NAMES: dict[int, str] = {signal.SIGINT: "by Ctrl-C", signal.SIGTERM: "by SIGTERM"}
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks the program to end. number: the signal's."""
+    """A signal asks the program to end. number: that of the signal."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -33,25 +33,25 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable(leave: Callable[[int], None]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM raise Stopped in the main thread; after GRACE_S, `leave(number)` is called in another thread
-    where the main thread is still inside. `leave` must end the process. A second signal ends the process at once.
+    """Within the block, SIGINT and SIGTERM raise Stopped in the main thread. If that is still in the block after GRACE_S, or at
+    a second signal, another thread calls `leave(number)`, which must end the process.
 
-    A signal that is ignored, as nohup and a shell's `&` have it, stays so. Only the main thread can receive signals: in any
-    other nothing changes.
+    An ignored signal stays ignored, as nohup and a shell's `&` want it. In other threads than the main one, which receive no
+    signals, nothing changes; nor on Windows, where select cannot wait for a pipe: Ctrl-C raises KeyboardInterrupt there.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
         return
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)                          # as signal.set_wakeup_fd wants it
-    threading.Thread(target=_watch, args=(receiver, leave), daemon=True).start()
+    threading.Thread(target=_wait_and_leave, args=(receiver, leave), daemon=True).start()
     handlers = {number: signal.signal(number, _raise) for number in NAMES if signal.getsignal(number) is not signal.SIG_IGN}
     before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(sender)                                    # which ends the thread that watches
+        os.close(sender)                                    # which ends the other thread
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -60,8 +60,8 @@ def _raise(number: int, _: object) -> None:
     raise Stopped(number)
 
 
-def _watch(receiver: int, leave: Callable[[int], None]) -> None:
-    """Wait for a signal, then for the end of the main thread's work, which closes the other end of the pipe."""
+def _wait_and_leave(receiver: int, leave: Callable[[int], None]) -> None:
+    """Wait for a signal, then for the main thread to leave the block, which closes the other end of the pipe."""
     number = _next(receiver, None)
     if number is not None:
         second = _next(receiver, time.monotonic() + GRACE_S)
@@ -71,7 +71,7 @@ def _watch(receiver: int, leave: Callable[[int], None]) -> None:
 
 
 def _next(receiver: int, until: float | None) -> int | None:
-    """The number of the next signal, which Python writes as a byte, or 0 where there is none by then; None once all is over."""
+    """The number of the next signal, which Python writes as a byte; 0 if there is none by then, None if the pipe was closed."""
     while select.select([receiver], [], [], None if until is None else max(0.0, until - time.monotonic()))[0]:
         if not (byte := os.read(receiver, 1)):
             return None
@@ -81,13 +81,13 @@ def _next(receiver: int, until: float | None) -> int | None:
 
 
 def leave(number: int, sentence: str) -> None:
-    """End the process now: say why, and give the status that shells expect, 128 and the signal's number.
+    """End the process now: print why, and exit with the status that shells expect, 128 plus the number of the signal.
 
-    The main thread and the one that watches it may both come here; the later one waits for the end.
+    Both threads may call this; the later one waits for the end.
     """
     if not _leaving.acquire(blocking=False):
         threading.Event().wait()
     if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K\x1b[?25h")               # the progress bar goes, and the cursor that it hides comes back
+        sys.stderr.write("\r\x1b[K\x1b[?25h")               # remove the progress bar, and show the cursor that it hides
     print(escape_controls(f"stopped {NAMES[number]}: {sentence}"), file=sys.stderr, flush=True)
-    os._exit(128 + number)                                  # threads that are at work would be waited for otherwise
+    os._exit(128 + number)                                  # a normal exit would wait for threads that are at work

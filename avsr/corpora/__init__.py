@@ -1,4 +1,4 @@
-"""Corpora: one file per layout, one function each, a folder in, a `Corpus` of utterances and of what was dropped out."""
+"""Corpora: one file and one function for each layout. A folder goes in; its utterances, and what was dropped, come out."""
 
 from collections.abc import Callable
 
@@ -13,4 +13,4 @@ CORPORA: dict[str, Callable[..., Corpus]] = {
     "lrs3": lrs.read,
     "tcd-timit": tcd_timit.read,
 }
-"""Each is called `read(folder, split_list=None)`; raises BadManifest where the folder does not have its layout."""
+"""The readers, called as `read(folder, split_list=None)`; they raise BadManifest for a folder of another layout."""

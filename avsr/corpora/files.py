@@ -1,4 +1,4 @@
-"""What every reader needs: the recordings below a folder, tables with a header, split lists, and how a folder is refused."""
+"""What all readers of corpora share: the recordings below a folder, tables, split lists, and the error for a wrong folder."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from avsr.textfiles import NotText, read_table, read_text
 
 VIDEO = (".mpg", ".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpeg")      # in the order of preference
 SOUND = (".wav", ".flac", ".opus", ".ogg", ".m4a", ".mp3")
-MOST_NAMED = 20                                             # columns in a message
+MOST_NAMED = 20                                             # column names in a message
 SPLITS = {"train": "train", "valid": "valid", "val": "valid", "dev": "valid", "validation": "valid", "test": "test",
           "unseen": "unseen"}
 
 
 def recordings(folder: Path) -> tuple[list[Path], list[Dropped]]:
-    """Recordings below a folder, hidden ones left out: video before sound, then by name; and those that are empty.
+    """The recordings below a folder, without hidden ones, video before sound and then by name; and those that are unusable.
 
-    Raises BadManifest for a folder that is not there, is a file, or holds no recording at all.
+    Raises BadManifest for a folder that does not exist, is a file, or contains no recording.
     """
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "no such folder"
@@ -48,12 +48,12 @@ def recordings(folder: Path) -> tuple[list[Path], list[Dropped]]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder, by name, but for hidden ones; also those behind links to folders, each folder once."""
+    """All files below a folder, sorted, without hidden ones; also behind links to folders, each folder once."""
     return [path for path in list_folder(folder).paths if path.is_file()]
 
 
 def is_sound(path: str | Path) -> bool:
-    """Whether a recording is of sound alone, by its suffix."""
+    """Whether a recording is audio only, by its suffix."""
     return Path(path).suffix.lower() in SOUND
 
 
@@ -61,14 +61,14 @@ OWN = "Check the folder; for clips of your own with a .txt beside each, use `avs
 
 
 def wrong_layout(folder: Path, looked_for: str, remedy: str = OWN) -> BadManifest:
-    """The error for a folder without what a reader looks for."""
+    """The error for a folder that does not have what a reader looks for."""
     there = files_below(folder)
     found = f"found {len(there)} files, such as {there[0].relative_to(folder).as_posix()!a}" if there else "found it empty"
     return BadManifest(f"{folder}: looked for {looked_for}, {found}.  {remedy}")
 
 
 def read_transcript(path: Path) -> str | None:
-    """A text file's words with single spaces, None where it is no text."""
+    """The words of a text file with single spaces between them; None if it is not text."""
     try:
         return " ".join(read_text(path).split())
     except (OSError, NotText):
@@ -76,9 +76,9 @@ def read_transcript(path: Path) -> str | None:
 
 
 def read_cells(path: Path, required: Sequence[str], known: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Rows of a .csv, .tsv or .jsonl file by its header's names; empty cells are left out. Raises BadManifest.
+    """The rows of a .csv, .tsv or .jsonl file by column; empty cells are left out. Raises BadManifest.
 
-    known: columns that may be there, whose names in the header may have capitals.
+    required: columns that must be there. known: columns that may be there. Their names may be written with capitals.
     """
     try:
         found = read_table(path, required, known, short=True)
@@ -95,26 +95,27 @@ def read_cells(path: Path, required: Sequence[str], known: Sequence[str] = ()) -
 
 
 def _text(value: object) -> str:
-    """What a cell of JSON is in a table of text."""
+    """A value of JSON as the text that a .csv file would have."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def assign_splits(found: Iterable[tuple[str, Utterance]], split_list: Path) -> Corpus:
-    """Splits from a table with columns utterance, split and, where names repeat, speaker; (name, utterance) each.
+    """Assign splits from a table with the columns utterance, split and, if names repeat, speaker.
 
-    Dropped: what the list does not name, names that have no clip, rows without a name or a split, and where it has a column
-    text, clips of another text. Raises BadManifest for a table that cannot be read, or that puts a clip into two splits.
+    found: names and utterances. Dropped are utterances that the table does not name, names without an utterance, rows without a
+    name or a split and, if there is a column text, utterances of another text. Raises BadManifest for a table that cannot be
+    read or that puts an utterance into two splits.
     """
     rows, dropped = _split_rows(split_list)
     used, out = set(), []
     for name, utterance in found:
         speaker = utterance.speaker and nfc(utterance.speaker)
         key = next((key for key in ((speaker, nfc(name)), (None, nfc(name))) if key in rows), None)
-        used.add(key)
-        row = rows.get(key)
-        if row is None:
+        if key is None:
             dropped.append(Dropped(utterance.media, f"not in {split_list.name}"))
-        elif row.get("text", utterance.text) != utterance.text:
+            continue
+        used.add(key)
+        if (row := rows[key]).get("text", utterance.text) != utterance.text:
             dropped.append(Dropped(utterance.media, f"{split_list.name} has {row['text']!r}, its name {utterance.text!r}"))
         else:
             out.append(replace(utterance, split=SPLITS.get(row["split"].lower(), row["split"])))
@@ -124,7 +125,7 @@ def assign_splits(found: Iterable[tuple[str, Utterance]], split_list: Path) -> C
 
 
 def _split_rows(path: Path) -> tuple[dict[tuple[str | None, str], dict[str, str]], list[Dropped]]:
-    """The rows of a split list by speaker and utterance; and those that name none, or no split."""
+    """The rows of a split list by speaker and utterance, and those without an utterance or a split."""
     rows: dict[tuple[str | None, str], dict[str, str]] = {}
     dropped = []
     for number, row in enumerate(read_cells(path, ("utterance", "split"), ("speaker", "text")), start=1):

@@ -1,7 +1,7 @@
-"""Clips of one's own: a .txt of the same name beside each, or a table that names them.
+"""Your own clips: with a .txt of the same name beside each, or listed in a table.
 
     clip.mp4 + clip.txt | anna/clip.mp4 + anna/clip.txt | train/anna/clip.mp4 + ... | metadata.csv, .tsv or .jsonl
-A table has a header with media and text, and may have id, speaker, split, start, end, language; all else becomes labels.
+The header of a table has media and text, and may have id, speaker, split, start, end, language; other columns become labels.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ COLUMNS = ("id", "media", "text", "speaker", "split", "start", "end", "language"
 
 
 def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
-    """Clips of a folder, or those of a table, as utterances.
+    """The clips of a folder or a table as utterances.
 
-    folder: a folder, or the path of a table; a folder with a metadata.csv, .tsv or .jsonl is read by that. Without a table
-    the sub-folder's name is the speaker, and a first sub-folder train, valid or test the split. split_list: a table with
-    columns utterance (the id), split, and speaker where ids repeat. Raises BadManifest.
+    folder: a folder, or the path of a table. If the folder has a metadata.csv, .tsv or .jsonl, the clips are those of the
+    table. Without a table, the name of the sub-folder is the speaker, and a first sub-folder train, valid or test is the split.
+    split_list: a table with the columns utterance (the id), split and, if ids repeat, speaker. Raises BadManifest.
     """
     folder = Path(folder).resolve()
     named = (find_path(folder, name) for name in TABLES)        # also Metadata.CSV
@@ -65,7 +65,7 @@ def _by_name(folder: Path) -> Corpus:
                 dropped.append(Dropped(path.as_posix(), f"the same name as {found[name].media}"))
         elif text:
             *above, _ = name.split("/")
-            split = SPLITS.get(above.pop(0).lower()) if above and above[0].lower() in SPLITS else "train"
+            split = SPLITS[above.pop(0).lower()] if above and above[0].lower() in SPLITS else "train"
             found[name] = Utterance(name, path.as_posix(), text, above[-1] if above else None, split)
         elif said is None:
             dropped.append(Dropped(path.as_posix(), "no .txt beside it"))
@@ -93,7 +93,7 @@ def _by_table(path: Path) -> Corpus:
 
 
 def _utterance(row: dict[str, str], base: Path, shared: bool) -> Utterance | str:
-    """A row's utterance, or why there is none. shared: other rows are of the same recording."""
+    """The utterance of a row, or the reason why there is none. shared: whether other rows have the same recording."""
     if absent := [name for name in ("media", "text") if name not in row]:
         return f"no {absent[0]}"
     media, url = row["media"], "://" in row["media"]

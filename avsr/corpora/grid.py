@@ -1,8 +1,8 @@
-"""GRID: 34 talkers, sentences of six words, the text in the file's name.
+"""GRID: 34 talkers, sentences of six words, whose text is in the name of the file.
 
     s1/bbaf2n.mpg | s1_processed/bbaf2n.mpg | s1/video/mpg_6000/bbaf2n.mpg | audio_25k/s1/bbaf2n.wav  (or .mkv, .mp4, .avi)
-Times of words come from an .align file beside the clip, and only where its words are the name's: the corpus's published
-`alignments/` folders are shuffled across speakers.
+The times of words come from an .align file beside the clip, if its words are those of the name: the `alignments/` folders that
+the corpus publishes are shuffled across speakers.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ WORDS = (
     {"b": "bin", "l": "lay", "p": "place", "s": "set"},
     {"b": "blue", "g": "green", "r": "red", "w": "white"},
     {"a": "at", "b": "by", "i": "in", "w": "with"},
-    {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"},             # w has two syllables more than the others
+    {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"},             # w, which has two more syllables, is left out
     {"z": "zero"} | {str(digit): word for digit, word in enumerate(DIGITS) if digit},
     {"a": "again", "n": "now", "p": "please", "s": "soon"},
 )
 ALIGN_RATE = 25_000                                         # units a second in .align files
 UNSEEN = ("s1", "s2", "s20", "s22")                         # LipNet's test speakers (arXiv 1611.01599)
-SEEN_PER_SPEAKER = 255                                      # its other protocol: so many sentences of each speaker
+SEEN_PER_SPEAKER = 255                                      # the other protocol: so many sentences of each speaker
 PROTOCOLS = ("unseen", "seen")
 
 
 def read(folder: Path, *, split_list: Path | str | None = None) -> Corpus:
-    """GRID, or part of it, as utterances.
+    """GRID, or a part of it, as utterances.
 
-    split_list: a table with columns speaker, utterance, split (and text); or `unseen`: s1, s2, s20 and s22 are `test`;
-    or `seen`: 255 utterances of each speaker, drawn by lot, are. None takes the folder's splits.tsv; without one `unseen`
-    where another speaker is there to train on, else `seen`. Raises BadManifest.
+    split_list: a table with the columns speaker, utterance, split (and text); or `unseen`, which puts s1, s2, s20 and s22 into
+    split `test`; or `seen`, which puts 255 random utterances of each speaker there. None stands for splits.tsv in the folder
+    or, if there is none, for `unseen` if another speaker is left to train on, else `seen`. Raises BadManifest.
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
@@ -52,10 +52,11 @@ def read(folder: Path, *, split_list: Path | str | None = None) -> Corpus:
         elif speaker is None:
             dropped.append(Dropped(path.as_posix(), "it lies in no folder of a speaker, such as s1"))
         elif (speaker, name) not in found:
-            words, problem = _words(align := times.find(path, ".align"), text)
-            dropped += [Dropped(align.as_posix(), problem)] if problem else []
+            align = times.find(path, ".align")
+            words, problem = (None, None) if align is None else _words(align, text)
+            dropped += [Dropped(str(align), problem)] if problem else []
             found[speaker, name] = Utterance(f"{speaker}_{name}", path.as_posix(), text, speaker, words=words)
-        elif not is_sound(path) or is_sound(found[speaker, name].media):     # sound beside its video is no second clip
+        elif not is_sound(path) or is_sound(found[speaker, name].media):     # sound beside its video is not another clip
             dropped.append(Dropped(path.as_posix(), f"the same speaker and sentence as {found[speaker, name].media}"))
     if paths and not found:
         raise wrong_layout(folder, "GRID's clips, such as s1/bbaf2n.mpg")
@@ -64,24 +65,22 @@ def read(folder: Path, *, split_list: Path | str | None = None) -> Corpus:
 
 
 def sentence(name: str) -> str | None:
-    """`bbaf2n` -> `bin blue at f two now`; None for what is no GRID sentence."""
+    """`bbaf2n` -> `bin blue at f two now`; None if it is not a sentence of GRID."""
     if len(name) != len(WORDS) or any(letter not in words for letter, words in zip(name, WORDS, strict=True)):
         return None
     return " ".join(words[letter] for letter, words in zip(name, WORDS, strict=True))
 
 
 def _speaker(path: Path, folder: Path) -> str | None:
-    """Of the nearest folder named as a speaker, the one asked for included."""
+    """The speaker of a clip: the name of the nearest folder that is called like a speaker, `folder` included."""
     for part in reversed((folder.name, *path.relative_to(folder).parts[:-1])):
         if match := re.fullmatch(r"(s\d+)(_processed)?", part, re.IGNORECASE):
             return match[1].lower()
     return None
 
 
-def _words(path: Path | None, text: str) -> tuple[tuple[TimedWord, ...] | None, str | None]:
-    """Times of words, or None and, where there is a file, why it is not used."""
-    if path is None:
-        return None, None
+def _words(path: Path, text: str) -> tuple[tuple[TimedWord, ...] | None, str | None]:
+    """The times of words in a file; or None and the reason why the file is not used."""
     try:
         rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
         words = tuple(TimedWord(word, int(start) / ALIGN_RATE, int(end) / ALIGN_RATE) for start, end, word in rows

@@ -1,7 +1,7 @@
-"""Lombard GRID: 54 other talkers say GRID's sentences, plainly or (with noise in their ears) raised: the Lombard effect.
+"""Lombard GRID: 54 other talkers say GRID's sentences in a plain or, with noise in their ears, a raised voice.
 
     s30/s30_l_bbbm4a.opus | front/s30_l_bbbm4a.mov | side/s30_l_bbbm4a.mov | audio/s30_l_bbbm4a.wav
-The name holds talker, style (l Lombard, p plain) and sentence. Talkers are not GRID's, so `lombard-s30` is what we call s30.
+The name has the talker, the style (l Lombard, p plain) and the sentence. The talkers are not GRID's: s30 becomes `lombard-s30`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from avsr.corpora.grid import sentence
 from avsr.manifest import Corpus, Dropped, Utterance
 
 STYLES = {"l": "lombard", "p": "plain"}
-TEST = tuple(f"lombard-s{number}" for number in (38, 39, 40))               # ours: no split is published
+TEST = tuple(f"lombard-s{number}" for number in (38, 39, 40))               # our choice, as no split is published
 
 
 def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
-    """Lombard GRID, or part of it, as utterances with the labels style, and view where a clip lies below front/ or side/.
+    """Lombard GRID, or a part of it, as utterances with the label style, and the label view if a clip lies below front/ or
+    side/.
 
-    split_list: a table with columns utterance (such as s30_l_bbbm4a) and split; without one s38, s39 and s40 are `test`.
-    Sound that has its video from the front is left to that. Raises BadManifest.
+    split_list: a table with the columns utterance (such as s30_l_bbbm4a) and split; without it s38, s39 and s40 are `test`. An
+    audio file is not used if its video from the front is there. Raises BadManifest.
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
     found: dict[str, tuple[str, Utterance]] = {}
     for path in paths:
         match = re.fullmatch(r"(s\d+)_([lp])_(\w{6})", path.stem.lower())
-        text = match and sentence(match[3])
-        if not text:
-            other = "_WRONG_" in path.stem                    # two of the 221 on our disk
+        if match is None or (text := sentence(match[3])) is None:
+            other = "_WRONG_" in path.stem                    # two of the 221 clips we have seen
             dropped.append(Dropped(path.as_posix(), "its name says that another sentence was spoken" if other
                                    else "its name is not of the kind s30_l_bbbm4a"))
             continue
@@ -50,6 +50,7 @@ def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
     pairs = [found[id_] for id_ in sorted(found)]
     if split_list is None:
         return Corpus([utterance for _, utterance in pairs], dropped)
-    bare = [(name, replace(utterance, speaker=utterance.speaker.removeprefix("lombard-"))) for name, utterance in pairs]
-    corpus = assign_splits(bare, Path(split_list))                                  # the list calls talkers as the corpus does
+    # The list has the corpus's names of talkers.
+    bare = [(name, replace(utterance, speaker=(utterance.speaker or "").removeprefix("lombard-"))) for name, utterance in pairs]
+    corpus = assign_splits(bare, Path(split_list))
     return Corpus([replace(row, speaker=f"lombard-{row.speaker}") for row in corpus.utterances], dropped + corpus.dropped)

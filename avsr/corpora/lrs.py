@@ -2,8 +2,8 @@
 
     LRS2: main/VIDEO/CLIP.mp4, pretrain/VIDEO/CLIP.mp4, and lists train.txt, val.txt, test.txt of VIDEO/CLIP
     LRS3: pretrain/VIDEO/CLIP.mp4, trainval/VIDEO/CLIP.mp4, test/VIDEO/CLIP.mp4
-The .txt holds `Text:`, `Conf:` and, below WORD START END ASDSCORE, a row for each word. Clips of pretrain/ may last minutes:
-they are cut between words.
+The .txt has `Text:`, `Conf:` and, below WORD START END ASDSCORE, a row for each word. Clips of pretrain/ may last minutes, so
+they are split between words.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from avsr.folders import Sidecars, find_path
 from avsr.manifest import Corpus, Dropped, TimedWord, Utterance
 from avsr.textfiles import NotText, read_text
 
-PARTS = {"main": None, "pretrain": "train", "trainval": "train", "test": "test"}     # main: by its lists
+PARTS = {"main": None, "pretrain": "train", "trainval": "train", "test": "test"}     # main: by the lists
 LISTS = {"train.txt": "train", "val.txt": "valid", "test.txt": "test"}
-PAD_S = 0.2                                                 # kept before and after a piece where the pause allows
+PAD_S = 0.2                                                 # kept before and after a segment if the pause is long enough
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class _Transcript:
 
 
 def read(folder: Path, *, split_list: Path | None = None, max_seconds: float = 12.0) -> Corpus:
-    """LRS2 or LRS3, whichever parts are there, as utterances; text as written, marks such as {NS} left out.
+    """LRS2 or LRS3, or a part of it, as utterances. The text is as written, without marks such as {NS}; the video is the
+    speaker.
 
-    split_list: a table with columns utterance (PART/VIDEO/CLIP), split; else the corpus's own lists, with pretrain/ and
-    trainval/ in `train`. max_seconds: about the longest piece of a pretrain clip. The video stands for the speaker.
-    Raises BadManifest.
+    split_list: a table with the columns utterance (PART/VIDEO/CLIP) and split; without it the lists of the corpus apply, and
+    pretrain/ and trainval/ are `train`. max_seconds: roughly the longest segment of a clip of pretrain/. Raises BadManifest.
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
@@ -56,7 +56,7 @@ def read(folder: Path, *, split_list: Path | None = None, max_seconds: float = 1
             found += [(name, row) for row in _utterances(path, name, split, transcript, max_seconds)]
     if paths and not clips:
         raise wrong_layout(folder, "LRS2's or LRS3's clips, such as pretrain/VIDEO/00001.mp4")
-    stems = {path.with_suffix("") for path in clips}         # sound beside its clip is no second clip
+    stems = {path.with_suffix("") for path in clips}         # sound beside its video is not another clip
     dropped += [Dropped(path.as_posix(), "no .mp4 at PART/VIDEO/CLIP.mp4") for path in paths
                 if path not in clips and path.with_suffix("") not in stems]
     used = {texts.find(path, ".txt") for path in paths}
@@ -70,7 +70,7 @@ def read(folder: Path, *, split_list: Path | None = None, max_seconds: float = 1
 
 
 def _lists(folder: Path) -> dict[str, str]:
-    """The split of each VIDEO/CLIP that the corpus's own lists name. Raises BadManifest."""
+    """The split of each VIDEO/CLIP in the lists of the corpus. Raises BadManifest."""
     lists = {}
     for name, split in LISTS.items():
         path = find_path(folder, name)
@@ -90,7 +90,7 @@ def _part(path: Path, folder: Path) -> str:
 
 
 def _transcript(path: Path | None) -> _Transcript | str:
-    """What a .txt says, or why it cannot be used."""
+    """The transcript in a .txt file, or the reason why it cannot be used."""
     if path is None:
         return "no .txt beside it"
     try:
@@ -117,7 +117,7 @@ def _transcript(path: Path | None) -> _Transcript | str:
 
 
 def _is_mark(word: str) -> bool:
-    """{NS}, {LG}: noises, laughter."""
+    """Whether this is a mark of a noise ({NS}) or of laughter ({LG})."""
     return word.startswith("{") and word.endswith("}")
 
 
@@ -127,8 +127,9 @@ def _utterances(path: Path, name: str, split: str, transcript: _Transcript, max_
     labels = {"part": part} | ({"confidence": transcript.confidence} if transcript.confidence else {})
     if part != "pretrain":
         return [Utterance(id_, path.as_posix(), transcript.text, video, split, words=transcript.words, labels=labels)]
+    assert transcript.words is not None, "clips of pretrain/ without times of words are dropped before"
     out = []
-    for first, last in _pieces(transcript.words, max_seconds):
+    for first, last in _segments(transcript.words, max_seconds):
         words = transcript.words[first:last + 1]
         start, end = _span(transcript.words, first, last)
         timed = tuple(TimedWord(word.text, *(round(max(0.0, time - start), 3) for time in (word.start, word.end)))
@@ -139,16 +140,17 @@ def _utterances(path: Path, name: str, split: str, transcript: _Transcript, max_
 
 
 def _span(words: tuple[TimedWord, ...], first: int, last: int) -> tuple[float, float]:
-    """Start and end in seconds of a piece: with up to PAD_S of the pauses around it, at most half of each."""
+    """The start and the end of a segment in seconds, with up to PAD_S of the pauses around it, but at most half of each."""
     before = words[first - 1].end if first else 0.0
-    after = words[last + 1].start if last + 1 < len(words) else words[last].end            # no pad past the clip's end
+    after = words[last + 1].start if last + 1 < len(words) else words[last].end            # nothing after the end of the clip
     start = words[first].start - min(PAD_S, max(0.0, words[first].start - before) / (2 if first else 1))
     end = words[last].end + min(PAD_S, max(0.0, after - words[last].end) / 2)
     return round(start, 3), round(max(end, start + 0.04), 3)
 
 
-def _pieces(words: tuple[TimedWord, ...], max_seconds: float) -> list[tuple[int, int]]:
-    """First and last word of each piece: as many words as fit, then back to the longest pause in its later half."""
+def _segments(words: tuple[TimedWord, ...], max_seconds: float) -> list[tuple[int, int]]:
+    """The first and the last word of each segment: as many words as fit, and then back to the longest pause in its second
+    half."""
     out, first = [], 0
     while first < len(words):
         last = first
@@ -162,7 +164,7 @@ def _pieces(words: tuple[TimedWord, ...], max_seconds: float) -> list[tuple[int,
 
 
 def _not_there(folder: Path, there: set[Path], lists: dict[str, str]) -> list[Dropped]:
-    """Lines of the lists of which there is neither a clip nor its text."""
+    """The lines of the lists for which there is neither a clip nor a text."""
     if not (folder / "main").is_dir():
         return []
     return [Dropped(f"main/{name}", f"listed as {split}, but there is no clip") for name, split in lists.items()

@@ -1,10 +1,10 @@
 """TCD-TIMIT: 59 volunteers and 3 trained lipspeakers read TIMIT's sentences, filmed from the front and from 30 degrees.
 
     volunteers/56M/Clips/straightcam/sa1.mp4 | lipspeakers/Lipspkr1/Clips/30degcam/sa1.mp4 | .../sa1.wav
-Written from descriptions of the layout, not from the corpus, which needs a form. The words are taken from the first of these:
-sa1.txt beside the clip (the sentence, with or without TIMIT's two numbers before it); sa1.lab beside it (a word a line,
-with or without HTK's times of 100 ns); an .mlf file of words anywhere below; prompts.txt, TIMIT's `sentence (sa1)` lines.
-Labels of phonemes, such as the published volunteer_labelfiles.mlf, are not words and are refused.
+This was written from descriptions of the layout, not from the corpus, which is given out on request. The words come from the
+first of these: sa1.txt beside the clip (the sentence, with or without TIMIT's two numbers before it); sa1.lab beside it (one
+word per line, with or without HTK's times of 100 ns); an .mlf file of words anywhere below; prompts.txt with TIMIT's lines
+`sentence (sa1)`. Labels of phonemes, such as the published volunteer_labelfiles.mlf, are not words and are refused.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from avsr.manifest import Corpus, Dropped, TimedWord, Utterance
 from avsr.textfiles import NotText, read_text
 
 TEST = ("28M", "55F", "25M", "56M", "49F", "44F", "33F", "09F", "18M", "54M", "45F", "36F", "34M", "15F", "58F", "08F",
-        "41M")                                              # the corpus's own split for unseen volunteers
+        "41M")                                              # the unseen volunteers of the corpus's own split
 VIEWS = {"straightcam": "front", "30degcam": "30 degrees"}
-HTK_RATE = 10_000_000                                       # units a second
+HTK_RATE = 10_000_000                                       # units per second
 SILENCE = {"sil", "sp", "!enter", "!exit", "<s>", "</s>"}
 TIMIT_PHONEMES = """aa ae ah ao aw ax ax-h axr ay b bcl ch d dcl dh dx eh el em en eng epi er ey f g gcl h# hh hv ih ix iy jh k
                     kcl l m n ng nx ow oy p pau pcl q r s sh t tcl th uh uw ux v w y z zh"""
@@ -30,10 +30,10 @@ Words = tuple[str, tuple[TimedWord, ...] | None]
 
 
 def read(folder: Path, *, split_list: Path | None = None) -> Corpus:
-    """TCD-TIMIT, or part of it, as utterances with the labels view and group.
+    """TCD-TIMIT, or a part of it, as utterances with the labels view and group.
 
-    split_list: a table with columns speaker, utterance (such as sa1), split; without one the volunteers whom the corpus
-    sets apart are `test`. Sound beside its video is left to that. Raises BadManifest.
+    split_list: a table with the columns speaker, utterance (such as sa1) and split; without it the volunteers in TEST are
+    `test`. An audio file beside its video is not used. Raises BadManifest.
     """
     folder = Path(folder).resolve()
     paths, dropped = recordings(folder)
@@ -96,7 +96,7 @@ def _beside(path: Path, texts: Sidecars) -> Words | None:
 
 
 def _sentences(files: Iterable[Path]) -> tuple[dict[tuple[str | None, str], Words], list[Dropped]]:
-    """Words by speaker and clip from .mlf files, by clip alone from prompts.txt; and such files that are no text."""
+    """The words of .mlf files by speaker and clip, those of prompts.txt by clip alone, and the files that are not text."""
     out: dict[tuple[str | None, str], Words] = {}
     unread = []
     for path in files:
@@ -120,7 +120,7 @@ def _sentences(files: Iterable[Path]) -> tuple[dict[tuple[str | None, str], Word
 
 
 def _label(lines: list[str]) -> Words | None:
-    """HTK's label lines, `[start end] word`; None for phonemes and for nothing."""
+    """The words of HTK's label lines, `[start end] word`; None for phonemes, and if there are none."""
     rows = [line.split() for line in lines if line.strip()]
     timed = all(len(row) >= 3 and row[0].isdigit() and row[1].isdigit() for row in rows)
     rows = [row for row in rows if row[2 if timed else 0].lower() not in SILENCE]

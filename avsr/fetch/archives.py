@@ -1,7 +1,7 @@
-"""Archives (.zip, .tar.gz): what they hold, whether it is safe to unpack, and unpacking what is missing.
+"""Archives (.zip, .tar.gz): their members, whether it is safe to unpack them, and unpacking.
 
-    archive -> members: where each would lie and how many bytes it has -> files, each whole or not there
-Nothing is written before every member is known to stay within the folder.
+    archive -> members, each with its path and size -> files, each whole or not there
+Nothing is written before all members are known to stay within the folder.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from os import replace
 from pathlib import Path
 from typing import IO
 
 from avsr.errors import BadDownload
+from avsr.output import whole_file
 
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")
-OWN = ".fetched"                                            # a folder of ours, see records.py
-# What the standard library raises where an archive is damaged, or packed in a way that it does not know.
+OWN = ".fetched"                                            # the folder of our records, see records.py
+# Errors of the standard library for an archive that is damaged or packed in an unknown way.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file within an archive. name: there; path: below the folder it is unpacked into; size: bytes, unpacked."""
+    """A file of an archive. name: its name there. path: where it is unpacked to, relative to the folder. size: its bytes."""
 
     name: str
     path: str
@@ -39,19 +39,18 @@ class Member:
 
 
 def members(archive: Path, *, leading: str | None = None, keep: str | None = None, loose: str = "") -> list[Member]:
-    """What would be unpacked, checked to stay within the folder.
+    """The files to unpack, all of which stay within the folder.
 
-    leading, keep: see Source; loose: the folder for files of an archive that has no folders at all.
-    Raises BadDownload for a damaged archive, and for one with a member that has no place in a folder of data.
+    leading, keep: see Source. loose: the folder for the files of an archive without folders. Raises BadDownload for a damaged
+    archive, and for one with a member that must not be unpacked.
     """
-    with _damage_reported(archive):
+    with _report_damage(archive):
         found = list(_zip_entries(archive) if archive.suffix == ".zip" else _tar_entries(archive))
     out: dict[str, Member] = {}
     flat = all("/" not in name.strip("/") for name, _, _ in found)
     for name, size, problem in found:
-        parts = _parts(name)
-        problem = problem or (None if parts is not None else "leads out of the folder")
-        if problem:
+        if (parts := _parts(name)) is None or problem:
+            problem = problem or "leads out of the folder"
             raise BadDownload(f"{archive.name}: holds {name!r}, which {problem}.  Nothing of it was unpacked; tell its "
                               "publisher.", f"holds {name!r}, which {problem}")
         if any(part in JUNK for part in parts):
@@ -69,47 +68,41 @@ def members(archive: Path, *, leading: str | None = None, keep: str | None = Non
 
 
 def test(archive: Path) -> None:
-    """Read a zip in full against its own check sums, for want of a published one. Raises BadDownload.
+    """Check a zip, for which no checksum is published, against its own check sums. Raises BadDownload.
 
-    Reading the names of a .tar.gz, as `members` does, already tests all of it.
+    A .tar.gz was already checked when `members` read its names.
     """
-    with _damage_reported(archive):
+    with _report_damage(archive):
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as file:
                 if bad := file.testzip():
                     raise zipfile.BadZipFile(f"{bad} has another check sum")
 
 
-def unpack(archive: Path, folder: Path, wanted: list[Member], told: Callable[[int], None]) -> None:
-    """Write the wanted members below `folder`; `told` hears how many bytes are written. Raises BadDownload, OSError."""
+def unpack(archive: Path, folder: Path, wanted: list[Member], report: Callable[[int], None]) -> None:
+    """Write the wanted members into a folder. report: called with the bytes written. Raises BadDownload, OSError."""
     by_name, done = {member.name: member for member in wanted}, 0
-    with _damage_reported(archive):
+    with _report_damage(archive):
         for name, stream in _streams(archive, by_name):
             member = by_name[name]
             target = folder / member.path
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(stream, target, member.size)
             done += member.size
-            told(done)
+            report(done)
 
 
 def _write(stream: IO[bytes], target: Path, size: int) -> None:
-    """The file gets its name when it is whole. Until then it is hidden, so that readers of corpora leave it out."""
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with part.open("wb") as file:
+    """Write one member. Raises EOFError if it has another size than the archive says."""
+    with whole_file(target, alone=True) as fresh:
+        with fresh.open("wb") as file:
             shutil.copyfileobj(stream, file, 1 << 20)
-        if part.stat().st_size != size:
-            raise EOFError(f"{target.name} has {part.stat().st_size} bytes, its list says {size}")
-        replace(part, target)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
+        if (found := fresh.stat().st_size) != size:
+            raise EOFError(f"{target.name} has {found} bytes, its list says {size}")
 
 
 def _parts(name: str) -> list[str] | None:
-    """The path's parts, or None where it is absolute, goes up, names a drive, or would meddle with our own notes."""
+    """The parts of a path; None if it is absolute, leads upwards, names a drive, or would change our records."""
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     unsafe = plain.startswith("/") or ".." in parts or "\0" in plain or not parts
@@ -117,13 +110,13 @@ def _parts(name: str) -> list[str] | None:
 
 
 def _zip_entries(archive: Path) -> Iterator[tuple[str, int, str | None]]:
-    """Name, size and, where it is neither file nor folder, what is wrong with it."""
+    """The name and size of each entry, and what is wrong with it if it is neither a file nor a folder."""
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             problem = "is a link" if kind == stat.S_IFLNK else "is encrypted" if info.flag_bits & 1 else \
                 "is no plain file" if kind not in (0, stat.S_IFREG, stat.S_IFDIR) else None
-            # orig_filename: the name as stored, while zipfile cuts `filename` at a zero byte.
+            # orig_filename is the stored name; zipfile cuts `filename` at a zero byte.
             if problem or not info.is_dir() or _parts(info.orig_filename) is None:
                 yield info.orig_filename, info.file_size, problem
 
@@ -136,7 +129,7 @@ def _tar_entries(archive: Path) -> Iterator[tuple[str, int, str | None]]:
 
 
 def _tar(archive: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Every entry of a .tar.gz. It is read to its very end, where the check sum is that gzip compares."""
+    """All entries of a .tar.gz, which is read to its end, where gzip compares the check sum."""
     with gzip.open(archive) as plain:
         with tarfile.open(fileobj=plain, mode="r|") as file:
             for info in file:
@@ -146,11 +139,11 @@ def _tar(archive: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
 
 
 def _streams(archive: Path, wanted: dict[str, Member]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Each wanted member's bytes, in the order of the archive."""
+    """The name and the bytes of each wanted member, in the order of the archive."""
     if archive.suffix != ".zip":
         for info, file in _tar(archive):
-            if info.name in wanted and info.isreg():
-                yield info.name, file.extractfile(info)
+            if info.name in wanted and info.isreg() and (stream := file.extractfile(info)) is not None:
+                yield info.name, stream
         return
     with zipfile.ZipFile(archive) as file:
         for info in file.infolist():
@@ -160,7 +153,7 @@ def _streams(archive: Path, wanted: dict[str, Member]) -> Iterator[tuple[str, IO
 
 
 @contextmanager
-def _damage_reported(archive: Path) -> Iterator[None]:
+def _report_damage(archive: Path) -> Iterator[None]:
     try:
         yield
     except BadDownload:
