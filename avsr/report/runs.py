@@ -101,14 +101,14 @@ def _with_visible_names(rows: list[ResultRow]) -> list[ResultRow]:
     """The rows with control characters in names spelt out: a terminal would obey them, and an SVG file may not hold them."""
     escaped = cache(escape_controls)
 
-    def escape_controls(value: Any) -> Any:
+    def escape_in(value: Any) -> Any:
         if isinstance(value, dict):
-            return {escape_controls(key): escape_controls(one) for key, one in value.items()}
+            return {escape_in(key): escape_in(one) for key, one in value.items()}
         return escaped(value) if isinstance(value, str) else value
 
     out = []
     for row in rows:
-        changed = {name: shown for name in NAMED if (shown := escape_controls(getattr(row, name))) != getattr(row, name)}
+        changed = {name: shown for name in NAMED if (shown := escape_in(getattr(row, name))) != getattr(row, name)}
         out.append(replace(row, **changed) if changed else row)
     return out
 
