@@ -1,9 +1,9 @@
-"""Augmentation, in training only: mouths and sound in, slightly other mouths and sound out.
+"""Augmentation of mouths and sound in training.
 
-    one example, in the loader:   sound (S,) float32 and mouths (T, 96, 96) uint8  ->  the same, in parts hidden
-    a whole batch, on its device: mouths (B, T, 96, 96) uint8  ->  (B, T, 88, 88) uint8 in another light, shape and place
-Every function draws from the generator or the seed that it is given, never from a global one; the same seed gives the same
-result. One draw holds for all frames of a clip, so that nothing moves that did not move before.
+    one example, in the loader:   sound (S,) float32 and mouths (T, 96, 96) uint8  ->  the same, partly hidden
+    a whole batch, on its device: mouths (B, T, 96, 96) uint8  ->  (B, T, 88, 88) uint8 in other light, shape and position
+Every function draws from the generator or seed that it is given, never from a global one; the same seed gives the same result.
+A clip is changed in the same way in all its frames, so that no motion is added.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MID_GREY = 127.5
-BEND_POINTS, BEND_PIXELS = 5, 2.0                           # of an elastic deformation: points a side, most that each moves
+BEND_POINTS, BEND_PIXELS = 5, 2.0                           # of an elastic deformation: points a side, the most that each moves
 BLUR_SIDE, BLUR_WIDTHS = 7, (0.4, 1.5)                      # pixels: the blur's kernel, its standard deviations
-COVERED = (0.1, 0.4)                                        # of the picture's side: sides of a rectangle that covers it
+COVERED = (0.1, 0.4)                                        # of the picture's side: sides of a rectangle that covers part of it
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How much is changed. An amount is the most to either side, a chance is a share of the clips; 0 switches a part off."""
+    """How much is changed. Amounts are the largest to either side, chances are shares of the clips; 0 disables a part."""
 
     flip: float = 0.5                 # chance of a mirror image
     scale: float = 0.1                # of the size
     degrees: float = 8.0              # of rotation
-    perspective: float = 0.03         # of the side, by which each corner moves for itself
-    elastic: float = 0.1              # chance that the mouth is bent like rubber, by up to 2 pixels
+    perspective: float = 0.03         # of the side, by which each corner moves independently
+    elastic: float = 0.1              # chance of an elastic deformation by up to 2 pixels
     brightness: float = 20.0          # of 255, at mid grey
     contrast: float = 0.2             # of the contrast
     gamma: float = 0.2                # of the exponent
@@ -47,7 +47,7 @@ class Augment:
     gain_db: float = 6.0              # of the loudness
 
 
-# The largest value of each setting: of a chance 1, of an amount what leaves something to be seen or heard.
+# The largest value of each setting: 1 for a chance, and for an amount one that leaves something to see or hear.
 MOST = {"flip": 1, "scale": 0.9, "degrees": 180, "perspective": 0.4, "elastic": 1, "brightness": MID_GREY, "contrast": 1,
         "gamma": 1, "blur": 1, "erase": 1, "mask_frames": 1000, "mask_seconds": 40, "speed": 0.9, "gain_db": 60}
 
@@ -57,12 +57,12 @@ MOST = {"flip": 1, "scale": 0.9, "degrees": 180, "perspective": 0.4, "elastic": 
 def augment_mouths(mouths: Tensor, lengths: Sequence[int], seeds: Sequence[int], settings: Augment) -> Tensor:
     """Mouths (B, T, 96, 96) uint8 on any device -> (B, T, 88, 88) uint8 on the same one.
 
-    lengths: how many frames of each clip are not padding; padding stays 0. seeds: one a clip, which alone decides what is
-    drawn for it. A clip thus looks the same in any company, in any process and, but for rounding, on any device.
+    lengths: how many frames of each clip are not padding; padding stays 0. seeds: one per clip, which alone decides the draws,
+    so that a clip looks the same in any batch, in any process and, up to rounding, on any device.
     """
     out = mouths.new_zeros(*mouths.shape[:2], MOUTH_INPUT, MOUTH_INPUT)
-    some = mouths[:, :, ::4, ::4]                           # enough pixels for a mean; all of them take as long as a warp
-    totals = some.flatten(1).sum(dim=1).tolist()            # of all clips at once: a GPU is waited for once a batch
+    some = mouths[:, :, ::4, ::4]                           # enough pixels for a mean; all of them would take as long as a warp
+    totals = some.flatten(1).sum(dim=1).tolist()            # of all clips at once, so that a GPU is waited for once per batch
     for i, (n_frames, seed, total) in enumerate(zip(lengths, seeds, totals, strict=True)):
         grey = total / max(1, n_frames * math.prod(some.shape[2:]))
         out[i, :n_frames] = augment_clip(mouths[i, :n_frames], grey, settings, np.random.default_rng(seed))
@@ -72,9 +72,9 @@ def augment_mouths(mouths: Tensor, lengths: Sequence[int], seeds: Sequence[int],
 def augment_clip(clip: Tensor, grey: float, settings: Augment, rng: np.random.Generator) -> Tensor:
     """(T, H, W) uint8 of mean grey level `grey` -> (T, 88, 88) uint8.
 
-    To torchvision the frames are channels of a single picture: one draw holds for all of them, and the places to read from
-    are found once. With 75 frames this makes a warp 2 times and a blur 15 times as fast as a batch of 75 pictures. Grey
-    levels are counted from their mean on the way, so that the zeros beyond a picture's edge are neither dark nor bright.
+    The frames are passed to torchvision as channels of one picture: one draw applies to all of them, and sampling positions
+    are computed once. With 75 frames a warp is 2 times and a blur 15 times as fast as with a batch of 75 pictures. The mean
+    grey level is subtracted first, so that the zeros beyond a picture's edge are neither dark nor bright.
     """
     import torch
     from torchvision.transforms import v2
@@ -97,9 +97,9 @@ def augment_clip(clip: Tensor, grey: float, settings: Augment, rng: np.random.Ge
 
 
 def light_table(settings: Augment, rng: np.random.Generator) -> Tensor:
-    """What becomes of each of the 256 grey levels, (256,) float32 from 0 to 255, in another contrast, gamma and brightness.
+    """The new value of each of the 256 grey levels, (256,) float32 from 0 to 255, in another contrast, gamma and brightness.
 
-    A table, because a clip has 2,700 times as many pixels. Contrast and brightness are relative to mid grey.
+    It is a table because a clip has 2,700 times as many pixels. Contrast and brightness are relative to mid grey.
     """
     import torch
     from torchvision.transforms import v2
@@ -113,7 +113,7 @@ def light_table(settings: Augment, rng: np.random.Generator) -> Tensor:
 
 
 def warp(clip: Tensor, settings: Augment, rng: np.random.Generator) -> Tensor:
-    """(T, H, W) float of the same size, scaled and turned about its middle and seen from another side; 0 where it ends."""
+    """(T, H, W) float scaled, rotated about its centre and in another perspective; 0 beyond its edges."""
     from torchvision.transforms import v2
 
     if not (settings.scale or settings.degrees or settings.perspective):
@@ -128,9 +128,9 @@ def warp(clip: Tensor, settings: Augment, rng: np.random.Generator) -> Tensor:
 
 
 def bend(clip: Tensor, rng: np.random.Generator) -> Tensor:
-    """(T, H, W) float of the same size, deformed like a sheet of rubber of which a few points are moved; 0 where it ends.
+    """(T, H, W) float deformed elastically by moving a few points; 0 beyond its edges.
 
-    Drawing a few points and enlarging them takes 1 ms; blurring a draw for each pixel, as v2.ElasticTransform does, 11 ms.
+    Drawing a few points and interpolating takes 1 ms; blurring a draw per pixel, as v2.ElasticTransform does, 11 ms.
     """
     import torch
     from torchvision.transforms import v2
@@ -152,7 +152,7 @@ def cover(clip: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def centre(images: np.ndarray, size: int = MOUTH_INPUT) -> np.ndarray:
-    """(T, H, W) uint8 -> (T, size, size) uint8 from the middle: what is used outside training."""
+    """(T, H, W) uint8 -> (T, size, size) uint8, the centre: the crop used outside training."""
     top, left = ((side - size) // 2 for side in images.shape[1:])
     return np.ascontiguousarray(images[:, top: top + size, left: left + size])
 
@@ -160,19 +160,19 @@ def centre(images: np.ndarray, size: int = MOUTH_INPUT) -> np.ndarray:
 # --- an example ---
 
 def hide_frames(images: np.ndarray, settings: Augment, rng: np.random.Generator) -> np.ndarray:
-    """(T, H, W) uint8 of which some stretches of frames are hidden."""
+    """(T, H, W) uint8 with some runs of frames hidden."""
     return time_mask(images, rng, longest=settings.mask_frames, every=VIDEO_FPS)
 
 
 def augment_sound(audio: np.ndarray, settings: Augment, rng: np.random.Generator) -> np.ndarray:
-    """(S,) float32 -> (S,) float32: louder or softer, and in parts hidden. Noise is added before, by noise.py."""
+    """(S,) float32 -> (S,) float32: louder or softer, and partly hidden. Noise is added before, by noise/."""
     gain = 10 ** (rng.uniform(-settings.gain_db, settings.gain_db) / 20)
     return time_mask(audio * np.float32(gain), rng, longest=round(settings.mask_seconds * SAMPLE_RATE), every=SAMPLE_RATE)
 
 
 def make_unreadable(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(T, H, W) uint8 of which nothing can be read: one frame standing still, frames out of order, upside down, blurred or
-    in snow. They teach a network when not to believe its eyes."""
+    """(T, H, W) uint8 made unreadable: one frame repeated, frames out of order, upside down, blurred or noisy. They are
+    examples of unreliable video."""
     import cv2
 
     way = int(rng.integers(5))
@@ -185,17 +185,17 @@ def make_unreadable(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if way == 3:
         width = float(rng.uniform(6, 16))
         return np.stack([cv2.GaussianBlur(image, (0, 0), width) for image in images])
-    snow = rng.normal(0, rng.uniform(60, 150), images.shape)
-    return np.clip(images + snow, 0, 255).astype(np.uint8)
+    noise = rng.normal(0, rng.uniform(60, 150), images.shape)
+    return np.clip(images + noise, 0, 255).astype(np.uint8)
 
 
 # --- time ---
 
 def time_mask(values: np.ndarray, rng: np.random.Generator, *, longest: int = 10, every: int = VIDEO_FPS) -> np.ndarray:
-    """(T, ...) with up to `longest` steps hidden by the mean, as often as `every` goes into T, rounded up.
+    """(T, ...) with a run of up to `longest` steps replaced by the mean for every `every` steps, rounded up.
 
-    Of mouths 10 in 25 (auto_avsr's recipe), of a waveform 6,400 in 16,000, of log-mel 40 in 100. No stretch is longer
-    than 0.4 of a shorter clip.
+    For mouths 10 in 25 (as in auto_avsr), for a waveform 6,400 in 16,000, for log-mel 40 in 100. In a shorter clip no run is
+    longer than 0.4 of it.
     """
     values = values.copy()
     n = len(values)
@@ -210,11 +210,11 @@ def time_mask(values: np.ndarray, rng: np.random.Generator, *, longest: int = 10
 
 def speed(images: np.ndarray | None, missing: np.ndarray | None, audio: np.ndarray | None, factor: float,
           times: np.ndarray | None = None) -> tuple[np.ndarray | None, ...]:
-    """(images, missing, audio, times) of somebody who talks `factor` times as fast; what is None stays None.
+    """(images, missing, audio, times) played `factor` times as fast; None stays None.
 
     The new number of frames is rounded, and the sound resampled by exactly the same ratio, so that both end together.
-    images (T, ...) and missing (T,) take the frame shown at each new frame's middle; audio (S,) float32 keeps its first
-    sample first, and its pitch rises with the speed; times (...) are in seconds from the start of the clip.
+    images (T, ...) and missing (T,) take the frame shown at each new frame's middle; the pitch of audio (S,) float32
+    rises with the speed; times (...) are in seconds from the start of the clip.
     """
     assert factor > 0, factor
     if images is not None:

@@ -1,13 +1,13 @@
-"""Bad pictures: mouths and a kind of damage in, the mouths that such a picture shows out.
+"""Corruption of the video: mouths and a kind of corruption in, corrupted mouths out.
 
     images (T, 96, 96) uint8, missing (T,) bool  ->  the same shapes
-Damage is done to the crop, after the face was found: what it does to finding the face is not measured here.
+The crop is corrupted, after the face was found; the effect on face detection is not measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ FRAME_MS = 1000 // VIDEO_FPS
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of damage. amounts: those used where none is given; none where there is no more or less of it."""
+    """A kind of corruption. amounts: those used where none is given; empty where there are no degrees of it."""
 
     about: str
     unit: str = ""
@@ -42,7 +42,7 @@ CORRUPTIONS = {
 
 @dataclass(frozen=True)
 class Corruption:
-    """A kind of damage and how much of it; see CORRUPTIONS. Raises AvsrError where it is not one of them."""
+    """A kind of corruption and its amount; see CORRUPTIONS. Raises AvsrError where it is not one of them."""
 
     name: str
     amount: float | None = None
@@ -84,9 +84,9 @@ def parse_corruptions(text: str) -> tuple[Corruption, ...]:
 
 def corrupt(images: np.ndarray, missing: np.ndarray, corruption: Corruption, rng: np.random.Generator,
             other: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Damaged mouths: images (T, 96, 96) uint8 and missing (T,) bool, of the same T.
+    """Corrupted mouths: images (T, 96, 96) uint8 and missing (T,) bool, of the same T.
 
-    other: images and missing of the somebody else that `face` shows; where it is shorter, nobody is seen after its end.
+    other: images and missing of the other person that `face` shows; where they are shorter, no face is seen after their end.
     """
     name, amount = corruption.name, corruption.amount
     if name == "noface":
@@ -102,15 +102,15 @@ def corrupt(images: np.ndarray, missing: np.ndarray, corruption: Corruption, rng
     if name == "lowres":
         return lower(images, round(amount)), missing
     if name == "dropped":
-        shown = held(len(images), amount, rng)
+        shown = frames_after_loss(len(images), amount, rng)
         return images[shown], missing[shown]
     shown = np.clip(np.arange(len(images)) - round(amount / FRAME_MS), 0, max(len(images) - 1, 0))      # shift
     return images[shown], missing[shown]
 
 
 def occlude(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """(T, H, W) uint8 with a square of the clip's mean grey over `share` of the area, in one place for all frames: as near
-    the middle as chance, a tenth of the side to either side of it, lets it be."""
+    """(T, H, W) uint8 with a square of the clip's mean grey over `share` of the area, in one place in all frames: in the
+    middle, give or take a tenth of the side at random."""
     images = images.copy()
     size = np.array(images.shape[1:])
     sides = np.round(size * math.sqrt(share)).astype(int)
@@ -136,8 +136,8 @@ def lower(images: np.ndarray, side: int) -> np.ndarray:
                                                   interpolation=cv2.INTER_CUBIC))
 
 
-def held(n_frames: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """(T,) the frame that is on show at each time when this share of them, not the first, never arrived."""
+def frames_after_loss(n_frames: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """(T,) the number of the frame shown at each time, when this share of the frames, but not the first, is lost."""
     shown = np.arange(n_frames)
     n_lost = min(round(share * n_frames), max(n_frames - 1, 0))
     shown[1 + rng.permutation(max(n_frames - 1, 0))[:n_lost]] = 0
@@ -145,7 +145,7 @@ def held(n_frames: int, share: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def fitted(mouth: tuple[np.ndarray, np.ndarray], n_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and missing of a mouth, cut to so many frames; where there are fewer, nobody is seen after the end."""
+    """Images and missing of a mouth, cut to n_frames, or filled up with frames without a face."""
     images, missing = mouth
     out, gone = np.zeros((n_frames, *images.shape[1:]), np.uint8), np.ones(n_frames, bool)
     n = min(n_frames, len(images))
@@ -153,6 +153,6 @@ def fitted(mouth: tuple[np.ndarray, np.ndarray], n_frames: int) -> tuple[np.ndar
     return out, gone
 
 
-def _each(images: np.ndarray, change) -> np.ndarray:
+def _each(images: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     made: Sequence[np.ndarray] = [change(image) for image in images]
     return np.stack(made) if len(made) else images

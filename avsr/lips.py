@@ -222,12 +222,6 @@ class MouthCropper:
         self._frames = {number: _grey(frame) for number, frame in self._frames.items() if number >= oldest}
 
 
-def crop(clip: Clip, track: FaceTrack, mouth_crop: MouthCropSettings | None = None) -> Mouths:
-    """The mouths (T, 96, 96) of a whole track within a whole clip."""
-    assert track.last, "a part of a track: give it to a MouthCropper"
-    return MouthCropper(mouth_crop).update(clip, [track])[0]
-
-
 def choose_speaker(mouths: Iterable[Mouths], start_frame: int, end_frame: int,
                    sound: np.ndarray | None = None) -> Mouths | None:
     """The mouth of the likely speaker from `start_frame` to before `end_frame`.

@@ -56,11 +56,11 @@ class Key(NamedTuple):
 class ResultRow:
     """One utterance as one system recognised it in one condition by one modality; the fields are in the order of the file.
 
-    sha256, search: the weights and how texts are searched; None for systems that do not say.  modality: see names.MODALITIES.
-    labels: the speaker's and utterance's, from the manifest.  noise, snr_db: None where it is clean or not heard.
+    sha256, search: the weights, and how texts are searched; None for systems that do not say.  modality: see
+    names.MODALITIES.  labels: those of the manifest.  noise, snr_db: None where the sound is clean or not used.
     snr_achieved, snr_rms: measured on the mixture in dB, with the level asked for and by plain RMS.  noise_id, noise_offset:
-    the row of the noise manifest and the first sample of the recording.  corruption, amount: None where the video is intact
-    or not seen.  face: id of the utterance whose face was shown instead.  video_reliability: 0 to 1, as the model estimates
+    the row of the noise manifest and the first sample of its recording.  corruption, amount: None where the video is intact
+    or not used.  face: id of the utterance whose face was shown instead.  video_reliability: 0 to 1, as the model estimates
     it.  gate: mean opening of the gates through which video enters.  loss: of the reference, in nats a token.
     extra: fields that this version does not know; they are kept.
     """

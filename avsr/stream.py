@@ -9,13 +9,13 @@ All three get the same sound and the same mouths, bit for bit.
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -295,38 +295,14 @@ def lips_path(place: Path, recording: str) -> Path:
 
 
 def prefetch(items: Iterable[T], n: int) -> Iterator[T]:
-    """The same items, made by a thread that runs up to `n` of them ahead. An exception in the thread is raised here."""
-    made: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=n)
-    stop, end = threading.Event(), object()
-
-    def put(item: object, error: BaseException | None = None) -> None:
-        while not stop.is_set():
-            try:
-                return made.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
-        return None
-
-    def work() -> None:
+    """The same items, made by another thread that runs up to `n` of them ahead. An exception in the thread is raised here."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        made = deque(thread.submit(next, iterator, end) for _ in range(n))
         try:
-            for item in items:
-                put(item)
-                if stop.is_set():
-                    break
-            put(end)
-        except BaseException as error:                      # raised again where the items are used
-            put(end, error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = made.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stop.set()
-        thread.join()
+            while (item := made.popleft().result()) is not end:
+                made.append(thread.submit(next, iterator, end))
+                yield cast(T, item)
+        finally:
+            for future in made:
+                future.cancel()

@@ -23,7 +23,7 @@ MIN_FRAMES = VIDEO_FPS                                       # of a mouth, to te
 SMOOTHED, APART = 3, 4                                       # frames: means of 3 frames are compared 4 frames apart
 FLOOR = 0.15                                                 # grey levels of change due to the coding of a still picture
 FROZEN = 0.0125                                              # share of the crop's contrast: RMS over 1 s of change in 160 ms
-MIN_FROZEN_FRAMES = 10                                       # fewer frames cannot be told to be frozen
+MIN_FROZEN_FRAMES = 10                                       # fewer frames are never taken for frozen
 # A mouth with less movement is still. The threshold was chosen on GRID's train and valid clips, whose 897 have at least 1.47;
 # of 196 of them made small, dark, noisy, blurred or coded at 25 kbit/s two have under 1.21 (1.20, and 0.86 where nobody could
 # read the lips). Of 218 photographs that shake, zoom, flicker or are noisy, and mouths under a square, four have more, 1.31 at

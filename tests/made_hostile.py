@@ -75,7 +75,6 @@ def tiny(folder: Path) -> Path:
         n_context=12,
         video_frontend="compact",
         n_reliability=2,
-        n_heed=2,
     )
     checkpoint = Checkpoint(
         "tiny",
@@ -140,9 +139,12 @@ ODD_FIELDS = {
     "wide": (("dims", "width"), 2**14),
     "many words": (("dims", "n_vocab"), 2**20),
     "more fusion than sound": (("dims", "n_fusion_layers"), 2),
-    "more heed than trust": (("dims", "n_reliability"), 0),
+    "weights of an estimator that the dims lack": (("dims", "n_reliability"), 0),
+    "an audio gate": (("dims", "n_heed"), 2),
+    "an audio gate of text": (("dims", "n_heed"), "x"),
     "video of another width": (("dims", "video_width"), 7),
-    "other lips": (("dims", "lips"), "resnet18"),
+    "another frontend": (("dims", "video_frontend"), "resnet18"),
+    "another frontend by its old name": (("dims", "lips"), "resnet18"),
     "token beyond": (("suppress",), [34]),
     "everything suppressed": (("suppress",), list(range(34))),
     "the end suppressed": (("suppress",), [28]),

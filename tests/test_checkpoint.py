@@ -217,11 +217,11 @@ def test_which_models_may_have_trained_lips(original, folder, shipping, tmp_path
     save(original, shipping / "mine")
     (tmp_path / "whisper").mkdir()
     (tmp_path / "whisper" / "config.json").write_text("{}")
-    assert checkpoint.may_see("mine")
-    assert checkpoint.may_see(folder)
-    assert checkpoint.may_see(str(folder))
+    assert checkpoint.may_read_lips("mine")
+    assert checkpoint.may_read_lips(folder)
+    assert checkpoint.may_read_lips(str(folder))
     for name in ("tiny.en", "large-v3", "owner/model", tmp_path / "whisper", tmp_path / "nothing"):
-        assert not checkpoint.may_see(name), name
+        assert not checkpoint.may_read_lips(name), name
 
 
 # Models of former versions

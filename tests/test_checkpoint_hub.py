@@ -70,7 +70,7 @@ def test_shards_are_fetched_as_the_index_lists_them(server, published):
 @pytest.mark.parametrize(("name", "says"), [
     ("me/pickled", r"me/pickled: it has no weights in safetensors, .*pickles, .*any code.*  If you trust it, .*that folder"),
     ("me/wordless", r"me/wordless: holds no tokenizer\.json, .*  Put the tokenizer\.json of the Whisper"),
-    ("me/bert", r"me/bert: a model of type 'bert', not whisper\.  Name a Whisper's folder, or one of tiny\.en"),
+    ("me/bert", r"""me/bert: a model of type "bert", not whisper\.  Name a Whisper's folder, or one of tiny\.en"""),
     ("me/nothing", r"me/nothing/config\.json: not in the local .*has no such model\.  Check the name"),
 ])
 def test_what_is_no_use_is_refused_before_its_weights_are_fetched(server, name, says):

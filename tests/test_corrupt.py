@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsr.corrupt import CORRUPTIONS, Corruption, corrupt, held, parse_corruptions
+from avsr.corrupt import CORRUPTIONS, Corruption, corrupt, frames_after_loss, parse_corruptions
 from avsr.errors import AvsrError
 
 
@@ -42,7 +42,7 @@ def test_the_square_covers_the_share_asked_for(share, seed):
 
 @given(st.integers(0, 100), st.floats(0, 1), st.integers(0, 9))
 def test_so_many_frames_are_lost_and_the_one_before_stays(n, share, seed):
-    shown = held(n, share, np.random.default_rng(seed))
+    shown = frames_after_loss(n, share, np.random.default_rng(seed))
     own = shown == np.arange(n)
     assert (~own).sum() == min(round(share * n), max(n - 1, 0))
     for t in np.flatnonzero(~own):

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tracking import crop, track_faces
 
 from avsr import checkpoint, lips, media
 from avsr.cli import main
@@ -22,7 +23,6 @@ from avsr.explain import ExplainSettings, explain
 from avsr.explain.attention import is_trained
 from avsr.explain.input import open_input
 from avsr.explain.page import render_page
-from avsr.faces import track_faces
 from avsr.noise import active_level, rms_level
 from avsr.runtime import no_progress
 
@@ -128,7 +128,8 @@ def test_the_numbers_are_those_of_the_page(written):
 
 @pytest.mark.parametrize(("estimated", "says"), [
     ({"video_reliability": 0.0, "in_distribution": 0.0}, "unlike those in its training data"),
-    ({"video_reliability": 0.0, "in_distribution": 0.4}, "like those in its training data (40\u00a0%), but the video is estimated to be of no help"),
+    ({"video_reliability": 0.0, "in_distribution": 0.4},
+     "like those in its training data (40\u00a0%), but the video is estimated to be of no help"),
     ({"video_reliability": 0.5, "in_distribution": 1.0}, "relies on this video by 50\u00a0%"),
 ])
 def test_the_estimated_reliability_is_explained(written, estimated, says):
@@ -165,7 +166,7 @@ def test_a_mouth_in_a_piece_is_that_of_the_whole_recording():
     mouth_crop = lips.MouthCropSettings()
     clip = media.read(HELLO)
     (seen,) = track_faces(clip)
-    whole = lips.crop(clip, seen, mouth_crop)
+    whole = crop(clip, seen, mouth_crop)
     for start, end in ((None, None), (1.0, 2.5)):
         found = opened(HELLO, mouth_crop, start=start, end=end)
         first, last = found.segment.start_frame, found.segment.end_frame

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tracking import track_faces
 
 from avsr import faces, media
 from avsr.errors import AvsrError
@@ -67,7 +68,7 @@ def same(a: list[faces.FaceTrack], b: list[faces.FaceTrack]) -> bool:
 
 
 def test_one_speaker_is_one_track_with_all_frames(grid_clip, landmarks):
-    (track,) = faces.track_faces(grid_clip, landmarks=landmarks)
+    (track,) = track_faces(grid_clip, landmarks=landmarks)
     n_frames = len(grid_clip.video)
     assert (track.start_frame, len(track.points), track.last) == (0, n_frames, True)
     assert track.points.shape == (n_frames, faces.n_points(landmarks), 2)
@@ -78,7 +79,7 @@ def test_one_speaker_is_one_track_with_all_frames(grid_clip, landmarks):
 
 def test_between_looks_landmarks_are_near_those_of_every_frame(grid_clip, landmarks):
     short = cut(grid_clip, 20, 50)
-    (every,), (second,) = (faces.track_faces(short, stride=stride, landmarks=landmarks) for stride in (1, 2))
+    (every,), (second,) = (track_faces(short, stride=stride, landmarks=landmarks) for stride in (1, 2))
     away = np.linalg.norm(every.points[:, MOUTH[landmarks]] - second.points[:, MOUTH[landmarks]], axis=1)
     assert away.mean() < 1
     assert away.max() < 4
@@ -87,7 +88,7 @@ def test_between_looks_landmarks_are_near_those_of_every_frame(grid_clip, landma
 @pytest.mark.slow
 def test_two_people_keep_their_numbers(real_data, landmarks):
     whole = next(media.windows(real_data / WILD, 50))
-    tracks = faces.track_faces(whole, stride=2, landmarks=landmarks)
+    tracks = track_faces(whole, stride=2, landmarks=landmarks)
     assert len(tracks) == 2
     left, right = sorted(tracks, key=lambda track: track.box[0, 0])
     assert len(left.points) > 45
@@ -101,14 +102,14 @@ def test_windows_do_not_change_the_tracks(astronaut, n_frames, landmarks):
     shown[11:16] = shown[25:] = False
     frames = [pasted((240, 320), (40 + i, 20 + i // 2, astronaut)) for i in range(40)]
     whole = clip([frame * np.uint8(s) for frame, s in zip(frames, shown, strict=True)], shown)
-    assert same(faces.track_faces(whole, landmarks=landmarks), faces.track_faces(windows(whole, n_frames), landmarks=landmarks))
+    assert same(track_faces(whole, landmarks=landmarks), track_faces(windows(whole, n_frames), landmarks=landmarks))
 
 
 def test_a_short_gap_is_interpolated_and_marked(astronaut, landmarks):
     frames = [pasted((240, 320), (20 + 2 * i, 20, astronaut)) for i in range(30)]
     frames[10:16] = [np.zeros_like(frames[0])] * 6
     shown = [not 10 <= i < 16 for i in range(30)]
-    (track,) = faces.track_faces(clip(frames, shown), stride=2, landmarks=landmarks)
+    (track,) = track_faces(clip(frames, shown), stride=2, landmarks=landmarks)
     assert np.flatnonzero(track.missing).tolist() == list(range(9, 16))      # frame 9 lies after the last look
     assert (track.score[track.missing] == 0).all()
     assert np.abs(np.diff(track.points[8:17, NOSE[landmarks], 0]) - 2).max() < 0.5
@@ -118,14 +119,14 @@ def test_a_long_gap_starts_a_new_track(astronaut, landmarks):
     frames = [pasted((240, 320), (60, 20, astronaut))] * 40
     shown = np.array([not 10 <= i < 30 for i in range(40)])
     whole = clip([f * np.uint8(s) for f, s in zip(frames, shown, strict=True)], shown)
-    tracks = faces.track_faces(whole, stride=2, landmarks=landmarks)
+    tracks = track_faces(whole, stride=2, landmarks=landmarks)
     assert [(track.person, track.start_frame, track.end_frame) for track in tracks] == [(0, 0, 9), (1, 30, 40)]
 
 
 def test_a_face_not_found_for_a_while_is_missing_even_though_there_is_a_picture(astronaut, landmarks):
     frames = [pasted((300, 500), (60, 20, astronaut))] * 24
     frames[8:14] = [pasted((300, 500))] * 6
-    (track,) = faces.track_faces(clip(frames), landmarks=landmarks)
+    (track,) = track_faces(clip(frames), landmarks=landmarks)
     assert track.missing[8:14].all()
     assert not track.missing[:7].any()
 
@@ -133,14 +134,14 @@ def test_a_face_not_found_for_a_while_is_missing_even_though_there_is_a_picture(
 def test_a_scene_cut_ends_tracks_on_the_frame(astronaut, landmarks):
     before = [pasted((240, 320), (10, 20, astronaut))] * 11
     after = [255 - pasted((240, 320))] * 9 + [pasted((240, 320), (140, 20, astronaut))] * 10
-    tracks = faces.track_faces(clip(before + after), landmarks=landmarks)
+    tracks = track_faces(clip(before + after), landmarks=landmarks)
     assert [(track.start_frame, track.end_frame) for track in tracks] == [(0, 11), (20, 30)]
 
 
 def test_a_face_that_jumps_is_another_person(astronaut, landmarks):
     left = pasted((240, 500), (10, 20, astronaut))
     right = pasted((240, 500), (310, 20, astronaut))
-    tracks = faces.track_faces(clip([left] * 10 + [right] * 10), landmarks=landmarks)
+    tracks = track_faces(clip([left] * 10 + [right] * 10), landmarks=landmarks)
     assert [track.person for track in tracks] == [0, 1]
     assert tracks[0].points[..., 0].max() < tracks[1].points[..., 0].min()
 
@@ -148,7 +149,7 @@ def test_a_face_that_jumps_is_another_person(astronaut, landmarks):
 def test_side_by_side_faces_moving_together_stay_apart(astronaut, landmarks):
     smaller = astronaut[::-1][::-1, ::-1]
     frames = [pasted((260, 520), (10 + 3 * i, 10, astronaut), (340 - 3 * i, 50, smaller)) for i in range(24)]
-    tracks = faces.track_faces(clip(frames), stride=2, landmarks=landmarks)
+    tracks = track_faces(clip(frames), stride=2, landmarks=landmarks)
     assert len(tracks) == 2
     for track in tracks:
         step = np.diff(track.points[:23, :, 0].mean(axis=1))          # the last frame repeats the look before it
@@ -161,7 +162,7 @@ def test_small_faces_are_searched_for(astronaut, landmarks):
 
     small = cv2.resize(astronaut, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     frames = [pasted((540, 960), (600 + 2 * i, 300, small)) for i in range(20)]
-    (track,) = faces.track_faces(clip(frames), landmarks=landmarks)
+    (track,) = track_faces(clip(frames), landmarks=landmarks)
     assert (track.start_frame, track.end_frame) == (0, 20)
     assert 40 < track.size[0] < 60
     assert 600 < track.box[0, 0] < track.box[0, 2] < 690
@@ -170,13 +171,13 @@ def test_small_faces_are_searched_for(astronaut, landmarks):
 @pytest.mark.parametrize("shape", [(8, 8), (240, 320), (1, 400)])
 @pytest.mark.parametrize("level", [0, 128])
 def test_no_face_is_no_track(shape, level, landmarks):
-    assert faces.track_faces(clip([np.full((*shape, 3), level, np.uint8)] * 4), landmarks=landmarks) == []
+    assert track_faces(clip([np.full((*shape, 3), level, np.uint8)] * 4), landmarks=landmarks) == []
 
 
 def test_frames_not_shown_and_clips_without_picture_are_no_track():
-    assert faces.track_faces(clip([np.zeros((64, 64, 3), np.uint8)] * 3, [False] * 3)) == []
-    assert faces.track_faces(Clip(audio=np.zeros(16_000, np.float32))) == []
-    assert faces.track_faces([]) == []
+    assert track_faces(clip([np.zeros((64, 64, 3), np.uint8)] * 3, [False] * 3)) == []
+    assert track_faces(Clip(audio=np.zeros(16_000, np.float32))) == []
+    assert track_faces([]) == []
 
 
 def test_windows_must_follow_one_another(astronaut):
@@ -235,7 +236,7 @@ assert sys.modules["mediapipe.tasks.python.vision.drawing_utils"].plt is matplot
 
 
 def test_the_detector_gives_whole_pixels_where_it_looks_and_size_and_middle_of_the_mesh(grid_clip, face_detector):
-    (mesh,), (four,) = (faces.track_faces(grid_clip, landmarks=name) for name in (faces.MESH, faces.BLAZEFACE))
+    (mesh,), (four,) = (track_faces(grid_clip, landmarks=name) for name in (faces.MESH, faces.BLAZEFACE))
     assert np.array_equal(four.points[::3], np.round(four.points[::3]))
     assert not np.array_equal(four.points[1::3], np.round(four.points[1::3]))
     np.testing.assert_allclose(four.size.mean(), mesh.size.mean(), rtol=0.08)
@@ -250,8 +251,8 @@ def test_the_detector_gives_whole_pixels_where_it_looks_and_size_and_middle_of_t
 
 def test_the_largest_faces_are_followed(real_data, face_detector):
     whole = next(media.windows(real_data / WILD, 20))
-    both = faces.track_faces(whole, landmarks=faces.BLAZEFACE)
-    (one,) = faces.track_faces(whole, landmarks=faces.BLAZEFACE, max_faces=1)
+    both = track_faces(whole, landmarks=faces.BLAZEFACE)
+    (one,) = track_faces(whole, landmarks=faces.BLAZEFACE, max_faces=1)
     assert one.size[0] == max(track.size[0] for track in both)
 
 
@@ -260,7 +261,7 @@ def test_things_are_no_faces(name, landmarks):
     """Of parts of the rocket's picture the detector says up to 0.63, which is why it must be surer when searching."""
     picture = getattr(pytest.importorskip("skimage.data"), name)()
     picture = picture if picture.ndim == 3 else picture[:, :, None].repeat(3, axis=2)
-    assert faces.track_faces(clip([picture] * 2), landmarks=landmarks) == []
+    assert track_faces(clip([picture] * 2), landmarks=landmarks) == []
 
 
 def test_the_network_of_the_package_is_that_of_google_with_the_description_put_in(face_detector):

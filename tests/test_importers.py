@@ -523,8 +523,8 @@ def test_weights_that_are_no_whole_network_are_refused(published, ears, how):
 def test_what_half_precision_cannot_hold_is_refused(published, tmp_path, ears):
     ears["encoder.frontend.trunk.bn1.running_var"][0] = 1e5
     path = published(ears)
-    assert "audio.frontend.bn1.running_var goes up to 100000, and half precision to 65504.  Import it without --half" in refused(
-        path, half=True)
+    message = refused(path, half=True)
+    assert "audio.frontend.bn1.running_var goes up to 100000, and half precision to 65504.  Import it without --half" in message
     import_checkpoint(path, tmp_path / "out")
 
 

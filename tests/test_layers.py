@@ -23,7 +23,7 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles",
          "importers", "checkpoint", "lm", "decode", "align", "recogniser", "results", "metrics", "modality",
          "train", "transcribe", "benchmark", "html", "explain", "report",
          "cli", "__main__"]
-MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "protocol", "avsr", "hybrid"]
+MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

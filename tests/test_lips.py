@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tracking import crop, track_faces
 
 from avsr import faces, lips, media
 from avsr.errors import BadCheckpoint
@@ -65,8 +66,8 @@ def grid_clip(real_data) -> Clip:
 def mouth_of(frame: np.ndarray) -> np.ndarray:
     """(96, 96) the mouth in a still picture."""
     still = clip([frame] * 5)
-    (track,) = faces.track_faces(still)
-    return lips.crop(still, track).images[2]
+    (track,) = track_faces(still)
+    return crop(still, track).images[2]
 
 
 def fake(person, start, length, *, size=100.0, score=0.9, level=50, gaps=()) -> Mouths:
@@ -87,8 +88,8 @@ def still_track(points: np.ndarray, n_frames: int) -> FaceTrack:
 
 def test_grid_mouths_are_centred(grid_clip):
     """Landmarks, carried into the crop, put the mouth in its middle and the eyes level, within 2 pixels."""
-    (track,) = faces.track_faces(grid_clip)
-    mouths = lips.crop(grid_clip, track)
+    (track,) = track_faces(grid_clip)
+    mouths = crop(grid_clip, track)
     assert mouths.images.shape == (len(grid_clip.video), 96, 96)
     assert mouths.images.dtype == np.uint8
     assert not mouths.missing.any()
@@ -106,11 +107,11 @@ def test_grid_mouths_are_centred(grid_clip):
 def test_the_landmarker_finds_the_mouth_in_the_middle_of_the_aligned_face(astronaut):
     """The same transform, of the whole face: landmarks found afresh in the aligned picture are where they should be."""
     turned = cv2.warpAffine(astronaut, cv2.getRotationMatrix2D((220, 120), 20, 1.0), (512, 512))
-    (track,) = faces.track_faces(clip([turned] * 4))
+    (track,) = track_faces(clip([turned] * 4))
     wide = MouthCropSettings(size=400)
-    aligned = lips.crop(clip([turned] * 4), track, wide).images
+    aligned = crop(clip([turned] * 4), track, wide).images
     assert aligned.shape[1:] == (400, 400)
-    (again,) = faces.track_faces(clip([cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) for image in aligned]))
+    (again,) = track_faces(clip([cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) for image in aligned]))
     mouth = again.points[0, list(wide.mouth)].mean(axis=0)
     assert np.abs(mouth - 200).max() < 2
     eyes = again.points[0, [33, 133]].mean(axis=0) - again.points[0, [362, 263]].mean(axis=0)
@@ -136,7 +137,7 @@ def test_a_close_up_is_averaged_not_sampled():
     for group, place in zip(mouth_crop.anchors, mouth_crop.reference, strict=True):
         points[list(group)] = 10 * np.array(place) - 800
     points[list(mouth_crop.mouth)] = 500, 780
-    image = lips.crop(clip([frame] * 3), still_track(points, 3)).images[1]
+    image = crop(clip([frame] * 3), still_track(points, 3)).images[1]
     inside = image[10:60, 10:86].astype(int)
     assert inside.min() >= 85
     assert inside.max() <= 115
@@ -146,7 +147,7 @@ def test_a_mouth_outside_the_picture_is_black():
     points = np.full((478, 2), -900.0)
     for group, place in zip(MouthCropSettings().anchors, MouthCropSettings().reference, strict=True):
         points[list(group)] = np.array(place) * 10 - 3000
-    images = lips.crop(clip([np.full((50, 60, 3), 255, np.uint8)] * 3), still_track(points, 3)).images
+    images = crop(clip([np.full((50, 60, 3), 255, np.uint8)] * 3), still_track(points, 3)).images
     assert not images.any()
 
 
@@ -171,7 +172,7 @@ def test_windows_give_the_same_mouths_bit_for_bit(astronaut, n_frames):
     shown = np.ones(44, bool)
     shown[12:18] = False
     whole = clip([frame * np.uint8(s) for frame, s in zip(frames, shown, strict=True)], shown)
-    expected = [lips.crop(whole, track) for track in faces.track_faces(whole)]
+    expected = [crop(whole, track) for track in track_faces(whole)]
     got = streamed(windows(whole, n_frames))
     assert len(got) == len(expected) == 1
     for a, b in zip(got, expected, strict=True):
@@ -187,7 +188,7 @@ def test_a_real_recording_in_windows_gives_the_same_mouths(real_data):
     path = real_data / "wild" / "facerecognition__short_hamilton_clip.mp4"      # two cuts, people come and go
     whole = media.read(path)
     short = Clip(whole.video[60:100], whole.shown[60:100], start_frame=60)
-    expected = [lips.crop(short, track) for track in faces.track_faces(short)]
+    expected = [crop(short, track) for track in track_faces(short)]
     got = streamed(windows(short, 7))
     assert [m.images.shape for m in got] == [m.images.shape for m in expected]
     assert all(np.array_equal(a.images, b.images) for a, b in zip(got, expected, strict=True))
@@ -203,8 +204,8 @@ def test_mouths_like_those_auto_avsr_makes(real_data):
     for name in ("s1_bbaf2n", "s26_bgbsza"):
         speaker, utterance = name.split("_")
         source = media.read(next((real_data / "grid" / speaker).glob(f"{utterance}.m*")))
-        (track,) = faces.track_faces(source)
-        ours = lips.crop(source, track).images
+        (track,) = track_faces(source)
+        ours = crop(source, track).images
         expected = theirs[f"{name}.crops"][: len(ours)]
         assert np.abs(ours.astype(int) - expected).mean() < 6
         window = np.outer(np.hanning(96), np.hanning(96))

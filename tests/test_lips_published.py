@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from places import SHARED
+from tracking import crop, track_faces
 
 from avsr import faces, lips, media
 from avsr.errors import BadCheckpoint
@@ -88,7 +89,7 @@ def test_their_points_give_their_transforms(theirs, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_their_points_give_their_crops(theirs, read_clip, name):
-    images = lips.crop(read_clip(name), track_of(theirs[f"{name}.landmarks"]), AUTO_AVSR).images
+    images = crop(read_clip(name), track_of(theirs[f"{name}.landmarks"]), AUTO_AVSR).images
     assert np.abs(images.astype(int) - theirs[f"{name}.crops"]).mean() < 2             # 1.74 and 1.77, all of it compression
 
 
@@ -96,8 +97,8 @@ def test_their_points_give_their_crops(theirs, read_clip, name):
 def test_what_we_find_gives_their_crops(theirs, read_clip, face_detector, name):
     """From the file on, in use: measured 0.88 and 1.01 pixels, 3.3 and 3.2 grey levels, of which 1.8 is compression."""
     clip = read_clip(name)
-    (track,) = faces.track_faces(clip, landmarks=AUTO_AVSR.landmarks)
-    images = lips.crop(clip, track, AUTO_AVSR).images
+    (track,) = track_faces(clip, landmarks=AUTO_AVSR.landmarks)
+    images = crop(clip, track, AUTO_AVSR).images
     ours = lips._matrices(smoothed(track.points, AUTO_AVSR), AUTO_AVSR)
     expected, mouth = their_matrices(theirs, name)
     distance = np.linalg.norm(mapped(ours, mouth) - mapped(expected, mouth), axis=1)
@@ -109,8 +110,8 @@ def test_what_we_find_gives_their_crops(theirs, read_clip, face_detector, name):
 @pytest.mark.parametrize("n_frames", [1, 7, 30])
 def test_windows_give_the_same_mouths_from_the_file_on(read_clip, face_detector, n_frames):
     clip = read_clip(NAMES[0])
-    (track,) = faces.track_faces(clip, landmarks=AUTO_AVSR.landmarks)
-    expected, got = lips.crop(clip, track, AUTO_AVSR), []
+    (track,) = track_faces(clip, landmarks=AUTO_AVSR.landmarks)
+    expected, got = crop(clip, track, AUTO_AVSR), []
     with FaceTracker(landmarks=AUTO_AVSR.landmarks) as tracker:
         cropper = MouthCropper(AUTO_AVSR)
         for i in range(0, len(clip.video), n_frames):
@@ -166,7 +167,7 @@ def test_close_ups_are_sampled_as_theirs_or_averaged(moving):
     clip, points = moving
     large = Clip(clip.video.repeat(4, axis=1).repeat(4, axis=2), clip.shown)
     large.video[:, ::2] = 0
-    sampled, averaged = (lips.crop(large, track_of(points["auto-avsr"] * 4), replace(AUTO_AVSR, averaged=flag)).images
+    sampled, averaged = (crop(large, track_of(points["auto-avsr"] * 4), replace(AUTO_AVSR, averaged=flag)).images
                          for flag in (False, True))
     assert sampled.std() > 1.3 * averaged.std()
 
@@ -175,7 +176,7 @@ def test_close_ups_are_sampled_as_theirs_or_averaged(moving):
 @pytest.mark.parametrize("n_frames", [1, 4, 11])
 def test_windows_give_the_same_mouths_with_every_recipe(moving, name, n_frames):
     clip, points = moving[0], moving[1][name]
-    expected = lips.crop(clip, track_of(points), MOUTH_CROPS[name]).images
+    expected = crop(clip, track_of(points), MOUTH_CROPS[name]).images
     cropper = MouthCropper(MOUTH_CROPS[name])
     got = []
     for i in range(0, 30, n_frames):
@@ -193,14 +194,14 @@ def test_the_default_crops_are_what_they_were(moving):
     for matrix, mouth in zip(matrices, marks[:, 3], strict=True):
         matrix[:, 2] = 48 - matrix[:, :2] @ mouth
     expected = [cv2.warpAffine(frame[:, :, 0], matrix, (96, 96)) for frame, matrix in zip(clip.video, matrices, strict=True)]
-    np.testing.assert_array_equal(lips.crop(clip, track_of(points)).images, np.stack(expected))
+    np.testing.assert_array_equal(crop(clip, track_of(points)).images, np.stack(expected))
 
 
 def test_points_of_another_kind_are_a_mistake(moving):
     clip, points = moving
     for name, other in (("avsr", "auto-avsr"), ("auto-avsr", "avsr")):
         with pytest.raises(AssertionError, match="another kind"):
-            lips.crop(clip, track_of(points[other]), MOUTH_CROPS[name])
+            crop(clip, track_of(points[other]), MOUTH_CROPS[name])
 
 
 # -- stored recipes
@@ -218,12 +219,12 @@ def test_named_recipes_survive_storing(name):
 @pytest.mark.parametrize("missing", STORED_BEFORE)
 def test_a_field_that_was_always_there_is_required(missing):
     values = {name: value for name, value in STORED_BEFORE.items() if name != missing}
-    with pytest.raises(BadCheckpoint, match=f"'{missing}' is not there"):
+    with pytest.raises(BadCheckpoint, match=f'"{missing}" is not there'):
         MouthCropSettings.from_dict(values)
 
 
 def test_a_field_nobody_knows_is_refused():
-    with pytest.raises(BadCheckpoint, match="'whole_pixel' is not known"):
+    with pytest.raises(BadCheckpoint, match='"whole_pixel" is not known'):
         MouthCropSettings.from_dict({**STORED_BEFORE, "whole_pixel": True})
 
 

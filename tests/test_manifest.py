@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tracking import crop, track_faces
 
 from avsr import manifest, sync
 from avsr.errors import BadManifest, BadOutput
@@ -343,13 +344,13 @@ def test_lips_out_of_step_are_found_in_a_clip_where_that_is_plain():
 @pytest.mark.slow
 def test_real_lips_are_in_step_and_shifted_ones_are_not(real_data):
     """GRID's s1, some clips each way; the figures for all of them are in checks.py."""
-    from avsr import faces, lips, media
+    from avsr import media
 
     clips = []
     for path in sorted((real_data / "grid" / "s1").glob("*.mkv"))[::80]:
         clip = media.read(path)
-        (track,) = faces.track_faces(clip, max_faces=1)
-        clips.append((lips.crop(clip, track).images, clip.audio))
+        (track,) = track_faces(clip, max_faces=1)
+        clips.append((crop(clip, track).images, clip.audio))
     limits = Limits(min_clips=10)
     for frames, wanted in ((0, []), (8, ["step"])):
         pairs = [shifted(images, audio[:len(images) * SAMPLES_PER_FRAME], frames) for images, audio in clips]

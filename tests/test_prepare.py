@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_limits import ends_within
+from tracking import crop, track_faces
 
-from avsr import cache, faces, lips, manifest, media, prepare
+from avsr import cache, lips, manifest, media, prepare
 from avsr.errors import AvsrError, BadManifest, BadOutput, MissingAsset
 from avsr.lips import MouthCropSettings
 from avsr.manifest import Dropped, Utterance
@@ -344,7 +345,7 @@ def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
     rows = {row.id: row for row in prepared.utterances}
     for path, parts in ((whole, {"whole": (0, None)}), (tall, {"early": (5, 38), "late": (25, 50)})):
         clip = media.read(path)
-        everybody = [lips.crop(clip, track) for track in faces.track_faces(clip)]
+        everybody = [crop(clip, track) for track in track_faces(clip)]
         for name, (first, end) in parts.items():
             end = clip.n_frames if end is None else end
             live = lips.choose_speaker(everybody, first, end)
@@ -399,9 +400,9 @@ def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector
     recipe = lips.MOUTH_CROPS["auto-avsr"]
     assert cache.read_mouth_crop(tmp_path / "out") == recipe
     clip = media.read(path)
-    (track,) = faces.track_faces(clip, landmarks=recipe.landmarks)
+    (track,) = track_faces(clip, landmarks=recipe.landmarks)
     (row,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
-    assert np.array_equal(cache.read_entry(tmp_path / "out", row.cache).images, lips.crop(clip, track, recipe).images)
+    assert np.array_equal(cache.read_entry(tmp_path / "out", row.cache).images, crop(clip, track, recipe).images)
     told = avsr(*command).communicate()[1]
     assert "mouth_crop.landmarks: blazeface-full-range-4 against mediapipe-mesh-478" in told
     assert "into an empty folder" in told

@@ -31,8 +31,8 @@ TESTS = ("uv run pytest", "uv run python -m tests.fuzz")      # which the walk l
 SHORTER = {
     "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0",
     "train experiments/grid": "--set model.dims.n_context=40",
-    "train experiments/whisper_lips": "--set reliability.rows=4 --set reliability.variants=1 --set reliability.contrastive_steps=2 "
-                                      "--set reliability.steps=2",
+    "train experiments/whisper_lips": "--set reliability.rows=4 --set reliability.variants=1 "
+                                      "--set reliability.contrastive_steps=2 --set reliability.steps=2",
     "benchmark": "--snr clean,0 --corrupt-snr clean --limit 4 --beam-size 1",
 }
 

@@ -107,8 +107,8 @@ def test_every_figure_and_table_is_written(run, made):
     figures = {f"{name}.{kind}" for name in ("wer", "corruption", "reliability", "contribution", "visemes", "groups", "speed")
                for kind in ("png", "svg")}
     tables = {f"tables/{name}.csv" for name in
-              ("main", "gains", "corruptions", "contribution", "visemes", "each-speaker", "each-sex", "gaps-sex", "groups", "video-gain",
-               "faces", "speed", "errors", "counts", "skipped")}
+              ("main", "gains", "corruptions", "contribution", "visemes", "each-speaker", "each-sex", "gaps-sex", "groups",
+               "video-gain", "faces", "speed", "errors", "counts", "skipped")}
     assert figures | {"index.html", "tables.md", "written.txt"} <= names
     assert tables - names == {"tables/each-speaker.csv"}                    # five utterances of each are too few to judge
     assert all(path.stat().st_size for path in made.written)

@@ -15,11 +15,11 @@ from avsr.html.page import WordEdit, word_edits
 from avsr.html.plot import FORMATS, MODALITY_COLOURS, OTHER_COLOURS, file_bytes, plot_style, svg_element
 from avsr.html.table import Column, Table, csv_text, markdown, show
 from avsr.metrics import NOTHING, Estimate, Gain, Rate, wer
-from avsr.report import ReportSettings, figures, make_sections
-from avsr.report.page import Section, render_page
+from avsr.report import ReportSettings, figures, make_sections, render_page
 from avsr.report.result_table import ResultTable
 from avsr.report.runs import Run
 from avsr.report.sheet import NARROW, WIDTH
+from avsr.report.tables import Section
 
 MADE = {
     "two that see": Made(30, 10, ("a rather long name of a system", "grid", "faster-whisper:tiny.en"), ("babble", "music"),
@@ -151,7 +151,8 @@ def test_values_read_as_they_should(value, pattern, text):
 
 def test_markdown_and_csv_hold_the_same():
     columns = {"system": Column(None, "s"), "noise": Column("noise", "s"), "wer": Column("WER %"), "n": Column("n")}
-    rows = [{"system": "grid", "noise": "a|b", "wer": RATE, "n": 7}, {"system": "grid", "noise": "x\ny", "wer": None, "n": None}]
+    rows = [{"system": "grid", "noise": "a|b", "wer": RATE, "n": 7},
+            {"system": "grid", "noise": "x\ny", "wer": None, "n": None}]
     table = Table("main", "A | B", columns, rows, "A note.", highlighted=[0], strong={1: ("noise",)})
     title, _, head, rule, *lines = markdown(table).splitlines()
     assert title == "**A \\| B**"
@@ -200,8 +201,8 @@ def test_rates_far_apart_are_drawn_on_a_scale_of_roots():
         near, far = figures.wer_sheet(ResultTable(rows)), figures.wer_sheet(ResultTable(said))
         assert near.axes[0].get_yscale() == "linear"
         (axis,) = far.axes
-        pages = [render_page([Section("wer", "WER", {"wer": sheet})], {"wer": file_bytes(sheet.figure, "svg")}, title="", facts=[],
-                             findings=[], warnings=[], runs=[]) for sheet in (near, far)]
+        pages = [render_page([Section("wer", "WER", {"wer": sheet})], title="", facts=[], findings=[], warnings=[], runs=[])
+                 for sheet in (near, far)]
     assert axis.get_yscale() == "function"
     assert axis.get_ylabel() == "word error rate, % (root scale)"
     assert ["of square roots" in page for page in pages] == [False, True]

@@ -195,7 +195,7 @@ def test_explain_and_prepare_take_the_same(tmp_path, voice):
     scene = open_input(path, None, ExplainSettings(), no_progress)
     assert np.array_equal(scene.clean, expected[: len(scene.clean)])
     assert "number 2 (aac) was taken" in scene.problems[0]
-    with pytest.raises(BadMedia, match="nobody speaks"):
+    with pytest.raises(BadMedia, match="no speech was found in its sound"):
         open_input(path, None, ExplainSettings(audio_track=1), no_progress)
     job = Job(str(path), (Utterance("one", str(path), "hello"),))
     (outcome,) = work(job, lambda: None, settings=PrepareSettings(modality="a"))

@@ -3,8 +3,9 @@
 import cv2
 import numpy as np
 import pytest
+from tracking import crop, track_faces
 
-from avsr import faces, lips, media, sync
+from avsr import lips, media, sync
 from avsr.lips import Mouths
 from avsr.rates import SAMPLES_PER_FRAME
 
@@ -115,8 +116,8 @@ def test_a_smaller_face_in_step_with_the_sound_is_chosen_before_a_larger_one_tha
 def test_a_real_talker_moves_and_a_picture_of_him_does_not(real_data):
     """One clip; the figures for all of them are in step.py."""
     clip = media.read(next(iter(sorted((real_data / "grid" / "s4").glob("*.mpg")))))
-    (track,) = faces.track_faces(clip)
-    mouths = lips.crop(clip, track)
+    (track,) = track_faces(clip)
+    mouths = crop(clip, track)
     assert not sync.motionless(mouths.images, mouths.missing).any()
     rng = np.random.default_rng(0)
     grainy = np.clip(mouths.images[30] + rng.normal(0, 5, mouths.images.shape), 0, 255).astype(np.uint8)

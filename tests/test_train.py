@@ -98,7 +98,7 @@ def learnt(folder, tmp_path_factory):
 def test_it_learns(learnt):
     trained, lines = learnt
     rows = [json.loads(line) for line in (trained.folder / "log.jsonl").read_text().splitlines()]
-    for name in ("attention_a", "attention_v", "attention_av", "ctc_fused_av", "frames_lips_v", "frames_audio_a"):
+    for name in ("attention_a", "attention_v", "attention_av", "ctc_fused_av", "frames_video_v", "frames_audio_a"):
         values = [row[name] for row in rows if name in row]
         assert np.mean(values[-3:]) < 0.7 * np.mean(values[:3]), (name, values)
     assert (trained.step, trained.done) == (80, True)
@@ -487,7 +487,6 @@ def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
     (["model.dims.n_context=3"], BadConfig, r"no text fits model.dims.n_context = 3 \(u\d+: \d tokens, limit 1\)"),
     (['train.rates={"*"=0}'], BadConfig, "train.rates freezes every weight"),
     (['train.rates={"vidio.*"=0}'], BadConfig, r'train.rates "vidio.\*" fits no weight.  Known are audio.\*, ctc.\*,'),
-    (["data.sound_draws=1"], BadConfig, "data.sound_draws keeps encoded sounds, but audio.conv1.weight learns"),
     (["data.noise.hum=nowhere"], AvsrError, "nowhere matches 0 files or folders"),
     (["data.train=['none.jsonl']"], BadManifest, "none.jsonl: cannot be read"),
     (["data.max_seconds=0.01"], BadManifest, r"no prepared utterance of split 'train' \(12 left out\)"),
@@ -724,7 +723,7 @@ def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
     assert "audio.conv1.weight" not in taken
     with pytest.raises(BadCheckpoint, match=r"of its weights do not fit the config's dims, .*  Remove the dims that differ"):
         initialise(config(folder, f"model.start={trained.model}", "model.dims.width=64"), tmp_path)
-    with pytest.raises(BadCheckpoint, match=r"its lips do not fit this model's in video\.project\.weight and"):
+    with pytest.raises(BadCheckpoint, match=r"its video encoder does not fit this model's in video\.project\.weight and"):
         initialise(config(folder, f"model.video_encoder_from={trained.model}", "model.dims.video_width=64"), tmp_path)
 
 
@@ -742,7 +741,7 @@ def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_pa
     mouths, lips = torch.rand(1, 5, 88, 88), begun.model.eval().video
     with torch.no_grad():
         lips.lift = torch.nn.Identity()
-        ours = lips(lips.look(mouths, torch.ones(1, 5, dtype=torch.bool)), torch.ones(1, 5, dtype=torch.bool))[:, ::2]
+        ours = lips(lips.features(mouths, torch.ones(1, 5, dtype=torch.bool)), torch.ones(1, 5, dtype=torch.bool))[:, ::2]
         theirs = imported.encode(None, mouths).audio
     torch.testing.assert_close(imported.video.norm(ours), theirs, atol=1e-5, rtol=1e-4)
 

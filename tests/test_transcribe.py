@@ -11,6 +11,7 @@ import torch
 from avsr import AvsrError, media, noise, transcribe
 from avsr.checkpoint import Checkpoint, load, save
 from avsr.errors import BadMedia, NoFace
+from avsr.models.fusion import ReliabilityEstimator
 from avsr.rates import SAMPLE_RATE
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
@@ -238,16 +239,16 @@ def test_real_people_are_understood(real_data, tiny_en):
     assert "low-level drug cases on the streets" in text
 
 
-def judged(model, trust, monkeypatch):
-    """The model, which from now on believes all lips so far. Its gates are closed: that alone changes nothing."""
+def set_reliability(model, reliability, monkeypatch):
+    """Let the model find all video so reliable from now on. Its gates are closed: that alone changes nothing."""
     encode = type(model).encode
 
-    def judge(*args, **inputs):
+    def encode_as_reliable(*args, **inputs):
         memory = encode(model, *args, **inputs)
-        return replace(memory, trust=torch.full((memory.n_utterances,), trust))
+        return replace(memory, reliability=torch.full((memory.n_utterances,), reliability))
 
-    monkeypatch.setattr(model, "encode", judge)
-    monkeypatch.setattr(model, "dims", replace(model.dims, n_reliability=1))
+    monkeypatch.setattr(model, "reliability", ReliabilityEstimator(model.dims.width, 1, model.video.frontend.width))
+    monkeypatch.setattr(model, "encode", encode_as_reliable)
 
 
 def in_white_noise(folder, snr_db):
@@ -258,7 +259,7 @@ def in_white_noise(folder, snr_db):
 
 
 @pytest.mark.slow
-def test_what_noise_hides_is_read_from_lips_that_are_believed(real_data, tiny_en, with_lips, said_to_be_trained, monkeypatch):
+def test_what_noise_hides_is_read_from_reliable_video(real_data, tiny_en, with_lips, said_to_be_trained, monkeypatch):
     """The gates are closed: one text for one piece, whatever the lips say."""
     clip = in_white_noise(real_data, -5)
 
@@ -268,15 +269,15 @@ def test_what_noise_hides_is_read_from_lips_that_are_believed(real_data, tiny_en
     found, whole = said(tiny_en, "a"), said(tiny_en, "a", vad=False)
     assert found != whole
     assert said(with_lips, "av") == found, "lips that have learnt nothing"
-    assert said(said_to_be_trained, "av") == whole, "nobody judges the lips"
-    for trust, expected in ((0.5, whole), (0.49, found)):
-        judged(said_to_be_trained.model, trust, monkeypatch)
+    assert said(said_to_be_trained, "av") == whole, "no reliability estimator"
+    for reliability, expected in ((0.5, whole), (0.49, found)):
+        set_reliability(said_to_be_trained.model, reliability, monkeypatch)
         assert said(said_to_be_trained, "av") == expected
 
 
 @pytest.mark.slow
-def test_nothing_is_made_of_noise_where_lips_are_not_believed(real_data, said_to_be_trained, monkeypatch):
-    judged(said_to_be_trained.model, 0.0, monkeypatch)
+def test_nothing_is_made_of_noise_where_video_is_unreliable(real_data, said_to_be_trained, monkeypatch):
+    set_reliability(said_to_be_trained.model, 0.0, monkeypatch)
     transcript = transcribe(in_white_noise(real_data, -10), model=said_to_be_trained, modality="av")
     assert transcript.segments == ()
     assert "nobody speaks" in transcript.problems[0]

@@ -37,14 +37,12 @@ class _WrongLine(ValueError):
     """Describes what is wrong with a line, without its file and number."""
 
 
-def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, system: str | None = None,
-                     split: str | None = None, silent: Collection[str] = (),
-                     allow_missing: bool = False) -> list[ResultRow]:
+def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, split: str | None = None,
+                     silent: Collection[str] = ()) -> list[ResultRow]:
     """The rows of a file of predictions, in its order.
 
-    system: of lines that name none; the file's stem if None.  split: of the rows; that of each utterance if None.
-    silent: ids whose speech is silent, so that they have no SNR and may be missing in noise.  allow_missing: also read
-    systems and conditions that lack utterances; `missing` then lists these.
+    split: of the rows; that of each utterance if None.  silent: ids whose speech is silent, so that they have no SNR and may
+    be missing in noise.
 
     Raises BadManifest with file and line where a line is cut off, has wrong types or another normaliser, where an id is not
     among the utterances or occurs twice in one condition, and where utterances are missing.
@@ -61,7 +59,7 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
             if values["id"] not in known:
                 unknown.setdefault(values["id"], number)
                 continue
-            row = _row(values, known[values["id"]], system or path.stem, split)
+            row = _row(values, known[values["id"]], path.stem, split)
         except _WrongLine as error:
             raise BadManifest(f"{where}: {error}") from error
         if (first := lines.setdefault(row.key, number)) != number:
@@ -75,7 +73,7 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
                           "right split, or take the lines out.")
     if not rows:
         raise BadManifest(f"{path}: no predictions in it.  Write a line with id and hypothesis for each utterance.")
-    if not allow_missing and (gaps := missing(rows, utterances, silent=silent)):
+    if gaps := _missing(rows, utterances, silent):
         condition, ids = next(iter(gaps.items()))
         raise BadManifest(f"{path}: predictions missing: {sum(map(len, gaps.values()))}; of {condition} {len(ids)} of the "
                           f"{len(known)} utterances, {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''}"
@@ -84,8 +82,7 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, syste
     return rows
 
 
-def missing(rows: Iterable[ResultRow], utterances: Sequence[Utterance], *,
-            silent: Collection[str] = ()) -> dict[str, list[str]]:
+def _missing(rows: Iterable[ResultRow], utterances: Sequence[Utterance], silent: Collection[str]) -> dict[str, list[str]]:
     """Ids of utterances without a row, by system and condition in words, for those that have rows but lack some."""
     present: dict[str, set[str]] = defaultdict(set)
     noisy = {}
@@ -138,7 +135,7 @@ def _values(line: Mapping[str, Any]) -> dict[str, Any]:
         if name not in FIELDS and name not in UNUSED:
             nearest = get_close_matches(name, FIELDS, 1)
             raise _WrongLine(f"unknown key {name!r}.  " + (f"Did you mean {nearest[0]}?" if nearest else
-                                                       f"Known are {', '.join(FIELDS)}; take it out."))
+                                                           f"Known are {', '.join(FIELDS)}; take it out."))
     for name in NEEDED:
         if line.get(name) is None:
             raise _WrongLine(f"no {name}.  A line needs {' and '.join(NEEDED)}; write \"\" where nothing was recognised.")
@@ -178,7 +175,7 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
         raise _WrongLine(f"modality is {modality!r}.  Use a (sound), v (lips), av (both) or none (neither).")
     if present_normaliser(values["normaliser"]) not in (None, NORMALISER):
         raise _WrongLine(f"its text is to be compared by the normaliser {values['normaliser']!r}, and rows here by "
-                     f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
+                         f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")
     if (values["noise"] is None) != (values["snr_db"] is None):
         present, absent = ("noise", "snr_db") if values["snr_db"] is None else ("snr_db", "noise")
         raise _WrongLine(f"{present} is {quote(values[present])} and there is no {absent}.  Give both, or leave both out "
@@ -187,13 +184,13 @@ def _check(values: dict[str, Any], utterance: Utterance) -> None:
         raise _WrongLine(f"amount is {values['amount']:g} and there is no corruption.  Name it, or leave amount out.")
     for letter, name in (("a", "noise"), ("v", "corruption")):
         if letter not in modality and values[name] is not None:
-            raise _WrongLine(f"modality is {modality!r}, to which {name} {values[name]!r} is nothing.  Give such a line once, "
-                         f"without {name}, or correct modality.")
+            raise _WrongLine(f"modality is {modality!r}, which {name} {values[name]!r} does not affect.  Give such a line "
+                             f"once, without {name}, or correct modality.")
     if values["duration_s"] is not None and values["duration_s"] <= 0:
         raise _WrongLine(f"duration_s is {values['duration_s']:g}, it must be above 0.  Correct it, or leave it out.")
     if values["reference"] is not None and normalise(values["reference"]) != normalise(utterance.text):
         raise _WrongLine(f"reference is {quote(values['reference'])}, and the manifest has {quote(utterance.text)} for "
-                     f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
+                         f"{utterance.id}.  Is it of the same test set?  If so, leave reference out.")
 
 
 def _duration(utterance: Utterance) -> float | None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from avsr.checkpoint import SHIPPED, Checkpoint, may_see, shipped
+from avsr.checkpoint import SHIPPED, Checkpoint, may_read_lips, shipped
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR
@@ -84,7 +84,7 @@ class CheckpointSystem:
 
     def __init__(self, name: str, *, beam_size: int | None, device: str, modalities: Sequence[str], progress: Progress):
         self.torch_device = pick_device(device)
-        reads_lips = any("v" in one for one in modalities) and may_see(name)
+        reads_lips = any("v" in one for one in modalities) and may_read_lips(name)
         self.checkpoint = load_model(name, "av" if reads_lips else "a", self.torch_device, progress)
         self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
         self.recogniser = Recogniser(self.checkpoint)

@@ -34,14 +34,14 @@ SOUND = "flac-16-peak-1"
 FULL_SCALE = 2**15                    # of 16 bits
 MAX_SECONDS = 300                     # of an utterance: its mouths are then 70 MB, and no model is given more at once
 MAX_SIDE = 2 * rates.MOUTH_SIZE       # pixels of a mouth: 300 s of the largest are 277 MB
-MEMBERS = 8                           # files of an utterance in a shard that are looked at; `pack` writes three
+MEMBERS = 8                           # files of an utterance in a shard that are read at most; `pack` writes three
 
 
 @dataclass(frozen=True)
 class Cached:
     """An utterance in the cache, as training reads it.
 
-    images: (T, 96, 96) uint8 grey, bit for bit what lips.crop gave; None where it was prepared by sound alone.
+    images: (T, 96, 96) uint8 grey, bit for bit as lips.MouthCropper made them; None if prepared from sound alone.
     missing: (T,) bool, True where no face was found; None with images.
     audio: (S,) float32 mono, SAMPLE_RATE; None where the recording is silent.
     """
@@ -190,7 +190,7 @@ def _unpack_sound(data: bytes, n_samples: int, gain: float) -> np.ndarray:
 
     if not 0 < gain < np.finfo(np.float32).max:
         raise ValueError(f"a gain of {gain}")
-    with soundfile.SoundFile(BytesIO(data)) as file:         # what it announces is looked at before room is made for it
+    with soundfile.SoundFile(BytesIO(data)) as file:         # its header is checked before memory is allocated
         found = file.format, file.samplerate, file.channels, file.frames
         if found != ("FLAC", rates.SAMPLE_RATE, 1, n_samples):
             raise ValueError("sound of format {}, {} samples a second, {} channels, {} samples".format(*found))

@@ -1,9 +1,9 @@
-"""Models on disk: tensors plus readable JSON, never pickle; and by which names models are found.
+"""Models on disk, as tensors and readable JSON, never pickle; and the names by which models are found.
 
-    shipped name | folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and all that decoding must know
-A folder holds model.json, which names the sha256 of the others, model.safetensors and tokenizer.json. A model that has a
-`base` holds only what differs from it; all else, perhaps the tokenizer as well, is taken from the base. Folders come from
-anywhere: description.py checks what model.json says, folder.py what lies beside it, whispers.py other people's layouts.
+    shipped name | folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and the settings of decoding
+A folder holds model.safetensors, tokenizer.json, and model.json, which names the sha256 of both. A model with a `base` holds
+only the weights that differ from it; the rest, perhaps the tokenizer too, is the base's. Folders are not trusted:
+description.py checks model.json, folder.py the files beside it. whisper.py reads published layouts; importing.py converts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from avsr import assets
 from avsr.checkpoint.description import Checkpoint, describe, read_description
-from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, fresh, load_ours, settle, sha256_of
+from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, finish_save, load_ours, sha256_of, temporary
 from avsr.checkpoint.whisper import PACKAGED, fetch_whisper, load_packaged, load_whisper
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput, quote
 from avsr.output import reason_of
@@ -27,7 +27,7 @@ from avsr.runtime import Progress, no_progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SHIPPED", "Checkpoint", "load", "may_see", "save", "shipped"]
+__all__ = ["SHIPPED", "Checkpoint", "load", "may_read_lips", "save", "shipped"]
 
 SHIPPED = Path(__file__).parents[1] / "weights"             # models that come with the program, a folder each
 MOST_BASES = 3                                              # of a model, its base, the base's base
@@ -38,8 +38,8 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
     """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`;
     Whisper's `tiny.en`, `large-v3`), or by its name on the hub.
 
-    `lips` False leaves the lip network out of a model that can do without, which saves its memory. A
-    Whisper gets a new lip network behind closed gates. Raises BadCheckpoint or MissingAsset.
+    `lips` False leaves the video encoder out of a model that can do without it, which saves its memory. A Whisper gets a new
+    video encoder behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
     checkpoint = _load(str(name), lips, progress, ())
     if checkpoint.model.ctc_units == "tokens":              # its search compares sums of log-probabilities over a whole text
@@ -49,7 +49,7 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
 
 
 def _load(name: str, lips: bool, progress: Progress, above: tuple[Path, ...]) -> Checkpoint:
-    """The model on the CPU. above: the folders of models whose base it is."""
+    """The model on the CPU. above: the folders of the models of which it is the base."""
     if not name:
         raise BadCheckpoint(f"The model's name is empty.  Name a model: {', '.join(shipped())}, a Whisper size, or a folder.")
     folder = SHIPPED / name if name in shipped() else Path(name)
@@ -59,7 +59,7 @@ def _load(name: str, lips: bool, progress: Progress, above: tuple[Path, ...]) ->
                 return _load_ours(folder, lips, progress, above)
             return load_whisper(folder, name, lips)
         found = folder.exists()
-    except OSError as error:                                # a name too long for a path, or a folder that nobody may enter
+    except OSError as error:                                # a name that is too long for a path, or a folder without permission
         raise BadCheckpoint(f"{quote(name)[1:-1]}: cannot be read ({error.strerror}).  Name a model's folder that you may "
                             f"read, or one of {', '.join(shipped())}.") from error
     if found:
@@ -84,12 +84,12 @@ def _load_ours(folder: Path, lips: bool, progress: Progress, above: tuple[Path, 
 
 
 def shipped() -> list[str]:
-    """Names of the models that come with the program."""
+    """The names of the models that come with the program."""
     return sorted(path.parent.name for path in SHIPPED.glob("*/model.json"))
 
 
-def may_see(name: str | Path) -> bool:
-    """Whether a model could have trained lips: a shipped one, or a folder of ours; published Whispers never do."""
+def may_read_lips(name: str | Path) -> bool:
+    """Whether a model may have a trained video encoder: a shipped one, or a folder of ours, but no published Whisper."""
     return str(name) in shipped() or (str(name) != "" and os.path.exists(Path(name) / "model.json"))
 
 
@@ -118,10 +118,10 @@ def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
 
 
 def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remedy: str = "Choose another folder.") -> Path:
-    """Write a model folder; with `half` weights are stored as float16. Whatever interrupts it, the folder holds a whole
-    model, the older or the new: model.json is renamed first, and its sha256 tell which of the other files are meant.
+    """Write a model folder; `half` stores the weights as float16. If it is interrupted, the folder holds the whole older or
+    the whole new model: model.json is renamed into place first, and its sha256 identify the other files.
 
-    Raises BadOutput, whose message ends in `remedy`.
+    Raises BadOutput, whose message ends with `remedy`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -136,24 +136,24 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remed
         parts = PARTS[:1] if base.tokenizer.sha256 == checkpoint.tokenizer.sha256 else PARTS
     state = {name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous().cpu()
              for name, tensor in tensors.items()}
-    new = {name: fresh(folder, name) for name in (*parts, "model.json")}
+    new = {name: temporary(folder, name) for name in (*parts, "model.json")}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer = checkpoint.tokenizer.path.read_bytes()
-        settle(folder)
+        finish_save(folder)
         save_file(state, new[WEIGHTS])
         if TOKENIZER in parts:
             new[TOKENIZER].write_bytes(tokenizer)
         description = describe(checkpoint, {name: sha256_of(new[name]) for name in parts})
         new["model.json"].write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        shutil.copymode(new["model.json"], new[WEIGHTS])         # which safetensors makes its owner's alone
+        shutil.copymode(new["model.json"], new[WEIGHTS])         # safetensors makes it readable for its owner alone
         os.replace(new["model.json"], folder / "model.json")
     except (OSError, SafetensorError) as error:
         for path in new.values():
             with suppress(OSError):
                 path.unlink()
         raise BadOutput(f"{folder}: the model cannot be written ({reason_of(error)}).  {remedy}") from error
-    with suppress(OSError):                                 # `load` finds them under either name
+    with suppress(OSError):                                 # `load` finds them under both names
         for name in parts:
             os.replace(new[name], folder / name)
     return folder

@@ -1,4 +1,4 @@
-"""`Checkpoint`, and model.json, which describes one: written from it, and read back field by field against a schema.
+"""`Checkpoint`, and its description in model.json, which is read back field by field against a schema.
 
     Checkpoint -> describe -> model.json -> read_description -> Description -> read_dims, read_mouth_crop
     -> Dims, MouthCropSettings
@@ -32,12 +32,12 @@ Place = Annotated[int, Between(0, 2**10)]                   # of a layer, or of 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network ready for use, and what goes with it.
+    """A network with everything that its use needs.
 
-    pad_seconds: length to which sound is padded with silence before the network hears it (Whisper's 30), None for none.
-    video_trained: whether what it sees means anything yet. base: the model that what is untouched comes from.
+    pad_seconds: length to which sound is padded with silence before it is encoded (Whisper's 30), None for none.
+    video_trained: whether the video encoder is trained. base: the model from which unchanged weights come.
     suppress, suppress_begin, alignment_heads: see importers.whisper.WhisperSettings.
-    search: settings of decode.DecodeOptions it wants in place of the usual ones, as its authors report their figures with.
+    search: decode.DecodeOptions that it wants in place of the defaults, as its authors report their figures with them.
     training: free facts for the reader: data and licence, git commit, step, scores.
     """
 
@@ -56,12 +56,12 @@ class Checkpoint:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What it can go by: `a`, `v`, `av`."""
+        """The modalities that it can use: `a`, `v`, `av`."""
         return tuple(one for one in self.model.modalities if self.video_trained or "v" not in one)
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Two-letter codes this model can be told to write."""
+        """Two-letter codes of the languages that the model can write."""
         return tuple(self.tokenizer.languages) or ("en",)
 
 
@@ -87,7 +87,7 @@ class Description:
     search: dict[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """What of it a Checkpoint takes over."""
+        """The fields that a Checkpoint has too."""
         return {name: getattr(self, name) for name in _shared()}
 
 

@@ -1,7 +1,7 @@
-"""A model folder of ours: which of its files are meant, whether they belong together, and the network made of them.
+"""Reads a model folder of ours: finds its files, checks that they belong together, and builds the network.
 
     Description + model.safetensors + tokenizer.json (+ the base's) -> Checkpoint
-Everything is compared before it is made: sizes with what the weights file announces, weights with sizes, tokens with both.
+Sizes are compared with the header of the weights file before the network is built, and the tokenizer with both.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ UNFITTED = ("reliability.detector.radius",)                 # infinite until it 
 AGAIN = "Fetch the model again."
 
 
-def fresh(folder: Path, name: str) -> Path:
-    """The name under which a file is written."""
+def temporary(folder: Path, name: str) -> Path:
+    """The temporary name under which a file is written."""
     return folder / f".{name}.new"
 
 
-def settle(folder: Path) -> None:
-    """What an interrupted `save` left under its temporary name, though it belongs to the model, gets its own."""
+def finish_save(folder: Path) -> None:
+    """Give files that an interrupted `save` left under their temporary names, and that belong to the model, their own."""
     with suppress(BadCheckpoint):
         sha256 = read_json(folder / "model.json").get("sha256")
         sha256 = sha256 if isinstance(sha256, dict) else {}
         for name in PARTS:
-            if fresh(folder, name).is_file() and sha256_of(fresh(folder, name)) == sha256.get(name):
-                os.replace(fresh(folder, name), folder / name)
+            if temporary(folder, name).is_file() and sha256_of(temporary(folder, name)) == sha256.get(name):
+                os.replace(temporary(folder, name), folder / name)
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal digits."""
+    """The sha256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: bool) -> Checkpoint:
-    """The model that a folder's model.json tells of, on the CPU. base: the model it only adds to. Raises BadCheckpoint."""
+    """The model that a folder's model.json describes, on the CPU. base: the model it adds to. Raises BadCheckpoint."""
     from avsr.models.avsr import Dims, without_video
     from avsr.models.weights import check_finite, check_memory, n_numbers, read_safetensors
 
@@ -66,23 +66,23 @@ def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: b
     check_memory(room, folder)
     model = _outline(folder, dims, room)
     wanted = model.state_dict()
-    path = _meant(folder, about, wanted, headers, theirs, everything=lips or hybrid)
+    path = _weights_file(folder, about, wanted, headers, theirs, everything=lips or hybrid)
     weights = read_safetensors(path, None if lips or hybrid else wanted, current_tensor)
     check_finite(weights, path, limits=UNFITTED)
     model.load_state_dict({name: tensor for name, tensor in theirs.items() if name in wanted} | weights, assign=True)
     tokenizer = _tokenizer(folder, about, base)
-    if wrong := _odd(about, dims, tokenizer):
+    if wrong := _misfit(about, dims, tokenizer):
         raise BadCheckpoint(f"{folder}: {wrong}.  {COPY}")
     checkpoint = Checkpoint(model=model, tokenizer=tokenizer, mouth_crop=mouth_crop, **about.facts())
     return replace(checkpoint, video_trained=about.video_trained and model.modalities != ("a",))
 
 
 def _headers(folder: Path) -> dict[Path, dict[str, Stored]]:
-    """What the files announce that may be the weights, under their name or the one they were written with."""
+    """The headers of the files that may be the weights, under their own or their temporary name."""
     from avsr.models.weights import read_header
 
     headers, problem = {}, None
-    for path in (folder / WEIGHTS, fresh(folder, WEIGHTS)):
+    for path in (folder / WEIGHTS, temporary(folder, WEIGHTS)):
         if path.exists():
             try:
                 headers[path] = read_header(path, current_tensor)
@@ -98,7 +98,7 @@ def _not_there(folder: Path, name: str) -> BadCheckpoint:
 
 
 def _outline(folder: Path, dims: Dims | HybridDims, room: int) -> AVSR | HybridAVSR:
-    """The network without its weights, of which there are so many numbers. Raises BadCheckpoint where it needs more."""
+    """The network without its weights. Raises BadCheckpoint where it needs more numbers than `room`."""
     from avsr.models.avsr import AVSR, Dims
     from avsr.models.blocks import TooLarge, outline
     from avsr.models.hybrid import HybridAVSR
@@ -110,11 +110,11 @@ def _outline(folder: Path, dims: Dims | HybridDims, room: int) -> AVSR | HybridA
                             f"needs more).  {AGAIN}") from error
 
 
-def _meant(folder: Path, about: Description, wanted: Mapping, headers: Mapping[Path, Mapping[str, Stored]], theirs: Mapping,
-           *, everything: bool) -> Path:
-    """The weights file that model.json names. Their fit is looked at first: to read all of a file may take minutes.
+def _weights_file(folder: Path, about: Description, wanted: Mapping, headers: Mapping[Path, Mapping[str, Stored]],
+                  theirs: Mapping, *, everything: bool) -> Path:
+    """The weights file that model.json means. Headers are compared first, because hashing a file may take minutes.
 
-    everything: whether the file may hold nothing but what is wanted, or also lips that are left out.
+    everything: False where the file may also hold a video encoder that is not wanted.
     """
     from avsr.models.weights import misfit, stored
 
@@ -132,17 +132,17 @@ def _meant(folder: Path, about: Description, wanted: Mapping, headers: Mapping[P
 
 
 def _tokenizer(folder: Path, about: Description, base: Checkpoint | None) -> Tokenizer | SentencePieceTokenizer:
-    """Its own, or where it has none its base's."""
+    """The folder's tokenizer, or the base's where it has none."""
     if TOKENIZER not in about.sha256 and base is not None:
         return base.tokenizer
-    for path in (folder / TOKENIZER, fresh(folder, TOKENIZER)):
+    for path in (folder / TOKENIZER, temporary(folder, TOKENIZER)):
         if path.is_file() and path.stat().st_size <= LONGEST_TOKENIZER and sha256_of(path) == about.sha256.get(TOKENIZER):
             return open_tokenizer(path)
     raise _not_there(folder, TOKENIZER)
 
 
-def _odd(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | SentencePieceTokenizer) -> str | None:
-    """In words, what of model.json and tokenizer.json does not go with the network; None where all does."""
+def _misfit(about: Description, dims: Dims | HybridDims, tokenizer: Tokenizer | SentencePieceTokenizer) -> str | None:
+    """In words, what in model.json and tokenizer.json does not fit the network; None where everything does."""
     from avsr.importers.whisper import WhisperSettings
     from avsr.models.hybrid import HybridDims
 

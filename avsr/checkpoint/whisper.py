@@ -1,6 +1,6 @@
-"""Whispers by name: packaged with the extra `offline`, from the hub, or in a folder of somebody's own.
+"""Published Whispers: packaged with the extra `offline`, by name from the hub, or in a folder.
 
-    tiny.en | owner/model | folder in Hugging Face's or faster-whisper's layout  ->  Checkpoint without trained lips
+    tiny.en | owner/model | folder in Hugging Face's or faster-whisper's layout  ->  Checkpoint without a trained video encoder
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from avsr.runtime import Progress
 from avsr.schema import read_json
 from avsr.text import Tokenizer
 
-PACKAGED = ("tiny.en", "base")                              # the Whispers that the extra `offline` brings
-N_TIMESTAMPS = 1501                                         # the last tokens of every Whisper: 0.00 to 30.00 s
+PACKAGED = ("tiny.en", "base")                              # by the extra `offline`
+N_TIMESTAMPS = 1501                                         # the last tokens of every Whisper, 0.00 to 30.00 s
 WHISPER_VOCABULARIES = (51_864, 51_865, 51_866)             # English alone; 99 languages; 100, since large-v3
 
 
 def fetch_whisper(repo: str, progress: Progress) -> Path:
-    """The folder of the hub's cache that holds a model's files, of either layout, see importers.whisper.load_folder."""
+    """Fetch a model in either layout, see importers.whisper.load_folder; returns its folder in the hub's cache."""
     from avsr.importers.whisper import WEIGHT_INDEX, check_kind, is_ctranslate2, shards
 
     def fetch(file: str) -> Path:
@@ -37,7 +37,7 @@ def fetch_whisper(repo: str, progress: Progress) -> Path:
     if is_ctranslate2(config):
         fetch("model.bin")
         return path.parent
-    with suppress(NotInModel):                       # as fine-tuned models often do: config.json counts
+    with suppress(NotInModel):                       # fine-tuned models often lack it; config.json is used then
         fetch("generation_config.json")
     try:
         fetch("model.safetensors")
@@ -54,7 +54,7 @@ def fetch_whisper(repo: str, progress: Progress) -> Path:
 
 
 def load_packaged(size: str, lips: bool, progress: Progress) -> Checkpoint:
-    """A Whisper from the files that the extra `offline` brings."""
+    """A Whisper from the files of the extra `offline`."""
     from avsr.importers.whisper import load_ctranslate2
 
     weights, config, tokenizer = (assets.find(f"whisper-{size}.{part}", progress=progress)
@@ -86,7 +86,7 @@ def _without_tokenizer(where: Path | str) -> str:
 
 
 def _check_tokenizer(tokenizer: Tokenizer, n_vocab: int) -> None:
-    """Raises BadCheckpoint for another Whisper's: an English one would write nonsense for a multilingual network."""
+    """Raises BadCheckpoint for another Whisper's tokenizer: an English one would garble the text of a multilingual network."""
     needed = tokenizer.first_timestamp + N_TIMESTAMPS
     if needed > n_vocab or (needed != n_vocab and n_vocab in WHISPER_VOCABULARIES):
         raise BadCheckpoint(f"{tokenizer.path}: it is for {needed} tokens, but the model beside it has {n_vocab}.  Put the "

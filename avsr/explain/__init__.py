@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from avsr import media
-from avsr.checkpoint import Checkpoint, load, may_see
+from avsr.checkpoint import Checkpoint, load, may_read_lips
 from avsr.errors import AvsrError
 from avsr.explain.ablations import run_ablations
 from avsr.explain.attention import read_attention, read_ctc, read_gates
@@ -24,6 +24,7 @@ from avsr.explain.page import make_recordings, render_page
 from avsr.explain.plots import draw_plots
 from avsr.explain.saliency import integrated_gradients
 from avsr.explain.summary import Result, summarise
+from avsr.models.avsr import AVSR
 from avsr.models.decoder import Memory
 from avsr.names import DEFAULT_MODEL
 from avsr.output import write_files
@@ -48,10 +49,10 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     wanted = from_keywords(ExplainSettings, settings, "explain")
     if not isinstance(model, Checkpoint):
         progress("loading the model", 0, None, None)
-        model = load(model, lips=may_see(model), device=pick_device(device), dtype=torch.float32, progress=progress)
-    if model.model.ctc_units == "tokens" or not model.model.dims.n_mels:
-        raise AvsrError(f"{model.name}: explain looks into gates, video reliability and log-mels, of which this network has none.  "
-                        "Use a model that was trained here, or avsr benchmark.")
+        model = load(model, lips=may_read_lips(model), device=pick_device(device), dtype=torch.float32, progress=progress)
+    if not isinstance(model.model, AVSR) or not model.model.dims.n_mels:
+        raise AvsrError(f"{model.name}: explain looks into gates, video reliability and log-mels, of which this network has "
+                        "none.  Use a model that was trained here, or avsr benchmark.")
     if wanted.language not in model.languages:
         raise AvsrError(f"{model.name}: does not write language {wanted.language!r}.  "
                         f"Use one of {', '.join(model.languages[:20])}, or another model.")
@@ -77,11 +78,13 @@ def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSetting
     n_positions = round(given.segment.duration_s * MEMORY_RATE)
     reliability, familiar = (None if one is None else one.item() for one in (memory.reliability, memory.in_distribution))
     attention, calls = read_attention(recogniser, memory, found.tokens, language, n_positions) if found.words else ({}, {})
+    assert isinstance(checkpoint.model, AVSR)
     gates = read_gates(checkpoint.model, found.calls | calls, reliability, n_positions)
     ctc, untrained = read_ctc(checkpoint.model, found.memories, n_positions)
     saliency = None
     if given.mouths is not None and found.tokens and reliability != 0:      # nothing in unreliable video reaches the text
-        saliency = integrated_gradients(recogniser, found.audio, given.mouths, found.tokens, language=language, progress=progress)
+        saliency = integrated_gradients(recogniser, found.audio, given.mouths, found.tokens, language=language,
+                                        progress=progress)
     return Result(given, found, reliability, familiar, attention, gates, ctc, untrained, saliency)
 
 
@@ -92,4 +95,4 @@ def lips_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[st
         if in_distribution(memory).item():
             return ()
         why = "its lips are not like those in this model's training data, so what it reads there means little"
-    return (f"{name}: there is no sound in it, and {why}.  avsr transcribe writes something about them only with --modality v.",)
+    return (f"{name}: there is no sound in it, and {why}.  avsr transcribe writes something of them only with --modality v.",)

@@ -1,4 +1,4 @@
-"""Ablations: an Input through the model without input, by sound, by lips and by both; what each modality contributes to the text.
+"""Ablations: an Input through the model by no modality, by sound, by lips and by both; what each contributes to the text.
 
     Recogniser + Input  ->  Ablations: memory, text and log-probabilities of each, Shapley shares of the whole and of each word
 """
@@ -23,7 +23,6 @@ from avsr.text import normalise, target_tokens
 # `transcribe` decodes again, up to five times, what looks wrong. Of texts written without sound that is nearly all where the
 # lips cannot be read; the first text explains as much.
 WITHOUT_SOUND = DecodeOptions(temperatures=(0.0,))
-CLEAN = {"a": "a_clean", "av": "av_clean"}                  # the same cases before noise was added
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def run_ablations(recogniser: Recogniser, given: Input, reference: str | None, l
     clean = {}
     if given.noise is not None and given.clean is not None:
         clean_audio = recogniser.encode_audio([given.clean])
-        clean = {CLEAN[name]: recogniser.encode(clean_audio, mouths, name) for name in memories if name in CLEAN}
+        clean = {f"{name}_clean": recogniser.encode(clean_audio, mouths, name) for name in memories if "a" in name}
     progress("searching for texts", 0, None, None)
     hypotheses = {name: recogniser.decode(memory, DecodeOptions() if "a" in name else WITHOUT_SOUND, language)[0]
                   for name, memory in (memories | clean).items()}
@@ -86,18 +85,21 @@ def run_ablations(recogniser: Recogniser, given: Input, reference: str | None, l
         written = [name for name in ("av", "a", "v") if name in texts]
         source = next((name for name in written if texts[name]), written[0])
         tokens = hypotheses[source].tokens
-    room = recogniser.model.dims.n_context - len(recogniser.tokenizer.prompt(language)) - 1
+    room = (recogniser.model.dims.n_context or len(tokens)) - len(recogniser.tokenizer.prompt(language)) - 1
     if len(tokens) > room:
         raise AvsrError(f"--reference: it makes {len(tokens)} tokens, {recogniser.checkpoint.name} has room for {room}.  Give "
                         "only what is said in the segment, or choose a shorter segment with --start and --end.")
     log_probs = {name: recogniser.score(memory, [tokens], language)[0] for name, memory in memories.items()}
     values = {name: one.double().mean().item() for name, one in log_probs.items()}
-    best = next(memory for name in ("av_clean", "a_clean", "av", "a", "v") if (memory := (memories | clean).get(name)) is not None)
+    known = memories | clean
+    best = next(known[name] for name in ("av_clean", "a_clean", "av", "a", "v") if name in known)
     words = _score_words(recogniser, given, best, tokens, log_probs, language)
-    scores = None if reference is None else {
-        name: word_errors(normalise(reference), normalise(text)) for name, text in texts.items()}
+    scores = wer_shares = None
+    if reference is not None:                               # without input nothing counts as written: a word error rate of 1
+        scores = {name: word_errors(normalise(reference), normalise(text)) for name, text in texts.items()}
+        wer_shares = shapley_shares({name: -score.errors / score.words for name, score in scores.items()} | {"none": -1.0})
     return Ablations(memories, texts, scores, recogniser.detokenize(tokens), source, tokens, values, shapley_shares(values),
-                     None if scores is None else _wer_shares(scores), words, calls, audio)
+                     wer_shares, words, calls, audio)
 
 
 def shapley_shares(values: Mapping[str, float]) -> Shapley:
@@ -105,12 +107,6 @@ def shapley_shares(values: Mapping[str, float]) -> Shapley:
     nothing = values["none"]
     sound, lips = values.get("a", nothing), values.get("v", nothing)
     return shapley(nothing, sound, lips, values.get("av", sound if "a" in values else lips))
-
-
-def _wer_shares(scores: Mapping[str, Score]) -> Shapley:
-    """Of minus the word error rate, as a share of the words. Without input nothing counts as written: -1."""
-    return shapley_shares({"none": -1.0} | {name: -score.errors / score.words for name, score in scores.items()
-                                            if name in ("a", "v", "av")})
 
 
 def _score_words(recogniser: Recogniser, given: Input, memory: Memory, tokens: Sequence[int],

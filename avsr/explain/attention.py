@@ -1,6 +1,6 @@
 """Attention, gates and CTC: read off the network as it runs; nothing in it is changed.
 
-    Recogniser + Memory + tokens  ->  AttentionMap (words, positions);  Gate per layer;  CTC log-probabilities of trained heads
+    Recogniser + Memory + tokens  ->  attention (words, positions);  Gate per layer;  CTC log-probabilities of trained heads
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from avsr.align import default_heads
 from avsr.models.avsr import AVSR
-from avsr.models.decoder import Memory
+from avsr.models.blocks import Attention
+from avsr.models.decoder import DecoderBlock, Memory
+from avsr.models.fusion import GatedCrossAttention
 from avsr.recogniser import Recogniser
 from avsr.text import ctc_text
 
@@ -48,15 +50,6 @@ def record_calls(modules: Mapping[str, nn.Module]) -> Iterator[Calls]:
 
 
 @dataclass(frozen=True)
-class AttentionMap:
-    """How much attention each word gives each position: weights (W, S) float32, 1/MEMORY_RATE s per column. Each row adds up to
-    `inside` (W,), the share of the attention that falls on the segment and not on the silence it is padded with."""
-
-    weights: np.ndarray
-    inside: np.ndarray
-
-
-@dataclass(frozen=True)
 class Gate:
     """A gated path from one modality into a stream.
 
@@ -73,14 +66,10 @@ class Gate:
     change: float
 
 
-def gated_modules(model: AVSR) -> dict[str, nn.Module]:
-    """The gated paths of a network by a name that `read_gates` understands."""
-    if model.dims.video_frontend is None:
-        return {}
-    found: dict[str, nn.Module] = {}
-    for i, layer in enumerate(model.fusion_layers, model.dims.n_audio_layers - model.dims.n_fusion_layers + 1):
-        found |= {f"into audio {i}": layer.into_audio, f"into video {i}": layer.into_video}
-    return found | {f"decoder {i}": block.video for i, block in enumerate(model.decoder.blocks, 1)}
+def gated_modules(model: nn.Module) -> dict[str, GatedCrossAttention]:
+    """The gated paths of a network, by their names in it: fusion_layers.0.into_audio, then decoder.blocks.0.video."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, GatedCrossAttention)}
+    return dict(sorted(found.items(), key=lambda item: item[0].startswith("decoder")))
 
 
 def read_gates(model: AVSR, calls: Calls, reliability: float | None, n_positions: int) -> tuple[Gate, ...]:
@@ -89,49 +78,56 @@ def read_gates(model: AVSR, calls: Calls, reliability: float | None, n_positions
     for name, module in gated_modules(model).items():
         if name not in calls:
             continue
-        where, _, layer = name.rpartition(" ")
+        stack, number, stream = name.rsplit(".", 2)
+        where, layer = "decoder", int(number) + 1
+        if stack == "fusion_layers":
+            where, layer = stream.replace("_", " "), layer + model.dims.n_audio_layers - model.dims.n_fusion_layers
         (x, *_), y = calls[name]
         x, y = (one[0].float() if where == "decoder" else one[0, :n_positions].float() for one in (x, y))
         change = ((y - x).norm(dim=-1) / x.norm(dim=-1).clamp_min(1e-8)).mean().item()
         factor = 1.0 if reliability is None or where == "into video" else reliability
-        out.append(Gate(where, int(layer), module.attention_gate.tanh().item(), module.feed_gate.tanh().item(), factor, change))
+        out.append(Gate(where, layer, module.attention_gate.tanh().item(), module.feed_gate.tanh().item(), factor, change))
     return tuple(out)
 
 
 @torch.no_grad()
 def read_attention(recogniser: Recogniser, memory: Memory, tokens: Sequence[int], language: str,
-                   n_positions: int) -> tuple[dict[str, AttentionMap], Calls]:
-    """The decoder's attention to the "audio" and to the "video" for each word; and the calls of its gated modules.
+                   n_positions: int) -> tuple[dict[str, np.ndarray], Calls]:
+    """The decoder's attention to "audio" and "video", (words, positions) float32 each; and the calls of its gated modules.
 
     Mean over the alignment heads for audio, where the model has some, else over the heads of the upper half, as in `align`,
-    and over the tokens of a word; the attention for a token is that of the token before it.
+    and over the tokens of a word; the attention for a token is that of the token before it. A row adds up to the share of the
+    attention that falls on the segment and not on the silence it is padded with.
     """
     model, tokenizer = recogniser.model, recogniser.tokenizer
+    assert isinstance(model, AVSR)
     prompt, usual = tokenizer.prompt(language), default_heads(model)
     heads = {"audio": list(recogniser.checkpoint.alignment_heads) or usual, "video": usual}
-    modules = {f"{name} {i}": block.audio if name == "audio" else block.video.attention
-               for name in heads if getattr(memory, name) is not None for i, block in enumerate(model.decoder.blocks)}
+    modules: dict[str, Attention] = {}
+    for i, block in enumerate(model.decoder.blocks):
+        assert isinstance(block, DecoderBlock)
+        modules[f"audio {i}"] = block.audio
+        if block.video is not None:
+            modules[f"video {i}"] = block.video.attention
     gates = {name: module for name, module in gated_modules(model).items() if name.startswith("decoder")}
     with record_calls(modules | gates) as calls:
         model.decoder(torch.tensor([[*prompt, *tokens]], device=memory.device), model.start(memory))
     lengths = [len(word.tokens) for word in tokenizer.words(list(tokens), language)]
     out = {}
-    for name in heads:
-        if f"{name} 0" not in modules:
-            continue
-        weights = [attention_weights(modules[f"{name} {layer}"], calls[f"{name} {layer}"][0])[head] for layer, head in heads[name]]
+    for name in (name for name in heads if f"{name} 0" in calls):
+        weights = [attention_weights(modules[f"{name} {layer}"], calls[f"{name} {layer}"][0])[head]
+                   for layer, head in heads[name]]
         rows = torch.stack(weights).mean(dim=0)[len(prompt) - 1:-1]
-        means = torch.stack([part.mean(dim=0) for part in rows.split(lengths)]).cpu().numpy()[:, :n_positions]
-        out[name] = AttentionMap(means, means.sum(axis=1))
+        out[name] = torch.stack([part.mean(dim=0) for part in rows.split(lengths)]).cpu().numpy()[:, :n_positions]
     return out, {name: calls[name] for name in gates if name in calls}
 
 
-def attention_weights(attention: nn.Module, inputs: tuple) -> Tensor:
+def attention_weights(attention: Attention, inputs: tuple) -> Tensor:
     """The weights (H, L, S) float32 of a call of blocks.Attention, of one utterance; 0 where all is masked."""
-    x, keys, _, mask = (*inputs, None)[:4]
+    x, keys, _, *mask = inputs
     logits = attention.weights(x, keys)[0].float()
-    if mask is not None:
-        logits = logits.masked_fill(~mask[0], -torch.inf)
+    if mask and mask[0] is not None:
+        logits = logits.masked_fill(~mask[0][0], -torch.inf)
     return logits.softmax(dim=-1).nan_to_num()
 
 
@@ -145,7 +141,7 @@ def is_trained(head: nn.Linear) -> bool:
 def read_ctc(model: AVSR, memories: Mapping[str, Memory], n_positions: int) -> tuple[dict[str, np.ndarray], list[str]]:
     """Log-probabilities (S, n_ctc) float32 of the trained CTC heads by name, of those the memories allow; and the names of the
     heads that were never trained, whose letters would mean nothing."""
-    heads = {name: head for name, head in model.ctc.items() if CTC_MODALITY[name] in memories}
+    heads = {name: head for name, head in model.ctc.items() if isinstance(head, nn.Linear) and CTC_MODALITY[name] in memories}
     untrained = [name for name, head in heads.items() if not is_trained(head)]
     return {name: model.ctc_log_probs(memories[CTC_MODALITY[name]])[name][0, :n_positions].cpu().numpy()
             for name in heads if name not in untrained}, untrained

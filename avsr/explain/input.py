@@ -1,4 +1,4 @@
-"""The input of an explanation: a recording in, a segment of at most 30 s out, with its sound, noise if asked for, and its mouth.
+"""The input of an explanation: a recording in, a segment of at most 30 s of it out, with noise if asked for, and the mouth.
 
     path | bytes | waveform | Clip  ->  Input: clean sound, sound as the model gets it, mouths, and where each comes from
 """
@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,8 +71,8 @@ class AddedNoise:
 
     name: str
     snr_db: float
-    snr_achieved: float
-    snr_rms: float
+    snr_achieved: float | None
+    snr_rms: float | None
     seed: int
 
 
@@ -124,19 +125,19 @@ def _open_input(source: media.Source, mouth_crop: MouthCropSettings | None, sett
     with selection.open_recording(source, audio_track=settings.audio_track, video_track=settings.video_track,
                                   language=settings.language, landmarks=mouth_crop and mouth_crop.landmarks) as recording:
         # Whoever opens it again gets the same tracks.
-        tracks = {option: track.number for option, track in (("audio_track", recording.sound_track),
-                                                             ("video_track", recording.picture_track)) if track is not None}
+        found = {"audio_track": recording.sound_track, "video_track": recording.picture_track}
+        tracks: dict[str, Any] = {option: track.number for option, track in found.items() if track is not None}
     name = recording.name
     no_video = ("the recording has no picture" if not recording.has_video else
                 "this model has no trained lips" if mouth_crop is None else None)
     if not recording.has_audio and no_video:
-        raise BadMedia(f"{name}: there is no sound in it, and {no_video}.  Use a model that reads lips, such as --model default, "
-                       "or a recording with sound.")
+        raise BadMedia(f"{name}: there is no sound in it, and {no_video}.  Use a model that reads lips, such as --model "
+                       "default, or a recording with sound.")
     if not recording.has_audio and settings.noise is not None:
         raise BadMedia(f"{name}: there is no sound in it to which --noise {settings.noise} could be added.  Leave --noise out.")
     segment, chosen = _choose_segment(source, tracks, recording, settings, progress)
-    window, found = _read_window(source, tracks, None if no_video else mouth_crop, segment, progress)
-    audio, mouths, problems = window.audio, window.mouths, [*dict.fromkeys((*recording.problems, *found))]
+    window, more = _read_window(source, tracks, None if no_video else mouth_crop, segment, progress)
+    audio, mouths, problems = window.audio, window.mouths, [*dict.fromkeys((*recording.problems, *more))]
     if mouths is None and no_video is None:
         no_video = "no face was found in any frame"
     elif mouths is not None and (why := why_unreadable(mouths, MAX_MISSING)) is not None:
@@ -162,7 +163,7 @@ def _find_speech(audio: np.ndarray, duration_s: float) -> tuple[float, float] | 
     return (found[0].start_s, min(found[-1].start_s + found[-1].duration_s, duration_s)) if found else None
 
 
-def _choose_segment(source: media.Source, tracks: Mapping[str, int], recording: media.Recording, settings: ExplainSettings,
+def _choose_segment(source: media.Source, tracks: Mapping[str, Any], recording: media.Recording, settings: ExplainSettings,
                     progress: Progress) -> tuple[SpeechSegment, str]:
     """The segment and how it was chosen."""
     if settings.start is not None or settings.end is not None:
@@ -179,7 +180,7 @@ def _choose_segment(source: media.Source, tracks: Mapping[str, int], recording: 
     return SpeechSegment(0, SEGMENT_FRAMES), f"the first {SEGMENT_SECONDS} s"
 
 
-def _read_window(source: media.Source, tracks: Mapping[str, int], mouth_crop: MouthCropSettings | None, segment: SpeechSegment,
+def _read_window(source: media.Source, tracks: Mapping[str, Any], mouth_crop: MouthCropSettings | None, segment: SpeechSegment,
                  progress: Progress) -> tuple[Window, list[str]]:
     """The sound and mouths of the segment, cut to what there is, and what was wrong with the recording."""
     with media.open_recording(source, want_video=mouth_crop is not None, **tracks) as recording:
@@ -191,7 +192,7 @@ def _read_window(source: media.Source, tracks: Mapping[str, int], mouth_crop: Mo
             if segment.end_frame <= reader.settled:
                 break
         problems = list(recording.problems)
-        if recording.gain > 1:
+        if recording.quiet_db is not None and recording.gain > 1:
             problems += sound_problems(recording, "a", level_db=recording.quiet_db, n_segments=1)
     if reader.n_frames <= segment.start_frame:
         raise AvsrError(f"{recording.name}: it ends after {frames_to_seconds(reader.n_frames):.2f} s, before --start "

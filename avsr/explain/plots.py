@@ -1,6 +1,6 @@
 """Plots of an explanation, with time from left to right and the words above.
 
-    words, attention, log-mels, mouths, saliency, CTC  ->  Plot: an SVG element whose colours are the page's, in light and in dark
+    words, attention, log-mels, mouths, saliency, CTC  ->  Plot: an SVG element in the colours of the page
 """
 
 from __future__ import annotations
@@ -38,30 +38,29 @@ RANGE = math.log(1000)                                      # of CTC's log-proba
 
 
 class Plot(NamedTuple):
-    """An SVG element. width: inches at which its letters have their size.  frame: where its time axis begins and ends, as
-    shares of the width, None without one."""
+    """An SVG element. width: inches at which its letters have their size.  left, right: where its time axis begins and ends, as
+    shares of the width."""
 
     svg: str
     width: float
-    frame: tuple[float, float] | None
+    left: float
+    right: float
 
 
 def draw_plots(result: Result) -> dict[str, Plot]:
     """The plots that there is something to draw for, by name."""
-    given, words, saliency = result.given, result.ablations.words, result.saliency
-    duration_s = given.segment.duration_s
-    weights = {name: one.weights for name, one in result.attention.items()}
+    given, words, attention = result.given, result.ablations.words, result.attention
+    duration_s, figures = given.segment.duration_s, {}
     with plot_style(**{"axes.grid": False, "ytick.labelsize": 8, "xtick.labelsize": 8}):
-        figures: dict[str, TimeFigure | Figure] = {}
         if words:
             figures["shares"] = shares_figure(words, duration_s, sound=given.sound is not None, video=given.mouths is not None)
         if given.sound is not None and given.clean is not None:
             sounds = {"sound": given.sound} if given.noise is None else {"as recorded": given.clean, "in noise": given.sound}
             mels = {name: log_mel(sound).numpy() for name, sound in sounds.items()}
-            figures["audio"] = audio_figure(mels, weights.get("audio"), words, duration_s)
+            figures["audio"] = audio_figure(mels, attention.get("audio"), words, duration_s)
         if given.mouths is not None:
-            pixels = None if saliency is None else saliency.pixels
-            figures["video"] = video_figure(given.mouths, pixels, weights.get("video"), words)
+            pixels = None if result.saliency is None else result.saliency.pixels
+            figures["video"] = video_figure(given.mouths, pixels, attention.get("video"), words)
             if pixels is not None:
                 figures["mouth"] = mouth_figure(given.mouths, pixels)
         if result.ctc:
@@ -69,56 +68,40 @@ def draw_plots(result: Result) -> dict[str, Plot]:
         return {name: make_plot(name, figure) for name, figure in figures.items()}
 
 
-def make_plot(name: str, drawn: TimeFigure | Figure) -> Plot:
+def make_plot(name: str, figure: Figure) -> Plot:
     """A figure as it goes into the page."""
-    figure = drawn.figure if isinstance(drawn, TimeFigure) else drawn
-    width = float(figure.get_figwidth())
-    frame = (LEFT / width, 1 - RIGHT / width) if isinstance(drawn, TimeFigure) else None
-    return Plot(svg_element(file_bytes(figure, "svg", dpi=160), name), width, frame)
+    width = figure.get_figwidth()
+    return Plot(svg_element(file_bytes(figure, "svg", dpi=160), name), width, LEFT / width, 1 - RIGHT / width)
 
 
-class TimeFigure:
-    """Axes one below the other on one time axis, with the words above them."""
+def time_figure(heights: Sequence[float], duration_s: float, words: Sequence[ScoredWord], gap: float = 0.12) -> Figure:
+    """Axes one below the other on one time axis with the words above them and lines where they begin. heights, gap: inches."""
+    from matplotlib.figure import Figure
 
-    def __init__(self, heights: Sequence[float], duration_s: float, words: Sequence[ScoredWord], gap: float = 0.12):
-        """heights, gap: inches."""
-        from matplotlib.figure import Figure
-
-        width = max(WIDTH, LEFT + RIGHT + PER_SECOND * duration_s)
-        self.duration_s, self.inner = duration_s, width - LEFT - RIGHT
-        turned = self._crowded(words)
-        longest = max((len(short(word.text)) for word in words), default=0)
-        top = 0.2 + 0.055 * longest if turned else 0.3 if words else 0.14
-        below = sum(heights) + gap * (len(heights) - 1) + BOTTOM
-        height = top + below
-        self.figure = Figure(figsize=(width, height))
-        self.axes: list[Axes] = []
-        for one in heights:
-            axis = self.figure.add_axes((LEFT / width, (below - one) / height, self.inner / width, one / height))
-            axis.set_xlim(0, duration_s)
-            axis.tick_params(axis="x", labelbottom=False, length=0)
-            self.axes.append(axis)
-            below -= one + gap
-        self.axes[-1].tick_params(axis="x", labelbottom=True, length=3)
-        self.axes[-1].set_xlabel("seconds")
-        self._write_words(words, turned=turned)
-
-    def _write_words(self, words: Sequence[ScoredWord], *, turned: bool) -> None:
-        """The words, turned where they are crowded, and lines where they begin."""
-        least, at = 0.14 * self.duration_s / self.inner if turned else 0.0, -math.inf
-        for word in words:
-            at = max((word.start + min(word.end, self.duration_s)) / 2, at + least)
-            self.axes[0].annotate(short(word.text), (at, 1), (0, 4), xycoords=("data", "axes fraction"), va="bottom",
-                                  ha="left" if turned else "center", rotation=50 if turned else 0, rotation_mode="anchor",
-                                  textcoords="offset points", annotation_clip=False, fontsize=9)
-        for axis in self.axes:
-            for place in [word.start for word in words] + [word.end for word in words[-1:]]:
-                axis.axvline(place, color=FAINT, linewidth=0.6 if len(words) <= 20 else 0.3, zorder=3)
-
-    def _crowded(self, words: Sequence[ScoredWord]) -> bool:
-        """Whether the words would run into each other."""
-        spans = [(self.inner / self.duration_s * (word.start + word.end) / 2, LETTER * (len(word.text) + 1) / 2) for word in words]
-        return any(middle - half < before + its_half for (before, its_half), (middle, half) in pairwise(spans))
+    width = max(WIDTH, LEFT + RIGHT + PER_SECOND * duration_s)
+    inner = width - LEFT - RIGHT
+    spans = [(inner / duration_s * (word.start + word.end) / 2, LETTER * (len(word.text) + 1) / 2) for word in words]
+    turned = any(middle - half < before + its_half for (before, its_half), (middle, half) in pairwise(spans))
+    longest = max((len(short(word.text)) for word in words), default=0)
+    below = sum(heights) + gap * (len(heights) - 1) + BOTTOM
+    height = below + (0.2 + 0.055 * longest if turned else 0.3 if words else 0.14)
+    figure = Figure(figsize=(width, height))
+    for one in heights:
+        axis = figure.add_axes((LEFT / width, (below - one) / height, inner / width, one / height))
+        axis.set_xlim(0, duration_s)
+        axis.tick_params(axis="x", labelbottom=False, length=0)
+        for place in [word.start for word in words] + [word.end for word in words[-1:]]:
+            axis.axvline(place, color=FAINT, linewidth=0.6 if len(words) <= 20 else 0.3, zorder=3)
+        below -= one + gap
+    figure.axes[-1].tick_params(axis="x", labelbottom=True, length=3)
+    figure.axes[-1].set_xlabel("seconds")
+    at = -math.inf
+    for word in words:
+        at = max((word.start + min(word.end, duration_s)) / 2, at + (0.14 * duration_s / inner if turned else 0))
+        figure.axes[0].annotate(short(word.text), (at, 1), (0, 4), xycoords=("data", "axes fraction"), va="bottom",
+                                ha="left" if turned else "center", rotation=50 if turned else 0, rotation_mode="anchor",
+                                textcoords="offset points", annotation_clip=False, fontsize=9)
+    return figure
 
 
 def short(text: str) -> str:
@@ -144,9 +127,9 @@ def times(nats: float) -> str:
     return f"{sign}10" + str(round(abs(nats) / math.log(10))).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def shares_figure(words: Sequence[ScoredWord], duration_s: float, *, sound: bool, video: bool) -> TimeFigure:
+def shares_figure(words: Sequence[ScoredWord], duration_s: float, *, sound: bool, video: bool) -> Figure:
     """Each word's Shapley shares of sound and video as bars at the time of the word: above the line what makes it likelier."""
-    figure = TimeFigure([2.1], duration_s, words)
+    figure = time_figure([2.1], duration_s, words)
     (axis,) = figure.axes
     for word in words:
         up = down = 0.0
@@ -166,17 +149,17 @@ def shares_figure(words: Sequence[ScoredWord], duration_s: float, *, sound: bool
 
 
 def audio_figure(mels: Mapping[str, np.ndarray], weights: np.ndarray | None, words: Sequence[ScoredWord],
-                 duration_s: float) -> TimeFigure:
+                 duration_s: float) -> Figure:
     """Log-mels (columns, n_mels) by name, one above the other, and below them the attention to the audio (W, S)."""
     from librosa import hz_to_mel
 
-    figure = TimeFigure([1.25] * len(mels) + _row_heights(weights, words), duration_s, words)
+    figure = time_figure([1.25] * len(mels) + _row_heights(weights, words), duration_s, words)
     low, high = min(one.min() for one in mels.values()), max(one.max() for one in mels.values())
     for axis, (name, mel) in zip(figure.axes, mels.items(), strict=False):
         axis.imshow(mel.T, origin="lower", aspect="auto", extent=(0, len(mel) / FEATURE_RATE, 0, mel.shape[1]), cmap="magma",
                     vmin=low, vmax=high)
-        axis.set_yticks([float(hz_to_mel(hertz) / hz_to_mel(SAMPLE_RATE / 2)) * mel.shape[1] for hertz in (250, 1000, 2000, 4000)],
-                        ["250 Hz", "1 kHz", "2 kHz", "4 kHz"])
+        ticks = np.array([float(hz_to_mel(hertz)) for hertz in (250, 1000, 2000, 4000)]) / float(hz_to_mel(SAMPLE_RATE / 2))
+        axis.set_yticks(mel.shape[1] * ticks, ["250 Hz", "1 kHz", "2 kHz", "4 kHz"])
         axis.set(xlim=(0, duration_s), ylabel=name)
     _draw_attention(figure, weights, words, SOUND)
     return figure
@@ -187,7 +170,7 @@ def _row_heights(weights: np.ndarray | None, words: Sequence[ScoredWord]) -> lis
     return [] if weights is None or not len(words) else [(0.24 if len(words) <= 12 else 0.17) * len(words)]
 
 
-def _draw_attention(figure: TimeFigure, weights: np.ndarray | None, words: Sequence[ScoredWord], colour: str) -> None:
+def _draw_attention(figure: Figure, weights: np.ndarray | None, words: Sequence[ScoredWord], colour: str) -> None:
     """A row per word in the last axes, each as a share of its own strongest; boxes where the word is said."""
     if weights is None or not len(words):
         return
@@ -197,7 +180,7 @@ def _draw_attention(figure: TimeFigure, weights: np.ndarray | None, words: Seque
         axis.plot([word.start, word.end, word.end, word.start, word.start], np.array([0.06, 0.06, 0.94, 0.94, 0.06]) + row,
                   color=INK, linewidth=0.7, zorder=4)
     axis.set_yticks(np.arange(len(words)) + 0.5, [short(word.text) for word in words])
-    axis.set(xlim=(0, figure.duration_s), ylim=(len(words), 0))
+    axis.set(xlim=figure.axes[0].get_xlim(), ylim=(len(words), 0))
     axis.tick_params(axis="y", length=0, labelsize=8 if len(words) <= 12 else 7)
 
 
@@ -209,13 +192,13 @@ def _draw_map(axis: Axes, strength: np.ndarray, colour: str) -> None:
 
 
 def video_figure(mouths: Mouths, pixels: np.ndarray | None, weights: np.ndarray | None,
-                 words: Sequence[ScoredWord]) -> TimeFigure:
+                 words: Sequence[ScoredWord]) -> Figure:
     """A strip of mouths; the same with the saliency (pixels (T, 88, 88)) laid over; the sum of each frame; the attention to the
     video (W, S)."""
     n_frames = len(mouths.images)
     heights = [THUMBNAIL, *([] if pixels is None else [THUMBNAIL, 0.6]), *_row_heights(weights, words)]
-    figure = TimeFigure(heights, n_frames / VIDEO_FPS, words, gap=0.08)
-    edges = np.linspace(0, n_frames, max(1, round(figure.inner / THUMBNAIL)) + 1)
+    figure = time_figure(heights, n_frames / VIDEO_FPS, words, gap=0.08)
+    edges = np.linspace(0, n_frames, max(1, round((figure.get_figwidth() - LEFT - RIGHT) / THUMBNAIL)) + 1)
     _draw_strip(figure.axes[0], mouths, edges, None)
     figure.axes[0].set_ylabel("mouth")
     if pixels is not None:
@@ -283,10 +266,10 @@ def mouth_figure(mouths: Mouths, pixels: np.ndarray) -> Figure:
     return figure
 
 
-def letters_figure(log_probs: Mapping[str, np.ndarray], words: Sequence[ScoredWord], duration_s: float) -> TimeFigure:
+def letters_figure(log_probs: Mapping[str, np.ndarray], words: Sequence[ScoredWord], duration_s: float) -> Figure:
     """CTC log-probabilities (S, n_ctc) by name: a row per letter, the greedy reading written over it."""
     names = {"audio": ("sound alone", SOUND), "video": ("lips alone", LIPS), "fused": ("both", BOTH)}
-    figure = TimeFigure([2.9] * len(log_probs), duration_s, words, gap=0.3)
+    figure = time_figure([2.9] * len(log_probs), duration_s, words, gap=0.3)
     for axis, (name, one) in zip(figure.axes, log_probs.items(), strict=True):
         _draw_map(axis, np.clip(1 + one.T / RANGE, 0, 1), names[name][1])
         for position, letter in greedy_letters(one):

@@ -36,11 +36,6 @@ class Saliency:
     moving: float
     still: float
 
-    @property
-    def frames(self) -> np.ndarray:
-        """The sum over each frame, (T,) float64."""
-        return self.pixels.sum(axis=(1, 2), dtype=np.float64)
-
 
 def integrated_gradients(recogniser: Recogniser, audio: EncodedAudio | None, mouths: MouthCrops, tokens: Sequence[int], *,
                          language: str = "en", steps: int = STEPS, progress: Progress = no_progress) -> Saliency:
@@ -56,8 +51,8 @@ def integrated_gradients(recogniser: Recogniser, audio: EncodedAudio | None, mou
     def encode(pictures: Tensor) -> Memory:
         n = len(pictures)
         sound = None if audio is None else audio.expand(n)
-        return model.encode(None, pictures, seen=seen.expand(n, -1), mel_lengths=sound and sound.lengths,
-                            audio_states=sound and sound.states)
+        return model.encode(None, pictures, seen=seen.expand(n, -1), mel_lengths=None if sound is None else sound.lengths,
+                            audio_states=None if sound is None else sound.states)
 
     def value(pictures: Tensor) -> Tensor:
         scores = recogniser.score(encode(pictures), [tokens] * len(pictures), language)

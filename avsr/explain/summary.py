@@ -11,7 +11,7 @@ import numpy as np
 from avsr import __version__
 from avsr.checkpoint import Checkpoint
 from avsr.explain.ablations import Ablations
-from avsr.explain.attention import AttentionMap, Gate, greedy_text
+from avsr.explain.attention import Gate, greedy_text
 from avsr.explain.input import ExplainSettings, Input
 from avsr.explain.saliency import Saliency
 from avsr.html.page import word_edits
@@ -25,14 +25,14 @@ DIGITS = 5                                                  # of what is written
 
 @dataclass(frozen=True)
 class Result:
-    """Everything about one segment. reliability, in_distribution: of Memory, None without an estimator.  attention: by "audio",
-    "video".  ctc: log-probabilities of trained heads; untrained: names of the others.  saliency: None without reliable video."""
+    """Everything about one segment. reliability, in_distribution: of Memory.  attention: by "audio", "video".  ctc:
+    log-probabilities of trained heads; untrained: names of the others.  saliency: None without reliable video."""
 
     given: Input
     ablations: Ablations
     reliability: float | None
     in_distribution: float | None
-    attention: dict[str, AttentionMap]
+    attention: dict[str, np.ndarray]
     gates: tuple[Gate, ...]
     ctc: dict[str, np.ndarray]
     untrained: list[str]
@@ -58,7 +58,7 @@ def summarise(result: Result, checkpoint: Checkpoint, settings: ExplainSettings)
         "words": [{"text": word.text, "start": word.start, "end": word.end, "log_probs": word.log_probs, **_shares(word.shares)}
                   for word in found.words],
         "gates": [asdict(gate) for gate in result.gates],
-        "attention": {name: {"rate": MEMORY_RATE, "inside": one.inside.tolist(), "weights": one.weights.tolist()}
+        "attention": {name: {"rate": MEMORY_RATE, "inside": one.sum(axis=1).tolist(), "weights": one.tolist()}
                       for name, one in result.attention.items()},
         "ctc": {name: {"text": greedy_text(one)} for name, one in result.ctc.items()}, "ctc_untrained": result.untrained,
         "saliency": None if result.saliency is None else _saliency(result.saliency), "problems": list(given.problems)})
@@ -78,8 +78,9 @@ def _output(found: Ablations, name: str, reference: str | None) -> dict[str, Any
 
 def _saliency(saliency: Saliency) -> dict[str, Any]:
     """pixels_total is what the integral adds up to; moving minus still is what it should add up to."""
+    frames = saliency.pixels.sum(axis=(1, 2), dtype=np.float64)
     return {"method": "integrated gradients", "modality": saliency.modality, "moving": saliency.moving, "still": saliency.still,
-            "pixels_total": float(saliency.frames.sum()), "rate": VIDEO_FPS, "frames": saliency.frames.tolist()}
+            "pixels_total": float(frames.sum()), "rate": VIDEO_FPS, "frames": frames.tolist()}
 
 
 def _rounded(value: Any) -> Any:

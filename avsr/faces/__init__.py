@@ -12,7 +12,6 @@ a frame) -> tracks (which face is whose).
 """
 
 from avsr.faces.search import BLAZEFACE, MESH, asset_of, face_size, n_points
-from avsr.faces.tracks import FaceTrack, FaceTracker, join_tracks, track_faces
+from avsr.faces.tracks import FaceTrack, FaceTracker
 
-__all__ = ["BLAZEFACE", "MESH", "FaceTrack", "FaceTracker", "asset_of", "face_size", "join_tracks", "n_points",
-           "track_faces"]
+__all__ = ["BLAZEFACE", "MESH", "FaceTrack", "FaceTracker", "asset_of", "face_size", "n_points"]

@@ -7,11 +7,8 @@ The tracks do not depend on where the windows of a long recording end.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -193,37 +190,6 @@ class FaceTracker:
         """Drop hidden frames that no part will cover. following: number of the next frame."""
         oldest = min((track.first for track in self._tracks), default=following)
         self._hidden = {number for number in self._hidden if number >= min(oldest, following - 1)}
-
-
-def track_faces(clips: Clip | Iterable[Clip], **options: Any) -> list[FaceTrack]:
-    """All tracks of a whole clip, or of the consecutive windows of a recording, in order of appearance.
-
-    options: those of FaceTracker.
-    """
-    from avsr.media import Clip
-
-    parts: list[FaceTrack] = []
-    with FaceTracker(**options) as tracker:
-        for clip in [clips] if isinstance(clips, Clip) else clips:
-            parts += tracker.update(clip)
-        parts += tracker.finish()
-    return join_tracks(parts)
-
-
-def join_tracks(parts: Iterable[FaceTrack]) -> list[FaceTrack]:
-    """One FaceTrack per person, joined from the parts that a FaceTracker gave, in order of appearance."""
-    people: dict[int, list[FaceTrack]] = defaultdict(list)
-    for part in parts:
-        people[part.person].append(part)
-    return [_concatenate(people[person]) for person in sorted(people)]
-
-
-def _concatenate(parts: list[FaceTrack]) -> FaceTrack:
-    for before, after in pairwise(parts):
-        assert before.end_frame == after.start_frame, f"a part of person {after.person} is missing"
-    names = ("points", "box", "score", "missing")
-    arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-    return FaceTrack(parts[0].person, parts[0].start_frame, *arrays, last=parts[-1].last)
 
 
 def _steadiness(before: np.ndarray, after: np.ndarray) -> float:

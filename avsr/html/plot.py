@@ -9,7 +9,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ MODALITY_COLOURS = {"a": SOUND, "v": LIPS, "av": BOTH}
 OTHER_COLOURS = ("#8a3f8f", "#7a7b80", "#a5522d", "#b8487a")         # systems without video
 THEME = {INK: "ink", FAINT: "faint", RULE: "rule", PAPER: "paper", WHITE: "paper", SOUND: "sound", LIPS: "lips", BOTH: "both",
          **{colour: f"other{i}" for i, colour in enumerate(OTHER_COLOURS)}}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.labelsize": 8,
     "xtick.labelsize": 7.5, "ytick.labelsize": 7.5, "legend.fontsize": 7.5, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": FAINT, "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
@@ -37,13 +37,14 @@ STYLE = {
 
 
 @contextmanager
-def plot_style(**more: object) -> Iterator[None]:
+def plot_style(**more: Any) -> Iterator[None]:
     """Figures are drawn and written in STYLE, whatever the user's matplotlibrc says. more: further settings of matplotlib."""
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | more)
+        settings: dict[Any, Any] = STYLE | more
+        matplotlib.rcParams.update(settings)
         yield
 
 
@@ -64,5 +65,5 @@ def svg_element(svg: bytes, name: str) -> str:
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     for colour, variable in THEME.items():
         text = text.replace(colour, f"var(--{variable})")
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-labelledby="{name}-caption">', text,
-                  count=1)
+    opening = rf'<svg viewBox="\1" role="img" aria-labelledby="{name}-caption">'
+    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', opening, text, count=1)

@@ -29,7 +29,7 @@ class Column(NamedTuple):
     format: str = ".1f"
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """A value as text. interval: its bounds in brackets, or nothing.  strong: whether it stands out.  column: its column."""
 
     text: str
@@ -60,10 +60,10 @@ class Table:
         """Columns that have a title."""
         return {name: column for name, column in self.columns.items() if column.title is not None}
 
-    def cells(self, number: int) -> list[Cell]:
+    def cells(self, number: int) -> list[TableCell]:
         """The shown columns of a row."""
         row, strong = self.rows[number], self.strong.get(number, ())
-        return [Cell(*show(row.get(name), column.format), number in self.highlighted or name in strong, column)
+        return [TableCell(*show(row.get(name), column.format), number in self.highlighted or name in strong, column)
                 for name, column in self.shown.items()]
 
 

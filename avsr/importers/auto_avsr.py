@@ -1,8 +1,8 @@
-"""auto_avsr and Visual Speech Recognition for Multiple Languages: lips, sound, or both, in either of their layouts.
+"""auto_avsr and Visual Speech Recognition for Multiple Languages: video, audio, or both, in either of their layouts.
 
     names and tensors of the published file -> HybridDims, and the same weights under our names
 Read from mpc001/auto_avsr (the main branch and v1.0.0; Apache-2.0) and mpc001/Visual_Speech_Recognition_for_Multiple_Languages.
-Two files of the same name may be of different layouts: only what is inside says which.
+Two files of the same name may have different layouts: the weights' names decide.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KNOWN = (
     Known("avsr_trlrwlrs2lrs3vox2avsp_base.pth", "av", OLDER, "6b3c5", 0.93),
 )
 
-# Within a block of the encoder, and of the decoder: theirs, ours. A key's bias adds the same to all scores of a query.
+# Within a block of the encoder, and of the decoder: theirs, ours. The keys' biases are dropped: no softmax sees them.
 _ENCODER_BLOCK = {
     "norm_ff_macaron": "first_norm", "feed_forward_macaron.w_1": "first_feed.0", "feed_forward_macaron.w_2": "first_feed.2",
     "norm_mha": "attention_norm", "self_attn.linear_q": "attention.query", "self_attn.linear_k": "attention.key",
@@ -64,7 +64,7 @@ _OUTSIDE = {
     "frontend.trunk.conv1": "frontend.conv1", "frontend.trunk.bn1": "frontend.bn1",
     "fusion.fc1": "fusion.into", "fusion.bn1": "fusion.norm", "fusion.norm1": "fusion.norm", "fusion.fc2": "fusion.out",
 }
-# Names of very old files, and of the main branch, as v1.0.0 has them.
+# Names of very old files and of the main branch, and their names in v1.0.0.
 _RENEWED = (
     (r"^frontend\.", "encoder.frontend."), (r"^proj_encoder\.", "encoder.embed.0."),
     (r"\.input_layer\.", ".embed."), (r"^((?:aux_)?encoder)\.norm\.", r"\1.after_norm."),
@@ -78,7 +78,7 @@ def recognises(names: Set[str]) -> bool:
 
 
 def part(names: Set[str]) -> str | None:
-    """A front end as it was trained on single words (LRW)."""
+    """Recognises a frontend that was trained on single words (LRW)."""
     lone = all(name.startswith(("trunk.", "frontend3D.", "frontend.")) for name in names)
     return "a front end alone, which sees or hears but cannot write" if names and lone else None
 
@@ -92,10 +92,10 @@ def convert(weights: dict[str, Tensor]) -> Converted:
     out, theirs, left_over = {}, {}, []
     for name in list(weights):
         tensor, old = weights.pop(name), renewed[name]
-        if old.endswith((".pe", ".linear_k.bias")):         # tables of positions; and what no softmax sees
+        if old.endswith((".pe", ".linear_k.bias")):         # tables of positions; the keys' biases
             continue
         ours = _ours(old, streams)
-        if ours is None or ours in out:                     # two names for one weight: of two networks, or layouts
+        if ours is None or ours in out:                     # two names of one weight, of two networks or layouts
             left_over.append(name)
         else:
             out[ours], theirs[ours] = _fitted(ours, tensor, dims), name
@@ -109,7 +109,7 @@ def _renewed(name: str) -> str:
 
 
 def _dims(weights: Mapping[str, Tensor], streams: Mapping[str, str]) -> HybridDims:
-    """Every dimension, from the shapes of what is there, under v1.0.0's names."""
+    """All dimensions, from the shapes of the weights under v1.0.0's names."""
     def size(name: str, axis: int = 0) -> int:
         shape = weights[name].shape
         if axis >= len(shape):
@@ -148,15 +148,15 @@ def _ours(name: str, streams: Mapping[str, str]) -> str | None:
 
 
 def _joined(before: str, name: str, table: Mapping[str, str]) -> str | None:
-    if name in table:                                       # a weight that is no module's
+    if name in table:                                       # a parameter that belongs to no submodule
         return before + table[name]
     stem, _, kind = name.rpartition(".")
     return f"{before}{table[stem]}.{kind}" if stem in table else None
 
 
 def _fitted(name: str, tensor: Tensor, dims: HybridDims) -> Tensor:
-    """The tensor as our network has it: 1x1 convolutions are linear, biases per head broadcast, and the scale sqrt(D) of
-    what enters encoder and decoder is in the weights."""
+    """The tensor as our network has it: 1x1 convolutions are linear, biases per head broadcast, and the factor sqrt(D) of the
+    input of encoder and decoder is part of the weights."""
     if name.endswith((".convolution.into.weight", ".convolution.out.weight")) and tensor.shape[2:] == (1,):
         return tensor[:, :, 0]
     if name.endswith((".content_bias", ".distance_bias")) and tensor.ndim == 2:

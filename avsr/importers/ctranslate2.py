@@ -1,8 +1,8 @@
-"""CTranslate2's `model.bin`: the variables of a Whisper, mapped from the file, in whatever type they are stored.
+"""Reads CTranslate2's `model.bin`: the variables of a Whisper, mapped from the file in the type in which they are stored.
 
-    model.bin -> name: array as stored, none of which is read before it is asked for;  `floats` gives one as float32
+    model.bin -> arrays by name, as stored and not read yet;  `floats` -> one of them as float32
 Layout and quantisation: OpenNMT/CTranslate2 `python/ctranslate2/specs/model_spec.py`, version 6. float32, float16 and bfloat16
-are widened; int8 (a scale for each row) and int16 (one scale) are divided by their scales, as CTranslate2 itself does where it
+are widened; int8 (with a scale per row) and int16 (with one scale) are divided by their scales, as CTranslate2 does when it
 computes in float32.
 """
 
@@ -22,19 +22,19 @@ from avsr.models.weights import listed
 
 VERSION, SPEC = 6, "WhisperSpec"
 REMEDY = "Install or fetch it again."
-BFLOAT16 = np.dtype("<u2")                                  # the upper half of a float32; numpy has no type of its own for it
+BFLOAT16 = np.dtype("<u2")                                  # the upper half of a float32; numpy has no such type
 # In the order of the DataType of CTranslate2's types.h.
 TYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"), BFLOAT16)
 SCALED = (np.dtype("i1"), np.dtype("<i2"))
 EVERY_ROW = slice(None)
-MOST = 2**16                                                # variables, and names for them: Whisper's largest has about 1,500
+MOST = 2**16                                                # variables or names; the largest Whisper has about 1,500
 WIDENED = 8                                                 # times the file's size: int8 becomes four times as large
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
-    """The variables of a file by name, as stored; a variable that stands for another is that one's array.
+    """The variables of a file by name, as stored; an alias is the same array as the variable it stands for.
 
-    Raises BadCheckpoint for another version, another kind of model, a type without a known meaning, or a damaged file.
+    Raises BadCheckpoint for another version, another kind of model, an unknown type, or a damaged file.
     """
     reader = _Reader(path)
     try:
@@ -55,7 +55,7 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
 
 
 def n_floats(variables: dict[str, np.ndarray]) -> int:
-    """How many numbers they are, each name's own; the projection that shares the embeddings' is not counted."""
+    """The sum of their sizes, without the output projection, which shares the embeddings."""
     return sum(array.size for name, array in variables.items() if name != "decoder/projection/weight")
 
 

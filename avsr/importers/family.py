@@ -1,8 +1,7 @@
-"""What an importer knows of a family of published files; one file of this folder per family.
+"""The description of a family of published files; each family has one file in this folder.
 
-A family answers five questions, each by a function or a fact: is this file yours, what sizes has its network, where does
-each weight go, what may the user do with it, and how do its authors decode. All else is done for it: reading, what is left
-over, missing or misfits, the tokenizer (SentencePiece's, see pieces), a trial, writing.
+A family tells which files are its own, the sizes of their networks, our name for each weight, the licence, and how its authors
+decode. The rest is common to all: reading, the check of the weights, the tokenizer (SentencePiece's), a trial run, writing.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from avsr.models.hybrid import HybridDims
 
 @dataclass(frozen=True)
 class Known:
-    """A published file. md5: the first five hex digits; wer: in % on LRS3's test set, as its authors say, None if they do not.
-
-    Files of one name may differ: only md5 tells them apart.
+    """A published file. md5: its first five hex digits, because files of one name differ; wer: in % on LRS3's test set, as its
+    authors report it, or None.
     """
 
     file: str
@@ -31,7 +29,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Converted:
-    """A network's dims; its weights under our names; theirs, by ours; and those of theirs that no place was found for."""
+    """A network's dims, its weights under our names, their names by ours, and the names that have no place in our network."""
 
     dims: HybridDims
     weights: dict[str, Tensor]
@@ -41,9 +39,9 @@ class Converted:
 
 @dataclass(frozen=True)
 class Family:
-    """recognises: from the names of the weights. part: what file these are names of, if it is only part of a model, in
-    words; None for any other. convert: takes the weights out of the dict it is given, so that there is no second copy of
-    them, and raises KeyError with the name of what it cannot do without. licence: a sentence or two for the user.
+    """recognises: whether weights of these names are of the family. part: in words, what a file with these names is if it is
+    only part of a model, or None. convert: takes the weights out of the dict it is given, so that there is no second copy,
+    and raises KeyError with the name of a weight that it needs. licence: a sentence or two for the user.
     mouth_crop: name of the mouth crop, see lips.MOUTH_CROPS. search: settings of decode.DecodeOptions that the authors report
     their figures with. tokenizer: which files its authors keep it in, and where, in words."""
 

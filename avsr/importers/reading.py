@@ -1,7 +1,7 @@
-"""A published file's weights, by their names; nothing in it is run, and nothing it claims is believed before it is measured.
+"""Reads the weights of a published file, by name. None of its code is run, and its claims are checked before use.
 
     .pth, .pt, .ckpt (pickled, opened with weights_only and nothing looser), .safetensors  ->  {name: tensor}
-What a file is, its first bytes say: names of files are chosen by hand.
+The first bytes of a file decide its layout, because names are chosen by hand.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from avsr.errors import BadCheckpoint
 from avsr.models.weights import listed
 
 WRAPPED = ("state_dict", "model_state_dict", "model")       # keys under which trainers keep the weights
-PREFIXES = ("module.", "model.")                            # put before all names by data parallel training, by Lightning
+PREFIXES = ("module.", "model.")                            # of all names, by data parallel training and by Lightning
 PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64,
          torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 MOST = 2                                                    # times the file's size that its tensors may claim: they may share
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Everything that is a weight in the file, mapped from disk where its layout allows.
+    """All weights in the file, mapped from disk where the layout allows it.
 
-    Each tensor is plain numbers in memory of its own. Raises BadCheckpoint.
+    Each tensor has memory of its own. Raises BadCheckpoint.
     """
     try:
         n_bytes, held = path.stat().st_size, _read(path)
@@ -47,7 +47,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> object:
-    """What is in the file, of whichever layout. Raises BadCheckpoint or OSError."""
+    """The content of a file in any of the layouts. Raises BadCheckpoint or OSError."""
     if path.is_dir():
         raise BadCheckpoint(f"{path}: a folder.  Name the file of weights in it.")
     with path.open("rb") as file:
@@ -61,7 +61,7 @@ def _read(path: Path) -> object:
         return _read_pickle(path, mapped=True)
     if head.startswith(pickle.PROTO):                       # torch's layout of before 2020
         return _read_pickle(path, mapped=False)
-    if head.lstrip().startswith(b"<"):                      # Google Drive's, in place of a large file
+    if head.lstrip().startswith(b"<"):                      # Google Drive sends one in place of a large file
         raise BadCheckpoint(f"{path}: a web page, not a checkpoint.  Download the file itself, with a browser.")
     raise _damaged(path)
 
@@ -77,7 +77,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Of zip archives torch writes one kind. It maps parts as they are, so compressed ones would be read as noise."""
+    """Raises BadCheckpoint for a zip archive that torch did not write. torch maps parts, so compressed ones would be noise."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
@@ -94,13 +94,13 @@ def _check_archive(path: Path) -> None:
 
 
 def _read_pickle(path: Path, *, mapped: bool) -> object:
-    """What was pickled. Only tensors and plain containers can be in it: anything else is refused before it is made."""
+    """The pickled content. Only tensors and plain containers are allowed; anything else is refused before it is created."""
     try:
-        with warnings.catch_warnings(action="ignore"):      # of what it finds odd in a file that is then refused
+        with warnings.catch_warnings(action="ignore"):      # about files that are refused below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError:
         raise
-    except Exception as error:                              # whatever reading nonsense can lead to
+    except Exception as error:                              # damaged files raise almost anything
         asked_for = re.search(r"\bGLOBAL ([\w.]+)", str(error))
         if asked_for is None:
             raise _damaged(path) from error
@@ -118,7 +118,7 @@ def _size(n_bytes: int) -> str:
 
 
 def _unwrapped(held: object, path: Path) -> dict[str, Tensor]:
-    """The weights alone, without what trainers put around them and before their names."""
+    """The weights without the dictionaries and prefixes that trainers add."""
     for name in WRAPPED:
         if isinstance(held, dict) and isinstance(held.get(name), dict):
             held = held[name]
@@ -135,7 +135,7 @@ def _unwrapped(held: object, path: Path) -> dict[str, Tensor]:
 
 
 def _strangeness(tensor: Tensor) -> str | None:
-    """How a tensor is more than numbers in a row, in a word; None where it is not."""
+    """In a word, how a tensor is not plain numbers; None where it is."""
     if type(tensor) not in (Tensor, nn.Parameter):
         return f"a {type(tensor).__name__}"
     if tensor.is_nested or tensor.layout != torch.strided:
@@ -146,7 +146,7 @@ def _strangeness(tensor: Tensor) -> str | None:
 
 
 def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that share memory, copied: our own files cannot hold those."""
+    """The weights, with copies of those that share memory, which our files cannot hold."""
     apart, taken = {}, set()
     for name, tensor in weights.items():
         place = tensor.untyped_storage().data_ptr()

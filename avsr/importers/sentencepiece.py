@@ -1,8 +1,8 @@
-"""A SentencePiece model and the list that says in which order a network writes its pieces -> our tokenizer.json.
+"""Converts a SentencePiece model, and the list of a network's output pieces in order, to our tokenizer.json.
 
     NAME_units.txt (lines `piece number`, from `<unk> 1` on) + NAME.model (SentencePiece, unigram)
-ESPnet's recipes make the list from what the model wrote on the training texts, so its order is not the model's own, and
-it may hold pieces that the model does not.
+ESPnet's recipes make the list from the model's output on the training texts, so its order is not the model's, and it may
+contain pieces that the model lacks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ NORMAL = 1                                                  # type of a piece th
 
 
 def find_tokenizer(given: Path | None, weights: Path, hint: str) -> tuple[Path, Path]:
-    """Its list of pieces and its model: in the folder or as the file given, else beside the weights.
+    """The list of pieces and the model: in the folder or file `given`, or else beside the weights.
 
-    hint: what the family's are called. Raises BadCheckpoint where they are not there, or more than one pair is.
+    hint: the names of the family's files, for messages. Raises BadCheckpoint unless there is exactly one pair.
     """
     if given is not None and not given.exists():
         raise BadCheckpoint(f"{given}: no such file or folder.  Name what holds {hint}.")
@@ -47,9 +47,9 @@ def find_tokenizer(given: Path | None, weights: Path, hint: str) -> tuple[Path, 
 
 
 def convert_tokenizer(units: Path, model: Path, n_vocab: int, target: Path) -> SentencePieceTokenizer:
-    """Our tokenizer.json at `target`, for a network that writes so many tokens: blank, the pieces, the end.
+    """Write our tokenizer.json to `target`, for a network of n_vocab tokens: blank, the pieces, the end.
 
-    Raises BadCheckpoint where the files are damaged, or those of another network.
+    Raises BadCheckpoint where the files are damaged or belong to another network.
     """
     pieces = _read_units(units)
     if len(pieces) + 2 != n_vocab:
@@ -84,7 +84,7 @@ def _read_units(path: Path) -> list[str]:
 
 
 def _read_model(path: Path) -> tuple[dict[str, float], bytes]:
-    """Log-probability of each piece, and the compiled normaliser."""
+    """The log-probability of each piece, and the compiled normaliser."""
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 

@@ -1,8 +1,8 @@
-"""Published Whisper weights of any size into an `AVSR`: Hugging Face's safetensors and CTranslate2's model.bin.
+"""Published Whisper weights of any size as an `AVSR`, from Hugging Face's safetensors or CTranslate2's model.bin.
 
-    folder or file -> Dims, tensors by our names, and what Whisper's generation settings say
+    folder or file -> Dims, tensors under our names, and Whisper's generation settings
 
-Names on both sides are tables below; what is left over or missing is refused by name.
+The names are in the tables below. Weights that are left over or missing are refused by name.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ _OUTSIDE = [
     ("decoder.embedding", "decoder.embed_tokens", "decoder/embeddings"),
     ("decoder.norm", "decoder.layer_norm", "decoder/layer_norm"),
 ]
-# What is needed of Hugging Face's config.json, and what of our Dims it is.
+# The fields of Hugging Face's config.json that are needed, and our Dims for them.
 _CONFIG = {"d_model": "width", "decoder_attention_heads": "n_heads", "num_mel_bins": "n_mels",
            "encoder_layers": "n_audio_layers", "decoder_layers": "n_decoder_layers", "vocab_size": "n_vocab",
            "max_target_positions": "n_context"}
-# Of which CTranslate2's config.json holds at least one.
+# CTranslate2's config.json has at least one of these.
 _CT2_CONFIG = ("suppress_ids", "suppress_ids_begin", "alignment_heads", "lang_ids")
 WEIGHT_INDEX = "model.safetensors.index.json"               # which of the shards holds which tensor
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
@@ -74,10 +74,10 @@ AttentionHeads = tuple[tuple[Place, Place], ...]
 
 @dataclass(frozen=True)
 class WhisperSettings:
-    """What decoding needs to know beside the weights (`generation_config.json`).
+    """The settings that decoding needs beside the weights (`generation_config.json`).
 
-    suppress: tokens never written; suppress_begin: not as the first; alignment_heads: (layer, head) of the decoder
-    whose look at the audio follows the words.
+    suppress: tokens that are never written; suppress_begin: not as the first; alignment_heads: (layer, head) of the decoder
+    whose attention to the audio follows the words.
     """
 
     suppress: Tokens = ()
@@ -85,7 +85,7 @@ class WhisperSettings:
     alignment_heads: AttentionHeads = ()
 
     def misfit(self, dims: Dims) -> str | None:
-        """In words, why these are not the settings of a network with such sizes; None where they may be."""
+        """In words, why these settings do not fit a network of these sizes; None where they fit."""
         if beyond := [token for token in (*self.suppress, *self.suppress_begin) if token >= dims.n_vocab]:
             return f"token {beyond[0]} is suppressed, of {dims.n_vocab}"
         for layer, head in self.alignment_heads:
@@ -96,7 +96,7 @@ class WhisperSettings:
 
 
 def build(dims: Dims, weights: Mapping[str, Tensor], *, source: str) -> AVSR:
-    """An `AVSR` whose sound parts are Whisper's; its lips, if `dims` has any, are new and their gates closed.
+    """An `AVSR` with Whisper's audio parts; its video encoder, if `dims` has one, is new, behind closed gates.
 
     Raises BadCheckpoint naming weights that are missing, left over or of another shape.
     """
@@ -104,7 +104,7 @@ def build(dims: Dims, weights: Mapping[str, Tensor], *, source: str) -> AVSR:
 
 
 def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[str, Tensor]], source: str) -> AVSR:
-    """As `build`, of weights that are only read once what is known of them fits."""
+    """As `build`, from weights that are read only once their header fits."""
     remedy, sound = "Fetch the model again, or name another with --model.", without_video(dims)
     try:
         model = outline(AVSR, sound, most=n_numbers(found) + (sound.width + 1) * sound.n_ctc)     # Whisper has no CTC head
@@ -117,7 +117,7 @@ def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[s
     check_memory(n_numbers(found), source)
     weights, bare = read(), dims == sound and not dims.n_local
     model = model if bare else AVSR(dims)
-    model.load_state_dict(weights, strict=False, assign=True)            # the lips' own weights stay as they were made
+    model.load_state_dict(weights, strict=False, assign=True)            # the video encoder keeps its initial weights
     if bare and dims.n_ctc:
         model.ctc["audio"] = nn.Linear(dims.width, dims.n_ctc)
     return model.eval()
@@ -133,8 +133,8 @@ def load_folder(folder: Path, *, video_frontend: str | None = None) -> tuple[AVS
     """A folder in Hugging Face's layout (config.json with model_type, *.safetensors, generation_config.json) or in
     CTranslate2's, which is faster-whisper's (config.json without model_type, model.bin).
 
-    A folder with weights of both is the one that its config.json is of; Hugging Face's config.json beside a model.bin alone
-    gives that file's settings. Raises BadCheckpoint when it holds no Whisper.
+    In a folder with weights of both layouts config.json decides. Hugging Face's config.json beside a model.bin alone gives
+    that file's settings. Raises BadCheckpoint where the folder holds no Whisper.
     """
     path, model = folder / "config.json", folder / "model.bin"
     config, files = read_json(path), weight_files(folder)
@@ -154,12 +154,12 @@ def load_folder(folder: Path, *, video_frontend: str | None = None) -> tuple[AVS
 
 
 def is_ctranslate2(config: dict) -> bool:
-    """Whether a config.json is of CTranslate2's layout: Hugging Face's say what kind of model they are of."""
+    """Whether a config.json is of CTranslate2's layout: Hugging Face's names the model's type."""
     return "model_type" not in config
 
 
 def check_kind(config: dict, where: Path | str) -> None:
-    """Raises BadCheckpoint where a config.json is of a model that is no Whisper. `where`: its folder, or name on the hub."""
+    """Raises BadCheckpoint where a config.json is not of a Whisper. `where`: its folder, or its name on the hub."""
     kind, remedy = config.get("model_type", "whisper"), f"Name a Whisper's folder, or one of {', '.join(SIZES)}."
     if kind != "whisper":
         raise BadCheckpoint(f"{where}: a model of type {quote(kind)}, not whisper.  {remedy}")
@@ -169,9 +169,9 @@ def check_kind(config: dict, where: Path | str) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder in Hugging Face's layout: one, or the shards that its index or their names tell.
+    """The safetensors files of a folder in Hugging Face's layout: one file, or the shards that its index or their names list.
 
-    Others that lie there, such as another precision's, are left alone.
+    Other files there, such as those of another precision, are ignored.
     """
     whole, index = folder / "model.safetensors", folder / WEIGHT_INDEX
     if whole.exists():
@@ -184,7 +184,7 @@ def weight_files(folder: Path) -> list[Path]:
 def shards(index: Path) -> list[str]:
     """The names of the files that a model.safetensors.index.json lists. Raises BadCheckpoint."""
     listed = read_json(index).get("weight_map")
-    # In the folder itself, and of the ending: "" and ".." are the names of folders.
+    # Only names within the folder, with the ending: "" and ".." are folders.
     if not isinstance(listed, dict) or not all(isinstance(name, str) and name.isprintable() and Path(name).name == name
                                                and name.endswith(".safetensors") for name in listed.values()):
         raise BadCheckpoint(f"{index}: lists no files in its weight_map.  Fetch the model again.")
@@ -219,7 +219,7 @@ def _load_hugging_face(folder: Path, config: dict, files: list[Path],
 
 
 def _read_dims(config: dict[str, Any], path: Path, video_frontend: str | None) -> Dims:
-    """The sizes that a config.json tells. Raises BadCheckpoint."""
+    """The sizes in a config.json. Raises BadCheckpoint."""
     if absent := [name for name in _CONFIG if name not in config]:
         raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  Fetch the model again.")
     theirs = {ours: name for name, ours in _CONFIG.items()}
@@ -246,7 +246,7 @@ def load_ctranslate2(model: Path, config: Path, *, video_frontend: str | None = 
 
 
 def _dims_of_variables(raw: dict[str, np.ndarray], path: Path, video_frontend: str | None) -> Dims:
-    """The sizes that the shapes of CTranslate2's variables tell. Raises BadCheckpoint."""
+    """The sizes, from the shapes of CTranslate2's variables. Raises BadCheckpoint."""
     needed = {"decoder/embeddings/weight": 2, "decoder/num_heads": 0, "encoder/conv1/weight": 3,
               "decoder/position_encodings/encodings": 2}
     if absent := [name for name in needed if name not in raw]:
@@ -270,9 +270,7 @@ def _dims_of_variables(raw: dict[str, np.ndarray], path: Path, video_frontend: s
 
 
 def _settings(path: Path) -> WhisperSettings:
-    """From a generation_config.json, or CTranslate2's config.json, which names the same things otherwise.
-
-    Raises BadCheckpoint."""
+    """The settings in a generation_config.json, or in CTranslate2's config.json under other names. Raises BadCheckpoint."""
     config = read_json(path)
 
     def read(hint: Any, *names: str) -> Any:
@@ -288,8 +286,7 @@ def _settings(path: Path) -> WhisperSettings:
 
 
 def rename_hugging_face(weights: Mapping[str, T]) -> dict[str, T]:
-    """Hugging Face's names to ours, whatever they are the names of. The tied output projection and the fixed sinusoids are not
-    kept."""
+    """A table by Hugging Face's names under our names, without the tied output projection and the fixed sinusoids."""
     out = {}
     for name, tensor in weights.items():
         name = name.removeprefix("model.")
@@ -315,7 +312,7 @@ def _from_hugging_face(name: str) -> str:
 
 
 def rename_ctranslate2(raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """CTranslate2's variables as float32 by our names; its fused projections are taken apart, settings among them left out."""
+    """CTranslate2's variables as float32 under our names: fused projections are split, and settings are left out."""
     out: dict[str, Tensor] = {"decoder.positions": floats(raw, "decoder/position_encodings/encodings")}
     for name in raw:
         if is_setting(raw, name) or name.endswith("position_encodings/encodings") or _is_tied(raw, name):
@@ -342,6 +339,6 @@ def rename_ctranslate2(raw: dict[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def _is_tied(raw: dict[str, np.ndarray], name: str) -> bool:
-    """Whether a variable is the output projection that Whisper shares with its embeddings."""
+    """Whether a variable is the output projection, which Whisper shares with its embeddings."""
     return name == "decoder/projection/weight" and (
         raw[name] is raw["decoder/embeddings/weight"] or np.array_equal(raw[name], raw["decoder/embeddings/weight"]))

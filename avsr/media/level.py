@@ -14,7 +14,7 @@ from avsr.rates import SAMPLES_PER_FRAME
 
 # The level is that of the fifth loudest video frame: a knock or a click, of four frames at most, does not make it.
 N_LOUDEST = 5
-# Below this nobody hears anything: the last bit of 16 that goes to and fro makes -90.3 dB, a usual dither -96 dB.
+# A sound below this is inaudible: a last bit of 16 that flips makes -90.3 dB, a usual dither -96 dB.
 SILENT_DB = -90.0
 # Of 21 recordings, 13 of them wild, the quietest is at -38.3 dB. Made quieter, to -50 dB, four of the wild ones lose more than
 # a tenth of their speech before silero-vad's network, to -60 dB nearly all do, to -70 dB there is no speech in any.

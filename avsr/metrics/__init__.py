@@ -21,7 +21,7 @@ from avsr.metrics.conditions import (
 )
 from avsr.metrics.contributions import ModalityContributions, Shapley, condition_shapley, shapley
 from avsr.metrics.counting import NOTHING, Score, check_normaliser, empty_references, scored, word_errors
-from avsr.metrics.error_rates import Rate, cer, rates, sentence_errors, wer
+from avsr.metrics.error_rates import Rate, cer, sentence_errors, wer
 from avsr.metrics.groups import FaceEffect, Groups, by_group, columns, face_effect
 from avsr.metrics.intervals import Estimate
 from avsr.metrics.phonemes import PHONEMES, VISEMES, Confusions, confusions, pronunciations
@@ -29,5 +29,5 @@ from avsr.metrics.phonemes import PHONEMES, VISEMES, Confusions, confusions, pro
 __all__ = ["NOTHING", "NO_HARM_TOLERANCE", "PHONEMES", "VISEMES", "Cell", "Confusions", "Estimate", "FaceEffect", "Gain",
            "Groups", "ModalityContributions", "Paired", "Rate", "Score", "Shapley", "by_group", "cells", "cer",
            "check_normaliser", "columns", "condition_shapley", "confusions", "difference", "empty_references", "face_effect",
-           "gain", "gain_db", "no_harm", "paired", "pronunciations", "rates", "scored", "sentence_errors", "shapley",
+           "gain", "gain_db", "no_harm", "paired", "pronunciations", "scored", "sentence_errors", "shapley",
            "unimodal_cells", "wer", "word_errors", "worst_and_best_ids"]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from avsr.errors import AvsrError
 from avsr.metrics.counting import Score, empty_references, normalised_pair, scored
-from avsr.metrics.error_rates import Rate, percents, sum_scores
-from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Clusters, by_id, clusters, interval, ratio
+from avsr.metrics.error_rates import Rate, bounded_rate
+from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, by_id, clusters
 from avsr.results import ResultRow
 
 MAX_EXACT = 13                                              # clusters that differ, whose 2 ** n sign changes are all tried
@@ -36,14 +36,8 @@ def difference(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np
     The two differ where the interval excludes 0. `score` is that of `rows`. Raises AvsrError where ids or references differ.
     """
     rows, ours, theirs = matched(rows, other)
-    found, total = clusters(rows), sum_scores(ours)
-    empty = empty_references(rows)
-    if not total.words:
-        return Rate(None, None, None, found.n, found.by, total, len(rows), empty)
-    sums = _sums(found, ours, theirs)
-    low, high = percents(*interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws))
-    percent = 100 * float(sums[:, 0].sum()) / total.words
-    return Rate(percent, low, high, found.n, found.by, total, len(rows), empty)
+    rate = bounded_rate(ours, theirs, clusters(rows), rng, confidence=confidence, n_draws=n_draws)
+    return replace(rate, empty=empty_references(rows))
 
 
 def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
@@ -58,7 +52,10 @@ def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.ran
     apart = difference(rows, other, rng=rng, confidence=confidence, n_draws=n_draws)
     kept, ours, theirs = matched(rows, other)
     found = clusters(kept)
-    return Paired(apart, None if found.n < 2 else permutation_p(_sums(found, ours, theirs)[:, 0], rng, n_permutations))
+    if found.n < 2:
+        return Paired(apart, None)
+    more = found.sums([one.errors - two.errors for one, two in zip(ours, theirs, strict=True)])[:, 0]
+    return Paired(apart, permutation_p(more, rng, n_permutations))
 
 
 def permutation_p(differences: np.ndarray, rng: np.random.Generator, n_permutations: int = N_PERMUTATIONS) -> float:
@@ -90,8 +87,3 @@ def matched(rows: Iterable[ResultRow],
             raise AvsrError(f"rows to compare: of {one.id} one has the reference '{one.reference}' and the other "
                             f"'{two.reference}'.  Make both from the same manifest.")
     return rows, scores[:len(rows)], scores[len(rows):]
-
-
-def _sums(found: Clusters, ours: list[Score], theirs: list[Score]) -> np.ndarray:
-    """(n, 2): how many more errors each cluster has, and how many words."""
-    return found.sums([one.errors - two.errors for one, two in zip(ours, theirs, strict=True)], [one.words for one in ours])

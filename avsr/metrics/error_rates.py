@@ -7,17 +7,14 @@ of one speaker resemble each other: 0.7 and 0.9 % on LRS3 cannot be told apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from avsr.metrics.counting import NOTHING, Score, empty_references, scored
 from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Clusters, clusters, interval, ratio
 from avsr.results import ResultRow
-
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -62,25 +59,34 @@ def sentence_errors(rows: Iterable[ResultRow], *, rng: np.random.Generator, conf
     return _rate(rows, "sentence", rng, confidence, n_draws)
 
 
-def rates(cells: Mapping[Key, Sequence[ResultRow]], *, rng: np.random.Generator, unit: str = "word",
-          confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> dict[Key, Rate]:
-    """The error rate of each cell, from the same draws for all cells with the same number of clusters."""
-    seed = int(rng.integers(1 << 62))
-    return {key: _rate(rows, unit, np.random.default_rng(seed), confidence, n_draws) for key, rows in cells.items()}
-
-
 def _rate(rows: Iterable[ResultRow], unit: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
     rows = list(rows)
-    scores = scored(rows, unit=unit)
-    total, found = sum_scores(scores), clusters(rows)
-    empty = empty_references(rows)
-    limits = {"share": True} if unit == "sentence" else {"positive": True}      # insertions can raise WER and CER above 100 %
-    percent, low, high = rate_with_bounds(total, scores, found, rng, confidence=confidence, n_draws=n_draws, **limits)
-    if high is not None and not total.errors:
+    rate = bounded_rate(scored(rows, unit=unit), None, clusters(rows), rng, confidence=confidence, n_draws=n_draws,
+                        share=unit == "sentence")
+    return replace(rate, empty=empty_references(rows))
+
+
+def bounded_rate(scores: Sequence[Score], others: Sequence[Score] | None, found: Clusters, rng: np.random.Generator, *,
+                 confidence: float, n_draws: int, share: bool = False) -> Rate:
+    """The rate of scores, or its difference to the rate of `others`, with its interval; `empty` is left out.
+
+    share: the rate cannot be over 100 %, which insertions make possible for WER and CER.
+    """
+    total = sum_scores(scores)
+    counts = found.n, found.by, total, len(scores)
+    if not total.words:
+        return Rate(None, None, None, *counts)
+    errors = np.array([one.errors for one in scores], float)
+    if others is not None:
+        errors -= [one.errors for one in others]
+    sums = found.sums(errors, [one.words for one in scores])
+    low, high = percents(*interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws,
+                                   positive=others is None and not share, share=share))
+    if high is not None and others is None and not total.errors:
         high = error_free_bound(total.words, confidence)
-    if low is not None and unit == "sentence" and total.errors == total.words:
+    if low is not None and share and total.errors == total.words:
         low = 100 - error_free_bound(total.words, confidence)
-    return Rate(percent, low, high, found.n, found.by, total, len(rows), empty)
+    return Rate(100 * float(sums[:, 0].sum()) / total.words, low, high, *counts)
 
 
 def error_free_bound(words: int, confidence: float) -> float:
@@ -97,13 +103,3 @@ def sum_scores(scores: Iterable[Score]) -> Score:
 def percents(low: float | None, high: float | None) -> tuple[float | None, float | None]:
     """Bounds of a share as percent."""
     return None if low is None else 100 * low, None if high is None else 100 * high
-
-
-def rate_with_bounds(total: Score, scores: Sequence[Score], found: Clusters, rng: np.random.Generator,
-            **options) -> tuple[float | None, float | None, float | None]:
-    """Rate in percent and its bounds; None without words, or with fewer than two clusters. options: of `interval`."""
-    if not total.words:
-        return None, None, None
-    sums = found.sums([one.errors for one in scores], [one.words for one in scores])
-    low, high = percents(*interval(sums, ratio, rng, **options))
-    return 100 * total.errors / total.words, low, high

@@ -15,7 +15,7 @@ import numpy as np
 from avsr.errors import AvsrError
 from avsr.metrics.compare import Paired, matched, paired
 from avsr.metrics.counting import Score, empty_references, scored
-from avsr.metrics.error_rates import Rate, error_free_bound, percents, sum_scores
+from avsr.metrics.error_rates import Rate, bounded_rate, percents, sum_scores
 from avsr.metrics.intervals import (
     CONFIDENCE,
     MAX_NUMBERS,
@@ -27,7 +27,6 @@ from avsr.metrics.intervals import (
     gap,
     interval,
     log_quotient,
-    ratio,
 )
 from avsr.results import ResultRow
 
@@ -94,7 +93,7 @@ def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator
         return Groups(column, rates, insufficient, None, None, None, None, None, by, floor, without)
     worst, best = known[0], known[-1]
     apart = table.gap(worst, best, rng, confidence, n_draws)
-    times = table.times(worst, best, rng, confidence, n_draws) if table.positive else None
+    times = table.times(worst, best, rng, confidence, n_draws) if theirs is None else None
     return Groups(column, rates, insufficient, worst, best, apart, times, table.p_value(known, rng), by, floor, without)
 
 
@@ -181,11 +180,10 @@ class _GroupedErrors:
 
     def __init__(self, rows: Sequence[ResultRow], values: Sequence[str], scores: Sequence[Score],
                  theirs: Sequence[Score] | None, by: str):
-        self.rows, self.values, self.scores, self.by = rows, np.array(values), scores, by
+        self.rows, self.values, self.scores, self.theirs, self.by = rows, np.array(values), scores, theirs, by
         names = sorted({row.speaker for row in rows if row.speaker is not None}) if by == "speaker" else []
         numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
         self.which = np.array([numbers[row.speaker] for row in rows] if names else range(len(rows)), int)
-        self.positive = theirs is None
         self.words = np.array([one.words for one in scores], float)
         self.errors = np.array([one.errors for one in scores], float)
         if theirs is not None:
@@ -195,24 +193,23 @@ class _GroupedErrors:
         """The number of clusters of each value."""
         return {str(value): len(np.unique(self.which[self.values == value])) for value in np.unique(self.values)}
 
+    def clusters(self, inside: np.ndarray) -> Clusters:
+        """The clusters that have rows `inside` (N,) bool."""
+        _, which = np.unique(self.which[inside], return_inverse=True)
+        return Clusters(which, int(which.max()) + 1, self.by)
+
     def sums(self, *values: str) -> np.ndarray:
         """(n, 2 * values): errors and words in each of these groups, for each cluster with rows in any of them."""
-        _, which = np.unique(self.which[np.isin(self.values, values)], return_inverse=True)
-        found = Clusters(which, int(which.max()) + 1, self.by)
-        kept = self.values[np.isin(self.values, values)]
-        errors, words = (column[np.isin(self.values, values)] for column in (self.errors, self.words))
-        return found.sums(*(np.where(kept == value, column, 0.0) for value in values for column in (errors, words)))
+        inside = np.isin(self.values, values)
+        kept = self.values[inside]
+        columns = self.errors[inside], self.words[inside]
+        return self.clusters(inside).sums(*(np.where(kept == value, column, 0.0) for value in values for column in columns))
 
     def rate(self, value: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
         inside = np.flatnonzero(self.values == value).tolist()
-        sums, total = self.sums(value), sum_scores(self.scores[i] for i in inside)
-        counts = len(sums), self.by, total, len(inside), empty_references(self.rows[i] for i in inside)
-        if not total.words:
-            return Rate(None, None, None, *counts)
-        low, high = interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws, positive=self.positive)
-        if self.positive and not total.errors and high is not None:
-            high = error_free_bound(total.words, confidence) / 100
-        return Rate(100 * float(sums[:, 0].sum() / total.words), *percents(low, high), *counts)
+        rate = bounded_rate([self.scores[i] for i in inside], self.theirs and [self.theirs[i] for i in inside],
+                            self.clusters(self.values == value), rng, confidence=confidence, n_draws=n_draws)
+        return replace(rate, empty=empty_references(self.rows[i] for i in inside))
 
     def gap(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
         sums = self.sums(worst, best)

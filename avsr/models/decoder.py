@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +216,8 @@ class Decoder(nn.Module):
 class Network(nn.Module):
     """What our networks share: `decoder`, by which they write from the Memory that their `encode` makes."""
 
+    memory_rate: int
+    ctc_units: Literal["letters", "tokens"]
     decoder: Decoder
     reliability: ReliabilityEstimator | None
 

@@ -6,71 +6,42 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from avsr.models.avsr import Dims
 from avsr.models.decoder import Cache, Decoder, Memory
 from avsr.models.fusion import ReliabilityEstimator
-
-
-class ModelDims(Protocol):
-    """The sizes that all networks have. n_mels 0: the network takes the waveform, see features.features. n_context: the most
-    tokens that it can write, None for no limit."""
-
-    @property
-    def width(self) -> int: ...
-    @property
-    def n_mels(self) -> int: ...
-    @property
-    def n_vocab(self) -> int: ...
-    @property
-    def n_decoder_layers(self) -> int: ...
-    @property
-    def n_heads(self) -> int: ...
-    @property
-    def n_context(self) -> int | None: ...
+from avsr.models.hybrid import HybridDims
 
 
 class SpeechModel(Protocol):
-    """A network that writes the text of an utterance from its audio, its mouths, or both.
+    """A network that writes the text of an utterance from its audio, its mouths, or both; see AVSR for its methods.
 
     memory_rate: positions of its Memory a second. ctc_units: what its CTC heads write, the letters of text.CTC_LETTERS or the
-    decoder's own tokens, in which case both are searched together. reliability: the estimator of how reliable the video is.
+    decoder's own tokens, in which case both are searched together. modalities: those it can use, of `a`, `v` and `av`.
+    reliability: the estimator of how reliable the video is.
     """
 
-    @property
-    def memory_rate(self) -> int: ...
-    @property
-    def ctc_units(self) -> Literal["letters", "tokens"]: ...
+    memory_rate: int
+    ctc_units: Literal["letters", "tokens"]
+
     @property
     def decoder(self) -> Decoder: ...
+
     @property
     def reliability(self) -> ReliabilityEstimator | None: ...
 
     @property
-    def dims(self) -> ModelDims:
-        """Its sizes."""
-        ...
+    def dims(self) -> Dims | HybridDims: ...
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        """The modalities that it can use, of `a` (audio), `v` (video) and `av` (both)."""
-        ...
+    def modalities(self) -> tuple[str, ...]: ...
 
-    def encode_audio(self, mel: Tensor, mel_lengths: Tensor | None = None) -> Tensor:
-        """The part of `encode` that depends on the audio alone; `encode` takes it as `audio_states`."""
-        ...
+    def encode_audio(self, mel: Tensor, mel_lengths: Tensor | None = None) -> Tensor: ...
 
     def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
-               seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory:
-        """The Memory of B utterances."""
-        ...
+               seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory: ...
 
-    def start(self, memory: Memory) -> Cache:
-        """An empty cache for decoding."""
-        ...
+    def start(self, memory: Memory) -> Cache: ...
 
-    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """The next tokens (N, L) -> logits (N, V) of what follows the last; the cache grows."""
-        ...
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor: ...
 
-    def ctc_log_probs(self, memory: Memory) -> dict[str, Tensor]:
-        """CTC log-probabilities (B, S, C) float32 by the name of the memory they were made from."""
-        ...
+    def ctc_log_probs(self, memory: Memory) -> dict[str, Tensor]: ...

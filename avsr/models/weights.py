@@ -1,7 +1,7 @@
-"""Weights on disk: what a file announces is compared with the network before any of it is read.
+"""Weights on disk: the header of a file is compared with the network before any tensor is read.
 
     model.safetensors -> read_header -> {name: Stored}, compared by `misfit` with the network's outline
-                      -> read_safetensors -> {name: Tensor}, float32, of which check_finite looks at every number
+                      -> read_safetensors -> {name: Tensor}, float32, all checked by check_finite
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BYTES = 4                                                   # of a number in mem
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as a file announces it. dtype: in safetensors' words."""
+    """A tensor as a file announces it. dtype: by its name in safetensors."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -40,18 +40,18 @@ def read_header(path: Path, rename: Callable[[str], str] = str) -> dict[str, Sto
 
 
 def stored(weights: Mapping[str, Tensor]) -> dict[str, Stored]:
-    """The same of weights in memory."""
+    """The same for weights in memory."""
     return {name: Stored(tuple(tensor.shape), FLOATS[1] if tensor.is_floating_point() else WHOLE)
             for name, tensor in weights.items()}
 
 
 def n_numbers(found: Mapping[str, Stored]) -> int:
-    """How many numbers they are together."""
+    """The sum of their sizes."""
     return sum(prod(one.shape) for one in found.values())
 
 
 def misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Stored]) -> str | None:
-    """In words, why weights are not those of a network, `lacks audio.conv1.weight and 3 more`; None where they are."""
+    """In words, why weights do not fit a network, such as `lacks audio.conv1.weight and 3 more`; None where they fit."""
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     both = sorted(wanted.keys() & found.keys())
     shapes = [f"{name} {found[name].shape} for {tuple(wanted[name].shape)}" for name in both
@@ -72,7 +72,7 @@ def listed(names: Iterable[str], n: int = 3, longest: int = 100) -> str:
 
 
 def check_memory(n: int, source: Path | str) -> None:
-    """Raises BadCheckpoint where so many numbers are more than this machine's memory holds."""
+    """Raises BadCheckpoint where n float32 numbers do not fit this machine's memory."""
     there = memory_bytes()
     if there is not None and n * BYTES > there:
         raise BadCheckpoint(f"{source}: its {n} weights take {n * BYTES / 1e9:.1f} GB, but this machine has {there / 1e9:.1f} "
@@ -91,14 +91,14 @@ def read_safetensors(path: Path, names: Container[str] | None = None, rename: Ca
 
 
 def check_finite(weights: Mapping[str, Tensor], source: Path | str, *, limits: Container[str] = ()) -> None:
-    """Raises BadCheckpoint where a weight is infinite or no number: such a network writes nothing, or anything.
+    """Raises BadCheckpoint where a weight is infinite or NaN: the output of such a network is meaningless.
 
-    limits: names of numbers that may be infinite, as they limit something.
+    limits: names of numbers that may be infinite, because they are limits.
     """
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
-        low, high = torch.aminmax(tensor)                   # one is NaN where any is; a tenth of the time of isfinite
+        low, high = torch.aminmax(tensor)                   # NaN if any is; takes a tenth of the time of isfinite
         if not (low.isfinite() and high.isfinite()) and (name not in limits or low.isnan()):
             raise BadCheckpoint(f"{source}: {listed([name])} holds values that are infinite or no numbers, so the weights are "
                                 "damaged.  Fetch the model again.")
@@ -106,7 +106,7 @@ def check_finite(weights: Mapping[str, Tensor], source: Path | str, *, limits: C
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A file of safetensors, mapped, while it is looked at; what goes wrong is a BadCheckpoint."""
+    """An open, mapped safetensors file. Raises BadCheckpoint for every failure."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -115,5 +115,5 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (SafetensorError, OSError, MemoryError, RuntimeError, LookupError, AttributeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]         # of types that torch lacks it makes any of these
+        reason = " ".join(str(error).split())[:200]         # it raises any of these for types that torch lacks
         raise BadCheckpoint(f"{path}: cannot be read as weights ({reason}).  Fetch the model again.") from error

@@ -65,7 +65,7 @@ class _VerifiedRecordings:
 
     def audio(self, sound: Sound) -> np.ndarray:
         """(S,) float32."""
-        return self._cache.get(sound).audio
+        return self._cache.audio(sound)
 
     def place(self, sound: Sound) -> lines.JsonRow:
         """The name of a recording in a row: relative to the manifest, so that both can be moved together."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -33,24 +34,27 @@ SEEDS = 2 ** 48                       # of computed noise: integers that every J
 BABBLE_TALKERS = (3, 8)               # the fewest and the most of "all" talkers
 
 
-class NoiseSource(Protocol):
+class NoiseSource(ABC):
     """Anything that makes noise. `without` names a talker who must not be in it; most sources can ignore it."""
 
+    @abstractmethod
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
         """The plan of what `draw` returns with a generator in the same state."""
-        ...
 
     def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
         """(n_samples,) float32, at no particular level."""
-        ...
+        return render(self.plan(n_samples, rng, without=without), self._audio)
 
     def recordings(self) -> list[Sound]:
         """All recordings from which plans cut."""
-        ...
+        return []
 
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Kind, settings and recordings as JSON; equal for sources that make the same plans with the same generator."""
-        ...
+
+    def _audio(self, sound: Sound) -> np.ndarray:
+        return read(sound)
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,9 @@ class RecordingCache:
             self._n_samples -= len(self._sounds.popitem(last=False)[1].audio)
         return usable
 
-    def draw(self, plan: NoisePlan) -> np.ndarray:
-        """The plan, rendered."""
-        return render(plan, lambda sound: self.get(sound).audio)
+    def audio(self, sound: Sound) -> np.ndarray:
+        """(S,) float32."""
+        return self.get(sound).audio
 
     def sequence(self, first: Sound, start: int, following: Callable[[], Sound], n_samples: int) -> tuple[Cut, ...]:
         """`first` from `start` on, then as many further recordings as needed, each crossfaded into the next."""
@@ -137,7 +141,7 @@ def read(sound: Sound) -> np.ndarray:
     return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
 
 
-class Recordings:
+class Recordings(NoiseSource):
     """Noise recordings: a random one from a random place on, and further ones where it is too short."""
 
     def __init__(self, sources: Sequence[Sound]):
@@ -147,28 +151,24 @@ class Recordings:
         self._cache = RecordingCache(_without_padding)
 
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """A part of a recording, and further ones whole, without the padding in them."""
         sound = self._usable_recording(rng)
         start = int(rng.integers(max(1, len(self._cache.get(sound)) - n_samples + 1)))
         return NoisePlan(n_samples, (self._cache.sequence(sound, start, lambda: self._usable_recording(rng), n_samples),))
 
-    def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
-        """(n_samples,) float32 as loud as recorded."""
-        return self._cache.draw(self.plan(n_samples, rng))
-
     def recordings(self) -> list[Sound]:
-        """The files, in order."""
         return list(self.sources)
 
     def describe(self) -> dict[str, Any]:
-        """Number and names of the files."""
         return {"kind": "files", **_listed(self.sources)}
+
+    def _audio(self, sound: Sound) -> np.ndarray:
+        return self._cache.audio(sound)
 
     def _usable_recording(self, rng: np.random.Generator) -> Sound:
         return self.sources[int(rng.integers(len(self.sources)))]
 
 
-class Babble:
+class Babble(NoiseSource):
     """Several different people at once, all at the same active level, sentence after sentence without pauses.
 
     talkers: name -> recordings.  n_talkers: how many talk, or the least and the largest number; "all": everybody but
@@ -189,13 +189,8 @@ class Babble:
         self._other_talkers(None)
 
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """A stream of each talker."""
-        heard = self.choose(rng, without=without)
-        return NoisePlan(n_samples, tuple(self._stream(name, n_samples, rng) for name in heard), tuple(heard))
-
-    def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
-        """(n_samples,) float32 without the voice of `without`."""
-        return self._cache.draw(self.plan(n_samples, rng, without=without))
+        chosen = self.choose(rng, without=without)
+        return NoisePlan(n_samples, tuple(self._stream(name, n_samples, rng) for name in chosen), tuple(chosen))
 
     def choose(self, rng: np.random.Generator, *, without: str | None = None) -> list[str]:
         """Names of the talkers of one draw, all different and none of them `without`."""
@@ -208,13 +203,14 @@ class Babble:
         return [names[i] for i in rng.permutation(len(names))[:n]]
 
     def recordings(self) -> list[Sound]:
-        """The recordings of all talkers."""
         return [sound for sources in self.talkers.values() for sound in sources]
 
     def describe(self) -> dict[str, Any]:
-        """The talkers, how many of them talk at once, and their recordings."""
         return {"kind": "talkers", "n_talkers": "all" if self.all_talkers else [self.fewest, self.most],
                 "talkers": {name: _listed(sources) for name, sources in self.talkers.items()}}
+
+    def _audio(self, sound: Sound) -> np.ndarray:
+        return self._cache.audio(sound)
 
     def _other_talkers(self, without: str | None) -> list[str]:
         names = [name for name in self.talkers if name != without]
@@ -249,29 +245,19 @@ class Talker(Babble):
 
 
 @dataclass(frozen=True)
-class Coloured:
+class Coloured(NoiseSource):
     """Gaussian noise with power proportional to frequency ** -exponent: 0 white, 1 pink, 2 brown. RMS 1 on average."""
 
     exponent: float = 0.0
 
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """Computed noise with a random seed."""
         return NoisePlan(n_samples, (Generated(int(rng.integers(SEEDS)), _fft_size(n_samples), float(self.exponent)),))
 
-    def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
-        """(n_samples,) float32; flat below 20 Hz."""
-        return render(self.plan(n_samples, rng), read)
-
-    def recordings(self) -> list[Sound]:
-        """None."""
-        return []
-
     def describe(self) -> dict[str, Any]:
-        """The exponent."""
         return {"kind": "coloured", "exponent": float(self.exponent)}
 
 
-class SpeechShaped:
+class SpeechShaped(NoiseSource):
     """Stationary noise with the long-term spectrum of at most 200 of the recordings, evenly picked."""
 
     def __init__(self, utterances: Sequence[Sound]):
@@ -288,19 +274,9 @@ class SpeechShaped:
         return tuple(float(f"{value:.6g}") for value in power / power.max())
 
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
-        """Computed noise with a random seed and the spectrum of speech."""
         return NoisePlan(n_samples, (Generated(int(rng.integers(SEEDS)), _fft_size(n_samples), power=self.power),))
 
-    def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
-        """(n_samples,) float32 of RMS 1 on average."""
-        return render(self.plan(n_samples, rng), read)
-
-    def recordings(self) -> list[Sound]:
-        """None: plans hold the spectrum."""
-        return []
-
     def describe(self) -> dict[str, Any]:
-        """The recordings of which it is the spectrum."""
         return {"kind": "speech-shaped", **_listed(self.utterances)}
 
 

@@ -28,13 +28,13 @@ PAST_END_S = 0.5                      # an utterance may end this much after its
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How to prepare; what `avsr prepare --help` lists under the same names.
+    """How to prepare a corpus; `avsr prepare --help` lists the options under the same names.
 
-    modality: av needs a face and sound, a leaves the picture alone, v the sound. max_missing: share of frames that may
-    lack a face. max_dropped: share of utterances that may be dropped before it counts as a failure. valid_share: share of the
-    training utterances that are drawn for split `valid` where the corpus has none, see manifest.draw_valid. workers: processes,
-    None for one on each core. max_bytes: of a shard. mouth_crop: how
-    mouths are cut out, which must be that of the model the cache is for; on the command line one of lips.MOUTH_CROPS by name.
+    modality: av needs a face and sound, a skips the picture, v the sound. max_missing: largest share of frames without a face.
+    max_dropped: share of utterances that may be dropped before it is a failure. valid_share: share of the training utterances
+    that become split `valid` if the corpus has none, see manifest.draw_valid. workers: processes, None for one on each core.
+    max_bytes: of a shard. mouth_crop: how mouths are cut out, which must match the model that the cache is for; on the command
+    line the name of one of lips.MOUTH_CROPS.
     """
 
     modality: str = "av"
@@ -105,10 +105,10 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     except Exception as error:                               # a bug in avsr must not cost the user the other files
         reason = f"mistake in avsr: {type(error).__name__}: {error}"
     first = job.utterances[0].id
-    told = tuple(Problem(first, "media", Path(job.path).name, sentence.partition(".  ")[0]) for sentence in problems)
+    noted = tuple(Problem(first, "media", Path(job.path).name, sentence.partition(".  ")[0]) for sentence in problems)
     out = [made.get(utterance.id, Outcome(utterance.id, dropped=reason)) for utterance in job.utterances]
-    if told and out[0].packed is not None:
-        out[0] = Outcome(**{**vars(out[0]), "problems": out[0].problems + told})
+    if noted and out[0].packed is not None:
+        out[0] = Outcome(**{**vars(out[0]), "problems": out[0].problems + noted})
     return out
 
 

@@ -44,10 +44,10 @@ class _Worker:
         theirs.close()
         self.job: int | None = None
         self.ready = False
-        self.heard = time.monotonic()
+        self.last_message_s = time.monotonic()
 
     def give(self, number: int, job: Any) -> None:
-        self.job, self.heard = number, time.monotonic()
+        self.job, self.last_message_s = number, time.monotonic()
         with suppress(OSError):                              # it has just died: noticed when it is read
             self.pipe.send(job)
 
@@ -105,14 +105,14 @@ def _receive(worker: _Worker) -> tuple[str | None, Any]:
     try:
         if worker.pipe.poll():
             message, result = worker.pipe.recv()
-            worker.heard = time.monotonic()
+            worker.last_message_s = time.monotonic()
             worker.ready = True
             if message == "done":
                 worker.job = None
             return message, result
     except (EOFError, OSError):
         return "died", None
-    stuck = worker.job is not None and time.monotonic() - worker.heard > STUCK_S
+    stuck = worker.job is not None and time.monotonic() - worker.last_message_s > STUCK_S
     return ("died" if stuck else None), None
 
 

@@ -2,8 +2,8 @@
 
     report(folders, output) -> Report:  wer.png, wer.svg, ..., tables.md, tables/*.csv, index.html
 
-Inside: runs (reading) -> result_table (rates by condition) -> tables, figures; contribution, confusions, groups, compare, examples
-(sections) -> page (HTML).
+Inside: runs (reading) -> result_table (rates by condition) -> tables, figures, sections (contribution, confusions, groups,
+compare, examples) -> page (HTML).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from avsr.errors import AvsrError, counted
-from avsr.html.plot import FORMATS, file_bytes, plot_style
+from avsr.html.page import render
+from avsr.html.plot import FORMATS, file_bytes, plot_style, svg_element
 from avsr.html.table import Table, csv_text, escaped, markdown
 from avsr.names import file_name
 from avsr.output import locked, write_file
@@ -25,9 +26,9 @@ from avsr.report.contribution import contribution_section
 from avsr.report.examples import example_section
 from avsr.report.findings import findings
 from avsr.report.groups import group_section
-from avsr.report.page import Section, render_page
 from avsr.report.result_table import ResultTable
 from avsr.report.runs import Run, open_runs
+from avsr.report.tables import Section
 from avsr.runtime import Progress, no_progress
 
 __all__ = ["Report", "ReportSettings", "report"]
@@ -82,12 +83,10 @@ def _write_report(runs: Sequence[Run], writer: Writer, settings: ReportSettings,
         progress("counting errors", 0, None, None)
         sections = [section for section in make_sections(runs, results, settings) if not section.empty]
         progress("drawing figures", 0, None, None)
-        svgs = {}
         for name, sheet in (item for section in sections for item in section.sheets.items()):
-            svgs[name] = file_bytes(sheet.figure, "svg")
             for kind in settings.formats:
-                writer.write(f"{name}.{kind}", svgs[name] if kind == "svg" else file_bytes(sheet.figure, kind))
-        writer.write(PAGE, render_page(sections, svgs, title=title, facts=_facts(results), findings=findings(results),
+                writer.write(f"{name}.{kind}", sheet.svg if kind == "svg" else file_bytes(sheet.figure, kind))
+        writer.write(PAGE, render_page(sections, title=title, facts=_facts(results), findings=findings(results),
                                        warnings=warnings, runs=[(run.name, _about(run.about)) for run in runs if run.about]))
     texts = [f"## {section.title}\n\n" + "\n".join(map(markdown, section.shown_tables))
              for section in sections if section.shown_tables]
@@ -120,6 +119,16 @@ def make_sections(runs: Sequence[Run], results: ResultTable, settings: ReportSet
         Section("speed", "Speed", {"speed": figures.speed_sheet(results, runs)}, [tables.speed_table(runs)]),
         Section("errors", "Errors by kind", tables=[tables.error_table(results)]),
         Section("counts", "What was measured", tables=[tables.count_table(runs), tables.skipped_table(runs)])]
+
+
+def render_page(sections: Sequence[Section], **head: Any) -> str:
+    """The page: one HTML file that needs no other. Its plots are SVG elements whose colours follow the reader's light or dark
+    screen; a narrow screen shows their panels one by one. head: what the top and the end of the page show."""
+    plots = {name: {"svg": svg_element(sheet.svg, name), "panels": sheet.boxes(),
+                    "legend": svg_element(file_bytes(sheet.legend(), "svg"), f"{name}-legend"), "root_scale": sheet.root_scale}
+             for section in sections for name, sheet in section.sheets.items()}
+    percent = {"percent": lambda value: "–" if value is None else f"{value:.0f} %"}
+    return render("report/page.html", percent, sections=sections, plots=plots, **head)
 
 
 class Writer:

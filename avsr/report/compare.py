@@ -9,10 +9,9 @@ from avsr.errors import AvsrError, counted
 from avsr.html.table import Column, Table
 from avsr.metrics import Cell
 from avsr.metrics.counting import normalised_pair
-from avsr.report.page import Section
 from avsr.report.result_table import ResultTable
 from avsr.report.runs import Run
-from avsr.report.tables import cell_values, make_table, ordered_cells
+from avsr.report.tables import Section, cell_values, make_table, ordered_cells
 
 SIGNIFICANT = 0.05                                          # p below which a difference is bold
 
@@ -69,7 +68,7 @@ def _compared(results: ResultTable, one: str, other: str, *, intact: bool) -> Ta
                      "utterances": found.difference.utterances})
     return make_table("compared", f"{other} against {one}: WER %" + ("" if intact else " when the picture is bad"), rows,
                       "Differences are of the same utterances in the same conditions. Bold: p < "
-                      f"{SIGNIFICANT:g}, for each line by itself; of twenty lines without any difference one is bold by chance.",
+                      f"{SIGNIFICANT:g}, each line by itself; of twenty lines without any difference one is bold by chance.",
                       hidden=("first", "second"), strong=strong, columns={
                           "wer_first": Column(one), "wer_second": Column(other),
                           "difference": Column(f"{other} minus {one}", "+.1f")})

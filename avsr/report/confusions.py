@@ -10,11 +10,10 @@ from avsr.errors import MissingAsset
 from avsr.html.plot import FAINT, INK, PAPER
 from avsr.html.table import Row
 from avsr.metrics import VISEMES, Confusions, confusions
-from avsr.report.page import Section
 from avsr.report.result_table import ResultTable
 from avsr.report.runs import MODALITY_NAMES
 from avsr.report.sheet import Sheet
-from avsr.report.tables import make_table
+from avsr.report.tables import Section, make_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +44,7 @@ def confusion_section(results: ResultTable) -> Section:
     return Section("visemes", "Confusions", {"visemes": _sheet(results, found)}, [table], notes)
 
 
-def shares(found: Confusions) -> np.ndarray:
+def confusion_rates(found: Confusions) -> np.ndarray:
     """How much of each class said was recognised as each class, 0 to 1: (n + 1, n + 1). The last row is of insertions, the last
     column of deletions."""
     counts = np.asarray(found.counts, float)
@@ -53,7 +52,7 @@ def shares(found: Confusions) -> np.ndarray:
 
 
 def _rows(system: str, modality: str, found: Confusions) -> list[Row]:
-    part, said, written = shares(found), [*found.names, "insertion"], [*found.names, "deletion"]
+    part, said, written = confusion_rates(found), [*found.names, "insertion"], [*found.names, "deletion"]
     pairs = [(int(found.counts[i][j]), i, j) for i, j in zip(*np.nonzero(found.counts), strict=True) if i != j]
     return [{"system": system, "modality": MODALITY_NAMES[modality], "said": said[i], "written": written[j], "times": times,
              "share": 100 * float(part[i, j])} for times, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))]
@@ -75,7 +74,7 @@ def _draw_matrix(axis: Axes, found: Confusions) -> None:
     """Ink, thinner for less: so it follows the page from light to dark."""
     from matplotlib.colors import ListedColormap, to_rgb
 
-    part, n = shares(found), len(found.names)
+    part, n = confusion_rates(found), len(found.names)
     inks = ListedColormap([(*to_rgb(INK), i / 64) for i in range(65)])
     axis.pcolormesh(np.sqrt(part), cmap=inks, vmin=0, vmax=1, linewidth=0)
     for i, j in zip(*np.nonzero(part >= LABELLED), strict=True):

@@ -9,10 +9,9 @@ from avsr.html.plot import BOTH, LIPS
 from avsr.html.table import Column, Row
 from avsr.metrics import Estimate, ModalityContributions, condition_shapley
 from avsr.report.figures import reliability_sheet
-from avsr.report.page import Section
 from avsr.report.result_table import Condition, ResultTable, rng
 from avsr.report.sheet import Curve, Sheet, SnrPanel, line_style, snr_sheet
-from avsr.report.tables import make_table, noise_values
+from avsr.report.tables import Section, make_table, noise_values
 
 STYLES = {"wer": line_style("in words recognised (WER)", BOTH, "s"),
           "loss": line_style("in the loss of the reference", LIPS, "D", (0, (4, 1.6)), hollow=True)}
@@ -30,7 +29,9 @@ def contribution_section(results: ResultTable) -> Section:
             continue
         for condition in results.all_conditions:
             cell = results.find(system, "av", condition)
-            for measure in UNITS if cell is not None else ():
+            for measure in UNITS:
+                if cell is None:
+                    break
                 try:
                     shares = condition_shapley(results.cells, cell, measure, rng=rng())
                 except AvsrError as error:                  # a run that is not whole, or without "none"

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from avsr.html.page import data_uri, word_edits
-from avsr.metrics import NOTHING, Cell, Score, scored, worst_and_best_ids
+from avsr.metrics import NOTHING, Cell, scored, worst_and_best_ids
 from avsr.metrics.counting import normalised_pair
 from avsr.names import file_name
-from avsr.report.page import Section
 from avsr.report.result_table import CLEAN, ResultTable, condition_name
 from avsr.report.runs import MODALITY_NAMES
+from avsr.report.tables import Section
 from avsr.results import ResultRow
 
 MOST_BYTES = 3_000_000                                      # of a recording: the page must open on a telephone
@@ -30,7 +30,6 @@ def example_section(results: ResultTable, media: Path) -> Section:
     system = results.systems[0]
     there = {cell.modality for cell in results.cells if cell.system == system}
     modality = next(one for one in ("av", "a", "v") if one in there)
-    whole, sound = (_scores(results, system, one) for one in (modality, "a"))
     worst, best = worst_and_best_ids([row for rows in results.cells.values() for row in rows], system, N_EXAMPLES)
     rows: dict[str, dict[Cell, ResultRow]] = {one: {} for one in (*worst, *best)}
     for cell, found in results.cells.items():
@@ -39,11 +38,14 @@ def example_section(results: ResultTable, media: Path) -> Section:
                 rows[row.id][cell] = row
     notes: list[str] = []
 
+    def percent(one: str, by: str) -> float | None:
+        return sum((scored([row])[0] for cell, row in rows[one].items() if cell.modality == by), NOTHING).percent
+
     def example(one: str) -> dict[str, Any]:
         first = next(iter(rows[one].values()))
         uri, is_video = _recording(media, one, notes)
-        return {"id": one, "speaker": first.speaker, "reference": normalised_pair(first)[0], "both": whole[one].percent,
-                "sound": sound.get(one, NOTHING).percent, "written": _written(results, system, rows[one]), "recording": uri,
+        return {"id": one, "speaker": first.speaker, "reference": normalised_pair(first)[0], "both": percent(one, modality),
+                "sound": percent(one, "a"), "written": _written(results, system, rows[one]), "recording": uri,
                 "is_video": is_video}
 
     who = f"{system}, " if len(results.systems) > 1 else ""
@@ -53,22 +55,12 @@ def example_section(results: ResultTable, media: Path) -> Section:
     return Section("examples", "Worst and best", notes=notes, about=about, examples=examples)
 
 
-def _scores(results: ResultTable, system: str, modality: str) -> dict[str, Score]:
-    """Errors of each utterance over all conditions with intact pictures."""
-    sums: dict[str, Score] = {}
-    for cell, rows in results.cells.items():
-        if (cell.system, cell.modality, cell.corruption) == (system, modality, None):
-            for row, score in zip(rows, scored(rows), strict=True):
-                sums[row.id] = sums.get(row.id, NOTHING) + score
-    return sums
-
-
 def _written(results: ResultTable, system: str, found: Mapping[Cell, ResultRow]) -> list[dict[str, Any]]:
     """By lips, and by sound and both where it is clean and in the loudest of each noise."""
     conditions = [CLEAN, *((noise, results.levels(noise)[-1]) for noise in results.noises)]
-    cells = [results.find(system, "v"), *(results.find(system, modality, one) for one in conditions for modality in ("a", "av"))]
+    cells = [results.find(system, modality, one) for one in conditions for modality in ("a", "av")]
     out = []
-    for cell in (cell for cell in cells if cell is not None and cell in found):
+    for cell in (cell for cell in (results.find(system, "v"), *cells) if cell is not None and cell in found):
         row = found[cell]
         by = MODALITY_NAMES[cell.modality] + ("" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}")
         out.append({"by": by, "words": word_edits(*normalised_pair(row)),

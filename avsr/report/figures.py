@@ -9,6 +9,7 @@ import numpy as np
 
 from avsr.corrupt import CORRUPTIONS
 from avsr.html.plot import BOTH, FAINT, LIPS, OTHER_COLOURS, SOUND
+from avsr.html.table import bounds
 from avsr.metrics import Cell, Estimate
 from avsr.report.result_table import INTACT, Corruption, ResultTable, condition_name, snr_text
 from avsr.report.runs import Run
@@ -88,7 +89,7 @@ def corruption_sheet(results: ResultTable) -> Sheet | None:
 
 
 def _draw_corruptions(results: ResultTable, axis: Axes, system: str, kind: str) -> None:
-    """One kind of corruption, or those without amounts, from harmless to harmful; a delay has the intact picture in the middle."""
+    """One kind of corruption, or those without amounts, from harmless to harmful; a delay has the intact picture amid."""
     same = [one for one in results.corruptions if (str(one[0]) if one[1] is not None else "") == kind]
     below = [one for one in same if one[1] is not None and one[1] < 0]
     places: list[Corruption] = [*below, INTACT, *same[len(below):]]
@@ -112,13 +113,13 @@ def _draw_corruptions(results: ResultTable, axis: Axes, system: str, kind: str) 
 
 def _draw_bars(results: ResultTable, axis: Axes, cells: Sequence[Cell | None], style: Style, aside: float) -> None:
     """A line with intervals through those cells that there are."""
-    points = [(i + aside, rate) for i, cell in enumerate(cells)
-              if (rate := results.rate(cell)) is not None and rate.percent is not None]
-    for place, rate in points:
-        if rate.low is not None:
-            axis.plot([place, place], [rate.low, rate.high], color=style["color"], linewidth=1, alpha=0.6)
+    points = [(i + aside, *bounds(rate)) for i, cell in enumerate(cells) if (rate := results.rate(cell)) is not None]
+    points = [point for point in points if point[1] is not None]
+    for place, _, low, high in points:
+        if low is not None and high is not None:
+            axis.plot([place, place], [low, high], color=style["color"], linewidth=1, alpha=0.6)
     if points:
-        axis.plot([place for place, _ in points], [rate.percent for _, rate in points], zorder=3, **style)
+        axis.plot([point[0] for point in points], [point[1] for point in points], zorder=3, **style)
 
 
 def speed_sheet(results: ResultTable, runs: Sequence[Run]) -> Sheet | None:
@@ -128,10 +129,13 @@ def speed_sheet(results: ResultTable, runs: Sequence[Run]) -> Sheet | None:
     sums: dict[tuple[str, str], np.ndarray] = {}
     for batch in (batch for run in runs for batch in run.timings if batch["modality"] != "none"):
         key = batch["system"], batch["modality"]
-        sums[key] = sums.get(key, np.zeros(2)) + [batch["seconds"], batch["audio_s"]]
-    points = {key: (seconds / audio, percents) for key, (seconds, audio) in sums.items() if audio and seconds and (percents := [
-        percent for cell in results.cells if (cell.system, cell.modality, cell.corruption) == (*key, None)
-        and (percent := results.percent(cell)) is not None])}
+        sums[key] = sums.get(key, np.zeros(2)) + np.array([batch["seconds"], batch["audio_s"]])
+    points = {}
+    for key, (seconds, audio) in sums.items():
+        percents = [percent for cell in results.cells if (cell.system, cell.modality, cell.corruption) == (*key, None)
+                    and (percent := results.percent(cell)) is not None]
+        if audio and seconds and percents:
+            points[key] = seconds / audio, percents
     if not points:
         return None
     sheet = Sheet(1)

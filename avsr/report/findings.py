@@ -36,15 +36,17 @@ def _near_zero(results: ResultTable, system: str) -> Iterator[str]:
 
 def _no_harm(results: ResultTable, system: str) -> Iterator[str]:
     conditions = {condition_name(one): one for one in results.all_conditions}
-    yield from _kept({name: results.no_harm(system, one) for name, one in conditions.items()}, f"no-harm criterion ({CRITERION})")
-    yield from _kept({f"{name}, {kind}" + ("" if amount is None else f" {amount:g}"): results.no_harm(system, one, (kind, amount))
-                      for name, one in conditions.items() for kind, amount in results.corruptions},
-                     "no-harm criterion with a bad picture")
+    intact = {name: results.no_harm(system, one) for name, one in conditions.items()}
+    corrupted = {f"{name}, {kind}" + ("" if amount is None else f" {amount:g}"): results.no_harm(system, one, (kind, amount))
+                 for name, one in conditions.items() for kind, amount in results.corruptions}
+    yield from _kept(intact, f"no-harm criterion ({CRITERION})")
+    yield from _kept(corrupted, "no-harm criterion with a bad picture")
 
 
 def _kept(found: dict[str, NoHarm], what: str) -> Iterator[str]:
     known = {name: one for name, one in found.items() if one.kept is not None}
-    broken = [f"{name} ({signed(f'{one.difference.percent:+.1f}')})" for name, one in known.items() if one.difference and not one.kept]
+    broken = [f"{name} ({signed(f'{one.difference.percent:+.1f}')})" for name, one in known.items()
+              if one.difference and not one.kept]
     more = f" and {len(broken) - MOST_BROKEN} more" if len(broken) > MOST_BROKEN else ""
     if known:
         yield (f"{what}: kept at {len(known) - len(broken)} of {len(known)} conditions"

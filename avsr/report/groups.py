@@ -14,11 +14,10 @@ from avsr.errors import AvsrError
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import Cell, FaceEffect, Groups, by_group, columns, face_effect
 from avsr.names import INPUT_MODALITIES
-from avsr.report.page import Section
 from avsr.report.result_table import ResultTable, condition_name, rng
 from avsr.report.runs import MODALITY_NAMES
 from avsr.report.sheet import Curve, Sheet, SnrPanel, snr_sheet, system_style
-from avsr.report.tables import cell_values, make_table, noise_values
+from avsr.report.tables import Section, cell_values, make_table, noise_values
 
 NOTE = "p: how often random groups have as large a gap."
 
@@ -33,10 +32,10 @@ def group_section(results: ResultTable, asked: Sequence[str] | None) -> Section:
         else:
             floor = f"{judged[0].floor} {judged[0].by}s" if judged else "any rows"
             notes.append(f"By {column}: insufficient data, fewer than two groups have {floor}.")
-    tables = [build(results, column) for column in kept for build in (_rates_across, _gaps, _rates)]
     faces, more = mismatched_face_table(results, kept)
-    return Section("groups", "For whom it fails", {"groups": _sheet(results, kept)}, [*tables, video_gain_table(results, kept), faces],
-                   [*notes, *more])
+    tables = [build(results, column) for column in kept for build in (_rates_across, _gaps, _rates)]
+    return Section("groups", "For whom it fails", {"groups": _sheet(results, kept)},
+                   [*tables, video_gain_table(results, kept), faces], [*notes, *more])
 
 
 def _columns(results: ResultTable, asked: Sequence[str] | None) -> list[str]:
@@ -87,8 +86,8 @@ def _note(judged: Sequence[Groups]) -> str:
 
 def _rates(results: ResultTable, column: str) -> Table | None:
     """Each group at each condition: for CSV, as there are too many to read."""
-    rows = [{"column": column, "group": group, **cell_values(cell, corruption=False), "wer": rate, "utterances": rate.utterances,
-             "speakers": rate.clusters if rate.by == "speaker" else 1}
+    rows = [{"column": column, "group": group, **cell_values(cell, corruption=False), "wer": rate,
+             "utterances": rate.utterances, "speakers": rate.clusters if rate.by == "speaker" else 1}
             for cell in _measured_cells(results) if (found := groups_of(results, column, cell))
             for group, rate in found.rates.items()]
     return make_table("groups", f"By {column}: each group", rows, csv_only=True)
@@ -100,7 +99,7 @@ def _rates_across(results: ResultTable, column: str) -> Table | None:
     for cell in _measured_cells(results):
         condition = cell.noise, cell.snr_db
         if (cell.modality == "v" or condition in results.main_conditions) and (groups := groups_of(results, column, cell)):
-            who = MODALITY_NAMES[cell.modality] if len(results.systems) == 1 else f"{cell.system}, {MODALITY_NAMES[cell.modality]}"
+            who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_NAMES[cell.modality]
             found[who if cell.modality == "v" else f"{who}, {condition_name(condition)}"] = groups
     names = sorted({group for groups in found.values() for group in groups.rates}, key=natural_order)
     rows = [{"column": column, "group": name, **{head: groups.rates.get(name) for head, groups in found.items()}}
@@ -171,7 +170,7 @@ def _sheet(results: ResultTable, kept: Sequence[str]) -> Sheet | None:
     shown = [(system, column, noise) for system in systems for column in kept for noise in results.panel_noises]
     if not shown:
         return None
-    sheet = snr_sheet([SnrPanel(", ".join([system] * (len(systems) > 1) + [f"by {column}"] + ([noise] if noise else [])),
+    sheet = snr_sheet([SnrPanel(", ".join([*[system] * (len(systems) > 1), f"by {column}", *filter(None, [noise])]),
                                 "gap in WER, points", results.levels(noise), list(_gap_curves(results, system, column, noise)))
                        for system, column, noise in shown], columns=2 if len(results.noises) == 2 else 3, height=2.2)
     for column in kept:
@@ -179,7 +178,7 @@ def _sheet(results: ResultTable, kept: Sequence[str]) -> Sheet | None:
         high = max(axis.get_ylim()[1] for axis in same)
         for axis in same:
             axis.set_ylim(0, high)
-            axis.yaxis.get_major_locator().set_params(integer=True)
+            axis.locator_params(axis="y", integer=True)
     sheet.label_left()
     return sheet.finish()
 

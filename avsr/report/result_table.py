@@ -40,7 +40,7 @@ class ResultTable:
 
     video_systems: those that were given video; they come first in systems.  panel_noises: noise families, each with a panel or
     table of its own, or None if there are none.  all_conditions: clean, and every noise at every level.  main_conditions:
-    clean, and the level nearest 0 dB of each noise.  corruptions: kinds in the order of CORRUPTIONS, amounts from small to large.
+    clean, and the level nearest 0 dB of each noise.  corruptions: in the order of CORRUPTIONS, amounts from small to large.
     """
 
     def __init__(self, rows: Sequence[ResultRow]):
@@ -52,7 +52,8 @@ class ResultTable:
         self.noises = list(dict.fromkeys(cell.noise for cell in self.cells if cell.noise is not None))
         self.panel_noises: list[str | None] = [*self.noises] or [None]
         self.all_conditions = list(dict.fromkeys(one for noise in self.panel_noises for one in self.conditions(noise)))
-        self.main_conditions = [CLEAN, *((noise, min(filter(is_number, self.levels(noise)), key=abs)) for noise in self.noises)]
+        nearest = {noise: min(filter(is_number, self.levels(noise)), key=abs) for noise in self.noises}
+        self.main_conditions: list[Condition] = [CLEAN, *nearest.items()]
         found = list(dict.fromkeys((cell.corruption, cell.amount) for cell in self.cells if cell.corruption is not None))
         kinds = (*CORRUPTIONS, *(kind for kind, _ in found))
         self.corruptions = sorted(found, key=lambda one: (kinds.index(one[0]), one[1] is not None, one[1] or 0.0))
@@ -99,7 +100,7 @@ class ResultTable:
         return None if rate is None else rate.percent
 
     def difference(self, cell: Cell, other: Cell, *, tested: bool = False) -> Paired:
-        """Word error rate of one cell minus that of another, on the utterances of both. tested: with a p-value, which is slow."""
+        """Word error rate of one cell minus that of another, on the utterances of both. tested: with a p-value (slow)."""
         def compute() -> Paired:
             theirs = {row.id: row for row in self.cells[other]}
             ours = [row for row in self.cells[cell] if row.id in theirs]

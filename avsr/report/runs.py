@@ -75,9 +75,9 @@ def open_run(folder: Path, name: str | None = None) -> Run:
         raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
     _check_one_measurement(rows, path)
     if all(row.modality == "none" for row in rows):
-        raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, without any input.  Run the benchmark with a, v or "
-                        "av.")
-    warnings = [f"{path}: its last line was cut off by a crash and is left out.  The same `avsr benchmark` again completes it."]
+        raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, without any input.  Run the benchmark with a, v "
+                        "or av.")
+    warnings = [f"{path}: its last line was cut off by a crash and is left out.  Run the same benchmark again to complete it."]
     rows = _with_visible_names(rows)
     timings = [line | {"system": escape_controls(line["system"])} for line in _read_timings(folder / TIMINGS)]
     return Run(escape_controls(name or folder.resolve().name), folder, rows, timings, _read_about(folder / RUN),
@@ -101,14 +101,14 @@ def _with_visible_names(rows: list[ResultRow]) -> list[ResultRow]:
     """The rows with control characters in names spelt out: a terminal would obey them, and an SVG file may not hold them."""
     escaped = cache(escape_controls)
 
-    def escape_controls(value: Any) -> Any:
+    def escape_in(value: Any) -> Any:
         if isinstance(value, dict):
-            return {escape_controls(key): escape_controls(one) for key, one in value.items()}
+            return {escape_in(key): escape_in(one) for key, one in value.items()}
         return escaped(value) if isinstance(value, str) else value
 
     out = []
     for row in rows:
-        changed = {name: shown for name in NAMED if (shown := escape_controls(getattr(row, name))) != getattr(row, name)}
+        changed = {name: shown for name in NAMED if (shown := escape_in(getattr(row, name))) != getattr(row, name)}
         out.append(replace(row, **changed) if changed else row)
     return out
 
@@ -138,9 +138,11 @@ def _read_timings(path: Path) -> list[dict]:
     out = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else [], 1):
         try:
-            out.append(json.loads(line))
-            if not all(isinstance(out[-1][name], kind) for name, kind in BATCH.items()) or out[-1]["modality"] not in MODALITY_NAMES:
+            batch = json.loads(line)
+            known = batch["modality"] in MODALITY_NAMES
+            if not known or not all(isinstance(batch[name], kind) for name, kind in BATCH.items()):
                 raise ValueError(f"a batch needs {', '.join(BATCH)}")
+            out.append(batch)
         except (ValueError, KeyError, TypeError) as error:
             raise AvsrError(f"{path}, line {number}: not a batch ({error}).  Delete the file to make the report without "
                             "speeds.") from error

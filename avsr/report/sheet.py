@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from avsr.html.plot import MODALITY_COLOURS, OTHER_COLOURS, PAPER
+from avsr.html.plot import MODALITY_COLOURS, OTHER_COLOURS, PAPER, file_bytes
 from avsr.html.table import bounds
 from avsr.report.result_table import ResultTable, snr_text
 from avsr.report.runs import MODALITY_NAMES
@@ -72,14 +73,15 @@ class SnrPanel(NamedTuple):
             if points := [(snr, places[snr], *bounds(value)) for snr, value in curve.points if bounds(value)[0] is not None]:
                 (_draw_level if curve.level else _draw_curve)(axis, curve.style, points)
         axis.set_xticks(list(places.values()), [snr_text(snr) for snr in places])
-        first, *_, last = [*places.values()] * 2
+        first, last = min(places.values()), max(places.values())
         pad = 0.04 * max(last - first, 1)
         axis.set(title=self.title, ylabel=self.ylabel, xlabel="signal-to-noise ratio, dB", xlim=(first - pad, last + 1.6 * pad))
 
 
 def _draw_level(axis: Axes, style: Style, points: Sequence[tuple]) -> None:
     _, _, value, low, high = points[0]
-    axis.axhline(value, **style | {"marker": ""}, zorder=2)
+    options: Style = style | {"marker": ""}
+    axis.axhline(value, **options, zorder=2)
     if low is not None:
         axis.axhspan(low, high, color=style["color"], alpha=0.1, linewidth=0, zorder=0)
 
@@ -89,16 +91,18 @@ def _draw_curve(axis: Axes, style: Style, points: Sequence[tuple]) -> None:
     noisy, clean = sorted(one[1:] for one in points if one[0] is not None), [one[1:] for one in points if one[0] is None]
     spans = [(place, low, high) for place, _, low, high in noisy if low is not None]
     if len(spans) > 1:
-        axis.fill_between(*zip(*spans, strict=True), color=style["color"], alpha=0.16, linewidth=0, zorder=1)
+        places, lows, highs = np.array(spans).T
+        axis.fill_between(places, lows, highs, color=style["color"], alpha=0.16, linewidth=0, zorder=1)
     for place, _, low, high in [one for one in clean + (noisy if len(spans) == 1 and clean else []) if one[2] is not None]:
         axis.plot([place, place], [low, high], color=style["color"], alpha=0.45, linewidth=2.6, zorder=1, solid_capstyle="butt")
     if noisy:
         axis.plot([one[0] for one in noisy], [one[1] for one in noisy], zorder=3, **style)
     for place, value, *_ in clean:
-        axis.plot([place], [value], zorder=3, **style | {"linestyle": ""} | ({"label": "_"} if noisy else {}))
+        alone: Style = style | {"linestyle": ""} | ({"label": "_"} if noisy else {})
+        axis.plot([place], [value], zorder=3, **alone)
         if noisy:
-            axis.plot([noisy[-1][0], place], [noisy[-1][1], value], color=style["color"], linestyle=(0, (1, 1.6)), linewidth=1.1,
-                      zorder=2.5)
+            axis.plot([noisy[-1][0], place], [noisy[-1][1], value], color=style["color"], linestyle=(0, (1, 1.6)),
+                      linewidth=1.1, zorder=2.5)
 
 
 def snr_sheet(panels: Sequence[SnrPanel], *, columns: int = 3, height: float = 2.4) -> Sheet:
@@ -157,9 +161,9 @@ class Sheet:
         total = self.height * self.rows + self.head
         wide, high = self.pitch - LEFT - GUTTER / 2, self.height - self.bottom - TITLE
         self.figure.set_size_inches(self.width, total)
-        for axis, (left, top, *_) in zip(self.axes, self._boxes(), strict=True):
-            y = total - top - self.height + self.bottom
-            axis.set_position(((left + LEFT) / self.width, y / total, wide / self.width, high / total))
+        for axis, (left, top, *_) in zip(self.axes, self.boxes(), strict=True):
+            y = total - top / 72 - self.height + self.bottom
+            axis.set_position(((left / 72 + LEFT) / self.width, y / total, wide / self.width, high / total))
             axis.xaxis.set_label_coords(0.5, (0.04 - self.bottom) / high, transform=axis.transAxes)
             axis.xaxis.label.set_verticalalignment("bottom")
             axis.yaxis.set_label_coords((0.04 - LEFT) / wide, 0.5, transform=axis.transAxes)
@@ -181,6 +185,11 @@ class Sheet:
                       borderpad=0)
         return LEGEND * math.ceil(len(names) / columns)
 
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as a file, drawn once for the file and the page, as drawing is what takes the time."""
+        return file_bytes(self.figure, "svg")
+
     def legend(self) -> Figure:
         """The legend by itself, as wide as a telephone."""
         from matplotlib.figure import Figure
@@ -189,14 +198,11 @@ class Sheet:
         figure.set_size_inches(NARROW, self._draw_legend(figure, NARROW) + 0.1)
         return figure
 
-    def _boxes(self) -> list[tuple[float, ...]]:
-        """Left, top, width and height of each panel with its labels, in inches."""
-        return [(GUTTER / 2 + i % self.columns * self.pitch, self.head + i // self.columns * self.height, self.pitch, self.height)
-                for i in range(len(self.axes))]
-
-    def boxes(self) -> list[tuple[float, ...]]:
-        """The same in points, as SVG counts them."""
-        return [tuple(round(72 * one, 2) for one in box) for box in self._boxes()]
+    def boxes(self) -> list[tuple[float, float, float, float]]:
+        """Left, top, width and height of each panel with its labels, in points, as SVG counts them."""
+        places = [divmod(i, self.columns) for i in range(len(self.axes))]
+        wide, high = 72 * self.pitch, 72 * self.height
+        return [(36 * GUTTER + column * wide, 72 * self.head + row * high, wide, high) for row, column in places]
 
     def _fit_title(self, axis: Axes) -> None:
         """Make a long title smaller; where that is not enough, the system's name is cut."""

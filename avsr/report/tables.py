@@ -1,4 +1,4 @@
-"""Tables of the report: what was measured by condition in, tables out: scores, errors by kind, gains, counts, speed.
+"""Sections of the report, and its tables: what was measured by condition in, scores, errors by kind, gains, counts, speed out.
 
     columns are known by name (COLUMNS)  ->  make_table("errors", "Errors by kind", rows of {column: value})
 Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and lips) stand out.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from avsr.corrupt import CORRUPTIONS
@@ -15,18 +16,18 @@ from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, empty_references, gain, sentence_errors
 from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
 from avsr.report.runs import MODALITY_NAMES, Run
+from avsr.report.sheet import Sheet
 from avsr.results import ResultRow
 
 CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
-COLUMNS = {
-    "system": Column("system", TEXT), "modality": Column("modality", TEXT), "noise": Column("noise", TEXT),
+WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written")
+COLUMNS = {name: Column(name, TEXT) for name in WORDS} | {
     "snr_db": Column("SNR, dB", "g"), "corruption": Column("picture", TEXT), "amount": Column("amount", "g"),
-    "run": Column("run", TEXT), "reason": Column("reason", TEXT), "ids": Column("which", TEXT), "device": Column("on", TEXT),
-    "column": Column("by", TEXT), "group": Column("group", TEXT), "worst": Column("worst", TEXT), "best": Column("best", TEXT),
-    "said": Column("said", TEXT), "written": Column("written", TEXT), "no_harm": Column("no-harm criterion", TEXT),
-    "difference": Column("both minus the better one", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
+    "ids": Column("which", TEXT), "device": Column("on", TEXT), "column": Column("by", TEXT),
+    "no_harm": Column("no harm", TEXT),
+    "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
     "p": Column("p", P_VALUE), "wer": Column("WER %"), "cer": Column("CER %"), "sentences": Column("sentences wrong"),
     "minutes": Column("minutes of speech"), "incomplete": Column("of them incomplete"), "ratio": Column("ratio", ".2f"),
     "empty": Column("references without a word"), "off_db": Column("SNR off by at most, dB", ".4f"),
@@ -36,8 +37,30 @@ COLUMNS = {
     "best_wer": Column("its WER %"), "share": Column("% of what was said")}
 
 
+@dataclass
+class Section:
+    """A part of the report. Plots (by name) and tables may be None, where there is nothing to show, and are left out.
+
+    about: a sentence below the heading.  examples: lists of utterances by heading.
+    """
+
+    name: str
+    title: str
+    plots: Mapping[str, Sheet | None] = field(default_factory=dict)
+    tables: Sequence[Table | None] = ()
+    notes: Sequence[str] = ()
+    about: str = ""
+    examples: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sheets = {name: sheet for name, sheet in self.plots.items() if sheet is not None}
+        self.all_tables = [table for table in self.tables if table is not None]
+        self.shown_tables = [table for table in self.all_tables if not table.csv_only]
+        self.empty = not (self.sheets or self.all_tables or self.notes or self.examples)
+
+
 def make_table(name: str, title: str, rows: Sequence[Row], note: str = "", *, hidden: Collection[str] = (),
-               columns: Mapping[str, Column] | None = None, csv_only: bool = False,
+               columns: dict[str, Column] | None = None, csv_only: bool = False,
                strong: Mapping[int, Collection[str]] | None = None) -> Table | None:
     """A table of these rows, None without any. columns: those that are not in COLUMNS or differ from it; others have their
     name as the heading.  hidden: columns for the CSV alone.  Rows that break the no-harm criterion are highlighted."""

@@ -100,9 +100,10 @@ def steps(utterances: list[Utterance]) -> dict[str, float]:
         times = [time.process_time()]
         clip = media.read(row.media)
         times.append(time.process_time())
-        tracks = faces.track_faces(clip)
+        with faces.FaceTracker() as tracker:
+            tracks = tracker.update(clip) + tracker.finish()
         times.append(time.process_time())
-        mouths = lips.choose_speaker([lips.crop(clip, track) for track in tracks], 0, clip.n_frames)
+        mouths = lips.choose_speaker(lips.MouthCropper().update(clip, tracks), 0, clip.n_frames)
         times.append(time.process_time())
         cache.pack(row.id, cache.Cached(mouths.images, mouths.missing, clip.audio))
         times.append(time.process_time())
