@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import avsr
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -36,7 +38,25 @@ def test_ci_runs_the_commands_the_readme_gives():
     assert typed == ["uv run pytest", 'uv run pytest -m "not slow"']
     assert typed[0] in ci                                    # the very line
     assert any(line.endswith(typed[1]) and line.startswith("AVSR_SHARED=") for line in ci)
-    assert "uv run ruff check ." in ci
+    assert {"uv run ruff check .", "uv run pyright"} <= set(ci)
+
+
+def test_contributing_names_the_commands_of_ci_and_files_that_exist():
+    page, ci = (ROOT / "CONTRIBUTING.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    commands = [line.partition("#")[0].strip() for line in page.splitlines() if line.startswith("uv run ")]
+    assert {"uv run ruff check .", "uv run pyright", "uv run pytest"} <= set(commands)
+    (documented,) = (command.split()[3:-2] for command in commands if " pdoc " in command)
+    assert f"-m pdoc {' '.join(documented)} -o" in ci
+    for name in re.findall(r"`((?:avsr|tests|data|experiments)/[\w./-]*)`", page):
+        assert (ROOT / name).exists() or "NAME" in name, name
+
+
+def test_the_version_is_in_one_place_and_types_are_shipped():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["version"]["path"] == "avsr/__init__.py"
+    assert avsr.__version__ == version("avsr")
+    assert f"{avsr.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "avsr" / "py.typed").exists()
 
 
 def test_exactly_one_opencv_is_installed_and_whole():
