@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -97,6 +98,18 @@ def test_the_function_transcribe_is_not_hidden_by_the_file():
 def test_the_quick_functions_have_the_signatures_of_those_that_work():
     for quick, at_work in ((avsr.transcribe, transcribe_run.transcribe), (avsr.fetch, fetch_run.fetch)):
         assert inspect.signature(quick) == inspect.signature(at_work)
+
+
+@pytest.mark.slow
+def test_every_file_is_imported_where_a_system_lacks_what_only_posix_has():
+    modules = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__") for path in FILES]
+    code = ("import sys, os, importlib\nsys.modules |= dict.fromkeys(('fcntl', 'resource', 'termios', 'pwd', 'grp'))\n"
+            "for name in ('sched_getaffinity', 'pwrite', 'pread'): delattr(os, name)\n"
+            f"for name in {modules!r}: importlib.import_module(name)\n"
+            "from avsr.output import locked\nwith locked(sys.argv[1], 'avsr train'): print(os.listdir(sys.argv[1]))")
+    with TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 @pytest.mark.slow

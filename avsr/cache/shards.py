@@ -97,10 +97,10 @@ class ShardWriter:
         return self.path.with_name(f"{self.path.name}.part")
 
     def _write(self, file: int, data: bytes) -> None:
-        rest, place = memoryview(data), self.offset
+        os.lseek(file, self.offset, os.SEEK_SET)            # a write that failed half-way is written over
+        rest = memoryview(data)
         while rest:
-            written = os.pwrite(file, rest, place)
-            rest, place = rest[written:], place + written
+            rest = rest[os.write(file, rest):]
 
 
 def read_entry(base: str | Path, entry: CacheEntry, *, name: str | None = None) -> Cached:
