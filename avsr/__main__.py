@@ -1,4 +1,4 @@
-"""`python -m avsr` is `avsr`, also where the command is not on the path, as in `torchrun -m avsr train CONFIG`."""
+"""`python -m avsr` is `avsr`, also if the command is not on the path, as in `torchrun -m avsr train CONFIG`."""
 
 from avsr.cli import main
 

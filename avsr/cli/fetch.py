@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 @click.option("--speakers", default=None, metavar="NUMBERS",
               help="Speakers of a corpus that comes by speaker, such as 1-4 or 1,3,20-25.  [default: all]")
 @click.option("--part", "parts", multiple=True, metavar="PART",
-              help="A part of it, such as side of lombard; may be repeated.  [default: the usual ones, see --list]")
+              help="A part, such as side of lombard; may be repeated.  [default: the usual parts, see --list]")
 @click.option("--accept-licence", is_flag=True, help="Agree to a licence that forbids some uses.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar, licence or summary; errors are still shown.")
 def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet: bool, **options) -> None:
     """Fetch the corpus or noise NAME into FOLDER.
 
-    It is downloaded, checked and unpacked, ready for `avsr prepare` or `--noise`. The same command again goes on where it was
-    stopped, and fetches nothing where all is there. AVSR_ZENODO names another address of Zenodo's API, such as a mirror's;
-    https_proxy and http_proxy count.
+    It is downloaded, checked and unpacked, ready for `avsr prepare` or `--noise`. The same command again continues where it was
+    stopped, and downloads nothing if everything is there. AVSR_ZENODO may name another address of Zenodo's API, such as that of
+    a mirror; https_proxy and http_proxy apply.
     """
     with report_errors("What is fetched is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.fetch import fetch
@@ -54,7 +54,7 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
 
 
 def _print_list() -> None:
-    """Every entry, in the order of the table."""
+    """Print every source, in the order of the table."""
     from avsr.fetch.sources import SOURCES
 
     for source in SOURCES.values():
@@ -62,7 +62,7 @@ def _print_list() -> None:
 
 
 def _entry(source: Source) -> list[str]:
-    """An entry of the list."""
+    """The lines of a source in the list."""
     place = f"Zenodo record {source.record}" if source.record else next(iter(source.files.values())).url
     unchecked = [file.name for file in source.files.values() if file.checksum is None]
     lines = [f"{source.name} ({source.kind}): {source.what}",
@@ -80,7 +80,7 @@ def _entry(source: Source) -> list[str]:
 
 
 def _summary(fetched: Fetched) -> str:
-    """What is there now, and how to go on."""
+    """What the folder has now, and the next command."""
     old = [part for part in fetched.parts if part not in fetched.fresh]
     lines = [f"note: {note}." for note in fetched.notes]
     if old:

@@ -1,6 +1,6 @@
-"""Requests over HTTP: an address -> a checked answer and its bytes; what fails for a moment is tried again.
+"""Requests over HTTP: an address -> a checked answer and its bytes, with retries of what may pass.
 
-urllib, and not httpx or aiohttp: it streams, knows proxies and redirects, and keeps `import avsr.assets` at milliseconds.
+urllib is used rather than httpx or aiohttp because it streams, supports proxies and redirects, and imports in milliseconds.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from avsr.errors import BadDownload
 
 TIMEOUT_SECONDS = 30                                        # without one byte from the server
 CHUNK_BYTES = 1 << 16
-PAUSES_SECONDS = (1, 2, 4, 8, 16)                           # before each further try; after them the call gives up
-ADVANCE_BYTES = 1 << 20                                     # a try that brought so many new bytes makes the count start anew
-LONGEST_WAIT_SECONDS = 120                                  # that a server may ask for by Retry-After
-WORTH_ANOTHER_TRY = (408, 425, 429, 500, 502, 503, 504)     # HTTP states that pass
-# Servers may refuse clients that do not say who they are: Zenodo answers 403 to some by name.
+PAUSES_SECONDS = (1, 2, 4, 8, 16)                           # before each retry; after the last one the call fails
+ADVANCE_BYTES = 1 << 20                                     # after so many new bytes, retries are counted from 0 again
+LONGEST_WAIT_SECONDS = 120                                  # that a server may request by Retry-After
+RETRYABLE_STATES = (408, 425, 429, 500, 502, 503, 504)     # HTTP states that may pass
+# Servers may refuse clients without a name, and Zenodo answers 403 to some names.
 HEADERS = {"User-Agent": f"avsr/{__version__}", "Accept-Encoding": "identity"}
 GO_ON = "Run again; it goes on from there."
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Remote:
-    """A file as its publisher announces it. size: bytes; checksum: `sha256:...` or `md5:...`; None where not published."""
+    """A file as its publisher describes it. size: bytes; checksum: `sha256:...` or `md5:...`; None if not published."""
 
     name: str
     url: str
@@ -45,7 +45,7 @@ class Remote:
 
 
 class Retryable(Exception):
-    """A try that failed and may be repeated: after `wait` seconds where the server says so, from the first byte if `anew`."""
+    """An attempt failed and may be repeated, after `wait` seconds if the server says so, and from the first byte if `anew`."""
 
     def __init__(self, problem: str, *, wait: float | None = None, anew: bool = False):
         super().__init__(problem)
@@ -53,7 +53,7 @@ class Retryable(Exception):
 
 
 def with_retries(remote: Remote, attempt: Callable[[], T], arrived: Callable[[], int]) -> T:
-    """Repeat `attempt` while it breaks, with growing pauses and a bounded number of times; `arrived` counts bytes."""
+    """Repeat `attempt` while it raises Retryable, a limited number of times with growing pauses. arrived: counts the bytes."""
     failures, first = 0, arrived()
     furthest = first
     while True:
@@ -75,7 +75,7 @@ def with_retries(remote: Remote, attempt: Callable[[], T], arrived: Callable[[],
 
 
 def connect(remote: Remote, headers: dict[str, str]) -> http.client.HTTPResponse:
-    """The server's answer, its body still to be read. Raises Retryable where another try may help, else BadDownload."""
+    """The answer of the server, whose body is not read yet. Raises Retryable if another attempt may help, else BadDownload."""
     if not remote.url.startswith(("http://", "https://")):
         raise failed(remote, "its address is neither http nor https")
     opener = urllib.request.build_opener(_Redirects, urllib.request.HTTPSHandler(context=_certificates()))
@@ -88,7 +88,7 @@ def connect(remote: Remote, headers: dict[str, str]) -> http.client.HTTPResponse
     except (ValueError, http.client.InvalidURL) as error:
         raise failed(remote, f"its address is no address ({error})") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Retryable(f"the server gives no answer ({_words(error)})") from error
+        raise Retryable(f"the server gives no answer ({_reason(error)})") from error
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
         response.close()
         raise failed(remote, "the server answers with a web page (HTML) in place of the file", network=True,
@@ -97,32 +97,33 @@ def connect(remote: Remote, headers: dict[str, str]) -> http.client.HTTPResponse
 
 
 def chunk(response: http.client.HTTPResponse, done: int, total: int | None) -> bytes:
-    """The next bytes as they arrive, none at the end. done, total: bytes before them and in all, for the message."""
+    """The next bytes of the body; empty at its end. done, total: the bytes before them and of the whole body, for the
+    message."""
     try:
         return response.read1(CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise Retryable(f"the connection broke after {_of(done, total)} ({_words(error)})") from error
+        raise Retryable(f"the connection broke after {_of(done, total)} ({_reason(error)})") from error
 
 
 def check_end(done: int, total: int | None) -> None:
-    """Raises Retryable where the body has ended before its announced length."""
+    """Raise Retryable if the body ended before its announced length."""
     if total is not None and done < total:
         raise Retryable(f"the connection ended after {_of(done, total)}")
 
 
 def length_of(response: http.client.HTTPResponse) -> int | None:
-    """Bytes of the body, as announced."""
+    """The announced number of bytes of the body; None if there is none."""
     value = response.headers.get("Content-Length", "")
     return int(value) if value.isdigit() else None
 
 
 def failed(remote: Remote, problem: str, *, remedy: str = GO_ON, network: bool = False) -> BadDownload:
-    """The error for a file that cannot be had; `network` if others would meet with the same."""
+    """The error for a file that cannot be downloaded. network: whether other downloads would fail as well."""
     return BadDownload(f"{remote.name}: could not be fetched from {remote.url}: {problem}.  {remedy}", problem, network=network)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, to other hosts too, but never from an encrypted connection to one that is not."""
+    """Follows redirects, also to other hosts, but never from an encrypted connection to one that is not encrypted."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
@@ -133,20 +134,20 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _refused(remote: Remote, error: urllib.error.HTTPError) -> Exception:
-    """What an HTTP state of 300 and above means for the file."""
+    """The error for an HTTP state of 300 and above."""
     with error:
         if 300 <= error.code < 400:
             return failed(remote, f"the server redirects in circles, or to nowhere (HTTP {error.code})")
         problem = f"the server answers {error.code} {error.reason}"
-        if error.code == 416:                               # it has less than was kept: another file by now
+        if error.code == 416:                               # the file is shorter than what was kept, so it has changed
             return Retryable(problem, anew=True)
-        if error.code in WORTH_ANOTHER_TRY:
+        if error.code in RETRYABLE_STATES:
             return Retryable(problem, wait=_retry_after(error.headers.get("Retry-After")))
         return failed(remote, problem, remedy="Check whether its publisher has moved it.")
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, from a number or a date; None where there is neither."""
+    """The seconds to wait, from a number or a date; None if it is neither."""
     if value is None:
         return None
     if value.strip().isdigit():
@@ -160,13 +161,13 @@ def _of(done: int, total: int | None) -> str:
     return f"{done} bytes" if total is None else f"{done} of {total} bytes"
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return f"nothing came for {TIMEOUT_SECONDS:g} s" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
 
 
 @lru_cache(maxsize=1)
 def _certificates() -> ssl.SSLContext:
-    """The system's, with certifi's added: Pythons that are not the system's own often find none."""
+    """The certificates of the system and of certifi: a Python that is not the system's own often finds none."""
     context = ssl.create_default_context()
     try:
         import certifi

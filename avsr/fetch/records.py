@@ -1,7 +1,7 @@
-"""What of a folder is known to be whole: a small record for each part, and the sizes of the files that it names.
+"""Records: which parts of a folder are complete, with the files of each part and their sizes.
 
-    FOLDER/.fetched/s1.json      written when all of a part is unpacked: its files with their sizes, its source and licence
-    FOLDER/.fetched/s1.zip       the archive, whole and checked, until then; while it arrives, see download/partial.py
+    FOLDER/.fetched/s1.json      written when a part is unpacked: its files with their sizes, its source and licence
+    FOLDER/.fetched/s1.zip       the downloaded and checked archive, until then; a partial one is that of download/partial.py
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from avsr.output import whole_file
 
 
 def records_folder(folder: Path) -> Path:
-    """Where the records and archives of a folder lie. Hidden, so that readers of corpora leave it out."""
+    """The folder of the records and archives. It is hidden, so that readers of corpora skip it."""
     return folder / OWN
 
 
 def files_of(folder: Path, part: str) -> list[Member] | None:
-    """The files of a part that was unpacked once, or None."""
+    """The files of a part that was unpacked before; None if it was not."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads((records_folder(folder) / f"{part}.json").read_text(encoding="utf-8"))
         return [Member(path, path, size) for path, size in record["files"]]
@@ -32,12 +32,12 @@ def files_of(folder: Path, part: str) -> list[Member] | None:
 
 
 def missing(folder: Path, files: Iterable[Member]) -> list[Member]:
-    """Those that are not there, or have another size."""
+    """The files that do not exist or have another size."""
     return [file for file in files if _size(folder / file.path) != file.size]
 
 
 def write_record(folder: Path, part: str, source: Source, remote: Remote, files: list[Member]) -> None:
-    """Write the record of a part of which every file is unpacked."""
+    """Write the record of a part whose files are all unpacked."""
     record = {"source": source.name, "licence": source.licence, "terms": source.terms, "cite": source.cite,
               "archive": asdict(remote), "files": [[file.path, file.size] for file in files]}
     with whole_file(records_folder(folder) / f"{part}.json", alone=True, sync=True) as fresh:

@@ -17,10 +17,10 @@ from avsr.runtime import Progress, no_progress
 
 @dataclass(frozen=True)
 class Fetched:
-    """What is whole in the folder now.
+    """What the folder has after a call.
 
-    parts: those asked for, of which `fresh` were fetched or completed by this call; notes: what the user should know
-    n_files, n_bytes: unpacked, of all these parts
+    parts: the requested parts. fresh: those that this call downloaded or completed. notes: what the user should know.
+    n_files, n_bytes: the unpacked files of all requested parts.
     """
 
     source: Source
@@ -59,7 +59,7 @@ def fetch(name: str, folder: str | Path, *, speakers: str | None = None, parts: 
 
 
 def _is_lacking(source: Source, folder: Path, part: str) -> bool:
-    """Whether a part is to be fetched or completed. The archive of one that is whole is of no more use."""
+    """Whether a part must be downloaded or completed. The archive of a complete part is removed."""
     files = records.files_of(folder, part)
     if files is None or records.missing(folder, files):
         return True
@@ -68,7 +68,7 @@ def _is_lacking(source: Source, folder: Path, part: str) -> bool:
 
 
 def _remotes(source: Source, parts: list[str], accept_licence: bool) -> dict[str, Remote]:
-    """Where the parts' archives lie. Raises BadDownload, and AvsrError where the licence is not the one that is known."""
+    """The archives of the parts. Raises BadDownload, and AvsrError if the licence is not the known one."""
     files = source.files
     if source.record is not None:
         record = read_record(source.record)
@@ -83,15 +83,15 @@ def _remotes(source: Source, parts: list[str], accept_licence: bool) -> dict[str
 
 
 def _check_room(source: Source, folder: Path, remotes: dict[str, Remote]) -> None:
-    """Before the first byte: the archives one at a time, and at least as much again for what is in them.
+    """Check the room on the disk before the first byte: for one archive at a time, and at least as much for its files.
 
-    How large that is exactly, the archive's own list tells before it is unpacked; see _get. Raises BadOutput.
+    The exact size of the files is known from the list of the archive, and checked in _get. Raises BadOutput.
     """
     to_come, largest = 0, 0
     for part, remote in remotes.items():
         archive = records.records_folder(folder) / source.parts[part]
         size, files = remote.size or 0, records.files_of(folder, part)
-        if archive.exists():                                # only its list says how much of it is still to be unpacked
+        if archive.exists():                                # its list tells later how much is still to be unpacked
             continue
         largest = max(largest, size - arrived_bytes(archive))
         unpacked = 0 if source.keep else size
@@ -106,7 +106,7 @@ def _refuse_if_full(folder: Path, needed: int, what: str) -> None:
 
 
 def _each(remotes: dict[str, Remote], get: Callable[[str], None]) -> None:
-    """One bad archive does not stop the others; a network that fails does. Raises BadDownload after the last."""
+    """Get every part. A bad archive does not stop the others, but a failing network does. Raises BadDownload after the last."""
     failed: dict[str, BadDownload] = {}
     for part in remotes:
         try:
@@ -121,7 +121,7 @@ def _each(remotes: dict[str, Remote], get: Callable[[str], None]) -> None:
 
 
 def _get(source: Source, part: str, remote: Remote, folder: Path, progress: Progress) -> None:
-    """One part: its archive, checked; its files, unpacked; the record that they are whole."""
+    """Download and check the archive of a part, unpack its files, and write the record that they are complete."""
     archive = records.records_folder(folder) / source.parts[part]
     if archive.exists() and not is_right(remote, archive, progress=progress):
         archive.unlink()

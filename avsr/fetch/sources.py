@@ -1,7 +1,7 @@
-"""What can be fetched: name -> what it is, its licence, and where its files lie. A new corpus, noise or model is a new entry.
+"""The sources of `avsr fetch`: name -> description, licence and files. A new corpus or noise is a new entry.
 
-Files of a Zenodo record take their address, size and checksum from the record itself (zenodo.py). For others the table says
-what is published; where no checksum is, none is made up, and the archive's own check sums (CRC) are tested in full.
+The files of a Zenodo record have their address, size and checksum from the record itself (zenodo.py). For others the table has
+what is published. If no checksum is published, the archive is checked against its own check sums (CRC).
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ CC_BY = "https://creativecommons.org/licenses/by/4.0/"
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to fetch, in one or more parts, each an archive.
+    """A corpus or noise in one or more parts, each an archive.
 
-    kind: corpus or noise; size: in words, for lists; terms: address of the licence's text
-    must_agree: the licence forbids some uses, so the user has to say that he agrees
-    parts: name of a part -> name of its file; default: parts fetched where none is named
-    record: number of the Zenodo record; files: of other publishers, by name
-    licence_ids: how the record may call the licence; another name is shown and must be agreed to
-    leading: pattern of a first folder within the archives that is left out; keep: regular expression of the members to unpack
-    absent: numbers of speakers without a part, and why
-    use: the command that goes on from there, with {folder}
+    kind: corpus or noise. size: in words, for lists. terms: the address of the licence's text. must_agree: whether the user
+    must agree to the licence, because it forbids some uses. parts: name of a part -> name of its file. default: the parts that
+    are fetched if none is named. record: the number of the Zenodo record. files: those of other publishers, by name.
+    licence_ids: the record's known names of the licence; the user must agree to a licence of another name. leading: a pattern
+    of the first folder in the archives, which is left out. keep: a regular expression of the members to unpack. absent: the
+    numbers of speakers without a part, and the reason. use: the next command, with {folder}.
     """
 
     name: str
@@ -51,17 +49,17 @@ class Source:
 
 
 GRID_SPEAKERS = tuple(f"s{number}" for number in range(1, 35) if number != 21)
-# The 17 places of which the record has recordings at 16 kHz; an eighteenth, SCAFE, is there at 48 kHz only.
+# The 17 places that the record has at 16 kHz; the eighteenth, SCAFE, is there at 48 kHz only.
 DEMAND_PLACES = ("DKITCHEN", "DLIVING", "DWASHING", "NFIELD", "NPARK", "NRIVER", "OHALLWAY", "OMEETING", "OOFFICE",
                  "PCAFETER", "PRESTO", "PSTATION", "SPSQUARE", "STRAFFIC", "TBUS", "TCAR", "TMETRO")
-# GitHub makes this archive on demand and publishes neither size nor checksum; its README says "about 600 MB". The commit is
-# the newest known, so the content is fixed.
+# GitHub makes this archive on demand and publishes neither size nor checksum; its README says "about 600 MB". The commit fixes
+# the content.
 ESC_COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6"
 ESC_FILE = Remote("esc-50.zip", f"https://github.com/karolpiczak/ESC-50/archive/{ESC_COMMIT}.zip")
 # Dog, rooster, rain, sea waves, fire, crying, sneezing, clock, helicopter, chainsaw: column esc10 of meta/esc50.csv.
 ESC_10 = r"audio/\d-\d+-[A-Z]-(0|1|10|11|12|20|21|38|40|41)\.wav|meta/esc50\.csv|LICENSE|README\.md"
-# OpenSLR publishes no checksum; this MD5 is the one by which PaddleSpeech, WeSpeaker and others check their downloads, and
-# this size is what its server announces.
+# OpenSLR publishes no checksum. PaddleSpeech, WeSpeaker and others check their downloads by this MD5, and the server announces
+# this size.
 MUSAN_FILE = Remote("musan.tar.gz", "https://www.openslr.org/resources/17/musan.tar.gz", 11_086_114_085,
                     "md5:0c472d4fc0c5141eca47ad1ffeb2a7df")
 
@@ -78,8 +76,8 @@ SOURCES = {
             cite="Cooke, Barker, Cunningham and Shao, JASA 120 (2006)",
             use="avsr prepare grid {folder} data/grid",
             record="3625687",
-            # alignments.zip is not among them: its folders are shuffled across speakers. audio_25k.zip is sound alone, cut
-            # close around the words, so not in time with the video, whose own sound is used.
+            # alignments.zip is left out because its folders are shuffled across speakers. audio_25k.zip has audio only, cut
+            # close around the words and so not in time with the videos, which have audio of their own.
             parts={part: f"{part}.zip" for part in (*GRID_SPEAKERS, "audio_25k")},
             default=GRID_SPEAKERS,
             licence_ids=("cc-by-4.0",),
@@ -165,7 +163,7 @@ SOURCES = {
 
 
 def source_of(name: str) -> Source:
-    """The entry of that name. Raises AvsrError."""
+    """The source of that name. Raises AvsrError."""
     if name in SOURCES:
         return SOURCES[name]
     close = difflib.get_close_matches(name.lower(), SOURCES, n=1)
@@ -174,7 +172,7 @@ def source_of(name: str) -> Source:
 
 
 def choose(source: Source, parts: tuple[str, ...] = (), speakers: str | None = None) -> tuple[list[str], list[str]]:
-    """The parts that are meant, in the order of the table, and what should be told about them. Raises AvsrError."""
+    """The requested parts in the order of the table, and notes for the user. Raises AvsrError."""
     if unknown := [part for part in parts if part not in source.parts]:
         known = ", ".join(part for part in source.parts if not source.speakers or part not in source.default)
         more = " (speakers: --speakers)" if source.speakers else ""

@@ -1,4 +1,4 @@
-"""Zenodo: the number of a record -> its files with address, size and checksum, and its licence, as its API gives them."""
+"""Zenodo: the number of a record -> its files with address, size and checksum, and its licence, from its web API."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 from avsr.download import Remote, read
 from avsr.errors import BadDownload
 
-VARIABLE = "AVSR_ZENODO"                                    # the API's address, for mirrors and tests
+VARIABLE = "AVSR_ZENODO"                                    # the address of the API, for mirrors and tests
 API = "https://zenodo.org/api"
 CHECKSUMS = ("md5", "sha1", "sha256", "sha512")
 
 
 @dataclass(frozen=True)
 class Record:
-    """files: by name; licence: the record's name for it, such as cc-by-4.0, or None where it gives none."""
+    """A record. files: by name. licence: as the record names it, such as cc-by-4.0; None if it does not."""
 
     address: str
     files: dict[str, Remote]
@@ -25,7 +25,7 @@ class Record:
 
 
 def read_record(number: str) -> Record:
-    """What the record holds. Raises BadDownload."""
+    """Read a record. Raises BadDownload."""
     address = f"{(os.environ.get(VARIABLE) or API).rstrip('/')}/records/{number}"
     try:
         answer = read(address, f"record {number}")
@@ -43,7 +43,7 @@ def read_record(number: str) -> Record:
 
 
 def _remote(entry: dict, address: str) -> Remote:
-    """A line of the record. Its link may not leave the encryption that the record came by."""
+    """A file of the record. Raises BadDownload if the record came encrypted and the link to the file is not."""
     url, size, checksum = entry["links"]["self"], int(entry["size"]), entry.get("checksum") or ""
     if urlsplit(address).scheme == "https" and urlsplit(url).scheme != "https":
         problem = f"its link {url} is not encrypted"
