@@ -2,7 +2,8 @@
 
     model.json, config.toml -> a table -> validate, validate_table -> values of the annotated types, within their bounds
 An annotation is `int`, `float`, `str`, `bool`, `dict`, `tuple[X, ...]`, `tuple[X, Y]` or `X | None`, with bounds as in
-`Annotated[int, Between(1, 64)]`, `Annotated[str, OneOf(...)]` or `Annotated[str, Printable(200)]`.
+`Annotated[int, Between(1, 64)]`, `Annotated[tuple[X, ...], Between(1, 9)]` (its length), `Annotated[str, OneOf(...)]` or
+`Annotated[str, Printable(200)]`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class InvalidValue(Exception):
 
 @dataclass(frozen=True)
 class Between:
-    """The smallest and the largest number that a field accepts."""
+    """The smallest and the largest number that a field accepts; of a tuple, the smallest and the largest length."""
 
     least: float
     most: float
@@ -79,7 +80,7 @@ def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> An
     if kind is tuple and isinstance(value, list | tuple):
         inner = typing.get_args(hint)
         inner = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        if len(inner) == len(value):
+        if len(inner) == len(value) and (bounds is None or bounds.least <= len(value) <= bounds.most):
             return tuple(validate(item, one, f"{name}[{i}]", null=null)
                          for i, (item, one) in enumerate(zip(value, inner, strict=True)))
     if kind is dict and isinstance(value, Mapping):
@@ -174,7 +175,8 @@ def _wanted(kind: type, hint: Any, bounds: Any) -> str:
     if kind is tuple:
         inner = typing.get_args(hint)
         items = "texts" if _parts(inner[0])[0] is str else "lists" if typing.get_origin(inner[0]) is tuple else "numbers"
-        return f"a list of {items}" if inner[-1] is Ellipsis else f"a list of {len(inner)} {items}"
+        some = f"{bounds.least} to {bounds.most} {items}" if bounds is not None else items
+        return f"a list of {some}" if inner[-1] is Ellipsis else f"a list of {len(inner)} {items}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a table"}[kind]
     return words if bounds is None else f"{words} from {_number(bounds.least)} to {_number(bounds.most)}"
 

@@ -222,8 +222,8 @@ def model(folder, **dims):
     tokenizer = write_characters(folder.parent / "letters.json")
     torch.manual_seed(0)
     network = AVSR(Dims(**{"width": 32, "n_heads": 2, "n_audio_layers": 1, "n_video_layers": 1, "n_fusion_layers": 1,
-                           "n_decoder_layers": 1, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 24, "lips": "compact",
-                           "video_width": 32} | dims))
+                           "n_decoder_layers": 1, "n_vocab": tokenizer.no_timestamps + 1, "n_context": 24, "video_width": 32,
+                           "video_frontend": "compact"} | dims))
     return checkpoint.save(Checkpoint(folder.name, network, tokenizer, pad_seconds=None, video_trained=True), folder)
 
 
@@ -233,8 +233,8 @@ def test_training_shows_word_times_steps_validation_and_lessons(made, tmp_path):
     assert status == 0, text
     check(bars, {"finding word times": r"\d+ of 12 utterances", "training": r"\d+ of 10 steps",
                  "validating by sound": "0 of 3 utterances", "validating by lips": "0 of 3 utterances",
-                 "validating by sound and lips": "0 of 3 utterances", "judges: encoding": r"\d+ of 12 utterances",
-                 "judges: making samples": r"\d+ of 12 utterances", "judges: learning": ""})
+                 "validating by sound and lips": "0 of 3 utterances", "reliability: encoding": r"\d+ of 12 utterances",
+                 "reliability: making samples": r"\d+ of 12 utterances", "reliability: fitting": ""})
     assert len(re.findall(r"^step \d+/10 ", text, re.MULTILINE)) == 10               # and a line for each step, as in a log
 
 
@@ -288,7 +288,7 @@ def test_transcribing_shows_seconds_of_the_recording_and_names_it_as_it_is(made,
 def test_explaining_shows_what_it_does(made, tmp_path):
     status, bars, text = avsr("explain", HELLO, "--model", made / "teacher", "-o", tmp_path / "out")
     assert status == 0, text
-    check(bars, {"loading the model": "", "reading hello.mp4": r"\d of 6 s", "listening and looking": "",
+    check(bars, {"loading the model": "", "reading hello.mp4": r"\d of 6 s", "encoding": "",
                  "searching for texts": "", "drawing the page": ""})
 
 

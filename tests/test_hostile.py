@@ -114,13 +114,14 @@ def test_a_language_without_a_name_is_told_as_such(folder):
     (2**70, "int", None), ("1", "int", "x is \"1\", but must be a whole number"), (True, "int", "x is true"),
     (1e400, "float", "x is Infinity, but must be a number"), (10**400, "float", "x is a number of more than 40 digits"),
     ([1, None], "tuple[int, ...]", r"x\[1\] is null"), ([1], "tuple[int, int]", r"x is \[1\], but must be a list of 2 numbers"),
+    ([], "Annotated[tuple[int, ...], Between(1, 9)]", r"x is \[\], but must be a list of 1 to 9 numbers"),
     (None, "int | None", None), ({"a": 1}, "dict[str, str]", "x.a is 1, but must be text"),
     ("\ud800", "Annotated[str, Printable(9)]", "none of them a control character"), (0, "bool", "must be true or false"),
 ])
 def test_a_value_is_what_its_annotation_says(value, hint, says):
     from typing import Annotated
 
-    kind = eval(hint, {"Annotated": Annotated, "Printable": schema.Printable})
+    kind = eval(hint, {"Annotated": Annotated, "Between": schema.Between, "Printable": schema.Printable})
     if says is None:
         assert schema.validate(value, kind, "x") == value
         return

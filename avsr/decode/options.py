@@ -34,7 +34,7 @@ class DecodeOptions:
     pre_beam: Annotated[float, Between(1, 100)] = 1.5
     lm: NGrams | None = None
     lm_weight: Weight = 0.3
-    temperatures: tuple[Weight, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    temperatures: Annotated[tuple[Weight, ...], Between(1, 100)] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     compression_ratio_threshold: Weight | None = 2.4
     logprob_threshold: Annotated[float, Between(-100, 0)] | None = -1.0
     no_speech_threshold: Annotated[float, Between(0, 1)] | None = 0.6
