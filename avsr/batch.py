@@ -225,11 +225,3 @@ def _init_worker(number: int) -> None:
     torch.set_num_threads(1)                                # two threads beside the training process's would wait
     # numpy's too: on busy cores they took more than half of a sound example's time.
     threadpool_limits(1, user_api="blas")
-
-
-def padding(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """The share of frames that are padding."""
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    return 1 - sum(lengths[i] for batch in batches for i in batch) / padded
-
-

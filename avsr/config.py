@@ -156,11 +156,11 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[
     warn: is called with a sentence for each key of a former version.
     """
     path = Path(path)
-    told: dict[str, None] = {}                              # in order, each sentence once
-    values = _read(path, told)
+    warnings: dict[str, None] = {}                              # in order, each sentence once
+    values = _read(path, warnings)
     for override in overrides:
-        _override(values, override, path, told)
-    for sentence in told:
+        _override(values, override, path, warnings)
+    for sentence in warnings:
         warn(sentence)
     values.setdefault("name", path.resolve().parent.name)
     config = replace(_build(Config, values, str(path), ""), folder=path.resolve().parent)
@@ -168,16 +168,16 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[
     return config
 
 
-def _read(path: Path, told: dict[str, None], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, warnings: dict[str, None], above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The tables of a config file over those of the file that it extends. above: the files that extend this one."""
-    values = _renamed(read_toml(path, "a config.toml, as in experiments/"), str(path), told)
+    values = _renamed(read_toml(path, "a config.toml, as in experiments/"), str(path), warnings)
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
         raise BadConfig(f"{path}: extends is {quote(other)}, but must be the name of a file in the same folder.  Correct it.")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
-    return _merged(_read(path.with_name(other), told, (path, *above)), values)
+    return _merged(_read(path.with_name(other), warnings, (path, *above)), values)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +189,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above: str = "", below: str = "") -> dict[str, Any]:
-    """A table under this version's keys; `told` gets a sentence for each key of a former version.
+def _renamed(values: Mapping[str, Any], where: str, warnings: dict[str, None], above: str = "",
+             below: str = "") -> dict[str, Any]:
+    """A table under this version's keys; `warnings` gets a sentence for each key of a former version.
 
     above, below: the old and the new name of the table itself, with a dot. Raises BadConfig where a removed key asks for
     something that no longer exists.
@@ -202,18 +203,18 @@ def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above
             harmless, why = REMOVED[old]
             if not harmless(value):
                 raise BadConfig(f"{where}: {old} is {quote(value)}, but {why}.  Remove it.")
-            told[f"{where}: {old} has no effect any more, because {why}.  Remove it."] = None
+            warnings[f"{where}: {old} has no effect any more, because {why}.  Remove it."] = None
             continue
         new = RENAMED.get(old, key)
         if new != key:
-            told[f"{where}: {old} is now called {below}{new}; the old name still works."] = None
+            warnings[f"{where}: {old} is now called {below}{new}; the old name still works."] = None
             if new in values:
                 raise BadConfig(f"{where}: {old} is now called {below}{new}, and both are there.  Remove {old}.")
-        out[new] = _renamed(value, where, told, f"{old}.", f"{below}{new}.") if isinstance(value, Mapping) else value
+        out[new] = _renamed(value, where, warnings, f"{old}.", f"{below}{new}.") if isinstance(value, Mapping) else value
     return out
 
 
-def _override(values: dict[str, Any], override: str, path: Path, told: dict[str, None]) -> None:
+def _override(values: dict[str, Any], override: str, path: Path, warnings: dict[str, None]) -> None:
     """Set what an override says. Raises BadConfig."""
     key, equals, text = override.partition("=")
     if not equals or not text.strip():
@@ -226,7 +227,7 @@ def _override(values: dict[str, Any], override: str, path: Path, told: dict[str,
     table: dict[str, Any] = {last: value}
     for name in reversed(sections):
         table = {name: table}
-    table = _renamed(table, f"{path}", told)
+    table = _renamed(table, f"{path}", warnings)
     for _ in sections:
         ((name, table),) = table.items()
         values = values.setdefault(name, {})
@@ -242,9 +243,7 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
     out = {}
     for key, value in values.items():
         if key not in known:
-            nearest = get_close_matches(key, known, 1, 0.5)
-            hint = f"Did you mean {prefix}{nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
-            raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
+            raise _unknown(path, prefix, key, known)
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise BadConfig(f"{path}: {prefix}{key} is a section, not {quote(value)}.  "
@@ -253,6 +252,12 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
         else:
             out[key] = _value(value, hints[key], path, prefix + key)
     return kind(**out)
+
+
+def _unknown(path: str | Path, prefix: str, key: str, known: Sequence[str]) -> BadConfig:
+    nearest = get_close_matches(key, known, 1, 0.5)
+    hint = f"Did you mean {prefix}{nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
+    return BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
 
 
 def _value(value: Any, hint: Any, path: str | Path, name: str) -> Any:
@@ -279,9 +284,7 @@ def _check(config: Config, path: Path) -> None:
     known = [f.name for f in fields(Augment)]
     for name in config.data.augment:
         if name not in known:
-            nearest = get_close_matches(name, known, 1, 0.5)
-            hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
-            raise BadConfig(f"{path}: data.augment.{name} is not a setting.  {hint}")
+            raise _unknown(path, "data.augment.", name, known)
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):

@@ -18,7 +18,7 @@ import numpy as np
 from avsr import noise
 from avsr.augment import Augment, augment_sound, centre, hide_frames, make_unreadable, speed
 from avsr.cache import Cached, read_entry
-from avsr.corrupt import fitted
+from avsr.corrupt import Mouth, fitted
 from avsr.errors import BadManifest
 from avsr.features import features
 from avsr.manifest import CacheEntry, TimedWord, Utterance, manifest_path, read
@@ -137,11 +137,11 @@ def sound_of(row: ManifestRow) -> np.ndarray | None:
 def recordings_by_speaker(rows: Sequence[ManifestRow]) -> tuple[dict[str, list[noise.Recorded]], int]:
     """The sounds of all rows that have one, by speaker, to make noise of them; and how many of them have no speaker."""
     own: dict[str, list[noise.Recorded]] = {}
-    heard = [row for row in rows if "a" in row.cache.modality]
-    for row in heard:
+    with_sound = [row for row in rows if "a" in row.cache.modality]
+    for row in with_sound:
         if row.utterance.speaker is not None:
             own.setdefault(row.utterance.speaker, []).append(noise.Recorded(row.utterance.id, partial(sound_of, row)))
-    return own, sum(row.utterance.speaker is None for row in heard)
+    return own, sum(row.utterance.speaker is None for row in with_sound)
 
 
 def label_words(rows: Sequence[ManifestRow], n_labels: int) -> dict[str, int]:
@@ -230,7 +230,7 @@ def with_mouths_of(cached: Cached, other: Cached) -> Cached:
     """`cached` with the mouths of `other`, of its own length: cut, or without a face after their end."""
     assert other.images is not None, "its cache holds no mouths"
     assert other.missing is not None
-    images, missing = fitted((other.images, other.missing), cached.n_frames)
+    images, missing = fitted(Mouth(other.images, other.missing), cached.n_frames)
     return replace(cached, images=images, missing=missing)
 
 

@@ -4,7 +4,6 @@ import os
 import pickle
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -703,21 +702,19 @@ def test_the_mixer_draws_sources_levels_and_clean():
     assert 0.32 < np.mean([one.source is None for one in drawn]) < 0.48        # 0.1 + 0.9 / 3
 
 
-def test_the_mixer_draws_from_a_range_by_weight_and_is_repeatable():
-    mixer = NoiseMixer({"white": Coloured(0), "pink": Coloured(1)}, snr_range=(-5, 20), weights={"white": 3, "pink": 1})
+def test_the_mixer_draws_from_a_range_and_is_repeatable():
+    mixer = NoiseMixer({"white": Coloured(0), "pink": Coloured(1)}, snr_range=(-5, 20))
     drawn = [mixer(gaussian(2000, 0), None, np.random.default_rng(seed)) for seed in range(300)]
     levels = [one.snr_db for one in drawn]
     assert -5.01 < min(levels) < -3 < 18 < max(levels) < 20.01
-    assert 0.65 < np.mean([one.source == "white" for one in drawn]) < 0.85
+    assert 0.4 < np.mean([one.source == "white" for one in drawn]) < 0.6
     again = mixer(gaussian(2000, 0), None, np.random.default_rng(5))
     assert np.array_equal(again.audio, drawn[5].audio)
 
 
-def test_the_mixer_leaves_silence_as_it_is_and_checks_weights():
+def test_the_mixer_leaves_silence_as_it_is():
     mixer = NoiseMixer({"white": Coloured(0)}, snrs=(0.0,))
     assert mixer(np.zeros(100, np.float32), None, np.random.default_rng(0)).source is None
-    with pytest.raises(AvsrError, match=r"weights name \['pink'\], the sources are \['white'\]"):
-        replace(mixer, weights={"pink": 1.0})
 
 
 def test_real_babble_in_real_speech(real_data):

@@ -25,6 +25,7 @@ from avsr import cache, checkpoint, manifest, transcribe
 from avsr.checkpoint import Checkpoint, save
 from avsr.cli import main
 from avsr.config import DataConfig, ReliabilityConfig
+from avsr.corrupt import Mouth
 from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
 from avsr.importers.whisper import is_whisper_weight
@@ -36,7 +37,7 @@ from avsr.text import write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
 from avsr.train.initialise import initialise
 from avsr.train.loop import Trainer, learning_rate
-from avsr.train.reliability import MouthImages, ReliabilitySample, balanced, corrupted, fit
+from avsr.train.reliability import ReliabilitySample, balanced, corrupted, fit
 from avsr.train.shortages import report_shortages
 from avsr.train.state import TrainState, averaged, keep_best, save_state
 
@@ -620,7 +621,7 @@ def test_each_speaker_has_a_say_before_any_has_two():
 
 def test_damage_is_drawn_and_leaves_what_it_was_given():
     cached = say(["ab", "cd"])
-    mouths = MouthImages(cached.images, cached.missing)
+    mouths = Mouth(cached.images, cached.missing)
     before, seen = mouths.images.copy(), []
     for seed in range(40):
         made = corrupted(mouths, np.random.default_rng(seed))

@@ -26,11 +26,11 @@ import numpy as np
 
 from avsr import assets
 from avsr.benchmark.systems import Recognition, Request, Result
+from avsr.checkpoint.whisper import PACKAGED
 from avsr.errors import AvsrError, MissingAsset
 from avsr.runtime import n_cores, pick_device
 
 FULL_SCALE = 2**15                                          # of 16 bits
-PACKAGED = ("tiny.en", "base")                              # the sizes in the extra `offline`
 # The files of faster-whisper's layout, and the end of the name that each has among our assets.
 LAYOUT = {"model.bin": "ct2", "config.json": "config.json", "tokenizer.json": "tokenizer.json",
           "vocabulary.txt": "vocabulary.txt"}

@@ -28,9 +28,9 @@ from avsr.benchmark.baselines import open_baseline
 from avsr.benchmark.conditions import AudioCondition, BenchmarkSettings, Task, conditions, group_labels, noise_config
 from avsr.benchmark.predictions import read_predictions
 from avsr.benchmark.recordings import Mixture, write_mixtures, write_samples
-from avsr.benchmark.systems import CheckpointSystem, Mouth, Request, Result, System
+from avsr.benchmark.systems import CheckpointSystem, Request, Result, System
 from avsr.cache import Cached, read_entry, read_mouth_crop
-from avsr.corrupt import Corruption, corrupt
+from avsr.corrupt import Corruption, Mouth, corrupt
 from avsr.dataset import ManifestRow, read_prepared, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
@@ -273,12 +273,11 @@ class _BenchmarkRun:
             return mouth, None
         rng, other, face = np.random.default_rng(corruption_seed(row.utterance.id, corruption)), None, None
         if corruption.name == "face":
-            stranger = self._stranger(row, rng)
-            other, face = _mouth(read_entry(stranger.base, stranger.cache)), stranger.utterance.id
-        pair = None if other is None else (other.images, other.missing)
-        return Mouth(*corrupt(mouth.images, mouth.missing, corruption, rng, pair)), face
+            shown = self._of_another_speaker(row, rng)
+            other, face = _mouth(read_entry(shown.base, shown.cache)), shown.utterance.id
+        return corrupt(mouth.images, mouth.missing, corruption, rng, other), face
 
-    def _stranger(self, row: ManifestRow, rng: np.random.Generator) -> ManifestRow:
+    def _of_another_speaker(self, row: ManifestRow, rng: np.random.Generator) -> ManifestRow:
         """An utterance of another speaker, chosen speaker first, or the face would nearly always be the same."""
         others = [one for one in self.rows if one.utterance.speaker != row.utterance.speaker
                   and "v" in one.cache.modality]

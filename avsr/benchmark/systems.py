@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from avsr.checkpoint import SHIPPED, Checkpoint, may_read_lips, shipped
+from avsr.corrupt import Mouth
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR
@@ -24,14 +25,6 @@ from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, n_parallel_batches, pick_device
 from avsr.text import target_tokens
 from avsr.transcribe.run import load_model
-
-
-@dataclass(frozen=True)
-class Mouth:
-    """The mouth of an utterance: images (T, 96, 96) uint8 grey, and missing (T,) bool, True where no face was found."""
-
-    images: np.ndarray
-    missing: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class CheckpointSystem:
         self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
         self.about = {"model": name, "training": self.checkpoint.training}
         able = self.checkpoint.modalities
-        if self.checkpoint.model.ctc_units != "tokens":     # a published network has one modality, so `none` tells nothing
+        if isinstance(self.checkpoint.model, AVSR):         # an imported network has one modality, so `none` tells nothing
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
         self.needs_lips = {"v"} if "a" in able else {"v", "av"}
@@ -160,7 +153,7 @@ class Timer:
 
 def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
     """The `search` of rows."""
-    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.ctc_units == "tokens" else "")
+    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.joint_ctc else "")
 
 
 def _mean_gate(checkpoint: Checkpoint) -> float | None:

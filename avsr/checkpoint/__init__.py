@@ -42,7 +42,7 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
     video encoder behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
     checkpoint = _load(str(name), lips, progress, ())
-    if checkpoint.model.ctc_units == "tokens":              # its search compares sums of log-probabilities over a whole text
+    if checkpoint.model.joint_ctc:                          # its search compares sums of log-probabilities over a whole text
         dtype = None
     checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return checkpoint

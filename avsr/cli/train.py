@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Number, ProgressBar, is_first_process, print_status, report_errors
+from avsr.cli.console import CONTEXT, Number, ProgressBar, print_status, report_errors
 from avsr.errors import AvsrError
+from avsr.runtime import is_first_process
 
 if TYPE_CHECKING:
     from avsr.train import Trained

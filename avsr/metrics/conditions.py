@@ -16,7 +16,7 @@ import numpy as np
 from avsr.errors import AvsrError
 from avsr.metrics.compare import matched
 from avsr.metrics.counting import NOTHING, Score, scored
-from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, clusters, percentiles, resampled
+from avsr.metrics.intervals import N_DRAWS, clusters, percentiles, resampled
 from avsr.names import MODALITIES
 from avsr.results import ResultRow
 
@@ -110,7 +110,7 @@ class Gain:
 
 
 def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_db: float = 0.0, *, rng: np.random.Generator,
-         confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Gain:
+         n_draws: int = N_DRAWS) -> Gain:
     """`gain_db` of a system in one noise; the bootstrap over speakers draws the curve and the point on it together.
 
     The interval consists of percentiles, because the curve has no gradient at its bends: in simulations 95 % intervals held
@@ -144,7 +144,7 @@ def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_
     if found.n < 2:
         return Gain(db, None, None, limits)
     drawn = resampled(sums, rng, n_draws)
-    return Gain(db, *percentiles(np.array([gain_of(one) for one in drawn if one[-1]]), found.n, confidence), limits)
+    return Gain(db, *percentiles(np.array([gain_of(one) for one in drawn if one[-1]]), found.n), limits)
 
 
 def worst_and_best_ids(rows: Iterable[ResultRow], system: str, n: int) -> tuple[list[str], list[str]]:

@@ -16,7 +16,7 @@ import numpy as np
 from avsr.errors import AvsrError
 from avsr.metrics.conditions import Cell, unimodal_cells
 from avsr.metrics.counting import scored
-from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Estimate, by_id, clusters, interval, ratio
+from avsr.metrics.intervals import N_DRAWS, Estimate, by_id, clusters, interval, ratio
 from avsr.names import INPUT_MODALITIES, MODALITIES
 from avsr.results import ResultRow
 
@@ -63,7 +63,7 @@ def shapley(none: Value, sound: Value, sight: Value, both: Value) -> Shapley[Val
 
 
 def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, measure: str = "loss", *, rng: np.random.Generator,
-                      confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> ModalityContributions | None:
+                      n_draws: int = N_DRAWS) -> ModalityContributions | None:
     """The contributions in the condition of `cell`, whose modality is av, averaged over utterances (loss) or words (wer).
 
     None where no utterance has a value. Raises AvsrError where cells are missing or have different utterances.
@@ -85,7 +85,7 @@ def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, mea
     each = shapley(*values)
 
     def estimate(over: np.ndarray, under: np.ndarray) -> Estimate:
-        low_high = interval(found.sums(over, under), ratio, rng, confidence=confidence, n_draws=n_draws)
+        low_high = interval(found.sums(over, under), ratio, rng, n_draws=n_draws)
         return Estimate(float(over.sum() / under.sum()), *low_high)
 
     share = estimate(each.sight, each.total) if each.total.sum() else None

@@ -16,18 +16,7 @@ from avsr.errors import AvsrError
 from avsr.metrics.compare import Paired, matched, paired
 from avsr.metrics.counting import Score, empty_references, scored
 from avsr.metrics.error_rates import Rate, bounded_rate, percents, sum_scores
-from avsr.metrics.intervals import (
-    CONFIDENCE,
-    MAX_NUMBERS,
-    N_DRAWS,
-    Clusters,
-    Estimate,
-    by_id,
-    cached_draws,
-    gap,
-    interval,
-    log_quotient,
-)
+from avsr.metrics.intervals import MAX_NUMBERS, N_DRAWS, Clusters, Estimate, by_id, cached_draws, gap, interval, log_quotient
 from avsr.results import ResultRow
 
 MIN_CLUSTERS = {"speaker": 5, "utterance": 20}              # with fewer speakers, or utterances of one, a group tells nothing
@@ -61,7 +50,7 @@ class Groups:
 
 
 def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator, against: Iterable[ResultRow] | None = None,
-             floor: int | None = None, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Groups:
+             floor: int | None = None, n_draws: int = N_DRAWS) -> Groups:
     """Word error rate by group. The groups of column "speaker" have their utterances as clusters, those of a label speakers.
 
     against: rows of the same utterances, for example by sound alone: rates are then differences, `rows` minus `against`, and
@@ -85,15 +74,15 @@ def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator
     sizes = table.sizes()
     enough = [value for value, n in sizes.items() if n >= floor]
     seed = int(rng.integers(1 << 62))
-    rates = {value: table.rate(value, np.random.default_rng(seed), confidence, n_draws) for value in enough}
+    rates = {value: table.rate(value, np.random.default_rng(seed), n_draws) for value in enough}
     rates = dict(sorted(rates.items(), key=_worst_first))
     insufficient = {value: n for value, n in sizes.items() if n < floor}
     known = [value for value, rate in rates.items() if rate.percent is not None]
     if len(known) < 2:
         return Groups(column, rates, insufficient, None, None, None, None, None, by, floor, without)
     worst, best = known[0], known[-1]
-    apart = table.gap(worst, best, rng, confidence, n_draws)
-    times = table.times(worst, best, rng, confidence, n_draws) if theirs is None else None
+    apart = table.gap(worst, best, rng, n_draws)
+    times = table.times(worst, best, rng, n_draws) if theirs is None else None
     return Groups(column, rates, insufficient, worst, best, apart, times, table.p_value(known, rng), by, floor, without)
 
 
@@ -118,7 +107,7 @@ class FaceEffect:
 
 
 def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[ResultRow], *, rng: np.random.Generator,
-                column: str = "speaker", floor: int | None = None, confidence: float = CONFIDENCE,
+                column: str = "speaker", floor: int | None = None,
                 n_draws: int = N_DRAWS) -> FaceEffect:
     """The counterfactual test: rows of corruption "face" against those of the same sound with their own face, by face.
 
@@ -140,9 +129,8 @@ def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[Resu
     name = f"face: {column}"
     marked = [replace(row, labels={name: value}) for row, value in zip(shown, values, strict=True)]
     own = [base[row.id] for row in shown]
-    options = {"confidence": confidence, "n_draws": n_draws}
-    groups = by_group(marked, name, rng=rng, against=own, floor=floor, **options)
-    return FaceEffect(paired(shown, own, rng=rng, **options), groups, len(whole) - len(shown))
+    groups = by_group(marked, name, rng=rng, against=own, floor=floor, n_draws=n_draws)
+    return FaceEffect(paired(shown, own, rng=rng, n_draws=n_draws), groups, len(whole) - len(shown))
 
 
 def _values(rows: Sequence[ResultRow | None], column: str) -> list[str | None]:
@@ -205,25 +193,25 @@ class _GroupedErrors:
         columns = self.errors[inside], self.words[inside]
         return self.clusters(inside).sums(*(np.where(kept == value, column, 0.0) for value in values for column in columns))
 
-    def rate(self, value: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
+    def rate(self, value: str, rng: np.random.Generator, n_draws: int) -> Rate:
         inside = np.flatnonzero(self.values == value).tolist()
         rate = bounded_rate([self.scores[i] for i in inside], self.theirs and [self.theirs[i] for i in inside],
-                            self.clusters(self.values == value), rng, confidence=confidence, n_draws=n_draws)
+                            self.clusters(self.values == value), rng, n_draws=n_draws)
         return replace(rate, empty=empty_references(self.rows[i] for i in inside))
 
-    def gap(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
+    def gap(self, worst: str, best: str, rng: np.random.Generator, n_draws: int) -> Rate:
         sums = self.sums(worst, best)
         inside = np.flatnonzero(self.values == worst).tolist()
-        bounds = interval(sums, gap, rng, confidence=confidence, n_draws=n_draws)
+        bounds = interval(sums, gap, rng, n_draws=n_draws)
         value = float(gap(sums.sum(axis=0))[0])
         return Rate(100 * value, *percents(*bounds), len(sums), self.by, sum_scores(self.scores[i] for i in inside),
                     int(np.isin(self.values, [worst, best]).sum()))
 
-    def times(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Estimate | None:
+    def times(self, worst: str, best: str, rng: np.random.Generator, n_draws: int) -> Estimate | None:
         sums = self.sums(worst, best)
         if not sums.sum(axis=0).all():
             return None
-        low, high = interval(sums, log_quotient, rng, confidence=confidence, n_draws=n_draws)
+        low, high = interval(sums, log_quotient, rng, n_draws=n_draws)
         value = float(np.exp(log_quotient(sums.sum(axis=0))[0]))
         return Estimate(value, None if low is None else float(np.exp(low)), None if high is None else float(np.exp(high)))
 

@@ -172,14 +172,14 @@ def cached_draws(draw: Callable[[tuple[int, int], np.random.Generator], np.ndarr
     return numbers
 
 
-def percentiles(values: np.ndarray, n: int, confidence: float) -> tuple[float, float]:
+def percentiles(values: np.ndarray, n: int) -> tuple[float, float]:
     """Percentile bounds from the draws (n_draws,) of a statistic of n clusters without gradient; values may be infinite.
 
     The fewer clusters, the wider they are, as Student's quantiles are (Hesterberg 2015, section 5.3).
     """
     from scipy.special import ndtr, stdtrit
 
-    tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - confidence) / 2)))
+    tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - CONFIDENCE) / 2)))
     low, high = np.quantile(values, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)
 

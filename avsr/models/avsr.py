@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class AVSR(Network):
     """Our own network. It transcribes audio, video, or both: either input may be None."""
 
     memory_rate = MEMORY_RATE
-    ctc_units: Literal["letters", "tokens"] = "letters"
+    joint_ctc = False
 
     def __init__(self, dims: Dims):
         super().__init__()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -217,7 +216,7 @@ class Network(nn.Module):
     """What our networks share: `decoder`, by which they write from the Memory that their `encode` makes."""
 
     memory_rate: int
-    ctc_units: Literal["letters", "tokens"]
+    joint_ctc: bool
     decoder: Decoder
     reliability: ReliabilityEstimator | None
 

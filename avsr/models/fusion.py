@@ -90,11 +90,7 @@ class OODDetector(nn.Module):
 
     def relative_distance(self, features: Tensor, seen: Tensor) -> Tensor:
         """Features (B, T, F) of the frontend, seen (B, T) bool -> distances (B,) float32 in units of `radius`."""
-        return self.distance(features, seen) / self.radius
-
-    def distance(self, features: Tensor, seen: Tensor) -> Tensor:
-        """Squared distance (B,) of each utterance's mean features from the plane."""
-        return self._residual(self.pool(features, seen))
+        return self._residual(self.pool(features, seen)) / self.radius
 
     @staticmethod
     def pool(features: Tensor, seen: Tensor) -> Tensor:
@@ -113,6 +109,7 @@ class OODDetector(nn.Module):
         self.radius.copy_(self._residual(means).quantile(0.99))
 
     def _residual(self, means: Tensor) -> Tensor:
+        """The squared distance (N,) of means (N, F) from the plane."""
         away = means - self.centre.float()
         return (away.square().sum(dim=1) - (away @ self.directions.float().T).square().sum(dim=1)).clamp_min(0)
 

@@ -9,7 +9,7 @@ uses one modality, which its weights decide.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class HybridDims:
 
     @property
     def n_context(self) -> None:
-        """See protocol.ModelDims: there is no limit."""
+        """There is no limit, unlike in Dims."""
 
     def __post_init__(self):
         """Raises ValueError where the sizes do not go together, or one is 0; upper bounds are checked by `schema`."""
@@ -130,7 +130,7 @@ class HybridAVSR(Network):
     weights of `project` and `embedding`; the biases of the keys, which no softmax sees, are left out."""
 
     memory_rate = VIDEO_FPS
-    ctc_units: Literal["letters", "tokens"] = "tokens"
+    joint_ctc = True
 
     def __init__(self, dims: HybridDims):
         super().__init__()

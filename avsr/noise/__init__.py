@@ -13,28 +13,6 @@ from avsr.noise.mixing import MixedSpeech, active_level, mix, rms_level
 from avsr.noise.plans import Cut, Generated, NoisePlan, Recorded, render
 from avsr.noise.sources import Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
 
-__all__ = [
-           "Babble",
-           "Coloured",
-           "Cut",
-           "Generated",
-           "MixedSpeech",
-           "NoiseManifest",
-           "NoiseMixer",
-           "NoisePlan",
-           "NoiseSource",
-           "NoisySpeech",
-           "Recorded",
-           "Recordings",
-           "SpeechShaped",
-           "Talker",
-           "TargetSpeech",
-           "active_level",
-           "mix",
-           "open_families",
-           "open_sources",
-           "open_training_sources",
-           "render",
-           "rms_level",
-           "why_unavailable",
-]
+__all__ = ["Babble", "Coloured", "Cut", "Generated", "MixedSpeech", "NoiseManifest", "NoiseMixer", "NoisePlan", "NoiseSource",
+           "NoisySpeech", "Recorded", "Recordings", "SpeechShaped", "Talker", "TargetSpeech", "active_level", "mix",
+           "open_families", "open_sources", "open_training_sources", "render", "rms_level", "why_unavailable"]

@@ -104,6 +104,6 @@ def _align(aligner: Checkpoint, rows: Sequence[ManifestRow]) -> list[Times | Non
 
 def _fits(aligner: Checkpoint, row: ManifestRow, n_tokens: int) -> bool:
     """Whether the model can take n_tokens tokens, with prompt and end, and all of the row's sound."""
-    n_context = getattr(aligner.model.dims, "n_context", None)                # imported networks have no limit
+    n_context = aligner.model.dims.n_context
     long = aligner.pad_seconds is not None and row.n_frames > aligner.pad_seconds * VIDEO_FPS
     return not long and (n_context is None or n_tokens <= n_context)

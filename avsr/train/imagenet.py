@@ -9,7 +9,6 @@ frontend thus starts as torchvision's network on single frames. Its last layer, 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from avsr import assets
+from avsr.checkpoint.folder import sha256_of
 from avsr.errors import BadCheckpoint
 from avsr.importers.reading import read_weights
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
@@ -44,8 +44,7 @@ def image_weights(name: str, folder: Path, *, progress: Progress = no_progress) 
     path = assets.find(ASSET, progress=progress) if name == IMAGENET else folder / name
     weights = read_weights(path)
     if name != IMAGENET and (wanted := HASHED.search(path.name)):
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
         if not found.startswith(wanted[1]):
             raise BadCheckpoint(f"{path}: its sha256 begins {found[:len(wanted[1])]}, but its name says {wanted[1]}.  Download "
                                 "it again.")

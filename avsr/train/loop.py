@@ -11,7 +11,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -35,8 +35,8 @@ from avsr.models.blocks import Block
 from avsr.models.conformer import ConformerBlock
 from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
-from avsr.runtime import Progress, max_processes, n_cores, no_progress, pick_device
-from avsr.train.data import noise_mixer, training_manifests, validation_rows
+from avsr.runtime import Progress, is_first_process, max_processes, n_cores, no_progress, pick_device
+from avsr.train.data import Say, noise_mixer, training_manifests, validation_rows
 from avsr.train.forced_alignment import with_word_times
 from avsr.train.initialise import initialise, model_path, rate, to_save, training_facts
 from avsr.train.log import StepReport, TrainingLog
@@ -44,8 +44,6 @@ from avsr.train.reliability import check_reliability, fit_ood, fit_reliability
 from avsr.train.shortages import report_shortages
 from avsr.train.state import STATE, TrainState, averaged, best_one, how_to_continue, keep_best, load_state, save_state
 from avsr.train.valid import Validation
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptio
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
-    with locked(folder, "avsr train") if _is_first() else nullcontext():
+    with locked(folder, "avsr train") if is_first_process() else nullcontext():
         if not options.resume and (folder / STATE).exists():
             raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
         try:
@@ -90,11 +88,6 @@ def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptio
         finally:
             if distributed.is_initialized():
                 distributed.destroy_process_group()
-
-
-def _is_first() -> bool:
-    """Whether this is the one of torchrun's processes that writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _join_group(asked: str) -> torch.device:

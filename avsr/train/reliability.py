@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from avsr.batch import collate
 from avsr.cache import read_entry
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config, ReliabilityConfig
-from avsr.corrupt import FRAME_MS, Corruption, corrupt, fitted, occlude
+from avsr.corrupt import FRAME_MS, Corruption, Mouth, corrupt, fitted, occlude
 from avsr.dataset import Examples, ExampleSpec, ManifestRow
 from avsr.errors import BadConfig
 from avsr.metrics import word_errors
@@ -42,13 +41,6 @@ OOD_ROWS, AT_ONCE = 512, 16                                 # utterances
 CLASSIFIER_BATCH, CONTRASTIVE_BATCH = 128, 48               # mouths, pairs
 DROPOUT, WEIGHT_DECAY = 0.1, 0.05
 DAMAGE = {"occlusion": (0.02, 0.6), "blur": (1.0, 8.0), "lowres": (6.0, 32.0), "dropped": (0.1, 0.9), "shift": (-280.0, 280.0)}
-
-
-class MouthImages(NamedTuple):
-    """The mouths of an utterance: images (T, 96, 96) uint8, missing (T,) bool."""
-
-    images: np.ndarray
-    missing: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -142,7 +134,7 @@ def fit_ood(checkpoint: Checkpoint, rows: Sequence[ManifestRow], *, seed: int, p
     detector.fit(*(torch.cat(found) for found in means))
 
 
-def corrupted(mouths: MouthImages, rng: np.random.Generator) -> MouthImages:
+def corrupted(mouths: Mouth, rng: np.random.Generator) -> Mouth:
     """The mouths as they are, damaged in a random way and amount, or unreadable."""
     if rng.random() < P_UNREADABLE:
         return mouths._replace(images=make_unreadable(mouths.images, rng))
@@ -152,7 +144,7 @@ def corrupted(mouths: MouthImages, rng: np.random.Generator) -> MouthImages:
     amount = float(rng.uniform(*DAMAGE[kind]))
     if kind == "shift":
         amount = float(round(amount / FRAME_MS) * FRAME_MS)
-    return MouthImages(*corrupt(mouths.images, mouths.missing, Corruption(kind, amount), rng))
+    return corrupt(mouths.images, mouths.missing, Corruption(kind, amount), rng)
 
 
 @torch.no_grad()
@@ -176,7 +168,7 @@ def reliability_samples(checkpoint: Checkpoint, rows: Sequence[ManifestRow], exa
         mouths = [own]
         for _ in range(settings.variants):
             other = rows[int(rng.integers(len(rows)))] if rng.random() < P_MISMATCHED else row
-            variant = own if other is row else MouthImages(*fitted(_read_mouths(other), len(own.images)))
+            variant = own if other is row else fitted(_read_mouths(other), len(own.images))
             mouths.append(corrupted(variant, rng))
         yield _sample(recogniser, _audio(recogniser, row, examples), mouths, row.utterance.text)
 
@@ -191,14 +183,14 @@ def _audio(recogniser: Recogniser, row: ManifestRow, examples: Examples) -> Tens
     return recogniser.model.encode_audio(batch.mel, batch.mel_lengths)
 
 
-def _read_mouths(row: ManifestRow) -> MouthImages:
+def _read_mouths(row: ManifestRow) -> Mouth:
     cached = read_entry(row.base, row.cache)
     assert cached.images is not None, "its cache holds no mouths"
     assert cached.missing is not None
-    return MouthImages(cached.images, cached.missing)
+    return Mouth(cached.images, cached.missing)
 
 
-def _video(recogniser: Recogniser, mouths: Sequence[MouthImages]) -> tuple[Tensor, Tensor]:
+def _video(recogniser: Recogniser, mouths: Sequence[Mouth]) -> tuple[Tensor, Tensor]:
     """Encoded mouths (K, S, D) before the last norm, and the positions that show a face (K, S)."""
     images, seen = recogniser.batch_video(mouths)
     assert isinstance(recogniser.model, AVSR)
@@ -206,15 +198,15 @@ def _video(recogniser: Recogniser, mouths: Sequence[MouthImages]) -> tuple[Tenso
     return video, seen.repeat_interleave(MEMORY_PER_FRAME, dim=1)
 
 
-def _sample(recogniser: Recogniser, audio: Tensor, mouths: Sequence[MouthImages], text: str) -> ReliabilitySample:
+def _sample(recogniser: Recogniser, audio: Tensor, mouths: Sequence[Mouth], text: str) -> ReliabilitySample:
     model = recogniser.model
     assert isinstance(model, AVSR)
     video, seen = _video(recogniser, mouths)
-    heard, watched = Memory(model.audio.norm(audio), None), Memory(None, model.video.norm(video), None, seen)
-    both = replace(watched, audio=heard.states.expand(len(mouths), -1, -1))
+    by_audio, by_video = Memory(model.audio.norm(audio), None), Memory(None, model.video.norm(video), None, seen)
+    both = replace(by_video, audio=by_audio.states.expand(len(mouths), -1, -1))
     n = min(audio.shape[1], seen.shape[1])
     return ReliabilitySample(audio[0, :n].half().cpu(), video[:, :n].half().cpu(), seen[:, :n].cpu(),
-                             *(_errors(recogniser, memory, text) for memory in (heard, watched, both)))
+                             *(_errors(recogniser, memory, text) for memory in (by_audio, by_video, both)))
 
 
 def _errors(recogniser: Recogniser, memory: Memory, text: str) -> Tensor:

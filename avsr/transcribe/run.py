@@ -138,11 +138,11 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
 
 def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
     """Raises AvsrError for a setting that would have no effect."""
-    hybrid = checkpoint.model.ctc_units == "tokens"
-    if hybrid and options.temperature:
+    joint_ctc = checkpoint.model.joint_ctc
+    if joint_ctc and options.temperature:
         raise AvsrError(f"{checkpoint.name}: its texts are searched, not drawn by chance, so it has no temperature.  Leave out "
                         "--temperature.")
-    if not hybrid and options.ctc_weight is not None:
+    if not joint_ctc and options.ctc_weight is not None:
         raise AvsrError(f"{checkpoint.name}: its CTC, if any, spells letters, which cannot be weighed against its tokens.  "
                         "Leave out --ctc-weight, or use an imported model.")
     if options.lm is None and options.lm_weight is not None:
