@@ -125,7 +125,7 @@ WRONG = {
     "a misspelt section": ("[trian]\nsteps = 3", [], "trian is not a setting.  Did you mean train?"),
     "a key like no other": ("[loss]\nxyzzy = 3", [], "loss.xyzzy is not a setting.  Known are attention, smoothing,"),
     "a misspelt augmentation": ("[data.augment]\nmask_second = 0", [],
-                                "data.augment.mask_second is not a setting.  Did you mean mask_seconds?"),
+                                "data.augment.mask_second is not a setting.  Did you mean data.augment.mask_seconds?"),
     "a chance above 1": ("[data.augment]\nblur = 1.5", [],
                          "data.augment.blur is 1.5, but must be a number from 0 to 1.  Correct it."),
     "more than all contrast": ("[data.augment]\ncontrast = 2", [],

@@ -138,7 +138,7 @@ def test_somebody_elses_mouth_is_as_long_as_the_sound(rows, plain):
         assert not example.seen[n:].any()
 
 
-def test_a_row_that_the_manifest_does_not_trust_is_not_reliable(rows, plain):
+def test_a_row_whose_label_trust_says_no_is_not_reliable(rows, plain):
     row = ManifestRow(replace(rows[0].utterance, labels={"trust": "no"}), rows[0].base)
     assert not plain.make(row, ExampleSpec("av"), rng()).reliable
 

@@ -136,7 +136,7 @@ def test_imagenet_comes_as_an_asset(saved, folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("lips", ["compact", "resnet18-silu"])
-def test_other_lips_cannot_start_so(folder, tmp_path, lips):
+def test_other_frontends_cannot_be_initialised_from_imagenet(folder, tmp_path, lips):
     with pytest.raises(BadConfig, match=rf"imagenet is a ResNet-18, but the frontend is {lips}\.  Set model\.dims"):
         initialise(config(folder, "model.video_encoder_from=imagenet", f"model.dims.video_frontend={lips}"), tmp_path)
 

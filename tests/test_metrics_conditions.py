@@ -76,7 +76,7 @@ def test_both_are_held_against_the_same_noise_and_the_same_corruption():
     assert unimodal_cells(found, Cell("other", "av")) == (None, None)
 
 
-def test_the_law():
+def test_the_no_harm_criterion():
     assert no_harm(10.5, 10.0, 30.0)
     assert not no_harm(10.6, 10.0, 30.0)
     assert no_harm(10.5, 30.0, 10.0)

@@ -111,7 +111,7 @@ def test_it_learns(learnt):
 
 
 @pytest.mark.slow
-def test_conformer_lips_and_a_waveform_learn_and_come_back(folder, tmp_path):
+def test_conformer_video_and_waveform_encoders_learn_and_are_restored(folder, tmp_path):
     settings = config(folder, "train.steps=24", "train.valid_every=24", "model.dims.n_mels=0", "train.dropout=0.05",
                       'model.dims.video_blocks="conformer"')
     trained = train(settings, tmp_path, TrainOptions())
@@ -340,6 +340,35 @@ def test_a_run_older_than_a_dimension_is_resumed(folder, tmp_path):
     assert train(settings, tmp_path, TrainOptions(resume=True)).step == 2
 
 
+# The names of tensors and dims in the states of former versions, by today's names.
+FORMER_TENSORS = (("fusion_layers.", "exchanges."), ("audio.frontend.", "audio.front."), ("video.frontend.", "video.front."),
+                  ("reliability.classifier.", "trust.judge."), ("reliability.detector.radius", "trust.familiar.reach"),
+                  ("reliability.detector.", "trust.familiar."), ("reliability.", "trust."), ("labels.video.", "labels.lips."),
+                  ("module.", "learner."))
+FORMER_DIMS = {"video_frontend": "lips", "n_reliability": "n_trust"}
+
+
+def test_a_state_with_former_names_is_resumed_bit_for_bit(folder, tmp_path):
+    settings = config(folder, *BUSY, "train.steps=4", "train.save_every=1", "model.dims.n_fusion_layers=1")
+    train(settings, tmp_path / "whole")
+    run = tmp_path / "former"
+    train(settings, run, TrainOptions(minutes=1e-9))
+    facts, tensors = state(run)
+    renamed = {}
+    for name, tensor in tensors.items():
+        for today, former in FORMER_TENSORS:
+            name = name.replace(today, former)
+        renamed[name] = tensor
+    there = " ".join(renamed)
+    assert all(former in there for today, former in FORMER_TENSORS if today != "audio.frontend.")
+    assert not any(today in there for today, _ in FORMER_TENSORS)
+    dims = {FORMER_DIMS.get(name, name): value for name, value in facts["about"]["dims"].items()} | {"n_heed": 0}
+    (run / "state.json").write_text(json.dumps(facts | {"about": facts["about"] | {"dims": dims}}))
+    save_file(renamed, run / facts["tensors"])
+    assert train(settings, run, TrainOptions(resume=True)).step == 4
+    assert same(state(tmp_path / "whole")[1], state(run)[1])
+
+
 def test_nothing_to_resume(folder, tmp_path):
     with pytest.raises(BadCheckpoint, match=r"no run to resume here .*  Start it without --resume\."):
         train(config(folder), tmp_path, TrainOptions(resume=True))
@@ -503,7 +532,7 @@ def test_what_cannot_be_trained_says_why_before_the_first_step(folder, tmp_path,
     assert ".  " in str(caught.value)
 
 
-def test_a_cache_of_another_recipe_is_refused(tmp_path):
+def test_a_cache_of_another_mouth_crop_is_refused(tmp_path):
     corpus(tmp_path, 2, 1)
     cache.write_mouth_crop(tmp_path, replace(MouthCropSettings(), smooth=7))
     with pytest.raises(BadManifest, match=r"cache\.json: the cache was made with other settings \(mouth_crop\.smooth"):
@@ -728,7 +757,7 @@ def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
         initialise(config(folder, f"model.video_encoder_from={trained.model}", "model.dims.video_width=64"), tmp_path)
 
 
-def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_path):
+def test_an_imported_video_encoder_is_taken_over_with_its_mouth_crop(folder, tmp_path):
     torch.manual_seed(0)
     sizes = HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)
     imported = HybridAVSR(sizes).eval()

@@ -108,7 +108,7 @@ TEACHERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
+def test_any_model_that_takes_audio_can_align(kind, made_rows, tmp_path):
     teacher, device, told = TEACHERS[kind](tmp_path / "teacher"), torch.device("cpu"), []
     found = with_word_times(made_rows, teacher, tmp_path / "words.jsonl", device, lambda *call: told.append(call))
     assert told == [("finding word times", n, 12, "utterances") for n in (0, 8, 12)]

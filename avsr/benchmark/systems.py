@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from avsr.checkpoint import SHIPPED, Checkpoint, may_read_lips, shipped
+from avsr.checkpoint import SHIPPED, Checkpoint, may_use_video, shipped
 from avsr.corrupt import Mouth
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
@@ -77,8 +77,8 @@ class CheckpointSystem:
 
     def __init__(self, name: str, *, beam_size: int | None, device: str, modalities: Sequence[str], progress: Progress):
         self.torch_device = pick_device(device)
-        reads_lips = any("v" in one for one in modalities) and may_read_lips(name)
-        self.checkpoint = load_model(name, "av" if reads_lips else "a", self.torch_device, progress)
+        uses_video = any("v" in one for one in modalities) and may_use_video(name)
+        self.checkpoint = load_model(name, "av" if uses_video else "a", self.torch_device, progress)
         self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
         self.recogniser = Recogniser(self.checkpoint)
         # No fallback temperatures, which are random: one result for one sound.
@@ -89,7 +89,7 @@ class CheckpointSystem:
         if isinstance(self.checkpoint.model, AVSR):         # an imported network has one modality, so `none` tells nothing
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
-        self.needs_lips = {"v"} if "a" in able else {"v", "av"}
+        self.needs_video = {"v"} if "a" in able else {"v", "av"}
         self.n_parallel_batches, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
         self.gate = _mean_gate(self.checkpoint)
 
@@ -116,12 +116,12 @@ class CheckpointSystem:
         return out
 
     def _decode(self, request: Request, memory: Memory) -> list[str]:
-        """The texts; empty where lips are needed and no face is seen, as in `transcribe`."""
-        needs_lips = request.modality in self.needs_lips
-        if request.modality == "none" or (needs_lips and not any(one is not None for one in request.mouths)):
+        """The texts; empty where video is needed and no face is seen, as in `transcribe`."""
+        needs_video = request.modality in self.needs_video
+        if request.modality == "none" or (needs_video and not any(one is not None for one in request.mouths)):
             return [""] * memory.n_utterances
         texts = [self.recogniser.detokenize(one.tokens) for one in self.recogniser.decode(memory, self.options)]
-        if needs_lips:
+        if needs_video:
             texts = [text if mouth is not None else "" for text, mouth in zip(texts, request.mouths, strict=True)]
         return texts
 

@@ -107,7 +107,7 @@ def _taken_over(name: str, config: Config, progress: Progress) -> tuple[AVSR, Ch
 
 def _is_published(name: str, config: Config) -> bool:
     """Whether a model is a published Whisper by its name, and no folder."""
-    return not config.path(name).is_dir() and not checkpoint.may_read_lips(name)
+    return not config.path(name).is_dir() and not checkpoint.may_use_video(name)
 
 
 def rate(config: Config, name: str) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from avsr import decode, media, selection, transcript
-from avsr.checkpoint import Checkpoint, load, may_read_lips
+from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.errors import AvsrError
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
@@ -118,8 +118,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
     """The checkpoint for `transcribe`, without its video encoder if no video will be used."""
-    lips = modality in ("v", "av") or (modality == "auto" and may_read_lips(model))
-    return load(model, lips=lips, device=device, dtype=pick_dtype(device), progress=progress)
+    with_video = modality in ("v", "av") or (modality == "auto" and may_use_video(model))
+    return load(model, with_video=with_video, device=device, dtype=pick_dtype(device), progress=progress)
 
 
 def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
