@@ -215,7 +215,6 @@ def _renamed(values: Mapping[str, Any], where: str, warnings: dict[str, None], a
 
 
 def _override(values: dict[str, Any], override: str, path: Path, warnings: dict[str, None]) -> None:
-    """Set what an override says. Raises BadConfig."""
     key, equals, text = override.partition("=")
     if not equals or not text.strip():
         raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4, or as data.align=none to do without.")
@@ -237,7 +236,6 @@ def _override(values: dict[str, Any], override: str, path: Path, warnings: dict[
 
 
 def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any:
-    """The dataclass `kind` from a table."""
     hints = type_hints(kind)
     known = [f.name for f in fields(kind) if f.name != "folder"]
     out = {}

@@ -71,9 +71,8 @@ class Example:
     """One utterance as the network takes it; inputs that are not of its modality are None.
 
     mel (C, n_mels) float32, or the waveform (S, 1); mouths (T, 88, 88) uint8, seen (T,) bool; tokens and classes: of the text
-    for the decoder and for CTC; labels (T,) int64 with NO_LABEL where nothing is known; reliable: whether the mouth belongs to
-    the sound and the manifest has no label `trust` that says no. seed: the seed of augment.augment_mouths for these mouths,
-    which are (T, 96, 96) until then; None where they are not augmented.
+    for the decoder and for CTC; labels: see `frame_labels`; reliable: whether the mouth belongs to the sound and its row is
+    reliable. seed: of augment.augment_mouths, until which mouths are (T, 96, 96); None where they are not augmented.
     """
 
     id: str
@@ -151,7 +150,7 @@ def label_words(rows: Sequence[ManifestRow], n_labels: int) -> dict[str, int]:
 
 
 class Examples:
-    """Makes examples of rows. It can be pickled, so that each worker process has one."""
+    """Makes examples of rows. It can be pickled, for worker processes."""
 
     def __init__(self, tokenizer: Path, n_mels: int, labels: Mapping[str, int], mixer: noise.NoiseMixer | None,
                  augment: Augment | None = None, *, p_speed: float = 0.5, p_corrupted: float = 0.0):
@@ -220,7 +219,6 @@ class Examples:
         return images, ~cached.missing, int(rng.integers(2 ** 63))
 
     def _spell(self, text: str) -> tuple[list[int], list[int]]:
-        """Tokens and CTC classes."""
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.tokenizer_path)
         return target_tokens(self.tokenizer, text), ctc_classes(normalise(text))

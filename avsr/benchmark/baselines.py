@@ -72,7 +72,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class BaselineOptions:
-    """What open_baseline is asked for."""
+    """The arguments of open_baseline."""
 
     device: str
     language: str | None
@@ -84,13 +84,12 @@ def open_baseline(spec: str, *, device: str = "auto", language: str | None = "en
                   threads: int | None = None) -> Baseline:
     """The recogniser that `spec` names.
 
-    "faster-whisper:SIZE": Whisper of that size, which faster-whisper fetches unless it is here; "faster-whisper:FOLDER": a
-    model in CTranslate2's layout.  "pocketsphinx": its US English models with their open vocabulary.
-    "pocketsphinx:FILE.gram": the same acoustic model with a JSGF grammar; pronunciations come from FILE.dict where that is
-    beside it, else from CMU's dictionary.
+    "faster-whisper:SIZE": Whisper of that size, fetched if need be; "faster-whisper:FOLDER": a model in CTranslate2's layout.
+    "pocketsphinx": its US English models.  "pocketsphinx:FILE.gram": its acoustic model with a JSGF grammar; pronunciations
+    come from FILE.dict beside it, else from CMU's dictionary.
 
-    device, beam_size, threads: of faster-whisper (all cores if None). pocketsphinx has its own beams and uses one core.
-    language: None lets a multilingual Whisper guess.  Raises AvsrError, MissingAsset.
+    device, beam_size, threads: of faster-whisper (all cores if None).  language: None lets a multilingual Whisper guess.
+    Raises AvsrError, MissingAsset.
     """
     kind, _, what = spec.partition(":")
     if kind not in BASELINES:

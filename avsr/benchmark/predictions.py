@@ -130,7 +130,6 @@ def _cell(name: str, cell: str) -> str | float:
 # --- values ---
 
 def _values(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a line by name with their types checked, None where absent."""
     for name in line:
         if name not in FIELDS and name not in UNUSED:
             nearest = get_close_matches(name, FIELDS, 1)

@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What does not change the measurement. command: as it was typed, for run.json.  say: is given sentences for the user."""
+    """What does not change the measurement. command: as typed, for run.json.  say: takes sentences for the user."""
 
     command: str = ""
     progress: Progress = no_progress
@@ -82,8 +82,8 @@ def benchmark(manifest: str | Path, output: str | Path, settings: BenchmarkSetti
               options: CallOptions = CallOptions()) -> Benchmarked:
     """Measure what `settings` say on the split of a prepared manifest (file or folder), into `output`.
 
-    predictions: files of what other systems wrote, whose rows join ours.  save_audio: a folder for every mixture, as WAV.
-    Raises AvsrError and its kinds. What cannot be measured is in `skipped`, and in run.json.
+    predictions: files of what other systems wrote.  save_audio: a folder for every mixture, as WAV.  Raises AvsrError.
+    What cannot be measured is in `skipped`, and in run.json.
     """
     folders = {os.path.realpath(folder): Path(folder) for folder in (output, save_audio) if folder is not None}
     with ExitStack() as stack:
@@ -152,10 +152,8 @@ class _BenchmarkRun:
         return ("speech-shaped",)
 
     def _noise_manifest(self, output: Path) -> noise.NoiseManifest | None:
-        """The noise of every utterance in every family; the file is made where it is not there.
-
-        The corpus's own talkers are those of the whole split, so that the noise does not depend on the limit.
-        """
+        """The noise of every utterance in every family. The corpus's own talkers are those of the whole split, so that the
+        noise does not depend on the limit."""
         if not self.settings.noises:
             return None
         own, _ = recordings_by_speaker(self.split)
@@ -323,12 +321,10 @@ def _key(system: System, condition: AudioCondition, task: Task, utterance: str) 
 
 
 def _keys(system: System, batch: _Batch) -> Iterator[Key]:
-    """The keys of a batch's rows."""
     return (_key(system, batch.condition, task, row.utterance.id) for task in batch.condition.tasks for row in batch.rows)
 
 
 def _timings(system: System, batch: _Batch, results: Sequence[Result], n_samples: int) -> list[dict]:
-    """A line of timings.jsonl for each task of a batch."""
     peak = _peak_bytes(system.device)
     return [{"system": system.name, "modality": modality, "noise": batch.condition.noise, "snr_db": batch.condition.snr_db,
              "corruption": corruption and corruption.name, "amount": corruption and corruption.amount,

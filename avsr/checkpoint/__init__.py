@@ -2,8 +2,7 @@
 
     shipped name | folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and the settings of decoding
 A folder holds model.safetensors, tokenizer.json, and model.json, which names the sha256 of both. A model with a `base` holds
-only the weights that differ from it; the rest, perhaps the tokenizer too, is the base's. Folders are not trusted:
-description.py checks model.json, folder.py the files beside it. whisper.py reads published layouts; importing.py converts.
+only the weights that differ from it. Folders are not trusted: description.py checks model.json, folder.py the files beside it.
 """
 
 from __future__ import annotations

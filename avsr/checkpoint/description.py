@@ -67,8 +67,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Description:
-    """model.json. Those fields that a Checkpoint has too are its fields as they are. Models from before there were bases, or
-    networks of another kind, say nothing of them; `dims`, `rates` and `mouth_crop` have schemas of their own."""
+    """model.json. The fields that a Checkpoint has too are as there; `dims`, `rates` and `mouth_crop` have own schemas."""
 
     layout: int
     dims: dict[str, Any]

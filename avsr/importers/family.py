@@ -1,7 +1,6 @@
 """The description of a family of published files; each family has one file in this folder.
 
-A family tells which files are its own, the sizes of their networks, our name for each weight, the licence, and how its authors
-decode. The rest is common to all: reading, the check of the weights, the tokenizer (SentencePiece's), a trial run, writing.
+The rest is common to all: reading, the check of the weights, the tokenizer (SentencePiece's), a trial run, writing.
 """
 
 from __future__ import annotations

@@ -66,7 +66,6 @@ def convert_tokenizer(units: Path, model: Path, n_vocab: int, target: Path) -> S
 
 
 def _read_units(path: Path) -> list[str]:
-    """The pieces in order."""
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")     # a piece may hold what splitlines splits at
     except (OSError, UnicodeDecodeError) as error:

@@ -1,8 +1,7 @@
 """Published Whisper weights of any size as an `AVSR`, from Hugging Face's safetensors or CTranslate2's model.bin.
 
     folder or file -> Dims, tensors under our names, and Whisper's generation settings
-
-The names are in the tables below. Weights that are left over or missing are refused by name.
+Weights that are left over or missing are refused by name.
 """
 
 from __future__ import annotations
@@ -20,16 +19,7 @@ from avsr.errors import BadCheckpoint, quote
 from avsr.importers.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
 from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import TooLarge, outline
-from avsr.models.weights import (
-    Stored,
-    check_finite,
-    check_memory,
-    misfit,
-    n_numbers,
-    read_header,
-    read_safetensors,
-    stored,
-)
+from avsr.models.weights import Stored, check_finite, check_memory, misfit, n_numbers, read_header, read_safetensors, stored
 from avsr.schema import Between, InvalidValue, read_json, validate, validate_table
 
 T = TypeVar("T")
@@ -65,7 +55,6 @@ _CONFIG = {"d_model": "width", "decoder_attention_heads": "n_heads", "num_mel_bi
 _CT2_CONFIG = ("suppress_ids", "suppress_ids_begin", "alignment_heads", "lang_ids")
 WEIGHT_INDEX = "model.safetensors.index.json"               # which of the shards holds which tensor
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
-
 
 Place = Annotated[int, Between(0, 2**10)]                   # of a layer, or of a head
 Tokens = tuple[Annotated[int, Between(0, 2**20)], ...]
@@ -133,8 +122,7 @@ def load_folder(folder: Path, *, video_frontend: str | None = None) -> tuple[AVS
     """A folder in Hugging Face's layout (config.json with model_type, *.safetensors, generation_config.json) or in
     CTranslate2's, which is faster-whisper's (config.json without model_type, model.bin).
 
-    In a folder with weights of both layouts config.json decides. Hugging Face's config.json beside a model.bin alone gives
-    that file's settings. Raises BadCheckpoint where the folder holds no Whisper.
+    config.json decides where there are weights of both. Raises BadCheckpoint where the folder holds no Whisper.
     """
     path, model = folder / "config.json", folder / "model.bin"
     config, files = read_json(path), weight_files(folder)
@@ -169,10 +157,7 @@ def check_kind(config: dict, where: Path | str) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder in Hugging Face's layout: one file, or the shards that its index or their names list.
-
-    Other files there, such as those of another precision, are ignored.
-    """
+    """The safetensors files of a folder in Hugging Face's layout: one file, or the shards that an index or their names list."""
     whole, index = folder / "model.safetensors", folder / WEIGHT_INDEX
     if whole.exists():
         return [whole]

@@ -159,7 +159,6 @@ def _worst_first(item: tuple[str, Rate]) -> tuple:
 
 
 def _permutations(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(orders, n) int: random orders of n things."""
     return rng.permuted(np.tile(np.arange(shape[1]), (shape[0], 1)), axis=1)
 
 

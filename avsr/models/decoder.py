@@ -20,9 +20,8 @@ class Memory:
     audio (B, S, D) or None; audio_mask (B, S) bool, None when all S positions count.
     video (B, Sv, D) or None; video_mask (B, Sv) bool, False for padding and for frames without a face.
     unfused_video (B, Sv, D): the output of the video encoder before any fusion.
-    reliability (B,) in [0, 1]: how reliable the video is, from reliability_logits (B,); None without an estimator, and
-    without audio or video. in_distribution (B,) in [0, 1], ood_distance (B,): how much the mouths are like those of the
-    training clips, and their distance from them, below 1 for 99 % of them (fusion.OODDetector); None without an estimator.
+    reliability (B,) in [0, 1], from reliability_logits (B,): how reliable the video is; None unless there are audio and video.
+    in_distribution (B,) in [0, 1], ood_distance (B,): see fusion.OODDetector. All of these are None without an estimator.
     seconds (B,): how long each utterance is, padding not counted; None where the caller does not say.
     """
 
@@ -53,7 +52,7 @@ class Memory:
 
     @property
     def n_utterances(self) -> int:
-        """B."""
+        """The number of utterances, B."""
         return len(self.states)
 
     @property
@@ -64,11 +63,10 @@ class Memory:
 
 @dataclass
 class Cache:
-    """What the decoder keeps between steps.
+    """What the decoder keeps between steps; audio_mask, video_mask and reliability are those of the `Memory`.
 
     own: per layer, keys and values of the tokens so far, each (N, H, L, D / H).
     audio, video: per layer, keys and values of the memories, each (B, H, S, D / H); None without that modality.
-    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts. reliability: see `Memory`.
 
     From the second step on `own` are views of `buffers` (2, N, H, places, D / H) that have places to spare, and a spare buffer
     is swapped in as hypotheses are selected. A step thus copies each key once, into memory that is already there (40

@@ -40,13 +40,13 @@ def read_header(path: Path, rename: Callable[[str], str] = str) -> dict[str, Sto
 
 
 def stored(weights: Mapping[str, Tensor]) -> dict[str, Stored]:
-    """The same for weights in memory."""
+    """Weights in memory, described as `read_header` describes those of a file."""
     return {name: Stored(tuple(tensor.shape), FLOATS[1] if tensor.is_floating_point() else WHOLE)
             for name, tensor in weights.items()}
 
 
 def n_numbers(found: Mapping[str, Stored]) -> int:
-    """The sum of their sizes."""
+    """The numbers in all of these tensors together."""
     return sum(prod(one.shape) for one in found.values())
 
 

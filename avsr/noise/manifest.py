@@ -117,10 +117,7 @@ class _VerifiedRecordings:
 
 
 class NoiseManifest:
-    """The noise of utterances, and mixing it with their speech. Use `open` to make one.
-
-    header, families: the first line, and the row of each family by name.
-    """
+    """The noise of utterances, and mixing it with their speech. Use `open` to make one."""
 
     def __init__(self, path: Path, found: lines.Lines, families: Mapping[str, NoiseSource]):
         self.path, self.header, self.families = path, found.header, found.families
@@ -133,9 +130,8 @@ class NoiseManifest:
              level: str = "active", progress: Progress = no_progress) -> NoiseManifest:
         """Read a manifest if it exists, check it, add missing rows, and write it completely or not at all.
 
-        Existing rows never change; without families or utterances nothing is added. level: how speech is measured, "active"
-        (ITU-T P.56) or "rms". Raises BadManifest where a recording has changed or is missing, or a family was drawn from
-        other recordings; BadOutput.
+        Existing rows never change. level: how speech is measured, "active" (ITU-T P.56) or "rms". Raises BadManifest where a
+        recording has changed or is missing, or a family was drawn from other recordings; BadOutput.
         """
         path, spoken = Path(path), list(utterances)
         if len({one.id for one in spoken}) < len(spoken):
@@ -246,7 +242,6 @@ class NoiseManifest:
                         self._recordings.find(cut)
 
     def _add(self, spoken: TargetSpeech, families: Mapping[str, NoiseSource]) -> None:
-        """Add the rows of one utterance."""
         speech = spoken.samples()
         levels = {kind: measure(speech) for kind, measure in LEVELS.items()}
         for name, source in families.items():

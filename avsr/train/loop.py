@@ -31,8 +31,7 @@ from avsr.dataset import Examples, ManifestRow, label_words, read_prepared
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
 from avsr.losses import Losses, LossModule
 from avsr.models.avsr import AVSR
-from avsr.models.blocks import Block
-from avsr.models.conformer import ConformerBlock
+from avsr.models.blocks import WithDropout
 from avsr.output import locked, write_file
 from avsr.rates import FEATURE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, is_first_process, max_processes, n_cores, no_progress, pick_device
@@ -71,8 +70,7 @@ class TrainOptions:
 def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptions()) -> Trained:
     """Train as `config` says, into `folder`. Under `torchrun` each process takes its share of the batches.
 
-    Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number or another process
-    trains into `folder`.
+    Raises AvsrError and its kinds, also where a loss is not a number or another process trains into `folder`.
     """
     folder = Path(folder)
     try:
@@ -136,7 +134,7 @@ class Trainer:
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.loss_module = LossModule(self.model, config.loss, len(labels) + 1).to(device)
         for module in self.loss_module.modules():
-            if isinstance(module, (Block, ConformerBlock)):
+            if isinstance(module, WithDropout):
                 module.dropout = config.train.dropout
         self.optimiser = _optimiser(self.loss_module, config)
         self.state = TrainState()

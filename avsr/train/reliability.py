@@ -45,9 +45,8 @@ DAMAGE = {"occlusion": (0.02, 0.6), "blur": (1.0, 8.0), "lowres": (6.0, 32.0), "
 
 @dataclass(frozen=True)
 class ReliabilitySample:
-    """One sound with K mouths: audio (S, D) and video (K, S, D) float16, the estimator's inputs; seen (K, S) bool.
-
-    audio_errors (), video_errors (K,), both_errors (K,): word errors by modality as a share of the words, at most 1."""
+    """One sound with K mouths: audio (S, D) and video (K, S, D) float16, the estimator's inputs; seen (K, S) bool; word errors
+    by modality, (), (K,) and (K,), as a share of the words, at most 1."""
 
     audio: Tensor
     video: Tensor
@@ -79,7 +78,7 @@ def check_reliability(dims: Dims, config: Config) -> None:
 
 def fit_reliability(checkpoint: Checkpoint, rows: Sequence[ManifestRow], examples: Examples, settings: ReliabilityConfig, *,
                     seed: int, progress: Progress = no_progress) -> int:
-    """Fit the network's reliability estimator; returns the number of samples it was fitted on."""
+    """Fit the network's reliability estimator; return the number of samples it was fitted on."""
     estimator = checkpoint.model.eval().reliability
     assert estimator is not None, "see check_reliability"
     rows = [row for row in rows if row.cache.modality == "av"]
@@ -274,7 +273,6 @@ def fit(estimator: ReliabilityEstimator, samples: Sequence[ReliabilitySample], s
 
 
 def _evidence(estimator: ReliabilityEstimator, one: ReliabilitySample, device: torch.device) -> Tensor:
-    """(K, 2H + 1)."""
     audio, video, seen = one.audio.to(device).float()[None], one.video.to(device).float(), one.seen.to(device)
     return estimator.evidence(estimator.audio(audio).expand(len(video), -1, -1), estimator.video(video), None, seen)
 
