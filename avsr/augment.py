@@ -146,10 +146,10 @@ def cover(clip: Tensor, rng: np.random.Generator) -> Tensor:
     return v2.functional.erase(clip, top, left, tall, wide, clip.new_zeros(1))
 
 
-def centre(images: np.ndarray, size: int = MOUTH_INPUT) -> np.ndarray:
-    """(T, H, W) uint8 -> (T, size, size) uint8, the centre: the crop used outside training."""
-    top, left = ((side - size) // 2 for side in images.shape[1:])
-    return np.ascontiguousarray(images[:, top: top + size, left: left + size])
+def centre(images: np.ndarray) -> np.ndarray:
+    """Mouths (..., 96, 96) -> (..., 88, 88), the centre: the crop used outside training."""
+    edge = (images.shape[-1] - MOUTH_INPUT) // 2
+    return np.ascontiguousarray(images[..., edge:edge + MOUTH_INPUT, edge:edge + MOUTH_INPUT])
 
 
 # --- an example ---
@@ -186,8 +186,8 @@ def make_unreadable(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 # --- time ---
 
 def time_mask(values: np.ndarray, rng: np.random.Generator, *, longest: int = 10, every: int = VIDEO_FPS) -> np.ndarray:
-    """(T, ...) with a run of up to `longest` steps replaced by the mean for every `every` steps, rounded up (mouths in auto_avsr:
-    10 in 25). In a shorter clip no run is a larger share of it."""
+    """(T, ...) with a run of up to `longest` steps replaced by the mean for every `every` steps, rounded up; auto_avsr hides
+    10 of 25 frames. In a shorter clip no run is a larger share of it."""
     values = values.copy()
     n = len(values)
     mean = values.mean(dtype=np.float64) if n else 0

@@ -280,16 +280,15 @@ def _check(config: Config, path: Path) -> None:
         raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but the rest to 1 is the share of video "
                         "alone.  Lower one of them.")
     known = [f.name for f in fields(Augment)]
-    for name in config.data.augment:
+    for name, amount in config.data.augment.items():
         if name not in known:
             raise _unknown(path, "data.augment.", name, known)
+        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
             raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
-    for name, amount in config.data.augment.items():
-        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
     low, high = config.data.snr
     if low > high:
         raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")

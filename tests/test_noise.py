@@ -23,7 +23,6 @@ from avsr.noise import (
     Recorded,
     Recordings,
     SpeechShaped,
-    Talker,
     active_level,
     mix,
     open_families,
@@ -233,7 +232,7 @@ def test_babble_has_each_talker_at_the_same_level_whatever_was_recorded():
 
 def test_babble_goes_on_without_pauses_though_utterances_have_them():
     quiet = np.zeros(SECOND, np.float32)
-    audio = Talker({"a": [np.concatenate([quiet, gaussian(SECOND, 1), quiet])]}).draw(10 * SECOND, np.random.default_rng(0))
+    audio = Babble({"a": [np.concatenate([quiet, gaussian(SECOND, 1), quiet])]}, 1).draw(10 * SECOND, np.random.default_rng(0))
     blocks = np.square(audio).reshape(-1, 1600).mean(axis=1)
     assert blocks.min() > 0.5
     assert active_level(audio) == pytest.approx(0.8, abs=0.4)             # 1 s of speech with 0.2 s of hangover made it 0
@@ -248,7 +247,7 @@ def test_trimming_keeps_the_speech():
 
 
 def test_one_talker_is_one_and_never_the_speaker():
-    rival = Talker(voices(3))
+    rival = Babble(voices(3), 1)
     assert {name for seed in range(30) for name in rival.choose(np.random.default_rng(seed), without="t1")} == {"t0", "t2"}
 
 
@@ -263,7 +262,7 @@ def test_too_few_talkers_is_said_at_once():
 
 @pytest.mark.parametrize("make", [
     lambda: Recordings([gaussian(5 * SECOND, 1), gaussian(SECOND, 2)]), lambda: Babble(voices(6)),
-    lambda: Talker(voices(2)), lambda: Coloured(1.0), lambda: SpeechShaped([gaussian(SECOND, 1)]),
+    lambda: Babble(voices(2), 1), lambda: Coloured(1.0), lambda: SpeechShaped([gaussian(SECOND, 1)]),
 ], ids=["recordings", "babble", "talker", "pink", "speech-shaped"])
 @pytest.mark.parametrize("n", [1, 7, 47_717])
 def test_a_draw_is_as_long_as_asked_and_depends_on_the_generator_alone(make, n):

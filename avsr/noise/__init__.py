@@ -11,8 +11,8 @@ from avsr.noise.manifest import NoiseManifest, TargetSpeech
 from avsr.noise.mixer import NoiseMixer, NoisySpeech
 from avsr.noise.mixing import MixedSpeech, active_level, mix, rms_level
 from avsr.noise.plans import Cut, Generated, NoisePlan, Recorded, render
-from avsr.noise.sources import Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
+from avsr.noise.sources import Babble, Coloured, NoiseSource, Recordings, SpeechShaped
 
 __all__ = ["Babble", "Coloured", "Cut", "Generated", "MixedSpeech", "NoiseManifest", "NoiseMixer", "NoisePlan", "NoiseSource",
-           "NoisySpeech", "Recorded", "Recordings", "SpeechShaped", "Talker", "TargetSpeech", "active_level", "mix",
+           "NoisySpeech", "Recorded", "Recordings", "SpeechShaped", "TargetSpeech", "active_level", "mix",
            "open_families", "open_sources", "open_training_sources", "render", "rms_level", "why_unavailable"]

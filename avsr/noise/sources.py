@@ -169,7 +169,7 @@ class Recordings(NoiseSource):
 
 
 class Babble(NoiseSource):
-    """Several different people at once, all at the same active level, sentence after sentence without pauses.
+    """One or several different people at once, all at the same active level, sentence after sentence without pauses.
 
     talkers: name -> recordings.  n_talkers: how many talk, or the least and the largest number; "all": everybody but
     `without`, 3 to 8.  wants_speaker: the talkers are speakers of the corpus that gets the noise, so that `without` must be
@@ -235,13 +235,6 @@ class Babble(NoiseSource):
             if not (isinstance(sound, Recorded) and self._cache.is_silent(sound)):
                 return sound
         raise BadMedia(f"babble: all {len(sources)} recordings of {name} are silent.  Leave the talker out.")
-
-
-class Talker(Babble):
-    """One person, who is not the speaker, talking without pause."""
-
-    def __init__(self, talkers: Mapping[str, Sequence[Sound]], *, wants_speaker: bool = False):
-        super().__init__(talkers, 1, wants_speaker=wants_speaker)
 
 
 @dataclass(frozen=True)

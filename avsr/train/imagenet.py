@@ -20,7 +20,7 @@ from avsr.checkpoint.folder import sha256_of
 from avsr.errors import BadCheckpoint
 from avsr.importers.reading import read_weights
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
-from avsr.models.weights import listed
+from avsr.models.weights import misfit, stored
 from avsr.runtime import Progress, no_progress
 
 IMAGENET = "imagenet"                                       # in place of a model's name
@@ -58,23 +58,12 @@ def load_image_weights(path: Path, weights: dict[str, Tensor], frontend: ResNet1
     ours = {_theirs(name): name for name in state if not name.endswith(".num_batches_tracked")}
     given = {name: tensor.float() for name, tensor in weights.items()
              if name not in UNUSED and not name.endswith(".num_batches_tracked")}
-    shapes = {theirs: tuple(state[name].shape) for theirs, name in ours.items()} | {"conv1.weight": (64, 3, 7, 7)}
-    if problem := _misfit(given, shapes):
-        raise BadCheckpoint(f"{path}: {problem}.  Name the file of torchvision's resnet18.")
+    wanted = {theirs: state[name] for theirs, name in ours.items()} | {"conv1.weight": torch.empty(64, 3, 7, 7)}
+    if problem := misfit(wanted, stored(given)):
+        raise BadCheckpoint(f"{path}: it is not a ResNet-18's: it {problem}.  Name the file of torchvision's resnet18.")
     kernel, shift = inflated(given["conv1.weight"], state["conv.0.weight"].shape[2])
     given |= {"conv1.weight": kernel, "bn1.running_mean": given["bn1.running_mean"] - shift}
     frontend.load_state_dict(state | {ours[name]: tensor for name, tensor in given.items()})
-
-
-def _misfit(given: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """In words, how the given weights differ from a ResNet-18; None where they do not."""
-    if odd := sorted(given.keys() - shapes.keys()):
-        return f"{len(odd)} of its weights have no place in a ResNet-18: {listed(odd)}"
-    if missing := sorted(shapes.keys() - given.keys()):
-        return f"{len(missing)} weights of a ResNet-18 are not there: {listed(missing)}"
-    odd = [f"{name} ({tuple(given[name].shape)} where {shape} is due)" for name, shape in shapes.items()
-           if tuple(given[name].shape) != shape]
-    return f"{len(odd)} of its weights have another shape: {listed(odd)}" if odd else None
 
 
 def inflated(kernel: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:
