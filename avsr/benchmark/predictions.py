@@ -41,11 +41,8 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, split
                      silent: Collection[str] = ()) -> list[ResultRow]:
     """The rows of a file of predictions, in its order.
 
-    split: of the rows; that of each utterance if None.  silent: ids whose speech is silent, so that they have no SNR and may
-    be missing in noise.
-
-    Raises BadManifest with file and line where a line is cut off, has wrong types or another normaliser, where an id is not
-    among the utterances or occurs twice in one condition, and where utterances are missing.
+    split: of the rows; that of each utterance if None.  silent: ids of silent utterances, which may be missing in noise.
+    Raises BadManifest with file and line for every mistake, and where utterances are missing.
     """
     path = Path(path)
     known = {one.id: one for one in utterances}

@@ -56,8 +56,8 @@ class Result:
 class System(Protocol):
     """What a benchmark measures.
 
-    name: `system` of its rows.  facts: sha256 and search of its rows.  about: what else run.json says of it.
-    modalities: those it can be measured by.  n_parallel_batches: how many batches it takes in parallel.  device: cpu or cuda.
+    name: `system` of its rows.  facts: their sha256 and search.  about: what else run.json says of it.  device: cpu or cuda.
+    modalities: those it can be measured by.
     """
 
     name: str

@@ -55,6 +55,11 @@ class Checkpoint:
     training: dict = field(default_factory=dict)
 
     @property
+    def pad_columns(self) -> int | None:
+        """`pad_seconds` in feature columns."""
+        return None if self.pad_seconds is None else self.pad_seconds * rates_here.FEATURE_RATE
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that it can use: `a`, `v`, `av`."""
         return tuple(one for one in self.model.modalities if self.video_trained or "v" not in one)

@@ -44,9 +44,8 @@ def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.ran
            n_draws: int = N_DRAWS, n_permutations: int = N_PERMUTATIONS) -> Paired:
     """`difference`, with a matched-pairs permutation test of it (Gillick & Cox 1989; Noreen 1989).
 
-    Under the null hypothesis the two systems can be exchanged for each speaker (for each utterance where there is one
-    speaker). The test is exact where 13 or fewer differ; else it takes `n_permutations` random exchanges and counts the
-    observed one among them, so that p is never 0.
+    Under the null hypothesis the two systems can be exchanged for each speaker (or utterance, of one speaker). The test is
+    exact where 13 or fewer differ; else it counts the observed exchange among `n_permutations` random ones.
     """
     rows, other = list(rows), list(other)
     apart = difference(rows, other, rng=rng, n_draws=n_draws)

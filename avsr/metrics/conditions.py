@@ -1,6 +1,6 @@
 """Conditions: rows in, cells of one system, modality, noise, SNR and corruption out; the no-harm criterion; the SNR gain.
 
-    rows  ->  {Cell: rows};  unimodal_cells(cells, cell)  ->  the cells of sound alone and of lips alone
+    rows  ->  {Cell: rows};  unimodal_cells(cells, cell)  ->  the cells of audio alone and of video alone
     gain(cells, system, noise)  ->  Gain in dB
 """
 
@@ -57,13 +57,10 @@ def cells(rows: Iterable[ResultRow]) -> dict[Cell, list[ResultRow]]:
 
 
 def unimodal_cells(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell) -> tuple[Cell | None, Cell | None]:
-    """The cells of sound alone and of lips alone to compare an audio-visual cell with; None where they were not measured.
-
-    Sound alone is in the same noise, and lips alone have the same corruption.
-    """
+    """The cell of audio alone in the same noise, and that of video alone with the same corruption; None where not measured."""
     sound = Cell(cell.system, "a", cell.noise, cell.snr_db)
-    lips = Cell(cell.system, "v", corruption=cell.corruption, amount=cell.amount)
-    return sound if sound in cells else None, lips if lips in cells else None
+    video = Cell(cell.system, "v", corruption=cell.corruption, amount=cell.amount)
+    return sound if sound in cells else None, video if video in cells else None
 
 
 def no_harm(both: float, *alone: float, tolerance: float = NO_HARM_TOLERANCE) -> bool:
@@ -105,7 +102,7 @@ class Gain:
 
     @property
     def beyond(self) -> float | None:
-        """The limit that an infinite `db` is beyond: 20.0 for "more than 20 dB", -10.0 for "less than -10 dB"; else None."""
+        """The limit that an infinite `db` is beyond, such as 20.0 for "more than 20 dB"; else None."""
         return None if math.isfinite(self.db) else self.limits[self.db > 0]
 
 
@@ -150,8 +147,8 @@ def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_
 def worst_and_best_ids(rows: Iterable[ResultRow], system: str, n: int) -> tuple[list[str], list[str]]:
     """Ids of at most n utterances with a system's highest WER over all noises, and of at most n with its lowest.
 
-    They are of modality av, or else of the one that the system has, with intact video. Of equally good ones those are taken
-    that sound alone transcribed worst.
+    They are of modality av, or else a or v, with intact video. Of equally good ones those come first that sound alone
+    transcribed worst.
     """
     sums: dict[str, dict[str, Score]] = {}
     kept = [row for row in rows if row.system == system and row.corruption is None]

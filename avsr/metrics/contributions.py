@@ -42,8 +42,8 @@ class Shapley(Generic[Value]):
 class ModalityContributions:
     """Shapley values of a condition with intervals, in nats a token (loss), or as a fraction of the words (wer).
 
-    share: of sight in the total, None where that is 0.  utterances: how many were counted.  without: how many have no value,
-    because the loss is absent or the reference has no word.  clusters, by: as in Rate.
+    share: of sight in the total, None where that is 0.  utterances: how many were counted.  without: how many have no loss, or
+    no word in the reference.  clusters, by: as in Rate.
     """
 
     sound: Estimate

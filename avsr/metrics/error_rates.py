@@ -21,9 +21,8 @@ from avsr.results import ResultRow
 class Rate:
     """An error rate, or a difference of two, in percent, with its interval.
 
-    percent: None where the references have no word.  low, high: None with fewer than two clusters.
-    clusters: the number of speakers or utterances, which `by` says.  score: the counts behind the rate.
-    utterances: the number of rows.  empty: how many of them have a reference without a word once normalised.
+    percent: None where the references have no word.  low, high: None with fewer than two clusters.  clusters: the number of
+    speakers or utterances, which `by` says.  utterances: the number of rows.  empty: those whose reference has no word.
     """
 
     percent: float | None
@@ -39,11 +38,9 @@ class Rate:
 def wer(rows: Iterable[ResultRow], *, rng: np.random.Generator, n_draws: int = N_DRAWS) -> Rate:
     """Word error rate of benchmark rows, with an interval by bootstrap over speakers.
 
-    Utterances are drawn instead where all rows have one speaker, or some row has none. Words written for an empty reference
-    are insertions. In simulations (2,000 each) 95 % intervals held the truth in 93 to 96 % of cases with 10 or 30 speakers,
-    also with rare errors and uneven amounts of speech; with 3 to 8 speakers in 93 to 96 % where all speak about equally
-    much, and in 90 to 92 % where some speak ten times as much as others. Without any error the upper bound is that of
-    independent words (Clopper & Pearson 1934), which is the lowest possible. Raises AvsrError on different normalisers.
+    Utterances are drawn instead where all rows have one speaker, or some row has none. In simulations (2,000 each) 95 %
+    intervals held the truth in 93 to 96 % of cases with 10 or 30 speakers, and with 3 to 8 speakers who speak about equally
+    much; in 90 to 92 % where some of these speak ten times as much as others. Raises AvsrError on different normalisers.
     """
     return _rate(rows, "word", rng, n_draws)
 

@@ -30,10 +30,9 @@ class Groups:
     """Word error rates by the values of a column.
 
     rates: of groups with at least `floor` clusters, worst first.  insufficient: the number of clusters of the other groups.
-    gap: WER of the worst group minus that of the best, in points.  ratio: one over the other.  Their intervals ignore that the
-    two groups were selected; `p` does not: it is the share of random groups with as large a gap. All are None where fewer
-    than two groups are large enough; ratio also where the best group makes no error, or differences are compared.
-    by: what clusters are.  without: rows that have no value in this column (or, if speakers are drawn, no speaker).
+    gap: WER of the worst group minus that of the best, in points.  ratio: one over the other; None where the best group makes
+    no error, or differences are compared.  p: the share of random groups with as large a gap. These are None with fewer than
+    two groups.  by: what clusters are.  without: rows that have no value in this column, or no speaker where speakers count.
     """
 
     column: str
@@ -53,10 +52,9 @@ def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator
              floor: int | None = None, n_draws: int = N_DRAWS) -> Groups:
     """Word error rate by group. The groups of column "speaker" have their utterances as clusters, those of a label speakers.
 
-    against: rows of the same utterances, for example by sound alone: rates are then differences, `rows` minus `against`, and
-    the gap says whether the groups gain differently. A column of more than 6 different numbers becomes 3 ranges with about
-    as many rows each. floor: the least number of speakers in a group (5), or of utterances of a speaker (20).
-    Raises AvsrError where no row has the column.
+    against: rows of the same utterances, such as those by sound alone: rates are then differences, `rows` minus `against`. A
+    column of more than 6 different numbers becomes 3 ranges with about as many rows each. floor: the least number of speakers
+    in a group (5), or of utterances of a speaker (20). Raises AvsrError where no row has the column.
     """
     rows = list(rows)
     if against is None:
@@ -95,10 +93,9 @@ def columns(rows: Iterable[ResultRow]) -> list[str]:
 
 @dataclass(frozen=True)
 class FaceEffect:
-    """The effect of another speaker's face on the same sound.
+    """The WER of the same sound with another's face minus that with the speaker's own, overall and by whose face it was.
 
-    overall: WER with another's face minus that with the speaker's own.  groups: the same by whose face it was; its gap and p
-    say whether that matters.  unseen: how many rows with their own face have no counterpart.
+    unseen: how many rows with their own face have no counterpart.
     """
 
     overall: Paired
@@ -112,8 +109,7 @@ def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[Resu
     """The counterfactual test: rows of corruption "face" against those of the same sound with their own face, by face.
 
     column: what faces are grouped by, "speaker" or a label of the row whose id is in `face`. Clusters are the speakers of the
-    sound; floor: the least number of them with a group's faces.
-    Raises AvsrError where a row with another's face does not name it or has no counterpart, or no face has the column.
+    sound. Raises AvsrError where another's face is not named or has no counterpart, or no face has the column.
     """
     shown, whole = list(rows_with_face), list(rows_without)
     base, known = by_id(whole, "rows with their own face"), {row.id: row for row in [*shown, *whole]}
@@ -215,8 +211,8 @@ class _GroupedErrors:
         return Estimate(value, None if low is None else float(np.exp(low)), None if high is None else float(np.exp(high)))
 
     def p_value(self, values: Sequence[str], rng: np.random.Generator) -> float:
-        """The p value of the largest gap: how often it is as large after values are permuted among clusters, or where a
-        cluster has several (a pose, a face), among its rows. The observed order counts as one, so that p is never 0."""
+        """How often the largest gap is as large after values are permuted among clusters, or where a cluster has several
+        (a pose, a face), among its rows. The observed order counts as one, so that p is never 0."""
         kept = np.isin(self.values, values)
         which, labels = self.which[kept], self.values[kept]
         errors, words = self.errors[kept], self.words[kept]

@@ -35,8 +35,8 @@ def open_families(names: Sequence[str], *, config: Path | str | None = None, giv
 
     given: NAME=PATH of the command line, a folder, a file or a pattern, relative to the working folder.
     config: a noise.toml as `open_sources` describes it, with paths relative to its folder.
-    Built-in ones: white, pink, brown; and from `own` (speaker -> the corpus's own recordings) speech-shaped, talker, and
-    babble (of all speakers but the utterance's own, 3 to 8). Raises AvsrError.
+    Built-in ones: white, pink, brown; and from `own` (speaker -> recordings) speech-shaped, talker and babble.
+    Raises AvsrError.
     """
     given = dict(given or {})
     table = {} if config is None else read_toml(Path(config), "a noise.toml, as data/README.md shows one, or none")
@@ -108,11 +108,11 @@ def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequen
                           base: Path | str = ".") -> tuple[dict[str, NoiseSource], list[str]]:
     """As `open_sources`, with two additions for training; also a sentence for each source that is left out.
 
-        babble = true                                                  or talker, speech-shaped: made of the training speakers
+        babble = true                                                  or talker, speech-shaped: made of the training speakers,
+                                                                       and left out where these cannot make it
         rain = {files = "noise/rain", optional = "rain"}               left out where no such files exist; the text says what
                                                                        the model does not learn without them
-    own, n_unnamed: see `why_unavailable`. A family that the training corpus cannot make is left out as well.
-    Raises AvsrError.
+    own, n_unnamed: see `why_unavailable`. Raises AvsrError.
     """
     opened: dict[str, NoiseSource] = {}
     left_out = []

@@ -172,8 +172,7 @@ class Babble(NoiseSource):
     """One or several different people at once, all at the same active level, sentence after sentence without pauses.
 
     talkers: name -> recordings.  n_talkers: how many talk, or the least and the largest number; "all": everybody but
-    `without`, 3 to 8.  wants_speaker: the talkers are speakers of the corpus that gets the noise, so that `without` must be
-    given, or its speaker could be in the noise.
+    `without`, 3 to 8.  wants_speaker: `without` must be given, because the talkers are those of the corpus that gets the noise.
     """
 
     def __init__(self, talkers: Mapping[str, Sequence[Sound]], n_talkers: int | tuple[int, int] | Literal["all"] = (4, 8), *,

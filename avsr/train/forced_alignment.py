@@ -35,9 +35,8 @@ def with_word_times(rows: Sequence[ManifestRow], model: str | Path, kept: Path, 
                     progress: Progress) -> list[ManifestRow]:
     """The rows, where those without word times get them from `model` and the cached sound (align.py has the method).
 
-    kept: a JSON Lines file of earlier results; an incomplete last line is ignored. Rows without sound stay as they are, and so
-    do rows whose text or sound is longer than the model can take. Raises BadConfig where the model does not transcribe audio,
-    or not in the language of a row.
+    kept: a JSON Lines file of earlier results. Rows without sound, and those that are longer than the model can take, stay as
+    they are. Raises BadConfig where the model does not transcribe audio, or not in the language of a row.
     """
     known = _read_kept(kept)
     todo = [row for row in rows if row.utterance.words is None and "a" in row.cache.modality

@@ -1,10 +1,9 @@
 """Initialises the `resnet18` frontend from ImageNet: from the ResNet-18 that torchvision publishes.
 
     resnet18-f37072fd.pth, or a file of the same names -> stages 1 to 4 as they are, the stem inflated -> video.frontend
-The kernels of torchvision's stem span 7 x 7 pixels in three colours, ours 7 x 7 pixels in 5 grey frames. The colours of a grey
-picture are equal, so the kernels are summed over the colours, with the normalisation of both networks taken into account, and
-put into the middle frame; the other frames start at 0, as I3D (Carreira and Zisserman 2017) inflates a single frame. The
-frontend thus starts as torchvision's network on single frames. Its last layer, of 1000 classes, is left out.
+The kernels of torchvision's stem span 7 x 7 pixels in three colours, ours 7 x 7 pixels in 5 grey frames. They are summed over
+the colours and put into the middle frame; the other frames start at 0, as I3D (Carreira and Zisserman 2017) inflates a single
+frame. The frontend thus starts as torchvision's network on single frames, without its last layer, of 1000 classes.
 """
 
 from __future__ import annotations

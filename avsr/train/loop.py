@@ -33,7 +33,7 @@ from avsr.losses import Losses, LossModule
 from avsr.models.avsr import AVSR
 from avsr.models.blocks import WithDropout
 from avsr.output import locked, write_file
-from avsr.rates import FEATURE_RATE, VIDEO_FPS
+from avsr.rates import VIDEO_FPS
 from avsr.runtime import Progress, is_first_process, max_processes, n_cores, no_progress, pick_device
 from avsr.train.data import Say, noise_mixer, training_manifests, validation_rows
 from avsr.train.forced_alignment import with_word_times
@@ -198,8 +198,8 @@ class Trainer:
         train, state = self.config.train, self.state
         network = self.loss_module
         if self.world > 1:
-            network = DistributedDataParallel(self.loss_module, find_unused_parameters=True,
-                                              device_ids=[self.device] if self.device.type == "cuda" else None)
+            devices = [self.device] if self.device.type == "cuda" else None
+            network = DistributedDataParallel(self.loss_module, find_unused_parameters=True, device_ids=devices)
         batches, log = self._batches(), TrainingLog(self.folder, self.rank, state.step)
         self.loss_module.train()
         _freeze_batch_norms(self.loss_module)
@@ -227,9 +227,9 @@ class Trainer:
 
     def _batches(self) -> Generator[tuple[Batch, float]]:
         """Batches on the device, with the seconds spent waiting for each."""
-        tokenizer, pad = self.start.tokenizer, self.start.pad_seconds
-        data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end,
-                       None if pad is None else pad * FEATURE_RATE, finished=self.device.type == "cpu")
+        tokenizer = self.start.tokenizer
+        data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end, self.start.pad_columns,
+                       finished=self.device.type == "cpu")
         sampler = InfiniteSampler(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
                           first=self.state.step * self.config.train.accumulate * self.world)
         source = iter(loader(data, sampler, self._n_workers(), pin=self.device.type == "cuda"))

@@ -2,7 +2,7 @@
 
     model + rows -> pairs: each sound and its own mouth      ->  contrastive pre-training of the two projections
                  -> samples: a sound, several mouths, the word errors by audio, by video and by both  ->  fit of the classifier
-The rest of the network stays as it is, so every input is encoded once, and the fit passes over the results many times a minute.
+The rest of the network stays as it is, so every input is encoded once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from avsr.metrics import word_errors
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.decoder import Memory
 from avsr.models.fusion import TEMPERATURE, ReliabilityEstimator
-from avsr.rates import FEATURE_RATE, MEMORY_PER_FRAME
+from avsr.rates import MEMORY_PER_FRAME
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, no_progress
 from avsr.text import normalise, target_tokens
@@ -175,9 +175,9 @@ def reliability_samples(checkpoint: Checkpoint, rows: Sequence[ManifestRow], exa
 def _audio(recogniser: Recogniser, row: ManifestRow, examples: Examples) -> Tensor:
     """The encoded sound (1, S, D) of a row, in noise and altered as in training, the same each time."""
     rng = np.random.default_rng((0, zlib.crc32(row.utterance.id.encode())))
-    tokenizer, seconds = recogniser.tokenizer, recogniser.checkpoint.pad_seconds
+    tokenizer = recogniser.tokenizer
     batch = collate([examples.make(row, ExampleSpec("a"), rng)], tokenizer.prompt(None), tokenizer.end,
-                    None if seconds is None else seconds * FEATURE_RATE).to(recogniser.device)
+                    recogniser.checkpoint.pad_columns).to(recogniser.device)
     assert batch.mel is not None
     return recogniser.model.encode_audio(batch.mel, batch.mel_lengths)
 

@@ -18,7 +18,6 @@ from avsr.decode import DecodeOptions
 from avsr.errors import BadManifest
 from avsr.metrics import NOTHING, word_errors
 from avsr.names import MODALITY_NAMES
-from avsr.rates import FEATURE_RATE
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, no_progress
 from avsr.text import normalise
@@ -66,6 +65,6 @@ class Validation:
         for number, row in rows:
             spec = ExampleSpec(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
             made.append(self.examples.make(row, spec, np.random.default_rng(zlib.crc32(row.utterance.id.encode()))))
-        tokenizer, seconds = recogniser.tokenizer, recogniser.checkpoint.pad_seconds
-        batch = collate(made, tokenizer.prompt(None), tokenizer.end, None if seconds is None else seconds * FEATURE_RATE)
+        tokenizer = recogniser.tokenizer
+        batch = collate(made, tokenizer.prompt(None), tokenizer.end, recogniser.checkpoint.pad_columns)
         return [recogniser.detokenize(found.tokens) for found in recogniser.decode(recogniser.encode_batch(batch), GREEDY)]
