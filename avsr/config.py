@@ -50,10 +50,9 @@ Seed = Annotated[int, Between(0, 2**63 - 1)]                # torch takes up to 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained. `start`: nothing (None), or a model by name or folder, whose audio parts, tokenizer and, where the dims
-    allow, video encoder are taken over. `audio_encoder_from`: a model whose audio encoder is taken over. `video_encoder_from`:
-    a model, also an imported one, whose frontend and video blocks are taken over with its mouth crop; "imagenet", or a .pth
-    file of torchvision's resnet18, initialises the frontend `resnet18` from a network for pictures, see train/imagenet.py."""
+    """What is trained. start: a model whose audio parts, tokenizer and, where the dims allow, video encoder are taken over, or
+    None. audio_encoder_from: a model whose audio encoder is taken over. video_encoder_from: a model whose video encoder is
+    taken over with its mouth crop; "imagenet" or a .pth file of torchvision's resnet18, see train/imagenet.py."""
 
     start: str | None = None
     audio_encoder_from: str | None = None
@@ -152,9 +151,7 @@ class Config:
 
 def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[[str], None] = lambda sentence: None) -> Config:
     """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key.
-
-    warn: is called with a sentence for each key of a former version.
-    """
+    warn: is called with a sentence for each key of a former version."""
     path = Path(path)
     warnings: dict[str, None] = {}                              # in order, each sentence once
     values = _read(path, warnings)
@@ -269,16 +266,16 @@ def _value(value: Any, hint: Any, path: str | Path, name: str) -> Any:
 
 
 def _check(config: Config, path: Path) -> None:
-    """Settings that go together, and the sections without which nothing can be learnt."""
+    """Raises BadConfig for settings that do not go together, and where there is no data to train on."""
     if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
-        raise BadConfig(f"{path}: name is {quote(config.name)}, but names the folder of the run within runs/.  Use "
-                        "letters, digits and dashes.")
+        raise BadConfig(f"{path}: name is {quote(config.name)}, but must be a name for the run's folder within runs/.  "
+                        "Use letters, digits and dashes.")
     if not config.train.steps and not config.reliability.variants:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
                         "Correct it, or set reliability.variants.")
     if (share := config.data.p_audio_visual + config.data.p_audio) > 1 + 1e-9:
-        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but the rest to 1 is the share of video "
-                        "alone.  Lower one of them.")
+        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but must be at most 1: the rest "
+                        "is the share of video alone.  Lower one of them.")
     known = [f.name for f in fields(Augment)]
     for name, amount in config.data.augment.items():
         if name not in known:
@@ -291,11 +288,11 @@ def _check(config: Config, path: Path) -> None:
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
     low, high = config.data.snr
     if low > high:
-        raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")
+        raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but must run from the lowest to the highest.  Swap them.")
     if not all(0 <= beta < 1 for beta in config.train.betas):
-        raise BadConfig(f"{path}: train.betas is {list(config.train.betas)}, but both are from 0 to below 1.  Correct it.")
+        raise BadConfig(f"{path}: train.betas is {list(config.train.betas)}, but both must be from 0 to below 1.  Correct it.")
     if not -1 < config.model.gates < 1:
-        raise BadConfig(f"{path}: model.gates is {config.model.gates:g}, but gates are between -1 and 1.  Correct it.")
+        raise BadConfig(f"{path}: model.gates is {config.model.gates:g}, but must be between -1 and 1.  Correct it.")
     if not config.data.train or not config.data.valid:
         missing = "train" if not config.data.train else "valid"
         raise BadConfig(f"{path}: data.{missing} names no manifest.  Add a section [data] with train = [\"...\"] and "

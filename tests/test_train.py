@@ -487,7 +487,7 @@ def test_more_workers_than_the_machine_bears_are_not_started(folder, tmp_path):
     lines, settings = [], config(folder, "data.workers=128", "train.steps=1")
     run = Trainer(settings, tmp_path, TrainOptions(device="cpu", say=lines.append), torch.device("cpu"))
     assert run._n_workers() == min(128, max_processes())
-    assert lines[-1].startswith(f"data.workers is 128, and {max_processes()} are started") == (max_processes() < 128)
+    assert lines[-1].startswith(f"data.workers is 128, but {max_processes()} are started") == (max_processes() < 128)
 
 
 def test_where_no_folder_can_be_it_says_so(folder, tmp_path):

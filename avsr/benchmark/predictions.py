@@ -1,7 +1,6 @@
 """Predictions of other systems for the same test set: a file in, rows like ours out, so that the same code scores them.
 
     predictions.jsonl | .csv | .tsv  +  utterances of the manifest  ->  ResultRow
-
 A line needs `id` and `hypothesis`. `system`, `modality`, `noise`, `snr_db`, `corruption`, `amount` and `duration_s` are
 optional: by default the system is the file's name, and the hypothesis is of clean sound alone. A line of the index that
 `--save-audio` writes becomes one when the hypothesis is added. References, speakers and labels come from the manifest.

@@ -1,7 +1,6 @@
 """`Checkpoint`, and its description in model.json, which is read back field by field against a schema.
 
     Checkpoint -> describe -> model.json -> read_description -> Description -> read_dims, read_mouth_crop
-    -> Dims, MouthCropSettings
 """
 
 from __future__ import annotations
@@ -113,10 +112,7 @@ def describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
 
 
 def read_description(folder: Path) -> Description:
-    """model.json of this layout, with nothing missing, every field of its type, and the rates of this version.
-
-    Raises BadCheckpoint.
-    """
+    """model.json, with every field of its type, and the rates of this version. Raises BadCheckpoint."""
     values = current_fields(read_json(folder / "model.json"))
     if values.get("layout") not in (LAYOUT, *OLDER) or isinstance(values["layout"], bool | float):
         raise BadCheckpoint(f"{folder}: model.json of layout {quote(values.get('layout'))}, known is {LAYOUT}.  Install a "

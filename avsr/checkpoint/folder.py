@@ -113,9 +113,7 @@ def _outline(folder: Path, dims: Dims | HybridDims, room: int) -> AVSR | HybridA
 def _weights_file(folder: Path, about: Description, wanted: Mapping, headers: Mapping[Path, Mapping[str, Stored]],
                   theirs: Mapping, *, everything: bool) -> Path:
     """The weights file that model.json means. Headers are compared first, because hashing a file may take minutes.
-
-    everything: False where the file may also hold a video encoder that is not wanted.
-    """
+    everything: False where the file may also hold a video encoder that is not wanted."""
     from avsr.models.weights import misfit, stored
 
     given = stored({name: tensor for name, tensor in theirs.items() if name in wanted})

@@ -30,10 +30,10 @@ class Imported:
 
 def import_checkpoint(path: Path | str, output: Path | str, *, tokenizer: Path | str | None = None, half: bool = False,
                       progress: Progress = no_progress) -> Imported:
-    """Write the model in a published file as a folder of ours; an existing model there is replaced.
+    """Write the model in a published file as a folder of ours, in place of what is there.
 
-    tokenizer: the folder, or one of the files, of its SentencePiece model; None looks beside the weights. half: store
-    float16, half the size. Raises BadCheckpoint, or BadOutput where it cannot be written.
+    tokenizer: the folder, or one of the files, of its SentencePiece model; None looks beside the weights. half: store float16.
+    Raises BadCheckpoint, or BadOutput where it cannot be written.
     """
     path, output = Path(path), Path(output)
     family, network = read_network(path)

@@ -31,10 +31,7 @@ WIDENED = 8                                                 # times the file's s
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
-    """The variables of a file by name, as stored; an alias is the same array as the variable it stands for.
-
-    Raises BadCheckpoint for another version, another kind of model, an unknown type, or a damaged file.
-    """
+    """The variables of a file by name, as stored; an alias is the same array as its variable. Raises BadCheckpoint."""
     reader = _Reader(path)
     try:
         reader.header()

@@ -15,9 +15,7 @@ from avsr.models.hybrid import HybridDims
 
 @dataclass(frozen=True)
 class Known:
-    """A published file. md5: its first five hex digits, because files of one name differ; wer: in % on LRS3's test set, as its
-    authors report it, or None.
-    """
+    """A published file. md5: its first five hex digits; wer: in % on LRS3's test set, as its authors report it, or None."""
 
     file: str
     modality: str

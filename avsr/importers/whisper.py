@@ -63,11 +63,8 @@ AttentionHeads = tuple[tuple[Place, Place], ...]
 
 @dataclass(frozen=True)
 class WhisperSettings:
-    """The settings that decoding needs beside the weights (`generation_config.json`).
-
-    suppress: tokens that are never written; suppress_begin: not as the first; alignment_heads: (layer, head) of the decoder
-    whose attention to the audio follows the words.
-    """
+    """The settings of `generation_config.json` that decoding needs. suppress: tokens that are never written; suppress_begin:
+    not as the first; alignment_heads: (layer, head) of the decoder whose attention to the audio follows the words."""
 
     suppress: Tokens = ()
     suppress_begin: Tokens = ()
@@ -85,15 +82,13 @@ class WhisperSettings:
 
 
 def build(dims: Dims, weights: Mapping[str, Tensor], *, source: str) -> AVSR:
-    """An `AVSR` with Whisper's audio parts; its video encoder, if `dims` has one, is new, behind closed gates.
-
-    Raises BadCheckpoint naming weights that are missing, left over or of another shape.
-    """
+    """As `_build`, from weights in memory."""
     return _build(dims, stored(weights), lambda: weights, source)
 
 
 def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[str, Tensor]], source: str) -> AVSR:
-    """As `build`, from weights that are read only once their header fits."""
+    """An `AVSR` with Whisper's audio parts, read once their header fits; its video encoder, if any, is new. Raises
+    BadCheckpoint, which names weights that are missing, left over or of another shape."""
     remedy, sound = "Fetch the model again, or name another with --model.", without_video(dims)
     try:
         model = outline(AVSR, sound, most=n_numbers(found) + (sound.width + 1) * sound.n_ctc)     # Whisper has no CTC head

@@ -20,8 +20,7 @@ KERNEL = 31                                                 # frames that a bloc
 
 
 def interleaved_sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Sines at even and cosines at odd columns (len(positions), width) float32 (Vaswani et al. 2017). In
-    Whisper's (blocks.sinusoids) the cosines follow the sines, and the step differs."""
+    """Sines at even and cosines at odd columns (len(positions), width) float32 (Vaswani et al. 2017); see blocks.sinusoids."""
     scales = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10_000) / width))
     angles = positions[:, None] * scales[None]
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)

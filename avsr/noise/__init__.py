@@ -1,7 +1,6 @@
 """Noise: its sources, and mixing it with speech at an exact signal-to-noise ratio.
 
     speech (S,) float32  +  noise (N,) float32, both SAMPLE_RATE  ->  MixedSpeech.audio (S,) float32
-
 Inside: mixing (levels, mix) -> plans (what a noise is made of, render) -> sources (recordings, babble, colours) -> families
 (sources by name) -> mixer (random noise, for training) -> lines, manifest (noise manifests, for repeatable tests).
 """

@@ -1,9 +1,8 @@
 """A noise manifest: a file that says which noise each utterance of a test set gets, the same for everybody.
 
     utterances (id, speaker, sound) x noise families  ->  noise.jsonl  ->  mix(id, family, snr_db, speech)  ->  MixedSpeech
-The noise of an utterance depends on its id and the family's name alone: it is the same in every run and at every level,
-whatever else is in the manifest. The sha256 of every recording, the level of the noise, and the SNR achieved, measured on
-the noise that was added, are checked.
+The noise of an utterance depends on its id and the family's name alone: it is the same in every run and at every level. The
+sha256 of every recording, the level of the noise, and the SNR achieved, measured on the noise that was added, are checked.
 """
 
 from __future__ import annotations
@@ -189,11 +188,8 @@ class NoiseManifest:
         return noise
 
     def mix(self, utterance: str, family: str, snr_db: float | None, speech: np.ndarray | None) -> MixedSpeech:
-        """Mix the speech (S,) float32 of an utterance (None: silent) with its noise at `snr_db`; None adds no noise.
-
-        Raises BadMedia where the speech is silent, BadManifest where it is not the speech that the noise was drawn for,
-        AvsrError where the SNR achieved is off by more than 0.1 dB.
-        """
+        """Mix the speech (S,) float32 of an utterance (None: silent) with its noise at `snr_db`; None adds no noise. Raises
+        BadMedia where it is silent, BadManifest for other speech, AvsrError where the SNR is off by more than 0.1 dB."""
         speech = TargetSpeech(utterance, None, speech).samples()
         if snr_db is None:
             return MixedSpeech(speech.copy(), None, None, 0.0)

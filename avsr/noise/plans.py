@@ -1,7 +1,6 @@
 """What a noise is made of: cuts from recordings and seeds of computed noise in, the samples of the noise out.
 
     NoisePlan(n_samples, streams)  ->  render(plan, sound_of)  ->  (n_samples,) float32, SAMPLE_RATE
-
 Whoever has the same recordings makes the same noise from a plan. A noise manifest (manifest.py) is a file of plans.
 """
 

@@ -2,7 +2,6 @@
 
     source.plan(n_samples, rng, without=speaker)  ->  NoisePlan: parts of recordings, or a seed
     source.draw(n_samples, rng, without=speaker)  ->  (n_samples,) float32, SAMPLE_RATE: that plan, rendered
-
 Recordings are read when they are first needed. A draw depends on the generator alone, not on what was read before.
 """
 

@@ -58,7 +58,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of a call that do not change what is learnt."""
+    """Options of a run that do not change what is learnt."""
 
     resume: bool = False
     minutes: float | None = None                            # after which it stops, to be resumed
@@ -158,7 +158,7 @@ class Trainer:
         aligner = self.config.data.align
         assert aligner is not None
         missing = sum(row.utterance.words is None for row in self.rows)
-        self.say(f"word times: {counted(missing, 'utterance')} without, aligned by {aligner} unless found before")
+        self.say(f"word times: {counted(missing, 'utterance')} without; {aligner} aligns those that were not aligned before")
         arguments = (self.rows, model_path(aligner, self.config), self.folder / "words.jsonl", self.device, self.progress)
         rows = with_word_times(*arguments) if self.rank == 0 else None
         if self.world > 1:
@@ -166,7 +166,7 @@ class Trainer:
         rows = with_word_times(*arguments) if rows is None else rows
         without = [row.utterance.id for row in rows if row.utterance.words is None and "a" in row.cache.modality]
         if without:
-            self.say(f"word times: none for {counted(len(without), 'utterance')}, {without[0]} for one: the text or sound is "
+            self.say(f"word times: none for {counted(len(without), 'utterance')}, such as {without[0]}, whose text or sound is "
                      f"longer than {aligner} can take")
         return rows
 
@@ -245,7 +245,7 @@ class Trainer:
         """`data.workers`, or the most processes that suit this machine; the batches are the same with any number."""
         asked, most = self.config.data.workers, max_processes()
         if asked > most:
-            self.say(f"data.workers is {asked}, and {most} are started: more would only take memory on {n_cores()} cores.")
+            self.say(f"data.workers is {asked}, but {most} are started: more would only take memory on {n_cores()} cores.")
         return min(asked, most)
 
     def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> StepReport:
@@ -372,7 +372,7 @@ def _optimiser(loss_module: LossModule, config: Config) -> torch.optim.AdamW:
 
 
 def _freeze_batch_norms(loss_module: nn.Module) -> None:
-    """Freeze the running means of frozen parts' batch norms too."""
+    """Keep the running means of batch norms whose weights are frozen."""
     for module in loss_module.modules():
         own = list(module.parameters())
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in own):
