@@ -21,7 +21,7 @@ from avsr.rates import MEMORY_PER_FRAME
 
 @dataclass(frozen=True)
 class Losses:
-    """The weighted sum to minimise, and each part by its name, unweighted."""
+    """The weighted sum to minimise, and its parts by name, unweighted."""
 
     total: Tensor
     parts: dict[str, Tensor]

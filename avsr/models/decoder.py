@@ -163,13 +163,12 @@ class Decoder(nn.Module):
             video = [block.video.attention.keys_values(memory.video) for block in self.blocks if block.video is not None]
         return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.reliability)
 
-    def forward(self, tokens: Tensor, cache: Cache, *, last_only: bool = False) -> Tensor:
+    def forward(self, tokens: Tensor, cache: Cache) -> Tensor:
         """The next tokens (N, L) int64 after those in the cache -> logits (N, L, V) float32; the cache grows by L.
 
         N is a multiple of the cache's utterances: row n belongs to utterance n // (N / B).
         """
-        x = self.hidden(tokens, cache)
-        return self.logits(x[:, -1:] if last_only else x)
+        return self.logits(self.hidden(tokens, cache))
 
     def embed(self, tokens: Tensor, past: int) -> Tensor:
         """Tokens (N, L), which follow `past` others, -> (N, L, D) with their positions."""
@@ -228,7 +227,7 @@ class Network(nn.Module):
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 of what follows the last; the cache grows."""
-        return self.decoder(tokens, cache, last_only=True)[:, 0]
+        return self.decoder.logits(self.decoder.hidden(tokens, cache)[:, -1:])[:, 0]
 
     def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
                seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory:

@@ -36,13 +36,15 @@ BABBLE_TALKERS = (3, 8)               # the fewest and the most of "all" talkers
 class NoiseSource(ABC):
     """Anything that makes noise. `without` names a talker who must not be in it; most sources can ignore it."""
 
+    _cache: RecordingCache                                   # of sources that cut from recordings
+
     @abstractmethod
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
         """The plan of what `draw` returns with a generator in the same state."""
 
     def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
         """(n_samples,) float32, at no particular level."""
-        return render(self.plan(n_samples, rng, without=without), self._audio)
+        return render(self.plan(n_samples, rng, without=without), lambda sound: self._cache.audio(sound))
 
     def recordings(self) -> list[Sound]:
         """All recordings from which plans cut."""
@@ -51,9 +53,6 @@ class NoiseSource(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Kind, settings and recordings as JSON; equal for sources that make the same plans with the same generator."""
-
-    def _audio(self, sound: Sound) -> np.ndarray:
-        return read(sound)
 
 
 @dataclass(frozen=True)
@@ -160,9 +159,6 @@ class Recordings(NoiseSource):
     def describe(self) -> dict[str, Any]:
         return {"kind": "files", **_listed(self.sources)}
 
-    def _audio(self, sound: Sound) -> np.ndarray:
-        return self._cache.audio(sound)
-
     def _usable_recording(self, rng: np.random.Generator) -> Sound:
         return self.sources[int(rng.integers(len(self.sources)))]
 
@@ -206,9 +202,6 @@ class Babble(NoiseSource):
     def describe(self) -> dict[str, Any]:
         return {"kind": "talkers", "n_talkers": "all" if self.all_talkers else [self.fewest, self.most],
                 "talkers": {name: _listed(sources) for name, sources in self.talkers.items()}}
-
-    def _audio(self, sound: Sound) -> np.ndarray:
-        return self._cache.audio(sound)
 
     def _other_talkers(self, without: str | None) -> list[str]:
         names = [name for name in self.talkers if name != without]
