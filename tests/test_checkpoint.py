@@ -117,7 +117,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_a_weight(seeing, seei
 
 @pytest.mark.slow
 def test_without_the_video_encoder_the_audio_part_is_the_same(seeing, seeing_folder):
-    deaf = load(seeing_folder, with_video=False)
+    deaf = load(seeing_folder, lips=False)
     assert deaf.model.dims == replace(SEEING, video_frontend=None)
     assert not deaf.video_trained, "it has no lips to trust"
     whole = load(seeing_folder).model.state_dict()
@@ -164,7 +164,7 @@ def test_a_model_with_a_base_stores_what_is_new(added, ears):
     assert loaded.base == str(ears)
     assert loaded.tokenizer.sha256 == model.tokenizer.sha256
     assert loaded.video_trained
-    deaf = load(folder, with_video=False).model.state_dict()
+    deaf = load(folder, lips=False).model.state_dict()
     sound = load(ears).model.state_dict()
     assert all(torch.equal(deaf[name], sound[name]) for name in sound)
 
@@ -264,7 +264,7 @@ def test_a_model_of_a_former_version_is_the_same_model(letters, tmp_path):
     written = (tmp_path / "new" / "model.json").read_text()
     assert not [name for name in ("lips_trained", "n_trust", "n_heed", '"recipe"', '"lips"') if name in written]
     assert not any(name.startswith(("trust.", "exchanges.")) for name in load_file(tmp_path / "new" / "model.safetensors"))
-    audio_alone = load(folder, with_video=False)
+    audio_alone = load(folder, lips=False)
     assert audio_alone.model.state_dict().keys() <= made.model.state_dict().keys()
 
 

@@ -46,13 +46,13 @@ def server(published, tmp_path, monkeypatch):
     ("faster-whisper", ["config.json", "tokenizer.json", "model.bin"]),
 ])
 def test_the_files_of_each_layout_are_fetched_once(server, name, files, monkeypatch):
-    loaded = checkpoint.load(f"me/{name}", with_video=False)
+    loaded = checkpoint.load(f"me/{name}", lips=False)
     assert loaded.name == f"me/{name}"
     assert loaded.model.dims.width == 32
     assert server.fetched == [f"me/{name}/{file}" for file in files]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     server.fetched.clear()
-    again = checkpoint.load(f"me/{name}", with_video=False)       # without a network, what the model does not have is known too
+    again = checkpoint.load(f"me/{name}", lips=False)       # without a network, what the model does not have is known too
     assert again.alignment_heads == loaded.alignment_heads
     assert server.fetched == []
 
@@ -61,9 +61,9 @@ def test_the_files_of_each_layout_are_fetched_once(server, name, files, monkeypa
 def test_shards_are_fetched_as_the_index_lists_them(server, published):
     listed = json.loads((published / "me" / "shards" / "model.safetensors.index.json").read_text())["weight_map"]
     assert len(set(listed.values())) > 1
-    loaded = checkpoint.load("me/shards", with_video=False).model.state_dict()
+    loaded = checkpoint.load("me/shards", lips=False).model.state_dict()
     assert {file.removeprefix("me/shards/") for file in server.fetched} >= set(listed.values())
-    whole = checkpoint.load("me/whole", with_video=False).model.state_dict()
+    whole = checkpoint.load("me/whole", lips=False).model.state_dict()
     assert all((loaded[name] == tensor).all() for name, tensor in whole.items() if not name.startswith("ctc"))
 
 
@@ -75,5 +75,5 @@ def test_shards_are_fetched_as_the_index_lists_them(server, published):
 ])
 def test_what_is_no_use_is_refused_before_its_weights_are_fetched(server, name, says):
     with pytest.raises((BadCheckpoint, MissingAsset), match=says):
-        checkpoint.load(name, with_video=False)
+        checkpoint.load(name, lips=False)
     assert not [file for file in server.fetched if "model." in file]

@@ -54,7 +54,7 @@ def mel(hello):
 def test_every_type_computes_what_ctranslate2_computes(converted, mel, kind, monkeypatch):
     import ctranslate2
 
-    loaded = checkpoint.load(converted(kind), with_video=False)
+    loaded = checkpoint.load(converted(kind), lips=False)
     theirs = ctranslate2.models.Whisper(str(converted(kind)), device="cpu", compute_type="float32", intra_threads=1)
     # Its file holds the sinusoids in the type of the others, ours are exact; with the same ones nothing differs.
     variables = read_ctranslate2(converted(kind) / "model.bin")
@@ -78,7 +78,7 @@ def test_every_type_computes_what_ctranslate2_computes(converted, mel, kind, mon
 def test_every_weight_is_what_was_converted(network, converted, kind, within):
     from avsr.importers.whisper import rename_hugging_face
 
-    loaded = checkpoint.load(converted(kind), with_video=False).model.state_dict()
+    loaded = checkpoint.load(converted(kind), lips=False).model.state_dict()
     wanted = rename_hugging_face(network.state_dict())
     assert len(wanted) > 60
     for name, tensor in wanted.items():
@@ -87,7 +87,7 @@ def test_every_weight_is_what_was_converted(network, converted, kind, within):
 
 
 def test_settings_are_those_of_its_config(converted):
-    loaded = checkpoint.load(converted("int8"), with_video=False)
+    loaded = checkpoint.load(converted("int8"), lips=False)
     assert (loaded.suppress, loaded.suppress_begin, loaded.alignment_heads) == ((1, 2), (220,), ((1, 0),))
     assert (loaded.name, loaded.video_trained, loaded.languages) == (str(converted("int8")), False, ("en",))
 
@@ -127,7 +127,7 @@ def test_a_folder_with_weights_of_both_layouts_is_the_one_its_config_is_of(netwo
 def test_a_wrong_folder_is_named_with_a_remedy(copy, spoil, says):
     spoil(copy)
     with pytest.raises(BadCheckpoint) as caught:
-        checkpoint.load(copy, with_video=False)
+        checkpoint.load(copy, lips=False)
     assert str(caught.value).startswith(str(copy))
     assert says in str(caught.value)
     assert re.search(r"  [A-Z].*\.$", str(caught.value))

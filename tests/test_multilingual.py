@@ -87,7 +87,7 @@ def test_the_prompt_names_language_and_task(base):
 
 
 def test_its_folder_gives_what_its_name_gives(base):
-    loaded = checkpoint.load(packaged_whisper("base"), with_video=False)
+    loaded = checkpoint.load(packaged_whisper("base"), lips=False)
     assert (loaded.suppress, loaded.suppress_begin, loaded.alignment_heads) == (
         base.suppress, base.suppress_begin, base.alignment_heads)
     wanted = base.model.state_dict()
@@ -104,7 +104,7 @@ def test_the_tokenizer_of_another_whisper_is_refused(base, tiny_en_folder, tmp_p
         (tmp_path / name).symlink_to(folders[mine] / name)
     shutil.copyfile(folders[other] / "tokenizer.json", tmp_path / "tokenizer.json")
     with pytest.raises(BadCheckpoint, match=rf"tokenizer\.json: it {says}\.  Put the tokenizer\.json of that very model"):
-        checkpoint.load(tmp_path, with_video=False)
+        checkpoint.load(tmp_path, lips=False)
 
 
 @pytest.mark.slow

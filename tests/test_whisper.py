@@ -111,7 +111,7 @@ def copy(folder, tmp_path):
 def test_a_hugging_face_folder_gives_its_logits(folder, mel):
     from transformers import WhisperForConditionalGeneration
 
-    loaded = checkpoint.load(folder, with_video=False)
+    loaded = checkpoint.load(folder, lips=False)
     assert isinstance(loaded, Checkpoint)
     assert (loaded.suppress, loaded.suppress_begin, loaded.alignment_heads) == ((1, 2), (220,), ((1, 0), (1, 1)))
     assert loaded.model.dims.n_context == 30
@@ -140,7 +140,7 @@ def test_weights_in_shards_and_half_precision(folder, copy):
 def test_a_folder_without_generation_config_goes_by_config_json(copy):
     (copy / "generation_config.json").unlink()
     edit(copy / "config.json", suppress_tokens=[5], begin_suppress_tokens=[6])
-    loaded = checkpoint.load(copy, with_video=False)
+    loaded = checkpoint.load(copy, lips=False)
     assert (loaded.suppress, loaded.suppress_begin, loaded.alignment_heads) == ((5,), (6,), ())
 
 
@@ -148,7 +148,7 @@ def test_weights_of_another_precision_beside_them_are_left_alone(copy):
     """As in the hub's large-v3, which holds model.fp32-00001-of-00002.safetensors beside model.safetensors."""
     for name in ("model.fp32-00001-of-00002.safetensors", "model.fp16.safetensors", "model-00001-of-00002.safetensors"):
         (copy / name).write_bytes(b"garbage")
-    assert checkpoint.load(copy, with_video=False).model.dims.width == 32
+    assert checkpoint.load(copy, lips=False).model.dims.width == 32
 
 
 def test_an_index_says_which_files_are_the_shards(folder, copy):
@@ -236,7 +236,7 @@ def test_a_wrong_folder_is_named_with_a_remedy(copy, case):
     spoil, says = WRONG_FOLDERS[case]
     spoil(copy)
     with pytest.raises(BadCheckpoint) as caught:
-        checkpoint.load(copy, with_video=False)
+        checkpoint.load(copy, lips=False)
     message = str(caught.value)
     assert message.startswith(str(copy))
     assert says in message
@@ -286,4 +286,4 @@ def test_a_head_that_is_not_there_is_named(copy):
     path = copy / "generation_config.json"
     path.write_text(json.dumps({"alignment_heads": [[0, 1], [2, 0]]}))
     with pytest.raises(BadCheckpoint, match=r"head \(2, 0\) is named, counted from 0, of 2 layers with 2 heads each\.  Take"):
-        checkpoint.load(copy, with_video=False)
+        checkpoint.load(copy, lips=False)

@@ -32,15 +32,15 @@ SHIPPED = Path(__file__).parents[1] / "weights"             # models that come w
 MOST_BASES = 3                                              # of a model, its base, the base's base
 
 
-def load(name: str | Path, *, with_video: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
+def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
          progress: Progress = no_progress) -> Checkpoint:
     """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`;
     Whisper's `tiny.en`, `large-v3`), or by its name on the hub.
 
-    with_video: False leaves out the video encoder of a model that can do without it, which saves memory. A Whisper gets a
+    lips: False leaves out the video encoder of a model that can do without it, which saves memory. A Whisper gets a
     new video encoder behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
-    checkpoint = _load(str(name), with_video, progress, ())
+    checkpoint = _load(str(name), lips, progress, ())
     if checkpoint.model.joint_ctc:                          # its search compares sums of log-probabilities over a whole text
         dtype = None
     checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -128,7 +128,7 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remed
     folder = Path(folder)
     tensors, parts = checkpoint.model.state_dict(), PARTS
     if checkpoint.base is not None:
-        base = load(checkpoint.base, with_video=False)
+        base = load(checkpoint.base, lips=False)
         theirs = base.model.state_dict()
         tensors = {name: tensor for name, tensor in tensors.items()
                    if name not in theirs or tensor.shape != theirs[name].shape or not tensor.cpu().float().equal(theirs[name])}

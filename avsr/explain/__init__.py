@@ -49,7 +49,7 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     wanted = from_keywords(ExplainSettings, settings, "explain")
     if not isinstance(model, Checkpoint):
         progress("loading the model", 0, None, None)
-        model = load(model, with_video=may_use_video(model), device=pick_device(device), dtype=torch.float32, progress=progress)
+        model = load(model, lips=may_use_video(model), device=pick_device(device), dtype=torch.float32, progress=progress)
     if not isinstance(model.model, AVSR) or not model.model.dims.n_mels:
         raise AvsrError(f"{model.name}: explain looks into gates, video reliability and log-mels, of which this network has "
                         "none.  Use a model that was trained here, or avsr benchmark.")

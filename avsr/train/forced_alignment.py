@@ -42,7 +42,7 @@ def with_word_times(rows: Sequence[ManifestRow], model: str | Path, kept: Path, 
     todo = [row for row in rows if row.utterance.words is None and "a" in row.cache.modality
             and row.utterance.id not in known]
     if todo:
-        aligner = checkpoint.load(model, with_video=False, device=device, progress=progress)
+        aligner = checkpoint.load(model, lips=False, device=device, progress=progress)
         _check(aligner, todo, model)
         n_done = 0
         for some in _batches(todo):

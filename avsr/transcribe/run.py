@@ -119,7 +119,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
     """The checkpoint for `transcribe`, without its video encoder if no video will be used."""
     with_video = modality in ("v", "av") or (modality == "auto" and may_use_video(model))
-    return load(model, with_video=with_video, device=device, dtype=pick_dtype(device), progress=progress)
+    return load(model, lips=with_video, device=device, dtype=pick_dtype(device), progress=progress)
 
 
 def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
