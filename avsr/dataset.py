@@ -210,7 +210,7 @@ class Examples:
                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int | None]:
         """Mouths, the frames that show a face, and the seed of their augmentation, if any."""
         if cached.images is None or cached.missing is None:
-            raise BadManifest(f"{utterance.id}: lips were asked for, but its cache holds none.  Prepare it again.")
+            raise BadManifest(f"{utterance.id}: mouths were asked for, but its cache holds none.  Prepare it again.")
         if not spec.varied or self.augment is None:
             return centre(cached.images), ~cached.missing, None
         images = hide_frames(cached.images, self.augment, rng)

@@ -148,7 +148,7 @@ def test_sound_alone_and_sight_alone(rows, varied):
     example = varied.make(sound, ExampleSpec("a"), rng())
     assert example.mouths is None
     assert len(example.labels) == -(-len(example.mel) // 4)
-    with pytest.raises(BadManifest, match=f"{sound.utterance.id}: lips were asked for, .*  Prepare it again"):
+    with pytest.raises(BadManifest, match=f"{sound.utterance.id}: mouths were asked for, .*  Prepare it again"):
         varied.make(sound, ExampleSpec("av"), rng())
     assert varied.make(sight, ExampleSpec("v"), rng()).mel is None
     with pytest.raises(BadManifest, match=f"{sight.utterance.id}: sound was asked for, .*  Prepare it again"):

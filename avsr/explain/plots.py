@@ -135,7 +135,7 @@ def shares_figure(words: Sequence[ScoredWord], duration_s: float, *, sound: bool
     for word in words:
         up = down = 0.0
         middle, width = (word.start + word.end) / 2, max(0.03, (word.end - word.start) * 0.86)
-        for value, colour in [(word.shares.sound, SOUND)] * sound + [(word.shares.sight, LIPS)] * video:
+        for value, colour in [(word.shares.sound, SOUND)] * sound + [(word.shares.video, LIPS)] * video:
             axis.bar(middle, value, width, bottom=up if value > 0 else down, color=colour, linewidth=0, zorder=2)
             up, down = up + max(value, 0.0), down + min(value, 0.0)
         if sound and video:

@@ -114,7 +114,7 @@ def balanced(rows: Sequence[ManifestRow], n_rows: int, rng: np.random.Generator)
 def fit_ood(checkpoint: Checkpoint, rows: Sequence[ManifestRow], *, seed: int, progress: Progress = no_progress) -> None:
     """Fit the out-of-distribution detector (models.fusion.OODDetector) to the mouths of up to 512 training rows.
 
-    Each mouth counts twice, as it is and partly covered, so that a hand does not make a stranger of a known speaker."""
+    Each mouth counts twice, as it is and partly covered, so that a hand does not make a known speaker unknown."""
     model, rng, recogniser = checkpoint.model.eval(), np.random.default_rng(seed), Recogniser(checkpoint)
     assert isinstance(model, AVSR)
     assert model.reliability is not None, "the network has no reliability estimator"
