@@ -42,7 +42,7 @@ def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
     heads: (layer, head) pairs whose attention to the audio is used. Without any, and for an utterance without audio, whose
     attention to the video is used, these are `default_heads`. A word's confidence is the mean probability of its tokens.
     """
-    if model.ctc_units == "tokens":
+    if model.joint_ctc:
         return _align_ctc(model, tokenizer, memory, prompts, texts, language)
     has_audio, positions = memory.audio is not None, memory.audio if memory.audio is not None else memory.video
     assert positions is not None, "a memory has audio or video"

@@ -124,11 +124,8 @@ def augmented(batch: Batch, settings: Augment | None, device: torch.device) -> B
 
 
 def buckets(lengths: Sequence[int], max_frames: int, rng: np.random.Generator) -> list[list[int]]:
-    """Random batches of row numbers, of at most `max_frames` padded frames and a share of MAX_PADDING of padding.
-
-    Rows are shuffled, then sorted by length classes 2 % apart, so that the rows of a batch are about equally long but differ
-    between epochs. A row that is longer than `max_frames` gets a batch of its own.
-    """
+    """Random batches of row numbers, of at most `max_frames` padded frames and a share of MAX_PADDING of padding; a longer row
+    gets a batch of its own. Rows are shuffled, then sorted by length classes 2 % apart."""
     order = rng.permutation(len(lengths))
     classes = np.round(np.log(np.maximum(1, np.asarray(lengths)))[order] / np.log(1.02)) if len(order) else np.zeros(0)
     batches: list[list[int]] = [[]]
@@ -169,11 +166,8 @@ def plan_epoch(rows: Sequence[ManifestRow], config: DataConfig, seed: int, epoch
 
 
 class Batches(Dataset):
-    """Makes the batch of a BatchSpec, in whichever process DataLoader calls it.
-
-    finished: mouths are augmented here, as suits training on a CPU: worker processes then do it ahead. False leaves it to
-    `augmented` on a GPU. Both draw the same random numbers.
-    """
+    """Makes the batch of a BatchSpec. finished: whether mouths are augmented here, ahead in worker processes, or else by
+    `augmented` on a GPU; both draw the same random numbers."""
 
     def __init__(self, rows: Sequence[ManifestRow], examples: Examples, prompt: Sequence[int], end: int,
                  pad_columns: int | None, *, finished: bool = True):
@@ -225,11 +219,3 @@ def _init_worker(number: int) -> None:
     torch.set_num_threads(1)                                # two threads beside the training process's would wait
     # numpy's too: on busy cores they took more than half of a sound example's time.
     threadpool_limits(1, user_api="blas")
-
-
-def padding(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """The share of frames that are padding."""
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    return 1 - sum(lengths[i] for batch in batches for i in batch) / padded
-
-

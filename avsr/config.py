@@ -50,10 +50,9 @@ Seed = Annotated[int, Between(0, 2**63 - 1)]                # torch takes up to 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained. `start`: nothing (None), or a model by name or folder, whose audio parts, tokenizer and, where the dims
-    allow, video encoder are taken over. `audio_encoder_from`: a model whose audio encoder is taken over. `video_encoder_from`:
-    a model, also an imported one, whose frontend and video blocks are taken over with its mouth crop; "imagenet", or a .pth
-    file of torchvision's resnet18, initialises the frontend `resnet18` from a network for pictures, see train/imagenet.py."""
+    """What is trained. start: a model whose audio parts, tokenizer and, where the dims allow, video encoder are taken over, or
+    None. audio_encoder_from: a model whose audio encoder is taken over. video_encoder_from: a model whose video encoder is
+    taken over with its mouth crop; "imagenet" or a .pth file of torchvision's resnet18, see train/imagenet.py."""
 
     start: str | None = None
     audio_encoder_from: str | None = None
@@ -152,15 +151,13 @@ class Config:
 
 def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[[str], None] = lambda sentence: None) -> Config:
     """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key.
-
-    warn: is called with a sentence for each key of a former version.
-    """
+    warn: is called with a sentence for each key of a former version."""
     path = Path(path)
-    told: dict[str, None] = {}                              # in order, each sentence once
-    values = _read(path, told)
+    warnings: dict[str, None] = {}                              # in order, each sentence once
+    values = _read(path, warnings)
     for override in overrides:
-        _override(values, override, path, told)
-    for sentence in told:
+        _override(values, override, path, warnings)
+    for sentence in warnings:
         warn(sentence)
     values.setdefault("name", path.resolve().parent.name)
     config = replace(_build(Config, values, str(path), ""), folder=path.resolve().parent)
@@ -168,16 +165,16 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[
     return config
 
 
-def _read(path: Path, told: dict[str, None], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read(path: Path, warnings: dict[str, None], above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The tables of a config file over those of the file that it extends. above: the files that extend this one."""
-    values = _renamed(read_toml(path, "a config.toml, as in experiments/"), str(path), told)
+    values = _renamed(read_toml(path, "a config.toml, as in experiments/"), str(path), warnings)
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
         raise BadConfig(f"{path}: extends is {quote(other)}, but must be the name of a file in the same folder.  Correct it.")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
-    return _merged(_read(path.with_name(other), told, (path, *above)), values)
+    return _merged(_read(path.with_name(other), warnings, (path, *above)), values)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -189,8 +186,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above: str = "", below: str = "") -> dict[str, Any]:
-    """A table under this version's keys; `told` gets a sentence for each key of a former version.
+def _renamed(values: Mapping[str, Any], where: str, warnings: dict[str, None], above: str = "",
+             below: str = "") -> dict[str, Any]:
+    """A table under this version's keys; `warnings` gets a sentence for each key of a former version.
 
     above, below: the old and the new name of the table itself, with a dot. Raises BadConfig where a removed key asks for
     something that no longer exists.
@@ -202,19 +200,18 @@ def _renamed(values: Mapping[str, Any], where: str, told: dict[str, None], above
             harmless, why = REMOVED[old]
             if not harmless(value):
                 raise BadConfig(f"{where}: {old} is {quote(value)}, but {why}.  Remove it.")
-            told[f"{where}: {old} has no effect any more, because {why}.  Remove it."] = None
+            warnings[f"{where}: {old} has no effect any more, because {why}.  Remove it."] = None
             continue
         new = RENAMED.get(old, key)
         if new != key:
-            told[f"{where}: {old} is now called {below}{new}; the old name still works."] = None
+            warnings[f"{where}: {old} is now called {below}{new}; the old name still works."] = None
             if new in values:
                 raise BadConfig(f"{where}: {old} is now called {below}{new}, and both are there.  Remove {old}.")
-        out[new] = _renamed(value, where, told, f"{old}.", f"{below}{new}.") if isinstance(value, Mapping) else value
+        out[new] = _renamed(value, where, warnings, f"{old}.", f"{below}{new}.") if isinstance(value, Mapping) else value
     return out
 
 
-def _override(values: dict[str, Any], override: str, path: Path, told: dict[str, None]) -> None:
-    """Set what an override says. Raises BadConfig."""
+def _override(values: dict[str, Any], override: str, path: Path, warnings: dict[str, None]) -> None:
     key, equals, text = override.partition("=")
     if not equals or not text.strip():
         raise BadConfig(f"--set {override}: has no value.  Write it as train.lr=3e-4, or as data.align=none to do without.")
@@ -226,7 +223,7 @@ def _override(values: dict[str, Any], override: str, path: Path, told: dict[str,
     table: dict[str, Any] = {last: value}
     for name in reversed(sections):
         table = {name: table}
-    table = _renamed(table, f"{path}", told)
+    table = _renamed(table, f"{path}", warnings)
     for _ in sections:
         ((name, table),) = table.items()
         values = values.setdefault(name, {})
@@ -236,15 +233,12 @@ def _override(values: dict[str, Any], override: str, path: Path, told: dict[str,
 
 
 def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any:
-    """The dataclass `kind` from a table."""
     hints = type_hints(kind)
     known = [f.name for f in fields(kind) if f.name != "folder"]
     out = {}
     for key, value in values.items():
         if key not in known:
-            nearest = get_close_matches(key, known, 1, 0.5)
-            hint = f"Did you mean {prefix}{nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
-            raise BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
+            raise _unknown(path, prefix, key, known)
         if is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise BadConfig(f"{path}: {prefix}{key} is a section, not {quote(value)}.  "
@@ -253,6 +247,12 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
         else:
             out[key] = _value(value, hints[key], path, prefix + key)
     return kind(**out)
+
+
+def _unknown(path: str | Path, prefix: str, key: str, known: Sequence[str]) -> BadConfig:
+    nearest = get_close_matches(key, known, 1, 0.5)
+    hint = f"Did you mean {prefix}{nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
+    return BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
 
 
 def _value(value: Any, hint: Any, path: str | Path, name: str) -> Any:
@@ -266,36 +266,33 @@ def _value(value: Any, hint: Any, path: str | Path, name: str) -> Any:
 
 
 def _check(config: Config, path: Path) -> None:
-    """Settings that go together, and the sections without which nothing can be learnt."""
+    """Raises BadConfig for settings that do not go together, and where there is no data to train on."""
     if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
-        raise BadConfig(f"{path}: name is {quote(config.name)}, but names the folder of the run within runs/.  Use "
-                        "letters, digits and dashes.")
+        raise BadConfig(f"{path}: name is {quote(config.name)}, but must be a name for the run's folder within runs/.  "
+                        "Use letters, digits and dashes.")
     if not config.train.steps and not config.reliability.variants:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
                         "Correct it, or set reliability.variants.")
     if (share := config.data.p_audio_visual + config.data.p_audio) > 1 + 1e-9:
-        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but the rest to 1 is the share of video "
-                        "alone.  Lower one of them.")
+        raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but must be at most 1: the rest "
+                        "is the share of video alone.  Lower one of them.")
     known = [f.name for f in fields(Augment)]
-    for name in config.data.augment:
+    for name, amount in config.data.augment.items():
         if name not in known:
-            nearest = get_close_matches(name, known, 1, 0.5)
-            hint = f"Did you mean {nearest[0]}?" if nearest else f"Known are {', '.join(known)}."
-            raise BadConfig(f"{path}: data.augment.{name} is not a setting.  {hint}")
+            raise _unknown(path, "data.augment.", name, known)
+        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
             raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
                             "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
-    for name, amount in config.data.augment.items():
-        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
     low, high = config.data.snr
     if low > high:
-        raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but runs from the lowest to the highest.  Swap them.")
+        raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but must run from the lowest to the highest.  Swap them.")
     if not all(0 <= beta < 1 for beta in config.train.betas):
-        raise BadConfig(f"{path}: train.betas is {list(config.train.betas)}, but both are from 0 to below 1.  Correct it.")
+        raise BadConfig(f"{path}: train.betas is {list(config.train.betas)}, but both must be from 0 to below 1.  Correct it.")
     if not -1 < config.model.gates < 1:
-        raise BadConfig(f"{path}: model.gates is {config.model.gates:g}, but gates are between -1 and 1.  Correct it.")
+        raise BadConfig(f"{path}: model.gates is {config.model.gates:g}, but must be between -1 and 1.  Correct it.")
     if not config.data.train or not config.data.valid:
         missing = "train" if not config.data.train else "valid"
         raise BadConfig(f"{path}: data.{missing} names no manifest.  Add a section [data] with train = [\"...\"] and "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,13 @@ from avsr.errors import AvsrError
 from avsr.rates import VIDEO_FPS
 
 FRAME_MS = 1000 // VIDEO_FPS
+
+
+class Mouth(NamedTuple):
+    """The mouth of an utterance: images (T, 96, 96) uint8 grey, and missing (T,) bool, True where no face was found."""
+
+    images: np.ndarray
+    missing: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,8 @@ class Corruption:
             raise AvsrError(f"corruption {self.name!r}: not known.  Use {', '.join(CORRUPTIONS)}.")
         kind = CORRUPTIONS[self.name]
         if (self.amount is None) != (not kind.amounts):
-            told = f"an amount, {kind.unit}, as {self.name}:{kind.amounts[0]:g}" if kind.amounts else "no amount"
-            raise AvsrError(f"corruption {self}: {self.name} takes {told}.  Correct it.")
+            takes = f"an amount, {kind.unit}, as {self.name}:{kind.amounts[0]:g}" if kind.amounts else "no amount"
+            raise AvsrError(f"corruption {self}: {self.name} takes {takes}.  Correct it.")
         if self.amount is not None and not kind.least <= self.amount <= kind.most:
             raise AvsrError(f"corruption {self}: the amount is {self.amount:g}, and goes from {kind.least:g} to {kind.most:g} "
                             f"{kind.unit}.  Correct it.")
@@ -83,29 +91,27 @@ def parse_corruptions(text: str) -> tuple[Corruption, ...]:
 
 
 def corrupt(images: np.ndarray, missing: np.ndarray, corruption: Corruption, rng: np.random.Generator,
-            other: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Corrupted mouths: images (T, 96, 96) uint8 and missing (T,) bool, of the same T.
-
-    other: images and missing of the other person that `face` shows; where they are shorter, no face is seen after their end.
-    """
+            other: Mouth | None = None) -> Mouth:
+    """A corrupted mouth of the same length. other: the mouth that `face` shows; no face is seen after its end."""
     name, amount = corruption.name, corruption.amount
     if name == "noface":
-        return np.zeros_like(images), np.ones_like(missing)
+        return Mouth(np.zeros_like(images), np.ones_like(missing))
     if name == "face":
         assert other is not None, "whose face?"
         return fitted(other, len(images))
     assert amount is not None, name
     if name == "occlusion":
-        return occlude(images, amount, rng), missing
+        return Mouth(occlude(images, amount, rng), missing)
     if name == "blur":
-        return blur(images, amount), missing
+        return Mouth(blur(images, amount), missing)
     if name == "lowres":
-        return lower(images, round(amount)), missing
+        return Mouth(lower(images, round(amount)), missing)
     if name == "dropped":
         shown = frames_after_loss(len(images), amount, rng)
-        return images[shown], missing[shown]
-    shown = np.clip(np.arange(len(images)) - round(amount / FRAME_MS), 0, max(len(images) - 1, 0))      # shift
-    return images[shown], missing[shown]
+    else:
+        assert name == "shift", name
+        shown = np.clip(np.arange(len(images)) - round(amount / FRAME_MS), 0, max(len(images) - 1, 0))
+    return Mouth(images[shown], missing[shown])
 
 
 def occlude(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -144,13 +150,12 @@ def frames_after_loss(n_frames: int, share: float, rng: np.random.Generator) -> 
     return np.maximum.accumulate(shown)
 
 
-def fitted(mouth: tuple[np.ndarray, np.ndarray], n_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and missing of a mouth, cut to n_frames, or filled up with frames without a face."""
-    images, missing = mouth
-    out, gone = np.zeros((n_frames, *images.shape[1:]), np.uint8), np.ones(n_frames, bool)
-    n = min(n_frames, len(images))
-    out[:n], gone[:n] = images[:n], missing[:n]
-    return out, gone
+def fitted(mouth: Mouth, n_frames: int) -> Mouth:
+    """A mouth cut to n_frames, or filled up with frames without a face."""
+    images, missing = np.zeros((n_frames, *mouth.images.shape[1:]), np.uint8), np.ones(n_frames, bool)
+    n = min(n_frames, len(mouth.images))
+    images[:n], missing[:n] = mouth.images[:n], mouth.missing[:n]
+    return Mouth(images, missing)
 
 
 def _each(images: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

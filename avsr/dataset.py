@@ -18,7 +18,7 @@ import numpy as np
 from avsr import noise
 from avsr.augment import Augment, augment_sound, centre, hide_frames, make_unreadable, speed
 from avsr.cache import Cached, read_entry
-from avsr.corrupt import fitted
+from avsr.corrupt import Mouth, fitted
 from avsr.errors import BadManifest
 from avsr.features import features
 from avsr.manifest import CacheEntry, TimedWord, Utterance, manifest_path, read
@@ -71,9 +71,8 @@ class Example:
     """One utterance as the network takes it; inputs that are not of its modality are None.
 
     mel (C, n_mels) float32, or the waveform (S, 1); mouths (T, 88, 88) uint8, seen (T,) bool; tokens and classes: of the text
-    for the decoder and for CTC; labels (T,) int64 with NO_LABEL where nothing is known; reliable: whether the mouth belongs to
-    the sound and the manifest has no label `trust` that says no. seed: the seed of augment.augment_mouths for these mouths,
-    which are (T, 96, 96) until then; None where they are not augmented.
+    for the decoder and for CTC; labels: see `frame_labels`; reliable: whether the mouth belongs to the sound and its row is
+    reliable. seed: of augment.augment_mouths, until which mouths are (T, 96, 96); None where they are not augmented.
     """
 
     id: str
@@ -137,11 +136,11 @@ def sound_of(row: ManifestRow) -> np.ndarray | None:
 def recordings_by_speaker(rows: Sequence[ManifestRow]) -> tuple[dict[str, list[noise.Recorded]], int]:
     """The sounds of all rows that have one, by speaker, to make noise of them; and how many of them have no speaker."""
     own: dict[str, list[noise.Recorded]] = {}
-    heard = [row for row in rows if "a" in row.cache.modality]
-    for row in heard:
+    with_sound = [row for row in rows if "a" in row.cache.modality]
+    for row in with_sound:
         if row.utterance.speaker is not None:
             own.setdefault(row.utterance.speaker, []).append(noise.Recorded(row.utterance.id, partial(sound_of, row)))
-    return own, sum(row.utterance.speaker is None for row in heard)
+    return own, sum(row.utterance.speaker is None for row in with_sound)
 
 
 def label_words(rows: Sequence[ManifestRow], n_labels: int) -> dict[str, int]:
@@ -151,7 +150,7 @@ def label_words(rows: Sequence[ManifestRow], n_labels: int) -> dict[str, int]:
 
 
 class Examples:
-    """Makes examples of rows. It can be pickled, so that each worker process has one."""
+    """Makes examples of rows. It can be pickled, for worker processes."""
 
     def __init__(self, tokenizer: Path, n_mels: int, labels: Mapping[str, int], mixer: noise.NoiseMixer | None,
                  augment: Augment | None = None, *, p_speed: float = 0.5, p_corrupted: float = 0.0):
@@ -211,7 +210,7 @@ class Examples:
                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int | None]:
         """Mouths, the frames that show a face, and the seed of their augmentation, if any."""
         if cached.images is None or cached.missing is None:
-            raise BadManifest(f"{utterance.id}: lips were asked for, but its cache holds none.  Prepare it again.")
+            raise BadManifest(f"{utterance.id}: mouths were asked for, but its cache holds none.  Prepare it again.")
         if not spec.varied or self.augment is None:
             return centre(cached.images), ~cached.missing, None
         images = hide_frames(cached.images, self.augment, rng)
@@ -220,7 +219,6 @@ class Examples:
         return images, ~cached.missing, int(rng.integers(2 ** 63))
 
     def _spell(self, text: str) -> tuple[list[int], list[int]]:
-        """Tokens and CTC classes."""
         if self.tokenizer is None:
             self.tokenizer = Tokenizer(self.tokenizer_path)
         return target_tokens(self.tokenizer, text), ctc_classes(normalise(text))
@@ -230,7 +228,7 @@ def with_mouths_of(cached: Cached, other: Cached) -> Cached:
     """`cached` with the mouths of `other`, of its own length: cut, or without a face after their end."""
     assert other.images is not None, "its cache holds no mouths"
     assert other.missing is not None
-    images, missing = fitted((other.images, other.missing), cached.n_frames)
+    images, missing = fitted(Mouth(other.images, other.missing), cached.n_frames)
     return replace(cached, images=images, missing=missing)
 
 

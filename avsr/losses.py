@@ -21,7 +21,7 @@ from avsr.rates import MEMORY_PER_FRAME
 
 @dataclass(frozen=True)
 class Losses:
-    """The weighted sum to minimise, and each part by its name, unweighted."""
+    """The weighted sum to minimise, and its parts by name, unweighted."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -120,8 +120,8 @@ def memory_lengths(name: str, batch: Batch, size: int, model: AVSR) -> Tensor:
     """(B,) positions of the audio, video or fused memory that belong to each utterance, at most `size`."""
     lengths = batch.lengths * MEMORY_PER_FRAME
     if batch.mel_lengths is not None and name != "video":
-        heard = model.audio.positions(batch.mel_lengths)
-        lengths = heard if name == "audio" else torch.minimum(lengths, heard)
+        audio = model.audio.positions(batch.mel_lengths)
+        lengths = audio if name == "audio" else torch.minimum(lengths, audio)
     return lengths.clamp(1, size)
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from avsr import align, decode
+from avsr.augment import centre
 from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions, Hypothesis
 from avsr.errors import BadCheckpoint
@@ -104,10 +105,8 @@ def batch_video(mouths: Video) -> tuple[Tensor, Tensor]:
     images = torch.zeros(len(mouths), n_frames, MOUTH_INPUT, MOUTH_INPUT)
     for i, one in enumerate(mouths):
         if one is not None:
-            edge = (one.images.shape[1] - MOUTH_INPUT) // 2
-            centre = one.images[:, edge:edge + MOUTH_INPUT, edge:edge + MOUTH_INPUT]
-            images[i, :len(centre)] = torch.from_numpy(centre.astype(np.float32) / 255)
-            seen[i, :len(centre)] = torch.from_numpy(~one.missing)
+            images[i, :len(one.images)] = torch.from_numpy(centre(one.images).astype(np.float32) / 255)
+            seen[i, :len(one.images)] = torch.from_numpy(~one.missing)
     return images, seen
 
 

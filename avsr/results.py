@@ -1,9 +1,8 @@
 """Benchmark results on disk: one row for each utterance, condition and modality; scores, tables and plots need nothing else.
 
     results.jsonl  <->  ResultRow(system, modality, id, reference, hypothesis, noise, snr_db, ...)
-Nothing in a row depends on the clock, so two runs of one command write the same file byte for byte; timings.jsonl beside it
-holds the durations. Rows hold text as it was written and name the normaliser to compare it by. On reading, the present
-normaliser takes the place of our earlier ones.
+Two runs of one command write the same file byte for byte; timings.jsonl beside it holds the durations. Rows hold text as it was
+written and name the normaliser to compare it by; on reading, the present one takes the place of our earlier ones.
 """
 
 from __future__ import annotations

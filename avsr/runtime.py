@@ -59,6 +59,11 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
 
 
+def is_first_process() -> bool:
+    """Whether this process writes and prints what is to be there once: true in one of the processes that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def n_cores() -> int:
     """The number of processor cores that this process may use, by its affinity where the system has that."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

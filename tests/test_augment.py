@@ -284,7 +284,7 @@ def test_sound_is_hidden_at_most_two_fifths_and_its_level_moves_by_decibels():
 
 
 @pytest.mark.slow
-def test_ruined_mouths_come_in_all_five_ways_and_keep_their_shape():
+def test_unreadable_mouths_come_in_all_five_ways_and_keep_their_shape():
     moving = np.zeros((30, MOUTH_INPUT, MOUTH_INPUT), np.uint8)
     for number, image in enumerate(moving):                 # a bright bar that falls, over a mark at the top
         image[20 + number:24 + number] = 200

@@ -130,7 +130,7 @@ def test_a_damaged_shard_is_named(three):
     assert "no such file" in complaint()
 
 
-def test_another_recipe_is_named(three):
+def test_another_mouth_crop_is_named(three):
     folder = three[0]
     assert cache.read_mouth_crop(folder, MouthCropSettings()) == MouthCropSettings()
     with pytest.raises(BadManifest, match=r"mouth_crop\.smooth: 12 against 6"):

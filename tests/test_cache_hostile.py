@@ -145,7 +145,7 @@ def test_an_entry_that_asks_for_too_much_is_one_sentence(tmp_path, values, messa
     assert re.search(f"{message}.*  ", failed[0])
 
 
-def test_a_recipe_is_a_small_file(tmp_path):
+def test_mouth_crop_settings_are_a_small_file(tmp_path):
     os.mkfifo(tmp_path / "cache.json")
     with pytest.raises(BadManifest, match=r"cache\.json: these are not the settings of a cache \(a pipe"):
         cache.read_mouth_crop(tmp_path, MouthCropSettings())

@@ -116,7 +116,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_a_weight(seeing, seei
 
 
 @pytest.mark.slow
-def test_without_lips_the_sound_part_is_the_same(seeing, seeing_folder):
+def test_without_the_video_encoder_the_audio_part_is_the_same(seeing, seeing_folder):
     deaf = load(seeing_folder, lips=False)
     assert deaf.model.dims == replace(SEEING, video_frontend=None)
     assert not deaf.video_trained, "it has no lips to trust"
@@ -213,15 +213,15 @@ def test_shipped_models_are_found_by_name(original, shipping):
         load("qqq")
 
 
-def test_which_models_may_have_trained_lips(original, folder, shipping, tmp_path):
+def test_which_models_may_have_a_trained_video_encoder(original, folder, shipping, tmp_path):
     save(original, shipping / "mine")
     (tmp_path / "whisper").mkdir()
     (tmp_path / "whisper" / "config.json").write_text("{}")
-    assert checkpoint.may_read_lips("mine")
-    assert checkpoint.may_read_lips(folder)
-    assert checkpoint.may_read_lips(str(folder))
+    assert checkpoint.may_use_video("mine")
+    assert checkpoint.may_use_video(folder)
+    assert checkpoint.may_use_video(str(folder))
     for name in ("tiny.en", "large-v3", "owner/model", tmp_path / "whisper", tmp_path / "nothing"):
-        assert not checkpoint.may_read_lips(name), name
+        assert not checkpoint.may_use_video(name), name
 
 
 # Models of former versions

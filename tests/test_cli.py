@@ -178,6 +178,6 @@ def test_a_benchmark_that_cannot_be_is_one_sentence(tmp_path, arguments, message
     assert message in line
 
 
-def test_prepare_offers_every_recipe():
+def test_prepare_offers_every_mouth_crop():
     (option,) = (one for one in main.commands["prepare"].params if one.name == "mouth_crop")
     assert tuple(option.type.choices) == tuple(MOUTH_CROPS)

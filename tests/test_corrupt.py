@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsr.corrupt import CORRUPTIONS, Corruption, corrupt, frames_after_loss, parse_corruptions
+from avsr.corrupt import CORRUPTIONS, Corruption, Mouth, corrupt, frames_after_loss, parse_corruptions
 from avsr.errors import AvsrError
 
 
@@ -22,7 +22,7 @@ EVERY = parse_corruptions(",".join(CORRUPTIONS))
 @pytest.mark.parametrize("corruption", EVERY, ids=str)
 def test_shapes_stay_the_input_stays_and_the_generator_decides(corruption, mouth):
     images, missing = mouth
-    before, other = images.copy(), (images[::-1][:30], missing[:30])
+    before, other = images.copy(), Mouth(images[::-1][:30], missing[:30])
     once, again = (corrupt(images, missing, corruption, np.random.default_rng(3), other) for _ in range(2))
     assert once[0].shape == images.shape
     assert once[0].dtype == np.uint8
@@ -72,7 +72,7 @@ def test_fewer_pixels_and_more_blur_leave_less_detail():
 def test_no_face_and_another_face(mouth):
     images, missing = mouth
     assert corrupt(images, missing, Corruption("noface"), np.random.default_rng(0))[1].all()
-    other = images[:20] + 1, missing[:20]
+    other = Mouth(images[:20] + 1, missing[:20])
     shown, gone = corrupt(images, missing, Corruption("face"), np.random.default_rng(0), other)
     assert np.array_equal(shown[:20], other[0])
     assert gone.tolist() == [False] * 20 + [True] * 30

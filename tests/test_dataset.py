@@ -138,7 +138,7 @@ def test_somebody_elses_mouth_is_as_long_as_the_sound(rows, plain):
         assert not example.seen[n:].any()
 
 
-def test_a_row_that_the_manifest_does_not_trust_is_not_reliable(rows, plain):
+def test_a_row_whose_label_trust_says_no_is_not_reliable(rows, plain):
     row = ManifestRow(replace(rows[0].utterance, labels={"trust": "no"}), rows[0].base)
     assert not plain.make(row, ExampleSpec("av"), rng()).reliable
 
@@ -148,7 +148,7 @@ def test_sound_alone_and_sight_alone(rows, varied):
     example = varied.make(sound, ExampleSpec("a"), rng())
     assert example.mouths is None
     assert len(example.labels) == -(-len(example.mel) // 4)
-    with pytest.raises(BadManifest, match=f"{sound.utterance.id}: lips were asked for, .*  Prepare it again"):
+    with pytest.raises(BadManifest, match=f"{sound.utterance.id}: mouths were asked for, .*  Prepare it again"):
         varied.make(sound, ExampleSpec("av"), rng())
     assert varied.make(sight, ExampleSpec("v"), rng()).mel is None
     with pytest.raises(BadManifest, match=f"{sight.utterance.id}: sound was asked for, .*  Prepare it again"):

@@ -275,7 +275,7 @@ class Script:
         n_vocab, n_context = 100, 300
 
     dims = Dims()
-    ctc_units = "letters"
+    joint_ctc = False
 
     def __init__(self, monkeypatch, scripts):
         self.calls = []

@@ -95,11 +95,11 @@ numbers = st.floats(-50, 0)
 @given(numbers, numbers, numbers, numbers)
 def test_shares_add_up_and_a_sense_that_is_not_there_has_none(none, sound, sight, both):
     of_all = shapley_shares({"none": none, "a": sound, "v": sight, "av": both})
-    assert of_all.sound + of_all.sight == pytest.approx(both - none, abs=1e-9)
+    assert of_all.sound + of_all.video == pytest.approx(both - none, abs=1e-9)
     alone = shapley_shares({"none": none, "a": sound})
-    assert (alone.sound, alone.sight) == (sound - none, 0)
+    assert (alone.sound, alone.video) == (sound - none, 0)
     blind = shapley_shares({"none": none, "v": sight})
-    assert (blind.sound, blind.sight) == (0, sight - none)
+    assert (blind.sound, blind.video) == (0, sight - none)
 
 
 def test_values_are_those_of_the_senses_and_words_add_up_to_them(checkpoint, plain):
@@ -111,10 +111,10 @@ def test_values_are_those_of_the_senses_and_words_add_up_to_them(checkpoint, pla
         assert found.values[name] == pytest.approx(log_probs.mean().item(), abs=1e-4)
         assert sum(word.log_probs[name] for word in found.words) == pytest.approx(log_probs[:-1].sum().item(), abs=1e-3)
     assert [word.text for word in found.words] == ["ab", "cd"]
-    assert found.shares.sound + found.shares.sight == pytest.approx(found.values["av"] - found.values["none"], abs=1e-6)
+    assert found.shares.sound + found.shares.video == pytest.approx(found.values["av"] - found.values["none"], abs=1e-6)
     assert len(set(found.values.values())) == 4                    # the network is not deaf or blind
     for word in found.words:
-        assert word.shares.sound + word.shares.sight == pytest.approx(word.log_probs["av"] - word.log_probs["none"], abs=1e-6)
+        assert word.shares.sound + word.shares.video == pytest.approx(word.log_probs["av"] - word.log_probs["none"], abs=1e-6)
         assert 0 <= word.start < word.end <= here.segment.duration_s
 
 
@@ -122,8 +122,8 @@ def test_without_a_sense_the_other_has_it_all(checkpoint):
     deaf, blind = ablations_of(checkpoint, sound=False), ablations_of(checkpoint, sight=False)
     assert set(deaf.values) == {"none", "v"}
     assert set(blind.values) == {"none", "a"}
-    assert deaf.shares.sound == blind.shares.sight == 0
-    assert deaf.shares.sight == pytest.approx(deaf.values["v"] - deaf.values["none"])
+    assert deaf.shares.sound == blind.shares.video == 0
+    assert deaf.shares.video == pytest.approx(deaf.values["v"] - deaf.values["none"])
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def test_the_estimated_reliability_is_explained(written, estimated, says):
     assert ("does not rely on this video, so with both it goes by sound alone" in text) == (estimated["video_reliability"] == 0)
 
 
-def test_sound_alone_and_a_model_without_eyes_say_what_is_not_shown(grid, hello, tmp_path, tiny_en):
+def test_sound_alone_and_a_model_without_a_video_encoder_say_what_is_not_shown(grid, hello, tmp_path, tiny_en):
     for model, why in ((grid, "the recording has no picture"), (tiny_en, "this model has no trained lips")):
         source = hello[:2 * SECOND] if model is grid else HELLO
         page = explain(source, model=model, output=tmp_path, start=0.0, end=2.0)

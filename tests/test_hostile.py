@@ -16,7 +16,7 @@ from made_hostile import WEIGHTS, tiny
 from places import ROOT
 
 from avsr import schema
-from avsr.checkpoint import Checkpoint, load, may_read_lips, save
+from avsr.checkpoint import Checkpoint, load, may_use_video, save
 from avsr.checkpoint.description import Description
 from avsr.cli import main
 from avsr.errors import BadCheckpoint
@@ -84,7 +84,7 @@ def test_a_loaded_model_is_saved_and_loaded_again(folder, tmp_path):
 def test_names_that_no_model_has(name, says):
     with pytest.raises(BadCheckpoint, match=says):
         load(name)
-    assert not may_read_lips(name)
+    assert not may_use_video(name)
 
 
 @pytest.mark.parametrize(("options", "says"), [

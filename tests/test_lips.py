@@ -261,18 +261,18 @@ def test_choose_is_none_where_nobody_is_seen():
 # -- mouth_crop
 
 
-def test_recipes_that_differ_name_the_field():
+def test_mouth_crops_that_differ_name_the_field():
     assert MouthCropSettings().differences(MouthCropSettings()) == []
     assert MouthCropSettings().differences(MouthCropSettings(smooth=6)) == ["smooth: 12 against 6"]
 
 
-def test_recipe_survives_json():
+def test_mouth_crop_settings_survive_json():
     mouth_crop = MouthCropSettings(smooth=8)
     assert MouthCropSettings.from_dict(json.loads(json.dumps(mouth_crop.to_dict()))) == mouth_crop
 
 
 @pytest.mark.parametrize("change", [{"smoth": 12}, {"smooth": None}])
-def test_a_recipe_with_other_fields_is_refused_by_name(change):
+def test_mouth_crop_settings_with_other_fields_are_refused_by_name(change):
     values = {**MouthCropSettings().to_dict(), **change}
     values = {name: value for name, value in values.items() if value is not None}
     with pytest.raises(BadCheckpoint, match=next(iter(change))):

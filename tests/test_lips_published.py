@@ -174,7 +174,7 @@ def test_close_ups_are_sampled_as_theirs_or_averaged(moving):
 
 @pytest.mark.parametrize("name", MOUTH_CROPS)
 @pytest.mark.parametrize("n_frames", [1, 4, 11])
-def test_windows_give_the_same_mouths_with_every_recipe(moving, name, n_frames):
+def test_windows_give_the_same_mouths_with_every_mouth_crop(moving, name, n_frames):
     clip, points = moving[0], moving[1][name]
     expected = crop(clip, track_of(points), MOUTH_CROPS[name]).images
     cropper = MouthCropper(MOUTH_CROPS[name])
@@ -207,12 +207,12 @@ def test_points_of_another_kind_are_a_mistake(moving):
 # -- stored recipes
 
 
-def test_a_recipe_stored_before_there_were_others_is_the_default():
+def test_mouth_crop_settings_stored_before_there_were_others_are_the_default():
     assert MouthCropSettings.from_dict(STORED_BEFORE) == MouthCropSettings() == MOUTH_CROPS["avsr"]
 
 
 @pytest.mark.parametrize("name", MOUTH_CROPS)
-def test_named_recipes_survive_storing(name):
+def test_named_mouth_crops_survive_storing(name):
     assert MouthCropSettings.from_dict(MOUTH_CROPS[name].to_dict()) == MOUTH_CROPS[name]
 
 
@@ -228,7 +228,7 @@ def test_a_field_nobody_knows_is_refused():
         MouthCropSettings.from_dict({**STORED_BEFORE, "whole_pixel": True})
 
 
-def test_recipes_differ_by_name():
+def test_mouth_crops_differ_by_name():
     lines = MOUTH_CROPS["avsr"].differences(MOUTH_CROPS["auto-avsr"])
     assert [line.split(":")[0] for line in lines] == ["landmarks", "anchors", "reference", "mouth", "whole_pixels", "averaged"]
     assert lines[-1] == "averaged: True against False"

@@ -120,7 +120,7 @@ def test_gradients_stay_numbers_where_a_text_is_too_long():
     assert all(parameter.grad.isfinite().all() for parameter in made.parameters() if parameter.grad is not None)
 
 
-def test_labels_of_frames_pass_over_what_is_not_seen_and_foreign_mouths():
+def test_frame_labels_ignore_missing_faces_and_mismatched_mouths():
     stranger = example("stranger", 6, [5], seed=3, reliable=False)
     made, batch = loss_module(replace(NONE, frames=1.0, smoothing=0.2)), batch_of(ONE, TWO, stranger)
     parts, memory = made(batch).parts, memory_of(made, batch)
@@ -137,7 +137,7 @@ def test_labels_of_frames_pass_over_what_is_not_seen_and_foreign_mouths():
     assert set(parts) == {"frames_audio", "frames_video"}
 
 
-def test_a_foreign_mouth_is_not_spelt():
+def test_a_mismatched_mouth_has_no_ctc_loss():
     """Attention, and CTC of what is seen, leave the stranger out; what is heard is heard all the same."""
     stranger = replace(ONE, id="stranger", reliable=False)
     made = loss_module(LossConfig(frames=0))
@@ -171,7 +171,7 @@ def test_padding_changes_no_loss(modality, pad):
         torch.testing.assert_close(both[name], mean, atol=1e-4, rtol=1e-4, msg=name)
 
 
-def test_the_judge_is_told_to_believe_what_matches_and_can_be_read():
+def test_reliability_targets_are_matching_readable_mouths():
     stranger = replace(TWO, id="stranger", reliable=False)
     batch = batch_of(ONE, TWO, stranger)
     made = loss_module(replace(NONE, reliability=3.0))

@@ -76,7 +76,7 @@ def test_both_are_held_against_the_same_noise_and_the_same_corruption():
     assert unimodal_cells(found, Cell("other", "av")) == (None, None)
 
 
-def test_the_law():
+def test_the_no_harm_criterion():
     assert no_harm(10.5, 10.0, 30.0)
     assert not no_harm(10.6, 10.0, 30.0)
     assert no_harm(10.5, 30.0, 10.0)
@@ -146,20 +146,20 @@ def test_a_gain_without_its_cells_is_an_error():
 # --- Shapley ---
 
 @given(VALUES, VALUES, VALUES, VALUES)
-def test_shapley_values_keep_the_axioms(none, sound, sight, both):
+def test_shapley_values_keep_the_axioms(none, sound, video, both):
     """Efficiency, symmetry, a player who adds nothing, additivity: with two players they leave no other value."""
-    found = shapley(none, sound, sight, both)
-    assert found.sound + found.sight == pytest.approx(found.total, abs=1e-9)
+    found = shapley(none, sound, video, both)
+    assert found.sound + found.video == pytest.approx(found.total, abs=1e-9)
     assert found.total == both - none
-    swapped = shapley(none, sight, sound, both)
-    assert (swapped.sound, swapped.sight) == (found.sight, found.sound)
+    swapped = shapley(none, video, sound, both)
+    assert (swapped.sound, swapped.video) == (found.video, found.sound)
     idle = shapley(none, sound, none, sound)
-    assert (idle.sound, idle.sight) == (sound - none, 0)
-    twice = shapley(*(2 * value + 1 for value in (none, sound, sight, both)))
+    assert (idle.sound, idle.video) == (sound - none, 0)
+    twice = shapley(*(2 * value + 1 for value in (none, sound, video, both)))
     assert twice.sound == pytest.approx(2 * found.sound, abs=1e-9)
 
 
-def test_the_share_of_sight():
+def test_the_share_of_video():
     assert shapley(-4.0, -1.0, -4.0, -1.0).share == 0
     assert shapley(-4.0, -4.0, -1.0, -1.0).share == 1
     assert shapley(-4.0, -2.0, -2.0, -1.0) == Shapley(1.5, 1.5, 3.0)
@@ -175,13 +175,13 @@ def test_of_one_utterance():
 
     expected = shapley(*(-losses[name] for name in ("none", "a", "v", "av")))
     of_loss = found(rows)
-    assert (of_loss.sound.value, of_loss.sight.value, of_loss.total.value) == (expected.sound, expected.sight, expected.total)
+    assert (of_loss.sound.value, of_loss.video.value, of_loss.total.value) == (expected.sound, expected.video, expected.total)
     assert (of_loss.total.low, of_loss.utterances) == (None, 1)
     texts = {"a": "bin blue at f two now please x", "v": "x x x x two now please soon", "av": " ".join(WORDS)}
     for name, text in texts.items():
         rows[name] = replace(rows[name], hypothesis=text)
     of_words = found({name: rows[name] for name in ("a", "v", "av")}, "wer")
-    assert (of_words.sound.value, of_words.sight.value) == ((7 / 8 + 4 / 8) / 2, (4 / 8 + 1 / 8) / 2)
+    assert (of_words.sound.value, of_words.video.value) == ((7 / 8 + 4 / 8) / 2, (4 / 8 + 1 / 8) / 2)
     assert of_words.total.value == 1
     assert found({**rows, "v": replace(rows["v"], loss=None)}) is None
     with pytest.raises(AvsrError, match=r"no measure 'cer'\.  Choose one of loss, wer"):
@@ -197,11 +197,11 @@ def test_of_a_condition_it_is_the_mean_of_those_of_its_utterances():
         for row in found[one]:
             losses.setdefault(row.id, []).append(-row.loss)
     each = [shapley(*values) for values in losses.values()]
-    for name in ("sound", "sight", "total"):
+    for name in ("sound", "video", "total"):
         estimate = getattr(whole, name)
         assert estimate.value == pytest.approx(np.mean([getattr(one, name) for one in each]))
         assert estimate.low < estimate.value < estimate.high
-    assert whole.share.value == pytest.approx(whole.sight.value / whole.total.value)
+    assert whole.share.value == pytest.approx(whole.video.value / whole.total.value)
     assert whole.share.low < whole.share.value < whole.share.high
     assert (whole.utterances, whole.without, whole.clusters, whole.by) == (48, 0, 8, "speaker")
     worse = condition_shapley(found, Cell("grid", "av"), rng=rng())
@@ -214,7 +214,7 @@ def test_of_word_errors_it_is_weighted_by_words():
                for name, one in zip(("a", "v", "av"), (*unimodal_cells(found, cell), cell), strict=True)}
     whole = condition_shapley(found, cell, "wer", rng=rng())
     expected = shapley(-1.0, -percent["a"], -percent["v"], -percent["av"])
-    assert (whole.sound.value, whole.sight.value) == (pytest.approx(expected.sound), pytest.approx(expected.sight))
+    assert (whole.sound.value, whole.video.value) == (pytest.approx(expected.sound), pytest.approx(expected.video))
     empty = {one: [*some, replace(some[0], id="silent", reference="...")] for one, some in found.items()}
     again = condition_shapley(empty, cell, "wer", rng=rng())
     assert (again.sound.value, again.without) == (pytest.approx(whole.sound.value), 1)
@@ -242,6 +242,6 @@ def test_shares_of_any_counts_add_up(counts):
             plain_row(id=str(i), speaker=f"s{i}", reference=" ".join(WORDS), hypothesis=" ".join(WORDS[n:]))
             for i, n in enumerate(wrong)]
     shares = condition_shapley(found, Cell("s", "av"), "wer", rng=rng(), n_draws=100)
-    assert shares.sound.value + shares.sight.value == pytest.approx(shares.total.value)
+    assert shares.sound.value + shares.video.value == pytest.approx(shares.total.value)
     assert all(one.low <= one.value + 1e-9 and one.value <= one.high + 1e-9
-               for one in (shares.sound, shares.sight, shares.total))
+               for one in (shares.sound, shares.video, shares.total))

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from made_rows import plain_row
 
 from avsr.errors import AvsrError
-from avsr.metrics import difference, paired, sentence_errors, wer
+from avsr.metrics import difference, paired, scored, sentence_errors, wer
 from avsr.metrics.compare import permutation_p
-from avsr.metrics.intervals import gap, interval, log_quotient, ratio
+from avsr.metrics.intervals import clusters, gap, interval, log_quotient, ratio
 
 
 def rng(seed=0):
@@ -53,8 +53,10 @@ def test_intervals_are_repeatable_and_hold_the_rate():
     assert first == second
     assert first != other
     assert first.low < first.percent < first.high
-    narrow = wer(rows, rng=rng(0), confidence=0.5)
-    assert first.low < narrow.low < narrow.high < first.high
+    scores = scored(rows)
+    sums = clusters(rows).sums([one.errors for one in scores], [one.words for one in scores])
+    low, high = interval(sums, ratio, rng(0), confidence=0.5, positive=True)
+    assert first.low < 100 * low < 100 * high < first.high
 
 
 def test_a_generator_goes_on_whether_its_draws_were_remembered_or_not():

@@ -35,7 +35,7 @@ def test_a_silent_sound_is_as_none(default, modality, sound, used, why):
         assert decide(modality, default, recording) == (used, why)
 
 
-def test_a_model_without_lips_finds_no_words_in_silence_and_is_not_refused(tiny_en):
+def test_a_model_without_a_video_encoder_finds_no_words_in_silence_and_is_not_refused(tiny_en):
     with media.open_recording(clip_of(ZEROS)) as recording:
         assert decide("auto", tiny_en, recording) == ("a", "there is only silence in the recording's sound")
         (told,) = sound_problems(recording, "a", level_db=-150.0, n_segments=0)

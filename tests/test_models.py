@@ -131,7 +131,7 @@ def test_a_batch_of_two_is_two_batches_of_one(opened, modality):
 @pytest.mark.slow
 @pytest.mark.parametrize("lips", ["compact", "resnet18-silu"])
 @pytest.mark.parametrize("modality", ["a", "v", "av"])
-def test_conformer_lips_and_waveforms_know_no_company_either(lips, modality):
+def test_conformer_and_waveform_encoders_do_not_depend_on_the_batch(lips, modality):
     model = make(replace(SMALL, n_mels=0, video_frontend=lips, video_blocks="conformer"), gates=0.7)
     tokens, mouths, seen = tokens_of(2, 6), mouths_of(2, 6), length_mask(torch.tensor(FRAMES), 6)
     waves, lengths = torch.randn(2, 3840, 1, generator=torch.Generator().manual_seed(6)), torch.tensor([1920, 3840])
@@ -208,7 +208,7 @@ def test_every_gate_lets_video_in(closed):
 
 
 @torch.enable_grad()
-def test_gradients_reach_the_lips_once_the_gates_are_open():
+def test_gradients_reach_the_video_encoder_once_the_gates_are_open():
     mel, mouths, tokens = mel_of(1, 8), mouths_of(1, 2), tokens_of(1, 3)
     model = make(SMALL)
     model(tokens, mel, mouths).square().sum().backward()
@@ -300,7 +300,7 @@ def compact():
     return make(COMPACT, gates=0.7)
 
 
-def test_compact_lips_are_cheap():
+def test_the_compact_frontend_is_cheap():
     """At most 0.3 GMAC for a clip of 3 s: a laptop's share. The counter counts a multiplication and an addition apart."""
     front = make(COMPACT).video.frontend
     mouths, seen = mouths_of(1, 75), torch.ones(1, 75, dtype=torch.bool)
@@ -309,7 +309,7 @@ def test_compact_lips_are_cheap():
     assert 0.1e9 < counter.get_total_flops() / 2 < 0.3e9
 
 
-def test_compact_lips_batch_as_if_alone(compact):
+def test_the_compact_frontend_does_not_depend_on_the_batch(compact):
     tokens, mel, mouths, frames = tokens_of(2, 6), mel_of(2, 24), mouths_of(2, 6), (3, 6)
     seen = length_mask(torch.tensor(frames), 6)
     seen[1, 2:4] = False
@@ -319,7 +319,7 @@ def test_compact_lips_batch_as_if_alone(compact):
         torch.testing.assert_close(both[i:i + 1], one, **TOLERANCE)
 
 
-def test_compact_lips_do_not_look_at_what_is_not_seen(compact):
+def test_the_compact_frontend_ignores_frames_without_a_face(compact):
     mouths, seen = mouths_of(1, 6), torch.tensor([[True, True, False, True, True, False]])
     before = compact.encode(None, mouths, seen=seen).video
     mouths[0, 2], mouths[0, 5] = 9.0, -5.0
@@ -330,7 +330,7 @@ def test_compact_lips_do_not_look_at_what_is_not_seen(compact):
     assert not torch.allclose(compact.encode(None, mouths, seen=seen).video[places], before[places], atol=1e-3)
 
 
-def test_compact_lips_see_motion(compact):
+def test_the_compact_frontend_depends_on_motion(compact):
     """The same picture in other company looks otherwise: differences of frames go in."""
     still = mouths_of(1, 1).expand(1, 3, 88, 88)
     moving = still.clone()
@@ -355,7 +355,7 @@ def judged(model, logit):
     return model
 
 
-def test_lips_that_are_not_trusted_change_nothing_at_all():
+def test_unreliable_video_changes_nothing_at_all():
     tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
     model = judged(make(COMPACT, gates=0.7), -9.0)
     memory = model.encode(mel, mouths)
@@ -368,7 +368,7 @@ def test_lips_that_are_not_trusted_change_nothing_at_all():
     assert torch.equal(believed, without(tokens, mel, mouths)), "full trust is as no judge"
 
 
-def test_trust_is_each_utterances_own_and_stays_with_it(compact):
+def test_reliability_is_per_utterance_and_is_selected_with_it(compact):
     tokens, mel, mouths = tokens_of(3, 5), mel_of(3, 12), mouths_of(3, 3)
     memory = compact.encode(mel, mouths)
     mixed = replace(memory, reliability=torch.tensor([0.0, 1.0, 0.5]))
@@ -395,7 +395,7 @@ def test_agreement_is_found_at_any_lag_up_to_the_longest():
     torch.testing.assert_close(agreement(heard, spoilt, None, half, ReliabilityEstimator.lags()), torch.ones(2))
 
 
-def test_nobody_judges_sight_without_sound(compact, opened):
+def test_video_without_audio_has_no_reliability(compact, opened):
     assert compact.encode(None, mouths_of(1, 2)).reliability is None
     assert compact.encode(mel_of(1, 8)).reliability is None
     assert opened.encode(mel_of(1, 8), mouths_of(1, 2)).reliability is None

@@ -408,7 +408,7 @@ def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector
     assert "into an empty folder" in told
 
 
-def test_every_recipe_can_be_asked_for_and_wants_its_own_file(tmp_path, monkeypatch):
+def test_every_mouth_crop_can_be_asked_for_and_wants_its_own_file(tmp_path, monkeypatch):
     from avsr.cli.train import prepare_command
 
     (option,) = [option for option in prepare_command.params if option.name == "mouth_crop"]

@@ -208,7 +208,7 @@ def test_a_benchmark_asks_it_by_what_it_can(made, prepared, tmp_path, modality, 
         assert "so not measured by" in run.output
 
 
-def test_mouths_of_another_recipe_are_refused_with_the_command_that_makes_the_right_ones(made, prepared, tmp_path):
+def test_mouths_of_another_crop_are_refused_with_the_command_that_makes_the_right_ones(made, prepared, tmp_path):
     save(made["v"], tmp_path / "v", half=False)
     arguments = ["benchmark", str(prepared["avsr"]), "--model", str(tmp_path / "v"), "-o", str(tmp_path / "runs")]
     run = CliRunner().invoke(main, arguments)

@@ -25,6 +25,7 @@ from avsr import cache, checkpoint, manifest, transcribe
 from avsr.checkpoint import Checkpoint, save
 from avsr.cli import main
 from avsr.config import DataConfig, ReliabilityConfig
+from avsr.corrupt import Mouth
 from avsr.dataset import ManifestRow
 from avsr.errors import AvsrError, BadCheckpoint, BadConfig, BadManifest, BadOutput
 from avsr.importers.whisper import is_whisper_weight
@@ -36,7 +37,7 @@ from avsr.text import write_characters, write_sentencepiece
 from avsr.train import TrainOptions, train
 from avsr.train.initialise import initialise
 from avsr.train.loop import Trainer, learning_rate
-from avsr.train.reliability import MouthImages, ReliabilitySample, balanced, corrupted, fit
+from avsr.train.reliability import ReliabilitySample, balanced, corrupted, fit
 from avsr.train.shortages import report_shortages
 from avsr.train.state import TrainState, averaged, keep_best, save_state
 
@@ -110,7 +111,7 @@ def test_it_learns(learnt):
 
 
 @pytest.mark.slow
-def test_conformer_lips_and_a_waveform_learn_and_come_back(folder, tmp_path):
+def test_conformer_video_and_waveform_encoders_learn_and_are_restored(folder, tmp_path):
     settings = config(folder, "train.steps=24", "train.valid_every=24", "model.dims.n_mels=0", "train.dropout=0.05",
                       'model.dims.video_blocks="conformer"')
     trained = train(settings, tmp_path, TrainOptions())
@@ -339,6 +340,35 @@ def test_a_run_older_than_a_dimension_is_resumed(folder, tmp_path):
     assert train(settings, tmp_path, TrainOptions(resume=True)).step == 2
 
 
+# The names of tensors and dims in the states of former versions, by today's names.
+FORMER_TENSORS = (("fusion_layers.", "exchanges."), ("audio.frontend.", "audio.front."), ("video.frontend.", "video.front."),
+                  ("reliability.classifier.", "trust.judge."), ("reliability.detector.radius", "trust.familiar.reach"),
+                  ("reliability.detector.", "trust.familiar."), ("reliability.", "trust."), ("labels.video.", "labels.lips."),
+                  ("module.", "learner."))
+FORMER_DIMS = {"video_frontend": "lips", "n_reliability": "n_trust"}
+
+
+def test_a_state_with_former_names_is_resumed_bit_for_bit(folder, tmp_path):
+    settings = config(folder, *BUSY, "train.steps=4", "train.save_every=1", "model.dims.n_fusion_layers=1")
+    train(settings, tmp_path / "whole")
+    run = tmp_path / "former"
+    train(settings, run, TrainOptions(minutes=1e-9))
+    facts, tensors = state(run)
+    renamed = {}
+    for name, tensor in tensors.items():
+        for today, former in FORMER_TENSORS:
+            name = name.replace(today, former)
+        renamed[name] = tensor
+    there = " ".join(renamed)
+    assert all(former in there for today, former in FORMER_TENSORS if today != "audio.frontend.")
+    assert not any(today in there for today, _ in FORMER_TENSORS)
+    dims = {FORMER_DIMS.get(name, name): value for name, value in facts["about"]["dims"].items()} | {"n_heed": 0}
+    (run / "state.json").write_text(json.dumps(facts | {"about": facts["about"] | {"dims": dims}}))
+    save_file(renamed, run / facts["tensors"])
+    assert train(settings, run, TrainOptions(resume=True)).step == 4
+    assert same(state(tmp_path / "whole")[1], state(run)[1])
+
+
 def test_nothing_to_resume(folder, tmp_path):
     with pytest.raises(BadCheckpoint, match=r"no run to resume here .*  Start it without --resume\."):
         train(config(folder), tmp_path, TrainOptions(resume=True))
@@ -457,7 +487,7 @@ def test_more_workers_than_the_machine_bears_are_not_started(folder, tmp_path):
     lines, settings = [], config(folder, "data.workers=128", "train.steps=1")
     run = Trainer(settings, tmp_path, TrainOptions(device="cpu", say=lines.append), torch.device("cpu"))
     assert run._n_workers() == min(128, max_processes())
-    assert lines[-1].startswith(f"data.workers is 128, and {max_processes()} are started") == (max_processes() < 128)
+    assert lines[-1].startswith(f"data.workers is 128, but {max_processes()} are started") == (max_processes() < 128)
 
 
 def test_where_no_folder_can_be_it_says_so(folder, tmp_path):
@@ -502,7 +532,7 @@ def test_what_cannot_be_trained_says_why_before_the_first_step(folder, tmp_path,
     assert ".  " in str(caught.value)
 
 
-def test_a_cache_of_another_recipe_is_refused(tmp_path):
+def test_a_cache_of_another_mouth_crop_is_refused(tmp_path):
     corpus(tmp_path, 2, 1)
     cache.write_mouth_crop(tmp_path, replace(MouthCropSettings(), smooth=7))
     with pytest.raises(BadManifest, match=r"cache\.json: the cache was made with other settings \(mouth_crop\.smooth"):
@@ -620,7 +650,7 @@ def test_each_speaker_has_a_say_before_any_has_two():
 
 def test_damage_is_drawn_and_leaves_what_it_was_given():
     cached = say(["ab", "cd"])
-    mouths = MouthImages(cached.images, cached.missing)
+    mouths = Mouth(cached.images, cached.missing)
     before, seen = mouths.images.copy(), []
     for seed in range(40):
         made = corrupted(mouths, np.random.default_rng(seed))
@@ -727,7 +757,7 @@ def test_a_model_starts_where_another_has_ended(folder, tmp_path, learnt):
         initialise(config(folder, f"model.video_encoder_from={trained.model}", "model.dims.video_width=64"), tmp_path)
 
 
-def test_imported_lips_are_taken_over_as_they_are_with_their_crop(folder, tmp_path):
+def test_an_imported_video_encoder_is_taken_over_with_its_mouth_crop(folder, tmp_path):
     torch.manual_seed(0)
     sizes = HybridDims(width=32, n_heads=4, n_inside=128, n_video_layers=2, n_decoder_layers=1, n_vocab=9)
     imported = HybridAVSR(sizes).eval()

@@ -72,13 +72,13 @@ def test_looking_with_closed_gates_changes_nothing(tiny_en, with_lips):
 
 
 @pytest.mark.slow
-def test_auto_listens_only_while_the_lips_are_untrained(with_lips, said_to_be_trained):
+def test_auto_uses_audio_alone_while_the_video_encoder_is_untrained(with_lips, said_to_be_trained):
     transcript = transcribe(HELLO, model=with_lips)
     assert (transcript.modality, transcript.modality_reason) == ("a", "this model has no trained lips")
     assert transcribe(HELLO, model=said_to_be_trained, beam_size=1).modality == "av"
 
 
-def test_lips_are_loaded_where_somebody_may_look(tiny_en, tmp_path, monkeypatch):
+def test_the_video_encoder_is_loaded_where_video_may_be_used(tiny_en, tmp_path, monkeypatch):
     """`auto` looks with models that may have learnt to: shipped ones and folders of ours, not published Whispers."""
     module, asked = import_module("avsr.transcribe.run"), []
     ours = save(tiny_en, tmp_path / "model")
@@ -88,7 +88,7 @@ def test_lips_are_loaded_where_somebody_may_look(tiny_en, tmp_path, monkeypatch)
     assert asked == [False, True, True, True, False]
 
 
-def test_sight_alone_is_refused_without_trained_lips(with_lips):
+def test_video_alone_is_refused_without_a_trained_video_encoder(with_lips):
     with pytest.raises(AvsrError, match=r"no trained lips.*--modality a"):
         transcribe(HELLO, model=with_lips, modality="v")
 

@@ -84,7 +84,7 @@ def ours(folder, *, pad_seconds=None, n_context=24, **dims):
     folder.mkdir()
     tokenizer = write_characters(folder / "letters.json")
     model = AVSR(Dims(**TINY | dims, n_vocab=tokenizer.no_timestamps + 1, n_context=n_context))
-    return checkpoint.save(Checkpoint("teacher", model, tokenizer, pad_seconds=pad_seconds), folder / "model", half=False)
+    return checkpoint.save(Checkpoint("aligner", model, tokenizer, pad_seconds=pad_seconds), folder / "model", half=False)
 
 
 def imported(folder, **layers):
@@ -93,11 +93,11 @@ def imported(folder, **layers):
     folder.mkdir()
     dims = HybridDims(width=32, n_heads=4, n_inside=32, n_decoder_layers=1, n_vocab=10, **layers)
     pieces = write_sentencepiece(folder / "pieces.json", ["<unk>", "\u2581", *"ABCDEF"], dict.fromkeys("\u2581ABCDEF", -1.0))
-    teacher = Checkpoint("teacher", HybridAVSR(dims), pieces, pad_seconds=None, video_trained="n_video_layers" in layers)
-    return checkpoint.save(teacher, folder / "model", half=False)
+    aligner = Checkpoint("aligner", HybridAVSR(dims), pieces, pad_seconds=None, video_trained="n_video_layers" in layers)
+    return checkpoint.save(aligner, folder / "model", half=False)
 
 
-TEACHERS = {
+ALIGNERS = {
     "log-mel": lambda folder: ours(folder),
     "log-mel, padded": lambda folder: ours(folder, pad_seconds=30),
     "log-mel, with lips": lambda folder: ours(folder, video_frontend="compact", n_video_layers=1, video_width=32),
@@ -107,10 +107,10 @@ TEACHERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", TEACHERS)
-def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
-    teacher, device, told = TEACHERS[kind](tmp_path / "teacher"), torch.device("cpu"), []
-    found = with_word_times(made_rows, teacher, tmp_path / "words.jsonl", device, lambda *call: told.append(call))
+@pytest.mark.parametrize("kind", ALIGNERS)
+def test_any_model_that_takes_audio_can_align(kind, made_rows, tmp_path):
+    aligner, device, told = ALIGNERS[kind](tmp_path / "aligner"), torch.device("cpu"), []
+    found = with_word_times(made_rows, aligner, tmp_path / "words.jsonl", device, lambda *call: told.append(call))
     assert told == [("finding word times", n, 12, "utterances") for n in (0, 8, 12)]
     for row in found:
         if "a" not in row.utterance.cache.modality:
@@ -121,7 +121,7 @@ def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
         assert times == sorted(times)
         assert times[0] >= 0
         assert times[-1] <= row.n_frames / VIDEO_FPS + 0.001
-    alone = with_word_times(made_rows[:1], teacher, tmp_path / "alone.jsonl", device, no_progress)[0].utterance.words
+    alone = with_word_times(made_rows[:1], aligner, tmp_path / "alone.jsonl", device, no_progress)[0].utterance.words
     for one, other in zip(alone, found[0].utterance.words, strict=True):           # company changes nothing
         assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.041)
 
@@ -129,35 +129,35 @@ def test_whoever_hears_can_teach(kind, made_rows, tmp_path):
 @pytest.mark.parametrize(("layers", "how"), [({"n_video_layers": 1}, "video alone"),
                                              ({"n_video_layers": 1, "n_audio_layers": 1}, "audio and video together")])
 def test_who_does_not_hear_is_refused_before_any_work(made, layers, how, tmp_path):
-    teacher, lines = imported(tmp_path / "teacher", **layers), []
-    says = f"data.align {teacher}: this model transcribes {how}, .*  Set data.align to a model that"
+    aligner, lines = imported(tmp_path / "aligner", **layers), []
+    says = f"data.align {aligner}: this model transcribes {how}, .*  Set data.align to a model that"
     with pytest.raises(BadConfig, match=says):
-        train(config(made, f"data.align={teacher}"), tmp_path / "run", TrainOptions(say=lines.append))
+        train(config(made, f"data.align={aligner}"), tmp_path / "run", TrainOptions(say=lines.append))
     assert not (tmp_path / "run" / "words.jsonl").exists()
     assert not any(line.startswith("step") for line in lines)
 
 
 @pytest.mark.slow
 def test_a_run_learns_from_a_waveform_model_beside_its_config(made, tmp_path):
-    teacher, lines, told = ours(made / "by-waves", n_mels=0), [], []
+    aligner, lines, told = ours(made / "by-waves", n_mels=0), [], []
     options = TrainOptions(say=lines.append, progress=lambda *call: told.append(call))
     train(config(made, "data.align=by-waves/model", "train.steps=1"), tmp_path / "run", options)
-    assert lines[0] == "word times: 13 utterances without, aligned by by-waves/model unless found before"
+    assert lines[0] == "word times: 13 utterances without; by-waves/model aligns those that were not aligned before"
     assert len((tmp_path / "run" / "words.jsonl").read_text().splitlines()) == 12
-    assert teacher.is_dir()
+    assert aligner.is_dir()
     stages = list(dict.fromkeys((stage, unit) for stage, _, _, unit in told))
     assert stages == [("finding word times", "utterances"), ("training", "steps"),
                       *((f"validating by {one}", "utterances") for one in ("sound", "lips", "sound and lips"))]
 
 
-def test_what_is_too_long_for_the_teacher_stays_without_and_is_counted(made, tmp_path):
+def test_what_is_too_long_for_the_aligner_stays_without_and_is_counted(made, tmp_path):
     ours(made / "short", n_context=8)                       # room for two words of two letters
     lines, run = [], tmp_path / "run"
     train(config(made, "data.align=short/model", "train.steps=1"), run, TrainOptions(say=lines.append))
     kept = [json.loads(line) for line in (run / "words.jsonl").read_text().splitlines()]
     long = [one["id"] for one in kept if one["words"] is None]
     assert 0 < len(long) < 12
-    assert lines[1].startswith(f"word times: none for {len(long)} utterances, u")
+    assert lines[1].startswith(f"word times: none for {len(long)} utterances, such as u")
     assert "longer than short/model can take" in lines[1]
 
 
@@ -190,7 +190,7 @@ def test_each_language_has_its_own_words_in_whatever_company(made_rows, multilin
 def test_a_language_that_the_teacher_does_not_write_is_refused(made_rows, multilingual, tmp_path):
     rows = [replace(row, utterance=replace(row.utterance, language=language))
             for row, language in zip(made_rows[:3], ("en", "xx", "xx"), strict=True)]
-    for teacher in (multilingual, ours(tmp_path / "english")):
+    for aligner in (multilingual, ours(tmp_path / "english")):
         with pytest.raises(BadConfig, match=r"data.align .*: 2 utterances, u1 for one, are in language 'xx'"):
-            with_word_times(rows, teacher, tmp_path / "words.jsonl", torch.device("cpu"), no_progress)
+            with_word_times(rows, aligner, tmp_path / "words.jsonl", torch.device("cpu"), no_progress)
     assert not (tmp_path / "words.jsonl").exists()

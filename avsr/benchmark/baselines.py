@@ -26,11 +26,11 @@ import numpy as np
 
 from avsr import assets
 from avsr.benchmark.systems import Recognition, Request, Result
+from avsr.checkpoint.whisper import PACKAGED
 from avsr.errors import AvsrError, MissingAsset
 from avsr.runtime import n_cores, pick_device
 
 FULL_SCALE = 2**15                                          # of 16 bits
-PACKAGED = ("tiny.en", "base")                              # the sizes in the extra `offline`
 # The files of faster-whisper's layout, and the end of the name that each has among our assets.
 LAYOUT = {"model.bin": "ct2", "config.json": "config.json", "tokenizer.json": "tokenizer.json",
           "vocabulary.txt": "vocabulary.txt"}
@@ -72,7 +72,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class BaselineOptions:
-    """What open_baseline is asked for."""
+    """The arguments of open_baseline."""
 
     device: str
     language: str | None
@@ -84,13 +84,12 @@ def open_baseline(spec: str, *, device: str = "auto", language: str | None = "en
                   threads: int | None = None) -> Baseline:
     """The recogniser that `spec` names.
 
-    "faster-whisper:SIZE": Whisper of that size, which faster-whisper fetches unless it is here; "faster-whisper:FOLDER": a
-    model in CTranslate2's layout.  "pocketsphinx": its US English models with their open vocabulary.
-    "pocketsphinx:FILE.gram": the same acoustic model with a JSGF grammar; pronunciations come from FILE.dict where that is
-    beside it, else from CMU's dictionary.
+    "faster-whisper:SIZE": Whisper of that size, fetched if need be; "faster-whisper:FOLDER": a model in CTranslate2's layout.
+    "pocketsphinx": its US English models.  "pocketsphinx:FILE.gram": its acoustic model with a JSGF grammar; pronunciations
+    come from FILE.dict beside it, else from CMU's dictionary.
 
-    device, beam_size, threads: of faster-whisper (all cores if None). pocketsphinx has its own beams and uses one core.
-    language: None lets a multilingual Whisper guess.  Raises AvsrError, MissingAsset.
+    device, beam_size, threads: of faster-whisper (all cores if None).  language: None lets a multilingual Whisper guess.
+    Raises AvsrError, MissingAsset.
     """
     kind, _, what = spec.partition(":")
     if kind not in BASELINES:

@@ -20,11 +20,7 @@ Task = tuple[str, Corruption | None]                        # a modality, and wh
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
-    """What `avsr benchmark --help` lists under the same names.
-
-    snrs, corrupt_snrs: dB, None for clean.  given: folders of noises by name.  level: how the level of speech is measured,
-    `active` or `rms`.
-    """
+    """What `avsr benchmark --help` lists. snrs, corrupt_snrs: dB, None for clean.  given: folders of noises by name."""
 
     split: str = "test"
     models: tuple[str, ...] = ("default",)
@@ -105,8 +101,8 @@ def parse_modalities(text: str) -> tuple[str, ...]:
 def conditions(settings: BenchmarkSettings, modalities: Sequence[str]) -> list[AudioCondition]:
     """Everything that is measured of a system with these modalities; `settings.noises` must be named.
 
-    Lips alone are measured once for all noises, sound alone once for all corruptions. Corrupted video is shown with clean
-    audio and with noise at `corrupt_snrs`, where sound alone is measured as well, for comparison.
+    Video alone is measured once for all noises, audio alone once for all corruptions. Corrupted video is shown with clean
+    audio and with noise at `corrupt_snrs`, where audio alone is measured as well.
     """
     corruptions, corrupt_snrs = settings.corruptions, settings.corrupt_snrs
     levels = (*settings.snrs, *(corrupt_snrs if corruptions else ()))

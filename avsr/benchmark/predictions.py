@@ -1,7 +1,6 @@
 """Predictions of other systems for the same test set: a file in, rows like ours out, so that the same code scores them.
 
     predictions.jsonl | .csv | .tsv  +  utterances of the manifest  ->  ResultRow
-
 A line needs `id` and `hypothesis`. `system`, `modality`, `noise`, `snr_db`, `corruption`, `amount` and `duration_s` are
 optional: by default the system is the file's name, and the hypothesis is of clean sound alone. A line of the index that
 `--save-audio` writes becomes one when the hypothesis is added. References, speakers and labels come from the manifest.
@@ -41,11 +40,8 @@ def read_predictions(path: str | Path, utterances: Sequence[Utterance], *, split
                      silent: Collection[str] = ()) -> list[ResultRow]:
     """The rows of a file of predictions, in its order.
 
-    split: of the rows; that of each utterance if None.  silent: ids whose speech is silent, so that they have no SNR and may
-    be missing in noise.
-
-    Raises BadManifest with file and line where a line is cut off, has wrong types or another normaliser, where an id is not
-    among the utterances or occurs twice in one condition, and where utterances are missing.
+    split: of the rows; that of each utterance if None.  silent: ids of silent utterances, which may be missing in noise.
+    Raises BadManifest with file and line for every mistake, and where utterances are missing.
     """
     path = Path(path)
     known = {one.id: one for one in utterances}
@@ -130,7 +126,6 @@ def _cell(name: str, cell: str) -> str | float:
 # --- values ---
 
 def _values(line: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a line by name with their types checked, None where absent."""
     for name in line:
         if name not in FIELDS and name not in UNUSED:
             nearest = get_close_matches(name, FIELDS, 1)

@@ -1,7 +1,6 @@
 """Recordings that a benchmark writes: every mixture of speech and noise, and samples for the report's page.
 
-    Mixture  ->  FOLDER/NOISE/SNR/ID.wav (32-bit float, so that nothing is clipped), and a line of FOLDER/audio.jsonl each,
-                 which says which file belongs to which id: names.file_name makes a name of an id
+    Mixture  ->  FOLDER/NOISE/SNR/ID.wav (32-bit float, so that nothing is clipped), and a line of FOLDER/audio.jsonl each
     rows + cache  ->  FOLDER/media/ID.mp4: the mouth, and the sound as recorded, of the best and the worst utterances
 Other systems transcribe the mixtures, and `avsr benchmark --rows FILE` reads what they wrote.
 """

@@ -28,9 +28,9 @@ from avsr.benchmark.baselines import open_baseline
 from avsr.benchmark.conditions import AudioCondition, BenchmarkSettings, Task, conditions, group_labels, noise_config
 from avsr.benchmark.predictions import read_predictions
 from avsr.benchmark.recordings import Mixture, write_mixtures, write_samples
-from avsr.benchmark.systems import CheckpointSystem, Mouth, Request, Result, System
+from avsr.benchmark.systems import CheckpointSystem, Request, Result, System
 from avsr.cache import Cached, read_entry, read_mouth_crop
-from avsr.corrupt import Corruption, corrupt
+from avsr.corrupt import Corruption, Mouth, corrupt
 from avsr.dataset import ManifestRow, read_prepared, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What does not change the measurement. command: as it was typed, for run.json.  say: is given sentences for the user."""
+    """What does not change the measurement. command: as typed, for run.json.  say: takes sentences for the user."""
 
     command: str = ""
     progress: Progress = no_progress
@@ -82,8 +82,8 @@ def benchmark(manifest: str | Path, output: str | Path, settings: BenchmarkSetti
               options: CallOptions = CallOptions()) -> Benchmarked:
     """Measure what `settings` say on the split of a prepared manifest (file or folder), into `output`.
 
-    predictions: files of what other systems wrote, whose rows join ours.  save_audio: a folder for every mixture, as WAV.
-    Raises AvsrError and its kinds. What cannot be measured is in `skipped`, and in run.json.
+    predictions: files of what other systems wrote.  save_audio: a folder for every mixture, as WAV.  Raises AvsrError.
+    What cannot be measured is in `skipped`, and in run.json.
     """
     folders = {os.path.realpath(folder): Path(folder) for folder in (output, save_audio) if folder is not None}
     with ExitStack() as stack:
@@ -152,10 +152,8 @@ class _BenchmarkRun:
         return ("speech-shaped",)
 
     def _noise_manifest(self, output: Path) -> noise.NoiseManifest | None:
-        """The noise of every utterance in every family; the file is made where it is not there.
-
-        The corpus's own talkers are those of the whole split, so that the noise does not depend on the limit.
-        """
+        """The noise of every utterance in every family. The corpus's own talkers are those of the whole split, so that the
+        noise does not depend on the limit."""
         if not self.settings.noises:
             return None
         own, _ = recordings_by_speaker(self.split)
@@ -273,12 +271,11 @@ class _BenchmarkRun:
             return mouth, None
         rng, other, face = np.random.default_rng(corruption_seed(row.utterance.id, corruption)), None, None
         if corruption.name == "face":
-            stranger = self._stranger(row, rng)
-            other, face = _mouth(read_entry(stranger.base, stranger.cache)), stranger.utterance.id
-        pair = None if other is None else (other.images, other.missing)
-        return Mouth(*corrupt(mouth.images, mouth.missing, corruption, rng, pair)), face
+            shown = self._of_another_speaker(row, rng)
+            other, face = _mouth(read_entry(shown.base, shown.cache)), shown.utterance.id
+        return corrupt(mouth.images, mouth.missing, corruption, rng, other), face
 
-    def _stranger(self, row: ManifestRow, rng: np.random.Generator) -> ManifestRow:
+    def _of_another_speaker(self, row: ManifestRow, rng: np.random.Generator) -> ManifestRow:
         """An utterance of another speaker, chosen speaker first, or the face would nearly always be the same."""
         others = [one for one in self.rows if one.utterance.speaker != row.utterance.speaker
                   and "v" in one.cache.modality]
@@ -324,12 +321,10 @@ def _key(system: System, condition: AudioCondition, task: Task, utterance: str) 
 
 
 def _keys(system: System, batch: _Batch) -> Iterator[Key]:
-    """The keys of a batch's rows."""
     return (_key(system, batch.condition, task, row.utterance.id) for task in batch.condition.tasks for row in batch.rows)
 
 
 def _timings(system: System, batch: _Batch, results: Sequence[Result], n_samples: int) -> list[dict]:
-    """A line of timings.jsonl for each task of a batch."""
     peak = _peak_bytes(system.device)
     return [{"system": system.name, "modality": modality, "noise": batch.condition.noise, "snr_db": batch.condition.snr_db,
              "corruption": corruption and corruption.name, "amount": corruption and corruption.amount,

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from avsr.checkpoint import SHIPPED, Checkpoint, may_read_lips, shipped
+from avsr.checkpoint import SHIPPED, Checkpoint, may_use_video, shipped
+from avsr.corrupt import Mouth
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR
@@ -24,14 +25,6 @@ from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, n_parallel_batches, pick_device
 from avsr.text import target_tokens
 from avsr.transcribe.run import load_model
-
-
-@dataclass(frozen=True)
-class Mouth:
-    """The mouth of an utterance: images (T, 96, 96) uint8 grey, and missing (T,) bool, True where no face was found."""
-
-    images: np.ndarray
-    missing: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -63,8 +56,8 @@ class Result:
 class System(Protocol):
     """What a benchmark measures.
 
-    name: `system` of its rows.  facts: sha256 and search of its rows.  about: what else run.json says of it.
-    modalities: those it can be measured by.  n_parallel_batches: how many batches it takes in parallel.  device: cpu or cuda.
+    name: `system` of its rows.  facts: their sha256 and search.  about: what else run.json says of it.  device: cpu or cuda.
+    modalities: those it can be measured by.
     """
 
     name: str
@@ -84,8 +77,8 @@ class CheckpointSystem:
 
     def __init__(self, name: str, *, beam_size: int | None, device: str, modalities: Sequence[str], progress: Progress):
         self.torch_device = pick_device(device)
-        reads_lips = any("v" in one for one in modalities) and may_read_lips(name)
-        self.checkpoint = load_model(name, "av" if reads_lips else "a", self.torch_device, progress)
+        uses_video = any("v" in one for one in modalities) and may_use_video(name)
+        self.checkpoint = load_model(name, "av" if uses_video else "a", self.torch_device, progress)
         self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
         self.recogniser = Recogniser(self.checkpoint)
         # No fallback temperatures, which are random: one result for one sound.
@@ -93,10 +86,10 @@ class CheckpointSystem:
         self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
         self.about = {"model": name, "training": self.checkpoint.training}
         able = self.checkpoint.modalities
-        if self.checkpoint.model.ctc_units != "tokens":     # a published network has one modality, so `none` tells nothing
+        if isinstance(self.checkpoint.model, AVSR):         # an imported network has one modality, so `none` tells nothing
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
-        self.needs_lips = {"v"} if "a" in able else {"v", "av"}
+        self.needs_video = {"v"} if "a" in able else {"v", "av"}
         self.n_parallel_batches, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
         self.gate = _mean_gate(self.checkpoint)
 
@@ -123,12 +116,12 @@ class CheckpointSystem:
         return out
 
     def _decode(self, request: Request, memory: Memory) -> list[str]:
-        """The texts; empty where lips are needed and no face is seen, as in `transcribe`."""
-        needs_lips = request.modality in self.needs_lips
-        if request.modality == "none" or (needs_lips and not any(one is not None for one in request.mouths)):
+        """The texts; empty where video is needed and no face is seen, as in `transcribe`."""
+        needs_video = request.modality in self.needs_video
+        if request.modality == "none" or (needs_video and not any(one is not None for one in request.mouths)):
             return [""] * memory.n_utterances
         texts = [self.recogniser.detokenize(one.tokens) for one in self.recogniser.decode(memory, self.options)]
-        if needs_lips:
+        if needs_video:
             texts = [text if mouth is not None else "" for text, mouth in zip(texts, request.mouths, strict=True)]
         return texts
 
@@ -160,7 +153,7 @@ class Timer:
 
 def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
     """The `search` of rows."""
-    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.ctc_units == "tokens" else "")
+    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.joint_ctc else "")
 
 
 def _mean_gate(checkpoint: Checkpoint) -> float | None:

@@ -2,8 +2,7 @@
 
     shipped name | folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and the settings of decoding
 A folder holds model.safetensors, tokenizer.json, and model.json, which names the sha256 of both. A model with a `base` holds
-only the weights that differ from it; the rest, perhaps the tokenizer too, is the base's. Folders are not trusted:
-description.py checks model.json, folder.py the files beside it. whisper.py reads published layouts; importing.py converts.
+only the weights that differ from it. Folders are not trusted: description.py checks model.json, folder.py the files beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from avsr.runtime import Progress, no_progress
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SHIPPED", "Checkpoint", "load", "may_read_lips", "save", "shipped"]
+__all__ = ["SHIPPED", "Checkpoint", "load", "may_use_video", "save", "shipped"]
 
 SHIPPED = Path(__file__).parents[1] / "weights"             # models that come with the program, a folder each
 MOST_BASES = 3                                              # of a model, its base, the base's base
@@ -38,17 +37,17 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
     """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`;
     Whisper's `tiny.en`, `large-v3`), or by its name on the hub.
 
-    `lips` False leaves the video encoder out of a model that can do without it, which saves its memory. A Whisper gets a new
-    video encoder behind closed gates. Raises BadCheckpoint or MissingAsset.
+    lips: False leaves out the video encoder of a model that can do without it, which saves memory. A Whisper gets a
+    new video encoder behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
     checkpoint = _load(str(name), lips, progress, ())
-    if checkpoint.model.ctc_units == "tokens":              # its search compares sums of log-probabilities over a whole text
+    if checkpoint.model.joint_ctc:                          # its search compares sums of log-probabilities over a whole text
         dtype = None
     checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
     return checkpoint
 
 
-def _load(name: str, lips: bool, progress: Progress, above: tuple[Path, ...]) -> Checkpoint:
+def _load(name: str, with_video: bool, progress: Progress, above: tuple[Path, ...]) -> Checkpoint:
     """The model on the CPU. above: the folders of the models of which it is the base."""
     if not name:
         raise BadCheckpoint(f"The model's name is empty.  Name a model: {', '.join(shipped())}, a Whisper size, or a folder.")
@@ -56,8 +55,8 @@ def _load(name: str, lips: bool, progress: Progress, above: tuple[Path, ...]) ->
     try:
         if folder.is_dir():
             if (folder / "model.json").exists():
-                return _load_ours(folder, lips, progress, above)
-            return load_whisper(folder, name, lips)
+                return _load_ours(folder, with_video, progress, above)
+            return load_whisper(folder, name, with_video)
         found = folder.exists()
     except OSError as error:                                # a name that is too long for a path, or a folder without permission
         raise BadCheckpoint(f"{quote(name)[1:-1]}: cannot be read ({error.strerror}).  Name a model's folder that you may "
@@ -65,10 +64,10 @@ def _load(name: str, lips: bool, progress: Progress, above: tuple[Path, ...]) ->
     if found:
         raise BadCheckpoint(f"{name}: a file, but a model is a folder with model.json and model.safetensors.  "
                             "Name the folder.")
-    return _load_by_name(name, lips, progress)
+    return _load_by_name(name, with_video, progress)
 
 
-def _load_ours(folder: Path, lips: bool, progress: Progress, above: tuple[Path, ...]) -> Checkpoint:
+def _load_ours(folder: Path, with_video: bool, progress: Progress, above: tuple[Path, ...]) -> Checkpoint:
     about, here = read_description(folder), folder.resolve()
     if here in above:
         others = ", by way of others" if len(above) > 1 else ""
@@ -80,7 +79,7 @@ def _load_ours(folder: Path, lips: bool, progress: Progress, above: tuple[Path, 
         base = None if about.base is None else _load(about.base, False, progress, (*above, here))
     except AvsrError as error:
         raise type(error)(f"{folder}: it only adds to {about.base}, which is needed too: {error}") from error
-    return load_ours(folder, about, base, lips)
+    return load_ours(folder, about, base, with_video)
 
 
 def shipped() -> list[str]:
@@ -88,19 +87,19 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob("*/model.json"))
 
 
-def may_read_lips(name: str | Path) -> bool:
+def may_use_video(name: str | Path) -> bool:
     """Whether a model may have a trained video encoder: a shipped one, or a folder of ours, but no published Whisper."""
     return str(name) in shipped() or (str(name) != "" and os.path.exists(Path(name) / "model.json"))
 
 
-def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
+def _load_by_name(name: str, with_video: bool, progress: Progress) -> Checkpoint:
     from avsr.importers.whisper import SIZES
 
     size = "large-v3-turbo" if name == "turbo" else "large-v3" if name == "large" else name
     missing = None
     if size in PACKAGED:
         try:
-            return load_packaged(size, lips, progress)
+            return load_packaged(size, with_video, progress)
         except assets.MissingAsset as error:
             missing = error
     if size not in SIZES and size.count("/") != 1:
@@ -114,7 +113,7 @@ def _load_by_name(name: str, lips: bool, progress: Progress) -> Checkpoint:
         if missing is not None:
             raise missing from error
         raise
-    return load_whisper(folder, name, lips)
+    return load_whisper(folder, name, with_video)
 
 
 def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remedy: str = "Choose another folder.") -> Path:

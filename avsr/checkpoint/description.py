@@ -1,7 +1,6 @@
 """`Checkpoint`, and its description in model.json, which is read back field by field against a schema.
 
     Checkpoint -> describe -> model.json -> read_description -> Description -> read_dims, read_mouth_crop
-    -> Dims, MouthCropSettings
 """
 
 from __future__ import annotations
@@ -55,6 +54,11 @@ class Checkpoint:
     training: dict = field(default_factory=dict)
 
     @property
+    def pad_columns(self) -> int | None:
+        """`pad_seconds` in feature columns."""
+        return None if self.pad_seconds is None else self.pad_seconds * rates_here.FEATURE_RATE
+
+    @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that it can use: `a`, `v`, `av`."""
         return tuple(one for one in self.model.modalities if self.video_trained or "v" not in one)
@@ -67,8 +71,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Description:
-    """model.json. Those fields that a Checkpoint has too are its fields as they are. Models from before there were bases, or
-    networks of another kind, say nothing of them; `dims`, `rates` and `mouth_crop` have schemas of their own."""
+    """model.json. The fields that a Checkpoint has too are as there; `dims`, `rates` and `mouth_crop` have own schemas."""
 
     layout: int
     dims: dict[str, Any]
@@ -109,10 +112,7 @@ def describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
 
 
 def read_description(folder: Path) -> Description:
-    """model.json of this layout, with nothing missing, every field of its type, and the rates of this version.
-
-    Raises BadCheckpoint.
-    """
+    """model.json, with every field of its type, and the rates of this version. Raises BadCheckpoint."""
     values = current_fields(read_json(folder / "model.json"))
     if values.get("layout") not in (LAYOUT, *OLDER) or isinstance(values["layout"], bool | float):
         raise BadCheckpoint(f"{folder}: model.json of layout {quote(values.get('layout'))}, known is {LAYOUT}.  Install a "

@@ -51,14 +51,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: bool) -> Checkpoint:
+def load_ours(folder: Path, about: Description, base: Checkpoint | None, with_video: bool) -> Checkpoint:
     """The model that a folder's model.json describes, on the CPU. base: the model it adds to. Raises BadCheckpoint."""
     from avsr.models.avsr import Dims, without_video
     from avsr.models.weights import check_finite, check_memory, n_numbers, read_safetensors
 
     dims, mouth_crop = read_dims(about, folder), read_mouth_crop(about, folder)
     hybrid = about.network == "hybrid"
-    if isinstance(dims, Dims) and not lips:
+    if isinstance(dims, Dims) and not with_video:
         dims = without_video(dims)
     headers = _headers(folder)
     theirs = {} if base is None else base.model.state_dict()
@@ -66,8 +66,8 @@ def load_ours(folder: Path, about: Description, base: Checkpoint | None, lips: b
     check_memory(room, folder)
     model = _outline(folder, dims, room)
     wanted = model.state_dict()
-    path = _weights_file(folder, about, wanted, headers, theirs, everything=lips or hybrid)
-    weights = read_safetensors(path, None if lips or hybrid else wanted, current_tensor)
+    path = _weights_file(folder, about, wanted, headers, theirs, everything=with_video or hybrid)
+    weights = read_safetensors(path, None if with_video or hybrid else wanted, current_tensor)
     check_finite(weights, path, limits=UNFITTED)
     model.load_state_dict({name: tensor for name, tensor in theirs.items() if name in wanted} | weights, assign=True)
     tokenizer = _tokenizer(folder, about, base)
@@ -113,9 +113,7 @@ def _outline(folder: Path, dims: Dims | HybridDims, room: int) -> AVSR | HybridA
 def _weights_file(folder: Path, about: Description, wanted: Mapping, headers: Mapping[Path, Mapping[str, Stored]],
                   theirs: Mapping, *, everything: bool) -> Path:
     """The weights file that model.json means. Headers are compared first, because hashing a file may take minutes.
-
-    everything: False where the file may also hold a video encoder that is not wanted.
-    """
+    everything: False where the file may also hold a video encoder that is not wanted."""
     from avsr.models.weights import misfit, stored
 
     given = stored({name: tensor for name, tensor in theirs.items() if name in wanted})

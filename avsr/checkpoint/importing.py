@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from avsr.checkpoint import Checkpoint, save
+from avsr.download import checksum_of
 from avsr.importers import Family, Known, check_numbers, read_network
 from avsr.importers.sentencepiece import convert_tokenizer, find_tokenizer
 from avsr.lips import MOUTH_CROPS
 from avsr.models.hybrid import HybridDims
 from avsr.output import locked
 from avsr.runtime import Progress, no_progress
-
-BLOCK = 1 << 24                                             # bytes hashed between two reports of progress
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,10 @@ class Imported:
 
 def import_checkpoint(path: Path | str, output: Path | str, *, tokenizer: Path | str | None = None, half: bool = False,
                       progress: Progress = no_progress) -> Imported:
-    """Write the model in a published file as a folder of ours; an existing model there is replaced.
+    """Write the model in a published file as a folder of ours, in place of what is there.
 
-    tokenizer: the folder, or one of the files, of its SentencePiece model; None looks beside the weights. half: store
-    float16, half the size. Raises BadCheckpoint, or BadOutput where it cannot be written.
+    tokenizer: the folder, or one of the files, of its SentencePiece model; None looks beside the weights. half: store float16.
+    Raises BadCheckpoint, or BadOutput where it cannot be written.
     """
     path, output = Path(path), Path(output)
     family, network = read_network(path)
@@ -59,9 +57,6 @@ def import_checkpoint(path: Path | str, output: Path | str, *, tokenizer: Path |
 
 def _md5(path: Path, progress: Progress) -> str:
     """The MD5, by which the authors' lists tell files of one name apart."""
-    digest, total = hashlib.md5(usedforsecurity=False), path.stat().st_size
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            progress("reading the checkpoint", file.tell(), total, "bytes")
-    return digest.hexdigest()
+    total = path.stat().st_size
+    found = checksum_of(path, "md5", report=lambda done: progress("reading the checkpoint", done, total, "bytes"))
+    return found.removeprefix("md5:")

@@ -53,17 +53,17 @@ def fetch_whisper(repo: str, progress: Progress) -> Path:
     return path.parent
 
 
-def load_packaged(size: str, lips: bool, progress: Progress) -> Checkpoint:
+def load_packaged(size: str, with_video: bool, progress: Progress) -> Checkpoint:
     """A Whisper from the files of the extra `offline`."""
     from avsr.importers.whisper import load_ctranslate2
 
     weights, config, tokenizer = (assets.find(f"whisper-{size}.{part}", progress=progress)
                                   for part in ("ct2", "config.json", "tokenizer.json"))
-    model, settings = load_ctranslate2(weights, config, video_frontend="resnet18" if lips else None)
+    model, settings = load_ctranslate2(weights, config, video_frontend="resnet18" if with_video else None)
     return Checkpoint(size, model, Tokenizer(tokenizer), **vars(settings))
 
 
-def load_whisper(folder: Path, name: str, lips: bool) -> Checkpoint:
+def load_whisper(folder: Path, name: str, with_video: bool) -> Checkpoint:
     from avsr.importers.whisper import check_kind, load_folder
 
     if not (folder / "config.json").exists():
@@ -72,7 +72,7 @@ def load_whisper(folder: Path, name: str, lips: bool) -> Checkpoint:
     if not (folder / "tokenizer.json").exists():
         raise BadCheckpoint(_without_tokenizer(folder))
     tokenizer = Tokenizer(folder / "tokenizer.json")
-    model, settings = load_folder(folder, video_frontend="resnet18" if lips else None)
+    model, settings = load_folder(folder, video_frontend="resnet18" if with_video else None)
     _check_tokenizer(tokenizer, model.dims.n_vocab)
     if wrong := settings.misfit(model.dims):
         raise BadCheckpoint(f"{folder}: {wrong}.  Take that out of its generation_config.json or config.json, or fetch the "

@@ -84,7 +84,6 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions
 
 
 def _settings(options: dict, predictions: tuple[Path, ...]) -> BenchmarkSettings:
-    """The settings of the options as typed. Raises AvsrError."""
     from avsr.benchmark.conditions import BenchmarkSettings, parse_modalities, parse_noises, parse_snrs
     from avsr.corrupt import parse_corruptions
 

@@ -18,6 +18,7 @@ import click
 from avsr.cli.stopping import Stopped, leave, stoppable
 from avsr.errors import AvsrError, BadOutput
 from avsr.names import escape_controls
+from avsr.runtime import is_first_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,11 +74,6 @@ def _escaped_errors() -> Iterator[None]:
     except click.ClickException as error:
         vars(error)["message"] = escape_controls(error.message, lines=True)
         raise
-
-
-def is_first_process() -> bool:
-    """Whether this process prints what should be printed once: true in one of the processes that torchrun starts."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

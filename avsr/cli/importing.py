@@ -43,7 +43,6 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
 
 
 def _summary(imported: Imported, half: bool) -> str:
-    """What it is, under which terms it may be used, and how."""
     dims, known = imported.dims, imported.known
     layers = " + ".join(f"{n} {name}" for n, name in ((dims.n_video_layers, "video"), (dims.n_audio_layers, "audio")) if n)
     lines = [f"{imported.family.name}, by {MODALITY_NAMES[imported.modality]}: {layers} and {dims.n_decoder_layers} decoder "

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Number, ProgressBar, is_first_process, print_status, report_errors
+from avsr.cli.console import CONTEXT, Number, ProgressBar, print_status, report_errors
 from avsr.errors import AvsrError
+from avsr.runtime import is_first_process
 
 if TYPE_CHECKING:
     from avsr.train import Trained
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def prepare_command(corpus: str, source: Path, output: Path, mouth_crop: str, old_mouth_crop: str | None,
                     split_list: str | None, quiet: bool, **options) -> None:
-    """Crop the mouths of a corpus and write a manifest with a cache, from which models are trained.
+    """Crop the mouths of a corpus, and write the manifest and the cache from which models are trained.
 
     CORPUS is a layout (folder, grid, lombard, lrs2, lrs3, tcd-timit), SOURCE its folder. The same command, given again,
     continues where it was stopped.
@@ -58,20 +59,20 @@ def prepare_command(corpus: str, source: Path, output: Path, mouth_crop: str, ol
         prepared.check()
 
 
-@click.command("train", context_settings=CONTEXT, short_help="Train a model as a config says.")
+@click.command("train", context_settings=CONTEXT, short_help="Train a model as a config file says.")
 @click.argument("config", type=click.Path(dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="A setting in place of the config's, as train.lr=3e-4.")
+              help="A setting that replaces the config's, such as train.lr=3e-4.")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where the run is kept.  [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Go on with the run that is there.")
+@click.option("--resume", is_flag=True, help="Continue the run that is in the output folder.")
 @click.option("--minutes", type=Number(0, 10**7, min_open=True), default=None,
-              help="Stop after so long; --resume goes on from there.")
+              help="Stop after so many minutes; --resume continues from there.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--quiet", "-q", is_flag=True, help="No line per step and no progress bar; errors are still shown.")
 def train_command(config: str, overrides: tuple[str, ...], output_dir: str | None, resume: bool, minutes: float | None,
                   device: str, quiet: bool) -> None:
-    """Train a model as a config says.
+    """Train a model as the file CONFIG says, a TOML such as those in experiments/.
 
     On several GPUs or machines, under torchrun: torchrun --nproc-per-node 2 -m avsr train CONFIG
     """
@@ -97,7 +98,7 @@ def train_command(config: str, overrides: tuple[str, ...], output_dir: str | Non
 
 
 def _how_to_go_on(trained: Trained, arguments: str) -> str:
-    """What the user may do with what a run has left. arguments: those it was started with."""
+    """What a run has written, and the next command. arguments: those it was started with."""
     lines = [] if trained.done else [f"Stopped at step {trained.step}.  Go on:  avsr train {arguments} --resume"]
     if trained.model is None:
         return "\n".join([*lines, "Nothing was validated yet, so there is no model to use; see train.valid_every."])

@@ -35,7 +35,7 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, me
 
     prompts: one list of tokens per utterance, all of the same length.
     """
-    if model.ctc_units == "tokens":
+    if model.joint_ctc:
         return _decode_hybrid(model, tokenizer, memory, prompts, options)
     attempts: list[list[Hypothesis]] = [[] for _ in range(memory.n_utterances)]
     seconds = [None] * memory.n_utterances if memory.seconds is None else memory.seconds.tolist()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from avsr import media
-from avsr.checkpoint import Checkpoint, load, may_read_lips
+from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.errors import AvsrError
 from avsr.explain.ablations import run_ablations
 from avsr.explain.attention import read_attention, read_ctc, read_gates
@@ -49,7 +49,7 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     wanted = from_keywords(ExplainSettings, settings, "explain")
     if not isinstance(model, Checkpoint):
         progress("loading the model", 0, None, None)
-        model = load(model, lips=may_read_lips(model), device=pick_device(device), dtype=torch.float32, progress=progress)
+        model = load(model, lips=may_use_video(model), device=pick_device(device), dtype=torch.float32, progress=progress)
     if not isinstance(model.model, AVSR) or not model.model.dims.n_mels:
         raise AvsrError(f"{model.name}: explain looks into gates, video reliability and log-mels, of which this network has "
                         "none.  Use a model that was trained here, or avsr benchmark.")

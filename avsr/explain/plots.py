@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from avsr.augment import centre
 from avsr.explain.attention import greedy_letters
 from avsr.explain.summary import Result
 from avsr.features import log_mel
 from avsr.html.plot import BOTH, FAINT, INK, LIPS, SOUND, file_bytes, plot_style, svg_element
 from avsr.names import escape_controls
-from avsr.rates import FEATURE_RATE, MEMORY_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS
+from avsr.rates import FEATURE_RATE, MEMORY_RATE, SAMPLE_RATE, VIDEO_FPS
 from avsr.text import CTC_LETTERS
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def shares_figure(words: Sequence[ScoredWord], duration_s: float, *, sound: bool
     for word in words:
         up = down = 0.0
         middle, width = (word.start + word.end) / 2, max(0.03, (word.end - word.start) * 0.86)
-        for value, colour in [(word.shares.sound, SOUND)] * sound + [(word.shares.sight, LIPS)] * video:
+        for value, colour in [(word.shares.sound, SOUND)] * sound + [(word.shares.video, LIPS)] * video:
             axis.bar(middle, value, width, bottom=up if value > 0 else down, color=colour, linewidth=0, zorder=2)
             up, down = up + max(value, 0.0), down + min(value, 0.0)
         if sound and video:
@@ -227,12 +228,6 @@ def _draw_strip(axis: Axes, mouths: Mouths, edges: np.ndarray, overlays: np.ndar
         elif overlays is not None:
             axis.imshow(overlays[i], extent=extent, aspect="auto")
     axis.set(xlim=(0, len(mouths.images) / VIDEO_FPS), ylim=(0, 1), yticks=[])
-
-
-def centre(images: np.ndarray) -> np.ndarray:
-    """The part of mouths (..., 96, 96) that the network sees, (..., 88, 88)."""
-    edge = (images.shape[-1] - MOUTH_INPUT) // 2
-    return images[..., edge:edge + MOUTH_INPUT, edge:edge + MOUTH_INPUT]
 
 
 def smooth_saliency(pixels: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def summarise(result: Result, checkpoint: Checkpoint, settings: ExplainSettings)
 
 
 def _shares(shares: Shapley) -> dict[str, float]:
-    return {"sound": shares.sound, "video": shares.sight, "total": shares.total}
+    return {"sound": shares.sound, "video": shares.video, "total": shares.total}
 
 
 def _output(found: Ablations, name: str, reference: str | None) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def part(names: Set[str]) -> str | None:
 def convert(weights: dict[str, Tensor]) -> Converted:
     """See Family. Raises KeyError with the name of a weight that no size can be read without."""
     renewed = {name: _renewed(name) for name in weights}
-    eyes = any("frontend3D" in name for name in weights)
-    streams = {"encoder": "video" if eyes else "audio", "aux_encoder": "audio"}
+    has_video = any("frontend3D" in name for name in weights)
+    streams = {"encoder": "video" if has_video else "audio", "aux_encoder": "audio"}
     dims = _dims({renewed[name]: tensor for name, tensor in weights.items()}, streams)
     out, theirs, left_over = {}, {}, []
     for name in list(weights):

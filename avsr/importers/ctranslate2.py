@@ -1,9 +1,8 @@
 """Reads CTranslate2's `model.bin`: the variables of a Whisper, mapped from the file in the type in which they are stored.
 
     model.bin -> arrays by name, as stored and not read yet;  `floats` -> one of them as float32
-Layout and quantisation: OpenNMT/CTranslate2 `python/ctranslate2/specs/model_spec.py`, version 6. float32, float16 and bfloat16
-are widened; int8 (with a scale per row) and int16 (with one scale) are divided by their scales, as CTranslate2 does when it
-computes in float32.
+Layout: OpenNMT/CTranslate2 `python/ctranslate2/specs/model_spec.py`, version 6. float32, float16 and bfloat16 are widened; int8
+(with a scale per row) and int16 (with one scale) are divided by their scales, as CTranslate2 does for float32.
 """
 
 from __future__ import annotations
@@ -32,10 +31,7 @@ WIDENED = 8                                                 # times the file's s
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
-    """The variables of a file by name, as stored; an alias is the same array as the variable it stands for.
-
-    Raises BadCheckpoint for another version, another kind of model, an unknown type, or a damaged file.
-    """
+    """The variables of a file by name, as stored; an alias is the same array as its variable. Raises BadCheckpoint."""
     reader = _Reader(path)
     try:
         reader.header()

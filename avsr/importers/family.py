@@ -1,7 +1,6 @@
 """The description of a family of published files; each family has one file in this folder.
 
-A family tells which files are its own, the sizes of their networks, our name for each weight, the licence, and how its authors
-decode. The rest is common to all: reading, the check of the weights, the tokenizer (SentencePiece's), a trial run, writing.
+The rest is common to all: reading, the check of the weights, the tokenizer (SentencePiece's), a trial run, writing.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ from avsr.models.hybrid import HybridDims
 
 @dataclass(frozen=True)
 class Known:
-    """A published file. md5: its first five hex digits, because files of one name differ; wer: in % on LRS3's test set, as its
-    authors report it, or None.
-    """
+    """A published file. md5: its first five hex digits; wer: in % on LRS3's test set, as its authors report it, or None."""
 
     file: str
     modality: str

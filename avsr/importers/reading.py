@@ -26,10 +26,7 @@ MOST = 2                                                    # times the file's s
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """All weights in the file, mapped from disk where the layout allows it.
-
-    Each tensor has memory of its own. Raises BadCheckpoint.
-    """
+    """All weights in the file, each in memory of its own, mapped where the layout allows it. Raises BadCheckpoint."""
     try:
         n_bytes, held = path.stat().st_size, _read(path)
     except OSError as error:

@@ -23,10 +23,8 @@ NORMAL = 1                                                  # type of a piece th
 
 
 def find_tokenizer(given: Path | None, weights: Path, hint: str) -> tuple[Path, Path]:
-    """The list of pieces and the model: in the folder or file `given`, or else beside the weights.
-
-    hint: the names of the family's files, for messages. Raises BadCheckpoint unless there is exactly one pair.
-    """
+    """The list of pieces and the model, in the folder or file `given`, or else beside the weights. Raises BadCheckpoint unless
+    there is exactly one pair. hint: the names of the family's files, for messages."""
     if given is not None and not given.exists():
         raise BadCheckpoint(f"{given}: no such file or folder.  Name what holds {hint}.")
     if given is not None and given.is_file():
@@ -47,10 +45,7 @@ def find_tokenizer(given: Path | None, weights: Path, hint: str) -> tuple[Path, 
 
 
 def convert_tokenizer(units: Path, model: Path, n_vocab: int, target: Path) -> SentencePieceTokenizer:
-    """Write our tokenizer.json to `target`, for a network of n_vocab tokens: blank, the pieces, the end.
-
-    Raises BadCheckpoint where the files are damaged or belong to another network.
-    """
+    """Write our tokenizer.json to `target`, for a network of n_vocab tokens: blank, pieces, end. Raises BadCheckpoint."""
     pieces = _read_units(units)
     if len(pieces) + 2 != n_vocab:
         raise BadCheckpoint(f"{units}: {len(pieces)} pieces, but the network writes {n_vocab} tokens, which are blank, "
@@ -66,7 +61,6 @@ def convert_tokenizer(units: Path, model: Path, n_vocab: int, target: Path) -> S
 
 
 def _read_units(path: Path) -> list[str]:
-    """The pieces in order."""
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")     # a piece may hold what splitlines splits at
     except (OSError, UnicodeDecodeError) as error:

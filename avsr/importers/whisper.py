@@ -1,8 +1,7 @@
 """Published Whisper weights of any size as an `AVSR`, from Hugging Face's safetensors or CTranslate2's model.bin.
 
     folder or file -> Dims, tensors under our names, and Whisper's generation settings
-
-The names are in the tables below. Weights that are left over or missing are refused by name.
+Weights that are left over or missing are refused by name.
 """
 
 from __future__ import annotations
@@ -20,16 +19,7 @@ from avsr.errors import BadCheckpoint, quote
 from avsr.importers.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
 from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import TooLarge, outline
-from avsr.models.weights import (
-    Stored,
-    check_finite,
-    check_memory,
-    misfit,
-    n_numbers,
-    read_header,
-    read_safetensors,
-    stored,
-)
+from avsr.models.weights import Stored, check_finite, check_memory, misfit, n_numbers, read_header, read_safetensors, stored
 from avsr.schema import Between, InvalidValue, read_json, validate, validate_table
 
 T = TypeVar("T")
@@ -66,7 +56,6 @@ _CT2_CONFIG = ("suppress_ids", "suppress_ids_begin", "alignment_heads", "lang_id
 WEIGHT_INDEX = "model.safetensors.index.json"               # which of the shards holds which tensor
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
 
-
 Place = Annotated[int, Between(0, 2**10)]                   # of a layer, or of a head
 Tokens = tuple[Annotated[int, Between(0, 2**20)], ...]
 AttentionHeads = tuple[tuple[Place, Place], ...]
@@ -74,11 +63,8 @@ AttentionHeads = tuple[tuple[Place, Place], ...]
 
 @dataclass(frozen=True)
 class WhisperSettings:
-    """The settings that decoding needs beside the weights (`generation_config.json`).
-
-    suppress: tokens that are never written; suppress_begin: not as the first; alignment_heads: (layer, head) of the decoder
-    whose attention to the audio follows the words.
-    """
+    """The settings of `generation_config.json` that decoding needs. suppress: tokens that are never written; suppress_begin:
+    not as the first; alignment_heads: (layer, head) of the decoder whose attention to the audio follows the words."""
 
     suppress: Tokens = ()
     suppress_begin: Tokens = ()
@@ -96,15 +82,13 @@ class WhisperSettings:
 
 
 def build(dims: Dims, weights: Mapping[str, Tensor], *, source: str) -> AVSR:
-    """An `AVSR` with Whisper's audio parts; its video encoder, if `dims` has one, is new, behind closed gates.
-
-    Raises BadCheckpoint naming weights that are missing, left over or of another shape.
-    """
+    """As `_build`, from weights in memory."""
     return _build(dims, stored(weights), lambda: weights, source)
 
 
 def _build(dims: Dims, found: Mapping[str, Stored], read: Callable[[], Mapping[str, Tensor]], source: str) -> AVSR:
-    """As `build`, from weights that are read only once their header fits."""
+    """An `AVSR` with Whisper's audio parts, read once their header fits; its video encoder, if any, is new. Raises
+    BadCheckpoint, which names weights that are missing, left over or of another shape."""
     remedy, sound = "Fetch the model again, or name another with --model.", without_video(dims)
     try:
         model = outline(AVSR, sound, most=n_numbers(found) + (sound.width + 1) * sound.n_ctc)     # Whisper has no CTC head
@@ -133,8 +117,7 @@ def load_folder(folder: Path, *, video_frontend: str | None = None) -> tuple[AVS
     """A folder in Hugging Face's layout (config.json with model_type, *.safetensors, generation_config.json) or in
     CTranslate2's, which is faster-whisper's (config.json without model_type, model.bin).
 
-    In a folder with weights of both layouts config.json decides. Hugging Face's config.json beside a model.bin alone gives
-    that file's settings. Raises BadCheckpoint where the folder holds no Whisper.
+    config.json decides where there are weights of both. Raises BadCheckpoint where the folder holds no Whisper.
     """
     path, model = folder / "config.json", folder / "model.bin"
     config, files = read_json(path), weight_files(folder)
@@ -169,10 +152,7 @@ def check_kind(config: dict, where: Path | str) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder in Hugging Face's layout: one file, or the shards that its index or their names list.
-
-    Other files there, such as those of another precision, are ignored.
-    """
+    """The safetensors files of a folder in Hugging Face's layout: one file, or the shards that an index or their names list."""
     whole, index = folder / "model.safetensors", folder / WEIGHT_INDEX
     if whole.exists():
         return [whole]

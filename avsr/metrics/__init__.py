@@ -1,9 +1,8 @@
 """Metrics: benchmark rows in, error counts, rates with intervals, comparisons and group differences out. Without torch.
 
     ResultRow  ->  Score(errors, words, ...);  Rate(percent, low, high, ...)
-
 Inside: counting (errors by jiwer) -> intervals (bootstrap over speakers) -> error_rates (WER, CER, sentences) -> compare (two
-systems) -> conditions (cells, no-harm criterion, SNR gain) -> contributions (Shapley values of sound and sight) -> groups
+systems) -> conditions (cells, no-harm criterion, SNR gain) -> contributions (Shapley values of sound and video) -> groups
 (differences between speakers); phonemes (confusions).
 """
 

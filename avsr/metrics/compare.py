@@ -11,7 +11,7 @@ import numpy as np
 from avsr.errors import AvsrError
 from avsr.metrics.counting import Score, empty_references, normalised_pair, scored
 from avsr.metrics.error_rates import Rate, bounded_rate
-from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, by_id, clusters
+from avsr.metrics.intervals import N_DRAWS, by_id, clusters
 from avsr.results import ResultRow
 
 MAX_EXACT = 13                                              # clusters that differ, whose 2 ** n sign changes are all tried
@@ -30,26 +30,25 @@ class Paired:
 
 
 def difference(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator,
-               confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Rate:
+               n_draws: int = N_DRAWS) -> Rate:
     """Word error rate of `rows` minus that of `other`, on the same utterances by id and with the same bootstrap draws.
 
     The two differ where the interval excludes 0. `score` is that of `rows`. Raises AvsrError where ids or references differ.
     """
     rows, ours, theirs = matched(rows, other)
-    rate = bounded_rate(ours, theirs, clusters(rows), rng, confidence=confidence, n_draws=n_draws)
+    rate = bounded_rate(ours, theirs, clusters(rows), rng, n_draws=n_draws)
     return replace(rate, empty=empty_references(rows))
 
 
-def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
+def paired(rows: Iterable[ResultRow], other: Iterable[ResultRow], *, rng: np.random.Generator,
            n_draws: int = N_DRAWS, n_permutations: int = N_PERMUTATIONS) -> Paired:
     """`difference`, with a matched-pairs permutation test of it (Gillick & Cox 1989; Noreen 1989).
 
-    Under the null hypothesis the two systems can be exchanged for each speaker (for each utterance where there is one
-    speaker). The test is exact where 13 or fewer differ; else it takes `n_permutations` random exchanges and counts the
-    observed one among them, so that p is never 0.
+    Under the null hypothesis the two systems can be exchanged for each speaker (or utterance, of one speaker). The test is
+    exact where 13 or fewer differ; else it counts the observed exchange among `n_permutations` random ones.
     """
     rows, other = list(rows), list(other)
-    apart = difference(rows, other, rng=rng, confidence=confidence, n_draws=n_draws)
+    apart = difference(rows, other, rng=rng, n_draws=n_draws)
     kept, ours, theirs = matched(rows, other)
     found = clusters(kept)
     if found.n < 2:
@@ -72,8 +71,7 @@ def permutation_p(differences: np.ndarray, rng: np.random.Generator, n_permutati
     return (1 + int(np.sum(np.abs(sums) >= least))) / (n_permutations + 1)
 
 
-def matched(rows: Iterable[ResultRow],
-            other: Iterable[ResultRow]) -> tuple[list[ResultRow], list[Score], list[Score]]:
+def matched(rows: Iterable[ResultRow], other: Iterable[ResultRow]) -> tuple[list[ResultRow], list[Score], list[Score]]:
     """The rows, their scores, and the scores of `other` in the same order. Raises AvsrError, see `difference`."""
     rows, other = list(rows), list(other)
     ids, theirs = by_id(rows, "rows to compare"), by_id(other, "rows to compare with")

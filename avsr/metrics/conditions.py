@@ -1,6 +1,6 @@
 """Conditions: rows in, cells of one system, modality, noise, SNR and corruption out; the no-harm criterion; the SNR gain.
 
-    rows  ->  {Cell: rows};  unimodal_cells(cells, cell)  ->  the cells of sound alone and of lips alone
+    rows  ->  {Cell: rows};  unimodal_cells(cells, cell)  ->  the cells of audio alone and of video alone
     gain(cells, system, noise)  ->  Gain in dB
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from avsr.errors import AvsrError
 from avsr.metrics.compare import matched
 from avsr.metrics.counting import NOTHING, Score, scored
-from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, clusters, percentiles, resampled
+from avsr.metrics.intervals import N_DRAWS, clusters, percentiles, resampled
 from avsr.names import MODALITIES
 from avsr.results import ResultRow
 
@@ -57,13 +57,10 @@ def cells(rows: Iterable[ResultRow]) -> dict[Cell, list[ResultRow]]:
 
 
 def unimodal_cells(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell) -> tuple[Cell | None, Cell | None]:
-    """The cells of sound alone and of lips alone to compare an audio-visual cell with; None where they were not measured.
-
-    Sound alone is in the same noise, and lips alone have the same corruption.
-    """
+    """The cell of audio alone in the same noise, and that of video alone with the same corruption; None where not measured."""
     sound = Cell(cell.system, "a", cell.noise, cell.snr_db)
-    lips = Cell(cell.system, "v", corruption=cell.corruption, amount=cell.amount)
-    return sound if sound in cells else None, lips if lips in cells else None
+    video = Cell(cell.system, "v", corruption=cell.corruption, amount=cell.amount)
+    return sound if sound in cells else None, video if video in cells else None
 
 
 def no_harm(both: float, *alone: float, tolerance: float = NO_HARM_TOLERANCE) -> bool:
@@ -105,12 +102,12 @@ class Gain:
 
     @property
     def beyond(self) -> float | None:
-        """The limit that an infinite `db` is beyond: 20.0 for "more than 20 dB", -10.0 for "less than -10 dB"; else None."""
+        """The limit that an infinite `db` is beyond, such as 20.0 for "more than 20 dB"; else None."""
         return None if math.isfinite(self.db) else self.limits[self.db > 0]
 
 
 def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_db: float = 0.0, *, rng: np.random.Generator,
-         confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Gain:
+         n_draws: int = N_DRAWS) -> Gain:
     """`gain_db` of a system in one noise; the bootstrap over speakers draws the curve and the point on it together.
 
     The interval consists of percentiles, because the curve has no gradient at its bends: in simulations 95 % intervals held
@@ -144,14 +141,14 @@ def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_
     if found.n < 2:
         return Gain(db, None, None, limits)
     drawn = resampled(sums, rng, n_draws)
-    return Gain(db, *percentiles(np.array([gain_of(one) for one in drawn if one[-1]]), found.n, confidence), limits)
+    return Gain(db, *percentiles(np.array([gain_of(one) for one in drawn if one[-1]]), found.n), limits)
 
 
 def worst_and_best_ids(rows: Iterable[ResultRow], system: str, n: int) -> tuple[list[str], list[str]]:
     """Ids of at most n utterances with a system's highest WER over all noises, and of at most n with its lowest.
 
-    They are of modality av, or else of the one that the system has, with intact video. Of equally good ones those are taken
-    that sound alone transcribed worst.
+    They are of modality av, or else a or v, with intact video. Of equally good ones those come first that sound alone
+    transcribed worst.
     """
     sums: dict[str, dict[str, Score]] = {}
     kept = [row for row in rows if row.system == system and row.corruption is None]

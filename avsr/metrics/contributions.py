@@ -1,6 +1,6 @@
-"""Modality contributions: what sound and sight each add to a result, as Shapley values (Shapley 1953).
+"""Modality contributions: what sound and video each add to a result, as Shapley values (Shapley 1953).
 
-    v(neither), v(sound), v(sight), v(both)  ->  Shapley(sound, sight, total)
+    v(neither), v(sound), v(video), v(both)  ->  Shapley(sound, video, total)
 A value is minus the loss (nats a token), or minus the word error rate, which is -1 with neither, because nothing is written.
 With two players the exact value is cheap: the gain of each on top of nothing and on top of the other, averaged.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from avsr.errors import AvsrError
 from avsr.metrics.conditions import Cell, unimodal_cells
 from avsr.metrics.counting import scored
-from avsr.metrics.intervals import CONFIDENCE, N_DRAWS, Estimate, by_id, clusters, interval, ratio
+from avsr.metrics.intervals import N_DRAWS, Estimate, by_id, clusters, interval, ratio
 from avsr.names import INPUT_MODALITIES, MODALITIES
 from avsr.results import ResultRow
 
@@ -26,28 +26,28 @@ Value = TypeVar("Value", float, np.ndarray)                # of one utterance, o
 
 @dataclass(frozen=True)
 class Shapley(Generic[Value]):
-    """What sound and sight add to the value of neither; their sum is `total`, the value of both minus that of neither."""
+    """What sound and video add to the value of neither; their sum is `total`, the value of both minus that of neither."""
 
     sound: Value
-    sight: Value
+    video: Value
     total: Value
 
     @property
     def share(self) -> Value | None:
-        """The share of sight in the total: 0 to 1 where both help, outside where one harms. None where the total is 0."""
-        return self.sight / self.total if self.total else None
+        """The share of video in the total: 0 to 1 where both help, outside where one harms. None where the total is 0."""
+        return self.video / self.total if self.total else None
 
 
 @dataclass(frozen=True)
 class ModalityContributions:
     """Shapley values of a condition with intervals, in nats a token (loss), or as a fraction of the words (wer).
 
-    share: of sight in the total, None where that is 0.  utterances: how many were counted.  without: how many have no value,
-    because the loss is absent or the reference has no word.  clusters, by: as in Rate.
+    share: of video in the total, None where that is 0.  utterances: how many were counted.  without: how many have no loss, or
+    no word in the reference.  clusters, by: as in Rate.
     """
 
     sound: Estimate
-    sight: Estimate
+    video: Estimate
     total: Estimate
     share: Estimate | None
     measure: str
@@ -57,20 +57,20 @@ class ModalityContributions:
     by: str
 
 
-def shapley(none: Value, sound: Value, sight: Value, both: Value) -> Shapley[Value]:
+def shapley(none: Value, sound: Value, video: Value, both: Value) -> Shapley[Value]:
     """The exact Shapley values of two players, from the values of neither, each and both (higher is better)."""
-    return Shapley(((sound - none) + (both - sight)) / 2, ((sight - none) + (both - sound)) / 2, both - none)
+    return Shapley(((sound - none) + (both - video)) / 2, ((video - none) + (both - sound)) / 2, both - none)
 
 
 def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, measure: str = "loss", *, rng: np.random.Generator,
-                      confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> ModalityContributions | None:
+                      n_draws: int = N_DRAWS) -> ModalityContributions | None:
     """The contributions in the condition of `cell`, whose modality is av, averaged over utterances (loss) or words (wer).
 
     None where no utterance has a value. Raises AvsrError where cells are missing or have different utterances.
     """
-    sound, sight = unimodal_cells(cells, cell)
+    sound, video = unimodal_cells(cells, cell)
     none = Cell(cell.system, "none")
-    played = {"none": none, "a": sound, "v": sight, "av": cell}
+    played = {"none": none, "a": sound, "v": video, "av": cell}
     some = {name: cells[one] for name, one in played.items() if one in cells}
     if missing := [name for name in _needed(measure) if name not in some]:
         raise AvsrError(f"Shapley shares of {cell.system}: no rows of modality {' or '.join(missing)} to go with "
@@ -85,12 +85,12 @@ def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, mea
     each = shapley(*values)
 
     def estimate(over: np.ndarray, under: np.ndarray) -> Estimate:
-        low_high = interval(found.sums(over, under), ratio, rng, confidence=confidence, n_draws=n_draws)
+        low_high = interval(found.sums(over, under), ratio, rng, n_draws=n_draws)
         return Estimate(float(over.sum() / under.sum()), *low_high)
 
-    share = estimate(each.sight, each.total) if each.total.sum() else None
+    share = estimate(each.video, each.total) if each.total.sum() else None
     return ModalityContributions(
-        estimate(each.sound, weights), estimate(each.sight, weights), estimate(each.total, weights), share, measure,
+        estimate(each.sound, weights), estimate(each.video, weights), estimate(each.total, weights), share, measure,
         int(kept.sum()), int((~kept).sum()), found.n, found.by)
 
 

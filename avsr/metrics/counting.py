@@ -44,18 +44,14 @@ NOTHING = Score(0, 0, 0, 0, 0)
 
 
 def word_errors(reference: str, hypothesis: str) -> Score:
-    """Word errors of one text as it is written; normalise both sides first, or use `wer`.
-
-    With an empty reference each word of the hypothesis is an insertion.
-    """
+    """Word errors of one text as it is written; normalise both sides first, or use `wer`."""
     return _word_errors([(reference, hypothesis)])[0]
 
 
 def scored(rows: Iterable[ResultRow], *, unit: str = "word") -> list[Score]:
     """The errors of each row, in units of "word", "character" (single spaces included) or "sentence" (1 if a word is wrong).
 
-    Both texts pass through the normaliser that the rows name. Raises AvsrError if they name several, or one that this version
-    does not have.
+    Raises AvsrError if the rows name several normalisers, or one that this version does not have.
     """
     rows = list(rows)
     check_normaliser(rows)
@@ -101,18 +97,14 @@ RIGHT, WRONG = Score(0, 1, 0, 0, 0), Score(1, 1, 1, 0, 0)
 def _word_errors(pairs: Sequence[Pair]) -> list[Score]:
     import jiwer
 
-    if not pairs:
-        return []
-    return _scores(jiwer.process_words([one for one, _ in pairs], [one for _, one in pairs]))
+    return _scores(jiwer.process_words([one for one, _ in pairs], [one for _, one in pairs])) if pairs else []
 
 
 def _character_errors(pairs: Sequence[Pair]) -> list[Score]:
     import jiwer
 
-    if not pairs:
-        return []
-    return _scores(jiwer.process_characters([" ".join(one.split()) for one, _ in pairs],
-                                            [" ".join(one.split()) for _, one in pairs]))
+    ours, theirs = ([" ".join(pair[side].split()) for pair in pairs] for side in (0, 1))
+    return _scores(jiwer.process_characters(ours, theirs)) if pairs else []
 
 
 def _scores(found: Any) -> list[Score]:

@@ -21,9 +21,8 @@ from avsr.results import ResultRow
 class Rate:
     """An error rate, or a difference of two, in percent, with its interval.
 
-    percent: None where the references have no word.  low, high: None with fewer than two clusters.
-    clusters: the number of speakers or utterances, which `by` says.  score: the counts behind the rate.
-    utterances: the number of rows.  empty: how many of them have a reference without a word once normalised.
+    percent: None where the references have no word.  low, high: None with fewer than two clusters.  clusters: the number of
+    speakers or utterances, which `by` says.  utterances: the number of rows.  empty: those whose reference has no word.
     """
 
     percent: float | None
@@ -36,38 +35,34 @@ class Rate:
     empty: int = 0
 
 
-def wer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Rate:
+def wer(rows: Iterable[ResultRow], *, rng: np.random.Generator, n_draws: int = N_DRAWS) -> Rate:
     """Word error rate of benchmark rows, with an interval by bootstrap over speakers.
 
-    Utterances are drawn instead where all rows have one speaker, or some row has none. Words written for an empty reference
-    are insertions. In simulations (2,000 each) 95 % intervals held the truth in 93 to 96 % of cases with 10 or 30 speakers,
-    also with rare errors and uneven amounts of speech; with 3 to 8 speakers in 93 to 96 % where all speak about equally
-    much, and in 90 to 92 % where some speak ten times as much as others. Without any error the upper bound is that of
-    independent words (Clopper & Pearson 1934), which is the lowest possible. Raises AvsrError on different normalisers.
+    Utterances are drawn instead where all rows have one speaker, or some row has none. In simulations (2,000 each) 95 %
+    intervals held the truth in 93 to 96 % of cases with 10 or 30 speakers, and with 3 to 8 speakers who speak about equally
+    much; in 90 to 92 % where some of these speak ten times as much as others. Raises AvsrError on different normalisers.
     """
-    return _rate(rows, "word", rng, confidence, n_draws)
+    return _rate(rows, "word", rng, n_draws)
 
 
-def cer(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Rate:
+def cer(rows: Iterable[ResultRow], *, rng: np.random.Generator, n_draws: int = N_DRAWS) -> Rate:
     """Character error rate; see `wer`."""
-    return _rate(rows, "character", rng, confidence, n_draws)
+    return _rate(rows, "character", rng, n_draws)
 
 
-def sentence_errors(rows: Iterable[ResultRow], *, rng: np.random.Generator, confidence: float = CONFIDENCE,
-                    n_draws: int = N_DRAWS) -> Rate:
+def sentence_errors(rows: Iterable[ResultRow], *, rng: np.random.Generator, n_draws: int = N_DRAWS) -> Rate:
     """Percent of utterances with any error; see `wer`. The score counts sentences, and all errors are substitutions."""
-    return _rate(rows, "sentence", rng, confidence, n_draws)
+    return _rate(rows, "sentence", rng, n_draws)
 
 
-def _rate(rows: Iterable[ResultRow], unit: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
+def _rate(rows: Iterable[ResultRow], unit: str, rng: np.random.Generator, n_draws: int) -> Rate:
     rows = list(rows)
-    rate = bounded_rate(scored(rows, unit=unit), None, clusters(rows), rng, confidence=confidence, n_draws=n_draws,
-                        share=unit == "sentence")
+    rate = bounded_rate(scored(rows, unit=unit), None, clusters(rows), rng, n_draws=n_draws, share=unit == "sentence")
     return replace(rate, empty=empty_references(rows))
 
 
 def bounded_rate(scores: Sequence[Score], others: Sequence[Score] | None, found: Clusters, rng: np.random.Generator, *,
-                 confidence: float, n_draws: int, share: bool = False) -> Rate:
+                 n_draws: int, share: bool = False) -> Rate:
     """The rate of scores, or its difference to the rate of `others`, with its interval; `empty` is left out.
 
     share: the rate cannot be over 100 %, which insertions make possible for WER and CER.
@@ -80,18 +75,17 @@ def bounded_rate(scores: Sequence[Score], others: Sequence[Score] | None, found:
     if others is not None:
         errors -= [one.errors for one in others]
     sums = found.sums(errors, [one.words for one in scores])
-    low, high = percents(*interval(sums, ratio, rng, confidence=confidence, n_draws=n_draws,
-                                   positive=others is None and not share, share=share))
+    low, high = percents(*interval(sums, ratio, rng, n_draws=n_draws, positive=others is None and not share, share=share))
     if high is not None and others is None and not total.errors:
-        high = error_free_bound(total.words, confidence)
+        high = error_free_bound(total.words)
     if low is not None and share and total.errors == total.words:
-        low = 100 - error_free_bound(total.words, confidence)
+        low = 100 - error_free_bound(total.words)
     return Rate(100 * float(sums[:, 0].sum()) / total.words, low, high, *counts)
 
 
-def error_free_bound(words: int, confidence: float) -> float:
+def error_free_bound(words: int) -> float:
     """Upper bound in percent where none of so many words is wrong and words are independent (Clopper & Pearson 1934)."""
-    return 100 * (1 - ((1 - confidence) / 2) ** (1 / words))
+    return 100 * (1 - ((1 - CONFIDENCE) / 2) ** (1 / words))
 
 
 def sum_scores(scores: Iterable[Score]) -> Score:

@@ -16,18 +16,7 @@ from avsr.errors import AvsrError
 from avsr.metrics.compare import Paired, matched, paired
 from avsr.metrics.counting import Score, empty_references, scored
 from avsr.metrics.error_rates import Rate, bounded_rate, percents, sum_scores
-from avsr.metrics.intervals import (
-    CONFIDENCE,
-    MAX_NUMBERS,
-    N_DRAWS,
-    Clusters,
-    Estimate,
-    by_id,
-    cached_draws,
-    gap,
-    interval,
-    log_quotient,
-)
+from avsr.metrics.intervals import MAX_NUMBERS, N_DRAWS, Clusters, Estimate, by_id, cached_draws, gap, interval, log_quotient
 from avsr.results import ResultRow
 
 MIN_CLUSTERS = {"speaker": 5, "utterance": 20}              # with fewer speakers, or utterances of one, a group tells nothing
@@ -41,10 +30,9 @@ class Groups:
     """Word error rates by the values of a column.
 
     rates: of groups with at least `floor` clusters, worst first.  insufficient: the number of clusters of the other groups.
-    gap: WER of the worst group minus that of the best, in points.  ratio: one over the other.  Their intervals ignore that the
-    two groups were selected; `p` does not: it is the share of random groups with as large a gap. All are None where fewer
-    than two groups are large enough; ratio also where the best group makes no error, or differences are compared.
-    by: what clusters are.  without: rows that have no value in this column (or, if speakers are drawn, no speaker).
+    gap: WER of the worst group minus that of the best, in points.  ratio: one over the other; None where the best group makes
+    no error, or differences are compared.  p: the share of random groups with as large a gap. These are None with fewer than
+    two groups.  by: what clusters are.  without: rows that have no value in this column, or no speaker where speakers count.
     """
 
     column: str
@@ -61,13 +49,12 @@ class Groups:
 
 
 def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator, against: Iterable[ResultRow] | None = None,
-             floor: int | None = None, confidence: float = CONFIDENCE, n_draws: int = N_DRAWS) -> Groups:
+             floor: int | None = None, n_draws: int = N_DRAWS) -> Groups:
     """Word error rate by group. The groups of column "speaker" have their utterances as clusters, those of a label speakers.
 
-    against: rows of the same utterances, for example by sound alone: rates are then differences, `rows` minus `against`, and
-    the gap says whether the groups gain differently. A column of more than 6 different numbers becomes 3 ranges with about
-    as many rows each. floor: the least number of speakers in a group (5), or of utterances of a speaker (20).
-    Raises AvsrError where no row has the column.
+    against: rows of the same utterances, such as those by sound alone: rates are then differences, `rows` minus `against`. A
+    column of more than 6 different numbers becomes 3 ranges with about as many rows each. floor: the least number of speakers
+    in a group (5), or of utterances of a speaker (20). Raises AvsrError where no row has the column.
     """
     rows = list(rows)
     if against is None:
@@ -85,15 +72,15 @@ def by_group(rows: Iterable[ResultRow], column: str, *, rng: np.random.Generator
     sizes = table.sizes()
     enough = [value for value, n in sizes.items() if n >= floor]
     seed = int(rng.integers(1 << 62))
-    rates = {value: table.rate(value, np.random.default_rng(seed), confidence, n_draws) for value in enough}
+    rates = {value: table.rate(value, np.random.default_rng(seed), n_draws) for value in enough}
     rates = dict(sorted(rates.items(), key=_worst_first))
     insufficient = {value: n for value, n in sizes.items() if n < floor}
     known = [value for value, rate in rates.items() if rate.percent is not None]
     if len(known) < 2:
         return Groups(column, rates, insufficient, None, None, None, None, None, by, floor, without)
     worst, best = known[0], known[-1]
-    apart = table.gap(worst, best, rng, confidence, n_draws)
-    times = table.times(worst, best, rng, confidence, n_draws) if theirs is None else None
+    apart = table.gap(worst, best, rng, n_draws)
+    times = table.times(worst, best, rng, n_draws) if theirs is None else None
     return Groups(column, rates, insufficient, worst, best, apart, times, table.p_value(known, rng), by, floor, without)
 
 
@@ -106,10 +93,9 @@ def columns(rows: Iterable[ResultRow]) -> list[str]:
 
 @dataclass(frozen=True)
 class FaceEffect:
-    """The effect of another speaker's face on the same sound.
+    """The WER of the same sound with another's face minus that with the speaker's own, overall and by whose face it was.
 
-    overall: WER with another's face minus that with the speaker's own.  groups: the same by whose face it was; its gap and p
-    say whether that matters.  unseen: how many rows with their own face have no counterpart.
+    unseen: how many rows with their own face have no counterpart.
     """
 
     overall: Paired
@@ -118,13 +104,12 @@ class FaceEffect:
 
 
 def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[ResultRow], *, rng: np.random.Generator,
-                column: str = "speaker", floor: int | None = None, confidence: float = CONFIDENCE,
+                column: str = "speaker", floor: int | None = None,
                 n_draws: int = N_DRAWS) -> FaceEffect:
     """The counterfactual test: rows of corruption "face" against those of the same sound with their own face, by face.
 
     column: what faces are grouped by, "speaker" or a label of the row whose id is in `face`. Clusters are the speakers of the
-    sound; floor: the least number of them with a group's faces.
-    Raises AvsrError where a row with another's face does not name it or has no counterpart, or no face has the column.
+    sound. Raises AvsrError where another's face is not named or has no counterpart, or no face has the column.
     """
     shown, whole = list(rows_with_face), list(rows_without)
     base, known = by_id(whole, "rows with their own face"), {row.id: row for row in [*shown, *whole]}
@@ -140,9 +125,8 @@ def face_effect(rows_with_face: Iterable[ResultRow], rows_without: Iterable[Resu
     name = f"face: {column}"
     marked = [replace(row, labels={name: value}) for row, value in zip(shown, values, strict=True)]
     own = [base[row.id] for row in shown]
-    options = {"confidence": confidence, "n_draws": n_draws}
-    groups = by_group(marked, name, rng=rng, against=own, floor=floor, **options)
-    return FaceEffect(paired(shown, own, rng=rng, **options), groups, len(whole) - len(shown))
+    groups = by_group(marked, name, rng=rng, against=own, floor=floor, n_draws=n_draws)
+    return FaceEffect(paired(shown, own, rng=rng, n_draws=n_draws), groups, len(whole) - len(shown))
 
 
 def _values(rows: Sequence[ResultRow | None], column: str) -> list[str | None]:
@@ -171,7 +155,6 @@ def _worst_first(item: tuple[str, Rate]) -> tuple:
 
 
 def _permutations(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """(orders, n) int: random orders of n things."""
     return rng.permuted(np.tile(np.arange(shape[1]), (shape[0], 1)), axis=1)
 
 
@@ -205,31 +188,31 @@ class _GroupedErrors:
         columns = self.errors[inside], self.words[inside]
         return self.clusters(inside).sums(*(np.where(kept == value, column, 0.0) for value in values for column in columns))
 
-    def rate(self, value: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
+    def rate(self, value: str, rng: np.random.Generator, n_draws: int) -> Rate:
         inside = np.flatnonzero(self.values == value).tolist()
         rate = bounded_rate([self.scores[i] for i in inside], self.theirs and [self.theirs[i] for i in inside],
-                            self.clusters(self.values == value), rng, confidence=confidence, n_draws=n_draws)
+                            self.clusters(self.values == value), rng, n_draws=n_draws)
         return replace(rate, empty=empty_references(self.rows[i] for i in inside))
 
-    def gap(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Rate:
+    def gap(self, worst: str, best: str, rng: np.random.Generator, n_draws: int) -> Rate:
         sums = self.sums(worst, best)
         inside = np.flatnonzero(self.values == worst).tolist()
-        bounds = interval(sums, gap, rng, confidence=confidence, n_draws=n_draws)
+        bounds = interval(sums, gap, rng, n_draws=n_draws)
         value = float(gap(sums.sum(axis=0))[0])
         return Rate(100 * value, *percents(*bounds), len(sums), self.by, sum_scores(self.scores[i] for i in inside),
                     int(np.isin(self.values, [worst, best]).sum()))
 
-    def times(self, worst: str, best: str, rng: np.random.Generator, confidence: float, n_draws: int) -> Estimate | None:
+    def times(self, worst: str, best: str, rng: np.random.Generator, n_draws: int) -> Estimate | None:
         sums = self.sums(worst, best)
         if not sums.sum(axis=0).all():
             return None
-        low, high = interval(sums, log_quotient, rng, confidence=confidence, n_draws=n_draws)
+        low, high = interval(sums, log_quotient, rng, n_draws=n_draws)
         value = float(np.exp(log_quotient(sums.sum(axis=0))[0]))
         return Estimate(value, None if low is None else float(np.exp(low)), None if high is None else float(np.exp(high)))
 
     def p_value(self, values: Sequence[str], rng: np.random.Generator) -> float:
-        """The p value of the largest gap: how often it is as large after values are permuted among clusters, or where a
-        cluster has several (a pose, a face), among its rows. The observed order counts as one, so that p is never 0."""
+        """How often the largest gap is as large after values are permuted among clusters, or where a cluster has several
+        (a pose, a face), among its rows. The observed order counts as one, so that p is never 0."""
         kept = np.isin(self.values, values)
         which, labels = self.which[kept], self.values[kept]
         errors, words = self.errors[kept], self.words[kept]

@@ -83,9 +83,8 @@ def interval(sums: np.ndarray, statistic: Statistic, rng: np.random.Generator, *
 
     With fewer than 6 clusters, or where over 1 % of draws have no spread (few errors in all), Student's t with the standard
     error of the delta method replaces the draws. A `positive` statistic cannot be below 0: t is then taken of its logarithm
-    (of its root where n < 4, because the logarithm's bounds explode with 2 or 3 clusters). A `share` cannot be above 1
-    either: t is then taken of its logit (of the arcsine of its root where n < 4).
-    Where all clusters agree, both bounds are the value itself.
+    (of its root where n < 4). A `share` cannot be above 1 either: t is then taken of its logit (of the arcsine of its root
+    where n < 4). Where all clusters agree, both bounds are the value itself.
     """
     from scipy.special import stdtrit
 
@@ -156,11 +155,8 @@ _draws: dict[tuple, tuple[np.ndarray, Mapping[str, Any]]] = {}
 
 def cached_draws(draw: Callable[[tuple[int, int], np.random.Generator], np.ndarray], shape: tuple[int, int],
                rng: np.random.Generator) -> np.ndarray:
-    """`draw(shape, rng)` with a cache, which also holds the generator's state after the draw.
-
-    A report asks for hundreds of intervals of the same clusters with generators of the same seed, and drawing is nine tenths
-    of the work (1,000 clusters: 0.1 s).
-    """
+    """`draw(shape, rng)` with a cache, which also holds the generator's state after the draw. A report asks for hundreds of
+    intervals with generators of the same seed, and drawing is nine tenths of the work (1,000 clusters: 0.1 s)."""
     key = draw, shape, repr(rng.bit_generator.state)
     if key not in _draws:
         numbers = draw(shape, rng)
@@ -172,14 +168,12 @@ def cached_draws(draw: Callable[[tuple[int, int], np.random.Generator], np.ndarr
     return numbers
 
 
-def percentiles(values: np.ndarray, n: int, confidence: float) -> tuple[float, float]:
-    """Percentile bounds from the draws (n_draws,) of a statistic of n clusters without gradient; values may be infinite.
-
-    The fewer clusters, the wider they are, as Student's quantiles are (Hesterberg 2015, section 5.3).
-    """
+def percentiles(values: np.ndarray, n: int) -> tuple[float, float]:
+    """Percentile bounds from draws (n_draws,), which may be infinite, of a statistic of n clusters without gradient; wider for
+    few clusters, as Student's quantiles are (Hesterberg 2015, section 5.3)."""
     from scipy.special import ndtr, stdtrit
 
-    tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - confidence) / 2)))
+    tail = float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - CONFIDENCE) / 2)))
     low, high = np.quantile(values, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)
 

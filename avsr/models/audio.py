@@ -72,9 +72,8 @@ class WaveformFrontend(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """Whisper's audio encoder (Radford et al. 2022), its frontend apart from its blocks, so that the top blocks can be fused
-    with video. n_local: convolutions between the two, for networks trained from scratch. n_mels 0: the input is the waveform,
-    and a WaveformFrontend replaces Whisper's convolutions."""
+    """Whisper's audio encoder (Radford et al. 2022). Its caller runs the blocks, so that the top ones can be fused with video.
+    n_local: convolutions below the blocks. n_mels 0: a WaveformFrontend replaces Whisper's convolutions."""
 
     def __init__(self, n_mels: int, width: int, n_heads: int, n_layers: int, n_local: int = 0):
         super().__init__()
@@ -90,10 +89,7 @@ class AudioEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def frontend(self, mel: Tensor, lengths: Tensor | None) -> Tensor:
-        """log-mel (B, 2S, n_mels), its lengths (B,) in columns, or waveform (B, 320 S, 1) -> (B, S, D) with positions.
-
-        Everything beyond an utterance's length is zeroed before each convolution.
-        """
+        """log-mel (B, 2S, n_mels), its lengths (B,) in columns, or waveform (B, 320 S, 1) -> (B, S, D) with positions."""
         if self.takes_waveform:
             x = self.project(self.wave(mel, lengths))
         else:

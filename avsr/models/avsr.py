@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class AVSR(Network):
     """Our own network. It transcribes audio, video, or both: either input may be None."""
 
     memory_rate = MEMORY_RATE
-    ctc_units: Literal["letters", "tokens"] = "letters"
+    joint_ctc = False
 
     def __init__(self, dims: Dims):
         super().__init__()
@@ -86,11 +86,9 @@ class AVSR(Network):
                seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory:
         """Encode audio, video, or both.
 
-        mel: (B, columns, n_mels) float, FEATURE_RATE, or (B, samples, 1) where n_mels is 0: features.features gives both;
-        mel_lengths (B,) columns that count, None for all of them.
-        mouths: (B, T, 88, 88) float grey levels in [0, 1], VIDEO_FPS; seen (B, T) bool, None for all of them.
-        An utterance that lacks a modality in a batch that has it comes with length 0, or nothing seen.
-        audio_states: the output of `encode_audio`, in place of mel.
+        mel: (B, columns, n_mels) float, or (B, samples, 1) where n_mels is 0, see features.features; mel_lengths (B,): how many
+        of them count. mouths: (B, T, 88, 88) float grey levels in [0, 1]; seen (B, T) bool. None: all of them. An utterance
+        that lacks a modality of its batch has length 0, or nothing seen. audio_states: from `encode_audio`, in place of mel.
         """
         assert mel is not None or mouths is not None or audio_states is not None, "neither audio nor video"
         assert mouths is None or self.dims.video_frontend is not None, "this network has no video encoder"

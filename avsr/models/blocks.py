@@ -68,9 +68,8 @@ def outline(network: Callable[[D], M], dims: D, *, most: int | None = None) -> M
     most: numbers in the weights that it will be given. Raises TooLarge as soon as more than twice as many are needed: dims from
     a file are not trusted beyond its weights, but a caller can still name the few weights that are missing.
 
-    Drawing weights only to overwrite them takes seconds and 1 GB for 250 M parameters, and 0.5 s for Whisper tiny.en. Here
-    their memory is never touched, so it is never allocated. The meta device would do the same, but there torch.randn and a
-    product import torch's compiler (8 s of processor time).
+    Drawing weights only to overwrite them takes seconds and 1 GB for 250 M parameters. Here their memory is never touched, so
+    it is never allocated. On the meta device torch.randn and a product would import torch's compiler (8 s of a core).
     """
     with _Undrawn(most):
         return network(dims)
@@ -141,15 +140,20 @@ def zero_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x.masked_fill(~length_mask(lengths, x.shape[2])[:, None], 0.0)
 
 
-class Block(nn.Module):
-    """Pre-norm self-attention and feed-forward over an utterance: (B, S, D) -> (B, S, D).
+class WithDropout(nn.Module):
+    """A block of parts. `dropout`: the share of each part's output that training drops; the trainer sets it."""
 
-    `dropout` is the share of each part's output that training drops; the trainer sets it.
-    """
+    dropout = 0.0
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+class Block(WithDropout):
+    """Pre-norm self-attention and feed-forward over an utterance: (B, S, D) -> (B, S, D)."""
 
     def __init__(self, width: int, n_heads: int):
         super().__init__()
-        self.dropout = 0.0
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(width, n_heads)
         self.feed_norm = nn.LayerNorm(width)
@@ -160,6 +164,3 @@ class Block(nn.Module):
         normed = self.attention_norm(x)
         x = x + self._drop(self.attention(normed, *self.attention.keys_values(normed), over_keys(mask)))
         return x + self._drop(self.feed(self.feed_norm(x)))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from avsr.models.blocks import Attention
+from avsr.models.blocks import Attention, WithDropout
 
 EPS = 1e-12                                                 # of every layer norm in ESPnet's networks
 KERNEL = 31                                                 # frames that a block's convolution spans: 1.24 s at 25 a second
 
 
 def interleaved_sinusoids(positions: Tensor, width: int) -> Tensor:
-    """Sines at even and cosines at odd columns (len(positions), width) float32 (Vaswani et al. 2017). In
-    Whisper's (blocks.sinusoids) the cosines follow the sines, and the step differs."""
+    """Sines at even and cosines at odd columns (len(positions), width) float32 (Vaswani et al. 2017); see blocks.sinusoids."""
     scales = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10_000) / width))
     angles = positions[:, None] * scales[None]
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
@@ -92,24 +91,24 @@ class ConvolutionModule(nn.Module):
         return self.out(x.transpose(1, 2))
 
 
-def _feed_forward(width: int, inside: int) -> nn.Sequential:
+def relu_feed_forward(width: int, inside: int) -> nn.Sequential:
+    """The feed-forward of ESPnet's networks: (..., D) -> (..., D), `inside` wide within."""
     return nn.Sequential(nn.Linear(width, inside), nn.ReLU(), nn.Linear(inside, width))
 
 
-class ConformerBlock(nn.Module):
-    """Half a feed-forward, attention, convolution, half a feed-forward, norm. `dropout` as in blocks.Block."""
+class ConformerBlock(WithDropout):
+    """Half a feed-forward, attention, convolution, half a feed-forward, norm."""
 
     def __init__(self, width: int, n_heads: int, inside: int | None = None, kernel: int = KERNEL):
         super().__init__()
-        self.dropout = 0.0
         self.first_norm = nn.LayerNorm(width, EPS)
-        self.first_feed = _feed_forward(width, inside or 4 * width)
+        self.first_feed = relu_feed_forward(width, inside or 4 * width)
         self.attention_norm = nn.LayerNorm(width, EPS)
         self.attention = RelativeAttention(width, n_heads)
         self.convolution_norm = nn.LayerNorm(width, EPS)
         self.convolution = ConvolutionModule(width, kernel)
         self.feed_norm = nn.LayerNorm(width, EPS)
-        self.feed = _feed_forward(width, inside or 4 * width)
+        self.feed = relu_feed_forward(width, inside or 4 * width)
         self.norm = nn.LayerNorm(width, EPS)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -119,6 +118,3 @@ class ConformerBlock(nn.Module):
         x = x + self._drop(self.convolution(self.convolution_norm(x), mask))
         x = x + 0.5 * self._drop(self.feed(self.feed_norm(x)))
         return self.norm(x)
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +20,8 @@ class Memory:
     audio (B, S, D) or None; audio_mask (B, S) bool, None when all S positions count.
     video (B, Sv, D) or None; video_mask (B, Sv) bool, False for padding and for frames without a face.
     unfused_video (B, Sv, D): the output of the video encoder before any fusion.
-    reliability (B,) in [0, 1]: how reliable the video is, from reliability_logits (B,); None without an estimator, and
-    without audio or video. in_distribution (B,) in [0, 1], ood_distance (B,): how much the mouths are like those of the
-    training clips, and their distance from them, below 1 for 99 % of them (fusion.OODDetector); None without an estimator.
+    reliability (B,) in [0, 1], from reliability_logits (B,): how reliable the video is; None unless there are audio and video.
+    in_distribution (B,) in [0, 1], ood_distance (B,): see fusion.OODDetector. All of these are None without an estimator.
     seconds (B,): how long each utterance is, padding not counted; None where the caller does not say.
     """
 
@@ -54,7 +52,7 @@ class Memory:
 
     @property
     def n_utterances(self) -> int:
-        """B."""
+        """The number of utterances, B."""
         return len(self.states)
 
     @property
@@ -65,11 +63,10 @@ class Memory:
 
 @dataclass
 class Cache:
-    """What the decoder keeps between steps.
+    """What the decoder keeps between steps; audio_mask, video_mask and reliability are those of the `Memory`.
 
     own: per layer, keys and values of the tokens so far, each (N, H, L, D / H).
     audio, video: per layer, keys and values of the memories, each (B, H, S, D / H); None without that modality.
-    audio_mask, video_mask: (B, S) bool; audio_mask None when every position counts. reliability: see `Memory`.
 
     From the second step on `own` are views of `buffers` (2, N, H, places, D / H) that have places to spare, and a spare buffer
     is swapped in as hypotheses are selected. A step thus copies each key once, into memory that is already there (40
@@ -166,13 +163,12 @@ class Decoder(nn.Module):
             video = [block.video.attention.keys_values(memory.video) for block in self.blocks if block.video is not None]
         return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.reliability)
 
-    def forward(self, tokens: Tensor, cache: Cache, *, last_only: bool = False) -> Tensor:
+    def forward(self, tokens: Tensor, cache: Cache) -> Tensor:
         """The next tokens (N, L) int64 after those in the cache -> logits (N, L, V) float32; the cache grows by L.
 
         N is a multiple of the cache's utterances: row n belongs to utterance n // (N / B).
         """
-        x = self.hidden(tokens, cache)
-        return self.logits(x[:, -1:] if last_only else x)
+        return self.logits(self.hidden(tokens, cache))
 
     def embed(self, tokens: Tensor, past: int) -> Tensor:
         """Tokens (N, L), which follow `past` others, -> (N, L, D) with their positions."""
@@ -217,7 +213,7 @@ class Network(nn.Module):
     """What our networks share: `decoder`, by which they write from the Memory that their `encode` makes."""
 
     memory_rate: int
-    ctc_units: Literal["letters", "tokens"]
+    joint_ctc: bool
     decoder: Decoder
     reliability: ReliabilityEstimator | None
 
@@ -231,7 +227,7 @@ class Network(nn.Module):
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 of what follows the last; the cache grows."""
-        return self.decoder(tokens, cache, last_only=True)[:, 0]
+        return self.decoder.logits(self.decoder.hidden(tokens, cache)[:, -1:])[:, 0]
 
     def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
                seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory:

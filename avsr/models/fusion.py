@@ -65,12 +65,11 @@ class BidirectionalCrossAttention(nn.Module):
 class OODDetector(nn.Module):
     """Out-of-distribution detector: how much an utterance's mouths look like those of the training clips, 1 alike, 0 unlike.
 
-    A network cannot be asked to doubt what it never saw. The detector therefore keeps the mean of the frontend's features over
-    the training clips and their principal directions; an utterance's distance from that plane (PCA's residual, as in novelty
-    detection; Hoffmann 2007) is measured in units of `radius`, within which 99 % of the training clips lie. Partly covered
-    mouths are part of the plane: without them half a mouth of s1's is as far (4 to 38) as a stranger's. Measured with a video
-    encoder trained on GRID: 55 held-out clips of s1 0.2 to 1.0, and 0.2 to 1.9 covered, blurred or with lost frames; other
-    people's video 3.2 to 12.9 (11 clips).
+    It keeps the mean of the frontend's features over the training clips and their principal directions. An utterance's distance
+    from that plane (PCA's residual, as in novelty detection; Hoffmann 2007) is measured in units of `radius`, within which 99 %
+    of the training clips lie. Partly covered mouths are part of the plane, or half a mouth of a known speaker would be as far
+    (4 to 38) as an unknown speaker's. Measured with a video encoder trained on GRID: 55 held-out clips of s1 0.2 to 1.0, and
+    0.2 to 1.9 covered, blurred or with lost frames; 11 clips of other people 3.2 to 12.9.
     """
 
     near, far = 2.0, 3.0                                    # distances, in units of radius: 1 up to near, 0 from far on
@@ -90,11 +89,7 @@ class OODDetector(nn.Module):
 
     def relative_distance(self, features: Tensor, seen: Tensor) -> Tensor:
         """Features (B, T, F) of the frontend, seen (B, T) bool -> distances (B,) float32 in units of `radius`."""
-        return self.distance(features, seen) / self.radius
-
-    def distance(self, features: Tensor, seen: Tensor) -> Tensor:
-        """Squared distance (B,) of each utterance's mean features from the plane."""
-        return self._residual(self.pool(features, seen))
+        return self._residual(self.pool(features, seen)) / self.radius
 
     @staticmethod
     def pool(features: Tensor, seen: Tensor) -> Tensor:
@@ -113,6 +108,7 @@ class OODDetector(nn.Module):
         self.radius.copy_(self._residual(means).quantile(0.99))
 
     def _residual(self, means: Tensor) -> Tensor:
+        """The squared distance (N,) of means (N, F) from the plane."""
         away = means - self.centre.float()
         return (away.square().sum(dim=1) - (away @ self.directions.float().T).square().sum(dim=1)).clamp_min(0)
 
@@ -120,11 +116,10 @@ class OODDetector(nn.Module):
 class ReliabilityEstimator(nn.Module):
     """Estimates how reliable an utterance's video is: 0 closes every gate through which video reaches the words.
 
-    The evidence is what the audio says, what the video says, and how well the two agree: their projections must point the same
-    way at each moment, at the best of the lags up to 200 ms, since video that is somewhat late or early still belongs to its
-    sound. The classifier on top is fitted after training (train/reliability.py) to tell where the video helps. The sigmoid is
-    stretched beyond [0, 1] and cut off (Louizos et al. 2018): a clear no is exactly 0, and the output then exactly that of
-    the audio alone; a clear yes is 1, with which the words were learnt. `detector` lowers the estimate for unknown mouths.
+    The evidence is the mean projection of the audio, that of the video, and the cosine of the two over time, at the best of the
+    lags up to 200 ms. The classifier is fitted after training (train/reliability.py) to tell where the video helps. The sigmoid
+    is stretched beyond [0, 1] and cut off (Louizos et al. 2018), so that a clear no is exactly 0, by which the output is that
+    of the audio alone, and a clear yes is exactly 1. `detector` lowers the estimate for unknown mouths.
     """
 
     def __init__(self, width: int, n_hidden: int, feature_width: int):

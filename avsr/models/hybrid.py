@@ -9,7 +9,7 @@ uses one modality, which its weights decide.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from avsr.models.audio import WaveformFrontend
 from avsr.models.avsr import Heads, Layers, Vocabulary, Width
 from avsr.models.blocks import length_mask, stack
-from avsr.models.conformer import EPS, KERNEL, ConformerBlock, interleaved_sinusoids
+from avsr.models.conformer import EPS, KERNEL, ConformerBlock, interleaved_sinusoids, relu_feed_forward
 from avsr.models.decoder import Decoder, DecoderBlock, Memory, Network
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
 from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS
@@ -47,7 +47,7 @@ class HybridDims:
 
     @property
     def n_context(self) -> None:
-        """See protocol.ModelDims: there is no limit."""
+        """There is no limit, unlike in Dims."""
 
     def __post_init__(self):
         """Raises ValueError where the sizes do not go together, or one is 0; upper bounds are checked by `schema`."""
@@ -103,9 +103,9 @@ class HybridDecoder(Decoder):
     def __init__(self, dims: HybridDims):
         nn.Module.__init__(self)
         self.embedding = nn.Embedding(dims.n_vocab, dims.width)
-        self.blocks = stack(DecoderBlock(dims.width, dims.n_heads, video=False, eps=EPS, feed=nn.Sequential(
-            nn.Linear(dims.width, dims.n_inside), nn.ReLU(), nn.Linear(dims.n_inside, dims.width)))
-            for _ in range(dims.n_decoder_layers))
+        self.blocks = stack(DecoderBlock(dims.width, dims.n_heads, video=False, eps=EPS,
+                                         feed=relu_feed_forward(dims.width, dims.n_inside))
+                            for _ in range(dims.n_decoder_layers))
         self.norm = nn.LayerNorm(dims.width, EPS)
         self.out = nn.Linear(dims.width, dims.n_vocab)
         self.table: Tensor | None = None                    # of positions (rows, D), made when needed
@@ -130,7 +130,7 @@ class HybridAVSR(Network):
     weights of `project` and `embedding`; the biases of the keys, which no softmax sees, are left out."""
 
     memory_rate = VIDEO_FPS
-    ctc_units: Literal["letters", "tokens"] = "tokens"
+    joint_ctc = True
 
     def __init__(self, dims: HybridDims):
         super().__init__()
@@ -156,13 +156,10 @@ class HybridAVSR(Network):
 
     def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
                seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory:
-        """Encode audio, video, or both, as the network was made for.
+        """See AVSR.encode. mel: (B, samples, 1), a waveform of zero mean and unit variance. An utterance ends with its last
+        frame that shows a face, or with its sound where that is longer; earlier frames without a face are taken as they are.
 
-        mel: (B, samples, 1) waveform of zero mean and unit variance; mel_lengths (B,) samples that count, None for all.
-        mouths: (B, T, 88, 88) float grey levels in [0, 1]; seen (B, T): an utterance ends with its last frame that
-        shows a face, or with its sound where that is longer. Frames without a face before that are taken as they are.
-        audio_states: see `encode_audio`. In the result `audio` holds the encoded utterance, VIDEO_FPS positions a second,
-        whatever it was made of.
+        In the result `audio` holds the encoded utterance, VIDEO_FPS positions a second, whatever it was made of.
         """
         sound = mel if audio_states is None else audio_states
         frames = self._frames(sound, mouths, mel_lengths, seen)

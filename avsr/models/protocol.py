@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -15,13 +15,13 @@ from avsr.models.hybrid import HybridDims
 class SpeechModel(Protocol):
     """A network that writes the text of an utterance from its audio, its mouths, or both; see AVSR for its methods.
 
-    memory_rate: positions of its Memory a second. ctc_units: what its CTC heads write, the letters of text.CTC_LETTERS or the
-    decoder's own tokens, in which case both are searched together. modalities: those it can use, of `a`, `v` and `av`.
-    reliability: the estimator of how reliable the video is.
+    memory_rate: positions of its Memory a second. joint_ctc: whether its CTC head scores the decoder's own tokens, so that both
+    are searched together, and CTC gives the times of words; other CTC heads score the letters of text.CTC_LETTERS.
+    modalities: those it can use, of `a`, `v` and `av`. reliability: the estimator of how reliable the video is.
     """
 
     memory_rate: int
-    ctc_units: Literal["letters", "tokens"]
+    joint_ctc: bool
 
     @property
     def decoder(self) -> Decoder: ...

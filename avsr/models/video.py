@@ -67,10 +67,9 @@ class ResNet18Frontend(nn.Module):
 class CompactFrontend(nn.Module):
     """mouths (B, T, 88, 88) -> (B, T, 256). About 0.27 GMAC for 3 s; 0.7 M parameters.
 
-    Its input is each frame at half the resolution and its differences from the two neighbours, so that strided 2-D convolutions
-    see motion as a 3-D convolution does, at a fraction of the cost; one convolution over time follows. The first stride is 4,
-    because on a CPU large early maps cost more than their multiplications suggest (42 ms a clip, forward and backward on one
-    core, against 68 ms for a stride of 2 and as many multiplications).
+    Its input is each frame at half the resolution and its differences from the two neighbours, so that 2-D convolutions see
+    motion as a 3-D one does; one convolution over time follows. The first stride is 4, because large early maps are slow on a
+    CPU (42 ms a clip, forward and backward on one core, against 68 ms for a stride of 2 and as many multiplications).
     """
 
     width = 256

@@ -40,13 +40,13 @@ def read_header(path: Path, rename: Callable[[str], str] = str) -> dict[str, Sto
 
 
 def stored(weights: Mapping[str, Tensor]) -> dict[str, Stored]:
-    """The same for weights in memory."""
+    """Weights in memory, described as `read_header` describes those of a file."""
     return {name: Stored(tuple(tensor.shape), FLOATS[1] if tensor.is_floating_point() else WHOLE)
             for name, tensor in weights.items()}
 
 
 def n_numbers(found: Mapping[str, Stored]) -> int:
-    """The sum of their sizes."""
+    """The numbers in all of these tensors together."""
     return sum(prod(one.shape) for one in found.values())
 
 
@@ -80,10 +80,8 @@ def check_memory(n: int, source: Path | str) -> None:
 
 
 def read_safetensors(path: Path, names: Container[str] | None = None, rename: Callable[[str], str] = str) -> dict[str, Tensor]:
-    """The tensors of one file, of those that `rename` gives these names, None for all; floating-point ones as float32.
-
-    The file is mapped: other tensors are not read. Raises BadCheckpoint when it is cut short or no such file.
-    """
+    """The tensors of one file under the names that `rename` gives, only those of `names` unless None; floating-point ones as
+    float32. Raises BadCheckpoint."""
     with _opened(path) as file:
         tensors = {rename(name): file.get_tensor(name) for name in file.keys()  # noqa: SIM118
                    if names is None or rename(name) in names}
@@ -91,10 +89,7 @@ def read_safetensors(path: Path, names: Container[str] | None = None, rename: Ca
 
 
 def check_finite(weights: Mapping[str, Tensor], source: Path | str, *, limits: Container[str] = ()) -> None:
-    """Raises BadCheckpoint where a weight is infinite or NaN: the output of such a network is meaningless.
-
-    limits: names of numbers that may be infinite, because they are limits.
-    """
+    """Raises BadCheckpoint where a weight is infinite or NaN. limits: names of numbers that may be infinite."""
     for name, tensor in weights.items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from avsr.errors import AvsrError, BadConfig, quote
 from avsr.folders import list_folder, matching
 from avsr.noise.plans import Recorded
-from avsr.noise.sources import BABBLE_TALKERS, Babble, Coloured, NoiseSource, Recordings, SpeechShaped, Talker
+from avsr.noise.sources import BABBLE_TALKERS, Babble, Coloured, NoiseSource, Recordings, SpeechShaped
 from avsr.textfiles import read_toml
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".mkv", ".mpg", ".mov", ".avi", ".webm"}
@@ -34,10 +35,12 @@ def open_families(names: Sequence[str], *, config: Path | str | None = None, giv
 
     given: NAME=PATH of the command line, a folder, a file or a pattern, relative to the working folder.
     config: a noise.toml as `open_sources` describes it, with paths relative to its folder.
-    Built-in ones: white, pink, brown; and from `own` (speaker -> the corpus's own recordings) speech-shaped, talker, and
-    babble (of all speakers but the utterance's own, 3 to 8). Raises AvsrError.
+    Built-in ones: white, pink, brown; and from `own` (speaker -> recordings) speech-shaped, talker and babble.
+    Raises AvsrError.
     """
-    given, described = dict(given or {}), {} if config is None else _config(Path(config))
+    given = dict(given or {})
+    table = {} if config is None else read_toml(Path(config), "a noise.toml, as data/README.md shows one, or none")
+    described = {name: value for name, value in table.items() if value is not False}
     builtin = _builtin(own)
     opened: dict[str, NoiseSource] = {}
     for name in dict.fromkeys([*names, *given]):
@@ -58,9 +61,10 @@ def open_families(names: Sequence[str], *, config: Path | str | None = None, giv
 
 def _builtin(own: Mapping[str, Sequence[Recorded]] | None) -> dict[str, Callable[[], NoiseSource]]:
     """Functions that open the families that need no files of their own."""
-    builtin: dict[str, Callable[[], NoiseSource]] = {name: _colour(exponent) for name, exponent in COLOURS.items()}
+    builtin: dict[str, Callable[[], NoiseSource]] = {name: partial(Coloured, exponent) for name, exponent in COLOURS.items()}
     if own:
-        builtin |= {"babble": lambda: Babble(own, "all", wants_speaker=True), "talker": lambda: Talker(own, wants_speaker=True),
+        builtin |= {"babble": lambda: Babble(own, "all", wants_speaker=True),
+                    "talker": lambda: Babble(own, 1, wants_speaker=True),
                     "speech-shaped": lambda: SpeechShaped([sound for sounds in own.values() for sound in sounds])}
     return builtin
 
@@ -76,15 +80,6 @@ def why_unavailable(name: str, own: Mapping[str, Sequence[Recorded]], n_unnamed:
     if n_unnamed and needed > 1:
         return f"it needs the speaker of every utterance, and {n_unnamed} have none"
     return None
-
-
-def _colour(exponent: float) -> Callable[[], NoiseSource]:
-    return lambda: Coloured(exponent)
-
-
-def _config(path: Path) -> dict[str, object]:
-    table = read_toml(Path(path), "a noise.toml, as data/README.md shows one, or none")
-    return {name: value for name, value in table.items() if value is not False}
 
 
 def _unknown(name: str, known: set[str], config: Path | str | None) -> str:
@@ -113,11 +108,11 @@ def open_training_sources(config: Mapping[str, object], own: Mapping[str, Sequen
                           base: Path | str = ".") -> tuple[dict[str, NoiseSource], list[str]]:
     """As `open_sources`, with two additions for training; also a sentence for each source that is left out.
 
-        babble = true                                                  or talker, speech-shaped: made of the training speakers
+        babble = true                                                  or talker, speech-shaped: made of the training speakers,
+                                                                       and left out where these cannot make it
         rain = {files = "noise/rain", optional = "rain"}               left out where no such files exist; the text says what
                                                                        the model does not learn without them
-    own, n_unnamed: see `why_unavailable`. A family that the training corpus cannot make is left out as well.
-    Raises AvsrError.
+    own, n_unnamed: see `why_unavailable`. Raises AvsrError.
     """
     opened: dict[str, NoiseSource] = {}
     left_out = []

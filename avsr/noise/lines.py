@@ -61,10 +61,8 @@ def line(row: JsonRow) -> str:
 
 @dataclass
 class Lines:
-    """What a manifest holds: its header, the rows of families by name, and unparsed lines by (noise, id).
-
-    text: all lines in the order of the file.  cut_off: the file ended in half a line, which is left out.
-    """
+    """What a manifest holds: its header, the rows of families by name, unparsed lines by (noise, id), and the whole text.
+    cut_off: the file ended in half a line, which is left out."""
 
     header: JsonRow
     families: dict[str, JsonRow] = field(default_factory=dict)

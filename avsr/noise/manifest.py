@@ -1,9 +1,8 @@
 """A noise manifest: a file that says which noise each utterance of a test set gets, the same for everybody.
 
     utterances (id, speaker, sound) x noise families  ->  noise.jsonl  ->  mix(id, family, snr_db, speech)  ->  MixedSpeech
-The noise of an utterance depends on its id and the family's name alone: it is the same in every run and at every level,
-whatever else is in the manifest. The sha256 of every recording, the level of the noise, and the SNR achieved, measured on
-the noise that was added, are checked.
+The noise of an utterance depends on its id and the family's name alone: it is the same in every run and at every level. The
+sha256 of every recording, the level of the noise, and the SNR achieved, measured on the noise that was added, are checked.
 """
 
 from __future__ import annotations
@@ -117,10 +116,7 @@ class _VerifiedRecordings:
 
 
 class NoiseManifest:
-    """The noise of utterances, and mixing it with their speech. Use `open` to make one.
-
-    header, families: the first line, and the row of each family by name.
-    """
+    """The noise of utterances, and mixing it with their speech. Use `open` to make one."""
 
     def __init__(self, path: Path, found: lines.Lines, families: Mapping[str, NoiseSource]):
         self.path, self.header, self.families = path, found.header, found.families
@@ -133,9 +129,8 @@ class NoiseManifest:
              level: str = "active", progress: Progress = no_progress) -> NoiseManifest:
         """Read a manifest if it exists, check it, add missing rows, and write it completely or not at all.
 
-        Existing rows never change; without families or utterances nothing is added. level: how speech is measured, "active"
-        (ITU-T P.56) or "rms". Raises BadManifest where a recording has changed or is missing, or a family was drawn from
-        other recordings; BadOutput.
+        Existing rows never change. level: how speech is measured, "active" (ITU-T P.56) or "rms". Raises BadManifest where a
+        recording has changed or is missing, or a family was drawn from other recordings; BadOutput.
         """
         path, spoken = Path(path), list(utterances)
         if len({one.id for one in spoken}) < len(spoken):
@@ -193,11 +188,8 @@ class NoiseManifest:
         return noise
 
     def mix(self, utterance: str, family: str, snr_db: float | None, speech: np.ndarray | None) -> MixedSpeech:
-        """Mix the speech (S,) float32 of an utterance (None: silent) with its noise at `snr_db`; None adds no noise.
-
-        Raises BadMedia where the speech is silent, BadManifest where it is not the speech that the noise was drawn for,
-        AvsrError where the SNR achieved is off by more than 0.1 dB.
-        """
+        """Mix the speech (S,) float32 of an utterance (None: silent) with its noise at `snr_db`; None adds no noise. Raises
+        BadMedia where it is silent, BadManifest for other speech, AvsrError where the SNR is off by more than 0.1 dB."""
         speech = TargetSpeech(utterance, None, speech).samples()
         if snr_db is None:
             return MixedSpeech(speech.copy(), None, None, 0.0)
@@ -246,7 +238,6 @@ class NoiseManifest:
                         self._recordings.find(cut)
 
     def _add(self, spoken: TargetSpeech, families: Mapping[str, NoiseSource]) -> None:
-        """Add the rows of one utterance."""
         speech = spoken.samples()
         levels = {kind: measure(speech) for kind, measure in LEVELS.items()}
         for name, source in families.items():

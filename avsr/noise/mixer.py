@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from avsr.errors import AvsrError
 from avsr.noise.mixing import mix
 from avsr.noise.sources import NoiseSource
 
@@ -28,21 +27,14 @@ class NoisySpeech(NamedTuple):
 class NoiseMixer:
     """Adds noise from a random source at a random level.
 
-    sources: by name; drawn in proportion to `weights`, or equally often.  snrs: dB to choose from, None for clean.
-    snr_range: lowest and highest dB of a uniform distribution, instead of snrs.  p_clean: probability of no noise.
+    sources: by name, drawn equally often.  snrs: dB to choose from, None for clean.  snr_range: lowest and highest dB of a
+    uniform distribution, instead of snrs.  p_clean: probability of no noise.
     """
 
     sources: Mapping[str, NoiseSource]
     snrs: tuple[float | None, ...] = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0, None)
     snr_range: tuple[float, float] | None = None
     p_clean: float = 0.0
-    weights: Mapping[str, float] | None = None
-    level: str = "active"
-
-    def __post_init__(self) -> None:
-        if self.weights is not None and set(self.weights) != set(self.sources):
-            raise AvsrError(f"noise weights name {sorted(self.weights)}, the sources are {sorted(self.sources)}.  "
-                            "Give one weight for each source.")
 
     def __call__(self, speech: np.ndarray, speaker: str | None, rng: np.random.Generator) -> NoisySpeech:
         """Speech (S,) float32 in noise without the voice of `speaker`. Silent speech, which has no SNR, stays as it is."""
@@ -50,10 +42,10 @@ class NoiseMixer:
         if snr_db is None or not self.sources or not np.any(speech):
             return NoisySpeech(np.array(speech, np.float32), None, None)
         names = sorted(self.sources)
-        weights = np.array([1.0 if self.weights is None else self.weights[name] for name in names])
-        name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+        # Without p numpy would draw in another way, and training runs would not repeat those of former versions.
+        name = names[int(rng.choice(len(names), p=np.full(len(names), 1 / len(names))))]
         noise = self.sources[name].draw(len(speech), rng, without=speaker)
-        mixed = mix(speech, noise, snr_db, rng=rng, level=self.level)
+        mixed = mix(speech, noise, snr_db, rng=rng)
         return NoisySpeech(mixed.audio, name, mixed.snr_db)
 
     def _snr(self, rng: np.random.Generator) -> float | None:

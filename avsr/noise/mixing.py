@@ -34,9 +34,8 @@ def rms_level(audio: np.ndarray) -> float:
 def active_level(audio: np.ndarray) -> float:
     """Active speech level in dB over full scale (1.0), by method B of ITU-T P.56; -inf for silence.
 
-    The total power is divided by the time in which the envelope is above a threshold, or was within the last 0.2 s; the
-    threshold is the one that lies 15.9 dB below the resulting level. Thresholds are powers of two, as for 16-bit sound but
-    without its limits, and levels between two of them are interpolated in dB.
+    The power is divided by the time in which the envelope is, or was 0.2 s before, above the threshold that lies 15.9 dB below
+    the resulting level. Thresholds are powers of two, and levels between two of them are interpolated in dB.
     """
     audio = np.asarray(audio, np.float64)
     power, long_term = audio @ audio, rms_level(audio)
@@ -66,14 +65,11 @@ LEVELS = {"active": active_level, "rms": rms_level}
 
 @dataclass(frozen=True)
 class MixedSpeech:
-    """Speech in noise.
+    """Speech in noise: audio (S,) float32, not clipped.
 
-    audio: (S,) float32, not clipped
-    snr_db: achieved, measured on the float32 noise that was added; None without noise
-    offset: first sample of the noise that was used; None where the noise is computed
-    gain: factor of the noise; 0 without noise
-    snr_rms: the SNR by plain RMS, pauses included; None without noise
-    noise_id: id of the noise manifest's row, where the noise comes from one
+    snr_db, snr_rms: achieved, measured on the noise that was added, with the level asked for and by plain RMS; None without.
+    offset: first sample of the noise that was used; None where the noise is computed.  gain: factor of the noise, 0 without.
+    noise_id: id of the noise manifest's row, where the noise comes from one.
     """
 
     audio: np.ndarray

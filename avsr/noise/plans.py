@@ -1,9 +1,7 @@
 """What a noise is made of: cuts from recordings and seeds of computed noise in, the samples of the noise out.
 
     NoisePlan(n_samples, streams)  ->  render(plan, sound_of)  ->  (n_samples,) float32, SAMPLE_RATE
-
-A plan is complete: whoever has the same recordings makes the same noise. It is computed in float64 and rounded to float32
-once, at the end. A noise manifest (manifest.py) is a file of plans.
+Whoever has the same recordings makes the same noise from a plan. A noise manifest (manifest.py) is a file of plans.
 """
 
 from __future__ import annotations
@@ -23,10 +21,8 @@ SPECTRUM_HERTZ = SAMPLE_RATE / N_FFT  # from one value of a long-term spectrum t
 
 @dataclass(frozen=True)
 class Recorded:
-    """A named sound that is not a file of its own, for example an utterance of a cache.
-
-    read: returns (S,) float32 mono, SAMPLE_RATE, or None where the recording is silent.
-    """
+    """A named sound that is no file, such as an utterance of a cache. read: returns (S,) float32 mono, SAMPLE_RATE, or
+    None where the recording is silent."""
 
     name: str
     read: Callable[[], np.ndarray | None] = field(repr=False, compare=False)

@@ -2,7 +2,6 @@
 
     source.plan(n_samples, rng, without=speaker)  ->  NoisePlan: parts of recordings, or a seed
     source.draw(n_samples, rng, without=speaker)  ->  (n_samples,) float32, SAMPLE_RATE: that plan, rendered
-
 Recordings are read when they are first needed. A draw depends on the generator alone, not on what was read before.
 """
 
@@ -37,13 +36,15 @@ BABBLE_TALKERS = (3, 8)               # the fewest and the most of "all" talkers
 class NoiseSource(ABC):
     """Anything that makes noise. `without` names a talker who must not be in it; most sources can ignore it."""
 
+    _cache: RecordingCache                                   # of sources that cut from recordings
+
     @abstractmethod
     def plan(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> NoisePlan:
         """The plan of what `draw` returns with a generator in the same state."""
 
     def draw(self, n_samples: int, rng: np.random.Generator, *, without: str | None = None) -> np.ndarray:
         """(n_samples,) float32, at no particular level."""
-        return render(self.plan(n_samples, rng, without=without), self._audio)
+        return render(self.plan(n_samples, rng, without=without), lambda sound: self._cache.audio(sound))
 
     def recordings(self) -> list[Sound]:
         """All recordings from which plans cut."""
@@ -52,9 +53,6 @@ class NoiseSource(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Kind, settings and recordings as JSON; equal for sources that make the same plans with the same generator."""
-
-    def _audio(self, sound: Sound) -> np.ndarray:
-        return read(sound)
 
 
 @dataclass(frozen=True)
@@ -161,19 +159,15 @@ class Recordings(NoiseSource):
     def describe(self) -> dict[str, Any]:
         return {"kind": "files", **_listed(self.sources)}
 
-    def _audio(self, sound: Sound) -> np.ndarray:
-        return self._cache.audio(sound)
-
     def _usable_recording(self, rng: np.random.Generator) -> Sound:
         return self.sources[int(rng.integers(len(self.sources)))]
 
 
 class Babble(NoiseSource):
-    """Several different people at once, all at the same active level, sentence after sentence without pauses.
+    """One or several different people at once, all at the same active level, sentence after sentence without pauses.
 
     talkers: name -> recordings.  n_talkers: how many talk, or the least and the largest number; "all": everybody but
-    `without`, 3 to 8.  wants_speaker: the talkers are speakers of the corpus that gets the noise, so that `without` must be
-    given, or its speaker could be in the noise.
+    `without`, 3 to 8.  wants_speaker: `without` must be given, because the talkers are those of the corpus that gets the noise.
     """
 
     def __init__(self, talkers: Mapping[str, Sequence[Sound]], n_talkers: int | tuple[int, int] | Literal["all"] = (4, 8), *,
@@ -209,9 +203,6 @@ class Babble(NoiseSource):
         return {"kind": "talkers", "n_talkers": "all" if self.all_talkers else [self.fewest, self.most],
                 "talkers": {name: _listed(sources) for name, sources in self.talkers.items()}}
 
-    def _audio(self, sound: Sound) -> np.ndarray:
-        return self._cache.audio(sound)
-
     def _other_talkers(self, without: str | None) -> list[str]:
         names = [name for name in self.talkers if name != without]
         if len(names) < self.fewest:
@@ -235,13 +226,6 @@ class Babble(NoiseSource):
             if not (isinstance(sound, Recorded) and self._cache.is_silent(sound)):
                 return sound
         raise BadMedia(f"babble: all {len(sources)} recordings of {name} are silent.  Leave the talker out.")
-
-
-class Talker(Babble):
-    """One person, who is not the speaker, talking without pause."""
-
-    def __init__(self, talkers: Mapping[str, Sequence[Sound]], *, wants_speaker: bool = False):
-        super().__init__(talkers, 1, wants_speaker=wants_speaker)
 
 
 @dataclass(frozen=True)

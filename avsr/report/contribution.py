@@ -57,7 +57,7 @@ def _row(found: Found, system: str, condition: Condition) -> Row:
     for measure, (*_, factor) in UNITS.items():
         shares = found.get((system, condition, measure))
         row |= {f"{measure}_sound": shares and _scaled(shares.sound, factor),
-                f"{measure}_video": shares and _scaled(shares.sight, factor), f"{measure}_share": shares and shares.share}
+                f"{measure}_video": shares and _scaled(shares.video, factor), f"{measure}_share": shares and shares.share}
     return row
 
 

@@ -18,10 +18,9 @@ Say = Callable[[str], None]
 
 
 def training_manifests(config: Config, say: Say) -> list[Path]:
-    """Paths of the manifests to train on: those of `data.train`, and those of `data.optional` that have training utterances.
+    """Paths of the manifests of `data.train`, and of those of `data.optional` that have training utterances.
 
-    A manifest may be named by its folder. `say` is called with a sentence for each optional manifest that does not exist or
-    has no training utterance. Raises BadManifest for a file that is no manifest.
+    `say` is called with a sentence for each of the others. Raises BadManifest for a file that is no manifest.
     """
     found = [manifest.manifest_path(config.path(name)) for name in config.data.train]
     for one in filter(None, config.data.optional.values()):
@@ -45,7 +44,7 @@ def validation_rows(config: Config) -> list[ManifestRow]:
 
 
 def noise_mixer(config: Config, rows: Sequence[ManifestRow], say: Say) -> NoiseMixer | None:
-    """The noise of training, some of it made from `rows`, the training utterances; None where no family of noise is left.
+    """The noise of training, some of it made from the training utterances `rows`; None where no family of noise is left.
 
     `say` is called with a sentence for each family that is left out. Raises AvsrError.
     """

@@ -35,9 +35,8 @@ def with_word_times(rows: Sequence[ManifestRow], model: str | Path, kept: Path, 
                     progress: Progress) -> list[ManifestRow]:
     """The rows, where those without word times get them from `model` and the cached sound (align.py has the method).
 
-    kept: a JSON Lines file of earlier results; an incomplete last line is ignored. Rows without sound stay as they are, and so
-    do rows whose text or sound is longer than the model can take. Raises BadConfig where the model does not transcribe audio,
-    or not in the language of a row.
+    kept: a JSON Lines file of earlier results. Rows without sound, and those that are longer than the model can take, stay as
+    they are. Raises BadConfig where the model does not transcribe audio, or not in the language of a row.
     """
     known = _read_kept(kept)
     todo = [row for row in rows if row.utterance.words is None and "a" in row.cache.modality
@@ -104,6 +103,6 @@ def _align(aligner: Checkpoint, rows: Sequence[ManifestRow]) -> list[Times | Non
 
 def _fits(aligner: Checkpoint, row: ManifestRow, n_tokens: int) -> bool:
     """Whether the model can take n_tokens tokens, with prompt and end, and all of the row's sound."""
-    n_context = getattr(aligner.model.dims, "n_context", None)                # imported networks have no limit
+    n_context = aligner.model.dims.n_context
     long = aligner.pad_seconds is not None and row.n_frames > aligner.pad_seconds * VIDEO_FPS
     return not long and (n_context is None or n_tokens <= n_context)

@@ -1,15 +1,13 @@
 """Initialises the `resnet18` frontend from ImageNet: from the ResNet-18 that torchvision publishes.
 
     resnet18-f37072fd.pth, or a file of the same names -> stages 1 to 4 as they are, the stem inflated -> video.frontend
-The kernels of torchvision's stem span 7 x 7 pixels in three colours, ours 7 x 7 pixels in 5 grey frames. The colours of a grey
-picture are equal, so the kernels are summed over the colours, with the normalisation of both networks taken into account, and
-put into the middle frame; the other frames start at 0, as I3D (Carreira and Zisserman 2017) inflates a single frame. The
-frontend thus starts as torchvision's network on single frames. Its last layer, of 1000 classes, is left out.
+The kernels of torchvision's stem span 7 x 7 pixels in three colours, ours 7 x 7 pixels in 5 grey frames. They are summed over
+the colours and put into the middle frame; the other frames start at 0, as I3D (Carreira and Zisserman 2017) inflates a single
+frame. The frontend thus starts as torchvision's network on single frames, without its last layer, of 1000 classes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -17,10 +15,11 @@ import torch
 from torch import Tensor
 
 from avsr import assets
+from avsr.checkpoint.folder import sha256_of
 from avsr.errors import BadCheckpoint
 from avsr.importers.reading import read_weights
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
-from avsr.models.weights import listed
+from avsr.models.weights import misfit, stored
 from avsr.runtime import Progress, no_progress
 
 IMAGENET = "imagenet"                                       # in place of a model's name
@@ -44,8 +43,7 @@ def image_weights(name: str, folder: Path, *, progress: Progress = no_progress) 
     path = assets.find(ASSET, progress=progress) if name == IMAGENET else folder / name
     weights = read_weights(path)
     if name != IMAGENET and (wanted := HASHED.search(path.name)):
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
         if not found.startswith(wanted[1]):
             raise BadCheckpoint(f"{path}: its sha256 begins {found[:len(wanted[1])]}, but its name says {wanted[1]}.  Download "
                                 "it again.")
@@ -59,23 +57,12 @@ def load_image_weights(path: Path, weights: dict[str, Tensor], frontend: ResNet1
     ours = {_theirs(name): name for name in state if not name.endswith(".num_batches_tracked")}
     given = {name: tensor.float() for name, tensor in weights.items()
              if name not in UNUSED and not name.endswith(".num_batches_tracked")}
-    shapes = {theirs: tuple(state[name].shape) for theirs, name in ours.items()} | {"conv1.weight": (64, 3, 7, 7)}
-    if problem := _misfit(given, shapes):
-        raise BadCheckpoint(f"{path}: {problem}.  Name the file of torchvision's resnet18.")
+    wanted = {theirs: state[name] for theirs, name in ours.items()} | {"conv1.weight": torch.empty(64, 3, 7, 7)}
+    if problem := misfit(wanted, stored(given)):
+        raise BadCheckpoint(f"{path}: it is not a ResNet-18's: it {problem}.  Name the file of torchvision's resnet18.")
     kernel, shift = inflated(given["conv1.weight"], state["conv.0.weight"].shape[2])
     given |= {"conv1.weight": kernel, "bn1.running_mean": given["bn1.running_mean"] - shift}
     frontend.load_state_dict(state | {ours[name]: tensor for name, tensor in given.items()})
-
-
-def _misfit(given: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> str | None:
-    """In words, how the given weights differ from a ResNet-18; None where they do not."""
-    if odd := sorted(given.keys() - shapes.keys()):
-        return f"{len(odd)} of its weights have no place in a ResNet-18: {listed(odd)}"
-    if missing := sorted(shapes.keys() - given.keys()):
-        return f"{len(missing)} weights of a ResNet-18 are not there: {listed(missing)}"
-    odd = [f"{name} ({tuple(given[name].shape)} where {shape} is due)" for name, shape in shapes.items()
-           if tuple(given[name].shape) != shape]
-    return f"{len(odd)} of its weights have another shape: {listed(odd)}" if odd else None
 
 
 def inflated(kernel: Tensor, n_frames: int) -> tuple[Tensor, Tensor]:

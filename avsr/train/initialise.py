@@ -36,8 +36,8 @@ VIDEO_ENCODER = ("video.frontend.", "video.project.", "video.blocks.")      # th
 def initialise(config: Config, folder: Path, *, progress: Progress = no_progress) -> Checkpoint:
     """The network before the first step. Raises BadConfig or BadCheckpoint.
 
-    With `model.start` all weights are taken over whose names and shapes fit, and only the video encoder, the fusion, the CTC
-    heads and the reliability estimator may be new. Without it the weights are random, and the tokens are letters.
+    With `model.start` all weights whose names and shapes fit are taken over, and no part of Whisper may be new. Without it the
+    weights are random, and the tokens are letters.
     """
     torch.manual_seed(config.train.seed)
     if config.model.start is None:
@@ -78,12 +78,8 @@ def model_path(name: str, config: Config) -> str | Path:
     return folder if name and os.path.isdir(folder) else name    # isdir is False for a name that is too long for a path
 
 
-def _load(name: str, config: Config, progress: Progress) -> Checkpoint:
-    return checkpoint.load(model_path(name, config), progress=progress)
-
-
 def _taken_over(name: str, config: Config, progress: Progress) -> tuple[AVSR, Checkpoint]:
-    base = _load(name, config, progress)
+    base = checkpoint.load(model_path(name, config), progress=progress)
     if not isinstance(base.model, AVSR):
         raise BadConfig(f"{config.name}: model.start {name} is an imported network, which cannot be trained "
                         "further.  Take over its video encoder with model.video_encoder_from.")
@@ -107,7 +103,7 @@ def _taken_over(name: str, config: Config, progress: Progress) -> tuple[AVSR, Ch
 
 def _is_published(name: str, config: Config) -> bool:
     """Whether a model is a published Whisper by its name, and no folder."""
-    return not config.path(name).is_dir() and not checkpoint.may_read_lips(name)
+    return not config.path(name).is_dir() and not checkpoint.may_use_video(name)
 
 
 def rate(config: Config, name: str) -> float:
@@ -117,7 +113,7 @@ def rate(config: Config, name: str) -> float:
 
 def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Config, progress: Progress) -> Checkpoint:
     """Take over the weights of another model whose names start with one of `parts`; returns that model."""
-    source = _load(name, config, progress)
+    source = checkpoint.load(model_path(name, config), progress=progress)
     other = source.model.state_dict()
     wanted = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(parts)}
     if misfit := [key for key, tensor in wanted.items() if key not in other or other[key].shape != tensor.shape]:

@@ -11,7 +11,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -31,12 +31,11 @@ from avsr.dataset import Examples, ManifestRow, label_words, read_prepared
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
 from avsr.losses import Losses, LossModule
 from avsr.models.avsr import AVSR
-from avsr.models.blocks import Block
-from avsr.models.conformer import ConformerBlock
+from avsr.models.blocks import WithDropout
 from avsr.output import locked, write_file
-from avsr.rates import FEATURE_RATE, VIDEO_FPS
-from avsr.runtime import Progress, max_processes, n_cores, no_progress, pick_device
-from avsr.train.data import noise_mixer, training_manifests, validation_rows
+from avsr.rates import VIDEO_FPS
+from avsr.runtime import Progress, is_first_process, max_processes, n_cores, no_progress, pick_device
+from avsr.train.data import Say, noise_mixer, training_manifests, validation_rows
 from avsr.train.forced_alignment import with_word_times
 from avsr.train.initialise import initialise, model_path, rate, to_save, training_facts
 from avsr.train.log import StepReport, TrainingLog
@@ -44,8 +43,6 @@ from avsr.train.reliability import check_reliability, fit_ood, fit_reliability
 from avsr.train.shortages import report_shortages
 from avsr.train.state import STATE, TrainState, averaged, best_one, how_to_continue, keep_best, load_state, save_state
 from avsr.train.valid import Validation
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of a call that do not change what is learnt."""
+    """Options of a run that do not change what is learnt."""
 
     resume: bool = False
     minutes: float | None = None                            # after which it stops, to be resumed
@@ -73,15 +70,14 @@ class TrainOptions:
 def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptions()) -> Trained:
     """Train as `config` says, into `folder`. Under `torchrun` each process takes its share of the batches.
 
-    Raises BadConfig, BadManifest, BadCheckpoint, BadOutput, and AvsrError where a loss is not a number or another process
-    trains into `folder`.
+    Raises AvsrError and its kinds, also where a loss is not a number or another process trains into `folder`.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
-    with locked(folder, "avsr train") if _is_first() else nullcontext():
+    with locked(folder, "avsr train") if is_first_process() else nullcontext():
         if not options.resume and (folder / STATE).exists():
             raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
         try:
@@ -90,11 +86,6 @@ def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptio
         finally:
             if distributed.is_initialized():
                 distributed.destroy_process_group()
-
-
-def _is_first() -> bool:
-    """Whether this is the one of torchrun's processes that writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _join_group(asked: str) -> torch.device:
@@ -143,7 +134,7 @@ class Trainer:
         self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.loss_module = LossModule(self.model, config.loss, len(labels) + 1).to(device)
         for module in self.loss_module.modules():
-            if isinstance(module, (Block, ConformerBlock)):
+            if isinstance(module, WithDropout):
                 module.dropout = config.train.dropout
         self.optimiser = _optimiser(self.loss_module, config)
         self.state = TrainState()
@@ -167,7 +158,7 @@ class Trainer:
         aligner = self.config.data.align
         assert aligner is not None
         missing = sum(row.utterance.words is None for row in self.rows)
-        self.say(f"word times: {counted(missing, 'utterance')} without, aligned by {aligner} unless found before")
+        self.say(f"word times: {counted(missing, 'utterance')} without; {aligner} aligns those that were not aligned before")
         arguments = (self.rows, model_path(aligner, self.config), self.folder / "words.jsonl", self.device, self.progress)
         rows = with_word_times(*arguments) if self.rank == 0 else None
         if self.world > 1:
@@ -175,7 +166,7 @@ class Trainer:
         rows = with_word_times(*arguments) if rows is None else rows
         without = [row.utterance.id for row in rows if row.utterance.words is None and "a" in row.cache.modality]
         if without:
-            self.say(f"word times: none for {counted(len(without), 'utterance')}, {without[0]} for one: the text or sound is "
+            self.say(f"word times: none for {counted(len(without), 'utterance')}, such as {without[0]}, whose text or sound is "
                      f"longer than {aligner} can take")
         return rows
 
@@ -207,8 +198,8 @@ class Trainer:
         train, state = self.config.train, self.state
         network = self.loss_module
         if self.world > 1:
-            network = DistributedDataParallel(self.loss_module, find_unused_parameters=True,
-                                              device_ids=[self.device] if self.device.type == "cuda" else None)
+            devices = [self.device] if self.device.type == "cuda" else None
+            network = DistributedDataParallel(self.loss_module, find_unused_parameters=True, device_ids=devices)
         batches, log = self._batches(), TrainingLog(self.folder, self.rank, state.step)
         self.loss_module.train()
         _freeze_batch_norms(self.loss_module)
@@ -236,9 +227,9 @@ class Trainer:
 
     def _batches(self) -> Generator[tuple[Batch, float]]:
         """Batches on the device, with the seconds spent waiting for each."""
-        tokenizer, pad = self.start.tokenizer, self.start.pad_seconds
-        data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end,
-                       None if pad is None else pad * FEATURE_RATE, finished=self.device.type == "cpu")
+        tokenizer = self.start.tokenizer
+        data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end, self.start.pad_columns,
+                       finished=self.device.type == "cpu")
         sampler = InfiniteSampler(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
                           first=self.state.step * self.config.train.accumulate * self.world)
         source = iter(loader(data, sampler, self._n_workers(), pin=self.device.type == "cuda"))
@@ -254,7 +245,7 @@ class Trainer:
         """`data.workers`, or the most processes that suit this machine; the batches are the same with any number."""
         asked, most = self.config.data.workers, max_processes()
         if asked > most:
-            self.say(f"data.workers is {asked}, and {most} are started: more would only take memory on {n_cores()} cores.")
+            self.say(f"data.workers is {asked}, but {most} are started: more would only take memory on {n_cores()} cores.")
         return min(asked, most)
 
     def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> StepReport:
@@ -381,7 +372,7 @@ def _optimiser(loss_module: LossModule, config: Config) -> torch.optim.AdamW:
 
 
 def _freeze_batch_norms(loss_module: nn.Module) -> None:
-    """Freeze the running means of frozen parts' batch norms too."""
+    """Keep the running means of batch norms whose weights are frozen."""
     for module in loss_module.modules():
         own = list(module.parameters())
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in own):

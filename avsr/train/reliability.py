@@ -2,7 +2,7 @@
 
     model + rows -> pairs: each sound and its own mouth      ->  contrastive pre-training of the two projections
                  -> samples: a sound, several mouths, the word errors by audio, by video and by both  ->  fit of the classifier
-The rest of the network stays as it is, so every input is encoded once, and the fit passes over the results many times a minute.
+The rest of the network stays as it is, so every input is encoded once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,14 +23,14 @@ from avsr.batch import collate
 from avsr.cache import read_entry
 from avsr.checkpoint import Checkpoint
 from avsr.config import Config, ReliabilityConfig
-from avsr.corrupt import FRAME_MS, Corruption, corrupt, fitted, occlude
+from avsr.corrupt import FRAME_MS, Corruption, Mouth, corrupt, fitted, occlude
 from avsr.dataset import Examples, ExampleSpec, ManifestRow
 from avsr.errors import BadConfig
 from avsr.metrics import word_errors
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.decoder import Memory
 from avsr.models.fusion import TEMPERATURE, ReliabilityEstimator
-from avsr.rates import FEATURE_RATE, MEMORY_PER_FRAME
+from avsr.rates import MEMORY_PER_FRAME
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, no_progress
 from avsr.text import normalise, target_tokens
@@ -44,18 +43,10 @@ DROPOUT, WEIGHT_DECAY = 0.1, 0.05
 DAMAGE = {"occlusion": (0.02, 0.6), "blur": (1.0, 8.0), "lowres": (6.0, 32.0), "dropped": (0.1, 0.9), "shift": (-280.0, 280.0)}
 
 
-class MouthImages(NamedTuple):
-    """The mouths of an utterance: images (T, 96, 96) uint8, missing (T,) bool."""
-
-    images: np.ndarray
-    missing: np.ndarray
-
-
 @dataclass(frozen=True)
 class ReliabilitySample:
-    """One sound with K mouths: audio (S, D) and video (K, S, D) float16, the estimator's inputs; seen (K, S) bool.
-
-    audio_errors (), video_errors (K,), both_errors (K,): word errors by modality as a share of the words, at most 1."""
+    """One sound with K mouths: audio (S, D) and video (K, S, D) float16, the estimator's inputs; seen (K, S) bool; word errors
+    by modality, (), (K,) and (K,), as a share of the words, at most 1."""
 
     audio: Tensor
     video: Tensor
@@ -87,7 +78,7 @@ def check_reliability(dims: Dims, config: Config) -> None:
 
 def fit_reliability(checkpoint: Checkpoint, rows: Sequence[ManifestRow], examples: Examples, settings: ReliabilityConfig, *,
                     seed: int, progress: Progress = no_progress) -> int:
-    """Fit the network's reliability estimator; returns the number of samples it was fitted on."""
+    """Fit the network's reliability estimator; return the number of samples it was fitted on."""
     estimator = checkpoint.model.eval().reliability
     assert estimator is not None, "see check_reliability"
     rows = [row for row in rows if row.cache.modality == "av"]
@@ -123,7 +114,7 @@ def balanced(rows: Sequence[ManifestRow], n_rows: int, rng: np.random.Generator)
 def fit_ood(checkpoint: Checkpoint, rows: Sequence[ManifestRow], *, seed: int, progress: Progress = no_progress) -> None:
     """Fit the out-of-distribution detector (models.fusion.OODDetector) to the mouths of up to 512 training rows.
 
-    Each mouth counts twice, as it is and partly covered, so that a hand does not make a stranger of a known speaker."""
+    Each mouth counts twice, as it is and partly covered, so that a hand does not make a known speaker unknown."""
     model, rng, recogniser = checkpoint.model.eval(), np.random.default_rng(seed), Recogniser(checkpoint)
     assert isinstance(model, AVSR)
     assert model.reliability is not None, "the network has no reliability estimator"
@@ -142,7 +133,7 @@ def fit_ood(checkpoint: Checkpoint, rows: Sequence[ManifestRow], *, seed: int, p
     detector.fit(*(torch.cat(found) for found in means))
 
 
-def corrupted(mouths: MouthImages, rng: np.random.Generator) -> MouthImages:
+def corrupted(mouths: Mouth, rng: np.random.Generator) -> Mouth:
     """The mouths as they are, damaged in a random way and amount, or unreadable."""
     if rng.random() < P_UNREADABLE:
         return mouths._replace(images=make_unreadable(mouths.images, rng))
@@ -152,7 +143,7 @@ def corrupted(mouths: MouthImages, rng: np.random.Generator) -> MouthImages:
     amount = float(rng.uniform(*DAMAGE[kind]))
     if kind == "shift":
         amount = float(round(amount / FRAME_MS) * FRAME_MS)
-    return MouthImages(*corrupt(mouths.images, mouths.missing, Corruption(kind, amount), rng))
+    return corrupt(mouths.images, mouths.missing, Corruption(kind, amount), rng)
 
 
 @torch.no_grad()
@@ -176,7 +167,7 @@ def reliability_samples(checkpoint: Checkpoint, rows: Sequence[ManifestRow], exa
         mouths = [own]
         for _ in range(settings.variants):
             other = rows[int(rng.integers(len(rows)))] if rng.random() < P_MISMATCHED else row
-            variant = own if other is row else MouthImages(*fitted(_read_mouths(other), len(own.images)))
+            variant = own if other is row else fitted(_read_mouths(other), len(own.images))
             mouths.append(corrupted(variant, rng))
         yield _sample(recogniser, _audio(recogniser, row, examples), mouths, row.utterance.text)
 
@@ -184,21 +175,21 @@ def reliability_samples(checkpoint: Checkpoint, rows: Sequence[ManifestRow], exa
 def _audio(recogniser: Recogniser, row: ManifestRow, examples: Examples) -> Tensor:
     """The encoded sound (1, S, D) of a row, in noise and altered as in training, the same each time."""
     rng = np.random.default_rng((0, zlib.crc32(row.utterance.id.encode())))
-    tokenizer, seconds = recogniser.tokenizer, recogniser.checkpoint.pad_seconds
+    tokenizer = recogniser.tokenizer
     batch = collate([examples.make(row, ExampleSpec("a"), rng)], tokenizer.prompt(None), tokenizer.end,
-                    None if seconds is None else seconds * FEATURE_RATE).to(recogniser.device)
+                    recogniser.checkpoint.pad_columns).to(recogniser.device)
     assert batch.mel is not None
     return recogniser.model.encode_audio(batch.mel, batch.mel_lengths)
 
 
-def _read_mouths(row: ManifestRow) -> MouthImages:
+def _read_mouths(row: ManifestRow) -> Mouth:
     cached = read_entry(row.base, row.cache)
     assert cached.images is not None, "its cache holds no mouths"
     assert cached.missing is not None
-    return MouthImages(cached.images, cached.missing)
+    return Mouth(cached.images, cached.missing)
 
 
-def _video(recogniser: Recogniser, mouths: Sequence[MouthImages]) -> tuple[Tensor, Tensor]:
+def _video(recogniser: Recogniser, mouths: Sequence[Mouth]) -> tuple[Tensor, Tensor]:
     """Encoded mouths (K, S, D) before the last norm, and the positions that show a face (K, S)."""
     images, seen = recogniser.batch_video(mouths)
     assert isinstance(recogniser.model, AVSR)
@@ -206,15 +197,15 @@ def _video(recogniser: Recogniser, mouths: Sequence[MouthImages]) -> tuple[Tenso
     return video, seen.repeat_interleave(MEMORY_PER_FRAME, dim=1)
 
 
-def _sample(recogniser: Recogniser, audio: Tensor, mouths: Sequence[MouthImages], text: str) -> ReliabilitySample:
+def _sample(recogniser: Recogniser, audio: Tensor, mouths: Sequence[Mouth], text: str) -> ReliabilitySample:
     model = recogniser.model
     assert isinstance(model, AVSR)
     video, seen = _video(recogniser, mouths)
-    heard, watched = Memory(model.audio.norm(audio), None), Memory(None, model.video.norm(video), None, seen)
-    both = replace(watched, audio=heard.states.expand(len(mouths), -1, -1))
+    by_audio, by_video = Memory(model.audio.norm(audio), None), Memory(None, model.video.norm(video), None, seen)
+    both = replace(by_video, audio=by_audio.states.expand(len(mouths), -1, -1))
     n = min(audio.shape[1], seen.shape[1])
     return ReliabilitySample(audio[0, :n].half().cpu(), video[:, :n].half().cpu(), seen[:, :n].cpu(),
-                             *(_errors(recogniser, memory, text) for memory in (heard, watched, both)))
+                             *(_errors(recogniser, memory, text) for memory in (by_audio, by_video, both)))
 
 
 def _errors(recogniser: Recogniser, memory: Memory, text: str) -> Tensor:
@@ -282,7 +273,6 @@ def fit(estimator: ReliabilityEstimator, samples: Sequence[ReliabilitySample], s
 
 
 def _evidence(estimator: ReliabilityEstimator, one: ReliabilitySample, device: torch.device) -> Tensor:
-    """(K, 2H + 1)."""
     audio, video, seen = one.audio.to(device).float()[None], one.video.to(device).float(), one.seen.to(device)
     return estimator.evidence(estimator.audio(audio).expand(len(video), -1, -1), estimator.video(video), None, seen)
 

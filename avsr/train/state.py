@@ -71,7 +71,8 @@ def save_state(folder: Path, state: TrainState, module: nn.Module, optimiser: to
         with whole_file(folder / STATE, alone=True) as part:
             part.write_text(json.dumps({**asdict(state), "tensors": fresh.name, "about": about}, indent=1) + "\n")
     except (OSError, SafetensorError) as error:
-        if fresh.name != _tensors_of(folder):               # a file that no state names would never be deleted
+        named = _read(folder).tensors if (folder / STATE).exists() else None
+        if fresh.name != named:                             # a file that no state names would never be deleted
             with suppress(OSError):
                 fresh.unlink()
         raise BadOutput(f"{folder}: the training state cannot be written ({reason_of(error)}).  Make room, then "
@@ -87,11 +88,6 @@ def how_to_continue(folder: Path) -> str:
     if not (folder / STATE).exists():
         return "start again, as no state was saved yet"
     return f"go on from step {read_json(folder / STATE)['step']} with --resume"
-
-
-def _tensors_of(folder: Path) -> str | None:
-    """The name of the tensor file of the state in `folder`."""
-    return _read(folder).tensors if (folder / STATE).exists() else None
 
 
 def _read(folder: Path) -> _Stored:
@@ -180,7 +176,7 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.P
 
 
 def keep_best(folder: Path, state: TrainState, model: Checkpoint, scores: dict[str, float], keep: int) -> None:
-    """Save the model if it is among the `keep` best by mean WER. Others are deleted once the next state is saved, because a run
+    """Save the model if it is among the `keep` best by mean WER. Others are deleted with the next state, because a run that is
     killed before resumes from a state that still names them. Raises BadOutput."""
     score = sum(scores.values()) / len(scores)
     state.best = sorted([*state.best, (score, state.step, scores)], key=lambda entry: entry[:2])[:keep]

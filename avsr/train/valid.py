@@ -18,7 +18,6 @@ from avsr.decode import DecodeOptions
 from avsr.errors import BadManifest
 from avsr.metrics import NOTHING, word_errors
 from avsr.names import MODALITY_NAMES
-from avsr.rates import FEATURE_RATE
 from avsr.recogniser import Recogniser
 from avsr.runtime import Progress, no_progress
 from avsr.text import normalise
@@ -50,23 +49,22 @@ class Validation:
         model.eval()
         scores = {}
         for modality, rows in self.rows.items():
-            said = []
+            errors = NOTHING
             for first in range(0, len(rows), AT_ONCE):
                 progress(f"validating by {MODALITY_NAMES[modality]}", first, len(rows), "utterances")
-                said += self._transcribe(recogniser, rows[first:first + AT_ONCE], modality)
-            errors = sum((word_errors(normalise(text["reference"]), normalise(text["hypothesis"])) for text in said), NOTHING)
+                some = rows[first:first + AT_ONCE]
+                for (_, row), text in zip(some, self._transcribe(recogniser, some, modality), strict=True):
+                    errors += word_errors(normalise(row.utterance.text), normalise(text))
             assert errors.percent is not None, "checked when the rows were chosen"
             scores[modality] = round(errors.percent, 3)
         model.train(was_training)
         return scores
 
-    def _transcribe(self, recogniser: Recogniser, rows: Sequence[tuple[int, ManifestRow]], modality: str) -> list[dict]:
+    def _transcribe(self, recogniser: Recogniser, rows: Sequence[tuple[int, ManifestRow]], modality: str) -> list[str]:
         made = []
         for number, row in rows:
             spec = ExampleSpec(modality, snr_db=SNR_DB if number % 2 else None, varied=False)
             made.append(self.examples.make(row, spec, np.random.default_rng(zlib.crc32(row.utterance.id.encode()))))
-        tokenizer, seconds = recogniser.tokenizer, recogniser.checkpoint.pad_seconds
-        batch = collate(made, tokenizer.prompt(None), tokenizer.end, None if seconds is None else seconds * FEATURE_RATE)
-        texts = recogniser.decode(recogniser.encode_batch(batch), GREEDY)
-        return [{"reference": row.utterance.text, "hypothesis": recogniser.detokenize(text.tokens)}
-                for (_, row), text in zip(rows, texts, strict=True)]
+        tokenizer = recogniser.tokenizer
+        batch = collate(made, tokenizer.prompt(None), tokenizer.end, recogniser.checkpoint.pad_columns)
+        return [recogniser.detokenize(found.tokens) for found in recogniser.decode(recogniser.encode_batch(batch), GREEDY)]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from avsr import decode, media, selection, transcript
-from avsr.checkpoint import Checkpoint, load, may_read_lips
+from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.errors import AvsrError
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
@@ -118,8 +118,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
     """The checkpoint for `transcribe`, without its video encoder if no video will be used."""
-    lips = modality in ("v", "av") or (modality == "auto" and may_read_lips(model))
-    return load(model, lips=lips, device=device, dtype=pick_dtype(device), progress=progress)
+    with_video = modality in ("v", "av") or (modality == "auto" and may_use_video(model))
+    return load(model, lips=with_video, device=device, dtype=pick_dtype(device), progress=progress)
 
 
 def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
@@ -138,11 +138,11 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
 
 def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
     """Raises AvsrError for a setting that would have no effect."""
-    hybrid = checkpoint.model.ctc_units == "tokens"
-    if hybrid and options.temperature:
+    joint_ctc = checkpoint.model.joint_ctc
+    if joint_ctc and options.temperature:
         raise AvsrError(f"{checkpoint.name}: its texts are searched, not drawn by chance, so it has no temperature.  Leave out "
                         "--temperature.")
-    if not hybrid and options.ctc_weight is not None:
+    if not joint_ctc and options.ctc_weight is not None:
         raise AvsrError(f"{checkpoint.name}: its CTC, if any, spells letters, which cannot be weighed against its tokens.  "
                         "Leave out --ctc-weight, or use an imported model.")
     if options.lm is None and options.lm_weight is not None:
