@@ -318,7 +318,7 @@ def test_ids_that_look_alike_have_a_recording_each_and_the_report_finds_it(folde
     rows = [ResultRow(system="x", modality="a", id=one, reference="ab", hypothesis="ab") for one in AWKWARD]
     there = {one: ManifestRow(replace(utterance, id=one), folder) for one, utterance in zip(AWKWARD, said, strict=True)}
     write_samples(tmp_path, rows, there)
-    found = {_recording(tmp_path / "media", one, [])[0] for one in AWKWARD} - {None}
+    found = {_recording(tmp_path / "media", one, []) for one in AWKWARD} - {None}
     kept = list((tmp_path / "media").iterdir())
     assert len(kept) == len(found) == 4                     # the worst 2 and the best 2 of 5
     assert not (tmp_path / "t.mp4").exists()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from made_rows import Made
 
-from avsr.html.page import WordEdit, word_edits
+from avsr.html.page import word_edits
 from avsr.html.plot import FORMATS, MODALITY_COLOURS, OTHER_COLOURS, file_bytes, plot_style, svg_element
 from avsr.html.table import Column, Table, csv_text, markdown, show
 from avsr.metrics import NOTHING, Estimate, Gain, Rate, wer
@@ -170,13 +170,14 @@ def test_markdown_and_csv_hold_the_same():
     assert lines[2]["more"] == "1.5"
 
 
-def test_words_have_their_edits():
-    assert word_edits("bin blue at f", "bin red at f now") == [
-        WordEdit("bin", "equal"), WordEdit("red", "substitution"), WordEdit("at", "equal"), WordEdit("f", "equal"),
-        WordEdit("now", "insertion")]
-    assert word_edits("bin blue", "blue") == [WordEdit("bin", "deletion"), WordEdit("blue", "equal")]
-    assert word_edits("bin", "") == [WordEdit("bin", "deletion")]
-    assert word_edits("", "thank you") == [WordEdit("thank", "insertion"), WordEdit("you", "insertion")]
+@pytest.mark.parametrize(("reference", "hypothesis", "edits"), [
+    ("bin blue at f", "bin red at f now",
+     [("bin", "equal"), ("red", "substitution"), ("at", "equal"), ("f", "equal"), ("now", "insertion")]),
+    ("bin blue", "blue", [("bin", "deletion"), ("blue", "equal")]),
+    ("bin", "", [("bin", "deletion")]),
+    ("", "thank you", [("thank", "insertion"), ("you", "insertion")])])
+def test_words_have_their_edits(reference, hypothesis, edits):
+    assert word_edits(reference, hypothesis) == [{"word": word, "edit": edit} for word, edit in edits]
 
 
 def test_amounts_go_from_harmless_to_harmful():

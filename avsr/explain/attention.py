@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -32,12 +31,10 @@ Calls = dict[str, tuple[tuple, Any]]                        # inputs and output 
 @contextmanager
 def forward_hooks(modules: Mapping[str, nn.Module], hook: Callable[[str, tuple, Any], Any]) -> Iterator[None]:
     """Call hook(name, inputs, output) whenever a module has run; what it returns, unless None, takes the output's place."""
-    def call(name: str, _: nn.Module, inputs: tuple, output: Any) -> Any:
-        return hook(name, inputs, output)
-
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.callback(module.register_forward_hook(partial(call, name)).remove)
+            handle = module.register_forward_hook(lambda _, inputs, output, name=name: hook(name, inputs, output))
+            stack.callback(handle.remove)
         yield
 
 

@@ -15,7 +15,6 @@ from avsr.explain.attention import Gate, greedy_text
 from avsr.explain.input import ExplainSettings, Input
 from avsr.explain.saliency import Saliency
 from avsr.html.page import word_edits
-from avsr.metrics import Shapley
 from avsr.rates import MEMORY_RATE, VIDEO_FPS
 from avsr.text import NORMALISER, normalise
 
@@ -54,8 +53,8 @@ def summarise(result: Result, checkpoint: Checkpoint, settings: ExplainSettings)
         "outputs": {name: _output(found, name, reference) for name in found.texts},
         "explained": {"text": found.explained, "source": found.source, "tokens": len(found.tokens)},
         "video_reliability": result.reliability, "in_distribution": result.in_distribution,
-        "shares": _shares(found.shares), "wer_shares": None if found.wer_shares is None else _shares(found.wer_shares),
-        "words": [{"text": word.text, "start": word.start, "end": word.end, "log_probs": word.log_probs, **_shares(word.shares)}
+        "shares": asdict(found.shares), "wer_shares": None if found.wer_shares is None else asdict(found.wer_shares),
+        "words": [{"text": word.text, "start": word.start, "end": word.end, "log_probs": word.log_probs, **asdict(word.shares)}
                   for word in found.words],
         "gates": [asdict(gate) for gate in result.gates],
         "attention": {name: {"rate": MEMORY_RATE, "inside": one.sum(axis=1).tolist(), "weights": one.tolist()}
@@ -64,16 +63,12 @@ def summarise(result: Result, checkpoint: Checkpoint, settings: ExplainSettings)
         "saliency": None if result.saliency is None else _saliency(result.saliency), "problems": list(given.problems)})
 
 
-def _shares(shares: Shapley) -> dict[str, float]:
-    return {"sound": shares.sound, "video": shares.video, "total": shares.total}
-
-
 def _output(found: Ablations, name: str, reference: str | None) -> dict[str, Any]:
     """A case: its text; against a reference its errors and edits; its value."""
     score = None if found.scores is None else found.scores[name]
     edits = None if reference is None else word_edits(normalise(reference), normalise(found.texts[name]))
-    return {"text": found.texts[name], "value": found.values.get(name), "errors": None if score is None else score.errors,
-            "words": None if score is None else score.words, "edits": None if edits is None else [asdict(one) for one in edits]}
+    return {"text": found.texts[name], "value": found.values.get(name), "errors": score and score.errors,
+            "words": score and score.words, "edits": edits}
 
 
 def _saliency(saliency: Saliency) -> dict[str, Any]:

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
-
-
-@dataclass(frozen=True)
-class WordEdit:
-    """A word of a text beside a reference. edit: equal, substitution, insertion or deletion."""
-
-    word: str
-    edit: str
 
 
 def render(template: str, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
@@ -31,13 +22,14 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def word_edits(reference: str, hypothesis: str) -> list[WordEdit]:
-    """The words of a hypothesis in order, and those of the reference that it lacks. Both texts are normalised."""
+def word_edits(reference: str, hypothesis: str) -> list[dict[str, str]]:
+    """The words of a hypothesis in order, and those of the reference that it lacks, each as "word" with its "edit": equal,
+    substitution, insertion or deletion. Both texts are normalised."""
     import jiwer
 
     said, written, out = reference.split(), hypothesis.split(), []
     for chunk in jiwer.process_words(reference, hypothesis).alignments[0]:
         edit = {"substitute": "substitution", "insert": "insertion", "delete": "deletion"}.get(chunk.type, "equal")
         here = said[chunk.ref_start_idx:chunk.ref_end_idx], written[chunk.hyp_start_idx:chunk.hyp_end_idx]
-        out += [WordEdit(word, edit) for word in here[edit != "deletion"]]
+        out += [{"word": word, "edit": edit} for word in here[edit != "deletion"]]
     return out

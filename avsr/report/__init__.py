@@ -1,6 +1,4 @@
-"""Reports: folders of benchmark rows in, figures, tables and one page out. From rows alone, without torch.
-
-    report(folders, output) -> Report:  wer.png, wer.svg, ..., tables.md, tables/*.csv, index.html
+"""Reports: folders of benchmark rows in, figures, tables and one page out, from the rows alone and without torch.
 
 Inside: runs (reading) -> result_table (rates by condition) -> tables, figures, sections (contribution, confusions, groups,
 compare, examples) -> page (HTML).
@@ -8,6 +6,7 @@ compare, examples) -> page (HTML).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,37 +68,30 @@ def report(folders: Sequence[Path | str], output: Path | str, *, settings: Repor
     """Write the report of one run, or of two compared, into a folder. Raises AvsrError, as where rows are broken."""
     settings, output = settings or ReportSettings(), Path(output)
     progress("reading rows", 0, None, None)
-    runs, writer = open_runs([Path(folder) for folder in folders], settings.where, settings.normaliser), Writer(output)
-    with locked(output, "avsr report"):
-        return _write_report(runs, writer, settings, progress)
-
-
-def _write_report(runs: Sequence[Run], writer: Writer, settings: ReportSettings, progress: Progress) -> Report:
-    """All files of the report of these runs."""
+    runs = open_runs([Path(folder) for folder in folders], settings.where, settings.normaliser)
     results = ResultTable([row for run in runs for row in run.rows])
     title = settings.title or f"Benchmark: {' and '.join(run.name for run in runs)}"
     warnings = [warning for run in runs for warning in run.warnings]
-    with plot_style():
+    with locked(output, "avsr report"), plot_style():
         progress("counting errors", 0, None, None)
         sections = [section for section in make_sections(runs, results, settings) if not section.empty]
         progress("drawing figures", 0, None, None)
-        for name, sheet in (item for section in sections for item in section.sheets.items()):
-            for kind in settings.formats:
-                writer.write(f"{name}.{kind}", sheet.svg if kind == "svg" else file_bytes(sheet.figure, kind))
-        writer.write(PAGE, render_page(sections, title=title, facts=_facts(results), findings=findings(results),
-                                       warnings=warnings, runs=[(run.name, _about(run.about)) for run in runs if run.about]))
-    texts = [f"## {section.title}\n\n" + "\n".join(map(markdown, section.shown_tables))
-             for section in sections if section.shown_tables]
-    writer.write(TABLES, f"# {escaped(title)}\n\n" + "\n".join(texts))
-    by_name: dict[str, list[Table]] = {}
-    for table in (table for section in sections for table in section.all_tables):
-        by_name.setdefault(table.name, []).append(table)
-    for name, same in by_name.items():
-        writer.write(f"tables/{file_name(name)}.csv", csv_text(same))
-    writer.finish()
+        files: dict[str, str | bytes] = {
+            f"{name}.{kind}": sheet.svg if kind == "svg" else file_bytes(sheet.figure, kind)
+            for section in sections for name, sheet in section.sheets.items() for kind in settings.formats}
+        files[PAGE] = render_page(sections, title=title, facts=_facts(results), findings=findings(results), warnings=warnings,
+                                  runs=[(run.name, _about(run.about)) for run in runs if run.about])
+        texts = [f"## {section.title}\n\n" + "\n".join(map(markdown, section.shown_tables))
+                 for section in sections if section.shown_tables]
+        files[TABLES] = f"# {escaped(title)}\n\n" + "\n".join(texts)
+        by_name: dict[str, list[Table]] = defaultdict(list)
+        for table in (table for section in sections for table in section.all_tables):
+            by_name[table.name].append(table)
+        files |= {f"tables/{file_name(name)}.csv": csv_text(same) for name, same in by_name.items()}
+        written = _write_files(output, files)
     notes = [note for section in sections if section.name != "examples" for note in section.notes]
-    summary = "\n".join(map(markdown, by_name.get("compared" if len(runs) > 1 else "main", [])))
-    return Report(writer.folder / PAGE, writer.written, summary, [*warnings, *notes])
+    summary = "\n".join(map(markdown, by_name["compared" if len(runs) > 1 else "main"]))
+    return Report(output / PAGE, written, summary, [*warnings, *notes])
 
 
 def make_sections(runs: Sequence[Run], results: ResultTable, settings: ReportSettings) -> list[Section]:
@@ -131,29 +123,17 @@ def render_page(sections: Sequence[Section], **head: Any) -> str:
     return render("report/page.html", percent, sections=sections, plots=plots, **head)
 
 
-class Writer:
-    """Writes files into a folder and lists them in one of them; files of an earlier report that are not written again are
-    removed at the end."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.written: list[Path] = []
-
-    def write(self, name: str, data: str | bytes) -> None:
-        """Raises BadOutput."""
-        path = self.folder / name
-        write_file(path, data, remedy=REMEDY)
-        self.written.append(path)
-
-    def finish(self) -> None:
-        """Remove the other files of an earlier report: an old figure beside new numbers would mislead. Raises BadOutput."""
-        names = {path.relative_to(self.folder).as_posix() for path in self.written}
-        listed = self.folder / WRITTEN
-        for name in listed.read_text().splitlines() if listed.is_file() else ():
-            path = self.folder / name
-            if name not in names and path.is_file() and path.resolve().is_relative_to(self.folder.resolve()):
-                path.unlink()
-        self.write(WRITTEN, "".join(f"{name}\n" for name in sorted(names)))
+def _write_files(folder: Path, files: dict[str, str | bytes]) -> list[Path]:
+    """Write the files and a list of them, and remove the other files of an earlier report: an old figure beside new numbers
+    would mislead. Raises BadOutput."""
+    listed = folder / WRITTEN
+    earlier = listed.read_text().splitlines() if listed.is_file() else []
+    for name, data in (files | {WRITTEN: "".join(f"{name}\n" for name in sorted(files))}).items():
+        write_file(folder / name, data, remedy=REMEDY)
+    for path in (folder / name for name in earlier if name not in files):
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            path.unlink()
+    return [folder / name for name in (*files, WRITTEN)]
 
 
 def _facts(results: ResultTable) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import product
 
 from avsr.errors import AvsrError
 from avsr.html.plot import BOTH, LIPS
@@ -24,21 +25,18 @@ def contribution_section(results: ResultTable) -> Section:
     system thinks the video is."""
     found: Found = {}
     failed: Counter[str] = Counter()
-    for system in results.video_systems:
-        if len({cell.modality for cell in results.cells if cell.system == system}) == 1:    # as imported models: no shares
+    for system, condition, measure in product(results.video_systems, results.all_conditions, UNITS):
+        cell = results.find(system, "av", condition)
+        # A system of one modality, as imported models are, has no shares.
+        if cell is None or all(other.modality == "av" for other in results.cells if other.system == system):
             continue
-        for condition in results.all_conditions:
-            cell = results.find(system, "av", condition)
-            for measure in UNITS:
-                if cell is None:
-                    break
-                try:
-                    shares = condition_shapley(results.cells, cell, measure, rng=rng())
-                except AvsrError as error:                  # a run that is not whole, or without "none"
-                    failed[str(error)] += 1
-                    continue
-                if shares is not None:
-                    found[system, condition, measure] = shares
+        try:
+            shares = condition_shapley(results.cells, cell, measure, rng=rng())
+        except AvsrError as error:                          # a run that is not whole, or without "none"
+            failed[str(error)] += 1
+            continue
+        if shares is not None:
+            found[system, condition, measure] = shares
     columns = {f"{measure}_{name}": Column(f"{name}, {unit}", pattern) for measure, (unit, pattern, _) in UNITS.items()
                for name in ("sound", "video")}
     columns |= {f"{measure}_share": Column("share of video", ".2f") for measure in UNITS}

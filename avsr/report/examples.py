@@ -43,10 +43,9 @@ def example_section(results: ResultTable, media: Path) -> Section:
 
     def example(one: str) -> dict[str, Any]:
         first = next(iter(rows[one].values()))
-        uri, is_video = _recording(media, one, notes)
         return {"id": one, "speaker": first.speaker, "reference": normalised_pair(first)[0], "both": percent(one, modality),
-                "sound": percent(one, "a"), "written": _written(results, system, rows[one]), "recording": uri,
-                "is_video": is_video}
+                "sound": percent(one, "a"), "written": _written(results, system, rows[one]),
+                "recording": _recording(media, one, notes)}
 
     who = f"{system}, " if len(results.systems) > 1 else ""
     about = (f"By {who}{MODALITY_NAMES[modality]}, over all noises and levels; among equally good ones those that sound alone "
@@ -63,13 +62,12 @@ def _written(results: ResultTable, system: str, found: Mapping[Cell, ResultRow])
     for cell in (cell for cell in (results.find(system, "v"), *cells) if cell is not None and cell in found):
         row = found[cell]
         by = MODALITY_NAMES[cell.modality] + ("" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}")
-        out.append({"by": by, "words": word_edits(*normalised_pair(row)),
-                    "wer": scored([row])[0].percent})
+        out.append({"by": by, "words": word_edits(*normalised_pair(row)), "wer": scored([row])[0].percent})
     return out
 
 
-def _recording(media: Path, one: str, notes: list[str]) -> tuple[str | None, bool]:
-    """A data URI of media/ID.*, if there is one, and whether it has pictures. ID is a name made of the id, or the id itself."""
+def _recording(media: Path, one: str, notes: list[str]) -> str | None:
+    """A data URI of media/ID.*, if there is one. ID is a name made of the id, or the id itself."""
     for name, (suffix, kind) in product(dict.fromkeys((file_name(one), one)), TYPES.items()):
         path = media / f"{name}{suffix}"
         if not os.path.isfile(path) or not path.resolve().is_relative_to(media.resolve()):
@@ -79,5 +77,5 @@ def _recording(media: Path, one: str, notes: list[str]) -> tuple[str | None, boo
             notes.append(f"{path}: {len(data) / 1e6:.1f} MB is too much for the page (limit {MOST_BYTES / 1e6:g} MB), so it is "
                          "left out.")
             continue
-        return data_uri(data, kind), kind.startswith("video")
-    return None, False
+        return data_uri(data, kind)
+    return None

@@ -139,8 +139,8 @@ def _read_timings(path: Path) -> list[dict]:
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else [], 1):
         try:
             batch = json.loads(line)
-            known = batch["modality"] in MODALITY_NAMES
-            if not known or not all(isinstance(batch[name], kind) for name, kind in BATCH.items()):
+            typed = all(isinstance(batch[name], kind) for name, kind in BATCH.items())
+            if not typed or batch["modality"] not in MODALITY_NAMES:
                 raise ValueError(f"a batch needs {', '.join(BATCH)}")
             out.append(batch)
         except (ValueError, KeyError, TypeError) as error:
@@ -150,10 +150,8 @@ def _read_timings(path: Path) -> list[dict]:
 
 
 def _read_about(path: Path) -> dict:
-    if not path.is_file():
-        return {}
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if not isinstance(about, dict):
             raise ValueError("not an object")
         return about
