@@ -14,19 +14,18 @@ from avsr.checkpoint import Checkpoint
 from avsr.errors import AvsrError, BadMedia, NoFace, counted
 from avsr.media.level import FLOOR_DB, decibels
 from avsr.models.decoder import Memory
+from avsr.names import MODALITY_NAMES
 from avsr.stream import Window
-
-GOES_BY = {"a": "sound alone", "v": "video alone", "av": "sound and video together"}
 
 
 def check_modality(checkpoint: Checkpoint, modality: str) -> None:
     """Raises AvsrError for a modality that the model cannot use."""
     if modality == "v" and not checkpoint.video_trained:
-        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot go by video alone.  "
+        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot use video alone.  "
                         "Use --modality a or auto, or a model that reads lips.")
     able = checkpoint.model.modalities
     if modality not in ("auto", *able):
-        raise AvsrError(f"{checkpoint.name}: this model goes by {GOES_BY[able[0]]}, not by {GOES_BY[modality]}.  Use "
+        raise AvsrError(f"{checkpoint.name}: this model uses {MODALITY_NAMES[able[0]]}, not {MODALITY_NAMES[modality]}.  Use "
                         f"--modality {able[0]} or auto, or another model.")
 
 
@@ -40,9 +39,9 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
         (only,) = checkpoint.modalities
         lacks = "picture" if not picture else "sound" if "a" in only and not recording.has_audio else None
         if lacks is not None:
-            raise BadMedia(f"{recording.name}: there is no {lacks} in it, and this model goes by {GOES_BY[only]}.  Use another "
-                           "model for it, such as --model default.")
-        return only, f"this model goes by {GOES_BY[only]}"
+            raise BadMedia(f"{recording.name}: there is no {lacks} in it, and this model uses {MODALITY_NAMES[only]}.  Use "
+                           "another model for it, such as --model default.")
+        return only, f"this model uses {MODALITY_NAMES[only]}"
     readable = picture and checkpoint.video_trained and checkpoint.model.reliability is not None
     if recording.is_silent and (modality == "a" or not readable):
         return "a", "there is only silence in the recording's sound"
@@ -84,8 +83,8 @@ def sound_problems(recording: media.Recording, used: str, *, level_db: float, n_
         problems.append(f"{name}: its sound is very quiet ({level}), so it was amplified by "
                         f"{decibels(recording.gain**2):.0f} dB.")
     if n_segments == 0:
-        heard = "even so" if recording.gain > 1 else f"though its sound is not too quiet ({level})"
-        problems.append(f"{name}: nobody speaks in it, as far as can be heard, {heard}.  Use --no-vad to take it all as "
+        reason = "even so" if recording.gain > 1 else f"though its sound is not too quiet ({level})"
+        problems.append(f"{name}: nobody speaks in it, as far as can be reason, {reason}.  Use --no-vad to take it all as "
                         "speech.")
     return problems
 
@@ -101,8 +100,8 @@ class VideoUse:
     def __init__(self, checkpoint: Checkpoint, recording: media.Recording, modality: str, *, max_missing: float,
                  only_in_distribution: bool):
         self.name, self.modality, self.max_missing = recording.name, modality, max_missing
-        self.only_in_distribution, self.hears = only_in_distribution, "a" in checkpoint.modalities
-        self.needs_video = modality == "v" or (modality == "av" and not self.hears)
+        self.only_in_distribution, self.takes_audio = only_in_distribution, "a" in checkpoint.modalities
+        self.needs_video = modality == "v" or (modality == "av" and not self.takes_audio)
         # With --modality v the sound is not read, but there may be some. A silent one is of no use.
         self.has_sound_track = ((recording.has_audio and not recording.is_silent)
                                 or (not recording.has_audio and recording.sound_track is not None))
@@ -160,14 +159,14 @@ class VideoUse:
 
     def _instead_of_video(self) -> str:
         if not self.has_sound_track:
-            return "There is no sound to go by; use "
-        return "Use --modality a to go by sound alone, or " if self.hears else "Use a model that hears, or "
+            return "There is no sound to use instead; use "
+        return "Use --modality a to use the sound alone, or " if self.takes_audio else "Use a model that takes sound, or "
 
     def _still_problem(self) -> str:
         where = (f"{self.name}: in {self.n_still} of {counted(self.n_segments, 'segment')} the mouth does not move, as in a "
                  "photograph, a frozen picture or under a mask")
         if not self.needs_video:
             return f"{where}: they were recognised by sound alone."
-        by_sound = self.has_sound_track and self.hears and not self.only_in_distribution
-        other = "--modality a to go by its sound, or " if by_sound else ""
+        by_sound = self.has_sound_track and self.takes_audio and not self.only_in_distribution
+        other = "--modality a to use its sound, or " if by_sound else ""
         return f"{where}: nothing was written for them.  Use {other}--max-missing 1 to have it read anyway."

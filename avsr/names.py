@@ -12,7 +12,7 @@ import unicodedata
 MODALITIES = ("none", "a", "v", "av")                       # a model is given nothing, audio, video, or both
 DEFAULT_MODEL = "default"
 INPUT_MODALITIES = MODALITIES[1:]
-MODALITY_NAMES = {"a": "sound", "v": "lips", "av": "sound and lips"}        # in messages
+MODALITY_NAMES = {"a": "sound alone", "v": "video alone", "av": "sound and video together"}         # in messages
 LONGEST = 100                                               # bytes of a name that are kept; file systems allow 255
 TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{8}")       # Windows devices, and our form
 # Characters that control a terminal (C0, C1 and so ANSI sequences) or the direction of text, line separators, and surrogates,

@@ -138,7 +138,7 @@ def test_the_estimated_reliability_is_explained(written, estimated, says):
     numbers["gates"] = [gate | shut for gate in numbers["gates"]]
     text = render_page(numbers, {}, {"mouth": "data:,"}, None)
     assert says in text
-    assert ("does not rely on this video, so with both it goes by sound alone" in text) == (estimated["video_reliability"] == 0)
+    assert ("does not rely on this video, so with both it uses sound alone" in text) == (estimated["video_reliability"] == 0)
 
 
 def test_sound_alone_and_a_model_without_a_video_encoder_say_what_is_not_shown(grid, hello, tmp_path, tiny_en):
@@ -146,7 +146,7 @@ def test_sound_alone_and_a_model_without_a_video_encoder_say_what_is_not_shown(g
         source = hello[:2 * SECOND] if model is grid else HELLO
         page = explain(source, model=model, output=tmp_path, start=0.0, end=2.0)
         parsed, text = structure(page), page.read_text()
-        assert f"The lips could not be shown: {why}." in text
+        assert f"The video could not be used: {why}." in text
         assert "audio" in parsed.ids
         assert not {"video", "reliability"} & set(parsed.ids)
         assert json.loads((tmp_path / "explain.json").read_text())["shares"]["video"] == 0

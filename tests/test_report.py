@@ -123,7 +123,7 @@ def test_the_main_table_is_what_the_metrics_say(run, made, rows):
     for line in lines:
         condition = (None, None) if line["snr_db"] == "clean" else (line["noise"], float(line["snr_db"]))
         sound, lips, both = pick(rows, "a", *condition), pick(rows, "v"), pick(rows, "av", *condition)
-        for name, some in (("sound", sound), ("lips", lips), ("both", both)):
+        for name, some in (("sound", sound), ("video", lips), ("both", both)):
             rate = wer(some, rng=rng())
             assert [float(line[name + end]) for end in ("", "_low", "_high")] == pytest.approx(
                 [rate.percent, rate.low, rate.high], rel=1e-5)
@@ -153,7 +153,7 @@ def test_where_the_no_harm_criterion_is_broken_the_line_is_bold_and_says_so(run,
     page = (run / "report" / "index.html").read_text()
     assert page.count('<tr class="bold">') == sum(
         line["no_harm"] == "broken" for name in ("main", "corruptions") for line in table(run / "report", name))
-    assert re.match(r"\*\*default, babble: WER %\*\*\n\n\| +SNR, dB \| +sound \| +lips \| +both \|", made.summary)
+    assert re.match(r"\*\*default, babble: WER %\*\*\n\n\| +SNR, dB \| +sound \| +video \| +both \|", made.summary)
     assert made.summary in texts or made.summary.split("\n\n")[1] in texts
 
 
@@ -163,7 +163,7 @@ def test_bad_pictures_groups_and_counts(run, made, rows):
     hit, whole = pick(rows, "av", "white", -10.0, "shift", -80.0), pick(rows, "av", "white", -10.0)
     assert float(line["both"]) == pytest.approx(wer(hit, rng=rng()).percent, rel=1e-5)
     lips = pick(rows, "v", corruption="shift", amount=-80.0)
-    assert float(line["lips"]) == pytest.approx(wer(lips, rng=rng()).percent, rel=1e-5)
+    assert float(line["video"]) == pytest.approx(wer(lips, rng=rng()).percent, rel=1e-5)
     assert float(line["cost"]) == pytest.approx(difference(hit, whole, rng=rng()).percent, rel=1e-5)
     found = by_group(pick(rows, "av", "babble", 0.0), "sex", rng=rng())
     (gap,) = [one for one in table(run / "report", "gaps-sex")

@@ -57,7 +57,7 @@ def test_a_mouth_that_never_moves_writes_nothing(grid, photographed):
     assert "the mouth does not move" in heard.problems[0]
     read = transcribe(photographed / "still.mp4", model=grid, modality="v")
     assert read.text == ""
-    assert "nothing was written for them.  Use --modality a to go by its sound, or --max-missing 1" in read.problems[0]
+    assert "nothing was written for them.  Use --modality a to use its sound, or --max-missing 1" in read.problems[0]
 
 
 def test_who_moves_is_looked_at_and_not_who_is_larger(photographed):

@@ -68,7 +68,7 @@ def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, 
     lm = [] if isinstance(strategy, Sampling) else _lm(model, tokenizer, n_prompt, options)    # which draws from the network
     texts = search([scorer, *lm], torch.tensor(prompts, device=memory.device), strategy, filters=filters,
                    max_tokens=max_tokens, length_penalty=options.length_penalty)
-    if lm:                                                  # the guards go by the scores of the network itself
+    if lm:                                                  # the guards judge the scores of the network itself
         own = teacher_forced_log_probs(model, memory, prompts, [tokens for tokens, _ in texts], tokenizer.end)
         texts = [(tokens, one.sum().item()) for (tokens, _), one in zip(texts, own, strict=True)]
     return [Hypothesis(tokens, logprob, no_speech)

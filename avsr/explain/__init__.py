@@ -1,6 +1,6 @@
-"""What a model goes by: a recording in, one page of plots and a file of numbers out.
+"""How a model uses sound and video: a recording in, one page of plots and a file of numbers out.
 
-    recording -> Input (segment, noise) -> Ablations (no input, sound, lips, both) -> attention, gates, CTC, saliency -> page
+    recording -> Input (segment, noise) -> Ablations (no input, sound, video, both) -> attention, gates, CTC, saliency -> page
 
 Inside: input -> ablations, attention, saliency (from the network) -> summary (numbers) -> plots -> page (HTML).
 """

@@ -1,4 +1,4 @@
-"""Ablations: an Input through the model by no modality, by sound, by lips and by both; what each contributes to the text.
+"""Ablations: an Input through the model by no modality, by sound, by video and by both; what each contributes to the text.
 
     Recogniser + Input  ->  Ablations: memory, text and log-probabilities of each, Shapley shares of the whole and of each word
 """

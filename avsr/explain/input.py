@@ -78,7 +78,7 @@ class AddedNoise:
 
 @dataclass(frozen=True)
 class Input:
-    """A segment of a recording. segment: in video frames.  chosen: how it was chosen.  problems: what is odd about it.
+    """A segment of a recording. segment: in video frames.  chosen: how it was chosen.  problems: what to know of it.
 
     clean, sound: (S,) float32 as recorded and as the model gets it, the same without noise; None without sound.
     mouths: over the segment's frames; None where nobody can be seen.  no_video: why that is so.

@@ -16,7 +16,7 @@ from avsr.metrics import NOTHING, Cell, scored, worst_and_best_ids
 from avsr.metrics.counting import normalised_pair
 from avsr.names import file_name
 from avsr.report.result_table import CLEAN, ResultTable, condition_name
-from avsr.report.runs import MODALITY_NAMES
+from avsr.report.runs import MODALITY_LABELS
 from avsr.report.tables import Section
 from avsr.results import ResultRow
 
@@ -48,20 +48,20 @@ def example_section(results: ResultTable, media: Path) -> Section:
                 "recording": _recording(media, one, notes)}
 
     who = f"{system}, " if len(results.systems) > 1 else ""
-    about = (f"By {who}{MODALITY_NAMES[modality]}, over all noises and levels; among equally good ones those that sound alone "
+    about = (f"By {who}{MODALITY_LABELS[modality]}, over all noises and levels; among equally good ones those that sound alone "
              "got worst. Underlined: substitutions; italic: insertions; struck out: deletions.")
     examples = {"Worst": [example(one) for one in worst], "Best": [example(one) for one in best]}
     return Section("examples", "Worst and best", notes=notes, about=about, examples=examples)
 
 
 def _written(results: ResultTable, system: str, found: Mapping[Cell, ResultRow]) -> list[dict[str, Any]]:
-    """By lips, and by sound and both where it is clean and in the loudest of each noise."""
+    """By video, and by sound and both where it is clean and in the loudest of each noise."""
     conditions = [CLEAN, *((noise, results.levels(noise)[-1]) for noise in results.noises)]
     cells = [results.find(system, modality, one) for one in conditions for modality in ("a", "av")]
     out = []
     for cell in (cell for cell in (results.find(system, "v"), *cells) if cell is not None and cell in found):
         row = found[cell]
-        by = MODALITY_NAMES[cell.modality] + ("" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}")
+        by = MODALITY_LABELS[cell.modality] + ("" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}")
         out.append({"by": by, "words": word_edits(*normalised_pair(row)), "wer": scored([row])[0].percent})
     return out
 

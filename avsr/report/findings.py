@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from avsr.html.table import signed
 from avsr.report.result_table import NoHarm, ResultTable, condition_name, is_number, snr_text
-from avsr.report.runs import MODALITY_NAMES
+from avsr.report.runs import MODALITY_LABELS
 from avsr.report.tables import CRITERION, snr_gain
 
 MOST_BROKEN = 6                                             # conditions named one by one
@@ -25,7 +25,7 @@ def _near_zero(results: ResultTable, system: str) -> Iterator[str]:
             continue
         level = min(levels, key=abs)
         cells, gain = results.no_harm(system, (noise, level)).cells, snr_gain(results, system, noise, level)
-        rates = ", ".join(f"{MODALITY_NAMES[modality]} {percent:.1f} %" for modality, cell in cells.items()
+        rates = ", ".join(f"{MODALITY_LABELS[modality]} {percent:.1f} %" for modality, cell in cells.items()
                           if (percent := results.percent(cell)) is not None)
         more = ""
         if gain is not None:

@@ -15,7 +15,7 @@ from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import Cell, FaceEffect, Groups, by_group, columns, face_effect
 from avsr.names import INPUT_MODALITIES
 from avsr.report.result_table import ResultTable, condition_name, rng
-from avsr.report.runs import MODALITY_NAMES
+from avsr.report.runs import MODALITY_LABELS
 from avsr.report.sheet import Curve, Sheet, SnrPanel, snr_sheet, system_style
 from avsr.report.tables import Section, cell_values, make_table, noise_values
 
@@ -99,7 +99,7 @@ def _rates_across(results: ResultTable, column: str) -> Table | None:
     for cell in _measured_cells(results):
         condition = cell.noise, cell.snr_db
         if (cell.modality == "v" or condition in results.main_conditions) and (groups := groups_of(results, column, cell)):
-            who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_NAMES[cell.modality]
+            who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_LABELS[cell.modality]
             found[who if cell.modality == "v" else f"{who}, {condition_name(condition)}"] = groups
     names = sorted({group for groups in found.values() for group in groups.rates}, key=natural_order)
     rows = [{"column": column, "group": name, **{head: groups.rates.get(name) for head, groups in found.items()}}

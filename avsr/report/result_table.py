@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class NoHarm:
-    """The no-harm criterion at one condition. cells: of sound alone, lips alone and both, None where one was not measured.
+    """The no-harm criterion at one condition. cells: of sound alone, video alone and both, None where one was not measured.
 
     difference: both minus the better one alone.  kept: whether the criterion holds; both are None where a cell is missing.
     """
@@ -76,7 +76,7 @@ class ResultTable:
                                   if (cell.system, cell.modality) == (system, "av") and cell.corruption is not None))
 
     def find(self, system: str, modality: str, condition: Condition = CLEAN, corruption: Corruption = INTACT) -> Cell | None:
-        """The cell, if it was measured. Noise does not change lips alone, nor a corrupted picture sound alone."""
+        """The cell, if it was measured. Noise does not change video alone, nor a corrupted picture sound alone."""
         cell = Cell(system, modality, *(CLEAN if modality == "v" else condition), *(INTACT if modality == "a" else corruption))
         return cell if cell in self.cells else None
 

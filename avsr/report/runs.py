@@ -22,7 +22,7 @@ from avsr.text import NORMALISERS
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
 NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # fields whose values people have chosen
 BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
-MODALITY_NAMES = {"a": "sound", "v": "lips", "av": "both", "none": "neither"}
+MODALITY_LABELS = {"a": "sound", "v": "video", "av": "both", "none": "neither"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def filter_rows(run: Run, where: Mapping[str, str]) -> Run:
         if value not in values.values():
             known = ", ".join(sorted({*values.values()})[:20]) or "no value"
             raise AvsrError(f"{run.folder}: no row has {column} {value}; there is {known}.  Correct --where.")
-        # Rows without noise (clean, lips alone, neither) belong to every noise, as they are what it is compared with.
+        # Rows without noise (clean, video alone, neither) belong to every noise, as they are what it is compared with.
         kept = [row for number, row in enumerate(run.rows)
                 if values.get(number) == value or (column == "noise" and row.noise is None)]
         run = replace(run, rows=kept, systems={row.system: row.system for row in kept})
@@ -140,7 +140,7 @@ def _read_timings(path: Path) -> list[dict]:
         try:
             batch = json.loads(line)
             typed = all(isinstance(batch[name], kind) for name, kind in BATCH.items())
-            if not typed or batch["modality"] not in MODALITY_NAMES:
+            if not typed or batch["modality"] not in MODALITY_LABELS:
                 raise ValueError(f"a batch needs {', '.join(BATCH)}")
             out.append(batch)
         except (ValueError, KeyError, TypeError) as error:
@@ -170,8 +170,8 @@ def _check_one_measurement(rows: Sequence[ResultRow], path: Path) -> None:
     """Raises AvsrError unless all rows of a system were measured in one way, and all rows have one normaliser."""
     seen: dict[tuple, Any] = {}
     for number, row in enumerate(rows, 1):
-        if row.modality not in MODALITY_NAMES:
-            raise AvsrError(f"{path}, line {number}: modality {row.modality!r}, and there are {', '.join(MODALITY_NAMES)}.  "
+        if row.modality not in MODALITY_LABELS:
+            raise AvsrError(f"{path}, line {number}: modality {row.modality!r}, and there are {', '.join(MODALITY_LABELS)}.  "
                             "Correct it.")
         for name in INVARIANT_FIELDS:
             value = getattr(row, name)

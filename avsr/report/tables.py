@@ -1,7 +1,7 @@
 """Sections of the report, and its tables: what was measured by condition in, scores, errors by kind, gains, counts, speed out.
 
     columns are known by name (COLUMNS)  ->  make_table("errors", "Errors by kind", rows of {column: value})
-Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and lips) stand out.
+Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and video) stand out.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from avsr.corrupt import CORRUPTIONS
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, empty_references, gain, sentence_errors
 from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
-from avsr.report.runs import MODALITY_NAMES, Run
+from avsr.report.runs import MODALITY_LABELS, Run
 from avsr.report.sheet import Sheet
 from avsr.results import ResultRow
 
-CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
+CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and video"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
 WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written")
@@ -77,9 +77,9 @@ def noise_values(condition: Condition) -> Row:
 
 
 def cell_values(cell: Cell, *, corruption: bool = True) -> Row:
-    """A cell as columns, with its corruption or without. Lips alone are neither clean nor noisy."""
+    """A cell as columns, with its corruption or without. Video alone are neither clean nor noisy."""
     noise = {"noise": None, "snr_db": None} if cell.modality == "v" else noise_values((cell.noise, cell.snr_db))
-    return {"system": cell.system, "modality": MODALITY_NAMES[cell.modality], **noise,
+    return {"system": cell.system, "modality": MODALITY_LABELS[cell.modality], **noise,
             **({"corruption": cell.corruption, "amount": cell.amount} if corruption else {})}
 
 
@@ -105,8 +105,8 @@ def _main_table(results: ResultTable, system: str | None, noise: str | None) -> 
 
 
 def no_harm_values(results: ResultTable, found: NoHarm) -> Row:
-    """Rates of sound, lips and both, their difference, and the criterion in a word, as columns."""
-    return {**{MODALITY_NAMES[modality]: results.rate(cell) for modality, cell in found.cells.items()},
+    """Rates of sound, video and both, their difference, and the criterion in a word, as columns."""
+    return {**{MODALITY_LABELS[modality]: results.rate(cell) for modality, cell in found.cells.items()},
             "difference": found.difference, "no_harm": None if found.kept is None else KEPT if found.kept else BROKEN}
 
 
@@ -137,7 +137,7 @@ def ordered_cells(results: ResultTable) -> list[Cell]:
     """Cells by system, modality, corruption, noise, and SNR from clean to loud noise."""
     corruptions, noises = [INTACT, *results.corruptions], [None, *results.noises]
     return sorted(results.cells, key=lambda cell: (
-        results.systems.index(cell.system), list(MODALITY_NAMES).index(cell.modality),
+        results.systems.index(cell.system), list(MODALITY_LABELS).index(cell.modality),
         corruptions.index((cell.corruption, cell.amount)), noises.index(cell.noise),
         0.0 if cell.snr_db is None else -cell.snr_db))
 
@@ -193,11 +193,11 @@ def speed_table(runs: Sequence[Run]) -> Table | None:
     for batch in (batch for run in runs for batch in run.timings):
         batches[batch["system"], batch["modality"], batch.get("device")].append(batch)
     rows = []
-    for system, modality, device in sorted(batches, key=lambda key: (key[0], list(MODALITY_NAMES).index(key[1]), str(key[2]))):
+    for system, modality, device in sorted(batches, key=lambda key: (key[0], list(MODALITY_LABELS).index(key[1]), str(key[2]))):
         same = batches[system, modality, device]
         audio, seconds = (float(sum(batch[name] for batch in same)) for name in ("audio_s", "seconds"))
         peaks = [float(batch["peak_mb"]) for batch in same if batch.get("peak_mb") is not None]
-        rows.append({"system": system, "modality": MODALITY_NAMES[modality], "device": device,
+        rows.append({"system": system, "modality": MODALITY_LABELS[modality], "device": device,
                      "clips": sum(batch["clips"] for batch in same), "audio_s": audio, "seconds": seconds,
                      "real_time_factor": seconds / audio if audio else None,
                      "times_real_time": audio / seconds if seconds else None, "peak_mb": max(peaks, default=None)})
