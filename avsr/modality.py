@@ -84,7 +84,7 @@ def sound_problems(recording: media.Recording, used: str, *, level_db: float, n_
                         f"{decibels(recording.gain**2):.0f} dB.")
     if n_segments == 0:
         reason = "even so" if recording.gain > 1 else f"though its sound is not too quiet ({level})"
-        problems.append(f"{name}: nobody speaks in it, as far as can be reason, {reason}.  Use --no-vad to take it all as "
+        problems.append(f"{name}: nobody speaks in it, as far as can be heard, {reason}.  Use --no-vad to take it all as "
                         "speech.")
     return problems
 

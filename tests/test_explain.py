@@ -29,7 +29,7 @@ from avsr.explain.input import AddedNoise, Input
 from avsr.explain.page import chance, factor
 from avsr.explain.plots import audio_figure, make_plot, shares_figure, tick_step, times
 from avsr.explain.saliency import integrated_gradients
-from avsr.html.page import word_edits
+from avsr.html import word_edits
 from avsr.html.plot import plot_style
 from avsr.lips import Mouths
 from avsr.metrics.contributions import shapley

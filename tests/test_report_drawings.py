@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from made_rows import Made
 
-from avsr.html.page import word_edits
+from avsr.html import word_edits
 from avsr.html.plot import FORMATS, MODALITY_COLOURS, OTHER_COLOURS, file_bytes, plot_style, svg_element
 from avsr.html.table import Column, Table, csv_text, markdown, show
 from avsr.metrics import NOTHING, Estimate, Gain, Rate, wer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -39,33 +39,41 @@ class SearchStrategy(Protocol):
         ...
 
 
-@dataclass
-class _Finished:
-    """The texts of one utterance that reached the end token, and those that were abandoned before it."""
+class _BatchSearch:
+    """What BeamSearch and Sampling share, for B utterances of which those numbered `searched` are not done.
 
-    texts: list[ScoredTokens] = field(default_factory=list)
-    abandoned: list[ScoredTokens] = field(default_factory=list)
+    totals: (len(searched), size) scores of the unfinished texts.  finished: the texts of each utterance that are complete.
+    """
 
-
-class _FinishedBatch:
-    """The finished texts of all utterances of a batch; `active` are those of the utterances that are still searched."""
-
-    def __init__(self, n_utterances: int):
-        self.all = [_Finished() for _ in range(n_utterances)]
-        self.active = list(self.all)
+    def __init__(self, n_utterances: int, size: int, end: int, limits: TextLimits | None):
+        self.size, self.end, self.limits = size, end, limits
+        self.totals = torch.zeros(n_utterances, size)
+        self.searched = list(range(n_utterances))
+        self.finished: list[list[ScoredTokens]] = [[] for _ in range(n_utterances)]
 
     def select(self, utterances: Tensor) -> None:
-        """Keep these active."""
-        self.active = [self.active[i] for i in utterances.tolist()]
+        """See SearchStrategy."""
+        self.totals = self.totals[utterances]
+        self.searched = [self.searched[i] for i in utterances.tolist()]
+        self.limits = None if self.limits is None else self.limits.select(utterances)
 
-    def best(self, length_penalty: float) -> list[ScoredTokens]:
+    def _text(self, tokens: Tensor, place: int, number: int) -> ScoredTokens:
+        """An unfinished text of the utterance at this place in `searched`."""
+        return tuple(tokens[place * self.size + number].tolist()), self.totals[place, number].item()
+
+    def _limited(self, tokens: Tensor) -> Iterator[tuple[int, int]]:
+        """Place and number of each text that has reached a limit."""
+        for row in [] if self.limits is None else self.limits.reached(tokens):
+            yield divmod(row, self.size)
+
+    def _best(self, length_penalty: float) -> list[ScoredTokens]:
         """One text of each utterance. Raises BadCheckpoint where there is none, because every score was NaN."""
-        if not all(one.texts for one in self.all):
+        if not all(self.finished):
             raise BadCheckpoint(NAN_SCORES)
-        return [max(one.texts, key=lambda text: text[1] / max(1, len(text[0])) ** length_penalty) for one in self.all]
+        return [max(texts, key=lambda text: text[1] / max(1, len(text[0])) ** length_penalty) for texts in self.finished]
 
 
-class BeamSearch:
+class BeamSearch(_BatchSearch):
     """Keeps the `size` best unfinished texts of each utterance until `size * patience` have finished.
 
     A text finishes only if its end is among the `size` best continuations (as in fairseq and CTranslate2; Whisper also
@@ -74,17 +82,19 @@ class BeamSearch:
     """
 
     def __init__(self, n_utterances: int, options: DecodeOptions, end: int, limits: TextLimits | None = None):
-        self.size, self.end, self.limits = options.beam_size, end, limits
-        self.finished = _FinishedBatch(n_utterances)
+        super().__init__(n_utterances, options.beam_size, end, limits)
         self.n_wanted = max(1, round(options.beam_size * options.patience))
-        self.totals = torch.full((n_utterances, self.size), -torch.inf)
-        self.totals[:, 0] = 0.0                             # all begin alike: only the first may branch
+        self.totals[:, 1:] = -torch.inf                     # all begin alike: only the first may branch
+        self.abandoned: list[list[ScoredTokens]] = [[] for _ in range(n_utterances)]
 
     def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See SearchStrategy."""
-        self._abandon(tokens)
+        for place, number in self._limited(tokens):
+            if self.totals[place, number] > -torch.inf:
+                self.abandoned[self.searched[place]].append(self._text(tokens, place, number))
+                self.totals[place, number] = -torch.inf
         n_utterances, size = self.totals.shape
-        per_row, finished = min(2 * size, logprobs.shape[1]), self.finished.active
+        per_row, finished = min(2 * size, logprobs.shape[1]), [self.finished[i] for i in self.searched]
         values, at = logprobs.topk(per_row, dim=1)                               # of each row: enough even if all end
         ids = at if ids is None else ids.gather(1, at)
         sums = (self.totals.to(values.device)[:, :, None] + values.view(n_utterances, size, per_row)).flatten(1)
@@ -98,7 +108,7 @@ class BeamSearch:
                 row = utterance * size + beam
                 if token == self.end:
                     if rank < size and score > -torch.inf:
-                        finished[utterance].texts.append((tuple(tokens[row].tolist()), score))
+                        finished[utterance].append((tuple(tokens[row].tolist()), score))
                 elif len(live) < size:
                     live.append((score, row, token))
                 if len(live) == size:
@@ -107,35 +117,21 @@ class BeamSearch:
             self.totals[utterance] = torch.tensor([score for score, _, _ in live])
             rows += [row for _, row, _ in live]
             chosen += [token for _, _, token in live]
-        done = torch.tensor([len(texts.texts) >= self.n_wanted or total == -torch.inf
+        done = torch.tensor([len(texts) >= self.n_wanted or total == -torch.inf
                              for texts, total in zip(finished, self.totals.amax(dim=1).tolist(), strict=True)])
         return torch.tensor(rows), torch.tensor(chosen), done
 
-    def _abandon(self, tokens: Tensor) -> None:
-        for row in [] if self.limits is None else self.limits.reached(tokens):
-            utterance, place = divmod(row, self.size)
-            if (score := self.totals[utterance, place].item()) > -torch.inf:
-                self.finished.active[utterance].abandoned.append((tuple(tokens[row].tolist()), score))
-                self.totals[utterance, place] = -torch.inf
-
-    def select(self, utterances: Tensor) -> None:
-        """See SearchStrategy."""
-        self.totals = self.totals[utterances]
-        self.finished.select(utterances)
-        self.limits = None if self.limits is None else self.limits.select(utterances)
-
     def finish(self, tokens: Tensor, length_penalty: float) -> list[ScoredTokens]:
         """See SearchStrategy. Where too few texts have finished, unfinished and abandoned ones are added."""
-        for finished, totals, written in zip(self.finished.active, self.totals.tolist(), tokens.split(self.size), strict=True):
-            finished.abandoned += [(tuple(text), score) for score, text in zip(totals, written.tolist(), strict=True)
-                                  if score > -torch.inf]
-        for one in self.finished.all:
-            missing = max(0, self.n_wanted - len(one.texts))
-            one.texts += sorted(one.abandoned, key=lambda text: (text[1], text[0]), reverse=True)[:missing]
-        return self.finished.best(length_penalty)
+        for place, number in (self.totals > -torch.inf).nonzero().tolist():
+            self.abandoned[self.searched[place]].append(self._text(tokens, place, number))
+        for texts, abandoned in zip(self.finished, self.abandoned, strict=True):
+            missing = max(0, self.n_wanted - len(texts))
+            texts += sorted(abandoned, key=lambda text: (text[1], text[0]), reverse=True)[:missing]
+        return self._best(length_penalty)
 
 
-class Sampling:
+class Sampling(_BatchSearch):
     """Draws `best_of` texts for each utterance at a temperature; a seed always gives the same texts.
 
     A text that reaches one of the `limits` counts as finished.
@@ -143,17 +139,18 @@ class Sampling:
 
     def __init__(self, n_utterances: int, options: DecodeOptions, end: int, temperature: float,
                  limits: TextLimits | None = None):
-        self.size, self.end, self.temperature, self.limits = options.best_of, end, temperature, limits
-        self.finished = _FinishedBatch(n_utterances)
+        super().__init__(n_utterances, options.best_of, end, limits)
+        self.temperature = temperature
         # One for each utterance, so that its text does not depend on the others of the batch.
         self.rngs = [torch.Generator().manual_seed(options.seed) for _ in range(n_utterances)]
-        self.totals = torch.zeros(n_utterances, self.size)
         self.ended = torch.zeros(n_utterances, self.size, dtype=torch.bool)
 
     def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See SearchStrategy; rows stay where they are."""
         assert ids is None, "sampling needs the scores of all tokens"
-        self._abandon(tokens)
+        for place, number in self._limited(tokens):
+            if not self.ended[place, number]:
+                self._end(tokens, place, number)
         logprobs = logprobs.cpu()
         # A random number in the cumulative probabilities of each row: 2 ms, where torch.multinomial takes 15.
         cumulative = (logprobs / self.temperature).softmax(dim=-1).cumsum(dim=-1)
@@ -163,29 +160,21 @@ class Sampling:
         gained = logprobs.gather(1, chosen[:, None])[:, 0].view_as(self.totals)
         self.totals += gained.masked_fill(self.ended, 0.0)
         ends = (chosen == self.end).view_as(self.ended) & ~self.ended
-        for utterance, draw in ends.nonzero().tolist():
-            text = tuple(tokens[utterance * self.size + draw].tolist())
-            self.finished.active[utterance].texts.append((text, self.totals[utterance, draw].item()))
-        self.ended |= ends
+        for place, number in ends.nonzero().tolist():
+            self._end(tokens, place, number)
         return torch.arange(len(chosen)), chosen, self.ended.all(dim=1)
 
-    def _abandon(self, tokens: Tensor) -> None:
-        for row in [] if self.limits is None else self.limits.reached(tokens):
-            utterance, draw = divmod(row, self.size)
-            if not self.ended[utterance, draw]:
-                self.finished.active[utterance].texts.append((tuple(tokens[row].tolist()), self.totals[utterance, draw].item()))
-                self.ended[utterance, draw] = True
+    def _end(self, tokens: Tensor, place: int, number: int) -> None:
+        self.finished[self.searched[place]].append(self._text(tokens, place, number))
+        self.ended[place, number] = True
 
     def select(self, utterances: Tensor) -> None:
         """See SearchStrategy."""
-        self.limits = None if self.limits is None else self.limits.select(utterances)
-        self.totals, self.ended = self.totals[utterances], self.ended[utterances]
-        self.rngs = [self.rngs[i] for i in utterances.tolist()]
-        self.finished.select(utterances)
+        super().select(utterances)
+        self.ended, self.rngs = self.ended[utterances], [self.rngs[i] for i in utterances.tolist()]
 
     def finish(self, tokens: Tensor, length_penalty: float) -> list[ScoredTokens]:
         """See SearchStrategy. Texts that did not end count as they are."""
-        for place, draw in (~self.ended).nonzero().tolist():
-            text = tuple(tokens[place * self.size + draw].tolist())
-            self.finished.active[place].texts.append((text, self.totals[place, draw].item()))
-        return self.finished.best(length_penalty)
+        for place, number in (~self.ended).nonzero().tolist():
+            self._end(tokens, place, number)
+        return self._best(length_penalty)

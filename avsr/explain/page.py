@@ -13,7 +13,7 @@ import numpy as np
 from avsr import media
 from avsr.explain.input import Input
 from avsr.explain.plots import Plot
-from avsr.html.page import data_uri, render
+from avsr.html import data_uri, render
 
 CASES = {"none": "no input", "a": "sound alone", "v": "video alone", "av": "both",
          "a_clean": "sound alone, without the noise", "av_clean": "both, without the noise"}

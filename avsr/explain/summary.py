@@ -14,7 +14,7 @@ from avsr.explain.ablations import Ablations
 from avsr.explain.attention import Gate, greedy_text
 from avsr.explain.input import ExplainSettings, Input
 from avsr.explain.saliency import Saliency
-from avsr.html.page import word_edits
+from avsr.html import word_edits
 from avsr.rates import MEMORY_RATE, VIDEO_FPS
 from avsr.text import NORMALISER, normalise
 

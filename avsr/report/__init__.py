@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from avsr.errors import AvsrError, counted
-from avsr.html.page import render
+from avsr.html import render
 from avsr.html.plot import FORMATS, file_bytes, plot_style, svg_element
 from avsr.html.table import Table, csv_text, escaped, markdown
 from avsr.names import file_name

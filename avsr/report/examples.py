@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from avsr.html.page import data_uri, word_edits
+from avsr.html import data_uri, word_edits
 from avsr.metrics import NOTHING, Cell, scored, worst_and_best_ids
 from avsr.metrics.counting import normalised_pair
 from avsr.names import file_name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from avsr.html.table import signed
-from avsr.report.result_table import NoHarm, ResultTable, condition_name, is_number, snr_text
+from avsr.report.result_table import NoHarm, ResultTable, condition_name, snr_text
 from avsr.report.runs import MODALITY_LABELS
 from avsr.report.tables import CRITERION, snr_gain
 
@@ -20,7 +20,7 @@ def findings(results: ResultTable) -> list[str]:
 
 def _near_zero(results: ResultTable, system: str) -> Iterator[str]:
     for noise in results.noises:
-        levels = [snr for snr in results.levels(noise) if is_number(snr) and results.find(system, "av", (noise, snr))]
+        levels = [snr for snr in results.levels(noise) if snr is not None and results.find(system, "av", (noise, snr))]
         if not levels:
             continue
         level = min(levels, key=abs)
@@ -44,10 +44,10 @@ def _no_harm(results: ResultTable, system: str) -> Iterator[str]:
 
 
 def _kept(found: dict[str, NoHarm], what: str) -> Iterator[str]:
-    known = {name: one for name, one in found.items() if one.kept is not None}
-    broken = [f"{name} ({signed(f'{one.difference.percent:+.1f}')})" for name, one in known.items()
+    n_known = sum(one.kept is not None for one in found.values())
+    broken = [f"{name} ({signed(f'{one.difference.percent:+.1f}')})" for name, one in found.items()
               if one.difference and not one.kept]
     more = f" and {len(broken) - MOST_BROKEN} more" if len(broken) > MOST_BROKEN else ""
-    if known:
-        yield (f"{what}: kept at {len(known) - len(broken)} of {len(known)} conditions"
+    if n_known:
+        yield (f"{what}: kept at {n_known - len(broken)} of {n_known} conditions"
                + (f"; broken at {'; '.join(broken[:MOST_BROKEN])}{more}." if broken else "."))

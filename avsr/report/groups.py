@@ -1,12 +1,12 @@
-"""For whom it fails: word error rates of speakers and groups, the gaps between them, and whether video widens these.
+"""Word error rates of speakers and groups, the gaps between them, and whether video widens these.
 
-    ResultTable, columns ("speaker", "sex", ...)  ->  group_section -> Section of a figure and tables
 Groups with fewer speakers than metrics' floor are named and not judged.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -49,18 +49,17 @@ def _columns(results: ResultTable, asked: Sequence[str] | None) -> list[str]:
 def groups_of(results: ResultTable, column: str, cell: Cell) -> Groups | None:
     """Rates of the groups of one cell; None where its rows lack the column, as those of an external system may."""
     def compute() -> Groups | None:
-        rows = [row for row in results.cells[cell] if row.speaker is not None]
-        there = column == "speaker" or any(row.labels.get(column) is not None for row in rows)
-        return by_group(results.cells[cell], column, rng=rng()) if rows and there else None
+        known = column in columns(row for row in results.cells[cell] if row.speaker is not None)
+        return by_group(results.cells[cell], column, rng=rng()) if known else None
 
     return results.once((by_group, column, cell), compute)
 
 
 def _measured_cells(results: ResultTable) -> list[Cell]:
     """Cells with intact pictures, each once. Where some systems have video, the others are shown in a few conditions only."""
+    every = results.video_systems or results.systems
     found = [results.find(system, modality, condition) for system in results.systems for modality in INPUT_MODALITIES
-             for condition in (results.all_conditions if system in results.video_systems or not results.video_systems
-                               else results.main_conditions)]
+             for condition in (results.all_conditions if system in every else results.main_conditions)]
     return list(dict.fromkeys(cell for cell in found if cell is not None))
 
 
@@ -136,15 +135,14 @@ def video_gain_table(results: ResultTable, kept: Sequence[str]) -> Table | None:
 def mismatched_face_table(results: ResultTable, kept: Sequence[str]) -> tuple[Table | None, list[str]]:
     """The counterfactual test: the same sound with another speaker's face, and whether it matters whose. With notes."""
     names, notes = list(kept) or ["speaker"], []
-    found: dict[Cell, dict[str, FaceEffect]] = {}
+    found: dict[Cell, dict[str, FaceEffect]] = defaultdict(dict)
     for cell in results.cells:
         intact = replace(cell, corruption=None, amount=None)
         if cell.corruption != "face" or cell.modality not in ("v", "av") or intact not in results.cells:
             continue
         for name in names:
             try:
-                effect = face_effect(results.cells[cell], results.cells[intact], column=name, rng=rng())
-                found.setdefault(cell, {})[name] = effect
+                found[cell][name] = face_effect(results.cells[cell], results.cells[intact], column=name, rng=rng())
             except AvsrError as error:                      # such as a run that is not whole
                 notes.append(f"Another's face: {error}")
     judged = [name for name in names if any(name in effects and effects[name].groups.gap for effects in found.values())]

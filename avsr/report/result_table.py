@@ -1,13 +1,10 @@
-"""The result table: benchmark rows by condition in, error rates and paired differences out, each computed once.
-
-    ResultTable(rows)  ->  .find("default", "av", ("babble", -5.0)) -> Cell;  .rate(cell) -> Rate
-"""
+"""The result table: benchmark rows by condition in, error rates and paired differences out, each computed once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,9 +23,7 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class NoHarm:
     """The no-harm criterion at one condition. cells: of sound alone, video alone and both, None where one was not measured.
-
-    difference: both minus the better one alone.  kept: whether the criterion holds; both are None where a cell is missing.
-    """
+    difference: both minus the better one alone.  kept: whether the criterion holds; both are None where a cell is missing."""
 
     cells: dict[str, Cell | None]
     difference: Rate | None = None
@@ -37,11 +32,9 @@ class NoHarm:
 
 class ResultTable:
     """All rows of a report by cell. SNRs run from clean to loud noise.
-
     video_systems: those that were given video; they come first in systems.  panel_noises: noise families, each with a panel or
     table of its own, or None if there are none.  all_conditions: clean, and every noise at every level.  main_conditions:
-    clean, and the level nearest 0 dB of each noise.  corruptions: in the order of CORRUPTIONS, amounts from small to large.
-    """
+    clean, and the level nearest 0 dB of each noise.  corruptions: in the order of CORRUPTIONS, amounts from small to large."""
 
     def __init__(self, rows: Sequence[ResultRow]):
         self.rows = rows
@@ -52,7 +45,7 @@ class ResultTable:
         self.noises = list(dict.fromkeys(cell.noise for cell in self.cells if cell.noise is not None))
         self.panel_noises: list[str | None] = [*self.noises] or [None]
         self.all_conditions = list(dict.fromkeys(one for noise in self.panel_noises for one in self.conditions(noise)))
-        nearest = {noise: min(filter(is_number, self.levels(noise)), key=abs) for noise in self.noises}
+        nearest = {noise: min((snr for snr in self.levels(noise) if snr is not None), key=abs) for noise in self.noises}
         self.main_conditions: list[Condition] = [CLEAN, *nearest.items()]
         found = list(dict.fromkeys((cell.corruption, cell.amount) for cell in self.cells if cell.corruption is not None))
         kinds = (*CORRUPTIONS, *(kind for kind, _ in found))
@@ -121,11 +114,6 @@ class ResultTable:
             return NoHarm(found)
         kept = no_harm(percents["av"], percents["a"], percents["v"])
         return NoHarm(found, self.difference(both, better).difference, kept)
-
-
-def is_number(snr_db: float | None) -> TypeGuard[float]:
-    """Whether an SNR is not that of clean sound."""
-    return snr_db is not None
 
 
 def rng() -> np.random.Generator:

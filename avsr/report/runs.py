@@ -1,7 +1,4 @@
-"""What a report is made of: folders of runs in, their rows, timings and headings out.
-
-    RUN/results.jsonl (+ timings.jsonl, run.json, media/)  ->  Run(name, folder, rows, timings, about)
-"""
+"""The runs of a report: folders with results.jsonl (and timings.jsonl, run.json, media/) in, a Run of each out."""
 
 from __future__ import annotations
 
@@ -27,11 +24,8 @@ MODALITY_LABELS = {"a": "sound", "v": "video", "av": "both", "none": "neither"}
 
 @dataclass(frozen=True)
 class Run:
-    """A benchmark's folder, read.
-
-    name: of the folder, as long as it takes to tell it from the others.  about: run.json, {} without one.
-    warnings: what was mended in reading, and what the reader should know.  systems: their names here -> those in the file.
-    """
+    """A benchmark's folder, read. name: the last parts of its path, as many as differ from the other run's.
+    about: run.json, {} without one.  systems: their names here -> those in the file."""
 
     name: str
     folder: Path
@@ -43,8 +37,7 @@ class Run:
 
 
 def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None, normaliser: str | None = None) -> list[Run]:
-    """One or two runs, whose systems have names of their own; `where`: only rows with these values, of the row or its labels.
-    normaliser: a key of text.NORMALISERS that takes the place of the one that the rows name.
+    """One or two runs, whose systems have names of their own. where, normaliser: see ReportSettings.
 
     Raises AvsrError, as where their normalisers differ.
     """
@@ -66,10 +59,9 @@ def open_runs(folders: Sequence[Path], where: Mapping[str, str] | None = None, n
 def open_run(folder: Path, name: str | None = None) -> Run:
     """Read one. Raises AvsrError where there are no rows, or they cannot be read."""
     path = folder / NAME
-    if not folder.is_dir():
-        raise AvsrError(f"{folder}: no such folder.  Give the --output-dir of an `avsr benchmark`.")
     if not path.is_file() and not path.with_name(f"{NAME}.gz").is_file():
-        raise AvsrError(f"{folder}: there is no {NAME} in it.  Give the --output-dir of an `avsr benchmark`.")
+        problem = f"there is no {NAME} in it" if folder.is_dir() else "no such folder"
+        raise AvsrError(f"{folder}: {problem}.  Give the --output-dir of an `avsr benchmark`.")
     rows, n_cut = read_results(path)
     if not rows:
         raise AvsrError(f"{path}: it holds no row.  Run the benchmark that was to write it again.")
@@ -77,11 +69,11 @@ def open_run(folder: Path, name: str | None = None) -> Run:
     if all(row.modality == "none" for row in rows):
         raise AvsrError(f"{path}: all {len(rows)} rows are of modality none, without any input.  Run the benchmark with a, v "
                         "or av.")
-    warnings = [f"{path}: its last line was cut off by a crash and is left out.  Run the same benchmark again to complete it."]
+    cut = f"{path}: its last line was cut off by a crash and is left out.  Run the same benchmark again to complete it."
     rows = _with_visible_names(rows)
     timings = [line | {"system": escape_controls(line["system"])} for line in _read_timings(folder / TIMINGS)]
     return Run(escape_controls(name or folder.resolve().name), folder, rows, timings, _read_about(folder / RUN),
-               (*warnings[:n_cut], *_script_warnings(rows, path)), {row.system: row.system for row in rows})
+               (*[cut] * n_cut, *_script_warnings(rows, path)), {row.system: row.system for row in rows})
 
 
 def _script_warnings(rows: Sequence[ResultRow], path: Path) -> list[str]:
@@ -106,11 +98,9 @@ def _with_visible_names(rows: list[ResultRow]) -> list[ResultRow]:
             return {escape_in(key): escape_in(one) for key, one in value.items()}
         return escaped(value) if isinstance(value, str) else value
 
-    out = []
-    for row in rows:
-        changed = {name: shown for name in NAMED if (shown := escape_in(getattr(row, name))) != getattr(row, name)}
-        out.append(replace(row, **changed) if changed else row)
-    return out
+    shown = [{name: escape_in(getattr(row, name)) for name in NAMED} for row in rows]
+    return [row if all(getattr(row, name) == value for name, value in names.items()) else replace(row, **names)
+            for row, names in zip(rows, shown, strict=True)]
 
 
 def filter_rows(run: Run, where: Mapping[str, str]) -> Run:
