@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from avsr.decode import teacher_forced_log_probs
 from avsr.models.decoder import Cache, DecoderBlock, Memory
@@ -50,9 +51,7 @@ def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
     heads = (list(heads) if has_audio else []) or default_heads(model)
     n_prompt = len(prompts[0])
     rows = [[*prompt, *text, tokenizer.end] for prompt, text in zip(prompts, texts, strict=True)]
-    tokens = torch.full((len(rows), max(map(len, rows))), tokenizer.end)
-    for i, row in enumerate(rows):
-        tokens[i, :len(row)] = torch.tensor(row)
+    tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=tokenizer.end)
     queries: list[Tensor] = []
     cache = model.start(memory)
     hidden = model.decoder.hidden(tokens.to(positions.device), cache, queries)

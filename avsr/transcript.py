@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 from avsr.errors import AvsrError
@@ -78,7 +78,7 @@ class Transcript:
 
 
 Block = list[list[Word]]                                    # lines of words: one cue
-Limit = int | None
+Limit = int | None                                          # of characters, lines or words; None is no limit
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,7 @@ def format_transcript(transcript: Transcript, format: str, *, word_timestamps: b
     return WRITERS[format](transcript, subtitles)
 
 
-def write(
-    transcript: Transcript, formats: str | Iterable[str], *, output_dir: str | Path, stem: str, **options
-) -> list[Path]:
+def write(transcript: Transcript, formats: str | Iterable[str], *, output_dir: str | Path, stem: str, **options) -> list[Path]:
     """Write `{stem}.{format}` for each format into `output_dir`, which is created if necessary.
 
     formats: a list of names, or what `parse_formats` takes; options: those of `format_transcript`.
@@ -128,9 +126,8 @@ def write(
     return list(texts)
 
 
-def segment(
-    words: Sequence[Word], *, max_seconds: float = 7.0, max_characters: int = 84, pause: float = 0.8
-) -> list[tuple[Word, ...]]:
+def segment(words: Sequence[Word], *, max_seconds: float = 7.0, max_characters: int = 84,
+            pause: float = 0.8) -> list[tuple[Word, ...]]:
     """Groups of words of the size of a subtitle: split at sentence ends and at silences longer than `pause` seconds, and if
     they exceed the limits, at the best comma or silence inside. No word is split, even if `words` are single letters.
     """
@@ -181,14 +178,8 @@ def _ends_sentence(word: Word, following: Word) -> bool:
     return not (ABBREVIATION.fullmatch(text) or following.text.lstrip()[:1].islower())
 
 
-def cues(
-    transcript: Transcript,
-    *,
-    max_line_width: int | None = None,
-    max_line_count: int | None = None,
-    max_words_per_line: int | None = None,
-    highlight_words: bool = False,
-) -> list[Cue]:
+def cues(transcript: Transcript, *, max_line_width: Limit = None, max_line_count: Limit = None,
+         max_words_per_line: Limit = None, highlight_words: bool = False) -> list[Cue]:
     """The subtitles, in order of time; no two overlap.
 
     Without limits, a cue is a segment, or a part of one that is longer than 7 s or two lines of 42 characters (21 wide ones).
@@ -200,14 +191,12 @@ def cues(
     """
     limits = (max_line_width, max_line_count, max_words_per_line)
     if any(limit is not None and limit < 1 for limit in limits):
-        names = "max_line_width, max_line_count, max_words_per_line"
-        raise AvsrError(f"{names} are {limits}: each must be at least 1.  Leave one out to have no limit.")
+        raise AvsrError(f"max_line_width, max_line_count, max_words_per_line are {limits}: each must be at least 1.  Leave one "
+                        "out to have no limit.")
     width = max_line_width if any(limits) else LINE_WIDTH
     segments = [line_pieces(words, width or math.inf) for part in transcript.segments if (words := _timed_words(part))]
-    if any(limits):
-        blocks = list(_limited_blocks(segments, *limits))
-    else:
-        blocks = [block for words in segments for block in _default_blocks(words)]
+    blocks = list(_limited_blocks(segments, *limits) if any(limits) else
+                  chain.from_iterable(map(_default_blocks, segments)))
     spans = zip(blocks, _spans(blocks), strict=True)
     if highlight_words:
         return [cue for block, span in spans for cue in _highlighted(block, *span)]
@@ -241,7 +230,7 @@ def _default_blocks(words: list[Word]) -> Iterator[Block]:
 
 
 def _limited_blocks(segments: list[list[Word]], width: Limit, count: Limit, n_words: Limit) -> Iterator[Block]:
-    """Blocks of at most `count` lines of `width` characters and `n_words` words; None is no limit."""
+    """Blocks of at most `count` lines of `width` characters and `n_words` words."""
     if width and count:
         words = [word for part in segments for word in part]
         groups = _group(words, lambda word, following: following.start - word.end > CUE_PAUSE)
@@ -251,8 +240,8 @@ def _limited_blocks(segments: list[list[Word]], width: Limit, count: Limit, n_wo
 
 
 def _every(items: list, n: Limit) -> list[list]:
-    """Slices of `n` items; None is one slice of all."""
-    return [items[i : i + (n or len(items))] for i in range(0, len(items), n or len(items))]
+    """Slices of `n` items, or one of all."""
+    return [items[i:i + (n or len(items))] for i in range(0, len(items), n or len(items))]
 
 
 def _lines(words: Sequence[Word], width: Limit, max_words: Limit = None) -> Block:
@@ -313,11 +302,9 @@ def _txt(transcript: Transcript, _: list[Cue]) -> str:
 
 
 def _tsv(transcript: Transcript, _: list[Cue]) -> str:
-    rows = ["start\tend\ttext\n"]
-    for part in transcript.segments:
-        start, end = (max(0, round(1000 * seconds)) for seconds in (part.start, part.end))
-        rows.append(f"{start}\t{end}\t{one_line(part.text)}\n")
-    return "".join(rows)
+    rows = [(*(max(0, round(1000 * seconds)) for seconds in (part.start, part.end)), one_line(part.text))
+            for part in transcript.segments]
+    return "".join("\t".join(map(str, row)) + "\n" for row in (("start", "end", "text"), *rows))
 
 
 def _srt(_: Transcript, subtitles: list[Cue]) -> str:
@@ -335,43 +322,33 @@ def _vtt(_: Transcript, subtitles: list[Cue]) -> str:
 
 
 def _timed(cue: Cue, lines: Iterable[str], **style) -> str:
-    times = (format_timestamp(seconds, **style) for seconds in (cue.start, cue.end))
-    return "\n".join((" --> ".join(times), *lines, "", ""))
+    start, end = (format_timestamp(seconds, **style) for seconds in (cue.start, cue.end))
+    return "\n".join((f"{start} --> {end}", *lines, "", ""))
 
 
 WRITERS = {"txt": _txt, "srt": _srt, "vtt": _vtt, "tsv": _tsv}
 
 
 def _json(transcript: Transcript, *, word_timestamps: bool) -> str:
-    content = {
-        "text": transcript.text,
-        "segments": [_segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
-        **{name: getattr(transcript, name) for name in ("language", "model", "modality", "modality_reason")},
-        "duration": _number(transcript.duration, 3),
-        "problems": list(transcript.problems),
-    }
+    content = {"text": transcript.text,
+               "segments": [_segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
+               **{name: getattr(transcript, name) for name in ("language", "model", "modality", "modality_reason")},
+               "duration": _number(transcript.duration, 3), "problems": list(transcript.problems)}
     return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
     measures = ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob", "confidence")
-    return {
-        "id": i,
-        "seek": int(part.seek),
-        "start": _number(part.start, 3),
-        "end": _number(part.end, 3),
-        "text": part.text,
-        "tokens": [int(token) for token in part.tokens],
-        **{name: _number(getattr(part, name)) for name in measures},
-        **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {}),
-    }
+    return {"id": i, "seek": int(part.seek), "start": _number(part.start, 3), "end": _number(part.end, 3), "text": part.text,
+            "tokens": [int(token) for token in part.tokens], **{name: _number(getattr(part, name)) for name in measures},
+            **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
 
 
 def _word_row(word: Word) -> dict:
     """The confidence is also given as `probability`, which is Whisper's name for it."""
     confidence = _number(word.confidence)
-    times = {"start": _number(word.start, 3), "end": _number(word.end, 3)}
-    return {"word": word.text, **times, "probability": confidence, "confidence": confidence}
+    return {"word": word.text, "start": _number(word.start, 3), "end": _number(word.end, 3), "probability": confidence,
+            "confidence": confidence}
 
 
 def _number(value: float | None, digits: int = 6) -> float | None:

@@ -26,15 +26,13 @@ SENTENCES = {
 SYLLABLES_PER_SECOND = 10                                   # faster than anybody speaks for more than a moment
 
 
-class Letters:
-    """A tokenizer with a letter for each token."""
-
-    def decode(self, tokens):
-        return "".join(chr(96 + token) for token in tokens)
+def letters(tokens):
+    """A letter for each token."""
+    return "".join(chr(96 + token) for token in tokens)
 
 
 def limits(*characters, loop_ratio=2.4):
-    return TextLimits(Letters(), characters, loop_ratio)
+    return TextLimits(letters, characters, loop_ratio)
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)

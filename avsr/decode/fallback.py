@@ -39,7 +39,7 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, me
         return _decode_hybrid(model, tokenizer, memory, prompts, options)
     attempts: list[list[Hypothesis]] = [[] for _ in range(memory.n_utterances)]
     seconds = [None] * memory.n_utterances if memory.seconds is None else memory.seconds.tolist()
-    limits = TextLimits(tokenizer, [None if one is None else max_characters(one) for one in seconds],
+    limits = TextLimits(tokenizer.decode, [None if one is None else max_characters(one) for one in seconds],
                         options.compression_ratio_threshold)
     todo = list(range(memory.n_utterances))
     special = range(tokenizer.end + 1, model.dims.n_vocab)  # languages, tasks, timestamps: none of them is text

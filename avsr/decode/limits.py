@@ -9,9 +9,8 @@ times over, one temperature after the other: 32 s on one core for 1.6 s of sound
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from torch import Tensor
 
@@ -31,14 +30,6 @@ CHECK_INTERVAL = 8                                          # tokens: 2 ms for 4
 LOOP_TOKENS, LOOP_REPEATS = 48, 6
 FAST_LOOP_SHARE, FAST_LOOP_REPEATS = 0.5, 3
 MAX_PHRASE = 30                                             # tokens
-
-
-class Detokenizer(Protocol):
-    """Anything that makes text of tokens: text.Tokenizer and text.SentencePieceTokenizer do."""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of the tokens."""
-        ...
 
 
 def compression_ratio(text: str) -> float:
@@ -70,16 +61,16 @@ def repeated(tokens: Sequence[int]) -> tuple[int, int]:
 class TextLimits:
     """Which texts nobody can have said, for the utterances of a batch that are still searched.
 
-    characters: the most that each utterance can have, None where its duration is not known.
+    detokenize: tokens -> text.  characters: the most that each utterance can have, None where its duration is not known.
     loop_ratio: compression ratio above which a text may be a loop, None to allow loops.
     """
 
-    def __init__(self, tokenizer: Detokenizer, characters: Sequence[int | None], loop_ratio: float | None):
-        self.tokenizer, self.characters, self.loop_ratio = tokenizer, list(characters), loop_ratio
+    def __init__(self, detokenize: Callable[[Sequence[int]], str], characters: Sequence[int | None], loop_ratio: float | None):
+        self.detokenize, self.characters, self.loop_ratio = detokenize, list(characters), loop_ratio
 
     def select(self, utterances: Tensor | Sequence[int]) -> TextLimits:
         """The limits of these utterances."""
-        return TextLimits(self.tokenizer, [self.characters[int(i)] for i in utterances], self.loop_ratio)
+        return TextLimits(self.detokenize, [self.characters[int(i)] for i in utterances], self.loop_ratio)
 
     def reached(self, tokens: Tensor) -> list[int]:
         """Texts so far (N, L), equally many of each utterance -> the rows of those that have reached a limit.
@@ -93,7 +84,7 @@ class TextLimits:
 
     def exceeded(self, tokens: Sequence[int], utterance: int) -> bool:
         """Whether a text is too long for the duration of its utterance, or certainly repeats itself."""
-        text, characters = self.tokenizer.decode(tokens), self.characters[utterance]
+        text, characters = self.detokenize(tokens), self.characters[utterance]
         if characters is not None and len(text) > characters:
             return True
         length, covered = repeated(tokens)

@@ -29,7 +29,7 @@ class Scorer(Protocol):
 
 
 class PartialScorer(Protocol):
-    """A scorer that is too slow for every token, and only scores the most likely ones."""
+    """A scorer that is too slow for every token, and only scores the most likely ones. `weight`, `select`: as in Scorer."""
 
     weight: float
 
@@ -37,9 +37,7 @@ class PartialScorer(Protocol):
         """All tokens so far (N, L), tokens that may come next (N, C) int64 -> scores (N, C), normalised."""
         ...
 
-    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
-        """See Scorer."""
-        ...
+    def select(self, rows: Tensor, utterances: Tensor | None) -> None: ...
 
 
 class DecoderScorer:
@@ -50,10 +48,7 @@ class DecoderScorer:
 
     def __init__(self, model: SpeechModel, memory: Memory, *, no_speech_token: int | None, start_token: int,
                  weight: float = 1.0):
-        self.weight = weight
-        self.model = model
-        self.cache = model.start(memory)
-        self.n_utterances = memory.n_utterances
+        self.model, self.weight, self.cache, self.n_utterances = model, weight, model.start(memory), memory.n_utterances
         self.no_speech_token, self.start_token = no_speech_token, start_token
         self.no_speech = torch.zeros(self.n_utterances)
 
@@ -67,10 +62,9 @@ class DecoderScorer:
         if self.no_speech_token is not None:
             at = (prompt[0] == self.start_token).nonzero()[0, 0]
             self.no_speech = self.model.decoder.logits(hidden[:, at]).softmax(dim=-1)[:, self.no_speech_token].cpu()
-        logits = self.model.decoder.logits(hidden[:, -1])
         rows = torch.arange(self.n_utterances, device=tokens.device).repeat_interleave(n_hypotheses)
         self.cache.select_rows(rows)
-        return logits[rows]
+        return self.model.decoder.logits(hidden[:, -1])[rows]
 
     def select(self, rows: Tensor, utterances: Tensor | None) -> None:
         """See Scorer."""

@@ -76,7 +76,7 @@ def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSetting
     if given.sound is None:
         given = replace(given, problems=(*given.problems, *lips_problems(checkpoint, given.name, memory)))
     n_positions = round(given.segment.duration_s * MEMORY_RATE)
-    reliability, familiar = (None if one is None else one.item() for one in (memory.reliability, memory.in_distribution))
+    reliability, known = (None if one is None else one.item() for one in (memory.reliability, memory.in_distribution))
     attention, calls = read_attention(recogniser, memory, found.tokens, language, n_positions) if found.words else ({}, {})
     assert isinstance(checkpoint.model, AVSR)
     gates = read_gates(checkpoint.model, found.calls | calls, reliability, n_positions)
@@ -85,7 +85,7 @@ def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSetting
     if given.mouths is not None and found.tokens and reliability != 0:      # nothing in unreliable video reaches the text
         saliency = integrated_gradients(recogniser, found.audio, given.mouths, found.tokens, language=language,
                                         progress=progress)
-    return Result(given, found, reliability, familiar, attention, gates, ctc, untrained, saliency)
+    return Result(given, found, reliability, known, attention, gates, ctc, untrained, saliency)
 
 
 def lips_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:

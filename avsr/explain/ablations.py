@@ -1,7 +1,4 @@
-"""Ablations: an Input through the model by no modality, by sound, by video and by both; what each contributes to the text.
-
-    Recogniser + Input  ->  Ablations: memory, text and log-probabilities of each, Shapley shares of the whole and of each word
-"""
+"""Ablations: an Input through the model by no modality, by sound, by video and by both; what each contributes to the text."""
 
 from __future__ import annotations
 
@@ -79,12 +76,9 @@ def run_ablations(recogniser: Recogniser, given: Input, reference: str | None, l
     hypotheses = {name: recogniser.decode(memory, DecodeOptions() if "a" in name else WITHOUT_SOUND, language)[0]
                   for name, memory in (memories | clean).items()}
     texts = {name: recogniser.detokenize(one.tokens) for name, one in hypotheses.items()}
-    if reference is not None:
-        source, tokens = "reference", tuple(target_tokens(recogniser.tokenizer, reference))
-    else:
-        written = [name for name in ("av", "a", "v") if name in texts]
-        source = next((name for name in written if texts[name]), written[0])
-        tokens = hypotheses[source].tokens
+    written = [name for name in ("av", "a", "v") if name in texts]
+    source = "reference" if reference is not None else next((name for name in written if texts[name]), written[0])
+    tokens = hypotheses[source].tokens if reference is None else tuple(target_tokens(recogniser.tokenizer, reference))
     room = (recogniser.model.dims.n_context or len(tokens)) - len(recogniser.tokenizer.prompt(language)) - 1
     if len(tokens) > room:
         raise AvsrError(f"--reference: it makes {len(tokens)} tokens, {recogniser.checkpoint.name} has room for {room}.  Give "

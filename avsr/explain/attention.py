@@ -1,7 +1,4 @@
-"""Attention, gates and CTC: read off the network as it runs; nothing in it is changed.
-
-    Recogniser + Memory + tokens  ->  attention (words, positions);  Gate per layer;  CTC log-probabilities of trained heads
-"""
+"""Attention, gates and CTC: read off the network as it runs; nothing in it is changed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The input of an explanation: a recording in, a segment of at most 30 s of it out, with noise if asked for, and the mouth.
-
-    path | bytes | waveform | Clip  ->  Input: clean sound, sound as the model gets it, mouths, and where each comes from
-"""
+"""The input of an explanation: a recording in, a segment of at most 30 s of it out, with noise if asked for, and the mouth."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Plots of an explanation, with time from left to right and the words above.
-
-    words, attention, log-mels, mouths, saliency, CTC  ->  Plot: an SVG element in the colours of the page
-"""
+"""Plots of an explanation, with time from left to right and the words above."""
 
 from __future__ import annotations
 

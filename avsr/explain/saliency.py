@@ -1,7 +1,4 @@
-"""Saliency: which pixels of the mouth speak for the text, by integrated gradients.
-
-    Recogniser + mouths + tokens  ->  Saliency: nats per pixel and frame, which add up to what the mouth's movement is worth
-"""
+"""Saliency: which pixels of the mouth make the text more likely, by integrated gradients."""
 
 from __future__ import annotations
 

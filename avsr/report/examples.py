@@ -1,7 +1,4 @@
-"""Utterances to look at: those that a system recognised worst and best, with what it wrote and their recordings.
-
-    ResultTable, media folder  ->  example_section -> Section of {"Worst": [example, ...], "Best": ...}
-"""
+"""Examples: the utterances that a system recognised worst and best, with what it wrote and their recordings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Sheets of panels: curves in, a figure out that is as wide as a paper's page (7 inches), with letters of 8 pt.
 
-    panels of curves over SNR  ->  snr_sheet(panels) -> Sheet;  Sheet(n).axes -> n panels to draw on
-Lines are told apart by colour, marker and dash, so that a grey print can be read.
+Lines differ in colour, marker and dash, so that a grey print can be read.
 """
 
 from __future__ import annotations
@@ -136,27 +135,27 @@ class Sheet:
         self.root_scale = False
 
     def use_root_scale(self, ticks: Sequence[float]) -> None:
-        """A scale of square roots upwards."""
+        """Make the vertical scales those of square roots."""
         self.root_scale = True
         for axis in self.axes:
             axis.set_yscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))
             axis.set_yticks(ticks)
 
     def share_y(self, *, low: float | None = None, most: float = math.inf) -> None:
-        """One scale upwards for all panels; what is above `most` is not shown."""
+        """Give all panels one vertical scale; what is above `most` is not shown."""
         limits = [axis.get_ylim() for axis in self.axes]
         for axis in self.axes:
             axis.set_ylim(min(one[0] for one in limits) if low is None else low, min(max(one[1] for one in limits), most))
         self.label_left()
 
     def label_left(self) -> None:
-        """Keep the label of the scale upwards only in the first panel of each row."""
+        """Keep the label of the vertical scale only in the first panel of each row."""
         for i, axis in enumerate(self.axes):
             if i % self.columns:
                 axis.set_ylabel("")
 
     def finish(self) -> Sheet:
-        """Everything in its place, with one legend for all panels above them, each label once."""
+        """Put everything in its place, with one legend for all panels above them, each label once."""
         self.head = 0.1 + self._draw_legend(self.figure, self.width)
         total = self.height * self.rows + self.head
         wide, high = self.pitch - LEFT - GUTTER / 2, self.height - self.bottom - TITLE

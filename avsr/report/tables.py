@@ -1,6 +1,5 @@
-"""Sections of the report, and its tables: what was measured by condition in, scores, errors by kind, gains, counts, speed out.
+"""Sections of the report, and its tables: the result table in; scores, errors by kind, gains, counts and speed out.
 
-    columns are known by name (COLUMNS)  ->  make_table("errors", "Errors by kind", rows of {column: value})
 Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and video) stand out.
 """
 
