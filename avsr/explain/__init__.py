@@ -1,7 +1,5 @@
 """How a model uses sound and video: a recording in, one page of plots and a file of numbers out.
 
-    recording -> Input (segment, noise) -> Ablations (no input, sound, video, both) -> attention, gates, CTC, saliency -> page
-
 Inside: input -> ablations, attention, saliency (from the network) -> summary (numbers) -> plots -> page (HTML).
 """
 

@@ -1,6 +1,5 @@
 """Tables: columns and rows of typed values in, cells for a page, Markdown and CSV out.
 
-    Table(name, title, columns, rows)  ->  table.cells(row);  markdown(table);  csv_text(tables of one name)
 A value is a Rate, an Estimate or a Gain, a number, a word, or None where there is none: shown as a dash, and empty in CSV.
 A value with an interval fills three columns of the CSV: NAME, NAME_low and NAME_high.
 """
@@ -30,7 +29,7 @@ class Column(NamedTuple):
 
 
 class TableCell(NamedTuple):
-    """A value as text. interval: its bounds in brackets, or nothing.  strong: whether it stands out.  column: its column."""
+    """A value as text. interval: its bounds in brackets, or nothing.  strong: whether it stands out."""
 
     text: str
     interval: str
@@ -110,8 +109,7 @@ def markdown(table: Table) -> str:
     columns = table.shown.values()
     grid = tabulate(texts, [_escaped_cell(column.title or "") for column in columns], "pipe", disable_numparse=True,
                     colalign=["left" if column.format == TEXT else "right" for column in columns])
-    title = f"**{_escaped_cell(table.title)}**\n\n" if table.title else ""
-    return f"{title}{grid}\n" + (f"\n{escaped(table.note)}\n" if table.note else "")
+    return f"**{_escaped_cell(table.title)}**\n\n{grid}\n" + (f"\n{escaped(table.note)}\n" if table.note else "")
 
 
 def csv_text(tables: Sequence[Table]) -> str:

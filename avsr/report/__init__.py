@@ -38,9 +38,8 @@ REMEDY = "Choose another folder with --output-dir, or make room."
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """group_by: columns by which errors are compared; None is speaker and every label there is.  formats: of the figures'
-    files.  where: only rows whose columns have these values.  normaliser: a key of text.NORMALISERS, by which all texts are
-    compared; None is the one that the rows name."""
+    """group_by: columns by which errors are compared; None is speaker and every label.  formats: of the figures' files.
+    where: only rows whose columns have these values.  normaliser: a key of text.NORMALISERS in place of what the rows name."""
 
     group_by: tuple[str, ...] | None = None
     title: str | None = None

@@ -60,7 +60,7 @@ def _row(found: Found, system: str, condition: Condition) -> Row:
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    low, high = (None if bound is None else factor * bound for bound in (estimate.low, estimate.high))
+    low, high = (bound and factor * bound for bound in (estimate.low, estimate.high))
     return Estimate(factor * estimate.value, low, high)
 
 

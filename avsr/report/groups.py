@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from avsr.errors import AvsrError
@@ -20,22 +20,25 @@ from avsr.report.sheet import Curve, Sheet, SnrPanel, snr_sheet, system_style
 from avsr.report.tables import Section, cell_values, make_table, noise_values
 
 NOTE = "p: how often random groups have as large a gap."
+CellGroups = dict[Cell, Groups]                             # of one column
 
 
 def group_section(results: ResultTable, asked: Sequence[str] | None) -> Section:
     """By the columns asked for, or by speaker and every label. Raises AvsrError where one asked for is missing."""
-    notes, kept = [], []
+    notes: list[str] = []
+    kept: dict[str, CellGroups] = {}
     for column in _columns(results, asked):
-        judged = [groups for cell in _measured_cells(results) if (groups := groups_of(results, column, cell))]
-        if any(groups.gap for groups in judged):
-            kept.append(column)
+        found = _groups_by_cell(results, column)
+        if any(groups.gap for groups in found.values()):
+            kept[column] = found
         else:
-            floor = f"{judged[0].floor} {judged[0].by}s" if judged else "any rows"
+            floor = next((f"{groups.floor} {groups.by}s" for groups in found.values()), "any rows")
             notes.append(f"By {column}: insufficient data, fewer than two groups have {floor}.")
-    faces, more = mismatched_face_table(results, kept)
-    tables = [build(results, column) for column in kept for build in (_rates_across, _gaps, _rates)]
+    faces, more = mismatched_face_table(results, list(kept) or ["speaker"])
+    tables = [table for column, found in kept.items()
+              for table in (_rates_across(results, column, found), _gaps(column, found), _rates(column, found))]
     return Section("groups", "For whom it fails", {"groups": _sheet(results, kept)},
-                   [*tables, video_gain_table(results, kept), faces], [*notes, *more])
+                   [*tables, video_gain_table(results, list(kept)), faces], [*notes, *more])
 
 
 def _columns(results: ResultTable, asked: Sequence[str] | None) -> list[str]:
@@ -46,13 +49,10 @@ def _columns(results: ResultTable, asked: Sequence[str] | None) -> list[str]:
     return found if asked is None else list(dict.fromkeys(asked))
 
 
-def groups_of(results: ResultTable, column: str, cell: Cell) -> Groups | None:
-    """Rates of the groups of one cell; None where its rows lack the column, as those of an external system may."""
-    def compute() -> Groups | None:
-        known = column in columns(row for row in results.cells[cell] if row.speaker is not None)
-        return by_group(results.cells[cell], column, rng=rng()) if known else None
-
-    return results.once((by_group, column, cell), compute)
+def _groups_by_cell(results: ResultTable, column: str) -> CellGroups:
+    """The groups of each cell, but of those whose rows lack the column, as the rows of an external system may."""
+    return {cell: by_group(results.cells[cell], column, rng=rng()) for cell in _measured_cells(results)
+            if column in columns(row for row in results.cells[cell] if row.speaker is not None)}
 
 
 def _measured_cells(results: ResultTable) -> list[Cell]:
@@ -63,13 +63,12 @@ def _measured_cells(results: ResultTable) -> list[Cell]:
     return list(dict.fromkeys(cell for cell in found if cell is not None))
 
 
-def _gaps(results: ResultTable, column: str) -> Table | None:
-    judged = {cell: groups for cell in _measured_cells(results) if (groups := groups_of(results, column, cell))}
-    rows = [{"column": column, **cell_values(cell, corruption=False), "gap": found.gap, "p": found.p, "ratio": found.ratio,
-             "worst": found.worst, "worst_wer": found.rates[found.worst], "best": found.best,
-             "best_wer": found.rates[found.best], "groups": len(found.rates)}
-            for cell, found in judged.items() if found.worst is not None and found.best is not None]
-    return make_table(f"gaps-{column}", f"By {column}: the worst group minus the best", rows, _note(list(judged.values())),
+def _gaps(column: str, found: CellGroups) -> Table | None:
+    rows = [{"column": column, **cell_values(cell, corruption=False), "gap": one.gap, "p": one.p, "ratio": one.ratio,
+             "worst": one.worst, "worst_wer": one.rates[one.worst], "best": one.best, "best_wer": one.rates[one.best],
+             "groups": len(one.rates)}
+            for cell, one in found.items() if one.worst is not None and one.best is not None]
+    return make_table(f"gaps-{column}", f"By {column}: the worst group minus the best", rows, _note(list(found.values())),
                       hidden=("column",))
 
 
@@ -83,28 +82,27 @@ def _note(judged: Sequence[Groups]) -> str:
             + (f" Without this label: {without} utterances." if without else ""))
 
 
-def _rates(results: ResultTable, column: str) -> Table | None:
+def _rates(column: str, found: CellGroups) -> Table | None:
     """Each group at each condition: for CSV, as there are too many to read."""
     rows = [{"column": column, "group": group, **cell_values(cell, corruption=False), "wer": rate,
              "utterances": rate.utterances, "speakers": rate.clusters if rate.by == "speaker" else 1}
-            for cell in _measured_cells(results) if (found := groups_of(results, column, cell))
-            for group, rate in found.rates.items()]
+            for cell, one in found.items() for group, rate in one.rates.items()]
     return make_table("groups", f"By {column}: each group", rows, csv_only=True)
 
 
-def _rates_across(results: ResultTable, column: str) -> Table | None:
+def _rates_across(results: ResultTable, column: str, found: CellGroups) -> Table | None:
     """Groups down; systems and modalities across, clean and at the level nearest 0 dB of each noise."""
-    found: dict[str, Groups] = {}
-    for cell in _measured_cells(results):
+    across: dict[str, Groups] = {}
+    for cell, groups in found.items():
         condition = cell.noise, cell.snr_db
-        if (cell.modality == "v" or condition in results.main_conditions) and (groups := groups_of(results, column, cell)):
-            who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_LABELS[cell.modality]
-            found[who if cell.modality == "v" else f"{who}, {condition_name(condition)}"] = groups
-    names = sorted({group for groups in found.values() for group in groups.rates}, key=natural_order)
-    rows = [{"column": column, "group": name, **{head: groups.rates.get(name) for head, groups in found.items()}}
+        who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_LABELS[cell.modality]
+        if cell.modality == "v" or condition in results.main_conditions:
+            across[who if cell.modality == "v" else f"{who}, {condition_name(condition)}"] = groups
+    names = sorted({group for groups in across.values() for group in groups.rates}, key=natural_order)
+    rows = [{"column": column, "group": name, **{head: groups.rates.get(name) for head, groups in across.items()}}
             for name in names]
     return make_table(f"each-{column}", f"By {column}: WER % of each group", rows, hidden=("column",),
-                      columns={"group": Column(column, TEXT)} | {head: Column(head) for head in found})
+                      columns={"group": Column(column, TEXT)})
 
 
 def natural_order(name: str) -> list[tuple[int, int | str]]:
@@ -132,9 +130,10 @@ def video_gain_table(results: ResultTable, kept: Sequence[str]) -> Table | None:
         "best_difference": difference})
 
 
-def mismatched_face_table(results: ResultTable, kept: Sequence[str]) -> tuple[Table | None, list[str]]:
-    """The counterfactual test: the same sound with another speaker's face, and whether it matters whose. With notes."""
-    names, notes = list(kept) or ["speaker"], []
+def mismatched_face_table(results: ResultTable, names: Sequence[str]) -> tuple[Table | None, list[str]]:
+    """The counterfactual test: the same sound with another speaker's face, and whether its group by the columns `names`
+    matters. With notes."""
+    notes = []
     found: dict[Cell, dict[str, FaceEffect]] = defaultdict(dict)
     for cell in results.cells:
         intact = replace(cell, corruption=None, amount=None)
@@ -162,14 +161,15 @@ def mismatched_face_table(results: ResultTable, kept: Sequence[str]) -> tuple[Ta
             list(dict.fromkeys(notes)))
 
 
-def _sheet(results: ResultTable, kept: Sequence[str]) -> Sheet | None:
+def _sheet(results: ResultTable, kept: Mapping[str, CellGroups]) -> Sheet | None:
     """Gap against SNR by modality, a panel for each column and noise."""
     systems = results.video_systems or results.systems
     shown = [(system, column, noise) for system in systems for column in kept for noise in results.panel_noises]
     if not shown:
         return None
     sheet = snr_sheet([SnrPanel(", ".join([*[system] * (len(systems) > 1), f"by {column}", *filter(None, [noise])]),
-                                "gap in WER, points", results.levels(noise), list(_gap_curves(results, system, column, noise)))
+                                "gap in WER, points", results.levels(noise),
+                                list(_gap_curves(results, system, noise, kept[column])))
                        for system, column, noise in shown], columns=2 if len(results.noises) == 2 else 3, height=2.2)
     for column in kept:
         same = [axis for axis, (_, one, _) in zip(sheet.axes, shown, strict=True) if one == column]
@@ -181,9 +181,9 @@ def _sheet(results: ResultTable, kept: Sequence[str]) -> Sheet | None:
     return sheet.finish()
 
 
-def _gap_curves(results: ResultTable, system: str, column: str, noise: str | None) -> Iterator[Curve]:
+def _gap_curves(results: ResultTable, system: str, noise: str | None, groups: CellGroups) -> Iterator[Curve]:
     for modality in INPUT_MODALITIES:
         cells = {condition[1]: results.find(system, modality, condition) for condition in results.conditions(noise)}
         points = [(snr_db, found.gap if modality != "v" else found.gap.percent) for snr_db, cell in cells.items()
-                  if cell is not None and (found := groups_of(results, column, cell)) and found.gap is not None]
+                  if cell is not None and (found := groups.get(cell)) and found.gap is not None]
         yield Curve(system_style(results, system, modality), points, level=modality == "v")

@@ -111,9 +111,8 @@ def no_harm_values(results: ResultTable, found: NoHarm) -> Row:
 
 def corruption_tables(results: ResultTable) -> list[Table | None]:
     """What corrupted pictures do, by system, at each condition at which both were measured with them."""
-    kinds = [name for name in dict.fromkeys(name for name, _ in results.corruptions) if name in CORRUPTIONS]
-    units = "; ".join(f"{name}: {CORRUPTIONS[name].about}" + (f", {CORRUPTIONS[name].unit}" if CORRUPTIONS[name].unit else "")
-                      for name in kinds)
+    kinds = {name: CORRUPTIONS[name] for name, _ in results.corruptions if name in CORRUPTIONS}
+    units = "; ".join(f"{name}: {kind.about}" + (f", {kind.unit}" if kind.unit else "") for name, kind in kinds.items())
     out = []
     for system in results.corrupted_systems:
         rows = []
@@ -159,15 +158,13 @@ def error_table(results: ResultTable) -> Table | None:
 
 def gain_table(results: ResultTable) -> Table | None:
     """Effective SNR gain: how many dB less noise sound alone would need to be as good as both."""
-    levels = [snr for snr in results.levels() if snr is not None]
-    found = {(system, noise, snr): snr_gain(results, system, noise, snr)
-             for system in results.video_systems for noise in results.noises for snr in levels}
+    found = {(system, noise): {snr: snr_gain(results, system, noise, snr) for snr in results.levels() if snr is not None}
+             for system in results.video_systems for noise in results.noises}
     # At the highest level every improvement is beyond what was measured.
-    known = {snr for (*_, snr), value in found.items() if value is not None and value.beyond != 0}
-    levels = [snr for snr in levels if snr in known]
-    rows = [{"system": system, "noise": noise, **{f"at_{snr:g}_db": found[system, noise, snr] for snr in levels}}
-            for system in results.video_systems for noise in results.noises
-            if any(found[system, noise, snr] for snr in levels)]
+    levels = [snr for snr in results.levels() if snr is not None
+              and any((one := gains[snr]) is not None and one.beyond != 0 for gains in found.values())]
+    rows = [{"system": system, "noise": noise, **{f"at_{snr:g}_db": gains[snr] for snr in levels}}
+            for (system, noise), gains in found.items() if any(gains[snr] for snr in levels)]
     return make_table("gains", "Effective SNR gain of video, in dB", rows,
                       "Sound alone would need so many dB less noise to reach the WER that both have here. > and <: beyond the "
                       "levels measured.", columns={f"at_{snr:g}_db": Column(f"at {snr_text(snr)} dB") for snr in levels})
