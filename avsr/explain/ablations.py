@@ -37,14 +37,12 @@ class ScoredWord:
 @dataclass(frozen=True)
 class Ablations:
     """What the model makes of an input in each case.
-
     memories: by modality; those that the input does not allow are absent.  texts: what each case writes, `a_clean` and
     `av_clean` among them where noise was added.  scores: word errors of each, None without a reference.
     explained: the text that is explained, from `source`, which is "reference" or the case that wrote it; tokens: its tokens.
     values: mean log-probability of its tokens in each case, the end counted, in nats.  shares: of `values`.
     wer_shares: of minus the word error rate, None without a reference.  calls: of the gated modules below the decoder.
-    audio: the encoded sound, in noise, from which the memories were made.
-    """
+    audio: the encoded sound, in noise, from which the memories were made."""
 
     memories: dict[str, Memory]
     texts: dict[str, str]

@@ -46,11 +46,9 @@ def record_calls(modules: Mapping[str, nn.Module]) -> Iterator[Calls]:
 @dataclass(frozen=True)
 class Gate:
     """A gated path from one modality into a stream.
-
     where: "decoder", "into audio" or "into video".  layer: 1 is the lowest.  attention, feed: tanh(g) of its attention and
     of its feed-forward network, 0 closed, 1 open.  reliability: what both are multiplied with for this segment.
-    change: length of what is added over the length of what it is added to, mean over the segment.
-    """
+    change: length of what is added over the length of what it is added to, mean over the segment."""
 
     where: str
     layer: int
@@ -88,11 +86,9 @@ def read_gates(model: AVSR, calls: Calls, reliability: float | None, n_positions
 def read_attention(recogniser: Recogniser, memory: Memory, tokens: Sequence[int], language: str,
                    n_positions: int) -> tuple[dict[str, np.ndarray], Calls]:
     """The decoder's attention to "audio" and "video", (words, positions) float32 each; and the calls of its gated modules.
-
     Mean over the alignment heads for audio, where the model has some, else over the heads of the upper half, as in `align`,
     and over the tokens of a word; the attention for a token is that of the token before it. A row adds up to the share of the
-    attention that falls on the segment and not on the silence it is padded with.
-    """
+    attention that falls on the segment and not on the silence it is padded with."""
     model, tokenizer = recogniser.model, recogniser.tokenizer
     assert isinstance(model, AVSR)
     prompt, usual = tokenizer.prompt(language), default_heads(model)

@@ -114,26 +114,22 @@ def open_input(source: media.Source, mouth_crop: MouthCropSettings | None, setti
         family, given, folder = settings.noise.partition("=")
         noise = open_families([family], config=settings.noise_config, given={family: folder} if given else None)[family]
     with media.reopenable(source, progress) as source:      # it is read more than once
-        return _open_input(source, mouth_crop, settings, noise, progress)
-
-
-def _open_input(source: media.Source, mouth_crop: MouthCropSettings | None, settings: ExplainSettings,
-                noise: NoiseSource | None, progress: Progress) -> Input:
-    with selection.open_recording(source, audio_track=settings.audio_track, video_track=settings.video_track,
-                                  language=settings.language, landmarks=mouth_crop and mouth_crop.landmarks) as recording:
-        # Whoever opens it again gets the same tracks.
-        found = {"audio_track": recording.sound_track, "video_track": recording.picture_track}
-        tracks: dict[str, Any] = {option: track.number for option, track in found.items() if track is not None}
-    name = recording.name
-    no_video = ("the recording has no picture" if not recording.has_video else
-                "this model has no trained lips" if mouth_crop is None else None)
-    if not recording.has_audio and no_video:
-        raise BadMedia(f"{name}: there is no sound in it, and {no_video}.  Use a model that reads lips, such as --model "
-                       "default, or a recording with sound.")
-    if not recording.has_audio and settings.noise is not None:
-        raise BadMedia(f"{name}: there is no sound in it to which --noise {settings.noise} could be added.  Leave --noise out.")
-    segment, chosen = _choose_segment(source, tracks, recording, settings, progress)
-    window, more = _read_window(source, tracks, None if no_video else mouth_crop, segment, progress)
+        with selection.open_recording(source, audio_track=settings.audio_track, video_track=settings.video_track,
+                                      language=settings.language, landmarks=mouth_crop and mouth_crop.landmarks) as recording:
+            # Whoever opens it again gets the same tracks.
+            found = {"audio_track": recording.sound_track, "video_track": recording.picture_track}
+            tracks: dict[str, Any] = {option: track.number for option, track in found.items() if track is not None}
+        name = recording.name
+        no_video = ("the recording has no picture" if not recording.has_video else
+                    "this model has no trained lips" if mouth_crop is None else None)
+        if not recording.has_audio and no_video:
+            raise BadMedia(f"{name}: there is no sound in it, and {no_video}.  Use a model that reads lips, such as --model "
+                           "default, or a recording with sound.")
+        if not recording.has_audio and settings.noise is not None:
+            raise BadMedia(f"{name}: there is no sound in it to which --noise {settings.noise} could be added.  Leave --noise "
+                           "out.")
+        segment, chosen = _choose_segment(source, tracks, recording, settings, progress)
+        window, more = _read_window(source, tracks, None if no_video else mouth_crop, segment, progress)
     audio, mouths, problems = window.audio, window.mouths, [*dict.fromkeys((*recording.problems, *more))]
     if mouths is None and no_video is None:
         no_video = "no face was found in any frame"

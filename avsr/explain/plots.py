@@ -228,10 +228,8 @@ def _draw_strip(axis: Axes, mouths: Mouths, edges: np.ndarray, overlays: np.ndar
 
 
 def smooth_saliency(pixels: np.ndarray) -> np.ndarray:
-    """How much each place matters, for or against: contributions (T, 88, 88) -> (T, 88, 88) >= 0.
-
-    Blurred by 2 pixels before the sign goes: neighbouring pixels of a gradient take back much of what each other say.
-    """
+    """How much each place matters, for or against: contributions (T, 88, 88) -> (T, 88, 88) >= 0. They are blurred by 2 pixels
+    before the sign goes, as neighbouring pixels of a gradient cancel much of each other."""
     from scipy.ndimage import gaussian_filter
 
     return np.abs(gaussian_filter(pixels.astype(np.float64), (0, 2, 2)))

@@ -23,10 +23,8 @@ FRAMES_AT_ONCE = 300                                        # through the video 
 @dataclass(frozen=True)
 class Saliency:
     """What each pixel of the mouth adds to the mean log-probability of a token, in nats.
-
     pixels: (T, 88, 88) float32.  modality: "av" or "v", the case that was explained.  moving, still: the value with the mouth
-    as it moves and with one that stands still; `pixels` adds up to their difference but for the steps of the integral.
-    """
+    as it moves and with one that stands still; `pixels` adds up to their difference but for the steps of the integral."""
 
     pixels: np.ndarray
     modality: str

@@ -99,7 +99,8 @@ def make_sections(runs: Sequence[Run], results: ResultTable, settings: ReportSet
     return [
         *compared,
         Section("wer", "WER against noise", {"wer": figures.wer_sheet(results)},
-                [*tables.main_tables(results), tables.gain_table(results)],
+                [*(tables.main_table(results, system, noise) for system in results.video_systems or [None]
+                   for noise in results.panel_noises), tables.gain_table(results)],
                 about="Word error rate, with bootstrap intervals of 95 % in brackets."),
         Section("corruption", "Bad pictures", {"corruption": figures.corruption_sheet(results)},
                 tables.corruption_tables(results)),

@@ -76,13 +76,10 @@ def _compared(results: ResultTable, one: str, other: str, *, intact: bool) -> Ta
 
 def _unpaired(results: ResultTable, pairs: Sequence[tuple[str, str]]) -> Table | None:
     """Conditions that one of a pair lacks, and all of systems that are in no pair."""
-    twins: dict[str, list[str]] = {}
-    for one, other in pairs:
-        twins.setdefault(one, []).append(other)
-        twins.setdefault(other, []).append(one)
-
-    def unpaired(cell: Cell) -> bool:
-        return not any(replace(cell, system=twin) in results.cells for twin in twins.get(cell.system, ()))
+    def is_paired(cell: Cell) -> bool:
+        others = {name for pair in pairs if cell.system in pair for name in pair} - {cell.system}
+        return any(replace(cell, system=name) in results.cells for name in others)
 
     return make_table("one-run-only", "In one run only", [
-        {**cell_values(cell), "utterances": len(results.cells[cell])} for cell in ordered_cells(results) if unpaired(cell)])
+        {**cell_values(cell), "utterances": len(results.cells[cell])}
+        for cell in ordered_cells(results) if not is_paired(cell)])

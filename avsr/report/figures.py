@@ -46,9 +46,10 @@ def _scaled(results: ResultTable, sheet: Sheet) -> Sheet:
              if cell.modality != "none" and cell.corruption is None and (percent := results.percent(cell)) is not None}
     both = [percent for cell, percent in known.items() if cell.modality == "av"]
     if both and FAR * float(np.median(both)) < min(max(known.values()), MOST_WER):
-        sheet.use_root_scale(WER_TICKS)
+        sheet.root_scale = True
         for axis in sheet.axes:
-            axis.set_ylabel(f"{AXIS_WER} (root scale)")
+            axis.set_yscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))
+            axis.set(yticks=WER_TICKS, ylabel=f"{AXIS_WER} (root scale)")
     sheet.share_y(low=0.0, most=MOST_WER)
     return sheet.finish()
 
@@ -145,11 +146,11 @@ def speed_sheet(results: ResultTable, runs: Sequence[Run]) -> Sheet | None:
         axis.plot([factor, factor], [min(percents), max(percents)], color=style["color"], linewidth=1.2, alpha=0.6)
         axis.plot([factor], [np.mean(percents)],
                   **style | {"linestyle": "", "marker": style["marker"] or "o", "markersize": 6})
-    slowest = max(factor for factor, _ in points.values())
+    factors = [factor for factor, _ in points.values()]
     axis.set(xscale="log", xlabel="seconds of computing for a second of speech", ylabel=AXIS_WER,
-             xlim=(min(factor for factor, _ in points.values()) / 1.8, slowest * 1.8))
+             xlim=(min(factors) / 1.8, max(factors) * 1.8))
     axis.set_ylim(bottom=0)
-    if slowest * 1.8 > 1:
+    if max(factors) * 1.8 > 1:
         axis.axvline(1, color=FAINT, linewidth=0.8, linestyle=":")
         axis.annotate("real time", (1, 1), xycoords=("data", "axes fraction"), fontsize=7, color=FAINT, ha="right", va="top",
                       rotation=90, xytext=(-2, -2), textcoords="offset points")

@@ -50,17 +50,13 @@ def _columns(results: ResultTable, asked: Sequence[str] | None) -> list[str]:
 
 
 def _groups_by_cell(results: ResultTable, column: str) -> CellGroups:
-    """The groups of each cell, but of those whose rows lack the column, as the rows of an external system may."""
-    return {cell: by_group(results.cells[cell], column, rng=rng()) for cell in _measured_cells(results)
-            if column in columns(row for row in results.cells[cell] if row.speaker is not None)}
-
-
-def _measured_cells(results: ResultTable) -> list[Cell]:
-    """Cells with intact pictures, each once. Where some systems have video, the others are shown in a few conditions only."""
+    """The groups of each cell with intact pictures whose rows have the column, which those of an external system may lack.
+    Where some systems have video, the others are shown in a few conditions only."""
     every = results.video_systems or results.systems
     found = [results.find(system, modality, condition) for system in results.systems for modality in INPUT_MODALITIES
              for condition in (results.all_conditions if system in every else results.main_conditions)]
-    return list(dict.fromkeys(cell for cell in found if cell is not None))
+    return {cell: by_group(results.cells[cell], column, rng=rng()) for cell in dict.fromkeys(found) if cell is not None
+            and column in columns(row for row in results.cells[cell] if row.speaker is not None)}
 
 
 def _gaps(column: str, found: CellGroups) -> Table | None:

@@ -114,10 +114,8 @@ def snr_sheet(panels: Sequence[SnrPanel], *, columns: int = 3, height: float = 2
 
 class Sheet:
     """A figure of panels, placed by the inch: matplotlib's own layouts measure every text several times, at thrice the time.
-
     axes: n of them, in so many columns at most. height: inches of a panel with its title and labels; square: as high as wide.
-    bottom: inches for the labels of the axis below.
-    """
+    bottom: inches for the labels of the axis below."""
 
     def __init__(self, n: int, *, columns: int = 3, height: float = 2.4, square: bool = False, bottom: float = 0.43):
         from matplotlib.figure import Figure
@@ -133,13 +131,6 @@ class Sheet:
             spare.remove()
         self.axes: list[Axes] = grid[:n]
         self.root_scale = False
-
-    def use_root_scale(self, ticks: Sequence[float]) -> None:
-        """Make the vertical scales those of square roots."""
-        self.root_scale = True
-        for axis in self.axes:
-            axis.set_yscale("function", functions=(lambda value: np.sqrt(np.maximum(value, 0)), np.square))
-            axis.set_yticks(ticks)
 
     def share_y(self, *, low: float | None = None, most: float = math.inf) -> None:
         """Give all panels one vertical scale; what is above `most` is not shown."""

@@ -82,13 +82,8 @@ def cell_values(cell: Cell, *, corruption: bool = True) -> Row:
             **({"corruption": cell.corruption, "amount": cell.amount} if corruption else {})}
 
 
-def main_tables(results: ResultTable) -> list[Table | None]:
-    """WER against SNR: a table for each system with video and each noise, with systems without video beside it."""
-    systems: Sequence[str | None] = results.video_systems or [None]
-    return [_main_table(results, system, noise) for system in systems for noise in results.panel_noises]
-
-
-def _main_table(results: ResultTable, system: str | None, noise: str | None) -> Table | None:
+def main_table(results: ResultTable, system: str | None, noise: str | None) -> Table | None:
+    """WER against SNR in one noise: a system with video, if there is one, and all systems without video beside it."""
     others = {f"{other} sound": other for other in results.systems if other not in results.video_systems}
     rows = []
     for condition in results.conditions(noise):

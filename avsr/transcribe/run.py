@@ -77,7 +77,7 @@ class TranscribeSettings:
 def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL, modality: str = "auto",
                language: str | None = None, device: str = "auto", on_segment: Callable[[Segment], None] | None = None,
                progress: Progress = no_progress, **settings) -> Transcript:
-    """See avsr.transcribe."""
+    """See avsr.transcribe.transcribe."""
     options = from_keywords(TranscribeSettings, settings, "transcribe")
     if modality not in (choices := ("auto", *INPUT_MODALITIES)):
         raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(choices)}.")
@@ -176,7 +176,8 @@ class _Transcriber:
             n_each = -(-n_each // 2)
         first = list(islice(usable, n_each))
         if first and self.language is None:
-            self.language = self._detect_language(first)
+            with torch.inference_mode():
+                self.language = self.recogniser.detect_language(self._encode(first))
         if len(first) < n_each:                             # that was all: share it out
             n_workers = min(n_workers, max(1, len(first)))
             n_each = -(-max(1, len(first)) // n_workers)
@@ -225,10 +226,6 @@ class _Transcriber:
         # Whisper writes "you" where there is nothing to hear.
         return (window.audio is not None and len(window.audio) >= MIN_SAMPLES
                 and (self.video_use.needs_video or not is_silent(window.audio)))
-
-    @torch.inference_mode()
-    def _detect_language(self, batch: Sequence[Window]) -> str:
-        return self.recogniser.detect_language(self._encode(batch))
 
     @torch.inference_mode()
     def _transcribe_batch(self, batch: Sequence[Window]) -> list[Segment]:
