@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from avsr.augment import MOST, Augment
+from avsr.augment import MAX_VALUES, Augment
 from avsr.errors import BadConfig, quote
 from avsr.schema import Between, InvalidValue, type_hints, validate
 from avsr.textfiles import read_toml
@@ -280,7 +280,7 @@ def _check(config: Config, path: Path) -> None:
     for name, amount in config.data.augment.items():
         if name not in known:
             raise _unknown(path, "data.augment.", name, known)
-        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
+        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MAX_VALUES[name])], path, f"data.augment.{name}")
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):

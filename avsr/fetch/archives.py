@@ -24,9 +24,9 @@ from avsr.errors import BadDownload
 from avsr.output import whole_file
 
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")
-OWN = ".fetched"                                            # the folder of our records, see records.py
+RECORDS_FOLDER = ".fetched"                                            # the folder of our records, see records.py
 # Errors of the standard library for an archive that is damaged or packed in an unknown way.
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
+ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _parts(name: str) -> list[str] | None:
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     unsafe = plain.startswith("/") or ".." in parts or "\0" in plain or not parts
-    return None if unsafe or re.match(r"[A-Za-z]:", parts[0]) or parts[0] == OWN else parts
+    return None if unsafe or re.match(r"[A-Za-z]:", parts[0]) or parts[0] == RECORDS_FOLDER else parts
 
 
 def _zip_entries(archive: Path) -> Iterator[tuple[str, int, str | None]]:
@@ -158,6 +158,6 @@ def _report_damage(archive: Path) -> Iterator[None]:
         yield
     except BadDownload:
         raise
-    except DAMAGE as error:
+    except ARCHIVE_ERRORS as error:
         problem = f"the archive is damaged ({str(error) or type(error).__name__})"
         raise BadDownload(f"{archive.name}: {problem}.  Run again to fetch it anew.", problem) from error
