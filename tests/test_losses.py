@@ -1,4 +1,4 @@
-"""Losses: each against a calculation of its own, none of them changed by padding, and the reliability estimator closes the gates."""
+"""Losses: each against a calculation of its own, none of them changed by padding; the reliability closes the gates."""
 
 from dataclasses import replace
 
@@ -103,7 +103,7 @@ def test_ctc_of_short_texts_by_hand():
 def test_a_text_too_long_for_its_frames_teaches_nothing_and_is_not_readable():
     batch = batch_of(example("x", 1, [4, 4, 5]), ONE)
     log_probs = torch.randn(2, 16, 29).log_softmax(-1)
-    made = loss_module(replace(NONE, reliability=1.0, readable_loss=1e9))          # whatever can be read at all counts as readable
+    made = loss_module(replace(NONE, reliability=1.0, readable_loss=1e9))          # whatever can be read at all is reliable
     lengths = memory_lengths("video", batch, 16, made.model)
     assert lengths.tolist() == [2, 16]
     assert ctc_per_letter(log_probs, lengths, batch)[0] == 0

@@ -36,8 +36,8 @@ from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import manifest_path
 from avsr.modality import GOES_BY
-from avsr.output import locked, write_file
 from avsr.names import INPUT_MODALITIES
+from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.results import NOISE, RUN, TIMINGS, Key, ResultRow, Results, append, json_line
 from avsr.runtime import Progress, n_cores, no_progress

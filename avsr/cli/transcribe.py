@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 @click.command("transcribe", context_settings=CONTEXT, short_help="Turn recordings into text and subtitles.")
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...")
 @click.option("--model", default="default",
-              help="default (Whisper tiny.en with a video encoder), grid, a Whisper size (tiny.en to large-v3), a model's folder, or "
-                   "owner/model of the hub.")
+              help="default (Whisper tiny.en with a video encoder), grid, a Whisper size (tiny.en to large-v3), a "
+                   "model's folder, or owner/model of the hub.")
 @click.option("--modality", type=click.Choice(["auto", "a", "v", "av"]), default="auto",
               help="Use the sound (a), the video (v), both (av), or what the file and the model allow (auto).")
 @click.option("--language", default=None,
