@@ -411,7 +411,7 @@ A = torch.zeros(3)
     ({"a": torch.zeros(3).to(torch.float8_e4m3fn)}, "a is float8_e4m3fn"),
     ({"model_state_dict": {"trunk.layer1.0.conv1.weight": A, "frontend3D.0.weight": A, "tcn.weight": A}},
      "3 weights of no family"),
-    ({"model_state_dict": {"trunk.layer1.0.conv1.weight": A, "frontend3D.0.weight": A}}, "a front end alone"),
+    ({"model_state_dict": {"trunk.layer1.0.conv1.weight": A, "frontend3D.0.weight": A}}, "a frontend without a decoder"),
     ({"model": {"encoder.w2v_model.encoder.layers.0.fc1.weight": A, "decoder.embed_tokens.weight": A}},
      "2 weights of no family that is known, such as decoder.embed_tokens.weight, "
      "encoder.w2v_model.encoder.layers.0.fc1.weight.  Known: auto_avsr; data/README.md"),

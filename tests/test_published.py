@@ -205,7 +205,7 @@ def test_a_benchmark_asks_it_by_what_it_can(made, prepared, tmp_path, modality, 
     assert len(rows) == 2 * len(conditions)
     assert all(row["search"] == "beam 4, CTC 0.1" and row["loss"] > 0 for row in rows)
     if modality != "av":
-        assert "so not measured by" in run.output
+        assert "so it is not measured with" in run.output
 
 
 def test_mouths_of_another_crop_are_refused_with_the_command_that_makes_the_right_ones(made, prepared, tmp_path):

@@ -36,6 +36,7 @@ from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import manifest_path
 from avsr.modality import GOES_BY
+from avsr.names import INPUT_MODALITIES
 from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.results import NOISE, RUN, TIMINGS, Key, ResultRow, Results, append, json_line
@@ -228,7 +229,8 @@ class _BenchmarkRun:
         missing = set(self.settings.modalities) - set(system.modalities) - {"none"}
         if missing:
             able = " or ".join(GOES_BY[one] for one in system.checkpoint.modalities)
-            self.say(f"{system.name}: goes by {able}, so not measured by {', '.join(sorted(missing))}.")
+            lacking = " or with ".join(GOES_BY[one] for one in INPUT_MODALITIES if one in missing)
+            self.say(f"{system.name}: uses {able}, so it is not measured with {lacking}.")
         if any("v" in one for one in system.modalities):
             read_mouth_crop(self.path.parent, system.checkpoint.mouth_crop)
 

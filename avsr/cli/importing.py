@@ -27,8 +27,8 @@ HALF_COSTS = "half the size; log-probabilities move by up to 0.04, as measured o
 def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, half: bool, quiet: bool) -> None:
     """Make a published lip reader's or recogniser's FILE (.pth, .pt, .ckpt, .safetensors) a model for --model.
 
-    Whose file it is and how large its network is, is read from what is inside. data/README.md lists the files that are
-    known, and where they come from.
+    The network's family and sizes are read from the file. data/README.md lists the files that are known, and where they
+    come from.
     """
     with report_errors():
         folder = output_dir or Path("models") / file.stem

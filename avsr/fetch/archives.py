@@ -51,8 +51,9 @@ def members(archive: Path, *, leading: str | None = None, keep: str | None = Non
     for name, size, problem in found:
         if (parts := _parts(name)) is None or problem:
             problem = problem or "leads out of the folder"
-            raise BadDownload(f"{archive.name}: holds {name!r}, which {problem}.  Nothing of it was unpacked; tell its "
-                              "publisher.", f"holds {name!r}, which {problem}")
+            raise BadDownload(f"{archive.name}: holds {name!r}, which {problem}.  Nothing of it was unpacked: download it "
+                              "by hand and unpack it into FOLDER without that file; tell its publisher.",
+                              f"holds {name!r}, which {problem}")
         if any(part in JUNK for part in parts):
             continue
         parts = [loose, *parts] if flat and loose else parts[1:] if leading and fnmatchcase(parts[0], leading) else parts
@@ -60,10 +61,12 @@ def members(archive: Path, *, leading: str | None = None, keep: str | None = Non
         if not path or (keep and not re.fullmatch(keep, path)):
             continue
         if path in out:
-            raise BadDownload(f"{archive.name}: holds {path!r} twice.  Nothing of it was unpacked; tell its publisher.")
+            raise BadDownload(f"{archive.name}: holds {path!r} twice.  Nothing of it was unpacked: download it by "
+                              "hand and unpack one of the two into FOLDER; tell its publisher.")
         out[path] = Member(name, path, size)
     if not out:
-        raise BadDownload(f"{archive.name}: holds no file that is wanted ({len(found)} others).  Tell its publisher.")
+        raise BadDownload(f"{archive.name}: holds no file that is wanted ({len(found)} others).  Try again later, or "
+                          "download it by hand and unpack it into FOLDER; tell its publisher.")
     return list(out.values())
 
 

@@ -184,7 +184,7 @@ def _check_texts(name: str, key: str, value: object) -> None:
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_EXPONENT:
         raise AvsrError(f"noise '{name}': colour = {quote(value)} is no number from -{MAX_EXPONENT} to "
-                        f"{MAX_EXPONENT}.  0 is white, 1 pink, 2 brown.")
+                        f"{MAX_EXPONENT}.  Give a number: 0 for white, 1 for pink, 2 for brown.")
     return float(value)
 
 
