@@ -94,7 +94,7 @@ def parse_modalities(text: str) -> tuple[str, ...]:
     """`a,v,av` in the order of MODALITIES. Raises AvsrError."""
     asked = {part.strip() for part in text.split(",")}
     if unknown := sorted(asked - set(MODALITIES)):
-        raise AvsrError(f"modality {unknown[0]!r}: not known.  Use a (sound), v (lips), av (both) and none (neither).")
+        raise AvsrError(f"modality {unknown[0]!r}: not known.  Use a (sound), v (video), av (both) and none (neither).")
     return tuple(one for one in MODALITIES if one in asked)
 
 

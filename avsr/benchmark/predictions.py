@@ -167,7 +167,7 @@ def _row(values: dict[str, Any], utterance: Utterance, system: str, split: str |
 def _check(values: dict[str, Any], utterance: Utterance) -> None:
     """Check that a line is consistent, agrees with the manifest and has our normaliser. Raises _WrongLine."""
     if (modality := values["modality"] or "a") not in MODALITIES:
-        raise _WrongLine(f"modality is {modality!r}.  Use a (sound), v (lips), av (both) or none (neither).")
+        raise _WrongLine(f"modality is {modality!r}.  Use a (sound), v (video), av (both) or none (neither).")
     if present_normaliser(values["normaliser"]) not in (None, NORMALISER):
         raise _WrongLine(f"its text is to be compared by the normaliser {values['normaliser']!r}, and rows here by "
                          f"{NORMALISER!r}.  Give the text as the system wrote it, without normaliser.")

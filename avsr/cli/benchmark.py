@@ -32,7 +32,7 @@ N_SHOWN = 5                                                 # ids that are named
               help="A file of another system's predictions, to be scored in the same way: lines of {\"id\", \"hypothesis\", "
                    "\"noise\", \"snr_db\"}; may be repeated.")
 @click.option("--modality", default="none,a,v,av",
-              help="Any of a (sound), v (lips), av (both), none (neither: the loss of the reference without any input).")
+              help="Any of a (sound), v (video), av (both), none (neither: the loss of the reference without any input).")
 @click.option("--noise", "noises", multiple=True, metavar="LIST",
               help="Noise families: white, pink, brown, speech-shaped, babble, talker, those of the noise config, or "
                    "NAME=FOLDER, whose path may hold commas; none for clean only.  [default: babble, or speech-shaped where "
@@ -67,7 +67,7 @@ N_SHOWN = 5                                                 # ids that are named
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions: tuple[Path, ...], save_audio: Path | None,
                       **options) -> None:
-    """Measure models on the prepared MANIFEST (file or folder) by sound, by lips and by both, from clean to loud noise.
+    """Measure models on the prepared MANIFEST (file or folder) by sound, by video and by both, from clean to loud noise.
 
     Every utterance gets the same noise in every run, on every machine. Look at the rows with avsr report.
     """
