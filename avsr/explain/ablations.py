@@ -111,7 +111,7 @@ def shapley_shares(values: Mapping[str, float]) -> Shapley:
 
 def _score_words(recogniser: Recogniser, given: Input, memory: Memory, tokens: Sequence[int],
                  log_probs: Mapping[str, torch.Tensor], language: str) -> tuple[ScoredWord, ...]:
-    """The words, aligned with the clean sound (and the lips) where there is one, up to where speech ends: noise moves the
+    """The words, aligned with the clean sound (and the video) where there is one, up to where speech ends: noise moves the
     attention to the sound, and the last word would take all of the silence after it."""
     if not tokens:
         return ()

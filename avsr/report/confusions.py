@@ -55,7 +55,8 @@ def _rows(system: str, modality: str, found: Confusions) -> list[Row]:
     part, said, written = confusion_rates(found), [*found.names, "insertion"], [*found.names, "deletion"]
     pairs = [(int(found.counts[i][j]), i, j) for i, j in zip(*np.nonzero(found.counts), strict=True) if i != j]
     return [{"system": system, "modality": MODALITY_NAMES[modality].short, "said": said[i], "written": written[j],
-             "times": times, "share": 100 * float(part[i, j])} for times, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))]
+             "times": times, "share": 100 * float(part[i, j])}
+            for times, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))]
 
 
 def _sheet(results: ResultTable, found: Found) -> Sheet | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avsr.corrupt import CORRUPTIONS
-from avsr.html.plot import BOTH, FAINT, LIPS, OTHER_COLOURS, SOUND
+from avsr.html.plot import BOTH, FAINT, OTHER_COLOURS, SOUND, VIDEO
 from avsr.html.table import bounds
 from avsr.metrics import Cell, Estimate
 from avsr.names import MODALITY_NAMES
@@ -105,7 +105,7 @@ def _draw_corruptions(results: ResultTable, axis: Axes, system: str, kind: str) 
         cells = [results.find(system, "av", condition, corruption) for corruption in places]
         _draw_bars(results, axis, cells, line_style(f"both, {where}", BOTH, "s", dash, i > 0), 0.05 * (1 + 2 * i))
     cells = [results.find(system, "v", corruption=corruption) for corruption in places]
-    _draw_bars(results, axis, cells, line_style(MODALITY_NAMES["v"].short, LIPS, "o", (0, (6, 2)) if kind else ""), -0.05)
+    _draw_bars(results, axis, cells, line_style(MODALITY_NAMES["v"].short, VIDEO, "o", (0, (6, 2)) if kind else ""), -0.05)
     names = {"noface": "no face", "face": "another's", None: "none"}
     axis.set_xticks(range(len(places)), [names.get(one, str(one)) if amount is None else snr_text(amount)
                                          for one, amount in places])

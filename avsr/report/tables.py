@@ -23,10 +23,10 @@ from avsr.results import ResultRow
 CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and video"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
-WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written")
+WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written", "corruption", "ids", "device",
+         "column")
 COLUMNS = {name: Column(name, TEXT) for name in WORDS} | {
-    "snr_db": Column("SNR, dB", "g"), "corruption": Column("corruption", TEXT), "amount": Column("amount", "g"),
-    "ids": Column("ids", TEXT), "device": Column("device", TEXT), "column": Column("column", TEXT),
+    "snr_db": Column("SNR, dB", "g"), "amount": Column("amount", "g"),
     "no_harm": Column("no harm", TEXT),
     "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both with intact video", "+.1f"),
     "p": Column("p", P_VALUE), "wer": Column("WER %"), "cer": Column("CER %"), "sentences": Column("sentences wrong"),
