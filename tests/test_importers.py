@@ -596,7 +596,7 @@ def test_nothing_of_ours_unpickles_what_it_does_not_know():
 def test_the_command_imports_and_says_what_it_has(published, tmp_path, ears):
     result = CliRunner().invoke(main, ["import", str(published(ears)), "-o", str(tmp_path / "out"), "--half"])
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'out'}\n")
-    for said in ("auto_avsr, by sound: 2 audio and 2 decoder blocks of width 16, 4 M parameters, 40 tokens.",
+    for said in ("auto_avsr, by sound alone: 2 audio and 2 decoder blocks of width 16, 4 M parameters, 40 tokens.",
                  "none of the published", "Apache-2.0", "LRS3", "half the size; log-probabilities move by up to 0.04",
                  f"--model {tmp_path / 'out'} --modality a"):
         assert said in result.stderr

@@ -1,6 +1,6 @@
 """The road of an imported model from a file to text: `avsr import`, then `transcribe` and `benchmark`, on real clips.
 
-Weights are random, so the words mean nothing: what is shown is that each goes by what it can, says so, and times its words.
+Weights are random, so the words mean nothing: what is shown is that each uses what it can, says so, and times its words.
 """
 
 import json
@@ -98,24 +98,24 @@ def test_lips_left_to_themselves_look_where_somebody_is_heard_to_speak(made, cli
 
 
 @pytest.mark.parametrize(("modality", "asked", "says"), [
-    ("v", "a", "v: this model goes by video alone, not by sound alone.  Use --modality v or auto"),
-    ("v", "av", "not by sound and video together"), ("av", "a", "goes by sound and video together, not by sound alone"),
-    ("av", "v", "Use --modality av or auto"), ("a", "av", "goes by sound alone, not by sound and video together")])
+    ("v", "a", "v: this model uses video alone, not sound alone.  Use --modality v or auto"),
+    ("v", "av", "not sound and video together"), ("av", "a", "uses sound and video together, not sound alone"),
+    ("av", "v", "Use --modality av or auto"), ("a", "av", "uses sound alone, not sound and video together")])
 def test_what_it_cannot_go_by_is_one_sentence(made, clip, modality, asked, says):
     with pytest.raises(AvsrError, match=says):
         transcribe(clip, model=made[modality], modality=asked)
 
 
 def test_a_recording_that_lacks_what_it_needs_is_one_sentence(made, clip):
-    with pytest.raises(BadMedia, match="no picture in it, and this model goes by video alone"):
+    with pytest.raises(BadMedia, match="no picture in it, and this model uses video alone"):
         transcribe(clip.audio, model=made["v"])
-    with pytest.raises(BadMedia, match="no picture in it, and this model goes by sound and video together"):
+    with pytest.raises(BadMedia, match="no picture in it, and this model uses sound and video together"):
         transcribe(clip.audio, model=made["av"])
-    with pytest.raises(BadMedia, match="no sound in it, and this model goes by sound and video together"):
+    with pytest.raises(BadMedia, match="no sound in it, and this model uses sound and video together"):
         transcribe(replace(clip, audio=None), model=made["av"])
 
 
-@pytest.mark.parametrize(("modality", "remedy"), [("v", "Use a model that hears"), ("av", "Use a model that hears")])
+@pytest.mark.parametrize(("modality", "remedy"), [("v", "Use a model that uses sound"), ("av", "Use a model that uses sound")])
 def test_without_a_face_nothing_is_made_up(made, clip, modality, remedy):
     hidden = replace(clip, video=np.zeros_like(clip.video))
     with pytest.raises(NoFace, match=remedy):

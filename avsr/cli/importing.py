@@ -45,8 +45,8 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
 def _summary(imported: Imported, half: bool) -> str:
     dims, known = imported.dims, imported.known
     layers = " + ".join(f"{n} {name}" for n, name in ((dims.n_video_layers, "video"), (dims.n_audio_layers, "audio")) if n)
-    lines = [f"{imported.family.name}, by {MODALITY_NAMES[imported.modality]}: {layers} and {dims.n_decoder_layers} decoder "
-             f"blocks of width {dims.width}, {imported.n_parameters / 1e6:.0f} M parameters, {dims.n_vocab} tokens."]
+    lines = [f"{imported.family.name}, by {MODALITY_NAMES[imported.modality].long}: {layers} and {dims.n_decoder_layers} "
+             f"decoder blocks of width {dims.width}, {imported.n_parameters / 1e6:.0f} M parameters, {dims.n_vocab} tokens."]
     if known is None:
         lines.append("Its MD5 is none of the published files': a training of your own, or another version.")
     else:

@@ -1,6 +1,6 @@
-"""What a model goes by: a recording in, one page of plots and a file of numbers out.
+"""How a model used sound and video: a recording in, one page of plots and a file of numbers out.
 
-    recording -> Input (segment, noise) -> Ablations (no input, sound, lips, both) -> attention, gates, CTC, saliency -> page
+    recording -> Input (segment, noise) -> Ablations (no input, sound, video, both) -> attention, gates, CTC, saliency -> page
 
 Inside: input -> ablations, attention, saliency (from the network) -> summary (numbers) -> plots -> page (HTML).
 """
@@ -74,7 +74,7 @@ def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSetting
     found = run_ablations(recogniser, given, settings.reference, language, progress)
     memory = found.memories[given.modalities[-1]]
     if given.sound is None:
-        given = replace(given, problems=(*given.problems, *lips_problems(checkpoint, given.name, memory)))
+        given = replace(given, problems=(*given.problems, *video_problems(checkpoint, given.name, memory)))
     n_positions = round(given.segment.duration_s * MEMORY_RATE)
     reliability, familiar = (None if one is None else one.item() for one in (memory.reliability, memory.in_distribution))
     attention, calls = read_attention(recogniser, memory, found.tokens, language, n_positions) if found.words else ({}, {})
@@ -88,8 +88,8 @@ def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSetting
     return Result(given, found, reliability, familiar, attention, gates, ctc, untrained, saliency)
 
 
-def lips_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:
-    """Why `transcribe` would write nothing by itself about a recording without sound, whose lips' memory this is."""
+def video_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:
+    """Why `transcribe` would write nothing by itself about a recording without sound, whose video's memory this is."""
     why = "this model cannot tell whether it knows the lips in it"
     if checkpoint.model.reliability is not None:
         if in_distribution(memory).item():

@@ -16,8 +16,8 @@ from avsr.augment import centre
 from avsr.explain.attention import greedy_letters
 from avsr.explain.summary import Result
 from avsr.features import log_mel
-from avsr.html.plot import BOTH, FAINT, INK, LIPS, SOUND, file_bytes, plot_style, svg_element
-from avsr.names import escape_controls
+from avsr.html.plot import BOTH, FAINT, INK, MODALITY_COLOURS, SOUND, VIDEO, file_bytes, plot_style, svg_element
+from avsr.names import MODALITY_NAMES, escape_controls
 from avsr.rates import FEATURE_RATE, MEMORY_RATE, SAMPLE_RATE, VIDEO_FPS
 from avsr.text import CTC_LETTERS
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from avsr.lips import Mouths
 
 # Of the insides of heat maps, which are seen through: between those of the light and of the dark page.
-RGB = {SOUND: (0.27, 0.57, 0.86), LIPS: (0.91, 0.56, 0.16), BOTH: (0.10, 0.58, 0.48)}
+CTC_MODALITIES = {"audio": "a", "video": "v", "fused": "av"}     # what each CTC head reads from
+RGB = {SOUND: (0.27, 0.57, 0.86), VIDEO: (0.91, 0.56, 0.16), BOTH: (0.10, 0.58, 0.48)}
 RED = (1.0, 0.16, 0.10)
 WIDTH, PER_SECOND = 9.2, 1.0                                # inches: of a page, and at least for a second
 LEFT, RIGHT, BOTTOM = 0.95, 0.15, 0.42                      # inches around what is drawn
@@ -135,7 +136,7 @@ def shares_figure(words: Sequence[ScoredWord], duration_s: float, *, sound: bool
     for word in words:
         up = down = 0.0
         middle, width = (word.start + word.end) / 2, max(0.03, (word.end - word.start) * 0.86)
-        for value, colour in [(word.shares.sound, SOUND)] * sound + [(word.shares.video, LIPS)] * video:
+        for value, colour in [(word.shares.sound, SOUND)] * sound + [(word.shares.video, VIDEO)] * video:
             axis.bar(middle, value, width, bottom=up if value > 0 else down, color=colour, linewidth=0, zorder=2)
             up, down = up + max(value, 0.0), down + min(value, 0.0)
         if sound and video:
@@ -209,10 +210,10 @@ def video_figure(mouths: Mouths, pixels: np.ndarray | None, weights: np.ndarray 
         _draw_strip(figure.axes[1], mouths, edges, overlays)
         figure.axes[1].set_ylabel("what\nmatters")
         axis, sums = figure.axes[2], pixels.sum(axis=(1, 2), dtype=np.float64)
-        axis.bar((np.arange(n_frames) + 0.5) / VIDEO_FPS, sums, 0.9 / VIDEO_FPS, color=LIPS, linewidth=0, zorder=2)
+        axis.bar((np.arange(n_frames) + 0.5) / VIDEO_FPS, sums, 0.9 / VIDEO_FPS, color=VIDEO, linewidth=0, zorder=2)
         axis.axhline(0, color=INK, linewidth=0.6)
         axis.set(yticks=[], ylabel="by frame")
-    _draw_attention(figure, weights, words, LIPS)
+    _draw_attention(figure, weights, words, VIDEO)
     return figure
 
 
@@ -263,15 +264,14 @@ def mouth_figure(mouths: Mouths, pixels: np.ndarray) -> Figure:
 
 def letters_figure(log_probs: Mapping[str, np.ndarray], words: Sequence[ScoredWord], duration_s: float) -> Figure:
     """CTC log-probabilities (S, n_ctc) by name: a row per letter, the greedy reading written over it."""
-    names = {"audio": ("sound alone", SOUND), "video": ("lips alone", LIPS), "fused": ("both", BOTH)}
     figure = time_figure([2.9] * len(log_probs), duration_s, words, gap=0.3)
     for axis, (name, one) in zip(figure.axes, log_probs.items(), strict=True):
-        _draw_map(axis, np.clip(1 + one.T / RANGE, 0, 1), names[name][1])
+        _draw_map(axis, np.clip(1 + one.T / RANGE, 0, 1), MODALITY_COLOURS[CTC_MODALITIES[name]])
         for position, letter in greedy_letters(one):
             if letter > 1:
                 axis.text((position + 0.5) / MEMORY_RATE, letter + 0.5, CTC_LETTERS[letter - 1], ha="center", va="center",
                           fontsize=8, fontweight="bold", zorder=5)
         axis.set_yticks(np.arange(one.shape[1]) + 0.5, ["–", "␣", *CTC_LETTERS[1:]][:one.shape[1]])
         axis.tick_params(axis="y", length=0, labelsize=6.5)
-        axis.set(xlim=(0, duration_s), ylabel=names[name][0])
+        axis.set(xlim=(0, duration_s), ylabel=MODALITY_NAMES[CTC_MODALITIES[name]].long)
     return figure

@@ -42,7 +42,7 @@ def integrated_gradients(recogniser: Recogniser, audio: EncodedAudio | None, mou
     """Integrated gradients (Sundararajan et al. 2017) of the mean log-probability of a token, the end counted, along the way
     from a still picture of the mouth, the mean of its frames, to the mouth as it moves, by the midpoint rule.
 
-    audio: of the utterance, None to explain the lips alone. The estimates of the video's reliability are held at those for the
+    audio: of the utterance, None to explain the video alone. The estimates of the video's reliability are held at those for the
     mouth itself: what is asked is what the lips say. Frames without a face get 0. (From an even grey, the usual start, what
     differs most from grey lights up: nostrils and the sides of the face.)
     """

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 FORMATS = ("png", "svg", "pdf")
 INK, FAINT, RULE, PAPER, WHITE = "#1b1b1c", "#66676b", "#dcdde0", "#fefefe", "#ffffff"
 # Lightness in CIELAB: 57, 65, 35: apart in grey too.
-SOUND, LIPS, BOTH = "#3a87c8", "#e08a1e", "#00604f"
-MODALITY_COLOURS = {"a": SOUND, "v": LIPS, "av": BOTH}
+SOUND, VIDEO, BOTH = "#3a87c8", "#e08a1e", "#00604f"
+MODALITY_COLOURS = {"a": SOUND, "v": VIDEO, "av": BOTH}
 OTHER_COLOURS = ("#8a3f8f", "#7a7b80", "#a5522d", "#b8487a")         # systems without video
-THEME = {INK: "ink", FAINT: "faint", RULE: "rule", PAPER: "paper", WHITE: "paper", SOUND: "sound", LIPS: "lips", BOTH: "both",
+THEME = {INK: "ink", FAINT: "faint", RULE: "rule", PAPER: "paper", WHITE: "paper", SOUND: "sound", VIDEO: "video", BOTH: "both",
          **{colour: f"other{i}" for i, colour in enumerate(OTHER_COLOURS)}}
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 8, "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.labelsize": 8,

@@ -110,7 +110,7 @@ def make_sections(runs: Sequence[Run], results: ResultTable, settings: ReportSet
         Section("wer", "WER against noise", {"wer": figures.wer_sheet(results)},
                 [*tables.main_tables(results), tables.gain_table(results)],
                 about="Word error rate, with bootstrap intervals of 95 % in brackets."),
-        Section("corruption", "Bad pictures", {"corruption": figures.corruption_sheet(results)},
+        Section("corruption", "Corrupted video", {"corruption": figures.corruption_sheet(results)},
                 tables.corruption_tables(results)),
         contribution_section(results),
         confusion_section(results),

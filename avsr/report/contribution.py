@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from avsr.errors import AvsrError
-from avsr.html.plot import BOTH, LIPS
+from avsr.html.plot import BOTH, VIDEO
 from avsr.html.table import Column, Row
 from avsr.metrics import Estimate, ModalityContributions, condition_shapley
 from avsr.report.figures import reliability_sheet
@@ -14,13 +14,13 @@ from avsr.report.sheet import Curve, Sheet, SnrPanel, line_style, snr_sheet
 from avsr.report.tables import Section, make_table, noise_values
 
 STYLES = {"wer": line_style("in words recognised (WER)", BOTH, "s"),
-          "loss": line_style("in the loss of the reference", LIPS, "D", (0, (4, 1.6)), hollow=True)}
+          "loss": line_style("in the loss of the reference", VIDEO, "D", (0, (4, 1.6)), hollow=True)}
 UNITS = {"wer": ("points of WER", ".1f", 100), "loss": ("nats a token", ".2f", 1)}
 Found = dict[tuple[str, Condition, str], ModalityContributions]  # by system, condition and measure
 
 
 def contribution_section(results: ResultTable) -> Section:
-    """What sound and video contribute to every system with video, in each condition with intact pictures, and how reliable the
+    """What sound and video contribute to every system with video, in each condition with intact video, and how reliable the
     system thinks the video is."""
     found: Found = {}
     failed: Counter[str] = Counter()

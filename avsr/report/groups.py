@@ -13,9 +13,8 @@ from dataclasses import replace
 from avsr.errors import AvsrError
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import Cell, FaceEffect, Groups, by_group, columns, face_effect
-from avsr.names import INPUT_MODALITIES
+from avsr.names import INPUT_MODALITIES, MODALITY_NAMES
 from avsr.report.result_table import ResultTable, condition_name, rng
-from avsr.report.runs import MODALITY_NAMES
 from avsr.report.sheet import Curve, Sheet, SnrPanel, snr_sheet, system_style
 from avsr.report.tables import Section, cell_values, make_table, noise_values
 
@@ -57,7 +56,7 @@ def groups_of(results: ResultTable, column: str, cell: Cell) -> Groups | None:
 
 
 def _measured_cells(results: ResultTable) -> list[Cell]:
-    """Cells with intact pictures, each once. Where some systems have video, the others are shown in a few conditions only."""
+    """Cells with intact video, each once. Where some systems have video, the others are shown in a few conditions only."""
     found = [results.find(system, modality, condition) for system in results.systems for modality in INPUT_MODALITIES
              for condition in (results.all_conditions if system in results.video_systems or not results.video_systems
                                else results.main_conditions)]
@@ -99,7 +98,7 @@ def _rates_across(results: ResultTable, column: str) -> Table | None:
     for cell in _measured_cells(results):
         condition = cell.noise, cell.snr_db
         if (cell.modality == "v" or condition in results.main_conditions) and (groups := groups_of(results, column, cell)):
-            who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_NAMES[cell.modality]
+            who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_NAMES[cell.modality].short
             found[who if cell.modality == "v" else f"{who}, {condition_name(condition)}"] = groups
     names = sorted({group for groups in found.values() for group in groups.rates}, key=natural_order)
     rows = [{"column": column, "group": name, **{head: groups.rates.get(name) for head, groups in found.items()}}

@@ -15,14 +15,13 @@ from typing import Any
 
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
-from avsr.names import escape_controls
+from avsr.names import MODALITY_NAMES, escape_controls
 from avsr.results import FIELD_TYPES, INVARIANT_FIELDS, NAME, RUN, TIMINGS, ResultRow, read_results
 from avsr.text import NORMALISERS
 
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
 NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # fields whose values people have chosen
 BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
-MODALITY_NAMES = {"a": "sound", "v": "lips", "av": "both", "none": "neither"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def _script_warnings(rows: Sequence[ResultRow], path: Path) -> list[str]:
     warnings = []
     if 2 * len(re.findall(f"[{HAN}{SPACELESS}]", references)) > len(references):
         warnings.append(f"{path}: its references are in a script without spaces between words, so a whole phrase counts as one "
-                        "word.  Go by the character error rate in the table of errors by kind.")
+                        "word.  Use the character error rate in the table of errors by kind.")
     if VOWEL_SIGNS.search(references) and not any(VOWEL_SIGNS.search(row.hypothesis) for row in rows):
         warnings.append(f"{path}: its references have the vowel signs that Arabic and Hebrew may leave out, and no hypothesis "
                         "has any, so words count as wrong that differ in nothing else.  Remove the signs from the references.")
@@ -120,7 +119,7 @@ def filter_rows(run: Run, where: Mapping[str, str]) -> Run:
         if value not in values.values():
             known = ", ".join(sorted({*values.values()})[:20]) or "no value"
             raise AvsrError(f"{run.folder}: no row has {column} {value}; there is {known}.  Correct --where.")
-        # Rows without noise (clean, lips alone, neither) belong to every noise, as they are what it is compared with.
+        # Rows without noise (clean, video alone, neither) belong to every noise, as they are what it is compared with.
         kept = [row for number, row in enumerate(run.rows)
                 if values.get(number) == value or (column == "noise" and row.noise is None)]
         run = replace(run, rows=kept, systems={row.system: row.system for row in kept})

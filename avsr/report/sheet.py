@@ -15,8 +15,8 @@ import numpy as np
 
 from avsr.html.plot import MODALITY_COLOURS, OTHER_COLOURS, PAPER, file_bytes
 from avsr.html.table import bounds
+from avsr.names import MODALITY_NAMES
 from avsr.report.result_table import ResultTable, snr_text
-from avsr.report.runs import MODALITY_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ WIDTH, NARROW = 7.0, 3.3                                    # inches: a paper's 
 LEFT, TITLE, GUTTER, LEGEND = 0.5, 0.3, 0.1, 0.17           # inches beside, above and between panels; of a line of the legend
 EM, TITLE_SIZE, SMALLEST = 0.67, 8.5, 6.0                   # width of a bold letter in its size; points
 DASHES = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)), "-.")
-LIPS_DASHES = ((0, (6, 2)), (0, (1.2, 1.2)), "-.", "-")
+VIDEO_DASHES = ((0, (6, 2)), (0, (1.2, 1.2)), "-.", "-")
 Style = dict[str, Any]                                      # of a line, for Axes.plot
 
 
@@ -38,18 +38,18 @@ def line_style(label: str, colour: str, marker: str, dash: Any = "-", hollow: bo
 
 def system_style(results: ResultTable, system: str, modality: str) -> Style:
     """The line of a system and modality, the same in every figure. The second system with video is dashed and hollow."""
-    label = MODALITY_NAMES[modality] if len(results.systems) == 1 else f"{system}, {MODALITY_NAMES[modality]}"
+    label = MODALITY_NAMES[modality].short if len(results.systems) == 1 else f"{system}, {MODALITY_NAMES[modality].short}"
     if system not in results.video_systems:
         i = (results.systems.index(system) - len(results.video_systems)) % len(OTHER_COLOURS)
         return line_style(label if len(results.systems) == 1 else system, OTHER_COLOURS[i], "^DvP"[i])
-    number, dashes = results.video_systems.index(system), LIPS_DASHES if modality == "v" else DASHES
+    number, dashes = results.video_systems.index(system), VIDEO_DASHES if modality == "v" else DASHES
     marker = {"a": "o", "v": "", "av": "s"}[modality]
     return line_style(label, MODALITY_COLOURS[modality], marker, dashes[number % 4], number > 0)
 
 
 class Curve(NamedTuple):
     """A line over SNR. points: (SNR, None for clean; Rate, Estimate or number).  level: the line is as high as its first point
-    everywhere, as noise does not change lips alone."""
+    everywhere, as noise does not change video alone."""
 
     style: Style
     points: Sequence[tuple[float | None, Any]]

@@ -1,7 +1,7 @@
 """Sections of the report, and its tables: what was measured by condition in, scores, errors by kind, gains, counts, speed out.
 
     columns are known by name (COLUMNS)  ->  make_table("errors", "Errors by kind", rows of {column: value})
-Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and lips) stand out.
+Rows that break the no-harm criterion (both at most 0.5 points above the better of sound and video) stand out.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from typing import Any
 from avsr.corrupt import CORRUPTIONS
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, empty_references, gain, sentence_errors
+from avsr.names import MODALITY_NAMES
 from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
-from avsr.report.runs import MODALITY_NAMES, Run
+from avsr.report.runs import Run
 from avsr.report.sheet import Sheet
 from avsr.results import ResultRow
 
-CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and lips"
+CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and video"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
-WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written")
+WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written", "corruption", "ids", "device",
+         "column")
 COLUMNS = {name: Column(name, TEXT) for name in WORDS} | {
-    "snr_db": Column("SNR, dB", "g"), "corruption": Column("picture", TEXT), "amount": Column("amount", "g"),
-    "ids": Column("which", TEXT), "device": Column("on", TEXT), "column": Column("by", TEXT),
+    "snr_db": Column("SNR, dB", "g"), "amount": Column("amount", "g"),
     "no_harm": Column("no harm", TEXT),
-    "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
+    "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both with intact video", "+.1f"),
     "p": Column("p", P_VALUE), "wer": Column("WER %"), "cer": Column("CER %"), "sentences": Column("sentences wrong"),
     "minutes": Column("minutes of speech"), "incomplete": Column("of them incomplete"), "ratio": Column("ratio", ".2f"),
     "empty": Column("references without a word"), "off_db": Column("SNR off by at most, dB", ".4f"),
@@ -77,9 +78,9 @@ def noise_values(condition: Condition) -> Row:
 
 
 def cell_values(cell: Cell, *, corruption: bool = True) -> Row:
-    """A cell as columns, with its corruption or without. Lips alone are neither clean nor noisy."""
+    """A cell as columns, with its corruption or without. Video alone is neither clean nor noisy."""
     noise = {"noise": None, "snr_db": None} if cell.modality == "v" else noise_values((cell.noise, cell.snr_db))
-    return {"system": cell.system, "modality": MODALITY_NAMES[cell.modality], **noise,
+    return {"system": cell.system, "modality": MODALITY_NAMES[cell.modality].short, **noise,
             **({"corruption": cell.corruption, "amount": cell.amount} if corruption else {})}
 
 
@@ -105,13 +106,13 @@ def _main_table(results: ResultTable, system: str | None, noise: str | None) -> 
 
 
 def no_harm_values(results: ResultTable, found: NoHarm) -> Row:
-    """Rates of sound, lips and both, their difference, and the criterion in a word, as columns."""
-    return {**{MODALITY_NAMES[modality]: results.rate(cell) for modality, cell in found.cells.items()},
+    """Rates of sound, video and both, their difference, and the criterion in a word, as columns."""
+    return {**{MODALITY_NAMES[modality].short: results.rate(cell) for modality, cell in found.cells.items()},
             "difference": found.difference, "no_harm": None if found.kept is None else KEPT if found.kept else BROKEN}
 
 
 def corruption_tables(results: ResultTable) -> list[Table | None]:
-    """What corrupted pictures do, by system, at each condition at which both were measured with them."""
+    """What corrupted video does, by system, at each condition at which both were measured with them."""
     kinds = [name for name in dict.fromkeys(name for name, _ in results.corruptions) if name in CORRUPTIONS]
     units = "; ".join(f"{name}: {CORRUPTIONS[name].about}" + (f", {CORRUPTIONS[name].unit}" if CORRUPTIONS[name].unit else "")
                       for name in kinds)
@@ -126,9 +127,9 @@ def corruption_tables(results: ResultTable) -> list[Table | None]:
                 if both is None and found.cells["v"] is None:
                     continue
                 cost = results.difference(both, intact).difference if both and intact and corruption[0] else None
-                rows.append({"system": system, **noise_values(condition), "corruption": corruption[0] or "unharmed",
+                rows.append({"system": system, **noise_values(condition), "corruption": corruption[0] or "intact",
                              "amount": corruption[1], **no_harm_values(results, found), "cost": cost})
-        out.append(make_table("corruptions", f"{system}: WER % when the picture is bad", rows, f"{units}." if units else "",
+        out.append(make_table("corruptions", f"{system}: WER % with corrupted video", rows, f"{units}." if units else "",
                               hidden=("system",)))
     return out
 
@@ -197,7 +198,7 @@ def speed_table(runs: Sequence[Run]) -> Table | None:
         same = batches[system, modality, device]
         audio, seconds = (float(sum(batch[name] for batch in same)) for name in ("audio_s", "seconds"))
         peaks = [float(batch["peak_mb"]) for batch in same if batch.get("peak_mb") is not None]
-        rows.append({"system": system, "modality": MODALITY_NAMES[modality], "device": device,
+        rows.append({"system": system, "modality": MODALITY_NAMES[modality].short, "device": device,
                      "clips": sum(batch["clips"] for batch in same), "audio_s": audio, "seconds": seconds,
                      "real_time_factor": seconds / audio if audio else None,
                      "times_real_time": audio / seconds if seconds else None, "peak_mb": max(peaks, default=None)})
