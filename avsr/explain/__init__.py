@@ -23,7 +23,7 @@ from avsr.explain.input import ExplainSettings, Input, open_input
 from avsr.explain.page import make_recordings, render_page
 from avsr.explain.plots import draw_plots
 from avsr.explain.saliency import integrated_gradients
-from avsr.explain.summary import Result, summarise
+from avsr.explain.summary import Explanation, summarise
 from avsr.models.avsr import AVSR
 from avsr.models.decoder import Memory
 from avsr.names import DEFAULT_MODEL
@@ -33,7 +33,7 @@ from avsr.recogniser import Recogniser, in_distribution
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.schema import from_keywords
 
-__all__ = ["ExplainSettings", "Input", "Result", "explain", "explain_input"]
+__all__ = ["ExplainSettings", "Explanation", "Input", "explain", "explain_input"]
 
 PAGE, NUMBERS = "explain.html", "explain.json"
 
@@ -68,7 +68,8 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     return folder / PAGE
 
 
-def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSettings, progress: Progress = no_progress) -> Result:
+def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSettings,
+                  progress: Progress = no_progress) -> Explanation:
     """Everything that the page shows, as arrays and numbers."""
     recogniser, language = Recogniser(checkpoint), settings.language
     found = run_ablations(recogniser, given, settings.reference, language, progress)
@@ -85,7 +86,7 @@ def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSetting
     if given.mouths is not None and found.tokens and reliability != 0:      # nothing in unreliable video reaches the text
         saliency = integrated_gradients(recogniser, found.audio, given.mouths, found.tokens, language=language,
                                         progress=progress)
-    return Result(given, found, reliability, familiar, attention, gates, ctc, untrained, saliency)
+    return Explanation(given, found, reliability, familiar, attention, gates, ctc, untrained, saliency)
 
 
 def video_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from avsr.augment import centre
 from avsr.explain.attention import greedy_letters
-from avsr.explain.summary import Result
+from avsr.explain.summary import Explanation
 from avsr.features import log_mel
 from avsr.html.plot import BOTH, FAINT, INK, MODALITY_COLOURS, SOUND, VIDEO, file_bytes, plot_style, svg_element
 from avsr.names import MODALITY_NAMES, escape_controls
@@ -49,7 +49,7 @@ class Plot(NamedTuple):
     right: float
 
 
-def draw_plots(result: Result) -> dict[str, Plot]:
+def draw_plots(result: Explanation) -> dict[str, Plot]:
     """The plots that there is something to draw for, by name."""
     given, words, attention = result.given, result.ablations.words, result.attention
     duration_s, figures = given.segment.duration_s, {}
