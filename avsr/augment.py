@@ -48,7 +48,7 @@ class Augment:
 
 
 # The largest value of each setting: 1 for a chance, and for an amount one that leaves something to see or hear.
-MOST = {"flip": 1, "scale": 0.9, "degrees": 180, "perspective": 0.4, "elastic": 1, "brightness": MID_GREY, "contrast": 1,
+MAX_VALUES = {"flip": 1, "scale": 0.9, "degrees": 180, "perspective": 0.4, "elastic": 1, "brightness": MID_GREY, "contrast": 1,
         "gamma": 1, "blur": 1, "erase": 1, "mask_frames": 1000, "mask_seconds": 40, "speed": 0.9, "gain_db": 60}
 
 

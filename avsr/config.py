@@ -10,12 +10,12 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from avsr.augment import MOST, Augment
+from avsr.augment import MAX_VALUES, Augment
 from avsr.errors import BadConfig, quote
 from avsr.schema import Between, InvalidValue, type_hints, validate
 from avsr.textfiles import read_toml
@@ -171,7 +171,8 @@ def _read(path: Path, warnings: dict[str, None], above: tuple[Path, ...] = ()) -
     if (other := values.pop("extends", None)) is None:
         return values
     if not isinstance(other, str) or Path(other).name != other:     # paths in both are relative to one folder
-        raise BadConfig(f"{path}: extends is {quote(other)}, but must be the name of a file in the same folder.  Correct it.")
+        raise BadConfig(f"{path}: extends is {quote(other)}, but must be the name of a file in the same folder.  "
+                        "Put the file there and write its name alone, such as extends = \"base.toml\".")
     if path.with_name(other) in (path, *above):
         raise BadConfig(f"{path}: extends {other}, which extends this file again.  Remove one of the two lines.")
     return _merged(_read(path.with_name(other), warnings, (path, *above)), values)
@@ -245,7 +246,7 @@ def _build(kind: type, values: Mapping[str, Any], path: str, prefix: str) -> Any
                                 f"Write [{prefix}{key}] above its settings.")
             out[key] = _build(hints[key], value, path, f"{key}.")
         else:
-            out[key] = _value(value, hints[key], path, prefix + key)
+            out[key] = _value(value, hints[key], path, prefix + key, _default(kind, key))
     return kind(**out)
 
 
@@ -255,14 +256,26 @@ def _unknown(path: str | Path, prefix: str, key: str, known: Sequence[str]) -> B
     return BadConfig(f"{path}: {prefix}{key} is not a setting.  {hint}")
 
 
-def _value(value: Any, hint: Any, path: str | Path, name: str) -> Any:
-    """`value` as the type that the field wants. Raises BadConfig."""
+def _default(kind: type, key: str) -> Any:
+    """The default of a field of a dataclass; MISSING if it has none."""
+    (one,) = (f for f in fields(kind) if f.name == key)
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def _value(value: Any, hint: Any, path: str | Path, name: str, default: Any) -> Any:
+    """`value` as the type that the field wants. Raises BadConfig, which suggests the default."""
     if value == "" and typing.get_origin(hint) is types.UnionType:
         raise BadConfig(f"{path}: {name} is empty.  Give it a value, or write \"none\" to do without.")
     try:
         return validate(value, hint, name, null="none")     # TOML has no null
     except InvalidValue as error:
-        raise BadConfig(f"{path}: {error}.  Correct it.") from error
+        if default == ():
+            remedy = f'Write {name} = ["FOLDER"], a folder that `avsr prepare` made.'
+        elif default is MISSING or isinstance(default, dict):
+            remedy = "Remove it to use the default."
+        else:
+            remedy = f"Write {name} = {quote('none' if default is None else default)}, the default."
+        raise BadConfig(f"{path}: {error}.  {remedy}") from error
 
 
 def _check(config: Config, path: Path) -> None:
@@ -272,7 +285,7 @@ def _check(config: Config, path: Path) -> None:
                         "Use letters, digits and dashes.")
     if not config.train.steps and not config.reliability.variants:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
-                        "Correct it, or set reliability.variants.")
+                        f"Write train.steps = {TrainConfig.steps}, or set reliability.variants.")
     if (share := config.data.p_audio_visual + config.data.p_audio) > 1 + 1e-9:
         raise BadConfig(f"{path}: data.p_audio_visual + data.p_audio is {share:.2f}, but must be at most 1: the rest "
                         "is the share of video alone.  Lower one of them.")
@@ -280,19 +293,23 @@ def _check(config: Config, path: Path) -> None:
     for name, amount in config.data.augment.items():
         if name not in known:
             raise _unknown(path, "data.augment.", name, known)
-        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MOST[name])], path, f"data.augment.{name}")
+        _value(amount, Annotated[type(getattr(Augment, name)), Between(0, MAX_VALUES[name])], path, f"data.augment.{name}",
+               getattr(Augment, name))
     for name, one in config.data.optional.items():          # false leaves out what another config names
         if one is not False and not (isinstance(one, dict) and sorted(one) == ["manifest", "teaches"]
                                      and all(isinstance(text, str) and text for text in one.values())):
             raise BadConfig(f"{path}: data.optional.{name} is {quote(one)}, but must be a table of two "
-                            "texts: the manifest, and teaches, what is not learnt without it.  Correct it.")
+                            "texts: the manifest, and teaches, what is not learnt without it.  "
+                            f"Write data.optional.{name} = {{manifest = \"FOLDER\", teaches = \"...\"}}.")
     low, high = config.data.snr
     if low > high:
         raise BadConfig(f"{path}: data.snr is [{low:g}, {high:g}], but must run from the lowest to the highest.  Swap them.")
     if not all(0 <= beta < 1 for beta in config.train.betas):
-        raise BadConfig(f"{path}: train.betas is {list(config.train.betas)}, but both must be from 0 to below 1.  Correct it.")
+        raise BadConfig(f"{path}: train.betas is {list(config.train.betas)}, but both must be from 0 to below 1.  "
+                        f"Write betas = {list(TrainConfig.betas)}.")
     if not -1 < config.model.gates < 1:
-        raise BadConfig(f"{path}: model.gates is {config.model.gates:g}, but must be between -1 and 1.  Correct it.")
+        raise BadConfig(f"{path}: model.gates is {config.model.gates:g}, but must be between -1 and 1.  "
+                        f"Write gates = {ModelConfig.gates}.")
     if not config.data.train or not config.data.valid:
         missing = "train" if not config.data.train else "valid"
         raise BadConfig(f"{path}: data.{missing} names no manifest.  Add a section [data] with train = [\"...\"] and "

@@ -42,7 +42,7 @@ CORRUPTIONS = {
     "blur": Kind("Gaussian blur, its standard deviation", "pixels of 96", (2, 4), 0, 96),
     "lowres": Kind("as if the mouth had been filmed with so few pixels", "pixels a side", (24, 12), 1, 96),
     "dropped": Kind("frames lost at random, the one before stays", "of the frames", (0.3, 0.6), 0, 1),
-    "shift": Kind("the picture comes late; early below 0", "ms", (-200, -80, 80, 200), -2000, 2000),
+    "shift": Kind("the video comes late; early below 0", "ms", (-200, -80, 80, 200), -2000, 2000),
     "noface": Kind("no face in any frame"),
     "face": Kind("the mouth of somebody else, who says something else"),
 }

@@ -21,12 +21,12 @@ from avsr.stream import Window
 def check_modality(checkpoint: Checkpoint, modality: str) -> None:
     """Raises AvsrError for a modality that the model cannot use."""
     if modality == "v" and not checkpoint.video_trained:
-        raise AvsrError(f"{checkpoint.name}: this model has no trained lips, so it cannot use video alone.  "
+        raise AvsrError(f"{checkpoint.name}: this model has no trained video encoder, so it cannot use video alone.  "
                         "Use --modality a or auto, or a model that reads lips.")
     able = checkpoint.model.modalities
     if modality not in ("auto", *able):
-        raise AvsrError(f"{checkpoint.name}: this model uses {MODALITY_NAMES[able[0]]}, not {MODALITY_NAMES[modality]}.  Use "
-                        f"--modality {able[0]} or auto, or another model.")
+        raise AvsrError(f"{checkpoint.name}: this model uses {MODALITY_NAMES[able[0]].long}, not "
+                        f"{MODALITY_NAMES[modality].long}.  Use --modality {able[0]} or auto, or another model.")
 
 
 def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) -> tuple[str, str]:
@@ -39,14 +39,14 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
         (only,) = checkpoint.modalities
         lacks = "picture" if not picture else "sound" if "a" in only and not recording.has_audio else None
         if lacks is not None:
-            raise BadMedia(f"{recording.name}: there is no {lacks} in it, and this model uses {MODALITY_NAMES[only]}.  Use "
-                           "another model for it, such as --model default.")
-        return only, f"this model uses {MODALITY_NAMES[only]}"
+            raise BadMedia(f"{recording.name}: there is no {lacks} in it, and this model uses {MODALITY_NAMES[only].long}.  "
+                           "Use another model for it, such as --model default.")
+        return only, f"this model uses {MODALITY_NAMES[only].long}"
     readable = picture and checkpoint.video_trained and checkpoint.model.reliability is not None
     if recording.is_silent and (modality == "a" or not readable):
         return "a", "there is only silence in the recording's sound"
     if not sound and not (picture and checkpoint.video_trained):
-        why = ("and this model has no trained lips" if picture else
+        why = ("and this model has no trained video encoder" if picture else
                "and no picture was asked for" if modality == "a" else "and no picture either")
         raise BadMedia(f"{recording.name}: there is no sound in it, {why}.  Use a model that reads lips with --modality v, "
                        "or a recording with sound.")
@@ -60,7 +60,7 @@ def decide(modality: str, checkpoint: Checkpoint, recording: media.Recording) ->
     if not sound:
         return "v", "there is only silence in the recording's sound" if recording.is_silent else "the recording has no sound"
     if not checkpoint.video_trained and modality == "auto":
-        return "a", "this model has no trained lips"
+        return "a", "this model has no trained video encoder"
     if not picture:
         return "a", "the recording has no picture"
     return "av", "both were asked for" if modality == "av" else "the recording has both and the model reads lips"
@@ -83,8 +83,8 @@ def sound_problems(recording: media.Recording, used: str, *, level_db: float, n_
         problems.append(f"{name}: its sound is very quiet ({level}), so it was amplified by "
                         f"{decibels(recording.gain**2):.0f} dB.")
     if n_segments == 0:
-        reason = "even so" if recording.gain > 1 else f"though its sound is not too quiet ({level})"
-        problems.append(f"{name}: nobody speaks in it, as far as can be heard, {reason}.  Use --no-vad to take it all as "
+        heard = "even so" if recording.gain > 1 else f"though its sound is not too quiet ({level})"
+        problems.append(f"{name}: nobody speaks in it, as far as can be heard, {heard}.  Use --no-vad to take it all as "
                         "speech.")
     return problems
 
@@ -100,8 +100,8 @@ class VideoUse:
     def __init__(self, checkpoint: Checkpoint, recording: media.Recording, modality: str, *, max_missing: float,
                  only_in_distribution: bool):
         self.name, self.modality, self.max_missing = recording.name, modality, max_missing
-        self.only_in_distribution, self.takes_audio = only_in_distribution, "a" in checkpoint.modalities
-        self.needs_video = modality == "v" or (modality == "av" and not self.takes_audio)
+        self.only_in_distribution, self.uses_sound = only_in_distribution, "a" in checkpoint.modalities
+        self.needs_video = modality == "v" or (modality == "av" and not self.uses_sound)
         # With --modality v the sound is not read, but there may be some. A silent one is of no use.
         self.has_sound_track = ((recording.has_audio and not recording.is_silent)
                                 or (not recording.has_audio and recording.sound_track is not None))
@@ -153,20 +153,21 @@ class VideoUse:
                             "those in this model's training data: what it reads there means little.  Use --modality av if "
                             "there is sound.")
         elif self.n_unreliable and self.n_unreliable == self.n_rated:
-            why = "the video was not reliable: its lips are strange to the model, unreadable, or do not match the sound"
+            why = ("the video was not reliable: its lips are not like those in the training data, "
+                   "unreadable, or do not match the sound")
             return "a", why, problems
         return self.modality, reason, problems
 
     def _instead_of_video(self) -> str:
         if not self.has_sound_track:
             return "There is no sound to use instead; use "
-        return "Use --modality a to use the sound alone, or " if self.takes_audio else "Use a model that takes sound, or "
+        return "Use --modality a for sound alone, or " if self.uses_sound else "Use a model that uses sound, or "
 
     def _still_problem(self) -> str:
         where = (f"{self.name}: in {self.n_still} of {counted(self.n_segments, 'segment')} the mouth does not move, as in a "
                  "photograph, a frozen picture or under a mask")
         if not self.needs_video:
             return f"{where}: they were recognised by sound alone."
-        by_sound = self.has_sound_track and self.takes_audio and not self.only_in_distribution
-        other = "--modality a to use its sound, or " if by_sound else ""
+        by_sound = self.has_sound_track and self.uses_sound and not self.only_in_distribution
+        other = "--modality a for its sound alone, or " if by_sound else ""
         return f"{where}: nothing was written for them.  Use {other}--max-missing 1 to have it read anyway."

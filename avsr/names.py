@@ -1,4 +1,4 @@
-"""Names: the four modalities, and names given by other people.
+"""Names: the four modalities and the words for them, and names given by other people.
 
     id -> the name of its file;  any text -> text that is harmless on a terminal
 """
@@ -8,16 +8,27 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from typing import NamedTuple
 
 MODALITIES = ("none", "a", "v", "av")                       # a model is given nothing, audio, video, or both
 DEFAULT_MODEL = "default"
 INPUT_MODALITIES = MODALITIES[1:]
-MODALITY_NAMES = {"a": "sound alone", "v": "video alone", "av": "sound and video together"}         # in messages
 LONGEST = 100                                               # bytes of a name that are kept; file systems allow 255
 TAKEN = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*-[0-9a-f]{8}")       # Windows devices, and our form
 # Characters that control a terminal (C0, C1 and so ANSI sequences) or the direction of text, line separators, and surrogates,
 # which stand for bytes of a name that is not UTF-8.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class ModalityName(NamedTuple):
+    """The words for a modality. short: in tables and figures.  long: in sentences."""
+
+    short: str
+    long: str
+
+
+MODALITY_NAMES = {"a": ModalityName("sound", "sound alone"), "v": ModalityName("video", "video alone"),
+                  "av": ModalityName("both", "sound and video together"), "none": ModalityName("neither", "no input")}
 
 
 def file_name(name: str) -> str:

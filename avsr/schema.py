@@ -95,9 +95,9 @@ def validate(value: Any, hint: Any, name: str, *, null: str | None = None) -> An
 
 
 def validate_table(kind: type, values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """The fields of the dataclass `kind` that a table names, each as `fit` gives it. above: is put before names in messages.
+    """The fields of the dataclass `kind` that a table names, each as `validate` gives it.
 
-    The caller checks for unknown names and absent fields. Raises InvalidValue.
+    above: is put before names in messages. The caller checks for unknown names and absent fields. Raises InvalidValue.
     """
     hints = type_hints(kind)
     return {f.name: validate(values[f.name], hints[f.name], above + f.name) for f in fields(kind) if f.name in values}

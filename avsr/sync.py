@@ -18,7 +18,7 @@ LIP_AREA = (slice(36 * MOUTH_SIZE // 96, 64 * MOUTH_SIZE // 96), slice(MOUTH_SIZ
 # Movement is measured on BLOCKS x BLOCKS means of blocks of pixels, blurred once more, which reduces the noise of a picture.
 BLOCKS = 24
 LIPS = (slice(8, 18), slice(6, 18))                          # rows and columns of blocks: the lips and their surroundings
-WINDOW, HOP = 36, 12                                         # frames over which movement is measured, and the step between
+WINDOW, STEP = 36, 12                                        # frames over which movement is measured, and the step between
 MIN_FRAMES = VIDEO_FPS                                       # of a mouth, to tell whether it moves
 SMOOTHED, APART = 3, 4                                       # frames: means of 3 frames are compared 4 frames apart
 FLOOR = 0.15                                                 # grey levels of change due to the coding of a still picture
@@ -43,7 +43,7 @@ def movement(images: np.ndarray, missing: np.ndarray | None = None) -> float | N
     if len(seen) < MIN_FRAMES:
         return None
     small = _blocks(seen)
-    starts = range(0, max(1, len(small) - WINDOW + 1), HOP)
+    starts = range(0, max(1, len(small) - WINDOW + 1), STEP)
     return max(_lips_to_face(small[start : start + WINDOW]) for start in starts)
 
 

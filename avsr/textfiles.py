@@ -1,7 +1,7 @@
 """Text files that people write: the bytes of any editor -> text; tables -> rows with their line numbers.
 
     bytes (UTF-8; UTF-16 or UTF-32 with a byte order mark) -> str
-    .toml -> dict;  .csv, .tsv, .jsonl -> Table(columns, rows), or an error that names the line
+    .toml -> dict;  .csv, .tsv, .jsonl -> TextTable(columns, rows), or an error that names the line
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_toml(path: Path, example: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """columns: their names in order. rows: for each row, the number of its first line and its values by column.
     typed: whether the values have the types of JSON; else they are text, as in a .csv or .tsv file."""
 
@@ -78,7 +78,7 @@ class Table:
     typed: bool
 
 
-def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *, short: bool = False) -> Table:
+def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *, short: bool = False) -> TextTable:
     """A table, by its suffix .csv, .tsv or .jsonl; with another suffix it is JSON if it begins with a brace, else .tsv.
 
     required, known: columns that the caller asks for; `Media` in a header is read as `media` if that is one of them.
@@ -91,14 +91,14 @@ def read_table(path: Path, required: Sequence[str], known: Sequence[str] = (), *
         raise BadManifest(f"{path}: {error}.  Save the file as UTF-8.") from error
     if path.suffix.lower() == ".jsonl" or (path.suffix.lower() not in DELIMITERS and text.lstrip()[:1] in ("{", "[")):
         rows = list(_json_rows(path, text, required, {*required, *known}))
-        return Table(list(dict.fromkeys(name for _, row in rows for name in row)), rows, typed=True)
+        return TextTable(list(dict.fromkeys(name for _, row in rows for name in row)), rows, typed=True)
     lines = _cells(path, text)
     number, header = next(lines, (1, []))
     header = [_known(name.strip(), {*required, *known}) for name in header]
     if twice := [name for name, count in Counter(header).items() if count > 1 and name]:
         raise BadManifest(f"{path}, line {number}: the header has {quote(twice[0])} twice.  Take one of the columns out.")
     rows = [(number, _row(path, number, header, cells, short)) for number, cells in lines]
-    return Table([name for name in header if name], rows, typed=False)
+    return TextTable([name for name in header if name], rows, typed=False)
 
 
 def _known(name: str, known: set[str]) -> str:

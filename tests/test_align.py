@@ -213,7 +213,7 @@ def test_without_heads_the_upper_layers_are_looked_at(tiny_en, hello):
 
 
 @torch.inference_mode()
-def test_by_sight_alone_words_have_times_too(tokenizer):
+def test_from_video_alone_words_have_times_too(tokenizer):
     from avsr.models.avsr import AVSR, Dims
 
     torch.manual_seed(0)

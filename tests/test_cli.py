@@ -89,7 +89,7 @@ def test_files_of_every_format_are_written(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--modality", "v"], "tiny.en: this model has no trained lips"),
+    (["--modality", "v"], "tiny.en: this model has no trained video encoder"),
     (["--format", "srtt"], "srt"),
     (["--model", "tinny.en"], "Did you mean tiny.en?"),
     (["--language", "de"], "does not write language 'de'"),

@@ -127,15 +127,18 @@ WRONG = {
     "a misspelt augmentation": ("[data.augment]\nmask_second = 0", [],
                                 "data.augment.mask_second is not a setting.  Did you mean data.augment.mask_seconds?"),
     "a chance above 1": ("[data.augment]\nblur = 1.5", [],
-                         "data.augment.blur is 1.5, but must be a number from 0 to 1.  Correct it."),
+                         "data.augment.blur is 1.5, but must be a number from 0 to 1.  "
+                         "Write data.augment.blur = 0.1, the default."),
     "more than all contrast": ("[data.augment]\ncontrast = 2", [],
-                               "data.augment.contrast is 2, but must be a number from 0 to 1.  C"),
+                               "data.augment.contrast is 2, but must be a number from 0 to 1.  W"),
     "where it lies": ('folder = "x"', [], "folder is not a setting"),
     "a misspelt override": ("", ["train.lrr=1"], "train.lrr is not a setting.  Did you mean train.lr?"),
     "a negative learning rate": ("[train]\nlr = -1e-3", [],
-                                 "train.lr is -0.001, but must be a number from 1e-12 to 10.  Correct it."),
+                                 "train.lr is -0.001, but must be a number from 1e-12 to 10.  "
+                                 "Write train.lr = 0.001, the default."),
     "a learning rate that is no number": ("[train]\nlr = nan", [],
-                                          "train.lr is NaN, but must be a number from 1e-12 to 10.  Correct it."),
+                                          "train.lr is NaN, but must be a number from 1e-12 to 10.  "
+                                          "Write train.lr = 0.001, the default."),
     "no step": ("", ["train.steps=0"], "train.steps is 0, but must be above 0"),
     "a negative factor": ('[train.rates]\n"audio.*" = -0.1', [],
                           "train.rates.audio.* is -0.1, but must be a number from 0 to 1000"),
@@ -144,7 +147,8 @@ WRONG = {
     "a negative seed": ("", ["train.seed=-1"], "train.seed is -1, but must be a whole number from 0 to 9223372036854775807"),
     "negative workers": ("", ["data.workers=-1"], "data.workers is -1, but must be a whole number from 0 to 128"),
     "text for a number": ('[train]\nsteps = "many"', [],
-                          'train.steps is "many", but must be a whole number from 0 to 1000000000.  Correct it.'),
+                          'train.steps is "many", but must be a whole number from 0 to 1000000000.  '
+                          'Write train.steps = 10000, the default.'),
     "half a step": ("[train]\nsteps = 1.5", [], "train.steps is 1.5, but must be a whole number"),
     "true for a number": ("[train]\nsteps = true", [], "train.steps is true, but must be a whole number"),
     "true for a rate": ("[train]\nlr = true", [], "train.lr is true, but must be a number"),
@@ -154,7 +158,8 @@ WRONG = {
     "a list for a table": ("[model]\ndims = [1]", [], "model.dims is [1], but must be a table"),
     "a number for a section": ("loss = 3", [], "loss is a section, not 3.  Write [loss] above its settings."),
     "a share above 1": ("", ["data.p_audio_visual=1.5"],
-                        "data.p_audio_visual is 1.5, but must be a number from 0 to 1.  Correct it."),
+                        "data.p_audio_visual is 1.5, but must be a number from 0 to 1.  "
+                        "Write data.p_audio_visual = 0.4, the default."),
     "a share below 0": ("", ["data.p_mismatched=-0.5"], "data.p_mismatched is -0.5, but must be a number from 0 to 1"),
     "shares that are more than all": ("", ["data.p_audio_visual=0.6", "data.p_audio=0.6"],
                                       "data.p_audio_visual + data.p_audio is 1.20, but"),

@@ -232,9 +232,10 @@ def test_training_shows_word_times_steps_validation_and_lessons(made, tmp_path):
     status, bars, text = avsr("train", made / "config.toml", "-o", tmp_path / "run")
     assert status == 0, text
     check(bars, {"finding word times": r"\d+ of 12 utterances", "training": r"\d+ of 10 steps",
-                 "validating by sound": "0 of 3 utterances", "validating by lips": "0 of 3 utterances",
-                 "validating by sound and lips": "0 of 3 utterances", "reliability: encoding": r"\d+ of 12 utterances",
-                 "reliability: making samples": r"\d+ of 12 utterances", "reliability: fitting": ""})
+                 "validating by sound alone": "0 of 3 utterances", "validating by video alone": "0 of 3 utterances",
+                 "validating by sound and video together": "0 of 3 utterances",
+                 "reliability: encoding": r"\d+ of 12 utterances", "reliability: making samples": r"\d+ of 12 utterances",
+                 "reliability: fitting": ""})
     assert len(re.findall(r"^step \d+/10 ", text, re.MULTILINE)) == 10               # and a line for each step, as in a log
 
 

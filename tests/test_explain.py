@@ -69,20 +69,20 @@ def plain(checkpoint):
     return ablations_of(checkpoint)
 
 
-def make_input(*, sound: bool = True, sight: bool = True, missing: tuple[int, ...] = (), noise: float | None = None) -> Input:
+def make_input(*, sound: bool = True, video: bool = True, missing: tuple[int, ...] = (), noise: float | None = None) -> Input:
     """Two words of the made-up corpus."""
     said = say(["ab", "cd"], seed=1)
     n = len(said.images)
     hidden = np.isin(np.arange(n), missing)
     size = np.ones(n, np.float32)
-    mouths = Mouths(said.images, hidden, size, size, 0, 0) if sight else None
+    mouths = Mouths(said.images, hidden, size, size, 0, 0) if video else None
     audio = said.audio if sound else None
     heard, added = audio, None
     if noise is not None:
         heard = audio + np.random.default_rng(0).normal(0, noise, len(audio)).astype(np.float32)
         added = AddedNoise("white", 0.0, 0.0, 0.0, 0)
     return Input("made.mp4", SpeechSegment(0, n), "the whole recording", n / 25, (0.0, n / 25), audio, heard, mouths,
-                 None if sight else "nobody", added)
+                 None if video else "nobody", added)
 
 
 def ablations_of(checkpoint, **what):
@@ -93,13 +93,13 @@ numbers = st.floats(-50, 0)
 
 
 @given(numbers, numbers, numbers, numbers)
-def test_shares_add_up_and_a_sense_that_is_not_there_has_none(none, sound, sight, both):
-    of_all = shapley_shares({"none": none, "a": sound, "v": sight, "av": both})
+def test_shares_add_up_and_a_sense_that_is_not_there_has_none(none, sound, video, both):
+    of_all = shapley_shares({"none": none, "a": sound, "v": video, "av": both})
     assert of_all.sound + of_all.video == pytest.approx(both - none, abs=1e-9)
     alone = shapley_shares({"none": none, "a": sound})
     assert (alone.sound, alone.video) == (sound - none, 0)
-    blind = shapley_shares({"none": none, "v": sight})
-    assert (blind.sound, blind.video) == (0, sight - none)
+    blind = shapley_shares({"none": none, "v": video})
+    assert (blind.sound, blind.video) == (0, video - none)
 
 
 def test_values_are_those_of_the_senses_and_words_add_up_to_them(checkpoint, plain):
@@ -119,7 +119,7 @@ def test_values_are_those_of_the_senses_and_words_add_up_to_them(checkpoint, pla
 
 
 def test_without_a_sense_the_other_has_it_all(checkpoint):
-    deaf, blind = ablations_of(checkpoint, sound=False), ablations_of(checkpoint, sight=False)
+    deaf, blind = ablations_of(checkpoint, sound=False), ablations_of(checkpoint, video=False)
     assert set(deaf.values) == {"none", "v"}
     assert set(blind.values) == {"none", "a"}
     assert deaf.shares.sound == blind.shares.video == 0

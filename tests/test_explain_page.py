@@ -142,7 +142,7 @@ def test_the_estimated_reliability_is_explained(written, estimated, says):
 
 
 def test_sound_alone_and_a_model_without_a_video_encoder_say_what_is_not_shown(grid, hello, tmp_path, tiny_en):
-    for model, why in ((grid, "the recording has no picture"), (tiny_en, "this model has no trained lips")):
+    for model, why in ((grid, "the recording has no picture"), (tiny_en, "this model has no trained video encoder")):
         source = hello[:2 * SECOND] if model is grid else HELLO
         page = explain(source, model=model, output=tmp_path, start=0.0, end=2.0)
         parsed, text = structure(page), page.read_text()
@@ -233,7 +233,7 @@ def test_nothing_to_explain(hello, tmp_path):
     blank = media.Clip(np.full_like(clip.video[:50], 80), clip.shown[:50])
     with pytest.raises(BadMedia, match="there is no sound in it, and no face was found"):
         opened(blank, lips.MouthCropSettings())
-    with pytest.raises(BadMedia, match="there is no sound in it, and this model has no trained lips"):
+    with pytest.raises(BadMedia, match="there is no sound in it, and this model has no trained video encoder"):
         opened(blank)
     with pytest.raises(BadMedia, match="no sound in it to which --noise white could be added"):
         opened(blank, lips.MouthCropSettings(), noise="white", snr_db=0.0)

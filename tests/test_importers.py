@@ -411,7 +411,7 @@ A = torch.zeros(3)
     ({"a": torch.zeros(3).to(torch.float8_e4m3fn)}, "a is float8_e4m3fn"),
     ({"model_state_dict": {"trunk.layer1.0.conv1.weight": A, "frontend3D.0.weight": A, "tcn.weight": A}},
      "3 weights of no family"),
-    ({"model_state_dict": {"trunk.layer1.0.conv1.weight": A, "frontend3D.0.weight": A}}, "a front end alone"),
+    ({"model_state_dict": {"trunk.layer1.0.conv1.weight": A, "frontend3D.0.weight": A}}, "a frontend without a decoder"),
     ({"model": {"encoder.w2v_model.encoder.layers.0.fc1.weight": A, "decoder.embed_tokens.weight": A}},
      "2 weights of no family that is known, such as decoder.embed_tokens.weight, "
      "encoder.w2v_model.encoder.layers.0.fc1.weight.  Known: auto_avsr; data/README.md"),
@@ -596,7 +596,7 @@ def test_nothing_of_ours_unpickles_what_it_does_not_know():
 def test_the_command_imports_and_says_what_it_has(published, tmp_path, ears):
     result = CliRunner().invoke(main, ["import", str(published(ears)), "-o", str(tmp_path / "out"), "--half"])
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'out'}\n")
-    for said in ("auto_avsr, by sound: 2 audio and 2 decoder blocks of width 16, 4 M parameters, 40 tokens.",
+    for said in ("auto_avsr, by sound alone: 2 audio and 2 decoder blocks of width 16, 4 M parameters, 40 tokens.",
                  "none of the published", "Apache-2.0", "LRS3", "half the size; log-probabilities move by up to 0.04",
                  f"--model {tmp_path / 'out'} --modality a"):
         assert said in result.stderr

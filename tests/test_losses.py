@@ -1,4 +1,4 @@
-"""Losses: each against a calculation of its own, none of them changed by padding, and the judge closes the look."""
+"""Losses: each against a calculation of its own, none of them changed by padding; the reliability closes the gates."""
 
 from dataclasses import replace
 
@@ -103,7 +103,7 @@ def test_ctc_of_short_texts_by_hand():
 def test_a_text_too_long_for_its_frames_teaches_nothing_and_is_not_readable():
     batch = batch_of(example("x", 1, [4, 4, 5]), ONE)
     log_probs = torch.randn(2, 16, 29).log_softmax(-1)
-    made = loss_module(replace(NONE, reliability=1.0, readable_loss=1e9))          # whatever can be read at all is believed
+    made = loss_module(replace(NONE, reliability=1.0, readable_loss=1e9))          # whatever can be read at all is reliable
     lengths = memory_lengths("video", batch, 16, made.model)
     assert lengths.tolist() == [2, 16]
     assert ctc_per_letter(log_probs, lengths, batch)[0] == 0
@@ -152,7 +152,7 @@ def test_a_mismatched_mouth_has_no_ctc_loss():
 @pytest.mark.parametrize("modality", ["av", "a", "v"])
 @pytest.mark.parametrize("pad", [None, 60])
 def test_padding_changes_no_loss(modality, pad):
-    """CTC, and the judge's, are means over utterances; the others over frames and tokens."""
+    """CTC, and the reliability's, are means over utterances; the others over frames and tokens."""
     one, two = (example(str(n), n, tokens, modality=modality, seed=n, unseen=[1])
                 for n, tokens in ((11, [1, 2, 3]), (6, [4, 5])))
     made = loss_module(replace(ALL, readable_loss=1e9))

@@ -136,7 +136,7 @@ def test_a_gain_without_its_cells_is_an_error():
     found = cells(bench())
     with pytest.raises(AvsrError, match="not measured at 0 dB, but at no SNR"):
         gain(found, "grid", "music", rng=rng())
-    with pytest.raises(AvsrError, match="grid has no rows of sound and lips in babble at 3 dB"):
+    with pytest.raises(AvsrError, match="grid has no rows of sound and video together in babble at 3 dB"):
         gain(found, "grid", "babble", at_db=3.0, rng=rng())
     short = {**found, Cell("grid", "a", "babble", 10.0): found[Cell("grid", "a", "babble", 10.0)][1:]}
     with pytest.raises(AvsrError, match="48 against 47, 1 ids in one only, such as 0-0"):
@@ -223,7 +223,7 @@ def test_of_word_errors_it_is_weighted_by_words():
 def test_a_condition_without_its_parts_is_an_error_and_without_losses_is_none():
     found, cell = cells(bench()), Cell("grid", "av", "babble", -5.0)
     without = {one: some for one, some in found.items() if one.modality != "none"}
-    with pytest.raises(AvsrError, match="no rows of modality none to go with babble, whole picture"):
+    with pytest.raises(AvsrError, match="no rows of modality none to go with babble, intact video"):
         condition_shapley(without, cell, rng=rng())
     assert condition_shapley(without, cell, "wer", rng=rng()) == condition_shapley(found, cell, "wer", rng=rng())
     nothing = {one: [replace(row, loss=None) for row in some] for one, some in found.items()}

@@ -15,7 +15,7 @@ ZEROS = np.zeros(3 * SAMPLE_RATE, np.float32)
 
 @pytest.fixture(scope="module")
 def default():
-    """The model that is shipped, which judges lips."""
+    """The model that is shipped, which estimates the video's reliability."""
     return load("default")
 
 

@@ -290,7 +290,7 @@ def test_the_front_end_in_stretches_is_the_whole(lips, monkeypatch):
         torch.testing.assert_close(front(mouths, seen), whole, **TOLERANCE)
 
 
-# Compact lips, blocks of their own width, the judge
+# The compact frontend, blocks of their own width, the reliability estimator
 
 COMPACT = replace(SMALL, video_frontend="compact", video_width=32, n_reliability=16)
 
@@ -348,8 +348,8 @@ def test_video_blocks_may_have_a_width_of_their_own(compact):
     assert isinstance(make(SMALL).video.lift, torch.nn.Identity)
 
 
-def judged(model, logit):
-    """The same network, with a judge who always says so."""
+def with_reliability(model, logit):
+    """The same network, with a reliability estimator that always gives this logit."""
     torch.nn.init.zeros_(model.reliability.classifier[-1].weight)
     torch.nn.init.constant_(model.reliability.classifier[-1].bias, logit)
     return model
@@ -357,15 +357,15 @@ def judged(model, logit):
 
 def test_unreliable_video_changes_nothing_at_all():
     tokens, mel, mouths = tokens_of(2, 6), mel_of(2, 12), mouths_of(2, 3)
-    model = judged(make(COMPACT, gates=0.7), -9.0)
+    model = with_reliability(make(COMPACT, gates=0.7), -9.0)
     memory = model.encode(mel, mouths)
     assert memory.reliability.tolist() == [0.0, 0.0]
     assert torch.equal(model.decoder(tokens, model.start(memory)), model(tokens, mel))
-    believed = judged(model, 9.0)(tokens, mel, mouths)
-    assert not torch.allclose(believed, model(tokens, mel), atol=1e-3)
+    reliable = with_reliability(model, 9.0)(tokens, mel, mouths)
+    assert not torch.allclose(reliable, model(tokens, mel), atol=1e-3)
     without = AVSR(replace(COMPACT, n_reliability=0)).eval()
     without.load_state_dict({name: value for name, value in model.state_dict().items() if not name.startswith("reliability.")})
-    assert torch.equal(believed, without(tokens, mel, mouths)), "full trust is as no judge"
+    assert torch.equal(reliable, without(tokens, mel, mouths)), "full reliability is as no estimator"
 
 
 def test_reliability_is_per_utterance_and_is_selected_with_it(compact):

@@ -466,7 +466,7 @@ def test_groups_of_talkers_have_their_prefixes_and_all_means_all_but_the_speaker
     ({"talkers": "talk", "n_talkers": "many"}, 'n_talkers = "many".  Give a number'),
     ({"talkers": "talk/s[12]", "n_talkers": "all"},
      "2 talkers, but 3 are to be heard at once.  Add talkers, or name a folder of babble (--noise NAME=FOLDER)."),
-    ({"colour": "pink"}, 'colour = "pink" is no number from -10 to 10.  0 is white, 1 pink'),
+    ({"colour": "pink"}, 'colour = "pink" is no number from -10 to 10.  Give a number: 0 for white, 1 for pink'),
     ({"colour": 1e308}, "colour = 1e+308 is no number from -10 to 10"),
     ({"colour": float("nan")}, "colour = NaN is no number"),
     ({"talkers": "talk", "n_talkers": 10**9}, "n_talkers = 1000000000.  Give a number from 1 to 1000, [fewest, most], or"),

@@ -1,6 +1,6 @@
 """The road of an imported model from a file to text: `avsr import`, then `transcribe` and `benchmark`, on real clips.
 
-Weights are random, so the words mean nothing: what is shown is that each goes by what it can, says so, and times its words.
+Weights are random, so the words mean nothing: what is shown is that each uses what it can, says so, and times its words.
 """
 
 import json
@@ -115,7 +115,7 @@ def test_a_recording_that_lacks_what_it_needs_is_one_sentence(made, clip):
         transcribe(replace(clip, audio=None), model=made["av"])
 
 
-@pytest.mark.parametrize(("modality", "remedy"), [("v", "Use a model that hears"), ("av", "Use a model that hears")])
+@pytest.mark.parametrize(("modality", "remedy"), [("v", "Use a model that uses sound"), ("av", "Use a model that uses sound")])
 def test_without_a_face_nothing_is_made_up(made, clip, modality, remedy):
     hidden = replace(clip, video=np.zeros_like(clip.video))
     with pytest.raises(NoFace, match=remedy):
@@ -205,7 +205,7 @@ def test_a_benchmark_asks_it_by_what_it_can(made, prepared, tmp_path, modality, 
     assert len(rows) == 2 * len(conditions)
     assert all(row["search"] == "beam 4, CTC 0.1" and row["loss"] > 0 for row in rows)
     if modality != "av":
-        assert "so not measured by" in run.output
+        assert "so it is not measured with" in run.output
 
 
 def test_mouths_of_another_crop_are_refused_with_the_command_that_makes_the_right_ones(made, prepared, tmp_path):

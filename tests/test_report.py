@@ -122,12 +122,12 @@ def test_the_main_table_is_what_the_metrics_say(run, made, rows):
                                                                    for snr in ("clean", "0", "-10")]
     for line in lines:
         condition = (None, None) if line["snr_db"] == "clean" else (line["noise"], float(line["snr_db"]))
-        sound, lips, both = pick(rows, "a", *condition), pick(rows, "v"), pick(rows, "av", *condition)
-        for name, some in (("sound", sound), ("video", lips), ("both", both)):
+        sound, video, both = pick(rows, "a", *condition), pick(rows, "v"), pick(rows, "av", *condition)
+        for name, some in (("sound", sound), ("video", video), ("both", both)):
             rate = wer(some, rng=rng())
             assert [float(line[name + end]) for end in ("", "_low", "_high")] == pytest.approx(
                 [rate.percent, rate.low, rate.high], rel=1e-5)
-        better = min(sound, lips, key=lambda some: wer(some, rng=rng()).percent)
+        better = min(sound, video, key=lambda some: wer(some, rng=rng()).percent)
         less = difference(both, better, rng=rng())
         assert [float(line["difference" + end]) for end in ("", "_low", "_high")] == pytest.approx(
             [less.percent, less.low, less.high], rel=1e-4, abs=1e-5)
@@ -162,8 +162,8 @@ def test_bad_pictures_groups_and_counts(run, made, rows):
     line = next(one for one in lines if (one["noise"], one["corruption"], one["amount"]) == ("white", "shift", "-80"))
     hit, whole = pick(rows, "av", "white", -10.0, "shift", -80.0), pick(rows, "av", "white", -10.0)
     assert float(line["both"]) == pytest.approx(wer(hit, rng=rng()).percent, rel=1e-5)
-    lips = pick(rows, "v", corruption="shift", amount=-80.0)
-    assert float(line["video"]) == pytest.approx(wer(lips, rng=rng()).percent, rel=1e-5)
+    video = pick(rows, "v", corruption="shift", amount=-80.0)
+    assert float(line["video"]) == pytest.approx(wer(video, rng=rng()).percent, rel=1e-5)
     assert float(line["cost"]) == pytest.approx(difference(hit, whole, rng=rng()).percent, rel=1e-5)
     found = by_group(pick(rows, "av", "babble", 0.0), "sex", rng=rng())
     (gap,) = [one for one in table(run / "report", "gaps-sex")
@@ -193,7 +193,7 @@ def test_the_page_needs_nothing_but_itself(run, made, rows):
     assert {value[1:] for value in page.wanted if value.startswith("#")} <= set(page.ids)
     own = [one for one in page.ids if re.match(r"(wer|reliability|groups|contribution|visemes|corruption|speed)-", one)]
     assert len(own) == len(set(own)) > 100                                   # ids of one figure are in no other
-    for heading in ("WER against noise", "Bad pictures", "Confusions", "For whom it fails", "Worst and best", "Speed"):
+    for heading in ("WER against noise", "Corrupted video", "Confusions", "For whom it fails", "Worst and best", "Speed"):
         assert heading in page.all
     assert "avsr benchmark data/grid --split test" in page.all
     assert "signal-to-noise ratio, dB" in page.all                           # text of the figures is text
@@ -336,7 +336,7 @@ def test_a_run_that_was_stopped_is_reported_as_far_as_it_is(run, tmp_path):
      lambda row: {**row, "speaker": None, "labels": {}, "reference": "" if row["id"].endswith("3") else row["reference"]}),
     (Made(6, 3, ("one", "two"), ("babble",), (None, 0.0), (("blur", 2.0),), seeing=2),
      lambda row: {name: row[name] for name in REQUIRED_FIELDS})],
-    ids=["one utterance", "sound alone", "lips alone", "no clean, no lips", "nobody named", "least that rows must have"])
+    ids=["one utterance", "sound alone", "video alone", "no clean, no video", "nobody named", "least that rows must have"])
 def test_odd_runs_have_a_report(tmp_path, made, change):
     run = rewrite(made_rows.write(tmp_path / "run", made), change)
     for name in ("timings.jsonl", "run.json"):

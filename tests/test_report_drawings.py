@@ -106,7 +106,7 @@ def test_files_are_of_their_format_and_the_page_has_colours_of_its_own(sheets):
 
 
 def test_colours_are_apart_in_grey_and_to_those_who_see_fewer():
-    """Lightness (CIELAB L*) of sound, lips and both, whose lines may lie on each other, differs by 7 at least; so do the hues
+    """Lightness (CIELAB L*) of sound, video and both, whose lines may lie on each other, differs by 7 at least; so do the hues
     that are left without red or without green (Vienot 1999)."""
     from matplotlib.colors import to_rgb
 

@@ -1,4 +1,4 @@
-"""Where somebody speaks: the same in windows as at once, and no word lost between pieces."""
+"""Where somebody speaks: the same in windows as at once, and no word lost between segments."""
 
 import os
 import subprocess
@@ -62,7 +62,7 @@ def test_one_for_each_begun_step(n_samples, n):
     assert len(probabilities(np.zeros(n_samples, np.float32))) == n
 
 
-# Pieces
+# Segments
 
 @st.composite
 def speech(draw):
@@ -82,32 +82,32 @@ OPTIONS = st.sampled_from([
 
 
 def cut(steps, options, *sizes):
-    """Pieces, in order; watches `settled` on the way."""
-    cutter, pieces, settled, at = VadSegmenter(options), [], 0, 0
+    """Segments, in order; watches `settled` on the way."""
+    cutter, segments, settled, at = VadSegmenter(options), [], 0, 0
     for size in [*sizes, len(steps)]:
         fresh = cutter.update(steps[at:at + size])
         at += size
-        assert all(piece.start_frame >= settled for piece in fresh), "a piece begins in what was forgotten"
+        assert all(segment.start_frame >= settled for segment in fresh), "a segment begins in what was forgotten"
         assert cutter.settled >= settled
         assert cutter.settled * SAMPLES_PER_FRAME <= min(at, len(steps)) * STEP + SAMPLES_PER_FRAME
-        settled, pieces = cutter.settled, pieces + fresh
+        settled, segments = cutter.settled, segments + fresh
     fresh = cutter.finish()
-    assert all(piece.start_frame >= settled for piece in fresh)
+    assert all(segment.start_frame >= settled for segment in fresh)
     assert cutter.finish() == []
-    return pieces + fresh
+    return segments + fresh
 
 
 @settings(max_examples=150, deadline=None)
 @given(steps=speech(), options=OPTIONS, sizes=st.lists(st.integers(1, 2000), max_size=20))
-def test_pieces_in_any_windows(steps, options, sizes):
-    pieces = cut(steps, options)
-    assert cut(steps, options, *sizes) == pieces
+def test_segments_in_any_windows(steps, options, sizes):
+    segments = cut(steps, options)
+    assert cut(steps, options, *sizes) == segments
     last_frame = -(-len(steps) * STEP // SAMPLES_PER_FRAME)
-    for piece in pieces:
-        assert 0 <= piece.start_frame < piece.end_frame <= last_frame
-        assert piece.end_frame - piece.start_frame <= SEGMENT_FRAMES
-    for piece, following in pairwise(pieces):
-        assert piece.end_frame <= following.start_frame
+    for segment in segments:
+        assert 0 <= segment.start_frame < segment.end_frame <= last_frame
+        assert segment.end_frame - segment.start_frame <= SEGMENT_FRAMES
+    for segment, following in pairwise(segments):
+        assert segment.end_frame <= following.start_frame
 
 
 def runs(flags, least):
@@ -118,18 +118,18 @@ def runs(flags, least):
 
 @settings(max_examples=150, deadline=None)
 @given(steps=speech(), options=OPTIONS)
-def test_all_that_is_surely_speech_is_in_a_piece(steps, options):
-    pieces = cut(steps, options)
+def test_all_that_is_surely_speech_is_in_a_segment(steps, options):
+    segments = cut(steps, options)
     covered = np.zeros(len(steps) * STEP + SAMPLES_PER_FRAME, bool)
-    for piece in pieces:
-        covered[piece.start_frame * SAMPLES_PER_FRAME:piece.end_frame * SAMPLES_PER_FRAME] = True
+    for segment in segments:
+        covered[segment.start_frame * SAMPLES_PER_FRAME:segment.end_frame * SAMPLES_PER_FRAME] = True
     for start, end in runs(steps >= options.threshold, max(1, round(options.min_speech * PER_SECOND))):
-        assert covered[start * STEP:end * STEP].all(), (start, end, pieces)
+        assert covered[start * STEP:end * STEP].all(), (start, end, segments)
 
 
 @settings(max_examples=100, deadline=None)
 @given(speech())
-def test_where_nobody_speaks_there_is_no_piece(steps):
+def test_where_nobody_speaks_there_is_no_segment(steps):
     assert cut(np.minimum(steps, 0.49), VadOptions()) == []
 
 
@@ -138,8 +138,8 @@ def seconds(*stretches):
     return np.concatenate([np.full(round(length * PER_SECOND), level, np.float32) for level, length in stretches])
 
 
-def times(pieces):
-    return [(piece.start_s, piece.start_s + piece.duration_s) for piece in pieces]
+def times(segments):
+    return [(segment.start_s, segment.start_s + segment.duration_s) for segment in segments]
 
 
 def test_a_sentence_is_padded_on_both_sides():
@@ -167,11 +167,11 @@ def test_speech_to_the_very_end_is_kept():
 
 
 def test_a_minute_without_a_pause_is_cut_without_gap_or_overlap():
-    pieces = cut(seconds((1, 60)), VadOptions())
-    assert times(pieces)[0][0] == 0
-    assert times(pieces)[-1][1] == pytest.approx(60, abs=0.06)
-    assert all(a.end_frame == b.start_frame for a, b in pairwise(pieces))
-    assert all(5 < piece.duration_s <= SEGMENT_SECONDS for piece in pieces)
+    segments = cut(seconds((1, 60)), VadOptions())
+    assert times(segments)[0][0] == 0
+    assert times(segments)[-1][1] == pytest.approx(60, abs=0.06)
+    assert all(a.end_frame == b.start_frame for a, b in pairwise(segments))
+    assert all(5 < segment.duration_s <= SEGMENT_SECONDS for segment in segments)
 
 
 def test_the_cut_is_where_it_is_quietest():
@@ -189,9 +189,9 @@ def test_a_cut_leaves_no_scrap_that_is_too_short_to_be_speech():
 
 def test_a_long_talk_is_cut_at_its_pauses_and_pads_meet_in_the_middle():
     steps = seconds(*[(1, 12), (0, 0.576)] * 8)
-    pieces = cut(steps, VadOptions(pad=1.0))
-    assert len(pieces) == 4
-    for i, (a, b) in enumerate(pairwise(pieces), start=1):
+    segments = cut(steps, VadOptions(pad=1.0))
+    assert len(segments) == 4
+    for i, (a, b) in enumerate(pairwise(segments), start=1):
         assert b.start_frame - a.end_frame in (0, 1)
         assert b.start_s == pytest.approx(i * 25.152 - 0.288, abs=0.05)
 
@@ -207,14 +207,14 @@ def test_memory_does_not_grow_with_the_recording():
     assert cutter.settled / 25 > 600 * 60 / PER_SECOND - 2 * SEGMENT_SECONDS
 
 
-def test_a_piece_knows_its_seconds():
-    piece = SpeechSegment(50, 75)
-    assert (piece.start_s, piece.duration_s) == (2.0, 1.0)
+def test_a_segment_knows_its_seconds():
+    segment = SpeechSegment(50, 75)
+    assert (segment.start_s, segment.duration_s) == (2.0, 1.0)
 
 
-def test_the_demo_is_one_piece(hello):
-    pieces = VadSegmenter()
-    found = pieces.update(probabilities(hello)) + pieces.finish()
+def test_the_demo_is_one_segment(hello):
+    segments = VadSegmenter()
+    found = segments.update(probabilities(hello)) + segments.finish()
     assert len(found) == 1
     assert found[0].start_s < 0.7
     assert found[0].start_s + found[0].duration_s > 5.5
@@ -235,25 +235,25 @@ def widened(stretches):
     """(kind, frames) each -> what came out, what went in as (kind, SpeechSegment)."""
     extension, out, given, at = SegmentExtension(), [], [], 0
     for kind, n in stretches:
-        piece = SpeechSegment(at, at + n)
+        segment = SpeechSegment(at, at + n)
         if kind == "speech":
-            out += extension.speech(piece, sound_of(-12))
+            out += extension.speech(segment, sound_of(-12))
         else:
             level, missing = KINDS[kind]
-            out += extension.between(piece, sound_of(level), missing)
-        given.append((kind, piece))
+            out += extension.between(segment, sound_of(level), missing)
+        given.append((kind, segment))
         at += n
     return out + extension.finish(), given
 
 
-def covered(pieces):
+def covered(segments):
     """[first frame, end] of what they cover, in order."""
     out = []
-    for piece in pieces:
-        if out and out[-1][1] == piece.start_frame:
-            out[-1][1] = piece.end_frame
+    for segment in segments:
+        if out and out[-1][1] == segment.start_frame:
+            out[-1][1] = segment.end_frame
         else:
-            out.append([piece.start_frame, piece.end_frame])
+            out.append([segment.start_frame, segment.end_frame])
     return out
 
 
@@ -261,16 +261,16 @@ def covered(pieces):
 @given(st.lists(st.one_of(
     st.tuples(st.just("speech"), st.integers(1, SEGMENT_FRAMES)),
     st.tuples(st.sampled_from(list(KINDS)), st.integers(1, 30))), max_size=40))
-def test_widened_pieces_hold_all_speech_and_all_that_is_doubtful_and_nothing_else(stretches):
+def test_widened_segments_hold_all_speech_and_all_that_is_doubtful_and_nothing_else(stretches):
     out, given = widened(stretches)
-    assert covered(out) == covered(piece for kind, piece in given if kind in ("speech", "loud"))
-    assert all(0 < piece.end_frame - piece.start_frame <= SEGMENT_FRAMES for piece in out)
-    sure = [one for piece in out for one in ((piece,) if piece.unextended is None else piece.unextended)]
-    assert sure == [piece for kind, piece in given if kind == "speech"], "without the doubtful, all is as it was"
-    assert all(SpeechSegment(piece.start_frame, piece.end_frame) not in (piece.unextended or ()) for piece in out)
+    assert covered(out) == covered(segment for kind, segment in given if kind in ("speech", "loud"))
+    assert all(0 < segment.end_frame - segment.start_frame <= SEGMENT_FRAMES for segment in out)
+    sure = [one for segment in out for one in ((segment,) if segment.unextended is None else segment.unextended)]
+    assert sure == [segment for kind, segment in given if kind == "speech"], "without the doubtful, all is as it was"
+    assert all(SpeechSegment(segment.start_frame, segment.end_frame) not in (segment.unextended or ()) for segment in out)
 
 
-def test_pieces_are_joined_only_across_what_is_doubtful():
+def test_segments_are_joined_only_across_what_is_doubtful():
     a, b, c = SpeechSegment(0, 50), SpeechSegment(75, 100), SpeechSegment(125, 150)
     out, _ = widened([("speech", 50), ("loud", 25), ("speech", 25), ("quiet", 25), ("speech", 25), ("speech", 10)])
     assert out == [SpeechSegment(0, 100, (a, b)), c, SpeechSegment(150, 160)]
@@ -289,7 +289,7 @@ def test_what_is_doubtful(speech_db, level_db, n_missing, doubtful):
         extension.speech(SpeechSegment(0, 25), sound_of(speech_db))
     missing = np.arange(4) < n_missing
     out = extension.between(SpeechSegment(25, 50), sound_of(level_db), missing) + extension.finish()
-    assert any(piece.unextended is not None for piece in out) == doubtful
+    assert any(segment.unextended is not None for segment in out) == doubtful
 
 
 def test_a_bang_is_not_loud_throughout():

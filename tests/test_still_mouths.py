@@ -11,7 +11,7 @@ import torch
 from avsr import media, prepare, transcribe
 from avsr.checkpoint import Checkpoint, load
 from avsr.errors import BadMedia
-from avsr.explain import lips_problems
+from avsr.explain import video_problems
 from avsr.explain.input import ExplainSettings, open_input
 from avsr.lips import MouthCropSettings
 from avsr.manifest import Utterance
@@ -57,7 +57,7 @@ def test_a_mouth_that_never_moves_writes_nothing(grid, photographed):
     assert "the mouth does not move" in heard.problems[0]
     read = transcribe(photographed / "still.mp4", model=grid, modality="v")
     assert read.text == ""
-    assert "nothing was written for them.  Use --modality a to use its sound, or --max-missing 1" in read.problems[0]
+    assert "nothing was written for them.  Use --modality a for its sound alone, or --max-missing 1" in read.problems[0]
 
 
 def test_who_moves_is_looked_at_and_not_who_is_larger(photographed):
@@ -97,8 +97,8 @@ def test_explain_warns_of_a_strangers_lips_where_transcribe_writes_nothing(grid)
     assert told.text == ""
     assert "the lips are not like those in this model's training data" in told.problems[0]
     memory = Recogniser(model).encode(None, [found.mouths], "v")
-    (problem,) = lips_problems(model, found.name, memory)
+    (problem,) = video_problems(model, found.name, memory)
     assert "its lips are not like those in this model's training data" in problem
-    assert lips_problems(model, found.name, replace(memory, ood_distance=torch.tensor([1.0]))) == ()
-    (problem,) = lips_problems(grid, found.name, Recogniser(grid).encode(None, [found.mouths], "v"))
+    assert video_problems(model, found.name, replace(memory, ood_distance=torch.tensor([1.0]))) == ()
+    (problem,) = video_problems(grid, found.name, Recogniser(grid).encode(None, [found.mouths], "v"))
     assert "cannot tell whether it knows the lips" in problem

@@ -74,7 +74,7 @@ def test_looking_with_closed_gates_changes_nothing(tiny_en, with_lips):
 @pytest.mark.slow
 def test_auto_uses_audio_alone_while_the_video_encoder_is_untrained(with_lips, said_to_be_trained):
     transcript = transcribe(HELLO, model=with_lips)
-    assert (transcript.modality, transcript.modality_reason) == ("a", "this model has no trained lips")
+    assert (transcript.modality, transcript.modality_reason) == ("a", "this model has no trained video encoder")
     assert transcribe(HELLO, model=said_to_be_trained, beam_size=1).modality == "av"
 
 
@@ -89,7 +89,7 @@ def test_the_video_encoder_is_loaded_where_video_may_be_used(tiny_en, tmp_path, 
 
 
 def test_video_alone_is_refused_without_a_trained_video_encoder(with_lips):
-    with pytest.raises(AvsrError, match=r"no trained lips.*--modality a"):
+    with pytest.raises(AvsrError, match=r"no trained video encoder.*--modality a"):
         transcribe(HELLO, model=with_lips, modality="v")
 
 

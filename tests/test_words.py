@@ -147,7 +147,8 @@ def test_a_run_learns_from_a_waveform_model_beside_its_config(made, tmp_path):
     assert aligner.is_dir()
     stages = list(dict.fromkeys((stage, unit) for stage, _, _, unit in told))
     assert stages == [("finding word times", "utterances"), ("training", "steps"),
-                      *((f"validating by {one}", "utterances") for one in ("sound", "lips", "sound and lips"))]
+                      *((f"validating by {one}", "utterances")
+                        for one in ("sound alone", "video alone", "sound and video together"))]
 
 
 def test_what_is_too_long_for_the_aligner_stays_without_and_is_counted(made, tmp_path):

@@ -28,7 +28,7 @@ NEEDED = ("id", "hypothesis")
 UNUSED = ("file", "layout", "sha256", "search", "speaker", "split", "labels", "video_reliability", "gate", "loss", "heed",
           *FORMER_NAMES)
 FIELDS = (*NEEDED, *(name for name in FIELD_TYPES if name not in (*NEEDED, *UNUSED)))
-KINDS = {str: "text", float: "a number", int: "a whole number"}
+TYPE_NAMES = {str: "text", float: "a number", int: "a whole number"}
 SHOWN = 3                                                   # ids named in a message; the others are counted
 
 
@@ -110,7 +110,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _kind(name: str) -> type:
     """What a field holds: str, float or int."""
-    return next(kind for kind in KINDS if kind in FIELD_TYPES[name])
+    return next(kind for kind in TYPE_NAMES if kind in FIELD_TYPES[name])
 
 
 def _cell(name: str, cell: str) -> str | float:
@@ -150,7 +150,7 @@ def _value(name: str, value: Any) -> Any:
         return float(value) + 0.0                           # -0.0 is 0.0
     if kind is int and number and value == int(value):
         return int(value)
-    raise _WrongLine(f"{name} is {quote(value)}, it must be {KINDS[kind]}.  Correct it.")
+    raise _WrongLine(f"{name} is {quote(value)}, it must be {TYPE_NAMES[kind]}.  Correct it.")
 
 
 def _row(values: dict[str, Any], utterance: Utterance, system: str, split: str | None) -> ResultRow:

@@ -35,7 +35,7 @@ from avsr.dataset import ManifestRow, read_prepared, recordings_by_speaker, soun
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import manifest_path
-from avsr.names import MODALITY_NAMES
+from avsr.names import INPUT_MODALITIES, MODALITY_NAMES
 from avsr.output import locked, write_file
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.results import NOISE, RUN, TIMINGS, Key, ResultRow, Results, append, json_line
@@ -227,8 +227,9 @@ class _BenchmarkRun:
         """Say which modalities the model lacks. Raises BadManifest where it needs mouths that are cropped in another way."""
         missing = set(self.settings.modalities) - set(system.modalities) - {"none"}
         if missing:
-            able = " or ".join(MODALITY_NAMES[one] for one in system.checkpoint.modalities)
-            self.say(f"{system.name}: uses {able}, so not measured by {', '.join(sorted(missing))}.")
+            able = " or ".join(MODALITY_NAMES[one].long for one in system.checkpoint.modalities)
+            lacking = " or with ".join(MODALITY_NAMES[one].long for one in INPUT_MODALITIES if one in missing)
+            self.say(f"{system.name}: uses {able}, so it is not measured with {lacking}.")
         if any("v" in one for one in system.modalities):
             read_mouth_crop(self.path.parent, system.checkpoint.mouth_crop)
 

@@ -24,7 +24,8 @@ N_SHOWN = 5                                                 # ids that are named
 @click.argument("manifest", type=click.Path(path_type=Path))
 @click.option("--split", default="test", help="The split of the manifest to measure.")
 @click.option("--model", "models", multiple=True, metavar="NAME",
-              help="A model by name or folder; may be repeated; none for no model.  [default: default, or none with --rows]")
+              help="A model by name or folder; may be repeated; the word none stands for no model.  [default: the model called "
+                   "default; with --rows no model]")
 @click.option("--against", multiple=True, metavar="RECOGNISER",
               help="Another recogniser to measure in the same noise: faster-whisper:SIZE, pocketsphinx, "
                    "pocketsphinx:FILE.gram; may be repeated.")
@@ -32,21 +33,21 @@ N_SHOWN = 5                                                 # ids that are named
               help="A file of another system's predictions, to be scored in the same way: lines of {\"id\", \"hypothesis\", "
                    "\"noise\", \"snr_db\"}; may be repeated.")
 @click.option("--modality", default="none,a,v,av",
-              help="Any of a (sound), v (video), av (both), none (neither: the loss of the reference without any input).")
+              help="Any of a (sound), v (video), av (both), and the modality none (no input: the loss of the reference alone).")
 @click.option("--noise", "noises", multiple=True, metavar="LIST",
               help="Noise families: white, pink, brown, speech-shaped, babble, talker, those of the noise config, or "
-                   "NAME=FOLDER, whose path may hold commas; none for clean only.  [default: babble, or speech-shaped where "
-                   "there are under 4 speakers]")
+                   "NAME=FOLDER, whose path may hold commas; the word none stands for clean sound only.  [default: babble, or "
+                   "speech-shaped where there are under 4 speakers]")
 @click.option("--snr", default="clean,20,10,5,0,-5,-10", metavar="LIST", help="Signal-to-noise ratios in dB, and clean.")
-@click.option("--corrupt", default="", metavar="LIST",
+@click.option("--corrupt", default="", show_default=False, metavar="LIST",
               help="Corruptions of the video: occlusion, blur, lowres, dropped, shift, noface, face, each with an amount, as "
-                   "in blur:4, or else with its default amounts.")
+                   "in blur:4, or else with its default amounts.  [default: none, only the video as it is]")
 @click.option("--corrupt-snr", default="clean,0", metavar="LIST",
               help="SNRs in dB, and clean, at which corrupted video is shown.")
 @click.option("--level", type=click.Choice(["active", "rms"]), default="active",
               help="How the level of speech is measured: while somebody speaks (ITU-T P.56), or over the whole clip.")
 @click.option("--noise-config", type=click.Path(), default=None, metavar="FILE",
-              help="A TOML file that describes noises in addition to the built-in ones.  [default: none]")
+              help="A TOML file that describes noises in addition to the built-in ones.  [default: only those]")
 @click.option("--noise-manifest", type=click.Path(), default=None, metavar="FILE",
               help="The file that says which noise each utterance gets; made if it does not exist.  [default: noise.jsonl in "
                    "the output]")
@@ -58,7 +59,7 @@ N_SHOWN = 5                                                 # ids that are named
               help="Hypotheses kept in the beam search; 1 is fastest.  [default: 5; for imported models their authors' 40]")
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=16, help="Utterances in a batch.")
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
-              help="Share of frames that may lack a face; above it an utterance is recognised by sound alone.")
+              help="Largest share of frames without a face; beyond it an utterance is recognised by sound alone.")
 @click.option("--limit", type=click.IntRange(1, 10**9), default=None, help="Measure only so many utterances, evenly picked.")
 @click.option("--normaliser", type=click.Choice(["avsr", "whisper"]), default="avsr",
               help="How reports are to compare the texts: by our rules, or by Whisper's EnglishTextNormalizer, as many papers "
@@ -67,7 +68,7 @@ N_SHOWN = 5                                                 # ids that are named
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions: tuple[Path, ...], save_audio: Path | None,
                       **options) -> None:
-    """Measure models on the prepared MANIFEST (file or folder) by sound, by video and by both, from clean to loud noise.
+    """Measure models on the prepared MANIFEST (file or folder) with sound, with video and with both, from clean to loud noise.
 
     Every utterance gets the same noise in every run, on every machine. Look at the rows with avsr report.
     """

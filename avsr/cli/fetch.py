@@ -30,7 +30,7 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
 
     It is downloaded, checked and unpacked, ready for `avsr prepare` or `--noise`. The same command again continues where it was
     stopped, and downloads nothing if everything is there. AVSR_ZENODO may name another address of Zenodo's API, such as that of
-    a mirror; https_proxy and http_proxy apply.
+    a mirror. The variables https_proxy and http_proxy are used.
     """
     with report_errors("What is fetched is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.fetch import fetch

@@ -27,8 +27,8 @@ HALF_COSTS = "half the size; log-probabilities move by up to 0.04, as measured o
 def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, half: bool, quiet: bool) -> None:
     """Make a published lip reader's or recogniser's FILE (.pth, .pt, .ckpt, .safetensors) a model for --model.
 
-    Whose file it is and how large its network is, is read from what is inside. data/README.md lists the files that are
-    known, and where they come from.
+    The network's family and sizes are read from the file. data/README.md lists the files that are known, and where they
+    come from.
     """
     with report_errors():
         folder = output_dir or Path("models") / file.stem
@@ -45,8 +45,8 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
 def _summary(imported: Imported, half: bool) -> str:
     dims, known = imported.dims, imported.known
     layers = " + ".join(f"{n} {name}" for n, name in ((dims.n_video_layers, "video"), (dims.n_audio_layers, "audio")) if n)
-    lines = [f"{imported.family.name}, by {MODALITY_NAMES[imported.modality]}: {layers} and {dims.n_decoder_layers} decoder "
-             f"blocks of width {dims.width}, {imported.n_parameters / 1e6:.0f} M parameters, {dims.n_vocab} tokens."]
+    lines = [f"{imported.family.name}, by {MODALITY_NAMES[imported.modality].long}: {layers} and {dims.n_decoder_layers} "
+             f"decoder blocks of width {dims.width}, {imported.n_parameters / 1e6:.0f} M parameters, {dims.n_vocab} tokens."]
     if known is None:
         lines.append("Its MD5 is none of the published files': a training of your own, or another version.")
     else:

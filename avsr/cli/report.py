@@ -26,7 +26,7 @@ from avsr.cli.console import CONTEXT, ProgressBar, check_writable, print_result,
 @click.option("--quiet", "-q", is_flag=True, help="No table, no progress bar and no warnings; errors are still shown.")
 def report_command(runs: tuple[Path, ...], output_dir: Path | None, group_by: str | None, where: tuple[str, ...],
                    title: str | None, formats: str, normaliser: str | None, quiet: bool) -> None:
-    """Show what a benchmark measured: figures, tables, and a page that needs no network. Compare two if two are given.
+    """Show what a benchmark measured: figures, tables, and a page that needs no network. With two runs, compare them.
 
     RUN is a folder that `avsr benchmark` wrote. The main table is also printed to standard output.
     """

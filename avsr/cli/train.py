@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--workers", type=click.IntRange(1, 1024), default=None, help="Processes.  [default: one on each core]")
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
-              help="Share of frames that may lack a face before an utterance is dropped.")
+              help="Largest share of frames without a face; beyond it an utterance is dropped.")
 @click.option("--max-dropped", type=Number(0, 1), default=0.05,
               help="Share of utterances that may be dropped before the command fails.")
 @click.option("--valid-share", type=Number(0, 1, max_open=True), default=0.05,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
               help="How mouths are cut out: as for this program's models, or as for lip readers published with auto_avsr.")
 @click.option("--recipe", "old_mouth_crop", type=click.Choice(["avsr", "auto-avsr"]), default=None, hidden=True)
 @click.option("--split-list", default=None, metavar="FILE",
-              help="Table of the split of each utterance, or a name that the corpus knows.  [default: the corpus's own]")
+              help="A table that gives each utterance's split; for GRID also `seen` or `unseen`.  [default: the corpus's own]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def prepare_command(corpus: str, source: Path, output: Path, mouth_crop: str, old_mouth_crop: str | None,
                     split_list: str | None, quiet: bool, **options) -> None:
@@ -62,10 +62,10 @@ def prepare_command(corpus: str, source: Path, output: Path, mouth_crop: str, ol
 @click.command("train", context_settings=CONTEXT, short_help="Train a model as a config file says.")
 @click.argument("config", type=click.Path(dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="A setting that replaces the config's, such as train.lr=3e-4.")
+              help="Override a setting of the config, such as train.lr=3e-4.")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where the run is kept.  [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Continue the run that is in the output folder.")
+@click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--minutes", type=Number(0, 10**7, min_open=True), default=None,
               help="Stop after so many minutes; --resume continues from there.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")

@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 @click.command("transcribe", context_settings=CONTEXT, short_help="Turn recordings into text and subtitles.")
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...")
 @click.option("--model", default="default",
-              help="default (Whisper tiny.en with lips), grid, a Whisper size (tiny.en to large-v3), a model's folder, or "
-                   "owner/model of the hub.")
+              help="default (Whisper tiny.en with a video encoder), grid, a Whisper size (tiny.en to large-v3), a "
+                   "model's folder, or owner/model of the hub.")
 @click.option("--modality", type=click.Choice(["auto", "a", "v", "av"]), default="auto",
               help="Use the sound (a), the video (v), both (av), or what the file and the model allow (auto).")
 @click.option("--language", default=None,
               help="The language's code or English name (de, German); a multilingual model detects it if it is not given.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--beam-size", type=click.IntRange(1, 256), default=None,
-              help="Texts kept in the search; 1 is fastest.  [default: 5; for imported models their authors' 40]")
+              help="Hypotheses kept in the beam search; 1 is fastest.  [default: 5; for imported models their authors' 40]")
 @click.option("--ctc-weight", type=Number(0, 1, max_open=True), default=None,
               help="Weight of CTC in the search, for imported models.  [default: their authors' 0.1]")
 @click.option("--lm", type=click.Path(), default=None, metavar="FILE",
-              help="A language model of words to help the search: n-grams as ARPA, plain or .gz.")
+              help="A language model of words to help the search: an ARPA file, plain or gzipped.")
 @click.option("--lm-weight", type=Number(0, 100), default=None, help="Weight of the language model.  [default: 0.3]")
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=8, help="Segments of up to 30 s recognised at once.")
 @click.option("--temperature", type=Number(0, 10), default=0.0,
-              help="First temperature tried; 0 is beam search, and imported models have nothing else.")
+              help="First temperature tried; 0 is beam search, and imported models support only beam search.")
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
-              help="Share of frames that may lack a face before a segment is recognised by sound alone.")
+              help="Largest share of frames without a face; beyond it a segment is recognised by sound alone.")
 @click.option("--vad/--no-vad", default=True, help="Find speech first, or take everything as speech.")
 @click.option("--audio-track", type=click.IntRange(min=1), default=None, metavar="N",
               help="Number of the sound track, counted from 1.  [default: one in which somebody speaks]")

@@ -57,10 +57,10 @@ def is_sound(path: str | Path) -> bool:
     return Path(path).suffix.lower() in SOUND
 
 
-OWN = "Check the folder; for clips of your own with a .txt beside each, use `avsr prepare folder`."
+OWN_CLIPS_REMEDY = "Check the folder; for clips of your own with a .txt beside each, use `avsr prepare folder`."
 
 
-def wrong_layout(folder: Path, looked_for: str, remedy: str = OWN) -> BadManifest:
+def wrong_layout(folder: Path, looked_for: str, remedy: str = OWN_CLIPS_REMEDY) -> BadManifest:
     """The error for a folder that does not have what a reader looks for."""
     there = files_below(folder)
     found = f"found {len(there)} files, such as {there[0].relative_to(folder).as_posix()!a}" if there else "found it empty"

@@ -3,7 +3,7 @@
     Memory of B utterances -> Hypothesis per utterance
 A scorer says how likely each next token is: the decoder, CTC, a language model. A logit filter forbids tokens. A search
 strategy (BeamSearch, HybridBeamSearch, Sampling) chooses which hypotheses to keep. All hypotheses of all utterances go through
-the network as one batch.
+the network as one batch. `decode` is in fallback.py, which tries the temperatures in turn.
 """
 
 from avsr.decode.ctc import CTCPrefixScorer

@@ -129,7 +129,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
         if new not in ("http", "https") or (old, new) == ("https", "http"):
             problem = f"the server redirects to {newurl}, which is not encrypted"
-            raise BadDownload(f"{req.full_url}: {problem}.  Tell those who run the server.", problem)
+            raise BadDownload(f"{req.full_url}: {problem}.  Try again later, or download it by hand in a "
+                              "browser; tell those who run the server.", problem)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

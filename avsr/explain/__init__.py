@@ -1,4 +1,4 @@
-"""How a model uses sound and video: a recording in, one page of plots and a file of numbers out.
+"""How a model used sound and video: a recording in, one page of plots and a file of numbers out.
 
 Inside: input -> ablations, attention, saliency (from the network) -> summary (numbers) -> plots -> page (HTML).
 """
@@ -21,7 +21,7 @@ from avsr.explain.input import ExplainSettings, Input, open_input
 from avsr.explain.page import make_recordings, render_page
 from avsr.explain.plots import draw_plots
 from avsr.explain.saliency import integrated_gradients
-from avsr.explain.summary import Result, summarise
+from avsr.explain.summary import Explanation, summarise
 from avsr.models.avsr import AVSR
 from avsr.models.decoder import Memory
 from avsr.names import DEFAULT_MODEL
@@ -31,7 +31,7 @@ from avsr.recogniser import Recogniser, in_distribution
 from avsr.runtime import Progress, no_progress, pick_device
 from avsr.schema import from_keywords
 
-__all__ = ["ExplainSettings", "Input", "Result", "explain", "explain_input"]
+__all__ = ["ExplainSettings", "Explanation", "Input", "explain", "explain_input"]
 
 PAGE, NUMBERS = "explain.html", "explain.json"
 
@@ -66,13 +66,14 @@ def explain(source: media.Source, *, model: str | Path | Checkpoint = DEFAULT_MO
     return folder / PAGE
 
 
-def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSettings, progress: Progress = no_progress) -> Result:
+def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSettings,
+                  progress: Progress = no_progress) -> Explanation:
     """Everything that the page shows, as arrays and numbers."""
     recogniser, language = Recogniser(checkpoint), settings.language
     found = run_ablations(recogniser, given, settings.reference, language, progress)
     memory = found.memories[given.modalities[-1]]
     if given.sound is None:
-        given = replace(given, problems=(*given.problems, *lips_problems(checkpoint, given.name, memory)))
+        given = replace(given, problems=(*given.problems, *video_problems(checkpoint, given.name, memory)))
     n_positions = round(given.segment.duration_s * MEMORY_RATE)
     reliability, known = (None if one is None else one.item() for one in (memory.reliability, memory.in_distribution))
     attention, calls = read_attention(recogniser, memory, found.tokens, language, n_positions) if found.words else ({}, {})
@@ -83,11 +84,11 @@ def explain_input(given: Input, checkpoint: Checkpoint, settings: ExplainSetting
     if given.mouths is not None and found.tokens and reliability != 0:      # nothing in unreliable video reaches the text
         saliency = integrated_gradients(recogniser, found.audio, given.mouths, found.tokens, language=language,
                                         progress=progress)
-    return Result(given, found, reliability, known, attention, gates, ctc, untrained, saliency)
+    return Explanation(given, found, reliability, known, attention, gates, ctc, untrained, saliency)
 
 
-def lips_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:
-    """Why `transcribe` would write nothing by itself about a recording without sound, whose lips' memory this is."""
+def video_problems(checkpoint: Checkpoint, name: str, memory: Memory) -> tuple[str, ...]:
+    """Why `transcribe` would write nothing by itself about a recording without sound, whose video's memory this is."""
     why = "this model cannot tell whether it knows the lips in it"
     if checkpoint.model.reliability is not None:
         if in_distribution(memory).item():

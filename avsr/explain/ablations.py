@@ -97,13 +97,13 @@ def run_ablations(recogniser: Recogniser, given: Input, reference: str | None, l
 def shapley_shares(values: Mapping[str, float]) -> Shapley:
     """The exact two-player Shapley value of a case's value; a modality that is not there changes nothing (a dummy player)."""
     nothing = values["none"]
-    sound, lips = values.get("a", nothing), values.get("v", nothing)
-    return shapley(nothing, sound, lips, values.get("av", sound if "a" in values else lips))
+    sound, video = values.get("a", nothing), values.get("v", nothing)
+    return shapley(nothing, sound, video, values.get("av", sound if "a" in values else video))
 
 
 def _score_words(recogniser: Recogniser, given: Input, memory: Memory, tokens: Sequence[int],
                  log_probs: Mapping[str, torch.Tensor], language: str) -> tuple[ScoredWord, ...]:
-    """The words, aligned with the clean sound (and the lips) where there is one, up to where speech ends: noise moves the
+    """The words, aligned with the clean sound (and the video) where there is one, up to where speech ends: noise moves the
     attention to the sound, and the last word would take all of the silence after it."""
     if not tokens:
         return ()

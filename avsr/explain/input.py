@@ -121,7 +121,7 @@ def open_input(source: media.Source, mouth_crop: MouthCropSettings | None, setti
             tracks: dict[str, Any] = {option: track.number for option, track in found.items() if track is not None}
         name = recording.name
         no_video = ("the recording has no picture" if not recording.has_video else
-                    "this model has no trained lips" if mouth_crop is None else None)
+                    "this model has no trained video encoder" if mouth_crop is None else None)
         if not recording.has_audio and no_video:
             raise BadMedia(f"{name}: there is no sound in it, and {no_video}.  Use a model that reads lips, such as --model "
                            "default, or a recording with sound.")

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from avsr import media
+from avsr.explain.attention import CTC_MODALITY
 from avsr.explain.input import Input
 from avsr.explain.plots import Plot
 from avsr.html import data_uri, render
+from avsr.names import MODALITIES, MODALITY_NAMES
 
-CASES = {"none": "no input", "a": "sound alone", "v": "video alone", "av": "both",
-         "a_clean": "sound alone, without the noise", "av_clean": "both, without the noise"}
+CASES = {name: MODALITY_NAMES[name].long for name in MODALITIES}
+CASES |= {f"{name}_clean": f"{CASES[name]}, without the noise" for name in ("a", "av")}
 
 
 def make_recordings(given: Input) -> dict[str, str]:
@@ -43,6 +45,7 @@ def render_page(summary: Mapping[str, Any], plots: Mapping[str, Plot], recording
     """The page's text. command: what makes the page again, None where it was not made by a command."""
     return render("explain/page.html", {"chance": chance, "factor": factor, "percent": percent}, it=summary, plots=plots,
                   recordings=recordings, cases=CASES, command=command,
+                  ctc_cases={name: CASES[modality] for name, modality in CTC_MODALITY.items()},
                   widest_change=max((gate["change"] for gate in summary["gates"]), default=0.0) or 1.0)
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from avsr.augment import centre
-from avsr.explain.attention import greedy_letters
-from avsr.explain.summary import Result
+from avsr.explain.attention import CTC_MODALITY, greedy_letters
+from avsr.explain.summary import Explanation
 from avsr.features import log_mel
-from avsr.html.plot import BOTH, FAINT, INK, SOUND, VIDEO, file_bytes, plot_style, svg_element
-from avsr.names import escape_controls
+from avsr.html.plot import BOTH, FAINT, INK, MODALITY_COLOURS, SOUND, VIDEO, file_bytes, plot_style, svg_element
+from avsr.names import MODALITY_NAMES, escape_controls
 from avsr.rates import FEATURE_RATE, MEMORY_RATE, SAMPLE_RATE, VIDEO_FPS
 from avsr.text import CTC_LETTERS
 
@@ -45,7 +45,7 @@ class Plot(NamedTuple):
     right: float
 
 
-def draw_plots(result: Result) -> dict[str, Plot]:
+def draw_plots(result: Explanation) -> dict[str, Plot]:
     """The plots that there is something to draw for, by name."""
     given, words, attention = result.given, result.ablations.words, result.attention
     duration_s, figures = given.segment.duration_s, {}
@@ -258,15 +258,14 @@ def mouth_figure(mouths: Mouths, pixels: np.ndarray) -> Figure:
 
 def letters_figure(log_probs: Mapping[str, np.ndarray], words: Sequence[ScoredWord], duration_s: float) -> Figure:
     """CTC log-probabilities (S, n_ctc) by name: a row per letter, the greedy reading written over it."""
-    names = {"audio": ("sound alone", SOUND), "video": ("video alone", VIDEO), "fused": ("both", BOTH)}
     figure = time_figure([2.9] * len(log_probs), duration_s, words, gap=0.3)
     for axis, (name, one) in zip(figure.axes, log_probs.items(), strict=True):
-        _draw_map(axis, np.clip(1 + one.T / RANGE, 0, 1), names[name][1])
+        _draw_map(axis, np.clip(1 + one.T / RANGE, 0, 1), MODALITY_COLOURS[CTC_MODALITY[name]])
         for position, letter in greedy_letters(one):
             if letter > 1:
                 axis.text((position + 0.5) / MEMORY_RATE, letter + 0.5, CTC_LETTERS[letter - 1], ha="center", va="center",
                           fontsize=8, fontweight="bold", zorder=5)
         axis.set_yticks(np.arange(one.shape[1]) + 0.5, ["–", "␣", *CTC_LETTERS[1:]][:one.shape[1]])
         axis.tick_params(axis="y", length=0, labelsize=6.5)
-        axis.set(xlim=(0, duration_s), ylabel=names[name][0])
+        axis.set(xlim=(0, duration_s), ylabel=MODALITY_NAMES[CTC_MODALITY[name]].long)
     return figure

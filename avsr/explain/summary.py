@@ -23,7 +23,7 @@ DIGITS = 5                                                  # of what is written
 
 
 @dataclass(frozen=True)
-class Result:
+class Explanation:
     """Everything about one segment. reliability, in_distribution: of Memory.  attention: by "audio", "video".  ctc:
     log-probabilities of trained heads; untrained: names of the others.  saliency: None without reliable video."""
 
@@ -38,7 +38,7 @@ class Result:
     saliency: Saliency | None
 
 
-def summarise(result: Result, checkpoint: Checkpoint, settings: ExplainSettings) -> dict[str, Any]:
+def summarise(result: Explanation, checkpoint: Checkpoint, settings: ExplainSettings) -> dict[str, Any]:
     """All of it as JSON values. Times are in seconds from the start of the segment, log-probabilities in nats; the same clip
     and settings give the same numbers."""
     given, found, reference = result.given, result.ablations, settings.reference

@@ -24,9 +24,9 @@ from avsr.errors import BadDownload
 from avsr.output import whole_file
 
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")
-OWN = ".fetched"                                            # the folder of our records, see records.py
+RECORDS_FOLDER = ".fetched"                                            # the folder of our records, see records.py
 # Errors of the standard library for an archive that is damaged or packed in an unknown way.
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
+ARCHIVE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ def members(archive: Path, *, leading: str | None = None, keep: str | None = Non
     for name, size, problem in found:
         if (parts := _parts(name)) is None or problem:
             problem = problem or "leads out of the folder"
-            raise BadDownload(f"{archive.name}: holds {name!r}, which {problem}.  Nothing of it was unpacked; tell its "
-                              "publisher.", f"holds {name!r}, which {problem}")
+            raise BadDownload(f"{archive.name}: holds {name!r}, which {problem}.  Nothing of it was unpacked: download it "
+                              "by hand and unpack it into FOLDER without that file; tell its publisher.",
+                              f"holds {name!r}, which {problem}")
         if any(part in JUNK for part in parts):
             continue
         parts = [loose, *parts] if flat and loose else parts[1:] if leading and fnmatchcase(parts[0], leading) else parts
@@ -60,10 +61,12 @@ def members(archive: Path, *, leading: str | None = None, keep: str | None = Non
         if not path or (keep and not re.fullmatch(keep, path)):
             continue
         if path in out:
-            raise BadDownload(f"{archive.name}: holds {path!r} twice.  Nothing of it was unpacked; tell its publisher.")
+            raise BadDownload(f"{archive.name}: holds {path!r} twice.  Nothing of it was unpacked: download it by "
+                              "hand and unpack one of the two into FOLDER; tell its publisher.")
         out[path] = Member(name, path, size)
     if not out:
-        raise BadDownload(f"{archive.name}: holds no file that is wanted ({len(found)} others).  Tell its publisher.")
+        raise BadDownload(f"{archive.name}: holds no file that is wanted ({len(found)} others).  Try again later, or "
+                          "download it by hand and unpack it into FOLDER; tell its publisher.")
     return list(out.values())
 
 
@@ -106,7 +109,7 @@ def _parts(name: str) -> list[str] | None:
     plain = name.replace("\\", "/")
     parts = [part for part in plain.split("/") if part not in ("", ".")]
     unsafe = plain.startswith("/") or ".." in parts or "\0" in plain or not parts
-    return None if unsafe or re.match(r"[A-Za-z]:", parts[0]) or parts[0] == OWN else parts
+    return None if unsafe or re.match(r"[A-Za-z]:", parts[0]) or parts[0] == RECORDS_FOLDER else parts
 
 
 def _zip_entries(archive: Path) -> Iterator[tuple[str, int, str | None]]:
@@ -158,6 +161,6 @@ def _report_damage(archive: Path) -> Iterator[None]:
         yield
     except BadDownload:
         raise
-    except DAMAGE as error:
+    except ARCHIVE_ERRORS as error:
         problem = f"the archive is damaged ({str(error) or type(error).__name__})"
         raise BadDownload(f"{archive.name}: {problem}.  Run again to fetch it anew.", problem) from error

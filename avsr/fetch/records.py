@@ -13,14 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from avsr.download import Remote
-from avsr.fetch.archives import OWN, Member
+from avsr.fetch.archives import RECORDS_FOLDER, Member
 from avsr.fetch.sources import Source
 from avsr.output import whole_file
 
 
 def records_folder(folder: Path) -> Path:
     """The folder of the records and archives. It is hidden, so that readers of corpora skip it."""
-    return folder / OWN
+    return folder / RECORDS_FOLDER
 
 
 def files_of(folder: Path, part: str) -> list[Member] | None:

@@ -47,5 +47,6 @@ def _remote(entry: dict, address: str) -> Remote:
     url, size, checksum = entry["links"]["self"], int(entry["size"]), entry.get("checksum") or ""
     if urlsplit(address).scheme == "https" and urlsplit(url).scheme != "https":
         problem = f"its link {url} is not encrypted"
-        raise BadDownload(f"{address}: {problem}.  Tell those who run the server.", problem)
+        raise BadDownload(f"{address}: {problem}.  Try again later, or download it by hand and unpack it into "
+                          "FOLDER; tell those who run the server.", problem)
     return Remote(entry["key"], url, size, checksum if checksum.partition(":")[0] in CHECKSUMS else None)

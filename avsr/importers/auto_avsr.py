@@ -80,7 +80,7 @@ def recognises(names: Set[str]) -> bool:
 def part(names: Set[str]) -> str | None:
     """Recognises a frontend that was trained on single words (LRW)."""
     lone = all(name.startswith(("trunk.", "frontend3D.", "frontend.")) for name in names)
-    return "a front end alone, which sees or hears but cannot write" if names and lone else None
+    return "a frontend without a decoder" if names and lone else None
 
 
 def convert(weights: dict[str, Tensor]) -> Converted:

@@ -26,7 +26,7 @@ BFLOAT16 = np.dtype("<u2")                                  # the upper half of 
 TYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"), BFLOAT16)
 SCALED = (np.dtype("i1"), np.dtype("<i2"))
 EVERY_ROW = slice(None)
-MOST = 2**16                                                # variables or names; the largest Whisper has about 1,500
+MAX_NAMES = 2**16                                                # variables or names; the largest Whisper has about 1,500
 WIDENED = 8                                                 # times the file's size: int8 becomes four times as large
 
 
@@ -99,8 +99,8 @@ class _Reader:
     def count(self) -> int:
         """How many entries follow."""
         (count,) = self.take("<I")
-        if count > MOST:
-            raise ValueError(f"{count} entries, and at most {MOST} can be")
+        if count > MAX_NAMES:
+            raise ValueError(f"{count} entries, and at most {MAX_NAMES} can be")
         return count
 
     def text(self) -> str:

@@ -22,7 +22,7 @@ WRAPPED = ("state_dict", "model_state_dict", "model")       # keys under which t
 PREFIXES = ("module.", "model.")                            # of all names, by data parallel training and by Lightning
 PLAIN = (torch.float32, torch.float16, torch.bfloat16, torch.float64,
          torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-MOST = 2                                                    # times the file's size that its tensors may claim: they may share
+MAX_SIZE_RATIO = 2  # times the file's size that its tensors may claim: they may share
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if strange := _strangeness(tensor):
             raise BadCheckpoint(f"{path}: {listed([name])} is {strange}, not plain numbers.  Name the file as published.")
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    if claimed > MOST * n_bytes:
+    if claimed > MAX_SIZE_RATIO * n_bytes:
         raise BadCheckpoint(f"{path}: its weights claim {_size(claimed)}, but it holds {_size(n_bytes)}.  It is not what it "
                             "says it is: get it from its authors.")
     return _apart(weights)

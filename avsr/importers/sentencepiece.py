@@ -40,7 +40,8 @@ def find_tokenizer(given: Path | None, weights: Path, hint: str) -> tuple[Path, 
     model = units.with_name(units.name.removesuffix(UNITS) + ".model")
     for path, other in ((units, model), (model, units)):
         if not path.is_file():
-            raise BadCheckpoint(f"{path}: not there beside {other.name}, and both are needed.  They are {hint}.")
+            raise BadCheckpoint(f"{path}: not there beside {other.name}, and both are needed ({hint}).  "
+                                "Put both into one folder and name it with --tokenizer.")
     return units, model
 
 

@@ -20,8 +20,8 @@ from avsr.errors import BadManifest, quote
 from avsr.output import write_file
 from avsr.textfiles import NotText, decode, no_number
 
-NAME = "manifest.jsonl"
-MOST = 2 ** 53                                              # whole numbers below this are exact in all readers of JSON
+MANIFEST_NAME = "manifest.jsonl"
+MAX_EXACT_INTEGER = 2 ** 53  # whole numbers below this are exact in all readers of JSON
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class _BadRow(ValueError):
 def manifest_path(path: str | Path) -> Path:
     """The file of a manifest: the path itself, or manifest.jsonl in it if it is a folder, as `avsr prepare` writes it."""
     path = Path(path)
-    return path / NAME if path.is_dir() else path
+    return path / MANIFEST_NAME if path.is_dir() else path
 
 
 def read(path: str | Path) -> list[Utterance]:
@@ -247,7 +247,7 @@ def _utterance(row: dict) -> Utterance:
 def _cache(row: dict) -> CacheEntry:
     cache = _fields(CacheEntry, row, "cache.")
     for key in ("offset", "size", "n_frames", "n_samples"):
-        if not 0 <= cache[key] < MOST:
+        if not 0 <= cache[key] < MAX_EXACT_INTEGER:
             raise _BadRow(f"cache.{key} is {quote(cache[key])}, it must be from 0 to 2^53.  Run avsr prepare again.")
     if not is_within_folder(cache["shard"]):
         raise _BadRow(f"cache.shard is {quote(cache['shard'])}, but shards lie beside their manifest or in folders below it.  "
@@ -277,7 +277,7 @@ def _span(start: float, end: float | None, where: str, proper: bool) -> None:
         raise _BadRow(f"{where}end is {end:g} s, which does not come after its start of {start:g} s.  Swap or correct them.")
 
 
-KINDS = {"str": str, "float": float, "int": int, "tuple": list, "dict": dict, "CacheEntry": dict}
+JSON_TYPES = {"str": str, "float": float, "int": int, "tuple": list, "dict": dict, "CacheEntry": dict}
 NAMES = {str: "text", float: "a number", int: "a whole number", list: "a list", dict: "an object"}
 
 
@@ -298,7 +298,7 @@ def _fields(kind: type, row: dict, where: str) -> dict:
 def _value(value: object, annotation: str, where: str) -> object:
     if value is None and annotation.endswith("| None"):
         return None
-    kind = KINDS[annotation.removesuffix(" | None").partition("[")[0]]
+    kind = JSON_TYPES[annotation.removesuffix(" | None").partition("[")[0]]
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12:
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool) or kind is float:

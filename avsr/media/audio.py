@@ -10,7 +10,7 @@ import numpy as np
 from av.audio.fifo import AudioFifo
 
 from avsr.media.decoder import StreamDecoder
-from avsr.media.timestamps import DAMAGE
+from avsr.media.timestamps import DECODE_ERRORS
 from avsr.rates import SAMPLE_RATE
 
 JITTER = 0.020                        # seconds by which time stamps may be off before the sound is moved
@@ -133,7 +133,7 @@ def _converted(decoder: StreamDecoder, convert: Callable[..., list[np.ndarray]],
     """What a resampler gives, finite; None where it fails, which is counted."""
     try:
         return [_finite(samples, decoder) for samples in convert(*frame)]
-    except DAMAGE:
+    except DECODE_ERRORS:
         decoder.count_damage()
         return None
 

@@ -27,7 +27,7 @@ SPECIAL = (Disposition.comment | Disposition.visual_impaired | Disposition.descr
            | Disposition.lyrics | Disposition.clean_effects | Disposition.non_diegetic)
 LONGEST_TITLE = 40                    # letters of a title that a message shows
 OPTIONS = {"audio": "--audio-track", "video": "--video-track"}
-KINDS = {"audio": "sound track", "video": "picture"}
+TRACK_NOUNS = {"audio": "sound track", "video": "picture"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Contents:
         if not 1 <= number <= len(tracks):
             remedy = (f"Leave {OPTIONS[kind]} out." if not tracks else
                       f"Use {OPTIONS[kind]} with one of: {', '.join(map(str, tracks))}.")
-            raise BadMedia(f"{self.name}: there is no {KINDS[kind]} {number} in it; it has {len(tracks)}.  {remedy}")
+            raise BadMedia(f"{self.name}: there is no {TRACK_NOUNS[kind]} {number} in it; it has {len(tracks)}.  {remedy}")
         return tracks[number - 1]
 
     def decode_audio(self, track: TrackInfo) -> Generator[np.ndarray]:
@@ -135,7 +135,7 @@ def pick_tracks(contents: Contents, *, audio_track: int | None, video_track: int
     for kind, taken, wanted in (("audio", sound, want_audio), ("video", picture, want_video)):
         others = contents.of_kind(kind)
         if taken is None and wanted and others:
-            notes.append(f"{contents.name}: no {KINDS[kind]} is of the programme that was taken, so there is none.  Use "
+            notes.append(f"{contents.name}: no {TRACK_NOUNS[kind]} is of the programme that was taken, so there is none.  Use "
                          f"{OPTIONS[kind]} to take one of: {', '.join(map(str, others))}.")
     return sound, picture, notes
 

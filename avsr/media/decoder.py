@@ -16,7 +16,7 @@ from av.stream import Stream
 
 from avsr.errors import BadMedia
 from avsr.media.source import mistaken_for_recording, reopenable, source_name
-from avsr.media.timestamps import DAMAGE, MAX_GAP_S, PacketCoverage, PtsCorrector, read_packets
+from avsr.media.timestamps import DECODE_ERRORS, MAX_GAP_S, PacketCoverage, PtsCorrector, read_packets
 from avsr.rates import SAMPLE_RATE
 
 NEAR = 10.0                           # seconds from what was read last, within which a damaged packet may say where it lies
@@ -187,7 +187,7 @@ class StreamDecoder:
         for packet in read_packets(self.container, [self.stream], self.count_damage):
             try:
                 frames = packet.decode()
-            except DAMAGE:
+            except DECODE_ERRORS:
                 if packet.size:                              # the last, empty one only fetches what is inside
                     pts, unit = packet.pts, packet.time_base
                     self.count_damage(None if pts is None or not unit else float(pts * unit))

@@ -23,7 +23,7 @@ from avsr.rates import VIDEO_FPS
 
 MAX_READ_ERRORS = 500                 # in a row: a demuxer that only fails would never end
 # What PyAV raises on damaged files: FFmpeg's errors, and its own where a number does not fit or a layout has no name.
-DAMAGE = (FFmpegError, OSError, ValueError, MemoryError, OverflowError, RuntimeError)
+DECODE_ERRORS = (FFmpegError, OSError, ValueError, MemoryError, OverflowError, RuntimeError)
 MAX_GAP_S = 1.0                       # seconds that any frame may last, or be late, with no further evidence
 MAX_BACK_S = 1.0                      # seconds by which a frame may lie before the time at which it is due
 LONGEST_BLOCK_S = 10.0                # seconds of sound in one packet: FLAC's largest block lasts 8 s at 8 kHz
@@ -44,7 +44,7 @@ def read_packets(container: InputContainer, streams: list[Stream], damaged: Call
             packet = next(packets, None)
         except IndexError:                                   # PyAV at the end, on a stream that appeared after opening; the
             return                                           # decoders of the streams asked for were flushed before
-        except DAMAGE:
+        except DECODE_ERRORS:
             failures += 1
             damaged()
             packets = container.demux(*streams)

@@ -14,7 +14,7 @@ from av.buffer import Buffer
 from av.video.reformatter import VideoReformatter
 
 from avsr.media.decoder import StreamDecoder
-from avsr.media.timestamps import DAMAGE
+from avsr.media.timestamps import DECODE_ERRORS
 from avsr.rates import VIDEO_FPS
 
 HALF_FRAME = 0.5 / VIDEO_FPS          # seconds: a frame is shown on the grid at most this much early or late
@@ -102,7 +102,7 @@ def _converted(decoder: StreamDecoder, convert: _FrameConverter, frame: av.Video
     """The frame as an array; `last` where it cannot be converted, which is counted."""
     try:
         return convert(frame)
-    except DAMAGE:
+    except DECODE_ERRORS:
         decoder.count_damage()
         return last
 

@@ -120,7 +120,7 @@ def gain(cells: Mapping[Cell, Sequence[ResultRow]], system: str, noise: str, at_
     if not curve:
         gain_db({}, 0.0, at_db)
     if both not in cells:
-        raise AvsrError(f"effective SNR gain: {system} has no rows of sound and lips in {noise} at {at_db:g} dB.  "
+        raise AvsrError(f"effective SNR gain: {system} has no rows of sound and video together in {noise} at {at_db:g} dB.  "
                         "Measure it there, or ask at another SNR.")
     columns = []
     for rows in curve.values():

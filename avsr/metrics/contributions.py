@@ -74,7 +74,7 @@ def condition_shapley(cells: Mapping[Cell, Sequence[ResultRow]], cell: Cell, mea
     some = {name: cells[one] for name, one in played.items() if one in cells}
     if missing := [name for name in _needed(measure) if name not in some]:
         raise AvsrError(f"Shapley shares of {cell.system}: no rows of modality {' or '.join(missing)} to go with "
-                        f"{cell.noise or 'clean'}, {cell.corruption or 'whole picture'}.  Run the benchmark with all of them.")
+                        f"{cell.noise or 'clean'}, {cell.corruption or 'intact video'}.  Run the benchmark with all of them.")
     values, first = _of_all({name: some[name] for name in _needed(measure)}, measure)
     weights = np.array([float(score.words) for score in scored(first)]) if measure == "wer" else np.ones(len(first))
     kept = np.asarray(np.isfinite(values).all(axis=0))

@@ -13,7 +13,7 @@ from avsr.models.blocks import zero_padding
 
 STAGES = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))              # channels in and out, stride; two blocks each
 WIDTH = STAGES[-1][1]
-KINDS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d)}
+LAYERS_BY_DIMS = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d)}
 
 
 class BasicBlock(nn.Module):
@@ -21,7 +21,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, n_dims: int, n_in: int, n_out: int, stride: int, activation: Callable[..., nn.Module]):
         super().__init__()
-        conv, norm = KINDS[n_dims]
+        conv, norm = LAYERS_BY_DIMS[n_dims]
         self.conv1 = conv(n_in, n_out, kernel_size=3, stride=stride, padding=1, bias=False)
         self.bn1 = norm(n_out)
         self.conv2 = conv(n_out, n_out, kernel_size=3, padding=1, bias=False)

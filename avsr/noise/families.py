@@ -26,7 +26,7 @@ CORPUS_FAMILIES = ("babble", "speech-shaped", "talker")     # made of the corpus
 TRUE_WORDS = ("true", "yes", "on")
 MAX_EXPONENT = 10                                           # of coloured noise; brown has 2
 MAX_TALKERS = 1000                                          # at once; from 8 on they blend into stationary noise
-KINDS = ("files", "talkers", "shaped", "colour")
+NOISE_KINDS = ("files", "talkers", "shaped", "colour")
 
 
 def open_families(names: Sequence[str], *, config: Path | str | None = None, given: Mapping[str, str] | None = None,
@@ -158,11 +158,11 @@ def _open(name: str, value: object, base: Path) -> NoiseSource:
     if value == "" or not isinstance(value, str | Path | list | tuple | Mapping):
         raise AvsrError(f"noise '{name}' = {quote(value)}: this names no files.  Give a folder, a pattern, or a list of them.")
     options = dict(value) if isinstance(value, Mapping) else {"files": value}
-    kinds = [kind for kind in KINDS if kind in options]
+    kinds = [kind for kind in NOISE_KINDS if kind in options]
     allowed = {"exclude", *kinds, *(("n_talkers", "prefix") if "talkers" in options else ())}
     if len(kinds) != 1 or set(options) - allowed:
         raise AvsrError(f"noise '{name}': it has {', '.join(map(repr, options)) or 'nothing'}.  Give one of "
-                        f"{', '.join(KINDS)}, with exclude, and for talkers n_talkers and prefix.")
+                        f"{', '.join(NOISE_KINDS)}, with exclude, and for talkers n_talkers and prefix.")
     for key in ("files", "shaped", "exclude"):
         _check_texts(name, key, options.get(key, "x"))
     if kinds == ["colour"]:
@@ -184,7 +184,7 @@ def _check_texts(name: str, key: str, value: object) -> None:
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_EXPONENT:
         raise AvsrError(f"noise '{name}': colour = {quote(value)} is no number from -{MAX_EXPONENT} to "
-                        f"{MAX_EXPONENT}.  0 is white, 1 pink, 2 brown.")
+                        f"{MAX_EXPONENT}.  Give a number: 0 for white, 1 for pink, 2 for brown.")
     return float(value)
 
 

@@ -138,8 +138,8 @@ class NoiseManifest:
         there = lines.read_lines(path)
         found = lines.fresh(level) if there is None else there
         if found.header["level"] != level:
-            raise BadManifest(f"{path}: its level is {found.header['level']!r}, and {level!r} is asked for.  Ask for that, or "
-                              "choose another output folder.")
+            raise BadManifest(f"{path}: its level is {found.header['level']!r}, and {level!r} is asked for.  Use "
+                              f"--level {found.header['level']}, or choose another output folder.")
         manifest = cls(path, found, families)
         before = len(found.text)
         for name, source in families.items():

@@ -102,7 +102,7 @@ def make_sections(runs: Sequence[Run], results: ResultTable, settings: ReportSet
                 [*(tables.main_table(results, system, noise) for system in results.video_systems or [None]
                    for noise in results.panel_noises), tables.gain_table(results)],
                 about="Word error rate, with bootstrap intervals of 95 % in brackets."),
-        Section("corruption", "Bad pictures", {"corruption": figures.corruption_sheet(results)},
+        Section("corruption", "Corrupted video", {"corruption": figures.corruption_sheet(results)},
                 tables.corruption_tables(results)),
         contribution_section(results),
         confusion_section(results),

@@ -53,7 +53,7 @@ def _checked(first: Run, second: Run) -> list[str]:
 
 
 def _compared(results: ResultTable, one: str, other: str, *, intact: bool) -> Table | None:
-    """intact: in the conditions with intact pictures, or else in the others."""
+    """intact: in the conditions with intact video, or else in the others."""
     rows, strong = [], {}
     for cell in ordered_cells(results):
         twin = replace(cell, system=other)
@@ -66,7 +66,7 @@ def _compared(results: ResultTable, one: str, other: str, *, intact: bool) -> Ta
         rows.append({"first": one, "second": other, **condition, "wer_first": results.rate(cell),
                      "wer_second": results.rate(twin), "difference": found.difference, "p": found.p,
                      "utterances": found.difference.utterances})
-    return make_table("compared", f"{other} against {one}: WER %" + ("" if intact else " when the picture is bad"), rows,
+    return make_table("compared", f"{other} against {one}: WER %" + ("" if intact else " with corrupted video"), rows,
                       "Differences are of the same utterances in the same conditions. Bold: p < "
                       f"{SIGNIFICANT:g}, each line by itself; of twenty lines without any difference one is bold by chance.",
                       hidden=("first", "second"), strong=strong, columns={

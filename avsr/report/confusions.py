@@ -10,8 +10,8 @@ from avsr.errors import MissingAsset
 from avsr.html.plot import FAINT, INK, PAPER
 from avsr.html.table import Row
 from avsr.metrics import VISEMES, Confusions, confusions
+from avsr.names import MODALITY_NAMES
 from avsr.report.result_table import ResultTable
-from avsr.report.runs import MODALITY_LABELS
 from avsr.report.sheet import Sheet
 from avsr.report.tables import Section, make_table
 
@@ -23,7 +23,7 @@ Found = dict[tuple[str, str], Confusions]                   # by system and moda
 
 
 def confusion_section(results: ResultTable) -> Section:
-    """The confusions of every system with video, in all noises and levels together, with intact pictures."""
+    """The confusions of every system with video, in all noises and levels together, with intact video."""
     found: Found = {}
     notes = []
     try:
@@ -54,8 +54,9 @@ def confusion_rates(found: Confusions) -> np.ndarray:
 def _rows(system: str, modality: str, found: Confusions) -> list[Row]:
     part, said, written = confusion_rates(found), [*found.names, "insertion"], [*found.names, "deletion"]
     pairs = [(int(found.counts[i][j]), i, j) for i, j in zip(*np.nonzero(found.counts), strict=True) if i != j]
-    return [{"system": system, "modality": MODALITY_LABELS[modality], "said": said[i], "written": written[j], "times": times,
-             "share": 100 * float(part[i, j])} for times, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))]
+    return [{"system": system, "modality": MODALITY_NAMES[modality].short, "said": said[i], "written": written[j],
+             "times": times, "share": 100 * float(part[i, j])}
+            for times, i, j in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))]
 
 
 def _sheet(results: ResultTable, found: Found) -> Sheet | None:
@@ -64,14 +65,14 @@ def _sheet(results: ResultTable, found: Found) -> Sheet | None:
     sheet = Sheet(len(found), square=True, bottom=0.56)
     for axis, ((system, modality), one) in zip(sheet.axes, found.items(), strict=True):
         _draw_matrix(axis, one)
-        axis.set(title=", ".join([system] * (len(results.video_systems) > 1) + [MODALITY_LABELS[modality]]), ylabel="said",
+        axis.set(title=", ".join([system] * (len(results.video_systems) > 1) + [MODALITY_NAMES[modality].short]), ylabel="said",
                  xlabel="written" if one.percent is None else f"written, {one.percent:.1f} % wrong")
     sheet.label_left()
     return sheet.finish()
 
 
 def _draw_matrix(axis: Axes, found: Confusions) -> None:
-    """Ink, thinner for less: so it follows the page from light to dark."""
+    """Opacity shows the rate, so that the figure follows the page from light to dark."""
     from matplotlib.colors import ListedColormap, to_rgb
 
     part, n = confusion_rates(found), len(found.names)

@@ -21,7 +21,7 @@ Found = dict[tuple[str, Condition, str], ModalityContributions]  # by system, co
 
 
 def contribution_section(results: ResultTable) -> Section:
-    """What sound and video contribute to every system with video, in each condition with intact pictures, and how reliable the
+    """What sound and video contribute to every system with video, in each condition with intact video, and how reliable the
     system thinks the video is."""
     found: Found = {}
     failed: Counter[str] = Counter()

@@ -11,9 +11,8 @@ from typing import Any
 from avsr.html import data_uri, word_edits
 from avsr.metrics import NOTHING, Cell, scored, worst_and_best_ids
 from avsr.metrics.counting import normalised_pair
-from avsr.names import file_name
+from avsr.names import MODALITY_NAMES, file_name
 from avsr.report.result_table import CLEAN, ResultTable, condition_name
-from avsr.report.runs import MODALITY_LABELS
 from avsr.report.tables import Section
 from avsr.results import ResultRow
 
@@ -23,7 +22,7 @@ TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".m4a": "audio/mp4", ".wav"
 
 
 def example_section(results: ResultTable, media: Path) -> Section:
-    """By WER over all conditions with intact pictures; among equals the best are those that sound alone got worst."""
+    """By WER over all conditions with intact video; among equals the best are those that sound alone got worst."""
     system = results.systems[0]
     there = {cell.modality for cell in results.cells if cell.system == system}
     modality = next(one for one in ("av", "a", "v") if one in there)
@@ -45,8 +44,8 @@ def example_section(results: ResultTable, media: Path) -> Section:
                 "recording": _recording(media, one, notes)}
 
     who = f"{system}, " if len(results.systems) > 1 else ""
-    about = (f"By {who}{MODALITY_LABELS[modality]}, over all noises and levels; among equally good ones those that sound alone "
-             "got worst. Underlined: substitutions; italic: insertions; struck out: deletions.")
+    about = (f"By {who}{MODALITY_NAMES[modality].short}, over all noises and levels; among equally good ones those that "
+             "sound alone got worst. Underlined: substitutions; italic: insertions; struck out: deletions.")
     examples = {"Worst": [example(one) for one in worst], "Best": [example(one) for one in best]}
     return Section("examples", "Worst and best", notes=notes, about=about, examples=examples)
 
@@ -58,8 +57,9 @@ def _written(results: ResultTable, system: str, found: Mapping[Cell, ResultRow])
     out = []
     for cell in (cell for cell in (results.find(system, "v"), *cells) if cell is not None and cell in found):
         row = found[cell]
-        by = MODALITY_LABELS[cell.modality] + ("" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}")
-        out.append({"by": by, "words": word_edits(*normalised_pair(row)), "wer": scored([row])[0].percent})
+        where = "" if cell.modality == "v" else f", {condition_name((cell.noise, cell.snr_db))}"
+        out.append({"by": MODALITY_NAMES[cell.modality].short + where, "words": word_edits(*normalised_pair(row)),
+                    "wer": scored([row])[0].percent})
     return out
 
 

@@ -11,6 +11,7 @@ from avsr.corrupt import CORRUPTIONS
 from avsr.html.plot import BOTH, FAINT, OTHER_COLOURS, SOUND, VIDEO
 from avsr.html.table import bounds
 from avsr.metrics import Cell, Estimate
+from avsr.names import MODALITY_NAMES
 from avsr.report.result_table import INTACT, Corruption, ResultTable, condition_name, snr_text
 from avsr.report.runs import Run
 from avsr.report.sheet import Curve, Sheet, SnrPanel, Style, line_style, snr_sheet, system_style
@@ -90,7 +91,7 @@ def corruption_sheet(results: ResultTable) -> Sheet | None:
 
 
 def _draw_corruptions(results: ResultTable, axis: Axes, system: str, kind: str) -> None:
-    """One kind of corruption, or those without amounts, from harmless to harmful; a delay has the intact picture amid."""
+    """One kind of corruption, or those without amounts, from harmless to harmful; a delay has the intact video amid."""
     same = [one for one in results.corruptions if (str(one[0]) if one[1] is not None else "") == kind]
     below = [one for one in same if one[1] is not None and one[1] < 0]
     places: list[Corruption] = [*below, INTACT, *same[len(below):]]
@@ -105,7 +106,7 @@ def _draw_corruptions(results: ResultTable, axis: Axes, system: str, kind: str) 
         cells = [results.find(system, "av", condition, corruption) for corruption in places]
         _draw_bars(results, axis, cells, line_style(f"both, {where}", BOTH, "s", dash, i > 0), 0.05 * (1 + 2 * i))
     cells = [results.find(system, "v", corruption=corruption) for corruption in places]
-    _draw_bars(results, axis, cells, line_style("video", VIDEO, "o", (0, (6, 2)) if kind else ""), -0.05)
+    _draw_bars(results, axis, cells, line_style(MODALITY_NAMES["v"].short, VIDEO, "o", (0, (6, 2)) if kind else ""), -0.05)
     names = {"noface": "no face", "face": "another's", None: "none"}
     axis.set_xticks(range(len(places)), [names.get(one, str(one)) if amount is None else snr_text(amount)
                                          for one, amount in places])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from avsr.html.table import signed
+from avsr.names import MODALITY_NAMES
 from avsr.report.result_table import NoHarm, ResultTable, condition_name, snr_text
-from avsr.report.runs import MODALITY_LABELS
 from avsr.report.tables import CRITERION, snr_gain
 
 MOST_BROKEN = 6                                             # conditions named one by one
@@ -25,7 +25,7 @@ def _near_zero(results: ResultTable, system: str) -> Iterator[str]:
             continue
         level = min(levels, key=abs)
         cells, gain = results.no_harm(system, (noise, level)).cells, snr_gain(results, system, noise, level)
-        rates = ", ".join(f"{MODALITY_LABELS[modality]} {percent:.1f} %" for modality, cell in cells.items()
+        rates = ", ".join(f"{MODALITY_NAMES[modality].short} {percent:.1f} %" for modality, cell in cells.items()
                           if (percent := results.percent(cell)) is not None)
         more = ""
         if gain is not None:
@@ -40,7 +40,7 @@ def _no_harm(results: ResultTable, system: str) -> Iterator[str]:
     corrupted = {f"{name}, {kind}" + ("" if amount is None else f" {amount:g}"): results.no_harm(system, one, (kind, amount))
                  for name, one in conditions.items() for kind, amount in results.corruptions}
     yield from _kept(intact, f"no-harm criterion ({CRITERION})")
-    yield from _kept(corrupted, "no-harm criterion with a bad picture")
+    yield from _kept(corrupted, "no-harm criterion with corrupted video")
 
 
 def _kept(found: dict[str, NoHarm], what: str) -> Iterator[str]:

@@ -13,9 +13,8 @@ from dataclasses import replace
 from avsr.errors import AvsrError
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import Cell, FaceEffect, Groups, by_group, columns, face_effect
-from avsr.names import INPUT_MODALITIES
+from avsr.names import INPUT_MODALITIES, MODALITY_NAMES
 from avsr.report.result_table import ResultTable, condition_name, rng
-from avsr.report.runs import MODALITY_LABELS
 from avsr.report.sheet import Curve, Sheet, SnrPanel, snr_sheet, system_style
 from avsr.report.tables import Section, cell_values, make_table, noise_values
 
@@ -91,7 +90,7 @@ def _rates_across(results: ResultTable, column: str, found: CellGroups) -> Table
     across: dict[str, Groups] = {}
     for cell, groups in found.items():
         condition = cell.noise, cell.snr_db
-        who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_LABELS[cell.modality]
+        who = ("" if len(results.systems) == 1 else f"{cell.system}, ") + MODALITY_NAMES[cell.modality].short
         if cell.modality == "v" or condition in results.main_conditions:
             across[who if cell.modality == "v" else f"{who}, {condition_name(condition)}"] = groups
     names = sorted({group for groups in across.values() for group in groups.rates}, key=natural_order)

@@ -14,7 +14,7 @@ from avsr.results import ResultRow
 
 SEED = 0                                                    # of every interval: the same rows give the same report
 Condition = tuple[str | None, float | None]                 # noise and SNR in dB; clean: None, None
-Corruption = tuple[str | None, float | None]                # kind and amount; the intact picture: None, None
+Corruption = tuple[str | None, float | None]                # kind and amount; intact video: None, None
 CLEAN: Condition = (None, None)
 INTACT: Corruption = (None, None)
 T = TypeVar("T")
@@ -64,12 +64,12 @@ class ResultTable:
         return [CLEAN if snr_db is None else (noise, snr_db) for snr_db in self.levels(noise)]
 
     def corrupted_conditions(self, system: str) -> list[Condition]:
-        """Conditions at which both together were measured with corrupted pictures."""
+        """Conditions at which both together were measured with corrupted video."""
         return list(dict.fromkeys((cell.noise, cell.snr_db) for cell in self.cells
                                   if (cell.system, cell.modality) == (system, "av") and cell.corruption is not None))
 
     def find(self, system: str, modality: str, condition: Condition = CLEAN, corruption: Corruption = INTACT) -> Cell | None:
-        """The cell, if it was measured. Noise does not change video alone, nor a corrupted picture sound alone."""
+        """The cell, if it was measured. Noise does not change video alone, nor corrupted video sound alone."""
         cell = Cell(system, modality, *(CLEAN if modality == "v" else condition), *(INTACT if modality == "a" else corruption))
         return cell if cell in self.cells else None
 

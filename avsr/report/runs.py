@@ -12,14 +12,13 @@ from typing import Any
 
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, SPACELESS
-from avsr.names import escape_controls
+from avsr.names import MODALITY_NAMES, escape_controls
 from avsr.results import FIELD_TYPES, INVARIANT_FIELDS, NAME, RUN, TIMINGS, ResultRow, read_results
 from avsr.text import NORMALISERS
 
 VOWEL_SIGNS = re.compile("[\u064b-\u0652\u0670\u05b0-\u05bc\u05c1\u05c2\u05c7]")
 NAMED = ("system", "noise", "corruption", "speaker", "split", "labels")        # fields whose values people have chosen
 BATCH = {"system": str, "modality": str, "clips": int, "audio_s": (int, float), "seconds": (int, float)}
-MODALITY_LABELS = {"a": "sound", "v": "video", "av": "both", "none": "neither"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _script_warnings(rows: Sequence[ResultRow], path: Path) -> list[str]:
     warnings = []
     if 2 * len(re.findall(f"[{HAN}{SPACELESS}]", references)) > len(references):
         warnings.append(f"{path}: its references are in a script without spaces between words, so a whole phrase counts as one "
-                        "word.  Go by the character error rate in the table of errors by kind.")
+                        "word.  Use the character error rate in the table of errors by kind.")
     if VOWEL_SIGNS.search(references) and not any(VOWEL_SIGNS.search(row.hypothesis) for row in rows):
         warnings.append(f"{path}: its references have the vowel signs that Arabic and Hebrew may leave out, and no hypothesis "
                         "has any, so words count as wrong that differ in nothing else.  Remove the signs from the references.")
@@ -130,7 +129,7 @@ def _read_timings(path: Path) -> list[dict]:
         try:
             batch = json.loads(line)
             typed = all(isinstance(batch[name], kind) for name, kind in BATCH.items())
-            if not typed or batch["modality"] not in MODALITY_LABELS:
+            if not typed or batch["modality"] not in MODALITY_NAMES:
                 raise ValueError(f"a batch needs {', '.join(BATCH)}")
             out.append(batch)
         except (ValueError, KeyError, TypeError) as error:
@@ -160,8 +159,8 @@ def _check_one_measurement(rows: Sequence[ResultRow], path: Path) -> None:
     """Raises AvsrError unless all rows of a system were measured in one way, and all rows have one normaliser."""
     seen: dict[tuple, Any] = {}
     for number, row in enumerate(rows, 1):
-        if row.modality not in MODALITY_LABELS:
-            raise AvsrError(f"{path}, line {number}: modality {row.modality!r}, and there are {', '.join(MODALITY_LABELS)}.  "
+        if row.modality not in MODALITY_NAMES:
+            raise AvsrError(f"{path}, line {number}: modality {row.modality!r}, and there are {', '.join(MODALITY_NAMES)}.  "
                             "Correct it.")
         for name in INVARIANT_FIELDS:
             value = getattr(row, name)

@@ -14,8 +14,8 @@ import numpy as np
 
 from avsr.html.plot import MODALITY_COLOURS, OTHER_COLOURS, PAPER, file_bytes
 from avsr.html.table import bounds
+from avsr.names import MODALITY_NAMES
 from avsr.report.result_table import ResultTable, snr_text
-from avsr.report.runs import MODALITY_LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def line_style(label: str, colour: str, marker: str, dash: Any = "-", hollow: bo
 
 def system_style(results: ResultTable, system: str, modality: str) -> Style:
     """The line of a system and modality, the same in every figure. The second system with video is dashed and hollow."""
-    label = MODALITY_LABELS[modality] if len(results.systems) == 1 else f"{system}, {MODALITY_LABELS[modality]}"
+    label = MODALITY_NAMES[modality].short if len(results.systems) == 1 else f"{system}, {MODALITY_NAMES[modality].short}"
     if system not in results.video_systems:
         i = (results.systems.index(system) - len(results.video_systems)) % len(OTHER_COLOURS)
         return line_style(label if len(results.systems) == 1 else system, OTHER_COLOURS[i], "^DvP"[i])

@@ -13,20 +13,21 @@ from typing import Any
 from avsr.corrupt import CORRUPTIONS
 from avsr.html.table import P_VALUE, TEXT, Column, Row, Table
 from avsr.metrics import NO_HARM_TOLERANCE, Cell, Gain, cer, empty_references, gain, sentence_errors
+from avsr.names import MODALITY_NAMES
 from avsr.report.result_table import CLEAN, INTACT, Condition, NoHarm, ResultTable, rng, snr_text
-from avsr.report.runs import MODALITY_LABELS, Run
+from avsr.report.runs import Run
 from avsr.report.sheet import Sheet
 from avsr.results import ResultRow
 
 CRITERION = f"both at most {NO_HARM_TOLERANCE:g} points above the better of sound and video"
 BROKEN, KEPT = "broken", "kept"
 GAIN_DRAWS = 1000                                           # half of the usual: each draw is searched for where it crosses
-WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written")
+WORDS = ("system", "modality", "noise", "run", "reason", "worst", "best", "said", "written", "corruption", "ids", "device",
+         "column")
 COLUMNS = {name: Column(name, TEXT) for name in WORDS} | {
-    "snr_db": Column("SNR, dB", "g"), "corruption": Column("picture", TEXT), "amount": Column("amount", "g"),
-    "ids": Column("which", TEXT), "device": Column("on", TEXT), "column": Column("by", TEXT),
+    "snr_db": Column("SNR, dB", "g"), "amount": Column("amount", "g"),
     "no_harm": Column("no harm", TEXT),
-    "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both unharmed", "+.1f"),
+    "difference": Column("both minus the better", "+.1f"), "cost": Column("both minus both with intact video", "+.1f"),
     "p": Column("p", P_VALUE), "wer": Column("WER %"), "cer": Column("CER %"), "sentences": Column("sentences wrong"),
     "minutes": Column("minutes of speech"), "incomplete": Column("of them incomplete"), "ratio": Column("ratio", ".2f"),
     "empty": Column("references without a word"), "off_db": Column("SNR off by at most, dB", ".4f"),
@@ -76,9 +77,9 @@ def noise_values(condition: Condition) -> Row:
 
 
 def cell_values(cell: Cell, *, corruption: bool = True) -> Row:
-    """A cell as columns, with its corruption or without. Video alone are neither clean nor noisy."""
+    """A cell as columns, with its corruption or without. Video alone is neither clean nor noisy."""
     noise = {"noise": None, "snr_db": None} if cell.modality == "v" else noise_values((cell.noise, cell.snr_db))
-    return {"system": cell.system, "modality": MODALITY_LABELS[cell.modality], **noise,
+    return {"system": cell.system, "modality": MODALITY_NAMES[cell.modality].short, **noise,
             **({"corruption": cell.corruption, "amount": cell.amount} if corruption else {})}
 
 
@@ -100,12 +101,12 @@ def main_table(results: ResultTable, system: str | None, noise: str | None) -> T
 
 def no_harm_values(results: ResultTable, found: NoHarm) -> Row:
     """Rates of sound, video and both, their difference, and the criterion in a word, as columns."""
-    return {**{MODALITY_LABELS[modality]: results.rate(cell) for modality, cell in found.cells.items()},
+    return {**{MODALITY_NAMES[modality].short: results.rate(cell) for modality, cell in found.cells.items()},
             "difference": found.difference, "no_harm": None if found.kept is None else KEPT if found.kept else BROKEN}
 
 
 def corruption_tables(results: ResultTable) -> list[Table | None]:
-    """What corrupted pictures do, by system, at each condition at which both were measured with them."""
+    """What corrupted video does, by system, at each condition at which both were measured with it."""
     kinds = {name: CORRUPTIONS[name] for name, _ in results.corruptions if name in CORRUPTIONS}
     units = "; ".join(f"{name}: {kind.about}" + (f", {kind.unit}" if kind.unit else "") for name, kind in kinds.items())
     out = []
@@ -119,9 +120,9 @@ def corruption_tables(results: ResultTable) -> list[Table | None]:
                 if both is None and found.cells["v"] is None:
                     continue
                 cost = results.difference(both, intact).difference if both and intact and corruption[0] else None
-                rows.append({"system": system, **noise_values(condition), "corruption": corruption[0] or "unharmed",
+                rows.append({"system": system, **noise_values(condition), "corruption": corruption[0] or "intact",
                              "amount": corruption[1], **no_harm_values(results, found), "cost": cost})
-        out.append(make_table("corruptions", f"{system}: WER % when the picture is bad", rows, f"{units}." if units else "",
+        out.append(make_table("corruptions", f"{system}: WER % with corrupted video", rows, f"{units}." if units else "",
                               hidden=("system",)))
     return out
 
@@ -130,7 +131,7 @@ def ordered_cells(results: ResultTable) -> list[Cell]:
     """Cells by system, modality, corruption, noise, and SNR from clean to loud noise."""
     corruptions, noises = [INTACT, *results.corruptions], [None, *results.noises]
     return sorted(results.cells, key=lambda cell: (
-        results.systems.index(cell.system), list(MODALITY_LABELS).index(cell.modality),
+        results.systems.index(cell.system), list(MODALITY_NAMES).index(cell.modality),
         corruptions.index((cell.corruption, cell.amount)), noises.index(cell.noise),
         0.0 if cell.snr_db is None else -cell.snr_db))
 
@@ -184,11 +185,11 @@ def speed_table(runs: Sequence[Run]) -> Table | None:
     for batch in (batch for run in runs for batch in run.timings):
         batches[batch["system"], batch["modality"], batch.get("device")].append(batch)
     rows = []
-    for system, modality, device in sorted(batches, key=lambda key: (key[0], list(MODALITY_LABELS).index(key[1]), str(key[2]))):
+    for system, modality, device in sorted(batches, key=lambda key: (key[0], list(MODALITY_NAMES).index(key[1]), str(key[2]))):
         same = batches[system, modality, device]
         audio, seconds = (float(sum(batch[name] for batch in same)) for name in ("audio_s", "seconds"))
         peaks = [float(batch["peak_mb"]) for batch in same if batch.get("peak_mb") is not None]
-        rows.append({"system": system, "modality": MODALITY_LABELS[modality], "device": device,
+        rows.append({"system": system, "modality": MODALITY_NAMES[modality].short, "device": device,
                      "clips": sum(batch["clips"] for batch in same), "audio_s": audio, "seconds": seconds,
                      "real_time_factor": seconds / audio if audio else None,
                      "times_real_time": audio / seconds if seconds else None, "peak_mb": max(peaks, default=None)})

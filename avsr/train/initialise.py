@@ -141,9 +141,10 @@ def _dims(config: Config, default: Dims) -> Dims:
         dims = replace(default, **validate_table(Dims, given, "model.dims."))
         outline(AVSR, dims, most=2**60 if memory is None else memory // TRAINING_BYTES)
     except InvalidValue as error:
-        raise BadConfig(f"{config.name}: {error}.  Correct it.") from error
+        raise BadConfig(f"{config.name}: {error}.  Remove it to use the default.") from error
     except ValueError as error:                             # the sizes do not go together
-        raise BadConfig(f"{config.name}: {error}.  Correct it; heads must divide the width.") from error
+        raise BadConfig(f"{config.name}: {error}.  Change model.dims: heads must divide the widths, which "
+                        "are even, and there are no more fusion layers than audio layers.") from error
     except TooLarge as error:
         raise BadConfig(f"{config.name}: a network of these model.dims takes more memory to train than this machine has "
                         f"({(memory or 0) / 1e9:.0f} GB).  Make model.dims smaller.") from error

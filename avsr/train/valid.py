@@ -51,7 +51,7 @@ class Validation:
         for modality, rows in self.rows.items():
             errors = NOTHING
             for first in range(0, len(rows), AT_ONCE):
-                progress(f"validating by {MODALITY_NAMES[modality]}", first, len(rows), "utterances")
+                progress(f"validating by {MODALITY_NAMES[modality].long}", first, len(rows), "utterances")
                 some = rows[first:first + AT_ONCE]
                 for (_, row), text in zip(some, self._transcribe(recogniser, some, modality), strict=True):
                     errors += word_errors(normalise(row.utterance.text), normalise(text))
