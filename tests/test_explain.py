@@ -245,8 +245,8 @@ def test_letters_are_those_of_the_surest_path():
 @given(st.lists(st.sampled_from("abcd")), st.lists(st.sampled_from("abcd")))
 def test_compared_texts_hold_both_texts(reference, text):
     found = word_edits(" ".join(reference), " ".join(text))
-    assert [one.word for one in found if one.edit != "deletion"] == text
-    assert sum(one.edit in ("equal", "substitution", "deletion") for one in found) == len(reference)
+    assert [one["word"] for one in found if one["edit"] != "deletion"] == text
+    assert sum(one["edit"] in ("equal", "substitution", "deletion") for one in found) == len(reference)
 
 
 @pytest.mark.parametrize(("log_prob", "text"), [(0.0, "100\u00a0%"), (-0.5, "61\u00a0%"), (-5.0, "0.7\u00a0%"),

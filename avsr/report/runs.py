@@ -117,9 +117,7 @@ def filter_rows(run: Run, where: Mapping[str, str]) -> Run:
 
 
 def _value(row: ResultRow, column: str) -> Any:
-    if column in FIELD_TYPES:
-        return getattr(row, column)
-    return row.extra[column] if column in row.extra else row.labels.get(column)
+    return getattr(row, column) if column in FIELD_TYPES else row.extra.get(column, row.labels.get(column))
 
 
 def _read_timings(path: Path) -> list[dict]:
