@@ -165,6 +165,7 @@ class Sampling(_BatchSearch):
         return torch.arange(len(chosen)), chosen, self.ended.all(dim=1)
 
     def _end(self, tokens: Tensor, place: int, number: int) -> None:
+        """Count a text as finished."""
         self.finished[self.searched[place]].append(self._text(tokens, place, number))
         self.ended[place, number] = True
 

@@ -45,8 +45,8 @@ def confusion_section(results: ResultTable) -> Section:
 
 
 def confusion_rates(found: Confusions) -> np.ndarray:
-    """How much of each class said was recognised as each class, 0 to 1: (n + 1, n + 1). The last row is of insertions, the last
-    column of deletions."""
+    """The share of each class said (rows, the last is insertions) that was written as each (columns, the last is deletions):
+    (n + 1, n + 1), 0 to 1."""
     counts = np.asarray(found.counts, float)
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 

@@ -115,8 +115,8 @@ def _draw_corruptions(results: ResultTable, axis: Axes, system: str, kind: str) 
 
 def _draw_bars(results: ResultTable, axis: Axes, cells: Sequence[Cell | None], style: Style, aside: float) -> None:
     """A line with intervals through those cells that there are."""
-    points = [(i + aside, *bounds(rate)) for i, cell in enumerate(cells) if (rate := results.rate(cell)) is not None]
-    points = [point for point in points if point[1] is not None]
+    points = [(i + aside, *bounds(rate)) for i, cell in enumerate(cells)
+              if (rate := results.rate(cell)) is not None and rate.percent is not None]
     for place, _, low, high in points:
         if low is not None and high is not None:
             axis.plot([place, place], [low, high], color=style["color"], linewidth=1, alpha=0.6)

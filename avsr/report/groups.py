@@ -126,8 +126,8 @@ def video_gain_table(results: ResultTable, kept: Sequence[str]) -> Table | None:
 
 
 def mismatched_face_table(results: ResultTable, names: Sequence[str]) -> tuple[Table | None, list[str]]:
-    """The counterfactual test: the same sound with another speaker's face, and whether its group by the columns `names`
-    matters. With notes."""
+    """The counterfactual test: the same sound with another speaker's face, and whether it matters to which group of the columns
+    `names` that face belongs. Returns notes as well."""
     notes = []
     found: dict[Cell, dict[str, FaceEffect]] = defaultdict(dict)
     for cell in results.cells:
