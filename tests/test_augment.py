@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avsr.augment import (
-    MOST,
+    MAX_VALUES,
     Augment,
     augment_clip,
     augment_mouths,
@@ -212,7 +212,7 @@ def test_beyond_a_pictures_edge_there_is_its_mean_grey():
 def test_the_largest_amounts_are_taken():
     images = mouths(4)
     for seed in range(20):
-        made = augmented(images, replace(Augment(), **MOST), seed)
+        made = augmented(images, replace(Augment(), **MAX_VALUES), seed)
         assert made.shape == (4, MOUTH_INPUT, MOUTH_INPUT)
 
 
