@@ -1,4 +1,4 @@
-"""For whom it fails: gaps that are there are found, those of chance are not, and too few speakers are said to be too few."""
+"""Error rates by group: gaps that are there are found, those of chance are not, and too few speakers are said to be too few."""
 
 from dataclasses import replace
 

@@ -193,7 +193,7 @@ def test_the_page_needs_nothing_but_itself(run, made, rows):
     assert {value[1:] for value in page.wanted if value.startswith("#")} <= set(page.ids)
     own = [one for one in page.ids if re.match(r"(wer|reliability|groups|contribution|visemes|corruption|speed)-", one)]
     assert len(own) == len(set(own)) > 100                                   # ids of one figure are in no other
-    for heading in ("WER against noise", "Corrupted video", "Confusions", "For whom it fails", "Worst and best", "Speed"):
+    for heading in ("WER against noise", "Corrupted video", "Confusions", "Error rates by group", "Worst and best", "Speed"):
         assert heading in page.all
     assert "avsr benchmark data/grid --split test" in page.all
     assert "signal-to-noise ratio, dB" in page.all                           # text of the figures is text

@@ -148,10 +148,10 @@ def read_dims(description: Description, folder: Path) -> Dims | HybridDims:
         raise BadCheckpoint(f"{folder / 'model.json'}: dims.{error}.  {VERSION}") from error
     kind = kinds[description.network]
     known = [f.name for f in fields(kind)]
-    if strange := sorted(values.keys() - set(known)):       # one that is absent is younger than the model
-        nearest = get_close_matches(strange[0], known, 1)
+    if unknown := sorted(values.keys() - set(known)):       # one that is absent is younger than the model
+        nearest = get_close_matches(unknown[0], known, 1)
         hint = f", which may mean {nearest[0]}" if nearest else ""
-        raise BadCheckpoint(f"{folder}: its {kind.__name__} differ from this version's in {quote(strange[0])[1:-1]}{hint}.  "
+        raise BadCheckpoint(f"{folder}: its {kind.__name__} differ from this version's in {quote(unknown[0])[1:-1]}{hint}.  "
                             f"{VERSION}")
     try:
         return kind(**validate_table(kind, values, "dims."))

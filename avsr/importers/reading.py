@@ -34,8 +34,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise BadCheckpoint(f"{path}: cannot be read ({reason}).  Name the file that you downloaded.") from error
     weights = _unwrapped(held, path)
     for name, tensor in weights.items():
-        if strange := _strangeness(tensor):
-            raise BadCheckpoint(f"{path}: {listed([name])} is {strange}, not plain numbers.  Name the file as published.")
+        if unsupported := _unsupported_kind(tensor):
+            raise BadCheckpoint(f"{path}: {listed([name])} is {unsupported}, not plain numbers.  Name the file as published.")
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     if claimed > MAX_SIZE_RATIO * n_bytes:
         raise BadCheckpoint(f"{path}: its weights claim {_size(claimed)}, but it holds {_size(n_bytes)}.  It is not what it "
@@ -122,8 +122,8 @@ def _unwrapped(held: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(held, dict) or not any(isinstance(value, Tensor) for value in held.values()):
         what = f"a {type(held).__name__}" if not isinstance(held, dict) else f"{len(held)} entries, none of them a weight"
         raise BadCheckpoint(f"{path}: holds {what}.  Name a file of weights, as published.")
-    if strange := [str(name) for name, value in held.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
-        raise BadCheckpoint(f"{path}: {listed(strange)} beside {len(held) - len(strange)} weights, and no weight itself.  Name "
+    if others := [str(name) for name, value in held.items() if not (isinstance(name, str) and isinstance(value, Tensor))]:
+        raise BadCheckpoint(f"{path}: {listed(others)} beside {len(held) - len(others)} weights, and no weight itself.  Name "
                             "a file of weights alone.")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in held):
@@ -131,7 +131,7 @@ def _unwrapped(held: object, path: Path) -> dict[str, Tensor]:
     return held
 
 
-def _strangeness(tensor: Tensor) -> str | None:
+def _unsupported_kind(tensor: Tensor) -> str | None:
     """In a word, how a tensor is not plain numbers; None where it is."""
     if type(tensor) not in (Tensor, nn.Parameter):
         return f"a {type(tensor).__name__}"

@@ -52,8 +52,8 @@ def convert_tokenizer(units: Path, model: Path, n_vocab: int, target: Path) -> S
         raise BadCheckpoint(f"{units}: {len(pieces)} pieces, but the network writes {n_vocab} tokens, which are blank, "
                             f"{n_vocab - 2} pieces and the end.  Name its own with --tokenizer.")
     scores, charsmap = _read_model(model)
-    if (strange := sum(piece not in scores for piece in pieces[1:])) > len(pieces) / 2:
-        raise BadCheckpoint(f"{model}: lacks {strange} of the {len(pieces)} pieces in {units.name}: they do not belong "
+    if (n_missing := sum(piece not in scores for piece in pieces[1:])) > len(pieces) / 2:
+        raise BadCheckpoint(f"{model}: lacks {n_missing} of the {len(pieces)} pieces in {units.name}: they do not belong "
                             "together.  Name the two of one training.")
     try:
         return write_sentencepiece(target, pieces, scores, charsmap)

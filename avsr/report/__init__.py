@@ -48,8 +48,8 @@ class ReportSettings:
     normaliser: str | None = None
 
     def __post_init__(self) -> None:
-        if strange := [kind for kind in self.formats if kind not in FORMATS]:
-            raise AvsrError(f"--format {strange[0]}: figures are written as {', '.join(FORMATS)}.  Use any of these.")
+        if unknown := [kind for kind in self.formats if kind not in FORMATS]:
+            raise AvsrError(f"--format {unknown[0]}: figures are written as {', '.join(FORMATS)}.  Use any of these.")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def group_section(results: ResultTable, asked: Sequence[str] | None) -> Section:
     faces, more = mismatched_face_table(results, list(kept) or ["speaker"])
     tables = [table for column, found in kept.items()
               for table in (_rates_across(results, column, found), _gaps(column, found), _rates(column, found))]
-    return Section("groups", "For whom it fails", {"groups": _sheet(results, kept)},
+    return Section("groups", "Error rates by group", {"groups": _sheet(results, kept)},
                    [*tables, video_gain_table(results, list(kept)), faces], [*notes, *more])
 
 

@@ -80,14 +80,14 @@ class _TokenizerFile:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
             self._tokenizer.no_padding()                    # a file may ask for either: texts padded to a billion tokens,
             self._tokenizer.no_truncation()                 # or cut to none
-            vocabulary, strange = self._tokenizer.get_vocab(), _strange_step(self._tokenizer)
+            vocabulary, unsupported = self._tokenizer.get_vocab(), _unsupported_step(self._tokenizer)
         except BaseException as error:                      # the library raises plain Exception, and panics are BaseException
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise BadCheckpoint(f"{path}: not a tokenizer file ({reason}).  {AGAIN}") from error
-        if strange is not None:
-            raise BadCheckpoint(f"{path}: it would change texts by {strange}, which no speech model's does.  {AGAIN}")
+        if unsupported is not None:
+            raise BadCheckpoint(f"{path}: it would change texts by {unsupported}, which no speech model's does.  {AGAIN}")
         self.n_tokens = max(vocabulary.values(), default=-1) + 1
         return vocabulary
 
@@ -200,7 +200,7 @@ class SentencePieceTokenizer(_TokenizerFile):
         return [WordTokens(self.texts[token], (token,)) for token in tokens]
 
 
-def _strange_step(tokenizer: tokenizers.Tokenizer) -> str | None:
+def _unsupported_step(tokenizer: tokenizers.Tokenizer) -> str | None:
     """A step, in words, that could make a short text grow without end or keep the tokenizer busy for ever; None if there is
     none."""
     import json

@@ -134,8 +134,8 @@ def _start_from_images(source: str, model: AVSR, config: Config, progress: Progr
 
 def _dims(config: Config, default: Dims) -> Dims:
     known, given = {f.name for f in fields(Dims)}, config.model.dims
-    if strange := sorted(given.keys() - known):
-        raise BadConfig(f"{config.name}: model.dims.{strange[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
+    if unknown := sorted(given.keys() - known):
+        raise BadConfig(f"{config.name}: model.dims.{unknown[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
     memory = memory_bytes()
     try:
         dims = replace(default, **validate_table(Dims, given, "model.dims."))

@@ -126,8 +126,8 @@ def load_state(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer
         raise BadCheckpoint(f"{folder}: its network is not this version's ({' '.join(str(error).split())[:200]}).  {OLDER}") \
             from error
     parameters = dict(module.named_parameters())
-    if strange := [name for name, tensor in tensors.items() if not _fits(name, tensor, parameters)]:
-        raise BadCheckpoint(f"{folder}: its optimiser's state is not that of this network ({listed(strange)}).  Start a new "
+    if mismatched := [name for name, tensor in tensors.items() if not _fits(name, tensor, parameters)]:
+        raise BadCheckpoint(f"{folder}: its optimiser's state is not that of this network ({listed(mismatched)}).  Start a new "
                             "run with --output-dir.")
     _load_optimiser(optimiser, parameters, tensors)
     return TrainState(stored.step, stored.seconds, list(stored.best))
