@@ -21,11 +21,12 @@ import numpy as np
 
 from avsr import media, sync
 from avsr.faces import FaceTracker
-from avsr.lips import MouthCropper, MouthCropSettings, Mouths, choose_speaker
+from avsr.lips import MouthCropper, MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
 from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadSegmenter
+from avsr.speakers import choose_speaker
 
 VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
@@ -133,7 +134,7 @@ class StreamReader:
         return self._sound.of(segment)
 
     def mouths(self, segment: SpeechSegment, audio: np.ndarray | None = None) -> Mouths | None:
-        """The mouths of the person who most likely speaks; None where nobody is seen. audio: see lips.choose_speaker."""
+        """The mouths of the person who most likely speaks; None where nobody is seen. audio: see speakers.choose_speaker."""
         return None if self._mouths is None else self._mouths.of(segment, audio)
 
     def forget(self, before: int) -> None:

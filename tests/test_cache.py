@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from tracking import crop, track_faces
 
-from avsr import cache, lips, media
+from avsr import cache, media
 from avsr.errors import BadManifest
 from avsr.lips import MouthCropSettings
 from avsr.rates import SAMPLE_RATE
+from avsr.speakers import choose_speaker
 
 
 def made_up(n_frames: int = 10, seed: int = 0) -> cache.Cached:
@@ -201,7 +202,7 @@ def test_over_http_as_from_the_disk_one_range_at_a_time(three, served):
 @pytest.mark.slow
 def test_a_cached_mouth_is_the_live_crop_bit_for_bit(real_data, tmp_path):
     clip = media.read(real_data / "grid" / "s23" / sorted(p.name for p in (real_data / "grid" / "s23").glob("*.mpg"))[0])
-    mouths = lips.choose_speaker([crop(clip, track) for track in track_faces(clip)], 0, clip.n_frames)
+    mouths = choose_speaker([crop(clip, track) for track in track_faces(clip)], 0, clip.n_frames)
     with cache.ShardWriter(tmp_path) as writer:
         entry = writer.add(cache.pack("u", cache.Cached(mouths.images, mouths.missing, clip.audio)))
     out = cache.read_entry(tmp_path, entry)

@@ -15,6 +15,7 @@ from avsr.errors import BadCheckpoint
 from avsr.faces import FaceTrack
 from avsr.lips import MouthCropper, MouthCropSettings, Mouths
 from avsr.media import Clip
+from avsr.speakers import choose_speaker
 
 LIPS = [61, 40, 37, 0, 267, 270, 291, 321, 314, 17, 84, 91, 78, 81, 13, 311, 308, 402, 14, 178]     # outer, then inner
 
@@ -218,21 +219,21 @@ def test_mouths_like_those_auto_avsr_makes(real_data):
 
 def test_choose_takes_the_largest_steadiest_face():
     small, large = fake(0, 0, 50, size=80, level=10), fake(1, 0, 50, size=120, level=20)
-    chosen = lips.choose_speaker([small, large], 10, 30)
+    chosen = choose_speaker([small, large], 10, 30)
     assert (chosen.person, chosen.start_frame, len(chosen.images)) == (1, 10, 20)
     assert (chosen.images == 20).all()
     shaky = fake(1, 0, 50, size=90, score=0.3, level=20)
-    assert lips.choose_speaker([small, shaky], 10, 30).person == 0
+    assert choose_speaker([small, shaky], 10, 30).person == 0
 
 
 def test_choose_counts_only_frames_where_the_face_was_found():
     seldom = fake(0, 0, 40, size=150, gaps=range(4, 40))
-    assert lips.choose_speaker([seldom, fake(1, 0, 40, size=100)], 0, 40).person == 1
+    assert choose_speaker([seldom, fake(1, 0, 40, size=100)], 0, 40).person == 1
 
 
 def test_choose_joins_cameras_and_marks_where_nobody_is_seen():
     first, second = fake(0, 0, 20, level=10), fake(1, 25, 15, level=20)
-    chosen = lips.choose_speaker([first, second], 5, 45)
+    chosen = choose_speaker([first, second], 5, 45)
     assert chosen.images[:, 0, 0].tolist() == [10] * 15 + [0] * 5 + [20] * 15 + [0] * 5
     assert chosen.missing.tolist() == [False] * 15 + [True] * 5 + [False] * 15 + [True] * 5
     assert chosen.size[17] == 0
@@ -241,21 +242,21 @@ def test_choose_joins_cameras_and_marks_where_nobody_is_seen():
 
 def test_choose_does_not_jump_to_a_listener_when_the_speaker_turns_away():
     speaker, listener = fake(0, 0, 20, size=200), fake(1, 10, 40, size=60)
-    assert lips.choose_speaker([speaker, listener], 0, 50).missing[20:].all()
+    assert choose_speaker([speaker, listener], 0, 50).missing[20:].all()
 
 
 def test_choose_takes_pieces_and_gives_the_stretch_asked_for():
     whole = fake(3, 0, 30)
     pieces = [fake(3, 0, 12), fake(3, 12, 18)]
-    a, b = lips.choose_speaker([whole], 4, 28), lips.choose_speaker(pieces, 4, 28)
+    a, b = choose_speaker([whole], 4, 28), choose_speaker(pieces, 4, 28)
     assert np.array_equal(a.images, b.images)
     assert len(a.images) == 24
 
 
 def test_choose_is_none_where_nobody_is_seen():
-    assert lips.choose_speaker([], 0, 10) is None
-    assert lips.choose_speaker([fake(0, 50, 10)], 0, 10) is None
-    assert lips.choose_speaker([fake(0, 0, 10, gaps=range(10))], 0, 10) is None
+    assert choose_speaker([], 0, 10) is None
+    assert choose_speaker([fake(0, 50, 10)], 0, 10) is None
+    assert choose_speaker([fake(0, 0, 10, gaps=range(10))], 0, 10) is None
 
 
 # -- mouth_crop

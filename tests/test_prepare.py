@@ -25,6 +25,7 @@ from avsr.prepare import Prepared, PrepareSettings
 from avsr.prepare.contact_sheets import write_contact_sheets
 from avsr.prepare.crop import Job, Outcome
 from avsr.rates import SAMPLES_PER_FRAME
+from avsr.speakers import choose_speaker
 
 TESTS = Path(__file__).resolve().parent
 SMALL = 400_000                       # bytes of a shard: a dozen made-up utterances
@@ -348,7 +349,7 @@ def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
         everybody = [crop(clip, track) for track in track_faces(clip)]
         for name, (first, end) in parts.items():
             end = clip.n_frames if end is None else end
-            live = lips.choose_speaker(everybody, first, end)
+            live = choose_speaker(everybody, first, end)
             if live is None:
                 assert name not in rows
                 continue

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from tracking import crop, track_faces
 
-from avsr import lips, media, sync
+from avsr import media, sync
 from avsr.lips import Mouths
 from avsr.rates import SAMPLES_PER_FRAME
+from avsr.speakers import choose_speaker
 
 N_FRAMES = 75
 
@@ -100,16 +101,16 @@ def test_a_smaller_face_that_moves_is_chosen_before_a_larger_still_one():
     photograph = filmed([opened(face(np.random.default_rng(5)), 0.3)] * N_FRAMES, np.random.default_rng(5))
     people = [person(0, photograph, 200), person(1, images, 80)]
     for heard in (sound, None):
-        assert lips.choose_speaker(people, 0, N_FRAMES, heard).person == 1
-    assert lips.choose_speaker(people[:1], 0, N_FRAMES, sound).person == 0        # alone, it is what there is to be looked at
+        assert choose_speaker(people, 0, N_FRAMES, heard).person == 1
+    assert choose_speaker(people[:1], 0, N_FRAMES, sound).person == 0        # alone, it is what there is to be looked at
 
 
 def test_a_smaller_face_in_step_with_the_sound_is_chosen_before_a_larger_one_that_is_not():
     (images, sound), (other, _) = talking(0), talking(1)
     people = [person(0, other, 200), person(1, images, 80)]
-    assert lips.choose_speaker(people, 0, N_FRAMES, sound).person == 1
-    assert lips.choose_speaker(people, 0, N_FRAMES).person == 0
-    assert lips.choose_speaker([person(0, images, 200), person(1, other, 80)], 0, N_FRAMES, sound).person == 0
+    assert choose_speaker(people, 0, N_FRAMES, sound).person == 1
+    assert choose_speaker(people, 0, N_FRAMES).person == 0
+    assert choose_speaker([person(0, images, 200), person(1, other, 80)], 0, N_FRAMES, sound).person == 0
 
 
 @pytest.mark.slow

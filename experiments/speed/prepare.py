@@ -24,6 +24,7 @@ from avsr.corpora import CORPORA
 from avsr.manifest import Utterance
 from avsr.prepare import PrepareSettings, prepare
 from avsr.rates import frames_to_seconds
+from avsr.speakers import choose_speaker
 
 HERE = Path(__file__).resolve().parent
 
@@ -103,7 +104,7 @@ def steps(utterances: list[Utterance]) -> dict[str, float]:
         with faces.FaceTracker() as tracker:
             tracks = tracker.update(clip) + tracker.finish()
         times.append(time.process_time())
-        mouths = lips.choose_speaker(lips.MouthCropper().update(clip, tracks), 0, clip.n_frames)
+        mouths = choose_speaker(lips.MouthCropper().update(clip, tracks), 0, clip.n_frames)
         times.append(time.process_time())
         cache.pack(row.id, cache.Cached(mouths.images, mouths.missing, clip.audio))
         times.append(time.process_time())

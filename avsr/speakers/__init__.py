@@ -1,0 +1,12 @@
+"""Active speakers: mouths and sound in, who speaks when out.
+
+    Mouths.images (T, 96, 96) uint8  +  sound (S,) float32  ->  score per frame (T,)  ->  SpeakerTurn: which persons speak when
+
+The files: detector (is a mouth in step with the sound?) -> turns (whose turn is it?), choose (the one speaker of a segment).
+"""
+
+from avsr.speakers.choose import choose_speaker
+from avsr.speakers.detector import ActiveSpeakerDetector
+from avsr.speakers.turns import SpeakerTurn, speaker_turns
+
+__all__ = ["ActiveSpeakerDetector", "SpeakerTurn", "choose_speaker", "speaker_turns"]
