@@ -25,7 +25,7 @@ from avsr.lips import MouthCropper, MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
-from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadSegmenter
+from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
 from avsr.speakers import choose_speaker
 
 VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
@@ -55,27 +55,27 @@ class StreamReader:
 
     mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments are 30 s long and
     cover the whole recording. extension: extend segments by what may be speech hidden in noise, see
-    segment.SegmentExtension; this needs mouth_crop and vad. save_lips: a folder, or an .mp4 file, for a small video of the
-    mouths. stage: the words before the name of the recording when `progress` is told. amplify: make very quiet sound louder,
-    see media.Recording.gain.
+    segment.SegmentExtension; this needs mouth_crop and vad. speech: settings of the detection. save_lips: a folder, or an
+    .mp4 file, for a small video of the mouths. stage: the words before the name of the recording when `progress` is told.
+    amplify: make very quiet sound louder, see media.Recording.gain.
 
     n_frames: frames read so far. duration_s: seconds read so far. ended: whether the recording has been read to its end.
     loudness: the level of the sound read so far, before it is amplified.
     """
 
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
-                 extension: bool = False, save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
-                 progress: Progress = no_progress):
+                 extension: bool = False, speech: VadOptions | None = None, save_lips: Path | None = None,
+                 stage: str = "transcribing", amplify: bool = True, progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
         self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
-        self.vad, self.extension = vad and recording.has_audio, extension
+        self.vad, self.extension, self.speech = vad and recording.has_audio, extension, speech or VadOptions()
         self.stage, self.progress = f"{stage} {Path(recording.name).name}", progress
         self.n_frames, self.duration_s, self.ended, self.loudness = 0, 0.0, False, Loudness()
         self._sound = _Sound(keep_all=save_lips is not None)
         self._mouths: _Mouths | None = None
 
     def __iter__(self) -> Iterator[Window]:
-        segments: _DetectedSpeech | _EqualParts = _DetectedSpeech() if self.vad else _EqualParts()
+        segments: _DetectedSpeech | _EqualParts = _DetectedSpeech(self.speech) if self.vad else _EqualParts()
         gaps = _Gaps(self) if self.extension else None
         waiting: list[SpeechSegment] = []
         for clip in self.clips():
@@ -212,8 +212,8 @@ class _Mouths:
 class _DetectedSpeech:
     """Speech segments by voice activity detection."""
 
-    def __init__(self):
-        self._probability, self._segmenter = SpeechProbability(), VadSegmenter()
+    def __init__(self, options: VadOptions):
+        self._probability, self._segmenter = SpeechProbability(), VadSegmenter(options)
 
     @property
     def settled(self) -> int:
