@@ -69,8 +69,9 @@ class StreamReader:
     """
 
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
-                 extension: bool = False, speakers: bool = False, speech: VadOptions | None = None, save_lips: Path | None = None,
-                 stage: str = "transcribing", amplify: bool = True, progress: Progress = no_progress):
+                 extension: bool = False, speakers: bool = False, speech: VadOptions | None = None,
+                 save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
+                 progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
         assert not speakers or mouth_crop is not None
         self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
