@@ -59,13 +59,17 @@ def test_a_face_that_is_found_elsewhere_is_over_where_it_was():
 
 
 def test_a_face_in_the_place_of_another_is_noticed():
-    people = People(faces.BLAZEFACE)
+    people, points = People(faces.MESH), np.zeros((478, 2), np.float32)
+    for groups, place in zip(identity.ANCHORS[faces.MESH], POINTS, strict=False):
+        points[list(groups)] = place
     sighting = people.appear(0)
     for number in (0, 3, 6):
-        people.see(sighting, number, face(7), POINTS)
+        people.see(sighting, number, face(7), points)
     people.decide(6)
-    assert people.is_other(sighting, face(8), POINTS)
-    assert not people.is_other(sighting, face(7), POINTS)
+    assert people.is_other(sighting, face(8), points)
+    assert not people.is_other(sighting, face(7), points)
+    people.see(sighting, 9, face(8), points)                 # it was like that just before: turned, not exchanged
+    assert not people.is_other(sighting, face(8), points)
 
 
 def test_a_newcomer_who_proves_to_be_known_gets_another_track():

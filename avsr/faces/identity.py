@@ -30,6 +30,7 @@ BLUR = 1.0                    # pixels: standard deviation of the blur that make
 # 36 to 94 for nine of ten in other recordings, and 122 for one who turned the head.
 SAME = 105.0
 OTHER = 130.0                 # distance over which a face that was followed from the frame before is somebody else's
+SURE_POINTS = 100             # of a face; the four whole pixels of the detector leave looks too unsteady to say so
 LOOKS = 3                     # searches in which a new face is looked at before it is compared with those seen before
 DECIDE_FRAMES = 9             # frames after which it is compared at the latest
 DOUBT_FRAMES = 50             # in which a newcomer may still prove to be known: many enter the picture half in view
@@ -42,7 +43,7 @@ MAX_PEOPLE = 64               # remembered; beyond, whoever has not been seen fo
 class Sighting:
     """A face in sight, from `first` to `last_seen` (frames). person: its number, None until it is known.
 
-    looks: those not yet given to a person. over: True once the person was found elsewhere, or has been recognised as another,
+    looks: those not yet given to a person. latest: the look where it was last seen. over: True once the person was found elsewhere, or has been recognised as another,
     so that this track must end.
     """
 
@@ -50,6 +51,7 @@ class Sighting:
     last_seen: int
     person: int | None = None
     looks: list[np.ndarray] = field(default_factory=list)
+    latest: np.ndarray | None = None
     over: bool = False
 
 
@@ -100,25 +102,31 @@ class People:
         return self._sightings[-1]
 
     def is_other(self, sighting: Sighting, picture: np.ndarray, points: np.ndarray) -> bool:
-        """Whether a face at the place of `sighting` is certainly another person's, as after a cut that was not found."""
+        """Whether a face at the place of `sighting` is certainly another person's, as after a cut that was not found: it looks
+        unlike the face that was there just before, and unlike that person ever did."""
         person = self._known.get(-1 if sighting.person is None else sighting.person)
-        return person is not None and person.distance([self._look(picture, points)]) > OTHER
+        if person is None or sighting.latest is None or len(points) < SURE_POINTS:
+            return False
+        look = self._look(picture, points)
+        before = _Person(-1, 0, 0, 0)
+        before.add([sighting.latest])
+        return min(before.distance([look]), person.distance([look])) > OTHER
 
     def see(self, sighting: Sighting, number: int, picture: np.ndarray, points: np.ndarray) -> None:
         """The face was found in this frame: (H, W) or (H, W, 3) uint8, points (N, 2) in pixels."""
-        sighting.last_seen = number
+        sighting.last_seen, sighting.latest = number, self._look(picture, points)
         person = self._known.get(-1 if sighting.person is None else sighting.person)
         if sighting.person is None and len(sighting.looks) < LOOKS:
-            sighting.looks.append(self._look(picture, points))
+            sighting.looks.append(sighting.latest)
         if person is None:
             return
         person.last_seen = number
         doubtful = person.first == sighting.first and number < person.first + DOUBT_FRAMES
         if number - person.last_look >= (DECIDE_FRAMES if doubtful else person.look_every):
             person.last_look = number
-            person.add([look := self._look(picture, points)])
+            person.add([sighting.latest])
             others = [other for other in self._known.values() if other.last_seen < person.first]
-            if doubtful and any(other.distance([look]) < SAME for other in others):
+            if doubtful and any(other.distance([sighting.latest]) < SAME for other in others):
                 del self._known[person.number]
                 sighting.over = True
 
