@@ -43,8 +43,8 @@ MAX_PEOPLE = 64               # remembered; beyond, whoever has not been seen fo
 class Sighting:
     """A face in sight, from `first` to `last_seen` (frames). person: its number, None until it is known.
 
-    looks: those not yet given to a person. latest: the look where it was last seen. over: True once the person was found elsewhere, or has been recognised as another,
-    so that this track must end.
+    looks: those not yet given to a person. latest: the look where it was last seen. over: True once the person was found
+    elsewhere, or has been recognised as another, so that this track must end.
     """
 
     first: int
