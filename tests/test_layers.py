@@ -22,7 +22,7 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",
          "importers", "checkpoint", "lm", "decode", "align", "recogniser", "results", "metrics", "modality",
-         "train", "transcribe", "benchmark", "html", "explain", "report",
+         "train", "transcribe", "find_speakers", "benchmark", "html", "explain", "report",
          "cli", "__main__"]
 MODELS = ["blocks", "weights", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))

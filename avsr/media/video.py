@@ -23,10 +23,14 @@ SAME = 1e-6                           # seconds: closer than this is the same ti
 
 @dataclass
 class VideoFrames:
-    """Frames on the grid of 25 a second: (H, W, 3) uint8, or None where nothing is shown; `size` is (H, W)."""
+    """Frames on the grid of 25 a second: (H, W, 3) uint8, or None where nothing is shown; `size` is (H, W).
+
+    scale: pixels of a frame for each (square) pixel of the source, 1 unless the frames are scaled down.
+    """
 
     size: tuple[int, int]
     frames: Iterator[np.ndarray | None]
+    scale: float = 1.0
 
 
 class _FrameConverter:
@@ -35,7 +39,7 @@ class _FrameConverter:
     def __init__(self, first: av.VideoFrame, aspect: Fraction | None, max_side: int):
         pixel = float(aspect) if aspect and 0.2 <= aspect <= 5 else 1.0
         width, height = first.width * pixel, first.height
-        scale = min(1.0, max_side / max(width, height))
+        self.scale = scale = min(1.0, max_side / max(width, height))
         self.width, self.height = max(1, round(width * scale)), max(1, round(height * scale))
         self.matrix = _display_matrix(first)
         self.reformatter = VideoReformatter()
@@ -73,7 +77,7 @@ def _turned(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def resample_video(decoder: StreamDecoder, max_side: int) -> VideoFrames:
     """The frames of a video stream, none of them with a side of more than `max_side` pixels."""
     convert = _FrameConverter(cast(av.VideoFrame, decoder.first), _video(decoder).sample_aspect_ratio, max_side)
-    return VideoFrames(convert.size, _on_grid(decoder, convert))
+    return VideoFrames(convert.size, _on_grid(decoder, convert), convert.scale)
 
 
 def _video(decoder: StreamDecoder) -> av.VideoStream:

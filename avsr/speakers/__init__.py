@@ -5,8 +5,8 @@
 The files: detector (is a mouth in step with the sound?) -> turns (whose turn is it?), choose (the one speaker of a segment).
 """
 
-from avsr.speakers.choose import choose_speaker
+from avsr.speakers.choose import choose_speaker, everybody
 from avsr.speakers.detector import ActiveSpeakerDetector
 from avsr.speakers.turns import SpeakerTurn, speaker_turns
 
-__all__ = ["ActiveSpeakerDetector", "SpeakerTurn", "choose_speaker", "speaker_turns"]
+__all__ = ["ActiveSpeakerDetector", "SpeakerTurn", "choose_speaker", "everybody", "speaker_turns"]
