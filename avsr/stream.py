@@ -9,19 +9,16 @@ All three get the same sound and the same mouths, bit for bit.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar, cast
 
 import numpy as np
 
 from avsr import media, sync
-from avsr.faces import FaceTracker
+from avsr.faces import FaceTrack, FaceTracker
 from avsr.lips import MouthCropper, MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified, frame_powers
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
@@ -35,14 +32,21 @@ from avsr.segment import (
     cuts_at_rests,
     quietest,
 )
-from avsr.speakers import CONTEXT, ActiveSpeakerDetector, Conversation, SpeakerTurn, choose_speaker, find_turns, one_turn
+from avsr.speakers import (
+    CONTEXT,
+    ActiveSpeakerDetector,
+    Conversation,
+    SpeakerTurn,
+    choose_speaker,
+    everybody,
+    find_turns,
+    one_turn,
+)
 
 VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
 
 OVERLAP_FRAMES = 8                    # on each side of a cut through sound: 0.32 s, so that a word at the cut is whole in one
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class StreamReader:
     segment.SegmentExtension; this needs mouth_crop and vad. speakers: find out who speaks when; this needs mouth_crop. speech:
     settings of the detection of speech. save_lips: a folder, or an .mp4 file, for a small video of the mouths. stage: the words
     before the name of the recording when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain.
+    on_tracks: called with the parts of face tracks as they become final.
 
     n_frames: frames read so far. duration_s: seconds read so far. ended: whether the recording has been read to its end.
     loudness: the level of the sound read so far, before it is amplified.
@@ -94,12 +99,12 @@ class StreamReader:
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
                  extension: bool = False, speakers: bool = False, speech: VadOptions | None = None,
                  save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
-                 progress: Progress = no_progress):
+                 on_tracks: Callable[[list[FaceTrack]], None] | None = None, progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
         assert not speakers or mouth_crop is not None
         self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
         self.vad, self.extension, self.speech = vad and recording.has_audio, extension, speech or VadOptions()
-        self.stage, self.progress = f"{stage} {Path(recording.name).name}", progress
+        self.stage, self.progress, self.on_tracks = f"{stage} {Path(recording.name).name}", progress, on_tracks
         self.n_frames, self.duration_s, self.ended, self.loudness = 0, 0.0, False, Loudness()
         self._sound = _Sound(keep_all=save_lips is not None)
         self._mouths: _Mouths | None = None
@@ -135,7 +140,7 @@ class StreamReader:
         gain = self.recording.gain if self.amplify else 1.0
         with ExitStack() as stack:
             if self.mouth_crop is not None:
-                self._mouths = _Mouths(self.mouth_crop, keep_all=self.save_lips is not None)
+                self._mouths = _Mouths(self.mouth_crop, self.on_tracks, keep_all=self.save_lips is not None)
                 stack.callback(self._mouths.tracker.close)
             for clip in self.recording.windows(n_frames or usual):
                 self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
@@ -181,6 +186,10 @@ class StreamReader:
         """The mouths of the person who most likely speaks; None where nobody is seen. audio: see speakers.choose_speaker."""
         return None if self._mouths is None else self._mouths.of(segment, audio)
 
+    def everybody(self, segment: SpeechSegment) -> dict[int, Mouths]:
+        """The mouth of each person who is seen in a segment, over all its frames, by number."""
+        return {} if self._mouths is None else everybody(self._mouths.kept, segment.start_frame, segment.end_frame)
+
     def forget(self, before: int) -> None:
         """Drop sound and mouths from before a frame: no window that begins earlier will be asked for."""
         self._sound.forget(before)
@@ -220,7 +229,8 @@ class _Mouths:
     lag: frames that tracker and cropper may hold back until they are final.
     """
 
-    def __init__(self, mouth_crop: MouthCropSettings, *, keep_all: bool):
+    def __init__(self, mouth_crop: MouthCropSettings, on_tracks: Callable[[list[FaceTrack]], None] | None, *, keep_all: bool):
+        self.on_tracks = on_tracks
         self.tracker, self.cropper = FaceTracker(landmarks=mouth_crop.landmarks), MouthCropper(mouth_crop)
         self.lag = self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
         self.keep_all = keep_all
@@ -228,10 +238,15 @@ class _Mouths:
         self.all: list[Mouths] = []
 
     def add(self, clip: media.Clip) -> None:
-        self._keep(self.cropper.update(clip, self.tracker.update(clip)))
+        self._keep(self.cropper.update(clip, self._told(self.tracker.update(clip))))
 
     def finish(self) -> None:
-        self._keep(self.cropper.finish(self.tracker.finish()))
+        self._keep(self.cropper.finish(self._told(self.tracker.finish())))
+
+    def _told(self, tracks: list[FaceTrack]) -> list[FaceTrack]:
+        if self.on_tracks is not None:
+            self.on_tracks(tracks)
+        return tracks
 
     def _keep(self, mouths: list[Mouths]) -> None:
         self.kept += mouths
@@ -373,17 +388,3 @@ def why_unreadable(mouths: Mouths | None, max_missing: float) -> str | None:
 def lips_path(place: Path, recording: str) -> Path:
     """The file for the mouths of a recording: `place` itself where it ends in .mp4, else NAME.lips.mp4 in that folder."""
     return place if place.suffix == ".mp4" else place / f"{Path(recording).stem}.lips.mp4"
-
-
-def prefetch(items: Iterable[T], n: int) -> Iterator[T]:
-    """The same items, made by another thread that runs up to `n` of them ahead. An exception in the thread is raised here."""
-    iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as thread:
-        made = deque(thread.submit(next, iterator, end) for _ in range(n))
-        try:
-            while (item := made.popleft().result()) is not end:
-                made.append(thread.submit(next, iterator, end))
-                yield cast(T, item)
-        finally:
-            for future in made:
-                future.cancel()

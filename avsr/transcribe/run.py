@@ -28,10 +28,10 @@ from avsr.models.decoder import Memory
 from avsr.names import DEFAULT_MODEL, INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
-from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, release_memory
+from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, prefetch, release_memory
 from avsr.schema import from_keywords
 from avsr.segment import VadOptions
-from avsr.stream import StreamReader, Window, prefetch, why_unreadable
+from avsr.stream import StreamReader, Window, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
 from avsr.transcribe.windows import WrittenWindow, joined, recognise
