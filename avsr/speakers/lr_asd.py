@@ -42,7 +42,7 @@ N_COEFFICIENTS, N_FILTERS, N_POINTS, PRE_EMPHASIS, LIFTER = 13, 26, 512, 0.97, 2
 class LrAsdDetector:
     """Tells whether a face makes the sound, as ActiveSpeakerDetector does. mouth_crop: the crops that it takes.
 
-    pieces: the recording is cut into pieces of so many seconds, for each number anew, and a frame's score is the mean over these.
+    pieces: the recording is cut into pieces of so many seconds, for each number anew, and a frame's score is their mean.
     The authors use all six, which costs six passes; (6,) alone costs a sixth.
     """
 
