@@ -19,7 +19,8 @@ import torch
 
 from avsr import decode, media, selection, transcript
 from avsr.checkpoint import Checkpoint, load, may_use_video
-from avsr.errors import AvsrError
+from avsr.errors import AvsrError, BadMedia
+from avsr.lips import MouthCropSettings
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
@@ -32,9 +33,12 @@ from avsr.schema import from_keywords
 from avsr.segment import SpeechSegment
 from avsr.stream import StreamReader, Window, prefetch, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
+from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
 from avsr.transcript import Segment, Transcript
 
 MIN_RELIABILITY = 0.5                                       # of the video, to extend a segment to where no speech was heard
+
+Spoken = tuple[Segment, tuple[int, ...] | None]             # what is said, and the persons who say it
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class TranscribeSettings:
     segments of up to 30 s that go through the network at once. temperature: the first of the temperatures tried, see
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
     vad: find speech first; without, every 30 s are a segment. save_lips: a folder in which to write the mouth crops as a small
-    video; or its .mp4 file. audio_track, video_track: which of several tracks to take, counted from 1; None for one with
-    speech, and one with a face, see selection.
+    video; or its .mp4 file. speakers: tell who of those in sight says each word, see transcript.Segment. audio_track,
+    video_track: which of several tracks to take, counted from 1; None for one with speech, and one with a face, see selection.
     """
 
     beam_size: int | None = None
@@ -59,6 +63,7 @@ class TranscribeSettings:
     max_missing: float = 0.25
     vad: bool = True
     save_lips: str | Path | None = None
+    speakers: bool = False
     audio_track: int | None = None
     video_track: int | None = None
 
@@ -88,20 +93,24 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
-    want_video = modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
+    want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=want_video, want_audio=modality != "v", audio_track=options.audio_track,
             video_track=options.video_track, language=track_language,
             landmarks=checkpoint.mouth_crop.landmarks) as recording:
+        if options.speakers and not recording.has_video:
+            raise BadMedia(f"{recording.name}: there is no picture in it, and --speakers tells from the picture who speaks.  "
+                           "Leave out --speakers.")
         used, reason = decide(modality, checkpoint, recording)
         only_in_distribution = used == "v" and modality == "auto" and checkpoint.model.reliability is not None
         video_use = VideoUse(checkpoint, recording, used, max_missing=options.max_missing,
                              only_in_distribution=only_in_distribution)
         # With --modality v the sound is not read. With auto it may still tell where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio and not recording.is_silent))
-        reader = StreamReader(recording, checkpoint.mouth_crop if "v" in used else None, vad=vad,
-                              extension=vad and used == "av" and checkpoint.video_trained,
+        to_tell_speakers = MouthCropSettings() if options.speakers else None
+        reader = StreamReader(recording, checkpoint.mouth_crop if "v" in used else to_tell_speakers, vad=vad,
+                              extension=vad and used == "av" and checkpoint.video_trained, speakers=options.speakers,
                               save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
         transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
         segments: list[Segment] = []
@@ -111,9 +120,10 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
                 on_segment(segment)
         problems = sound_problems(recording, used, level_db=reader.loudness.db, n_segments=video_use.n_segments)
         used, reason, video_problems = video_use.outcome(reason)
+        speaker_problems = transcriber.speaker_names.problems(recording.name) if options.speakers else []
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments),
                           transcriber.language or "en", checkpoint.name, used, reason, reader.duration_s,
-                          (*recording.problems, *problems, *video_problems))
+                          (*recording.problems, *problems, *video_problems, *speaker_problems))
 
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
@@ -158,6 +168,7 @@ class _Transcriber:
     def __init__(self, recogniser: Recogniser, modality: str, language: str | None, options: TranscribeSettings,
                  video_use: VideoUse):
         self.recogniser, self.modality, self.options, self.video_use = recogniser, modality, options, video_use
+        self.speaker_names = SpeakerNames()
         self.language = language or (None if recogniser.tokenizer.languages else "en")
         fallback_temperatures = tuple(t for t in decode.DecodeOptions().temperatures if t > options.temperature)
         self.search = recogniser.search_options(
@@ -183,24 +194,31 @@ class _Transcriber:
             n_each = -(-max(1, len(first)) // n_workers)
         threads_before, n_threads = torch.get_num_threads(), max(1, n_cores() // n_workers)
         with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool:
-            running: deque[Future[list[Segment]]] = deque()
+            running: deque[Future[list[Spoken]]] = deque()
             try:
                 remaining = chain(first, usable)
                 while batch := list(islice(remaining, n_each)):
                     running.append(pool.submit(self._transcribe_batch, batch))
                     while len(running) > n_workers or (running and running[0].done()):
-                        yield from running.popleft().result()
+                        yield from map(self._named, running.popleft().result())
                         release_memory()                    # not after the last batch: the whole of most recordings is one
                 while running:
-                    yield from running.popleft().result()
+                    yield from map(self._named, running.popleft().result())
             finally:
                 for future in running:
                     future.cancel()
                 torch.set_num_threads(threads_before)       # the workers' setting reached MKL as a whole
 
+    def _named(self, spoken: Spoken) -> Segment:
+        segment, persons = spoken
+        return self.speaker_names.name(segment, persons)
+
     def _usable(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """The windows that hold something to recognise, without mouths that cannot be read."""
-        for window in chain.from_iterable(map(self._extended_or_not, windows)):
+        """The windows, cut where the speaker changes, that hold something to recognise, without mouths that cannot be read."""
+        whole = chain.from_iterable(map(self._extended_or_not, windows))
+        for window in chain.from_iterable(map(pieces, whole)):
+            self.speaker_names.count(window)
+            window = window if "v" in self.modality else replace(window, mouths=None)
             unreadable = why_unreadable(window.mouths, self.options.max_missing)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
@@ -228,8 +246,8 @@ class _Transcriber:
                 and (self.video_use.needs_video or not is_silent(window.audio)))
 
     @torch.inference_mode()
-    def _transcribe_batch(self, batch: Sequence[Window]) -> list[Segment]:
-        """The segments of some usable windows, in order. Several threads may call this."""
+    def _transcribe_batch(self, batch: Sequence[Window]) -> list[Spoken]:
+        """The segments of some usable windows, in order, and who says them. Several threads may call this."""
         memory = self._encode(batch)
         if self.video_use.only_in_distribution and not (known := in_distribution(memory)).all():
             self.video_use.n_out_of_distribution += int((~known).sum())
@@ -242,8 +260,8 @@ class _Transcriber:
         texts = self.recogniser.decode(memory, self.search, self.language)
         words = self.recogniser.align(memory, [text.tokens for text in texts],
                                       [window.segment.duration_s for window in batch], self.language)
-        return [segment for window, text, timed in zip(batch, texts, words, strict=True)
-                for segment in self._segments(window.segment, text, timed, self.language)]
+        return [spoken for window, text, timed in zip(batch, texts, words, strict=True)
+                for spoken in self._segments(window, text, timed, self.language)]
 
     def _encode(self, batch: Sequence[Window]) -> Memory:
         audio = None
@@ -253,19 +271,20 @@ class _Transcriber:
         return self.recogniser.encode(audio, [window.mouths for window in batch], self.modality,
                                       seconds=[window.segment.duration_s for window in batch])
 
-    def _segments(self, speech: SpeechSegment, text: decode.Hypothesis, timed: Sequence[transcript.Word],
-                  language: str) -> Iterator[Segment]:
-        tokenizer = self.recogniser.tokenizer
+    def _segments(self, window: Window, text: decode.Hypothesis, timed: Sequence[transcript.Word],
+                  language: str) -> Iterator[Spoken]:
+        tokenizer, speech = self.recogniser.tokenizer, window.segment
         tokens_of_words = iter(tokenizer.words(list(text.tokens), language))
-        for group in transcript.segment([_at(word, speech) for word in timed]):
-            tokens = tuple(token for word in islice(tokens_of_words, len(group)) for token in word.tokens)
-            words = "".join(word.text for word in group).strip()
-            confidences = [word.confidence for word in group if word.confidence is not None]
-            if words:
-                yield Segment(
-                    words, group[0].start, group[-1].end, tuple(group), text.avg_logprob,
-                    decode.compression_ratio(tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
-                    float(np.mean(confidences)), round(speech.start_s * FEATURE_RATE))
+        for persons, run in by_speaker([_at(word, speech) for word in timed], window.turns):
+            for group in transcript.segment(run):
+                tokens = tuple(token for word in islice(tokens_of_words, len(group)) for token in word.tokens)
+                words = "".join(word.text for word in group).strip()
+                confidences = [word.confidence for word in group if word.confidence is not None]
+                if words:
+                    yield Segment(
+                        words, group[0].start, group[-1].end, tuple(group), text.avg_logprob,
+                        decode.compression_ratio(tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
+                        float(np.mean(confidences)), round(speech.start_s * FEATURE_RATE)), persons
 
 
 def _at(word: transcript.Word, speech: SpeechSegment) -> transcript.Word:
