@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from avsr.errors import BadCheckpoint
-from avsr.models.weights import check_finite, listed, misfit, stored
+from avsr.tensorfiles import check_finite, listed, misfit, stored
 from avsr.speakers.lr_asd import LrAsd
 
 NAME = "lr_asd"
