@@ -20,8 +20,8 @@ from typing import TypeVar, cast
 import numpy as np
 
 from avsr import media, sync
-from avsr.faces import FaceTracker
-from avsr.lips import MouthCropper, MouthCropSettings, Mouths
+from avsr.cropped import open_cropping
+from avsr.lips import MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
@@ -103,7 +103,7 @@ class StreamReader:
         gain = self.recording.gain if self.amplify else 1.0
         with ExitStack() as stack:
             if self.mouth_crop is not None:
-                self._mouths = _Mouths(self.mouth_crop, keep_all=self.save_lips is not None)
+                self._mouths = _Mouths(self.mouth_crop, self.recording, keep_all=self.save_lips is not None)
                 stack.callback(self._mouths.tracker.close)
             for clip in self.recording.windows(n_frames or usual):
                 self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
@@ -176,8 +176,8 @@ class _Mouths:
     lag: frames that tracker and cropper may hold back until they are final.
     """
 
-    def __init__(self, mouth_crop: MouthCropSettings, *, keep_all: bool):
-        self.tracker, self.cropper = FaceTracker(landmarks=mouth_crop.landmarks), MouthCropper(mouth_crop)
+    def __init__(self, mouth_crop: MouthCropSettings, recording: media.Recording, *, keep_all: bool):
+        self.tracker, self.cropper = open_cropping(mouth_crop, recording)
         self.lag = self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
         self.keep_all = keep_all
         self.kept: list[Mouths] = []

@@ -17,7 +17,7 @@ from avsr.transcribe import run as transcribe_run
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
 ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "textfiles", "folders", "remote", "download", "assets",
-         "fetch", "media", "faces", "sync", "lips", "features", "segment", "selection", "speakers", "stream",
+         "fetch", "media", "faces", "sync", "lips", "cropped", "features", "segment", "selection", "speakers", "stream",
          "noise", "augment", "corrupt", "linebreak", "text", "transcript",
          "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
          "models", "losses",

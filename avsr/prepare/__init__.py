@@ -134,8 +134,8 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     n_valid, n_training = (sum(utterance.split == name for utterance in everything) for name in ("valid", "train"))
     everything = manifest.draw_valid(everything, settings.valid_share)
     n_drawn = sum(utterance.split == "valid" for utterance in everything) - n_valid
-    if "v" in settings.modality:
-        assets.find(faces.asset_of(settings.mouth_crop.landmarks))      # fails before any worker is started
+    if "v" in settings.modality and (landmarks := settings.mouth_crop.face_landmarks) is not None:
+        assets.find(faces.asset_of(landmarks))               # fails before any worker is started
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with Journal(folder, settings.mouth_crop, settings.modality, settings.max_bytes) as journal:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avsr import decode, media, selection, transcript
+from avsr import cropped, decode, media, selection, transcript
 from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.errors import AvsrError
 from avsr.lm import NGrams
@@ -47,7 +47,8 @@ class TranscribeSettings:
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
     vad: find speech first; without, every 30 s are a segment. save_lips: a folder in which to write the mouth crops as a small
     video; or its .mp4 file. audio_track, video_track: which of several tracks to take, counted from 1; None for one with
-    speech, and one with a face, see selection.
+    speech, and one with a face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts
+    it out as the model wants.
     """
 
     beam_size: int | None = None
@@ -61,6 +62,7 @@ class TranscribeSettings:
     save_lips: str | Path | None = None
     audio_track: int | None = None
     video_track: int | None = None
+    mouth_crop: str | None = None
 
     def __post_init__(self):
         for name in ("beam_size", "batch_size", "audio_track", "video_track"):
@@ -72,6 +74,9 @@ class TranscribeSettings:
             raise AvsrError(f"lm_weight {self.lm_weight}: must be at least 0.  Leave it out for the usual one.")
         if not 0 <= self.max_missing <= 1:
             raise AvsrError(f"max_missing {self.max_missing}: must be a share from 0 to 1.  The usual one is 0.25.")
+        if self.mouth_crop not in (None, "none"):
+            raise AvsrError(f"mouth_crop {self.mouth_crop!r}: only none can be asked for, where each picture is a mouth.  "
+                            "Leave it out to have the mouth cut out as the model wants.")
 
 
 def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL, modality: str = "auto",
@@ -88,19 +93,20 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
+    mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
     want_video = modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=want_video, want_audio=modality != "v", audio_track=options.audio_track,
             video_track=options.video_track, language=track_language,
-            landmarks=checkpoint.mouth_crop.landmarks) as recording:
+            landmarks=mouth_crop.face_landmarks) as recording:
         used, reason = decide(modality, checkpoint, recording)
         only_in_distribution = used == "v" and modality == "auto" and checkpoint.model.reliability is not None
         video_use = VideoUse(checkpoint, recording, used, max_missing=options.max_missing,
                              only_in_distribution=only_in_distribution)
         # With --modality v the sound is not read. With auto it may still tell where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio and not recording.is_silent))
-        reader = StreamReader(recording, checkpoint.mouth_crop if "v" in used else None, vad=vad,
+        reader = StreamReader(recording, mouth_crop if "v" in used else None, vad=vad,
                               extension=vad and used == "av" and checkpoint.video_trained,
                               save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
         transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
@@ -110,6 +116,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             if on_segment is not None:
                 on_segment(segment)
         problems = sound_problems(recording, used, level_db=reader.loudness.db, n_segments=video_use.n_segments)
+        if "v" in used and mouth_crop.differences(checkpoint.mouth_crop):
+            problems.append(cropped.of_unknown_kind(recording.name, checkpoint.name))
         used, reason, video_problems = video_use.outcome(reason)
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments),
                           transcriber.language or "en", checkpoint.name, used, reason, reader.duration_s,
