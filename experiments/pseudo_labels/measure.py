@@ -49,9 +49,9 @@ def main() -> None:
                       for snr in SNRS]
             for snr, reading in zip(SNRS, passes.read(sounds, "en", seed=0), strict=True):
                 score = word_errors(row["text"], normalise(reading.text))
-                out.write(json.dumps({"id": row["utterance"], "snr_db": snr, "reference": row["text"], "text": reading.text,
-                                      "second": reading.second, "confidence": reading.confidence,
-                                      "language": reading.language, "disagreement": reading.disagreement, "errors": score.errors, "words": score.words}) + "\n")
+                facts = {"id": row["utterance"], "snr_db": snr, "reference": row["text"], "errors": score.errors,
+                         "words": score.words, **{name: value for name, value in vars(reading).items() if name != "words"}}
+                out.write(json.dumps(facts) + "\n")
                 out.flush()
 
 
