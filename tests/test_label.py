@@ -22,7 +22,7 @@ from avsr.prepare import PrepareSettings
 from avsr.prepare.crop import Outcome
 from avsr.rates import SAMPLES_PER_FRAME
 
-GOOD = Label("../raw/a.mp4", "a", 50, 100, 0, 0.0, 0.0, 2.0, "good morning", "good morning", 0.95, 0.0, "en", "en",
+GOOD = Label("../raw/a.mp4", "a", 50, 100, 0, 0.0, 0.0, 2.0, "good morning", "good morning", 0.95, 0.9, 0.0, "en", "en",
              (TimedWord("good", 0.1, 0.4), TimedWord("morning", 0.4, 0.9)))
 MADE_BY = {"model": "made-up", "weights": "0", "second": None, "second_weights": None, "language": None}
 
@@ -37,6 +37,7 @@ MADE_BY = {"model": "made-up", "weights": "0", "second": None, "second_weights":
     ({"text": "...", "confidence": 0.9, "disagreement": None}, "no words"),
     ({"language": "de"}, "language: de was detected, en is expected"),
     ({"confidence": 0.1}, r"confidence: 0\.10 \(limit"),
+    ({"lowest": 0.1}, r"word confidence: 0\.10 for one word \(limit"),
     ({"disagreement": 0.99}, r"disagreement: 99% of the words in the second pass \(limit"),
     ({"text": "a"}, r"speech rate: 0\.5 letters a second"),
     ({"text": "good morning all of you " * 4}, r"speech rate: 38\.0 letters a second"),

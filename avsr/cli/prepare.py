@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from avsr.prepare import PrepareSettings
 
 MOUTH_CROP_NAMES = ("avsr", "auto-avsr", "none")
-LABEL_OPTIONS = ("second_model", "language", "min_confidence", "max_disagreement", "min_in_step", "min_seconds", "max_seconds",
-                 "device")
+LABEL_OPTIONS = ("second_model", "language", "min_confidence", "min_word_confidence", "max_disagreement", "min_in_step",
+                 "min_seconds", "max_seconds", "device")
 
 
 @click.command("prepare", context_settings=CONTEXT, short_help="Crop the mouths of a corpus for training.")
@@ -47,6 +47,8 @@ LABEL_OPTIONS = ("second_model", "language", "min_confidence", "max_disagreement
               help="With --label: the language's code or English name.  [default: detected in each recording]")
 @click.option("--min-confidence", type=Number(0, 1), default=0.8,
               help="With --label: the least mean confidence of a segment's words.")
+@click.option("--min-word-confidence", type=Number(0, 1), default=0.5,
+              help="With --label: the least confidence of any word.")
 @click.option("--max-disagreement", type=Number(0, 1), default=0.0,
               help="With --label: the largest word error rate between the two passes.")
 @click.option("--min-in-step", type=Number(-100, 100), default=0.0,
