@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from avsr import media, sync
-from avsr.faces import FaceTrack, FaceTracker
-from avsr.lips import MouthCropper, MouthCropSettings, Mouths
+from avsr.cropped import open_cropping
+from avsr.faces import FaceTrack
+from avsr.lips import MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified, frame_powers
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
@@ -140,7 +141,7 @@ class StreamReader:
         gain = self.recording.gain if self.amplify else 1.0
         with ExitStack() as stack:
             if self.mouth_crop is not None:
-                self._mouths = _Mouths(self.mouth_crop, self.on_tracks, keep_all=self.save_lips is not None)
+                self._mouths = _Mouths(self.mouth_crop, self.recording, self.on_tracks, keep_all=self.save_lips is not None)
                 stack.callback(self._mouths.tracker.close)
             for clip in self.recording.windows(n_frames or usual):
                 self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
@@ -229,9 +230,10 @@ class _Mouths:
     lag: frames that tracker and cropper may hold back until they are final.
     """
 
-    def __init__(self, mouth_crop: MouthCropSettings, on_tracks: Callable[[list[FaceTrack]], None] | None, *, keep_all: bool):
+    def __init__(self, mouth_crop: MouthCropSettings, recording: media.Recording,
+                 on_tracks: Callable[[list[FaceTrack]], None] | None, *, keep_all: bool):
         self.on_tracks = on_tracks
-        self.tracker, self.cropper = FaceTracker(landmarks=mouth_crop.landmarks), MouthCropper(mouth_crop)
+        self.tracker, self.cropper = open_cropping(mouth_crop, recording)
         self.lag = self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
         self.keep_all = keep_all
         self.kept: list[Mouths] = []
