@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=Path, help="GRID, with splits.tsv")
     parser.add_argument("--cache", type=Path, default=Path("data/speaker_text"), help="folder for the crops (60 MB)")
+    parser.add_argument("--kind", nargs="*", choices=conversations.KINDS)
     parser.add_argument("--number", type=int, default=6, help="conversations of each kind")
     parser.add_argument("--shortest", type=int, nargs="*", default=[1, 13, 25, 50, WHOLE], help="frames of the shortest piece")
     parser.add_argument("--model", default="default")
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--turns-only", action="store_true", help="frames with the right speaker, without a recogniser")
     asked = parser.parse_args()
     people, model = conversations.read(asked.grid), None if asked.turns_only else checkpoint.load(asked.model)
-    for kind in conversations.KINDS:
+    for kind in asked.kind or conversations.KINDS:
         made = [conversations.make(people, kind, i) for i in range(asked.number)]
         found = [windows(one, asked.cache) for one in made]
         if asked.oracle:
