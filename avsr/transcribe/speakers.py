@@ -11,11 +11,10 @@ from itertools import groupby, pairwise
 
 import numpy as np
 
-from avsr.lips import Mouths
-from avsr.rates import VIDEO_FPS, frames_to_samples
-from avsr.segment import SpeechSegment
+from avsr.rates import VIDEO_FPS
 from avsr.speakers import SpeakerTurn
 from avsr.stream import Window
+from avsr.transcribe.windows import WrittenWord
 from avsr.transcript import Segment, Word
 
 SHORTEST_PIECE = 25                                         # frames; a shorter turn is recognised with its neighbours
@@ -33,36 +32,17 @@ def pieces(window: Window, shortest: int = SHORTEST_PIECE) -> list[Window]:
             break
         before, after = (lengths[i] if 0 <= i < len(lengths) else np.inf for i in (least - 1, least + 1))
         del edges[least if before <= after else least + 1]
-    return [_piece(window, window.turns, start, end) for start, end in pairwise(edges)]
-
-
-def _piece(window: Window, turns: Sequence[SpeakerTurn], start: int, end: int) -> Window:
-    """The part of a window with turns from frame `start` to before `end`."""
     first = window.segment.start_frame
-    if (start, end) == (first, window.segment.end_frame):
-        return window
-    here, samples = slice(start - first, end - first), slice(frames_to_samples(start - first), frames_to_samples(end - first))
-    assert window.seen is not None
-    return Window(SpeechSegment(start, end), None if window.audio is None else window.audio[samples],
-                  _part_of(window.mouths, here), turns=tuple(turn for turn in turns if start <= turn.start_frame < end),
-                  seen=window.seen[here])
+    return [window.part(start - first, end - first) for start, end in pairwise(edges)]
 
 
-def _part_of(mouths: Mouths | None, here: slice) -> Mouths | None:
-    """Some frames of mouths; None where all of them are missing."""
-    if mouths is None or mouths.missing[here].all():
-        return None
-    return replace(mouths, start_frame=mouths.start_frame + here.start,
-                   **{name: getattr(mouths, name)[here] for name in ("images", "missing", "size", "score")})
-
-
-def by_speaker(words: Sequence[Word],
-               turns: Sequence[SpeakerTurn] | None) -> Iterator[tuple[tuple[int, ...] | None, list[Word]]]:
-    """Runs of words, timed from the start of the recording, that the same persons say; None if there are no turns."""
+def by_speaker(words: Sequence[WrittenWord],
+               turns: Sequence[SpeakerTurn] | None) -> Iterator[tuple[tuple[int, ...] | None, list[WrittenWord]]]:
+    """Runs of words that the same persons say; None if there are no turns."""
     if turns is None:
         yield None, list(words)
         return
-    for persons, run in groupby(words, key=lambda word: _persons(word, turns)):
+    for persons, run in groupby(words, key=lambda one: _persons(one.word, turns)):
         yield persons, list(run)
 
 
