@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avsr.decode import Hypothesis
 from avsr.errors import BadMedia
 from avsr.lips import Mouths
 from avsr.rates import frames_to_samples
@@ -15,7 +16,10 @@ from avsr.speakers import SpeakerTurn
 from avsr.stream import Window
 from avsr.transcribe import transcribe
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
+from avsr.transcribe.windows import WrittenWord
 from avsr.transcript import Segment, Word
+
+EMPTY = Hypothesis((), 0.0, 0.0, 0.0)
 
 
 def window(lengths, persons, start=100):
@@ -58,9 +62,10 @@ def test_long_turns_are_pieces_and_a_short_one_joins_the_shorter_neighbour():
 def test_words_are_said_by_whoever_has_the_turn_in_their_middle():
     turns = window([25, 25, 25], [(4,), (), (4, 2)], 0).turns
     words = [Word(" a", 0.0, 0.4), Word(" b", 0.8, 1.3), Word(" c", 1.9, 2.0), Word(" d", 1.95, 2.6), Word(" e", 3.0, 3.2)]
-    runs = [(persons, "".join(word.text for word in run)) for persons, run in by_speaker(words, turns)]
+    written = [WrittenWord(word, (), EMPTY, 0.0) for word in words]
+    runs = [(persons, "".join(one.word.text for one in run)) for persons, run in by_speaker(written, turns)]
     assert runs == [((4,), " a"), ((), " b c"), ((4, 2), " d e")]
-    assert list(by_speaker(words, None)) == [(None, words)]
+    assert list(by_speaker(written, None)) == [(None, written)]
 
 
 def test_names_are_given_in_the_order_of_speaking_and_kept():
