@@ -240,6 +240,7 @@ class _Transcriber:
         for window in chain.from_iterable(map(pieces, whole)):
             self.speaker_names.count(window)
             window = window if "v" in self.modality else replace(window, mouths=None)
+            window = self.video_use.without_turned_away(window)
             unreadable = why_unreadable(window.mouths, self.options.max_missing)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
