@@ -51,12 +51,19 @@ def log_mel(audio: np.ndarray | torch.Tensor, *, n_mels: int = 80, n_samples: in
     samples = torch.as_tensor(audio, dtype=torch.float32)
     target = n_samples if n_samples is not None else -(-max(samples.shape[-1], N_FFT) // HOP) * HOP
     samples = torch.nn.functional.pad(samples[..., :target], (0, max(0, target - samples.shape[-1])))
+    log_power = mel_power(samples, n_mels).clamp_min(FLOOR).log10()
+    loudest = log_power.amax(dim=(-2, -1), keepdim=True)    # of each utterance, so that a batch equals its members
+    return (log_power.maximum(loudest - RANGE) + 4.0) / 4.0
+
+
+def mel_power(samples: torch.Tensor, n_mels: int) -> torch.Tensor:
+    """Power in each mel band (..., S // HOP, n_mels) float32 of sound (..., S) float32, S at least N_FFT, a frame each HOP."""
+    import torch
+
     window = torch.hann_window(N_FFT, device=samples.device)
     spectrum = torch.stft(samples, N_FFT, HOP, window=window, return_complex=True)
     power = spectrum[..., :-1].abs().square()               # Whisper drops the last column
-    log_power = (mel_filters(n_mels).to(samples.device) @ power).clamp_min(FLOOR).log10()
-    loudest = log_power.amax(dim=(-2, -1), keepdim=True)    # of each utterance, so that a batch equals its members
-    return ((log_power.maximum(loudest - RANGE) + 4.0) / 4.0).transpose(-2, -1)
+    return (mel_filters(n_mels).to(samples.device) @ power).transpose(-2, -1)
 
 
 def features(audio: np.ndarray | torch.Tensor, n_mels: int) -> torch.Tensor:

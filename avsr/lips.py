@@ -17,6 +17,7 @@ import numpy as np
 
 from avsr import faces, rates
 from avsr.errors import BadCheckpoint, quote
+from avsr.faces.geometry import similarity
 from avsr.schema import Between, InvalidValue, OneOf, validate_table
 
 if TYPE_CHECKING:
@@ -204,11 +205,10 @@ class MouthCropper:
         return Mouths(images, person.missing[here], person.size[here], person.score[here], person.next, number)
 
     def _forget(self) -> None:
-        """Drop the frames that no track needs; keep the others as grey copies, so that the clip can be freed."""
-        if not self._people:
-            self._frames.clear()
-            return
-        oldest = min(person.next for person in self._people.values())
+        """Drop the frames that no track needs, nor one that is not released yet; keep the others as grey copies, so that the
+        clip can be freed."""
+        following = max(self._frames, default=-1) + 1
+        oldest = min([following - faces.HELD_FRAMES] + [person.next for person in self._people.values()])
         self._frames = {number: _grey(frame) for number, frame in self._frames.items() if number >= oldest}
 
 
@@ -248,20 +248,6 @@ def _smooth(person: _OpenCrop, here: slice, reach: int) -> np.ndarray:
         mean = person.points[now - near : now + near + 1].mean(axis=0)
         smoothed.append(mean + (person.points[now].mean(axis=0) - mean.mean(axis=0)))
     return np.stack(smoothed)
-
-
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least-squares rotation, scaling and shift (no mirror) of points (..., N, 2) onto (N, 2) -> (..., 2, 3) float64.
-
-    Umeyama's problem, which for the plane has a closed form in complex numbers.
-    """
-    a, b = (np.asarray(points, np.float64) @ np.array([1, 1j]) for points in (source, target))
-    a_mean, b_mean = a.mean(axis=-1, keepdims=True), b.mean(axis=-1, keepdims=True)
-    spread = (np.abs(a - a_mean) ** 2).sum(axis=-1)
-    turn = ((a - a_mean).conj() * (b - b_mean)).sum(axis=-1) / np.maximum(spread, 1e-12)
-    shift = b_mean[..., 0] - turn * a_mean[..., 0]
-    rows = [[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 def _matrices(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:

@@ -24,9 +24,9 @@ from avsr.decode import DecodeOptions, Hypothesis
 from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.decoder import Memory
-from avsr.models.weights import listed
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
 from avsr.schema import InvalidValue, validate_table
+from avsr.tensorfiles import listed
 from avsr.transcript import Word
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ All three get the same sound and the same mouths, bit for bit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,8 +25,8 @@ from avsr.lips import MouthCropper, MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
-from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadSegmenter
-from avsr.speakers import choose_speaker, everybody
+from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
+from avsr.speakers import CONTEXT, ActiveSpeakerDetector, Conversation, SpeakerTurn, choose_speaker, find_turns, one_turn
 
 VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
@@ -39,12 +39,18 @@ class Window:
     """The sound (S,) float32 and the mouths of a segment; each is None where the recording has none there.
 
     unextended: for an extended segment, the windows of the speech segments that it was made from; None for any other.
+    turns: who speaks when in it; None if the reader was not asked for speakers. With them the mouths are in each frame those
+    of the one whose turn it is.
+    seen, scores: with turns, as in speakers.Conversation.
     """
 
     segment: SpeechSegment
     audio: np.ndarray | None
     mouths: Mouths | None
     unextended: tuple[Window, ...] | None = None
+    turns: tuple[SpeakerTurn, ...] | None = None
+    seen: np.ndarray | None = None
+    scores: Mapping[int, np.ndarray] | None = None
 
 
 class StreamReader:
@@ -55,39 +61,44 @@ class StreamReader:
 
     mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments are 30 s long and
     cover the whole recording. extension: extend segments by what may be speech hidden in noise, see
-    segment.SegmentExtension; this needs mouth_crop and vad. save_lips: a folder, or an .mp4 file, for a small video of the
-    mouths. stage: the words before the name of the recording when `progress` is told. amplify: make very quiet sound louder,
-    see media.Recording.gain. on_tracks: called with the parts of face tracks as they become final.
+    segment.SegmentExtension; this needs mouth_crop and vad. speakers: find out who speaks when; this needs mouth_crop. speech:
+    settings of the detection of speech. save_lips: a folder, or an .mp4 file, for a small video of the mouths. stage: the words
+    before the name of the recording when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain.
+    on_tracks: called with the parts of face tracks as they become final.
 
     n_frames: frames read so far. duration_s: seconds read so far. ended: whether the recording has been read to its end.
     loudness: the level of the sound read so far, before it is amplified.
     """
 
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
-                 extension: bool = False, save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
+                 extension: bool = False, speakers: bool = False, speech: VadOptions | None = None, save_lips: Path | None = None,
+                 stage: str = "transcribing", amplify: bool = True,
                  on_tracks: Callable[[list[FaceTrack]], None] | None = None, progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
+        assert not speakers or mouth_crop is not None
         self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
-        self.vad, self.extension = vad and recording.has_audio, extension
+        self.vad, self.extension, self.speech = vad and recording.has_audio, extension, speech or VadOptions()
         self.stage, self.progress, self.on_tracks = f"{stage} {Path(recording.name).name}", progress, on_tracks
         self.n_frames, self.duration_s, self.ended, self.loudness = 0, 0.0, False, Loudness()
         self._sound = _Sound(keep_all=save_lips is not None)
         self._mouths: _Mouths | None = None
+        self._detector = ActiveSpeakerDetector() if speakers else None
 
     def __iter__(self) -> Iterator[Window]:
-        segments: _DetectedSpeech | _EqualParts = _DetectedSpeech() if self.vad else _EqualParts()
+        segments: _DetectedSpeech | _EqualParts = _DetectedSpeech(self.speech) if self.vad else _EqualParts()
         gaps = _Gaps(self) if self.extension else None
+        context = 0 if self._detector is None else CONTEXT
         waiting: list[SpeechSegment] = []
         for clip in self.clips():
             waiting += segments.update(clip)
-            n_ready = sum(segment.end_frame <= self.settled for segment in waiting)
+            n_ready = sum(segment.end_frame + context <= self.settled for segment in waiting)
             ready, waiting = waiting[:n_ready], waiting[n_ready:]
             oldest = min([segments.settled] + [segment.start_frame for segment in waiting])
             if gaps is not None:
-                ready = gaps.update(ready, min(oldest, self.settled))
+                ready = gaps.update(ready, min(oldest, self.settled - context))
                 oldest = min(oldest, gaps.oldest)
             yield from map(self.window, ready)
-            self.forget(oldest)
+            self.forget(oldest - context)
             self.progress(self.stage, self.duration_s, self.recording.duration_s, "s")
         waiting += segments.finish(self.n_frames)
         yield from map(self.window, waiting if gaps is None else gaps.finish(waiting))
@@ -127,7 +138,19 @@ class StreamReader:
         """The sound and the mouths of a segment that ends before `settled` and was not forgotten."""
         unextended = None if segment.unextended is None else tuple(map(self.window, segment.unextended))
         audio = self.audio(segment)
-        return Window(segment, audio, self.mouths(segment, audio), unextended)
+        if self._detector is None:
+            return Window(segment, audio, self.mouths(segment, audio), unextended)
+        found = self._conversation(segment, self._detector)
+        return Window(segment, audio, found.mouths, unextended, found.turns, found.seen, found.scores)
+
+    def _conversation(self, segment: SpeechSegment, detector: ActiveSpeakerDetector) -> Conversation:
+        """Who speaks when in a segment. Without sound it is the one whose lips are read."""
+        assert self._mouths is not None
+        first = max(0, segment.start_frame - CONTEXT)
+        sound = self._sound.of(SpeechSegment(first, segment.end_frame + CONTEXT))
+        if sound is None or self.recording.is_silent:
+            return one_turn(self.mouths(segment), segment)
+        return find_turns(self._mouths.kept, segment, sound, first, detector)
 
     def audio(self, segment: SpeechSegment) -> np.ndarray | None:
         """The sound (S,) float32 of a segment; None without sound."""
@@ -136,10 +159,6 @@ class StreamReader:
     def mouths(self, segment: SpeechSegment, audio: np.ndarray | None = None) -> Mouths | None:
         """The mouths of the person who most likely speaks; None where nobody is seen. audio: see speakers.choose_speaker."""
         return None if self._mouths is None else self._mouths.of(segment, audio)
-
-    def everybody(self, segment: SpeechSegment) -> dict[int, Mouths]:
-        """The mouth of each person who is seen in a segment, over all its frames, by number."""
-        return {} if self._mouths is None else everybody(self._mouths.kept, segment.start_frame, segment.end_frame)
 
     def forget(self, before: int) -> None:
         """Drop sound and mouths from before a frame: no window that begins earlier will be asked for."""
@@ -222,8 +241,8 @@ class _Mouths:
 class _DetectedSpeech:
     """Speech segments by voice activity detection."""
 
-    def __init__(self):
-        self._probability, self._segmenter = SpeechProbability(), VadSegmenter()
+    def __init__(self, options: VadOptions):
+        self._probability, self._segmenter = SpeechProbability(), VadSegmenter(options)
 
     @property
     def settled(self) -> int:

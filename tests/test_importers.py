@@ -32,7 +32,7 @@ from avsr.importers.reading import read_weights
 from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import outline
 from avsr.models.hybrid import HybridAVSR
-from avsr.models.weights import listed
+from avsr.tensorfiles import listed
 from avsr.text import SentencePieceTokenizer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"

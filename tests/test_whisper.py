@@ -16,8 +16,8 @@ from avsr.errors import BadCheckpoint
 from avsr.features import log_mel
 from avsr.importers.ctranslate2 import read_ctranslate2
 from avsr.importers.whisper import load_folder
-from avsr.models.weights import read_safetensors
 from avsr.rates import SEGMENT_SAMPLES
+from avsr.tensorfiles import read_safetensors
 
 
 @pytest.fixture(scope="module")

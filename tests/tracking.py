@@ -1,6 +1,5 @@
 """Whole clips at once, for tests: the face tracks that a FaceTracker gives in parts, joined, and the mouths of a track."""
 
-from collections import defaultdict
 from itertools import pairwise
 
 import numpy as np
@@ -11,13 +10,20 @@ from avsr.media import Clip
 
 
 def track_faces(clips, **options) -> list[FaceTrack]:
-    """One track per person in a clip, or in consecutive windows, in order of appearance. options: those of FaceTracker."""
-    people: dict[int, list[FaceTrack]] = defaultdict(list)
+    """The tracks in a clip, or in consecutive windows, in order of appearance; a person may have several. options: those of
+    FaceTracker."""
+    tracks: list[list[FaceTrack]] = []
+    going_on: dict[int, list[FaceTrack]] = {}
     with FaceTracker(**options) as tracker:
         parts = [part for clip in ([clips] if isinstance(clips, Clip) else clips) for part in tracker.update(clip)]
         for part in parts + tracker.finish():
-            people[part.person].append(part)
-    return [_joined(people[person]) for person in sorted(people)]
+            if part.person not in going_on:
+                tracks.append(going_on.setdefault(part.person, []))
+            going_on[part.person].append(part)
+            if part.last:
+                del going_on[part.person]
+    assert not going_on, "tracks without an end"
+    return sorted(map(_joined, tracks), key=lambda track: (track.start_frame, track.person))
 
 
 def _joined(parts: list[FaceTrack]) -> FaceTrack:

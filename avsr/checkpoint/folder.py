@@ -23,7 +23,7 @@ from avsr.text import LONGEST_TOKENIZER, SentencePieceTokenizer, Tokenizer, open
 if TYPE_CHECKING:
     from avsr.models.avsr import AVSR, Dims
     from avsr.models.hybrid import HybridAVSR, HybridDims
-    from avsr.models.weights import Stored
+    from avsr.tensorfiles import Stored
 
 WEIGHTS, TOKENIZER = PARTS = ("model.safetensors", "tokenizer.json")       # beside model.json
 UNFITTED = ("reliability.detector.radius",)                 # infinite until it is fitted
@@ -54,7 +54,7 @@ def sha256_of(path: Path) -> str:
 def load_ours(folder: Path, about: Description, base: Checkpoint | None, with_video: bool) -> Checkpoint:
     """The model that a folder's model.json describes, on the CPU. base: the model it adds to. Raises BadCheckpoint."""
     from avsr.models.avsr import Dims, without_video
-    from avsr.models.weights import check_finite, check_memory, n_numbers, read_safetensors
+    from avsr.tensorfiles import check_finite, check_memory, n_numbers, read_safetensors
 
     dims, mouth_crop = read_dims(about, folder), read_mouth_crop(about, folder)
     hybrid = about.network == "hybrid"
@@ -79,7 +79,7 @@ def load_ours(folder: Path, about: Description, base: Checkpoint | None, with_vi
 
 def _headers(folder: Path) -> dict[Path, dict[str, Stored]]:
     """The headers of the files that may be the weights, under their own or their temporary name."""
-    from avsr.models.weights import read_header
+    from avsr.tensorfiles import read_header
 
     headers, problem = {}, None
     for path in (folder / WEIGHTS, temporary(folder, WEIGHTS)):
@@ -114,7 +114,7 @@ def _weights_file(folder: Path, about: Description, wanted: Mapping, headers: Ma
                   theirs: Mapping, *, everything: bool) -> Path:
     """The weights file that model.json means. Headers are compared first, because hashing a file may take minutes.
     everything: False where the file may also hold a video encoder that is not wanted."""
-    from avsr.models.weights import misfit, stored
+    from avsr.tensorfiles import misfit, stored
 
     given = stored({name: tensor for name, tensor in theirs.items() if name in wanted})
     wrong = None

@@ -8,10 +8,10 @@ the mesh is the slowest step before the network (18 ms a face on one core, the d
 is on average 0.5 pixels of its 96x96 crop from where stride 1 puts it (GRID), and 1.3 to 2 pixels where people move much (at
 stride 2: 0.3, and 1.0 to 1.2).
 The files: detectors (a picture -> faces in it), log_suppression (MediaPipe without its log) -> search (faces of any size in
-a frame) -> tracks (which face is whose).
+a frame) -> tracks (from frame to frame), with scenes (cuts), identity (who comes back) and geometry.
 """
 
 from avsr.faces.search import BLAZEFACE, MESH, asset_of, face_size, n_points
-from avsr.faces.tracks import FaceTrack, FaceTracker
+from avsr.faces.tracks import HELD_FRAMES, FaceTrack, FaceTracker
 
-__all__ = ["BLAZEFACE", "MESH", "FaceTrack", "FaceTracker", "asset_of", "face_size", "n_points"]
+__all__ = ["BLAZEFACE", "HELD_FRAMES", "MESH", "FaceTrack", "FaceTracker", "asset_of", "face_size", "n_points"]

@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avsr.faces.identity import DECIDE_FRAMES, People, Sighting
+from avsr.faces.scenes import CutFinder, ShotFrame
 from avsr.faces.search import MESH, FaceFinder, face_size
 
 if TYPE_CHECKING:
     from avsr.media import Clip
 
-THUMB = 32                # pixels: frames are compared at this size to find scene cuts
-CUT = 20.0                # grey levels between thumbnails of two frames that make a cut: 26 and more at cuts,
-                          # 14 at most where people move (13 clips)
 MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
+HELD_FRAMES = DECIDE_FRAMES + CutFinder.LATE + 2            # the last frames, from which tracks may begin that are not released
 
 
 @dataclass(frozen=True)
 class FaceTrack:
     """One person's face over consecutive frames.
 
-    person: number of the person, from 0; a person who was lost for long, or cut away from, gets a new number
+    person: number of the person, from 0. A person who was lost for long, or cut away from, begins another track on return, of
+        the same number where the face looks the same; see identity. At no frame do two tracks have the same number.
     start_frame: number of the first frame, from the start of the recording
     points: (T, n_points, 2) float32 x, y in pixels (whole numbers are pixel centres); linear between searched frames
     box: (T, 4) float32 x0, y0, x1, y1 in pixels, around the mesh, or a box of that size where the mesh is not searched;
@@ -59,9 +60,12 @@ class FaceTrack:
 
 @dataclass
 class _OpenTrack:
-    """A track that goes on. detections: frame, face and score, from which the frames not yet released are interpolated."""
+    """A track that goes on. detections: frame, face and score, from which the frames not yet released are interpolated.
 
-    person: int
+    sighting: what is known of whose face it is; nothing is released before it has a number.
+    """
+
+    sighting: Sighting
     first: int                                                    # first frame not yet released
     detections: list[tuple[int, np.ndarray, float]] = field(default_factory=list)
 
@@ -88,9 +92,7 @@ class FaceTracker:
         self._tracks: list[_OpenTrack] = []
         self._ended: list[FaceTrack] = []
         self._next: int | None = None             # number of the next frame
-        self._n_tracks = 0
-        self._thumb: np.ndarray | None = None     # of the frame before, where it was shown
-        self._change = 0.0                        # grey levels from the frame before that one to it
+        self._people, self._cuts = People(landmarks), CutFinder()
         self._hidden: set[int] = set()            # frames without a picture that are not yet released
 
     def __enter__(self) -> FaceTracker:
@@ -106,61 +108,65 @@ class FaceTracker:
     def update(self, clip: Clip) -> list[FaceTrack]:
         """The parts of tracks that are final once `clip`, which follows the clip before it, has been searched.
 
-        The parts of a person follow one another without a hole; at most `max_gap + stride` frames are held back.
+        The parts of a track follow one another without a hole. At most `max_gap + stride` frames of a track are held back, and
+        HELD_FRAMES of one that begins.
         """
         if clip.video is None:
             return []
         assert clip.shown is not None
         assert self._next in (None, clip.start_frame), "windows must follow one another"
-        for number, (frame, shown) in enumerate(zip(clip.video, clip.shown, strict=True), clip.start_frame):
-            self._step(number, frame, bool(shown))
         self._next = clip.start_frame + len(clip.video)
-        parts = [self._release(track) for track in self._tracks]
+        for frame in self._cuts.update(range(clip.start_frame, self._next), clip.video, clip.shown):
+            self._step(frame)
+        parts = [self._release(track) for track in self._tracks if track.sighting.person is not None]
         done, self._ended = self._ended, []
         self._forget_hidden(self._next)
         return done + [part for part in parts if len(part.points)]
 
     def finish(self) -> list[FaceTrack]:
         """The rest of all tracks, at the end of the recording."""
+        for frame in self._cuts.finish():
+            self._step(frame)
         self._end(self._tracks, self._next)
         done, self._ended = self._ended, []
         self._hidden.clear()
         return done
 
-    def _step(self, number: int, frame: np.ndarray, shown: bool) -> None:
-        if not shown:
+    def _step(self, frame: ShotFrame) -> None:
+        number = frame.number
+        if not frame.shown:
             self._hidden.add(number)
-            self._thumb = None
-        elif self._is_cut(frame):
+        elif frame.cut:
             self._end(self._tracks, number)
             self._finder.reset_view()
-            self._search(number, frame)
+            self._search(number, frame.picture)
         elif number % self.stride == 0 or number - 1 in self._hidden:
-            self._search(number, frame)
-        lost = [track for track in self._tracks if number - track.detections[-1][0] > self.max_gap]
+            self._search(number, frame.picture)
+        self._people.decide(number)
+        lost = [track for track in self._tracks
+                if track.sighting.over or number - track.detections[-1][0] > self.max_gap]
         self._end(lost, None)
 
-    def _is_cut(self, frame: np.ndarray) -> bool:
-        before, self._thumb = self._thumb, _thumbnail(frame)
-        usual, self._change = self._change, 0.0 if before is None else float(np.abs(self._thumb - before).mean())
-        return self._change > max(CUT, 2 * usual)
-
     def _search(self, number: int, frame: np.ndarray) -> None:
-        """Find the faces of one frame, and add each to the track it belongs to or to a new one."""
+        """Find the faces of one frame, add each to the track it belongs to or to a new one, and look whose they are."""
         faces = dict(enumerate(self._finder.faces(frame, number)))
         for place, face in _match([track.detections[-1][1] for track in self._tracks], list(faces.values())):
             self._tracks[place].add(number, faces.pop(face))
         for points in faces.values():
-            self._tracks.append(_OpenTrack(self._n_tracks, number))
+            self._tracks.append(_OpenTrack(self._people.appear(number), number))
             self._tracks[-1].add(number, points)
-            self._n_tracks += 1
+        for track in self._tracks:
+            if track.detections[-1][0] == number:
+                self._people.see(track.sighting, number, frame, track.detections[-1][1])
 
     def _end(self, tracks: list[_OpenTrack], stop: int | None) -> None:
         """End tracks before frame `stop` if the picture or the recording ends there, else where the face was last found."""
+        if tracks:
+            self._people.decide(tracks[0].detections[-1][0], [track.sighting for track in tracks])
         for track in list(tracks):
             self._tracks.remove(track)
             end = track.detections[-1][0] + 1
-            if stop is not None and stop - end < self.stride:
+            if stop is not None and stop - end < self.stride and not track.sighting.over:
                 end = stop
             self._ended.append(self._part(track, end, last=True))
 
@@ -184,7 +190,8 @@ class FaceTracker:
         missing = (span > self.stride) | np.isin(frames, list(self._hidden))
         box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
         points, score = points[:, : self._finder.n_points], np.where(missing, np.float32(0), score)
-        return FaceTrack(track.person, track.first, points, box, score, missing, last)
+        assert track.sighting.person is not None
+        return FaceTrack(track.sighting.person, track.first, points, box, score, missing, last)
 
     def _forget_hidden(self, following: int) -> None:
         """Drop hidden frames that no part will cover. following: number of the next frame."""
@@ -212,13 +219,3 @@ def _match(people: list[np.ndarray], faces: list[np.ndarray]) -> list[tuple[int,
         if all(i != person and j != face for person, face in pairs):
             pairs.append((i, j))
     return pairs
-
-
-def _thumbnail(frame: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (32, 32) float32 grey, from a sparse grid of pixels, which is enough to show cuts."""
-    import cv2
-
-    steps = [max(1, side // (4 * THUMB)) for side in frame.shape[:2]]
-    sparse = np.ascontiguousarray(frame[:: steps[0], :: steps[1]])
-    grey = cv2.cvtColor(sparse, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA).astype(np.float32)

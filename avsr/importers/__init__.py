@@ -18,8 +18,8 @@ from avsr.importers.family import Converted, Family, Known
 from avsr.importers.reading import read_weights
 from avsr.models.blocks import TooLarge, outline
 from avsr.models.hybrid import HybridAVSR
-from avsr.models.weights import listed
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME
+from avsr.tensorfiles import listed
 
 __all__ = ["FAMILIES", "Family", "Known", "check_numbers", "read_network"]
 

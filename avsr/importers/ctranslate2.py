@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from avsr.errors import BadCheckpoint, quote
-from avsr.models.weights import listed
+from avsr.tensorfiles import listed
 
 VERSION, SPEC = 6, "WhisperSpec"
 REMEDY = "Install or fetch it again."

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from avsr.errors import BadCheckpoint
-from avsr.models.weights import listed
+from avsr.tensorfiles import listed
 
 WRAPPED = ("state_dict", "model_state_dict", "model")       # keys under which trainers keep the weights
 PREFIXES = ("module.", "model.")                            # of all names, by data parallel training and by Lightning

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avsr.errors import BadCheckpoint
-from avsr.models.weights import listed
+from avsr.tensorfiles import listed
 from avsr.text import BLANK, END, SentencePieceTokenizer, write_sentencepiece
 
 UNITS = "_units.txt"

@@ -19,8 +19,8 @@ from avsr.errors import BadCheckpoint, quote
 from avsr.importers.ctranslate2 import floats, is_setting, n_floats, read_ctranslate2
 from avsr.models.avsr import AVSR, Dims, without_video
 from avsr.models.blocks import TooLarge, outline
-from avsr.models.weights import Stored, check_finite, check_memory, misfit, n_numbers, read_header, read_safetensors, stored
 from avsr.schema import Between, InvalidValue, read_json, validate, validate_table
+from avsr.tensorfiles import Stored, check_finite, check_memory, misfit, n_numbers, read_header, read_safetensors, stored
 
 T = TypeVar("T")
 

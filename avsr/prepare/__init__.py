@@ -129,7 +129,7 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     """
     settings = settings or PrepareSettings()
     folder = Path(os.path.realpath(folder))
-    everything = [_within(utterance, folder) for utterance in utterances]
+    everything = [relative_to_manifest(utterance, folder) for utterance in utterances]
     _check_ids(everything)
     n_valid, n_training = (sum(utterance.split == name for utterance in everything) for name in ("valid", "train"))
     everything = manifest.draw_valid(everything, settings.valid_share)
@@ -151,11 +151,11 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
             rows = [journal.rows[utterance.id] for utterance in everything]
     except OSError as error:
         raise BadOutput(f"{folder}: it cannot be written to ({error.strerror}).  Choose another folder.") from error
-    prepared = _conclude(folder, everything, rows, len(done), list(dropped), settings)
+    prepared = conclude(folder, everything, rows, len(done), list(dropped), settings)
     return replace(prepared, n_drawn=n_drawn, n_training=n_training)
 
 
-def _within(utterance: Utterance, folder: Path) -> Utterance:
+def relative_to_manifest(utterance: Utterance, folder: Path) -> Utterance:
     """The utterance with its media path relative to the manifest."""
     if "://" in utterance.media:
         return utterance
@@ -204,10 +204,10 @@ def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, 
             next_job += 1
 
 
-def _conclude(folder: Path, everything: Sequence[Utterance], rows: Sequence[Done], n_before: int, dropped: list[Dropped],
-              settings: PrepareSettings) -> Prepared:
-    """Write the manifest, the tables and the contact sheets, from the rows of the journal."""
-    kept, problems = [], []
+def conclude(folder: Path, everything: Sequence[Utterance], rows: Sequence[Done], n_before: int, dropped: list[Dropped],
+             settings: PrepareSettings, *, problems: Sequence[Problem] = ()) -> Prepared:
+    """Write the manifest, the tables and the contact sheets, from the rows of the journal. problems: further ones to list."""
+    kept, problems = [], list(problems)
     hashes: dict[str, str] = {}
     curves: dict[str, list[np.ndarray]] = defaultdict(list)
     for utterance, row in zip(everything, rows, strict=True):

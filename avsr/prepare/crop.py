@@ -82,7 +82,7 @@ class Outcome:
     curve: tuple[float, ...] | None = None
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Why an utterance, or what is left of a recording, is dropped: kind, colon, numbers."""
 
 
@@ -98,10 +98,10 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     try:
         _cut(job, settings, made, problems, tick)
         reason = "outside the recording"
-    except _Unusable as error:
+    except Unusable as error:
         reason = str(error)
     except AvsrError as error:
-        reason = f"cannot be read: {_sentence(error, job.path)}"
+        reason = f"cannot be read: {without_remedy(error, job.path)}"
     except Exception as error:                               # a bug in avsr must not cost the user the other files
         reason = f"mistake in avsr: {type(error).__name__}: {error}"
     first = job.utterances[0].id
@@ -112,7 +112,7 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     return out
 
 
-def _sentence(error: AvsrError, path: str) -> str:
+def without_remedy(error: AvsrError, path: str) -> str:
     """The error without the remedy and the file's name."""
     return str(error).split(".  ")[0].removeprefix(f"{path}: ").removeprefix(f"{Path(path).name}: ")
 
@@ -127,9 +127,9 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
                                   landmarks=settings.mouth_crop.landmarks,
                                   language=languages.pop() if len(languages) == 1 else None) as recording:
         if want_video and not recording.has_video:
-            raise _Unusable("no picture")
+            raise Unusable("no picture")
         if want_audio and not recording.has_audio:
-            raise _Unusable("no sound")
+            raise Unusable("no sound")
         reader = StreamReader(recording, settings.mouth_crop if want_video else None, amplify=False)
         for _ in reader.clips(WINDOW_FRAMES):
             tick()
@@ -170,11 +170,12 @@ def _emit(waiting: list[tuple[Utterance, int, int | None]], reader: StreamReader
         elif end is None or end > reader.settled:
             continue
         waiting.remove(item)
-        made[utterance.id] = _outcome(utterance, reader.window(SpeechSegment(start, end)), settings)
+        made[utterance.id] = make_outcome(utterance, reader.window(SpeechSegment(start, end)), settings)
     reader.forget(min((start for _, start, _ in waiting), default=reader.n_frames))
 
 
-def _outcome(utterance: Utterance, window: Window, settings: PrepareSettings) -> Outcome:
+def make_outcome(utterance: Utterance, window: Window, settings: PrepareSettings) -> Outcome:
+    """The utterance that a window holds, packed, or the reason why it is dropped."""
     share, audio, mouths = None, window.audio, window.mouths
     if "v" in settings.modality:
         share = 1.0 if mouths is None else float(mouths.missing.mean())

@@ -1,6 +1,7 @@
 """A pool of worker processes that may crash: jobs in, results out as they are made, each exactly once.
 
     jobs -> `n` processes, one thread each -> (number of the job, result), or (number, None) if two workers died of the job
+                                           -> parts of a result, as soon as they are made
 concurrent.futures fails altogether when one of its processes is killed, as by a machine that is out of memory.
 """
 
@@ -20,8 +21,8 @@ from typing import Any
 from avsr.errors import AvsrError
 from avsr.runtime import exit_with_parent
 
-Work = Callable[[Any, Callable[[], None]], Any]
-"""`work(job, tick) -> result`: picklable; calls `tick` at least once in STUCK_S."""
+Work = Callable[[Any, Callable[..., None]], Any]
+"""`work(job, tick) -> result`: picklable. It calls `tick()`, or `tick(part)` with a part of the result, every STUCK_S or earlier."""
 
 STUCK_S = 600.0                       # seconds without a sign of life after which a worker is killed
 TRIES = 2                             # attempts at a job whose worker died
@@ -57,9 +58,13 @@ class _Worker:
         self.pipe.close()
 
 
-def run(work: Work, jobs: Sequence[Any], n_workers: int, *,
-        hold: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Any]]:
-    """Results in the order in which they are made. While `hold()` is true, no job is begun until the running ones are done."""
+def run(work: Work, jobs: Sequence[Any], n_workers: int, *, hold: Callable[[], bool] = lambda: False,
+        on_part: Callable[[int, Any], None] = lambda number, part: None) -> Iterator[tuple[int, Any]]:
+    """Results in the order in which they are made. While `hold()` is true, no job is begun until the running ones are done.
+
+    on_part: called with the number of a job and each part of its result. A job whose worker died is begun anew, and then its
+    first parts come twice.
+    """
     waiting = deque(range(len(jobs)))
     tries = [0] * len(jobs)
     workers: list[_Worker] = []
@@ -80,6 +85,8 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int, *,
                     failed_starts = 0
                 elif message == "done" and number is not None:
                     yield number, result
+                elif message == "part" and number is not None:
+                    on_part(number, result)
                 elif message == "failed":
                     raise RuntimeError(f"in a worker process: {result}")
                 elif message == "died":
@@ -101,7 +108,7 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int, *,
 
 
 def _receive(worker: _Worker) -> tuple[str | None, Any]:
-    """The next message of a worker: ready, tick, done with a result, None (nothing yet) or died."""
+    """The next message of a worker: ready, tick, part or done with a result, None (nothing yet) or died."""
     try:
         if worker.pipe.poll():
             message, result = worker.pipe.recv()
@@ -129,7 +136,7 @@ def _serve(pipe: Connection, work: Work) -> None:
         while True:
             job = pipe.recv()
             try:
-                message = "done", work(job, lambda: pipe.send(("tick", None)))
+                message = "done", work(job, lambda *part: pipe.send(("part", *part) if part else ("tick", None)))
             except Exception:                                # a bug in avsr, shown by the main process
                 message = "failed", traceback.format_exc()
             pipe.send(message)

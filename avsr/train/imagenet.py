@@ -19,8 +19,8 @@ from avsr.checkpoint.folder import sha256_of
 from avsr.errors import BadCheckpoint
 from avsr.importers.reading import read_weights
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
-from avsr.models.weights import misfit, stored
 from avsr.runtime import Progress, no_progress
+from avsr.tensorfiles import misfit, stored
 
 IMAGENET = "imagenet"                                       # in place of a model's name
 ASSET = "resnet18-f37072fd.pth"
