@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -22,14 +23,24 @@ import numpy as np
 from avsr import media, sync
 from avsr.faces import FaceTrack, FaceTracker
 from avsr.lips import MouthCropper, MouthCropSettings, Mouths
-from avsr.media.level import Loudness, amplified
+from avsr.media.level import Loudness, amplified, frame_powers
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
-from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
+from avsr.segment import (
+    SegmentExtension,
+    SpeechProbability,
+    SpeechSegment,
+    VadOptions,
+    VadSegmenter,
+    cuts_at_rests,
+    quietest,
+)
 from avsr.speakers import CONTEXT, ActiveSpeakerDetector, Conversation, SpeakerTurn, choose_speaker, find_turns, one_turn
 
 VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
+
+OVERLAP_FRAMES = 8                    # on each side of a cut through sound: 0.32 s, so that a word at the cut is whole in one
 
 T = TypeVar("T")
 
@@ -52,6 +63,18 @@ class Window:
     seen: np.ndarray | None = None
     scores: Mapping[int, np.ndarray] | None = None
 
+    def part(self, first: int, last: int) -> Window:
+        """Its frames from `first` to before `last`, counted from its start."""
+        start, here = self.segment.start_frame, slice(first, last)
+        if (first, last) == (0, self.segment.end_frame - start):
+            return self
+        turns = None if self.turns is None else tuple(
+            turn for turn in self.turns if turn.start_frame < start + last and turn.end_frame > start + first)
+        return Window(SpeechSegment(start + first, start + last),
+                      None if self.audio is None else self.audio[frames_to_samples(first) : frames_to_samples(last)],
+                      None if self.mouths is None else self.mouths.part(first, last), turns=turns,
+                      seen=None if self.seen is None else self.seen[here])
+
 
 class StreamReader:
     """Reads a recording once, from start to end, and keeps only the sound and the mouths that are still needed.
@@ -59,8 +82,8 @@ class StreamReader:
     Iterating over the reader gives one Window for each speech segment, as soon as its sound and its mouths are complete.
     For other windows, iterate over `clips`, take each `window` once its last frame is `settled`, and `forget` what is over.
 
-    mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments are 30 s long and
-    cover the whole recording. extension: extend segments by what may be speech hidden in noise, see
+    mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments cover the
+    whole recording, see _CoveringParts. extension: extend segments by what may be speech hidden in noise, see
     segment.SegmentExtension; this needs mouth_crop and vad. speakers: find out who speaks when; this needs mouth_crop. speech:
     settings of the detection of speech. save_lips: a folder, or an .mp4 file, for a small video of the mouths. stage: the words
     before the name of the recording when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain.
@@ -71,8 +94,8 @@ class StreamReader:
     """
 
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
-                 extension: bool = False, speakers: bool = False, speech: VadOptions | None = None, save_lips: Path | None = None,
-                 stage: str = "transcribing", amplify: bool = True,
+                 extension: bool = False, speakers: bool = False, speech: VadOptions | None = None,
+                 save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
                  on_tracks: Callable[[list[FaceTrack]], None] | None = None, progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
         assert not speakers or mouth_crop is not None
@@ -85,7 +108,7 @@ class StreamReader:
         self._detector = ActiveSpeakerDetector() if speakers else None
 
     def __iter__(self) -> Iterator[Window]:
-        segments: _DetectedSpeech | _EqualParts = _DetectedSpeech(self.speech) if self.vad else _EqualParts()
+        segments = _DetectedSpeech(self.speech) if self.vad else _CoveringParts(self)
         gaps = _Gaps(self) if self.extension else None
         context = 0 if self._detector is None else CONTEXT
         waiting: list[SpeechSegment] = []
@@ -251,28 +274,64 @@ class _DetectedSpeech:
 
     def update(self, clip: media.Clip) -> list[SpeechSegment]:
         assert clip.audio is not None, "speech cannot be detected without sound"
-        return self._segmenter.update(self._probability.update(clip.audio))
+        return self._segmenter.update(self._probability.update(clip.audio), self._probability.levels)
 
     def finish(self, n_frames: int) -> list[SpeechSegment]:
-        segments = self._segmenter.update(self._probability.finish()) + self._segmenter.finish()
+        segments = self._segmenter.update(self._probability.finish(), self._probability.levels) + self._segmenter.finish()
         return [replace(segment, end_frame=min(segment.end_frame, n_frames)) for segment in segments]
 
 
-class _EqualParts:
-    """Segments of SEGMENT_FRAMES, one after the other, as _DetectedSpeech gives them."""
+class _CoveringParts:
+    """Segments that cover the recording, as _DetectedSpeech gives them: each SEGMENT_FRAMES are cut where the mouth rests, or,
+    with sound, once where it is quietest; then the two segments have OVERLAP_FRAMES in common on each side of the cut.
 
-    def __init__(self):
-        self.settled = 0
+    Where they are cut does not depend on the windows in which the recording is read.
+    """
+
+    def __init__(self, reader: StreamReader):
+        self.reader, self.settled = reader, 0
+        self.by_sound = reader.recording.has_audio and not reader.recording.is_silent
 
     def update(self, clip: media.Clip) -> list[SpeechSegment]:
-        segments = []
-        while clip.start_frame + clip.n_frames - self.settled >= SEGMENT_FRAMES:
-            segments.append(SpeechSegment(self.settled, self.settled + SEGMENT_FRAMES))
-            self.settled += SEGMENT_FRAMES
-        return segments
+        return self._cut_before(self.reader.settled)
 
     def finish(self, n_frames: int) -> list[SpeechSegment]:
-        return [SpeechSegment(self.settled, n_frames)] if n_frames > self.settled else []
+        segments = self._cut_before(n_frames)
+        if not self.by_sound:
+            segments += self._at(self._rests(n_frames))
+        return segments + ([SpeechSegment(self.settled, n_frames)] if n_frames > self.settled else [])
+
+    def _cut_before(self, upto: int) -> list[SpeechSegment]:
+        """The segments that the next whole SEGMENT_FRAMES complete, as often as there are more than these before `upto`."""
+        segments = []
+        while upto - self.settled > SEGMENT_FRAMES:
+            if self.by_sound:
+                cut = self._quietest()
+                segments.append(SpeechSegment(self.settled, cut + OVERLAP_FRAMES))
+                self.settled = cut - OVERLAP_FRAMES
+            else:
+                stretch_end = self.settled + SEGMENT_FRAMES
+                segments += self._at(self._rests(stretch_end) or [stretch_end])
+        return segments
+
+    def _at(self, cuts: list[int]) -> list[SpeechSegment]:
+        """The segments up to the last of some cuts."""
+        edges = [self.settled, *cuts]
+        self.settled = edges[-1]
+        return [SpeechSegment(first, last) for first, last in pairwise(edges)]
+
+    def _quietest(self) -> int:
+        """The frame in the second half of the next SEGMENT_FRAMES at which the sound is quietest."""
+        first, last = self.settled + SEGMENT_FRAMES // 2, self.settled + SEGMENT_FRAMES - OVERLAP_FRAMES
+        audio = self.reader.audio(SpeechSegment(first, last))
+        if audio is None or len(audio) < frames_to_samples(last - first):       # the sound ends before the picture
+            return last
+        return first + quietest(10 * np.log10(frame_powers(audio) + 1e-10), 3)
+
+    def _rests(self, end: int) -> list[int]:
+        """The frames before `end` at which the mouth rests."""
+        mouths = self.reader.mouths(SpeechSegment(self.settled, end)) if end > self.settled else None
+        return [] if mouths is None else [self.settled + cut for cut in cuts_at_rests(mouths.images)]
 
 
 class _Gaps:

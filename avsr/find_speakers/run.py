@@ -48,7 +48,8 @@ def find_speakers(source: media.Source, *, video: str | Path | None = None, audi
 
 def _analyse(recording: media.Recording, mouth_crop: MouthCropSettings, progress: Progress) -> SpeakerTimeline:
     people = _People(mouth_crop, recording.scale)
-    reader = StreamReader(recording, mouth_crop, speakers=True, on_tracks=people.add, stage="finding faces in", progress=progress)
+    reader = StreamReader(recording, mouth_crop, speakers=True, on_tracks=people.add, stage="finding faces in",
+                          progress=progress)
     turns: list[SpeakerTurn] = []
     for window in reader:
         if window.audio is not None and window.turns is not None and not recording.is_silent:
@@ -95,12 +96,14 @@ class _People:
 
     def persons(self, turns: Iterable[SpeakerTurn]) -> tuple[Person, ...]:
         """Everybody, in order of number, with labels and the time for which they speak."""
-        turns = list(turns)
+        turns, out = list(turns), []
         labels = labels_of(self.parts, turns)
-        return tuple(
-            Person(number, labels[number], sum(frames_to_seconds(turn.end_frame - turn.start_frame) for turn in turns
-                                               if number in turn.persons), joined_stretches(sorted(parts, key=lambda part: part.start_frame), self.scores[number]))
-            for number, parts in sorted(self.parts.items()))
+        for number, parts in sorted(self.parts.items()):
+            parts.sort(key=lambda part: part.start_frame)
+            n_frames = sum(turn.end_frame - turn.start_frame for turn in turns if number in turn.persons)
+            out.append(Person(number, labels[number], frames_to_seconds(n_frames),
+                              joined_stretches(parts, self.scores[number])))
+        return tuple(out)
 
 
 def _draw(recording: media.Recording, timeline: SpeakerTimeline, path: Path, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from avsr import sync
 from avsr.lips import Mouths
 from avsr.media.level import decibels
 from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS, frames_to_samples, samples_to_frames
@@ -51,8 +52,9 @@ def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarr
     scores = {}
     for person, one in people.items():
         seen |= ~one.missing[here]
-        if not one.missing[here].all():
-            scores[person] = detector.scores(one.images, sound, one.missing)[here]
+        silent = one.missing | sync.motionless(one.images, one.missing)         # a photograph says nothing
+        if not silent[here].all():
+            scores[person] = detector.scores(one.images, sound, silent)[here]
     speech, level_db = speech_of(sound[frames_to_samples(here.start) : frames_to_samples(here.stop)], n_frames)
     turns = cut_at_pauses(speaker_turns(scores, start, n_frames, speech), speech, level_db)
     return Conversation(tuple(turns), mouths_of_turns(people, turns), seen, scores)
