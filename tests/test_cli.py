@@ -134,6 +134,16 @@ def test_files_of_one_stem_do_not_overwrite_each_other():
     assert output.lips(None, "b/x.mp4") is None
 
 
+@pytest.mark.parametrize(("typed", "speakers", "separate", "paths"), [
+    ("--speakers a.mp4", True, False, ("a.mp4",)), ("a.mp4 --speakers", True, False, ("a.mp4",)),
+    ("--speakers separate a.mp4", True, True, ("a.mp4",)), ("a.mp4 --speakers=separate", True, True, ("a.mp4",)),
+    ("separate", False, False, ("separate",)), ("--speakers -- separate", True, False, ("separate",)),
+    ("a.mp4 --separate-speakers", False, True, ("a.mp4",))])
+def test_speakers_may_stand_alone_or_before_separate(typed, speakers, separate, paths):
+    asked = transcribe_command.make_context("transcribe", typed.split()).params
+    assert (asked["speakers"], asked["separate_speakers"], asked["paths"]) == (speakers, separate, paths)
+
+
 def test_help_lists_the_commands():
     from click.testing import CliRunner
 

@@ -9,8 +9,9 @@ from avsr.cli.explain import explain_command
 from avsr.cli.faces import faces_command
 from avsr.cli.fetch import fetch_command
 from avsr.cli.importing import import_command
+from avsr.cli.prepare import prepare_command
 from avsr.cli.report import report_command
-from avsr.cli.train import prepare_command, train_command
+from avsr.cli.train import train_command
 from avsr.cli.transcribe import transcribe_command
 
 

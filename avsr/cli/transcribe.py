@@ -68,9 +68,11 @@ class _TranscribeCommand(click.Command):
               help="Number of the sound track, counted from 1.  [default: one in which somebody speaks]")
 @click.option("--video-track", type=click.IntRange(min=1), default=None, metavar="N",
               help="Number of the video track, counted from 1.  [default: one that shows a face]")
+@click.option("--mouth-crop", "--crop", type=click.Choice(["none"]), default=None,
+              help="none: each picture is a mouth already, as in prepared sets.  [default: it is cut out as the model wants]")
 @click.option("--save-lips", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Write the mouth crops of each file as a small video.")
-@click.option("--speakers", is_flag=True,
+@click.option("--speakers", is_flag=True, default=False,
               help="Tell from the picture who says each word: SPEAKER_00, SPEAKER_01, ... in the order in which they begin to "
                    "speak; what nobody in sight says has no name. `--speakers separate` also writes a WebVTT file for each.")
 @click.option("--separate-speakers", is_flag=True, hidden=True, help="A WebVTT file for each speaker: --speakers separate.")
