@@ -31,7 +31,8 @@ BLUR = 1.0                    # pixels: standard deviation of the blur that make
 SAME = 105.0
 OTHER = 130.0                 # distance over which a face that was followed from the frame before is somebody else's
 SURE_POINTS = 100             # of a face; the four whole pixels of the detector leave looks too unsteady to say so
-LOOKS = 3                     # searches in which a new face is looked at before it is compared with those seen before
+LOOKS = 3                     # at a new face before it is compared with those seen before
+APART = 3                     # frames from one look at a face to the next at least: each takes 0.1 ms
 DECIDE_FRAMES = 9             # frames after which it is compared at the latest
 DOUBT_FRAMES = 50             # in which a newcomer may still prove to be known: many enter the picture half in view
 LOOK_EVERY = 25               # frames from one look to the next at a face that has its number, at first
@@ -43,7 +44,7 @@ MAX_PEOPLE = 64               # remembered; beyond, whoever has not been seen fo
 class Sighting:
     """A face in sight, from `first` to `last_seen` (frames). person: its number, None until it is known.
 
-    looks: those not yet given to a person. latest: the look where it was last seen. over: True once the person was found
+    looks: those not yet given to a person. latest: the last look, and its frame. over: True once the person was found
     elsewhere, or has been recognised as another, so that this track must end.
     """
 
@@ -51,7 +52,7 @@ class Sighting:
     last_seen: int
     person: int | None = None
     looks: list[np.ndarray] = field(default_factory=list)
-    latest: np.ndarray | None = None
+    latest: tuple[np.ndarray, int] | None = None
     over: bool = False
 
 
@@ -109,24 +110,29 @@ class People:
             return False
         look = self._look(picture, points)
         before = _Person(-1, 0, 0, 0)
-        before.add([sighting.latest])
+        before.add([sighting.latest[0]])
         return min(before.distance([look]), person.distance([look])) > OTHER
 
     def see(self, sighting: Sighting, number: int, picture: np.ndarray, points: np.ndarray) -> None:
         """The face was found in this frame: (H, W) or (H, W, 3) uint8, points (N, 2) in pixels."""
-        sighting.last_seen, sighting.latest = number, self._look(picture, points)
+        sighting.last_seen = number
         person = self._known.get(-1 if sighting.person is None else sighting.person)
+        if person is not None:
+            person.last_seen = number
+        if sighting.latest is not None and number - sighting.latest[1] < APART:
+            return
+        look = self._look(picture, points)
+        sighting.latest = look, number
         if sighting.person is None and len(sighting.looks) < LOOKS:
-            sighting.looks.append(sighting.latest)
+            sighting.looks.append(look)
         if person is None:
             return
-        person.last_seen = number
         doubtful = person.first == sighting.first and number < person.first + DOUBT_FRAMES
         if number - person.last_look >= (DECIDE_FRAMES if doubtful else person.look_every):
             person.last_look = number
-            person.add([sighting.latest])
+            person.add([look])
             others = [other for other in self._known.values() if other.last_seen < person.first]
-            if doubtful and any(other.distance([sighting.latest]) < SAME for other in others):
+            if doubtful and any(other.distance([look]) < SAME for other in others):
                 del self._known[person.number]
                 sighting.over = True
 
