@@ -6,6 +6,8 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal, get_args
 
 from avsr.errors import AvsrError
@@ -118,3 +120,17 @@ def release_memory() -> None:
 
     with suppress(AttributeError, OSError, TypeError):       # another C library, none by that way, or Windows
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import the package onnxruntime with its telemetry off.
+
+    Version 1.32 writes a device id and a database of what was loaded into the user's cache, to be sent to its makers. The
+    files are made as the package is imported, so `disable_telemetry_events` alone comes too late; the variable
+    ORT_DISABLE_TELEMETRY prevents them. If the user has set the variable, its value is kept.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    onnxruntime = import_module("onnxruntime")
+    if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime

@@ -20,7 +20,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from avsr import media, sync
-from avsr.faces import FaceTracker
+from avsr.faces import MESH, FaceTracker
 from avsr.lips import MouthCropper, MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
@@ -28,7 +28,7 @@ from avsr.runtime import Progress, no_progress
 from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
 from avsr.speakers import choose_speaker
 
-VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
+VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 92 MB of grey at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
 
 T = TypeVar("T")
@@ -105,7 +105,8 @@ class StreamReader:
             if self.mouth_crop is not None:
                 self._mouths = _Mouths(self.mouth_crop, keep_all=self.save_lips is not None)
                 stack.callback(self._mouths.tracker.close)
-            for clip in self.recording.windows(n_frames or usual):
+            grey = self.mouth_crop is not None and self.mouth_crop.landmarks == MESH
+            for clip in self.recording.windows(n_frames or usual, grey=grey):
                 self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
                 if clip.audio is not None:
                     self.loudness.update(clip.audio)
@@ -178,7 +179,7 @@ class _Mouths:
 
     def __init__(self, mouth_crop: MouthCropSettings, *, keep_all: bool):
         self.tracker, self.cropper = FaceTracker(landmarks=mouth_crop.landmarks), MouthCropper(mouth_crop)
-        self.lag = self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
+        self.lag = self.tracker.lag + mouth_crop.smooth
         self.keep_all = keep_all
         self.kept: list[Mouths] = []
         self.all: list[Mouths] = []

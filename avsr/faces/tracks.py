@@ -1,6 +1,7 @@
-"""Follows faces: frames in, one track of landmarks per person out, interpolated between the frames that are searched.
+"""Follows faces: frames in, one track of landmarks per person out.
 
-    Clip.video (T, H, W, 3) uint8 RGB  ->  FaceTrack, by way of search.FaceFinder, which finds the faces of one frame
+    Clip.video (T, H, W, 3) uint8 RGB or (T, H, W) grey  ->  FaceTrack, by way of search.FaceFinder, which finds the faces of
+    one frame, and following.FollowedFace, which goes from one frame to the next
 
 The tracks do not depend on where the windows of a long recording end.
 """
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avsr.faces.following import FollowedFace, FollowerNetwork, carry_weights, shared_network
 from avsr.faces.identity import DECIDE_FRAMES, People, Sighting
 from avsr.faces.scenes import CutFinder, ShotFrame
 from avsr.faces.search import MESH, FaceFinder, face_size
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
+GLANCE_EVERY = 8          # frames from one look for further faces to the next
+AGREEMENT = 0.02          # of the size of a face: mean distance of the mesh from where it was expected, which is rarely more
 HELD_FRAMES = DECIDE_FRAMES + CutFinder.LATE + 2            # the last frames, from which tracks may begin that are not released
 
 
@@ -31,11 +35,13 @@ class FaceTrack:
     person: number of the person, from 0. A person who was lost for long, or cut away from, begins another track on return, of
         the same number where the face looks the same; see identity. At no frame do two tracks have the same number.
     start_frame: number of the first frame, from the start of the recording
-    points: (T, n_points, 2) float32 x, y in pixels (whole numbers are pixel centres); linear between searched frames
+    points: (T, n_points, 2) float32 x, y in pixels (whole numbers are pixel centres); between searched frames followed, or
+        linear where that is not done, or failed
     box: (T, 4) float32 x0, y0, x1, y1 in pixels, around the mesh, or a box of that size where the mesh is not searched;
         may reach outside the picture
-    score: (T,) float32 in 0..1: steadiness, how little the shape changed since the last search; 0 where missing
-    missing: (T,) bool: True where a face was searched and not found, or there was no picture
+    score: (T,) float32 in 0..1: steadiness, how little the shape differs from what is expected from the last search; 0 where
+        missing
+    missing: (T,) bool: True where a face was not found, or there was no picture
     last: False for a part of a track that goes on; the last part may be empty (T = 0)
     """
 
@@ -62,16 +68,26 @@ class FaceTrack:
 class _OpenTrack:
     """A track that goes on. detections: frame, face and score, from which the frames not yet released are interpolated.
 
-    sighting: what is known of whose face it is; nothing is released before it has a number.
+    sighting: what is known of whose face it is; nothing is released before it has a number. face: where it is followed.
+    seen: the last frame in which it was found or followed.
     """
 
     sighting: Sighting
     first: int                                                    # first frame not yet released
     detections: list[tuple[int, np.ndarray, float]] = field(default_factory=list)
+    face: FollowedFace | None = None
+    seen: int = -1
+
+    @property
+    def expected(self) -> np.ndarray:
+        """Where the points are now, as far as is known."""
+        last, points, _ = self.detections[-1]
+        return points if self.face is None else self.face.expected(last, points)
 
     def add(self, frame: int, points: np.ndarray) -> None:
-        score = _steadiness(self.detections[-1][1], points) if self.detections else 0.5
+        score = _steadiness(self.expected, points) if self.detections else 0.5
         self.detections.append((frame, points, score))
+        self.seen = frame
 
 
 class FaceTracker:
@@ -82,13 +98,24 @@ class FaceTracker:
                 tracks += tracker.update(clip)
             tracks += tracker.finish()
 
-    landmarks: which ones, as mouth-crop settings name them. stride: every `stride`-th frame is searched. max_gap: a face that
-    is lost for more frames than this ends its track.
+    landmarks: which ones, as mouth-crop settings name them. The mesh is followed from frame to frame, the detector's are not.
+    stride: every `stride`-th frame is searched where faces are not followed: where one was lost, or nobody is in sight. With a
+    stride of 1 every frame is searched, and nothing is followed: this is the reference. key_interval: frames from one search to
+    the next at most while all faces are followed; half as many at first, and fewer while the two do not agree.
+    max_gap: a face that is lost for more frames than this ends its track.
+
+    lag: frames of a track that may be held back at most. With a smaller key_interval it is smaller.
     """
 
-    def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> None:
-        self.stride, self.max_gap = stride, max_gap
-        self._finder = FaceFinder(landmarks, max_faces)
+    def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, key_interval: int = 24,
+                 max_gap: int = 12) -> None:
+        follow = landmarks == MESH and stride > 1
+        self.stride, self.max_gap, self.key_interval = stride, max_gap, max(stride, key_interval if follow else 0)
+        self.lag = self.key_interval + max_gap + 3 * stride + HELD_FRAMES
+        self._network = shared_network() if follow else None
+        self._interval, self._next_search, self._next_glance = stride, 0, GLANCE_EVERY
+        self._max_faces = max_faces
+        self._finder = FaceFinder(landmarks, max_faces, "IMAGE" if follow else "VIDEO")
         self._tracks: list[_OpenTrack] = []
         self._ended: list[FaceTrack] = []
         self._next: int | None = None             # number of the next frame
@@ -108,8 +135,7 @@ class FaceTracker:
     def update(self, clip: Clip) -> list[FaceTrack]:
         """The parts of tracks that are final once `clip`, which follows the clip before it, has been searched.
 
-        The parts of a track follow one another without a hole. At most `max_gap + stride` frames of a track are held back, and
-        HELD_FRAMES of one that begins.
+        The parts of a track follow one another without a hole.
         """
         if clip.video is None:
             return []
@@ -140,17 +166,42 @@ class FaceTracker:
             self._end(self._tracks, number)
             self._finder.reset_view()
             self._search(number, frame.picture)
-        elif number % self.stride == 0 or number - 1 in self._hidden:
-            self._search(number, frame.picture)
+        else:
+            self._follow(number, frame.picture)
         self._people.decide(number)
-        lost = [track for track in self._tracks
-                if track.sighting.over or number - track.detections[-1][0] > self.max_gap]
-        self._end(lost, None)
+        self._end([track for track in self._tracks if track.sighting.over or number - track.seen > self.max_gap], None)
+
+    def _follow(self, number: int, frame: np.ndarray) -> None:
+        """Follow all faces into this frame, and search it where one was lost just now, or it is time for a search."""
+        before = [(track, track.face) for track in self._tracks if track.face is not None and track.face.now is not None]
+        for track, face in before:
+            if self._network is not None and face.move(self._network, number, frame):
+                track.seen = number
+                if number % self.stride == 0:
+                    self._people.see(track.sighting, number, frame, track.expected)
+        followed = [track for track, _ in before if track.seen == number]
+        if not self._tracks or len(followed) < len(self._tracks):
+            due = number % self.stride == 0
+        else:
+            due = number >= self._next_search or self._newcomer(number, frame)
+        if due or len(followed) < len(before) or number - 1 in self._hidden:
+            self._search(number, frame)
+
+    def _newcomer(self, number: int, frame: np.ndarray) -> bool:
+        """Whether there is a face that is not followed; asked seldom, and once where a search finds nothing of it."""
+        if number < self._next_glance:
+            return False
+        there = (len(self._tracks) < self._max_faces
+                 and self._finder.sees_another(frame, [track.expected for track in self._tracks]))
+        self._next_glance = self._next_search + 1 if there else number + GLANCE_EVERY
+        return there
 
     def _search(self, number: int, frame: np.ndarray) -> None:
         """Find the faces of one frame, add each to the track it belongs to or to a new one, and look whose they are."""
         faces = dict(enumerate(self._finder.faces(frame, number)))
-        for place, face in _match([track.detections[-1][1] for track in self._tracks], list(faces.values())):
+        steady = True
+        for place, face in _match([track.expected for track in self._tracks], list(faces.values())):
+            steady &= _apart(self._tracks[place].expected, faces[face]) < AGREEMENT
             self._tracks[place].add(number, faces.pop(face))
         for points in faces.values():
             self._tracks.append(_OpenTrack(self._people.appear(number), number))
@@ -158,6 +209,25 @@ class FaceTracker:
         for track in self._tracks:
             if track.detections[-1][0] == number:
                 self._people.see(track.sighting, number, frame, track.detections[-1][1])
+        if self._network is not None:
+            self._hold(self._network, number, frame, steady)
+
+    def _hold(self, network: FollowerNetwork, number: int, frame: np.ndarray, steady: bool) -> None:
+        """Follow what was found in this frame from here on, and decide when to search again."""
+        new = False
+        for track in self._tracks:
+            last, points, _ = track.detections[-1]
+            if last == number:
+                new |= track.face is None
+                track.face = track.face or FollowedFace(carry_weights(points))
+                track.face.search_found(network, number, frame, points)
+            elif track.face is not None:
+                track.face.now = None
+        interval = self.key_interval // 2 if new else 2 * self._interval if steady else self._interval // 2
+        self._interval = min(max(self.stride, interval), self.key_interval)
+        self._next_search = number + self._interval
+        if new:
+            self._next_glance = number + GLANCE_EVERY
 
     def _end(self, tracks: list[_OpenTrack], stop: int | None) -> None:
         """End tracks before frame `stop` if the picture or the recording ends there, else where the face was last found."""
@@ -165,7 +235,7 @@ class FaceTracker:
             self._people.decide(tracks[0].detections[-1][0], [track.sighting for track in tracks])
         for track in list(tracks):
             self._tracks.remove(track)
-            end = track.detections[-1][0] + 1
+            end = track.seen + 1
             if stop is not None and stop - end < self.stride and not track.sighting.over:
                 end = stop
             self._ended.append(self._part(track, end, last=True))
@@ -174,6 +244,8 @@ class FaceTracker:
         """The final part of a track that goes on: up to its last detection."""
         part = self._part(track, track.detections[-1][0] + 1, last=False)
         track.first, track.detections = part.end_frame, track.detections[-1:]
+        if track.face is not None:
+            track.face.forget(track.detections[0][0])
         return part
 
     def _part(self, track: _OpenTrack, stop: int, last: bool) -> FaceTrack:
@@ -187,7 +259,11 @@ class FaceTracker:
         points = found[left] + (found[right] - found[left]) * weight[:, None, None]
         scores = np.array([score for _, _, score in track.detections], np.float32)
         score = scores[left] + (scores[right] - scores[left]) * weight
-        missing = (span > self.stride) | np.isin(frames, list(self._hidden))
+        missing = span > self.stride
+        if track.face is not None:
+            points, followed = track.face.moved(frames, np.stack([numbers[left], numbers[right]], axis=1), weight, points)
+            missing &= ~followed
+        missing |= np.isin(frames, list(self._hidden))
         box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
         points, score = points[:, : self._finder.n_points], np.where(missing, np.float32(0), score)
         assert track.sighting.person is not None
@@ -203,6 +279,11 @@ def _steadiness(before: np.ndarray, after: np.ndarray) -> float:
     """1 for a face that only moved or came nearer, towards 0 the more its shape changed; 0.5 at 3 % of its size."""
     a, b = ((points - points.mean(axis=0)) / max(float(face_size(points)), 1e-6) for points in (before, after))
     return float(1 / (1 + np.linalg.norm(a - b, axis=1).mean() / 0.03))
+
+
+def _apart(before: np.ndarray, after: np.ndarray) -> float:
+    """The mean distance of two meshes, in sizes of the face."""
+    return float(np.linalg.norm(before - after, axis=1).mean()) / max(float(face_size(after)), 1e-6)
 
 
 def _match(people: list[np.ndarray], faces: list[np.ndarray]) -> list[tuple[int, int]]:

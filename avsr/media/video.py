@@ -23,8 +23,8 @@ SAME = 1e-6                           # seconds: closer than this is the same ti
 LUMA_FIRST = {"yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "nv12", "nv21", "nv16", "nv24",
               "yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p", "gray"}
 JPEG_RANGE = 2                        # FFmpeg's number for luma from 0 to 255
-# From luma of 16 to 235 to grey levels of 0 to 255. By way of RGB, FFmpeg's rounding makes pictures 1.3 levels darker (14 clips),
-# which the shipped models were trained on.
+# From luma of 16 to 235 to grey levels of 0 to 255. By way of RGB, FFmpeg's rounding makes pictures 1.3 levels darker (means of
+# 14 clips), which the shipped models were trained on.
 FULL_RANGE = np.clip(np.round((np.arange(256) - 16) * (255 / 219) - 1.3), 0, 255).astype(np.uint8)
 
 

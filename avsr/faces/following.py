@@ -1,0 +1,162 @@
+"""Follows a face from frame to frame by a small network, between the frames in which MediaPipe's mesh is searched.
+
+    a frame, and the key points (17, 2) of a face in the frame before  ->  those in this frame, and whether they are a face's
+
+The network was taught by the mesh, see experiments/following. It costs a fiftieth of a search. What it says is corrected so
+that it agrees with the mesh wherever that was searched, before and after, and the other points of the mesh move with the key
+points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from avsr.faces.geometry import similarity
+from avsr.runtime import import_onnxruntime
+
+NETWORK = Path(__file__).parents[1] / "weights" / "face_follower.onnx"
+INPUT = 64                # pixels: side of the network's picture
+COVERED = 112.0           # pixels of the mean face that it shows
+# The points of the mesh whose means are the key points: corners of the eyes, base of the nose, inner upper lip, tip and bridge
+# of the nose, brows, corners of the mouth, inner lower lip, chin, sides of the face, forehead.
+GROUPS = ((33,), (133,), (362,), (263,), (98, 97, 2, 326, 327), (81, 82, 13, 312, 311), (1,), (168,), (105,), (334,), (61,),
+          (291,), (87, 14, 317), (152,), (234,), (454,), (10,))
+FRAME = ((0, 1), (2, 3), (4,), (5,))                        # the key points by which the picture is cut out, in means of these
+# Where those are laid: pixels of the mean face, from the middle of the picture.
+REFERENCE = np.array([[-27.1, -26.6], [27.1, -27.3], [-0.2, 15.0], [0.1, 30.0]])
+CONTRAST = 6.0            # grey levels added to the standard deviation of a picture, by which it is divided
+SMOOTHNESS = 5e-2         # of the spline that moves the other points, see carry_weights
+
+
+def key_points(points: np.ndarray) -> np.ndarray:
+    """Points of the mesh (..., 478, 2) -> (..., 17, 2) float64."""
+    return np.stack([points[..., group, :].mean(axis=-2, dtype=np.float64) for group in map(list, GROUPS)], axis=-2)
+
+
+def carry_weights(points: np.ndarray) -> np.ndarray:
+    """(478, 17) float32: how much each point of a mesh (478, 2) moves with each key point.
+
+    The points of a group move with its key point, and the others with those, by a thin-plate spline.
+    """
+    members = [point for group in GROUPS for point in group]
+    owners = np.repeat(np.eye(len(GROUPS)), [len(group) for group in GROUPS], axis=0)
+    points = (points - points.mean(axis=0)) / float(points.std())
+    nodes, n = points[members].astype(np.float64), len(members)
+    system = np.zeros((n + 3, n + 3))
+    system[:n, :n] = _plate(nodes, nodes) + SMOOTHNESS * np.eye(n)
+    system[:n, n:] = np.column_stack([np.ones(n), nodes])
+    system[n:, :n] = system[:n, n:].T
+    basis = np.column_stack([_plate(points, nodes), np.ones(len(points)), points])
+    weights = basis @ np.linalg.inv(system)[:, :n] @ owners
+    for group, own in zip(GROUPS, np.eye(len(GROUPS)), strict=True):
+        weights[list(group)] = own
+    return weights.astype(np.float32)
+
+
+def _plate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    squares = np.square(a[:, None] - b[None]).sum(axis=-1)
+    return squares * np.log(squares + 1e-9)
+
+
+class FollowerNetwork:
+    """Our network, which finds the key points of a face near where they were."""
+
+    def __init__(self) -> None:
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(NETWORK), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, frame: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, float]:
+        """(H, W) or (H, W, 3) uint8, key points nearby (17, 2) -> key points (17, 2) float64, and the log-odds of a face."""
+        matrix = _picture_matrix(before)
+        picture = _picture(frame, matrix).astype(np.float32)
+        picture = (picture - picture.mean()) / (picture.std() + CONTRAST)
+        (found,) = self._session.run(None, {"picture": picture[None, None]})
+        inside = (found[0, :-1].reshape(-1, 2).astype(np.float64) + 1) * (INPUT / 2)
+        return (inside - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T, float(found[0, -1])
+
+
+def _picture_matrix(key: np.ndarray) -> np.ndarray:
+    """(2, 3) from pixels of the frame to pixels of the network's picture, upright around a face."""
+    frame = np.stack([key[list(group)].mean(axis=0) for group in FRAME])
+    matrix = similarity(frame, REFERENCE) * (INPUT / COVERED)
+    matrix[:, 2] += INPUT / 2
+    return matrix
+
+
+def _picture(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The network's picture (64, 64) uint8 grey; pixels of a large face are averaged."""
+    import cv2
+
+    finer = int(np.clip(round(0.5 / max(float(np.hypot(*matrix[:, 0])), 1e-6)), 1, 4))
+    side = INPUT * finer
+    picture = cv2.warpAffine(frame, matrix * finer, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    if picture.ndim == 3:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return picture if finer == 1 else cv2.resize(picture, (INPUT, INPUT), interpolation=cv2.INTER_AREA)
+
+
+@lru_cache(maxsize=1)
+def shared_network() -> FollowerNetwork:
+    """The network of the whole process; it remembers nothing."""
+    return FollowerNetwork()
+
+
+@dataclass
+class FollowedFace:
+    """A face that is followed.
+
+    seen: frame -> what the network said of it, (17, 2), from the last search that is not yet released. now: its key points in
+    the latest frame; None where it was lost. weights: see carry_weights.
+    """
+
+    weights: np.ndarray
+    now: np.ndarray | None = None
+    seen: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def move(self, network: FollowerNetwork, number: int, frame: np.ndarray) -> bool:
+        """Follow the face into the next frame. False where it is not there, or was lost before."""
+        if self.now is None:
+            return False
+        found, sure = network(frame, self.now)
+        self.now = found if sure > 0 and np.isfinite(found).all() else None
+        if self.now is not None:
+            self.seen[number] = found
+        return self.now is not None
+
+    def search_found(self, network: FollowerNetwork, number: int, frame: np.ndarray, points: np.ndarray) -> None:
+        """The mesh was found in this frame: points (478 or more, 2). The face is followed from there."""
+        self.now = key_points(points)
+        if number not in self.seen:
+            self.seen[number] = network(frame, self.now)[0]
+
+    def forget(self, before: int) -> None:
+        """Drop what was said of frames before this one."""
+        self.seen = {number: found for number, found in self.seen.items() if number >= before}
+
+    def expected(self, last: int, points: np.ndarray) -> np.ndarray:
+        """Where all points are in the latest frame; `points` (478, 2) are those found in frame `last`."""
+        if self.now is None or last not in self.seen:
+            return points
+        return points + self.weights @ (self.now - self.seen[last]).astype(np.float32)
+
+    def moved(self, frames: np.ndarray, known: np.ndarray, weight: np.ndarray,
+              points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Move interpolated points to where the face was followed.
+
+        frames: (T,) numbers. known: (T, 2) the searched frames between which they lie. weight: (T,) of the later one. points:
+        (T, 478, 2) of the mesh, interpolated between those. Returns the points, and (T,) bool: where it was followed.
+        """
+        followed = np.array([number in self.seen for number in frames], bool)
+        if followed.any():
+            said, before, after = (np.stack([self.seen[number] for number in numbers[followed]])
+                                   for numbers in (frames, known[:, 0], known[:, 1]))
+            share = weight[followed, None, None]
+            shift = said - (before + (after - before) * share)
+            points[followed] += self.weights @ shift.astype(np.float32)
+        return points, followed
