@@ -10,7 +10,7 @@ Everybody's mouth is cropped as the frames pass; the speaker is chosen afterward
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -132,6 +132,13 @@ class Mouths:
     def end_frame(self) -> int:
         """One past the number of the last frame."""
         return self.start_frame + len(self.images)
+
+    def part(self, first: int, last: int) -> Mouths | None:
+        """The frames from `first` to before `last`, counted from its start; None where the mouth is missing in all of them."""
+        if self.missing[first:last].all():
+            return None
+        return replace(self, start_frame=self.start_frame + first,
+                       **{name: getattr(self, name)[first:last] for name in ("images", "missing", "size", "score")})
 
 
 @dataclass

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from avsr import media
 from avsr.checkpoint import Checkpoint
 from avsr.errors import AvsrError, BadMedia, NoFace, counted
@@ -107,6 +109,7 @@ class VideoUse:
                                 or (not recording.has_audio and recording.sound_track is not None))
         self.n_segments = self.n_frames = self.n_missing = 0            # video frames; those without a face
         self.n_faceless = self.n_still = 0                              # segments whose mouths cannot be read
+        self.n_off_screen = 0                                           # segments in which nobody in sight speaks
         self.n_rated = self.n_unreliable = self.n_out_of_distribution = 0       # segments whose mouths went into the network
 
     def count(self, window: Window, unreadable: str | None) -> None:
@@ -114,8 +117,13 @@ class VideoUse:
         n_frames = window.segment.end_frame - window.segment.start_frame
         self.n_segments += 1
         self.n_frames += n_frames
-        self.n_missing += n_frames if window.mouths is None else int(window.mouths.missing.sum())
-        self.n_faceless += unreadable == "missing"
+        missing = np.ones(n_frames, bool) if window.mouths is None else window.mouths.missing
+        if window.seen is not None:
+            missing = ~window.seen
+        off_screen = unreadable == "missing" and missing.mean() <= self.max_missing
+        self.n_missing += int(missing.sum())
+        self.n_off_screen += off_screen
+        self.n_faceless += unreadable == "missing" and not off_screen
         self.n_still += unreadable == "still"
 
     def count_reliability(self, has_mouths: Sequence[bool], memory: Memory) -> None:
@@ -140,9 +148,14 @@ class VideoUse:
             problems.append(f"{self.name}: {share}: {self.n_faceless} of {counted(self.n_segments, 'segment')} {kind}.")
             if self.n_faceless == self.n_segments:
                 return "a", without_face, problems
+        if self.n_off_screen and self.needs_video:
+            problems.append(f"{self.name}: in {self.n_off_screen} of {counted(self.n_segments, 'segment')} nobody in sight "
+                            "speaks: nothing was written for them.  Leave out --speakers to have the lips read anyway.")
+        elif self.n_off_screen and self.n_off_screen + self.n_faceless == self.n_segments:
+            return "a", "nobody in the picture speaks", problems
         if self.n_still:
             problems.append(self._still_problem())
-            if self.n_still + self.n_faceless == self.n_segments and not self.needs_video:
+            if self.n_still + self.n_faceless + self.n_off_screen == self.n_segments and not self.needs_video:
                 return "a", "the mouth in the picture does not move", problems
         if self.n_out_of_distribution:
             problems.append(f"{self.name}: there is nothing to hear in it, and in {self.n_out_of_distribution} of "

@@ -2,6 +2,7 @@
 
     audio (S,) float32, in windows -> SpeechProbability -> VadSegmenter -> SpeechSegments of at most SEGMENT_SECONDS
     SpeechSegments, and blocks of the gaps between them -> SegmentExtension -> SpeechSegments with what noise may hide
+    mouth of a recording whose sound is not used -> cuts_at_rests -> frames at which it is cut
 The probabilities come from silero-vad's network (MIT, in its package). The segmentation is ours, so that an hour of sound
 needs no more memory than a minute.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avsr import assets
+from avsr import assets, sync
 from avsr.media.level import decibels, frame_powers
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, SEGMENT_FRAMES, frames_to_seconds
 from avsr.runtime import import_onnxruntime
@@ -20,6 +21,7 @@ from avsr.runtime import import_onnxruntime
 STEP = 512                                                  # samples for each probability: 32 ms, as silero has it
 CONTEXT = 64                                                # samples of the step before, which the network also takes
 BLOCK = 512                                                 # steps in a call of the network: 16 s
+QUIET_STEPS = 3                                             # steps over which the level at a cut is averaged: 96 ms
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class SpeechSegment:
 
 
 class SpeechProbability:
-    """Silero's network over consecutive windows. Its state is carried along, so that windows give the same as the whole."""
+    """Silero's network over consecutive windows. Its state is carried along, so that windows give the same as the whole.
+
+    levels: (n,) float32, the level in dB full scale of each step of the last update.
+    """
 
     def __init__(self):
         onnxruntime = import_onnxruntime()
@@ -72,12 +77,15 @@ class SpeechProbability:
             str(assets.find("silero_vad.onnx")), options, providers=["CPUExecutionProvider"])
         self._hidden = self._cell = np.zeros((1, 1, 128), dtype=np.float32)
         self._rest = np.zeros(CONTEXT, dtype=np.float32)     # the context of the next step, then what is left over
+        self.levels = np.zeros(0, dtype=np.float32)
 
     def update(self, audio: np.ndarray) -> np.ndarray:
         """The next samples (S,) float32 -> probabilities of speech (n,) float32, one for each STEP that is complete."""
         samples = np.concatenate([self._rest, audio.astype(np.float32, copy=False)])
         n_steps = (len(samples) - CONTEXT) // STEP
         self._rest = samples[n_steps * STEP:].copy()
+        steps = samples[CONTEXT:CONTEXT + n_steps * STEP].reshape(n_steps, STEP)
+        self.levels = 10 * np.log10(np.square(steps).mean(axis=1) + 1e-10)
         out = [np.zeros(0, dtype=np.float32)]
         for first in range(0, n_steps, BLOCK):
             n = min(BLOCK, n_steps - first)
@@ -91,15 +99,21 @@ class SpeechProbability:
     def finish(self) -> np.ndarray:
         """The probability of the last, unfinished step, completed with silence: (0 or 1,) float32."""
         left = len(self._rest) - CONTEXT
-        return self.update(np.zeros(STEP - left, dtype=np.float32)) if left else np.zeros(0, dtype=np.float32)
+        return self.update(np.zeros(STEP - left if left else 0, dtype=np.float32))
 
 
 class VadSegmenter:
-    """Turns probabilities of speech into segments, each given as soon as nothing that follows can change it."""
+    """Turns probabilities of speech into segments, each given as soon as nothing that follows can change it.
+
+    Speech without a pause is cut where it is quietest, and both segments then have the `pad` beyond the cut in common. The
+    probability says little about where words end: in 110 s of GRID's train sentences without pauses the step of lowest
+    probability lies within a word for 32 of 55 cuts, the quietest 96 ms for 5; in babble and music at 5 dB for 47 and 43 of
+    55, and for 20 and 30.
+    """
 
     def __init__(self, options: VadOptions = VadOptions()):
         self.options = options
-        self._probabilities = np.zeros(0, dtype=np.float32)  # from step `_first` on
+        self._levels = np.zeros(0, dtype=np.float32)         # dB of each step from step `_first` on
         self._first = 0
         self._n_steps = 0
         self._speech: int | None = None                      # step at which the current speech began
@@ -114,9 +128,10 @@ class VadSegmenter:
         first = min(step for step in begun if step is not None)
         return max(self._taken, self._frame(first - self._steps(self.options.pad)))
 
-    def update(self, probabilities: np.ndarray) -> list[SpeechSegment]:
-        """The segments that the next probabilities (n,), one per STEP, complete."""
-        self._probabilities = np.concatenate([self._probabilities, probabilities])
+    def update(self, probabilities: np.ndarray, levels: np.ndarray | None = None) -> list[SpeechSegment]:
+        """The segments that the next probabilities (n,), one per STEP, complete. levels: (n,) dB; without them, speech without
+        a pause is cut where it is least probable."""
+        self._levels = np.concatenate([self._levels, probabilities if levels is None else levels])
         segments = []
         for probability in probabilities.tolist():
             segments += self._one(probability)
@@ -160,8 +175,9 @@ class VadSegmenter:
         if self._open is not None and end - self._open[0] > self._longest:
             segments.append(self._close((self._open[1] + start) // 2))
         self._open = (start, end) if self._open is None else (self._open[0], end)
-        if go_on:
-            segments.append(self._close(end))
+        if go_on:                                           # both segments hold what is beside the cut
+            segments.append(self._close())
+            self._taken = self._frame(end - self._steps(self.options.pad))
         return segments
 
     def _close(self, limit: int | None = None) -> SpeechSegment:
@@ -175,12 +191,12 @@ class VadSegmenter:
         return SpeechSegment(start, self._taken)
 
     def _quietest(self, first: int, last: int) -> int:
-        """The step with the least speech in [first, last)."""
-        return first + int(self._probabilities[first - self._first:last - self._first].argmin())
+        """The step in the middle of the quietest QUIET_STEPS in [first, last)."""
+        return first + quietest(self._levels[first - self._first:last - self._first], QUIET_STEPS)
 
     def _forget(self) -> None:
         keep = min(step for step in (self._n_steps, self._speech) if step is not None)
-        self._probabilities = self._probabilities[keep - self._first:]
+        self._levels = self._levels[keep - self._first:]
         self._first = keep
 
     @property
@@ -195,6 +211,54 @@ class VadSegmenter:
     @staticmethod
     def _frame(step: int) -> int:
         return step * STEP // SAMPLES_PER_FRAME
+
+
+def quietest(levels: np.ndarray, n: int) -> int:
+    """The place in levels (T,) around which the mean of `n` is lowest; of a shorter array, the lowest."""
+    if len(levels) < n:
+        return int(levels.argmin())
+    return n // 2 + int(np.convolve(levels, np.full(n, 1 / n), "valid").argmin())
+
+
+@dataclass(frozen=True)
+class RestOptions:
+    """When a mouth rests. All but the shares are in frames.
+
+    A mouth rests where its change, averaged over `width` frames, stays for at least `rest` frames below `share` of the level
+    that three quarters of the frames do not exceed. In 60 of GRID's train clips one after another this finds all 59 pauses, and
+    51 of 52 in valid ones, and no place within a sentence; `share` from 0.5 to 0.7 and `width` from 7 to 11 give nearly the
+    same. The blank of the video CTC is as good for the model `grid` and useless for `default`.
+    shortest: between a cut and the next, or either end. longest: a longer stretch is cut where the mouth moves least.
+    uncut: so few frames are left whole.
+    """
+
+    width: int = 9
+    share: float = 0.6
+    rest: int = 12
+    shortest: int = 25
+    longest: int = 250
+    uncut: int = 100
+
+
+def cuts_at_rests(images: np.ndarray, options: RestOptions = RestOptions()) -> list[int]:
+    """The frames at which a recording of a mouth (T, 96, 96) uint8 is cut, in order: the middle of each rest, and more where
+    it is never at rest for long."""
+    n_frames = len(images)
+    if n_frames <= options.uncut:
+        return []
+    half = options.width // 2
+    padded = np.pad(sync.lip_change(images), (half, half), mode="edge")
+    change = np.convolve(padded, np.full(options.width, 1 / options.width), "valid")
+    edges = np.flatnonzero(np.diff(np.r_[0, change < options.share * np.percentile(change, 75), 0].astype(int)))
+    rests = [(a + b) // 2 for a, b in edges.reshape(-1, 2).tolist() if b - a >= options.rest and a > 0 and b < n_frames]
+    cuts = [0]
+    for place in (*rests, n_frames):
+        while place - cuts[-1] > options.longest:
+            first, last = cuts[-1] + options.longest // 3, min(cuts[-1] + options.longest, place - options.shortest)
+            cuts.append(first + int(change[first:last].argmin()))
+        if options.shortest <= place - cuts[-1] and n_frames - place >= options.shortest:
+            cuts.append(place)
+    return cuts[1:]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -22,14 +23,24 @@ import numpy as np
 from avsr import media, sync
 from avsr.faces import MESH, FaceTracker
 from avsr.lips import MouthCropper, MouthCropSettings, Mouths
-from avsr.media.level import Loudness, amplified
+from avsr.media.level import Loudness, amplified, frame_powers
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
-from avsr.segment import SegmentExtension, SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
-from avsr.speakers import choose_speaker
+from avsr.segment import (
+    SegmentExtension,
+    SpeechProbability,
+    SpeechSegment,
+    VadOptions,
+    VadSegmenter,
+    cuts_at_rests,
+    quietest,
+)
+from avsr.speakers import CONTEXT, ActiveSpeakerDetector, Conversation, SpeakerTurn, choose_speaker, find_turns, one_turn
 
 VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 92 MB of grey at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
+
+OVERLAP_FRAMES = 8                    # on each side of a cut through sound: 0.32 s, so that a word at the cut is whole in one
 
 T = TypeVar("T")
 
@@ -39,12 +50,29 @@ class Window:
     """The sound (S,) float32 and the mouths of a segment; each is None where the recording has none there.
 
     unextended: for an extended segment, the windows of the speech segments that it was made from; None for any other.
+    turns: who speaks when in it; None if the reader was not asked for speakers. With them the mouths are in each frame those
+    of the one whose turn it is.
+    seen: with turns, whether anybody's mouth is seen in each frame, (T,) bool.
     """
 
     segment: SpeechSegment
     audio: np.ndarray | None
     mouths: Mouths | None
     unextended: tuple[Window, ...] | None = None
+    turns: tuple[SpeakerTurn, ...] | None = None
+    seen: np.ndarray | None = None
+
+    def part(self, first: int, last: int) -> Window:
+        """Its frames from `first` to before `last`, counted from its start."""
+        start, here = self.segment.start_frame, slice(first, last)
+        if (first, last) == (0, self.segment.end_frame - start):
+            return self
+        turns = None if self.turns is None else tuple(
+            turn for turn in self.turns if turn.start_frame < start + last and turn.end_frame > start + first)
+        return Window(SpeechSegment(start + first, start + last),
+                      None if self.audio is None else self.audio[frames_to_samples(first) : frames_to_samples(last)],
+                      None if self.mouths is None else self.mouths.part(first, last), turns=turns,
+                      seen=None if self.seen is None else self.seen[here])
 
 
 class StreamReader:
@@ -53,41 +81,45 @@ class StreamReader:
     Iterating over the reader gives one Window for each speech segment, as soon as its sound and its mouths are complete.
     For other windows, iterate over `clips`, take each `window` once its last frame is `settled`, and `forget` what is over.
 
-    mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments are 30 s long and
-    cover the whole recording. extension: extend segments by what may be speech hidden in noise, see
-    segment.SegmentExtension; this needs mouth_crop and vad. speech: settings of the detection. save_lips: a folder, or an
-    .mp4 file, for a small video of the mouths. stage: the words before the name of the recording when `progress` is told.
-    amplify: make very quiet sound louder, see media.Recording.gain.
+    mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments cover the
+    whole recording, see _CoveringParts. extension: extend segments by what may be speech hidden in noise, see
+    segment.SegmentExtension; this needs mouth_crop and vad. speakers: find out who speaks when; this needs mouth_crop. speech:
+    settings of the detection of speech. save_lips: a folder, or an .mp4 file, for a small video of the mouths. stage: the words
+    before the name of the recording when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain.
 
     n_frames: frames read so far. duration_s: seconds read so far. ended: whether the recording has been read to its end.
     loudness: the level of the sound read so far, before it is amplified.
     """
 
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
-                 extension: bool = False, speech: VadOptions | None = None, save_lips: Path | None = None,
-                 stage: str = "transcribing", amplify: bool = True, progress: Progress = no_progress):
+                 extension: bool = False, speakers: bool = False, speech: VadOptions | None = None,
+                 save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
+                 progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
+        assert not speakers or mouth_crop is not None
         self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
         self.vad, self.extension, self.speech = vad and recording.has_audio, extension, speech or VadOptions()
         self.stage, self.progress = f"{stage} {Path(recording.name).name}", progress
         self.n_frames, self.duration_s, self.ended, self.loudness = 0, 0.0, False, Loudness()
         self._sound = _Sound(keep_all=save_lips is not None)
         self._mouths: _Mouths | None = None
+        self._detector = ActiveSpeakerDetector() if speakers else None
 
     def __iter__(self) -> Iterator[Window]:
-        segments: _DetectedSpeech | _EqualParts = _DetectedSpeech(self.speech) if self.vad else _EqualParts()
+        segments = _DetectedSpeech(self.speech) if self.vad else _CoveringParts(self)
         gaps = _Gaps(self) if self.extension else None
+        context = 0 if self._detector is None else CONTEXT
         waiting: list[SpeechSegment] = []
         for clip in self.clips():
             waiting += segments.update(clip)
-            n_ready = sum(segment.end_frame <= self.settled for segment in waiting)
+            n_ready = sum(segment.end_frame + context <= self.settled for segment in waiting)
             ready, waiting = waiting[:n_ready], waiting[n_ready:]
             oldest = min([segments.settled] + [segment.start_frame for segment in waiting])
             if gaps is not None:
-                ready = gaps.update(ready, min(oldest, self.settled))
+                ready = gaps.update(ready, min(oldest, self.settled - context))
                 oldest = min(oldest, gaps.oldest)
             yield from map(self.window, ready)
-            self.forget(oldest)
+            self.forget(oldest - context)
             self.progress(self.stage, self.duration_s, self.recording.duration_s, "s")
         waiting += segments.finish(self.n_frames)
         yield from map(self.window, waiting if gaps is None else gaps.finish(waiting))
@@ -128,7 +160,19 @@ class StreamReader:
         """The sound and the mouths of a segment that ends before `settled` and was not forgotten."""
         unextended = None if segment.unextended is None else tuple(map(self.window, segment.unextended))
         audio = self.audio(segment)
-        return Window(segment, audio, self.mouths(segment, audio), unextended)
+        if self._detector is None:
+            return Window(segment, audio, self.mouths(segment, audio), unextended)
+        found = self._conversation(segment, self._detector)
+        return Window(segment, audio, found.mouths, unextended, found.turns, found.seen)
+
+    def _conversation(self, segment: SpeechSegment, detector: ActiveSpeakerDetector) -> Conversation:
+        """Who speaks when in a segment. Without sound it is the one whose lips are read."""
+        assert self._mouths is not None
+        first = max(0, segment.start_frame - CONTEXT)
+        sound = self._sound.of(SpeechSegment(first, segment.end_frame + CONTEXT))
+        if sound is None or self.recording.is_silent:
+            return one_turn(self.mouths(segment), segment)
+        return find_turns(self._mouths.kept, segment, sound, first, detector)
 
     def audio(self, segment: SpeechSegment) -> np.ndarray | None:
         """The sound (S,) float32 of a segment; None without sound."""
@@ -223,28 +267,64 @@ class _DetectedSpeech:
 
     def update(self, clip: media.Clip) -> list[SpeechSegment]:
         assert clip.audio is not None, "speech cannot be detected without sound"
-        return self._segmenter.update(self._probability.update(clip.audio))
+        return self._segmenter.update(self._probability.update(clip.audio), self._probability.levels)
 
     def finish(self, n_frames: int) -> list[SpeechSegment]:
-        segments = self._segmenter.update(self._probability.finish()) + self._segmenter.finish()
+        segments = self._segmenter.update(self._probability.finish(), self._probability.levels) + self._segmenter.finish()
         return [replace(segment, end_frame=min(segment.end_frame, n_frames)) for segment in segments]
 
 
-class _EqualParts:
-    """Segments of SEGMENT_FRAMES, one after the other, as _DetectedSpeech gives them."""
+class _CoveringParts:
+    """Segments that cover the recording, as _DetectedSpeech gives them: each SEGMENT_FRAMES are cut where the mouth rests, or,
+    with sound, once where it is quietest; then the two segments have OVERLAP_FRAMES in common on each side of the cut.
 
-    def __init__(self):
-        self.settled = 0
+    Where they are cut does not depend on the windows in which the recording is read.
+    """
+
+    def __init__(self, reader: StreamReader):
+        self.reader, self.settled = reader, 0
+        self.by_sound = reader.recording.has_audio and not reader.recording.is_silent
 
     def update(self, clip: media.Clip) -> list[SpeechSegment]:
-        segments = []
-        while clip.start_frame + clip.n_frames - self.settled >= SEGMENT_FRAMES:
-            segments.append(SpeechSegment(self.settled, self.settled + SEGMENT_FRAMES))
-            self.settled += SEGMENT_FRAMES
-        return segments
+        return self._cut_before(self.reader.settled)
 
     def finish(self, n_frames: int) -> list[SpeechSegment]:
-        return [SpeechSegment(self.settled, n_frames)] if n_frames > self.settled else []
+        segments = self._cut_before(n_frames)
+        if not self.by_sound:
+            segments += self._at(self._rests(n_frames))
+        return segments + ([SpeechSegment(self.settled, n_frames)] if n_frames > self.settled else [])
+
+    def _cut_before(self, upto: int) -> list[SpeechSegment]:
+        """The segments that the next whole SEGMENT_FRAMES complete, as often as there are more than these before `upto`."""
+        segments = []
+        while upto - self.settled > SEGMENT_FRAMES:
+            if self.by_sound:
+                cut = self._quietest()
+                segments.append(SpeechSegment(self.settled, cut + OVERLAP_FRAMES))
+                self.settled = cut - OVERLAP_FRAMES
+            else:
+                stretch_end = self.settled + SEGMENT_FRAMES
+                segments += self._at(self._rests(stretch_end) or [stretch_end])
+        return segments
+
+    def _at(self, cuts: list[int]) -> list[SpeechSegment]:
+        """The segments up to the last of some cuts."""
+        edges = [self.settled, *cuts]
+        self.settled = edges[-1]
+        return [SpeechSegment(first, last) for first, last in pairwise(edges)]
+
+    def _quietest(self) -> int:
+        """The frame in the second half of the next SEGMENT_FRAMES at which the sound is quietest."""
+        first, last = self.settled + SEGMENT_FRAMES // 2, self.settled + SEGMENT_FRAMES - OVERLAP_FRAMES
+        audio = self.reader.audio(SpeechSegment(first, last))
+        if audio is None or len(audio) < frames_to_samples(last - first):       # the sound ends before the picture
+            return last
+        return first + quietest(10 * np.log10(frame_powers(audio) + 1e-10), 3)
+
+    def _rests(self, end: int) -> list[int]:
+        """The frames before `end` at which the mouth rests."""
+        mouths = self.reader.mouths(SpeechSegment(self.settled, end)) if end > self.settled else None
+        return [] if mouths is None else [self.settled + cut for cut in cuts_at_rests(mouths.images)]
 
 
 class _Gaps:

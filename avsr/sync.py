@@ -56,6 +56,14 @@ def motionless(images: np.ndarray, missing: np.ndarray | None = None) -> np.ndar
     return frozen(images, missing)
 
 
+def lip_change(images: np.ndarray) -> np.ndarray:
+    """(T, 96, 96) uint8 -> (T,) float32: mean change of the lips and their surroundings from the frame before, in grey levels."""
+    if len(images) < 2:
+        return np.zeros(len(images), np.float32)
+    change = np.abs(np.diff(_blocks(images)[:, *LIPS], axis=0)).mean(axis=(1, 2))
+    return np.r_[change[:1], change].astype(np.float32)
+
+
 def in_sync(images: np.ndarray, sound: np.ndarray, seen: np.ndarray) -> float:
     """Correlation in -1..1 of a mouth (T, 96, 96) uint8 with its sound (S,), over the frames that are `seen` (T,) bool."""
     loud = energy(sound, len(images))

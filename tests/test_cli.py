@@ -19,7 +19,7 @@ HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
 LINES = "Hello, this video was made by a computer.\nYou can read the words on my lips.\n"
 TINY = ("--model", "tiny.en")
 OF_THE_OUTPUT = {"paths", "formats", "output_dir", "word_timestamps", "highlight_words", "max_line_width", "max_line_count",
-                 "max_words_per_line", "quiet"}
+                 "max_words_per_line", "separate_speakers", "quiet"}
 
 
 def avsr(*arguments, **environment) -> subprocess.CompletedProcess:

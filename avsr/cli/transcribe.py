@@ -30,7 +30,23 @@ if TYPE_CHECKING:
     from avsr.transcript import Segment
 
 
-@click.command("transcribe", context_settings=CONTEXT, short_help="Turn recordings into text and subtitles.")
+class _TranscribeCommand(click.Command):
+    """A command whose flag --speakers may be followed by the word `separate`, which stands for --separate-speakers."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        out: list[str] = []
+        for i, arg in enumerate(args):
+            if arg == "--":
+                return super().parse_args(ctx, out + args[i:])
+            if arg == "--speakers=separate":
+                out += ["--speakers", "--separate-speakers"]
+            else:
+                out.append("--separate-speakers" if arg == "separate" and out[-1:] == ["--speakers"] else arg)
+        return super().parse_args(ctx, out)
+
+
+@click.command("transcribe", cls=_TranscribeCommand, context_settings=CONTEXT,
+               short_help="Turn recordings into text and subtitles.")
 @click.argument("paths", nargs=-1, required=True, metavar="FILE...")
 @click.option("--model", default="default",
               help="default (Whisper tiny.en with a video encoder), grid, a Whisper size (tiny.en to large-v3), a "
@@ -59,6 +75,10 @@ if TYPE_CHECKING:
               help="Number of the video track, counted from 1.  [default: one that shows a face]")
 @click.option("--save-lips", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Write the mouth crops of each file as a small video.")
+@click.option("--speakers", is_flag=True,
+              help="Tell from the picture who says each word: SPEAKER_00, SPEAKER_01, ... in the order in which they begin to "
+                   "speak; what nobody in sight says has no name. `--speakers separate` also writes a WebVTT file for each.")
+@click.option("--separate-speakers", is_flag=True, hidden=True, help="A WebVTT file for each speaker: --speakers separate.")
 @click.option("--format", "-f", "formats", default=None, metavar="LIST",
               help="Files to write: any of txt,srt,vtt,tsv,json, or all.  [default: txt where --output-dir is given]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
@@ -70,21 +90,23 @@ if TYPE_CHECKING:
 @click.option("--max-words-per-line", type=click.IntRange(1, 10**6), default=None, help="Words per subtitle line.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no warnings; errors are still shown.")
 def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: str | None, quiet: bool,
-                       word_timestamps: bool, highlight_words: bool, max_line_width: int | None,
+                       separate_speakers: bool, word_timestamps: bool, highlight_words: bool, max_line_width: int | None,
                        max_line_count: int | None, max_words_per_line: int | None, **options) -> None:
     """Turn recordings into text: sound, video, anything FFmpeg reads.
 
     FILE is a path, an address such as https://host/clip.mp4, or - for standard input.
     """
     layout = {"word_timestamps": word_timestamps, "highlight_words": highlight_words, "max_line_width": max_line_width,
-              "max_line_count": max_line_count, "max_words_per_line": max_words_per_line}
+              "max_line_count": max_line_count, "max_words_per_line": max_words_per_line,
+              "separate_speakers": separate_speakers}
+    options["speakers"] |= separate_speakers
     files = _FileQueue(paths)
     with report_errors(files.resume_hint):
         from avsr.transcript import parse_formats
 
-        names = parse_formats(formats or "txt") if formats or output_dir else ()
+        names = parse_formats(formats or "txt") if formats or (output_dir and not separate_speakers) else ()
         folder = Path(output_dir or ".")
-        if names:
+        if names or separate_speakers:
             check_writable(folder)
         with ProgressBar(quiet) as bars:
             checkpoint = _load(options, bars)
@@ -101,7 +123,7 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
 
 
 class _Output:
-    """Where and how transcripts are written. Without formats none are."""
+    """Where and how transcripts are written. Without formats none are, but the files of single speakers."""
 
     def __init__(self, formats: Sequence[str], folder: Path, layout: dict, stems: dict[str, str]):
         self.formats, self.folder, self.layout, self.stems = formats, folder, layout, stems
@@ -154,7 +176,7 @@ def _transcribe_all(files: _FileQueue, checkpoint: Checkpoint, options: dict, ba
             settings = {**options, "model": checkpoint, "save_lips": output.lips(options["save_lips"], path)}
             transcript = transcribe(path, **settings, on_segment=printer, progress=bars)
             bars.warn(transcript.problems)
-            if output.formats:
+            if output.formats or output.layout["separate_speakers"]:
                 write(transcript, output.formats, output_dir=output.folder, stem=output.stems[path], **output.layout)
         except AvsrError as error:
             failures.append(path)
@@ -181,9 +203,11 @@ class _Printer:
         self.pending = self.printed
 
     def __call__(self, segment: Segment) -> None:
+        from avsr.transcript import label
+
         if self.pending:
             print_result("")
-        print_result(segment.text)
+        print_result(f"{label(segment.speakers)}{segment.text}")
         self.printed, self.pending = True, False
 
 

@@ -52,7 +52,7 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, me
         for i, hypothesis in zip(todo, found, strict=True):
             attempts[i].append(replace(hypothesis, temperature=temperature))
         todo = [i for i in todo
-                if limits.exceeded(attempts[i][-1].tokens, i) or _fails(attempts[i][-1], tokenizer, options)]
+                if limits.exceeded(attempts[i][-1].tokens, i) or fails(attempts[i][-1], tokenizer, options)]
         if not todo:
             break
     best = [_last_possible(hypotheses, limits, i) for i, hypotheses in enumerate(attempts)]
@@ -113,7 +113,7 @@ def _is_silence(text: Hypothesis, options: DecodeOptions) -> bool:
             and (options.logprob_threshold is None or text.avg_logprob < options.logprob_threshold))
 
 
-def _fails(text: Hypothesis, tokenizer: Tokenizer | SentencePieceTokenizer, options: DecodeOptions) -> bool:
+def fails(text: Hypothesis, tokenizer: Tokenizer | SentencePieceTokenizer, options: DecodeOptions) -> bool:
     """Whether to decode again at the next temperature; silence is not decoded again."""
     if _is_silence(text, options):
         return False

@@ -135,6 +135,12 @@ class FollowedFace:
         if number not in self.seen:
             self.seen[number] = network(frame, self.now)[0]
 
+    def lose(self, number: int) -> int:
+        """It is not there in this frame. Returns the last frame before in which it was."""
+        self.now = None
+        self.seen.pop(number, None)
+        return max(self.seen, default=-1)
+
     def forget(self, before: int) -> None:
         """Drop what was said of frames before this one."""
         self.seen = {number: found for number, found in self.seen.items() if number >= before}

@@ -11,6 +11,7 @@ from avsr.faces.log_suppression import Square
 
 SEARCH_EVERY = (12, 48)   # frames from a search in vain to the next, at first and at most: each costs up to 0.1 s
 SMALLEST_SQUARE = 120     # pixels: mouths in faces that only show in smaller squares cannot be read
+AROUND = 2.0              # times the size of a face: side of the square in which it is looked for where it is expected
 SMALLEST_SHARE = 0.16     # of the longer side of the picture: faces of this size and more are found with certainty
 
 MESH, BLAZEFACE = "mediapipe-mesh-478", "blazeface-full-range-4"
@@ -80,6 +81,15 @@ class FaceFinder:
                 self._pause = SEARCH_EVERY[0]
                 faces = self._detect(frame, self._view, now + 2)
         return faces
+
+    def around(self, frame: np.ndarray, points: np.ndarray) -> list[np.ndarray]:
+        """The faces in a square around one that is expected at `points`, where smaller ones and more turned ones are found."""
+        low, extent = points.min(axis=0), np.ptp(points, axis=0)
+        side = AROUND * float(extent.max())
+        left, top = low + extent / 2 - side / 2
+        if not np.isfinite(side) or left >= frame.shape[1] or top >= frame.shape[0] or min(left, top) + side < 1:
+            return []
+        return self._search.detect(frame, (round(left), round(top), max(1, round(side))))
 
     def sees_another(self, frame: np.ndarray, known: list[np.ndarray]) -> bool:
         """Whether there is a face in the part that is searched besides the known ones, each (N, 2) points. Costs 2 ms."""

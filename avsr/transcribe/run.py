@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ import torch
 
 from avsr import decode, media, selection, transcript
 from avsr.checkpoint import Checkpoint, load, may_use_video
-from avsr.errors import AvsrError
+from avsr.errors import AvsrError, BadMedia
+from avsr.lips import MouthCropSettings
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
@@ -29,9 +30,11 @@ from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
 from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, release_memory
 from avsr.schema import from_keywords
-from avsr.segment import SpeechSegment
+from avsr.segment import VadOptions
 from avsr.stream import StreamReader, Window, prefetch, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
+from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
+from avsr.transcribe.windows import WrittenWindow, joined, recognise
 from avsr.transcript import Segment, Transcript
 
 MIN_RELIABILITY = 0.5                                       # of the video, to extend a segment to where no speech was heard
@@ -45,9 +48,10 @@ class TranscribeSettings:
     that have one, see decode.DecodeOptions. lm: an ARPA file of words, or an lm.NGrams, that counts with lm_weight. batch_size:
     segments of up to 30 s that go through the network at once. temperature: the first of the temperatures tried, see
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
-    vad: find speech first; without, every 30 s are a segment. save_lips: a folder in which to write the mouth crops as a small
-    video; or its .mp4 file. audio_track, video_track: which of several tracks to take, counted from 1; None for one with
-    speech, and one with a face, see selection.
+    vad: find speech first; without, all is taken as speech, in segments of up to 30 s. save_lips: a folder in which to write
+    the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
+    transcript.Segment. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and
+    one with a face, see selection.
     """
 
     beam_size: int | None = None
@@ -59,6 +63,7 @@ class TranscribeSettings:
     max_missing: float = 0.25
     vad: bool = True
     save_lips: str | Path | None = None
+    speakers: bool = False
     audio_track: int | None = None
     video_track: int | None = None
 
@@ -88,20 +93,25 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
-    want_video = modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
+    want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=want_video, want_audio=modality != "v", audio_track=options.audio_track,
             video_track=options.video_track, language=track_language,
             landmarks=checkpoint.mouth_crop.landmarks) as recording:
+        if options.speakers and not recording.has_video:
+            raise BadMedia(f"{recording.name}: there is no picture in it, and --speakers tells from the picture who speaks.  "
+                           "Leave out --speakers.")
         used, reason = decide(modality, checkpoint, recording)
         only_in_distribution = used == "v" and modality == "auto" and checkpoint.model.reliability is not None
         video_use = VideoUse(checkpoint, recording, used, max_missing=options.max_missing,
                              only_in_distribution=only_in_distribution)
         # With --modality v the sound is not read. With auto it may still tell where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio and not recording.is_silent))
-        reader = StreamReader(recording, checkpoint.mouth_crop if "v" in used else None, vad=vad,
-                              extension=vad and used == "av" and checkpoint.video_trained,
+        to_tell_speakers = MouthCropSettings() if options.speakers else None
+        reader = StreamReader(recording, checkpoint.mouth_crop if "v" in used else to_tell_speakers, vad=vad,
+                              extension=vad and used == "av" and checkpoint.video_trained, speakers=options.speakers,
+                              speech=speech_options(checkpoint),
                               save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
         transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
         segments: list[Segment] = []
@@ -111,15 +121,27 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
                 on_segment(segment)
         problems = sound_problems(recording, used, level_db=reader.loudness.db, n_segments=video_use.n_segments)
         used, reason, video_problems = video_use.outcome(reason)
+        speaker_problems = transcriber.speaker_names.problems(recording.name) if options.speakers else []
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments),
                           transcriber.language or "en", checkpoint.name, used, reason, reader.duration_s,
-                          (*recording.problems, *problems, *video_problems))
+                          (*recording.problems, *problems, *video_problems, *speaker_problems))
 
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
     """The checkpoint for `transcribe`, without its video encoder if no video will be used."""
     with_video = modality in ("v", "av") or (modality == "auto" and may_use_video(model))
     return load(model, lips=with_video, device=device, dtype=pick_dtype(device), progress=progress)
+
+
+def speech_options(checkpoint: Checkpoint) -> VadOptions:
+    """How speech is cut into segments for a model: at each pause, unless it takes 30 s at a time, whatever is in them, as
+    Whisper does. Then short segments would make it slow, and what it leaves out of a long one is recognised again.
+
+    24 of GRID's valid clips one after another, model `grid`, WER by sound and lips: 86.8 % with pauses of up to 2 s within a
+    segment, as it learnt from single sentences; 4.2 % if cut at each pause; 1.4 % for single clips.
+    """
+    usual = VadOptions()
+    return usual if checkpoint.pad_seconds is not None else replace(usual, max_gap=usual.min_silence)
 
 
 def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
@@ -158,6 +180,7 @@ class _Transcriber:
     def __init__(self, recogniser: Recogniser, modality: str, language: str | None, options: TranscribeSettings,
                  video_use: VideoUse):
         self.recogniser, self.modality, self.options, self.video_use = recogniser, modality, options, video_use
+        self.speaker_names = SpeakerNames()
         self.language = language or (None if recogniser.tokenizer.languages else "en")
         fallback_temperatures = tuple(t for t in decode.DecodeOptions().temperatures if t > options.temperature)
         self.search = recogniser.search_options(
@@ -183,24 +206,32 @@ class _Transcriber:
             n_each = -(-max(1, len(first)) // n_workers)
         threads_before, n_threads = torch.get_num_threads(), max(1, n_cores() // n_workers)
         with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool:
-            running: deque[Future[list[Segment]]] = deque()
+            running: deque[Future[list[WrittenWindow]]] = deque()
             try:
-                remaining = chain(first, usable)
-                while batch := list(islice(remaining, n_each)):
-                    running.append(pool.submit(self._transcribe_batch, batch))
-                    while len(running) > n_workers or (running and running[0].done()):
-                        yield from running.popleft().result()
-                        release_memory()                    # not after the last batch: the whole of most recordings is one
-                while running:
-                    yield from running.popleft().result()
+                batches = self._batches(chain(first, usable), n_each, n_workers, pool, running)
+                yield from chain.from_iterable(map(self._segments, joined(batches)))
             finally:
                 for future in running:
                     future.cancel()
                 torch.set_num_threads(threads_before)       # the workers' setting reached MKL as a whole
 
+    def _batches(self, windows: Iterator[Window], n_each: int, n_workers: int, pool: ThreadPoolExecutor,
+                 running: deque[Future[list[WrittenWindow]]]) -> Iterator[WrittenWindow]:
+        """The windows with their words, in order; `running` holds the batches that are not done."""
+        while batch := list(islice(windows, n_each)):
+            running.append(pool.submit(self._transcribe_batch, batch))
+            while len(running) > n_workers or (running and running[0].done()):
+                yield from running.popleft().result()
+                release_memory()                            # not after the last batch: the whole of most recordings is one
+        while running:
+            yield from running.popleft().result()
+
     def _usable(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """The windows that hold something to recognise, without mouths that cannot be read."""
-        for window in chain.from_iterable(map(self._extended_or_not, windows)):
+        """The windows, cut where the speaker changes, that hold something to recognise, without mouths that cannot be read."""
+        whole = chain.from_iterable(map(self._extended_or_not, windows))
+        for window in chain.from_iterable(map(pieces, whole)):
+            self.speaker_names.count(window)
+            window = window if "v" in self.modality else replace(window, mouths=None)
             unreadable = why_unreadable(window.mouths, self.options.max_missing)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
@@ -228,8 +259,8 @@ class _Transcriber:
                 and (self.video_use.needs_video or not is_silent(window.audio)))
 
     @torch.inference_mode()
-    def _transcribe_batch(self, batch: Sequence[Window]) -> list[Segment]:
-        """The segments of some usable windows, in order. Several threads may call this."""
+    def _transcribe_batch(self, batch: Sequence[Window]) -> list[WrittenWindow]:
+        """Some usable windows with their words, in order. Several threads may call this."""
         memory = self._encode(batch)
         if self.video_use.only_in_distribution and not (known := in_distribution(memory)).all():
             self.video_use.n_out_of_distribution += int((~known).sum())
@@ -239,11 +270,7 @@ class _Transcriber:
             memory = memory.select(known.nonzero()[:, 0])
         self.video_use.count_reliability([window.mouths is not None for window in batch], memory)
         assert self.language is not None, "it was asked for, or is detected before the first batch"
-        texts = self.recogniser.decode(memory, self.search, self.language)
-        words = self.recogniser.align(memory, [text.tokens for text in texts],
-                                      [window.segment.duration_s for window in batch], self.language)
-        return [segment for window, text, timed in zip(batch, texts, words, strict=True)
-                for segment in self._segments(window.segment, text, timed, self.language)]
+        return recognise(self.recogniser, batch, memory, self.search, self.language, encode=self._encode)
 
     def _encode(self, batch: Sequence[Window]) -> Memory:
         audio = None
@@ -253,22 +280,23 @@ class _Transcriber:
         return self.recogniser.encode(audio, [window.mouths for window in batch], self.modality,
                                       seconds=[window.segment.duration_s for window in batch])
 
-    def _segments(self, speech: SpeechSegment, text: decode.Hypothesis, timed: Sequence[transcript.Word],
-                  language: str) -> Iterator[Segment]:
-        tokenizer = self.recogniser.tokenizer
-        tokens_of_words = iter(tokenizer.words(list(text.tokens), language))
-        for group in transcript.segment([_at(word, speech) for word in timed]):
-            tokens = tuple(token for word in islice(tokens_of_words, len(group)) for token in word.tokens)
-            words = "".join(word.text for word in group).strip()
-            confidences = [word.confidence for word in group if word.confidence is not None]
-            if words:
-                yield Segment(
-                    words, group[0].start, group[-1].end, tuple(group), text.avg_logprob,
-                    decode.compression_ratio(tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
-                    float(np.mean(confidences)), round(speech.start_s * FEATURE_RATE))
+    def _segments(self, window: WrittenWindow) -> Iterator[Segment]:
+        """The segments of a window in order, cut where the speaker changes."""
+        for text, of_text in groupby(window.words, key=lambda one: one.text):
+            for persons, run in by_speaker(list(of_text), window.turns):
+                left = iter(run)
+                for group in transcript.segment([one.word for one in run]):
+                    tokens = tuple(token for one in islice(left, len(group)) for token in one.tokens)
+                    if "".join(word.text for word in group).strip():
+                        yield self.speaker_names.name(_segment(group, tokens, text, run[0].start_s, self.recogniser),
+                                                      persons)
 
 
-def _at(word: transcript.Word, speech: SpeechSegment) -> transcript.Word:
-    """The word with times from the start of the recording."""
-    end = min(word.end, speech.duration_s)
-    return replace(word, start=round(speech.start_s + min(word.start, end), 3), end=round(speech.start_s + end, 3))
+def _segment(words: Sequence[transcript.Word], tokens: tuple[int, ...], text: decode.Hypothesis, start_s: float,
+             recogniser: Recogniser) -> Segment:
+    """A segment of some words of a text that was recognised from `start_s` on."""
+    confidences = [word.confidence for word in words if word.confidence is not None]
+    return Segment(
+        "".join(word.text for word in words).strip(), words[0].start, words[-1].end, tuple(words), text.avg_logprob,
+        decode.compression_ratio(recogniser.tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
+        float(np.mean(confidences)), round(start_s * FEATURE_RATE))
