@@ -65,7 +65,7 @@ def test_the_network_finds_a_face_that_moved_and_knows_when_there_is_none(astron
 def test_a_nod_between_two_searches_is_followed(astronaut):
     """There and back within the time of one interval: nothing of it shows in the frames that are searched."""
     up_and_down = np.round(12 * np.sin(np.linspace(0, 2 * np.pi, 13))).astype(int)
-    frames = [pasted((240, 320), (80, 30 + shift, astronaut)) for shift in [0, *up_and_down]]
+    frames = [pasted((280, 320), (80, 20 + int(shift), astronaut)) for shift in [0, *up_and_down]]
     (track,) = track_faces(clip(frames), key_interval=26)
     nose = track.points[1:14, 1, 1] - track.points[0, 1, 1]
     assert np.abs(nose - up_and_down).max() < 2.5

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr.faces.geometry import similarity
+from avsr.faces.search import face_size
 from avsr.runtime import import_onnxruntime
 
 NETWORK = Path(__file__).parents[1] / "weights" / "face_follower.onnx"
@@ -25,9 +25,11 @@ COVERED = 112.0           # pixels of the mean face that it shows
 # of the nose, brows, corners of the mouth, inner lower lip, chin, sides of the face, forehead.
 GROUPS = ((33,), (133,), (362,), (263,), (98, 97, 2, 326, 327), (81, 82, 13, 312, 311), (1,), (168,), (105,), (334,), (61,),
           (291,), (87, 14, 317), (152,), (234,), (454,), (10,))
-FRAME = ((0, 1), (2, 3), (4,), (5,))                        # the key points by which the picture is cut out, in means of these
-# Where those are laid: pixels of the mean face, from the middle of the picture.
-REFERENCE = np.array([[-27.1, -26.6], [27.1, -27.3], [-0.2, 15.0], [0.1, 30.0]])
+# The picture is cut out by the middles of the right and the left eye, the base of the nose and the upper lip, which are laid on
+# these pixels of the mean face from the middle of the picture (as x + iy).
+FRAME = np.zeros((4, len(GROUPS)))
+FRAME[[0, 0, 1, 1, 2, 3], [0, 1, 2, 3, 4, 5]] = 0.5, 0.5, 0.5, 0.5, 1, 1
+REFERENCE = np.array([-27.1 - 26.6j, 27.1 - 27.3j, -0.2 + 15.0j, 0.1 + 30.0j])
 CONTRAST = 6.0            # grey levels added to the standard deviation of a picture, by which it is divided
 SMOOTHNESS = 5e-2         # of the spline that moves the other points, see carry_weights
 
@@ -73,32 +75,36 @@ class FollowerNetwork:
 
     def __call__(self, frame: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, float]:
         """(H, W) or (H, W, 3) uint8, key points nearby (17, 2) -> key points (17, 2) float64, and the log-odds of a face."""
-        matrix = _picture_matrix(before)
-        picture = _picture(frame, matrix).astype(np.float32)
-        picture = (picture - picture.mean()) / (picture.std() + CONTRAST)
-        (found,) = self._session.run(None, {"picture": picture[None, None]})
-        inside = (found[0, :-1].reshape(-1, 2).astype(np.float64) + 1) * (INPUT / 2)
-        return (inside - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T, float(found[0, -1])
+        turn, shift = _picture_place(before)
+        (found,) = self._session.run(None, {"picture": _picture(frame, turn, shift)[None, None]})
+        inside = (found[0, :-1].astype(np.float64) + 1) * (INPUT / 2)
+        places = (inside[::2] + 1j * inside[1::2] - shift) / turn
+        return np.column_stack([places.real, places.imag]), float(found[0, -1])
 
 
-def _picture_matrix(key: np.ndarray) -> np.ndarray:
-    """(2, 3) from pixels of the frame to pixels of the network's picture, upright around a face."""
-    frame = np.stack([key[list(group)].mean(axis=0) for group in FRAME])
-    matrix = similarity(frame, REFERENCE) * (INPUT / COVERED)
-    matrix[:, 2] += INPUT / 2
-    return matrix
+def _picture_place(key: np.ndarray) -> tuple[complex, complex]:
+    """From the frame to the network's picture, upright around a face: x + iy -> turn * (x + iy) + shift; see geometry."""
+    here = FRAME @ (key[:, 0] + 1j * key[:, 1])
+    middle = here.mean()
+    here = here - middle
+    turn = INPUT / COVERED * (here.conj() @ REFERENCE) / max(float((here.conj() @ here).real), 1e-12)
+    return complex(turn), complex(INPUT / 2 * (1 + 1j) + INPUT / COVERED * REFERENCE.mean() - turn * middle)
 
 
-def _picture(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The network's picture (64, 64) uint8 grey; pixels of a large face are averaged."""
+def _picture(frame: np.ndarray, turn: complex, shift: complex) -> np.ndarray:
+    """The network's picture (64, 64) float32, of mean 0 and about the same contrast; pixels of a large face are averaged."""
     import cv2
 
-    finer = int(np.clip(round(0.5 / max(float(np.hypot(*matrix[:, 0])), 1e-6)), 1, 4))
+    finer = min(max(round(0.5 / max(abs(turn), 1e-6)), 1), 4)
+    matrix = finer * np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
     side = INPUT * finer
-    picture = cv2.warpAffine(frame, matrix * finer, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    picture = cv2.warpAffine(frame, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     if picture.ndim == 3:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return picture if finer == 1 else cv2.resize(picture, (INPUT, INPUT), interpolation=cv2.INTER_AREA)
+    if finer > 1:
+        picture = cv2.resize(picture, (INPUT, INPUT), interpolation=cv2.INTER_AREA)
+    picture = picture.astype(np.float32)
+    return (picture - picture.mean()) / (picture.std() + CONTRAST)
 
 
 @lru_cache(maxsize=1)
@@ -151,18 +157,26 @@ class FollowedFace:
             return points
         return points + self.weights @ (self.now - self.seen[last]).astype(np.float32)
 
-    def moved(self, frames: np.ndarray, known: np.ndarray, weight: np.ndarray,
-              points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Move interpolated points to where the face was followed.
+    def moved(self, frames: np.ndarray, searched: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Move interpolated points to where the face was followed, and those of frames between by as much as their neighbours.
 
-        frames: (T,) numbers. known: (T, 2) the searched frames between which they lie. weight: (T,) of the later one. points:
-        (T, 478, 2) of the mesh, interpolated between those. Returns the points, and (T,) bool: where it was followed.
+        frames: (T,) numbers. searched: (S,) numbers of the frames in which the mesh was found. points: (T, 478, 2) of the mesh,
+        interpolated between those, changed in place. Returns the points, and (K,) numbers of the frames where it was followed.
         """
-        followed = np.array([number in self.seen for number in frames], bool)
-        if followed.any():
-            said, before, after = (np.stack([self.seen[number] for number in numbers[followed]])
-                                   for numbers in (frames, known[:, 0], known[:, 1]))
-            share = weight[followed, None, None]
-            shift = said - (before + (after - before) * share)
-            points[followed] += self.weights @ shift.astype(np.float32)
-        return points, followed
+        known = np.array(sorted(self.seen))
+        said = np.stack([self.seen[number] for number in known]).reshape(len(known), -1)
+        there = np.stack([self.seen[number] for number in searched]).reshape(len(searched), -1)
+        shift = said - _interpolated(known, searched, there)
+        points += self.weights @ _interpolated(frames, known, shift).reshape(len(frames), len(GROUPS), 2).astype(np.float32)
+        return points, known
+
+
+def apart(before: np.ndarray, after: np.ndarray) -> float:
+    """How far the eyes, the nose and the upper lip of two meshes (478, 2) are apart on average, in sizes of the face."""
+    away = FRAME @ (key_points(after) - key_points(before))
+    return float(np.linalg.norm(away, axis=1).mean()) / max(float(face_size(after)), 1e-6)
+
+
+def _interpolated(at: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(T,), (S,) rising, (S, N) -> (T, N): linear between, and constant outside."""
+    return np.stack([np.interp(at, where, column) for column in values.T], axis=1)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from avsr.faces.following import FollowedFace, FollowerNetwork, carry_weights, shared_network
+from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, shared_network
 from avsr.faces.identity import DECIDE_FRAMES, People, Sighting
-from avsr.faces.scenes import CutFinder, ShotFrame
+from avsr.faces.scenes import THUMBNAIL, CutFinder, ShotFrame, thumbnail
 from avsr.faces.search import MESH, FaceFinder, face_size
 
 if TYPE_CHECKING:
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
-GLANCE_EVERY = 8          # frames from one look for further faces to the next
-AGREEMENT = 0.02          # of the size of a face: mean distance of the mesh from where it was expected, which is rarely more
+FOLLOW_EVERY = 2          # frames from one in which faces are followed to the next; the points of the others are interpolated
+GLANCE_EVERY = 6          # frames from one look for further faces to the next; at least CHANGED of the THUMBNAIL squared parts of
+CHANGE, CHANGED = 12, 8   # the picture must have changed by so many grey levels: a face that can be found covers twice as many
+AGREEMENT = 0.015         # of the size of a face: how far the mesh may be from where it was expected, see following.apart. The
+                          # size is about 120 pixels of the mouth's crop, and between two searches the error is about half as large
 STEADY = 0.7              # steadiness from which a face is the same person's without a look at it: in GRID's clips 99 % of the
                           # searches have more, and from one speaker to another in the same place it is 0.50 to 0.67
 HELD_FRAMES = DECIDE_FRAMES + CutFinder.LATE + 2            # the last frames, from which tracks may begin that are not released
@@ -109,14 +112,14 @@ class FaceTracker:
     lag: frames of a track that may be held back at most. With a smaller key_interval it is smaller.
     """
 
-    def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, key_interval: int = 24,
+    def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, key_interval: int = 36,
                  max_gap: int = 12) -> None:
         follow = landmarks == MESH and stride > 1
         self.stride, self.max_gap, self.key_interval = stride, max_gap, max(stride, key_interval if follow else 0)
         self.lag = self.key_interval + max_gap + 3 * stride + HELD_FRAMES
         self._network = shared_network() if follow else None
-        self._interval, self._next_search, self._next_glance = stride, 0, GLANCE_EVERY
-        self._max_faces = max_faces
+        self._interval, self._next_search = stride, 0
+        self._max_faces, self._thumb = max_faces, np.zeros((THUMBNAIL, THUMBNAIL))    # of the frame searched last
         self._finder = FaceFinder(landmarks, max_faces, "IMAGE" if follow else "VIDEO")
         self._tracks: list[_OpenTrack] = []
         self._ended: list[FaceTrack] = []
@@ -176,27 +179,34 @@ class FaceTracker:
     def _follow(self, number: int, frame: np.ndarray) -> None:
         """Follow all faces into this frame, and search it where one was lost just now, or it is time for a search."""
         before = [(track, track.face) for track in self._tracks if track.face is not None and track.face.now is not None]
+        all_followed = bool(self._tracks) and len(before) == len(self._tracks)
+        due = number >= self._next_search if all_followed else number % self.stride == 0
+        due |= number - 1 in self._hidden
+        if all_followed and not due and number % FOLLOW_EVERY:
+            return
         for track, face in before:
             if self._network is not None and face.move(self._network, number, frame):
                 track.seen = number
-                if number % self.stride == 0:
+                if number - track.sighting.last_seen >= self.stride:
                     self._people.see(track.sighting, number, frame, track.expected)
-        followed = [track for track, _ in before if track.seen == number]
-        if not self._tracks or len(followed) < len(self._tracks):
-            due = number % self.stride == 0
-        else:
-            due = number >= self._next_search or self._newcomer(number, frame)
-        if due or len(followed) < len(before) or number - 1 in self._hidden:
+        lost = any(face.now is None for _, face in before)
+        if due or lost or (all_followed and self._newcomer(number, frame)):
             self._search(number, frame)
 
     def _newcomer(self, number: int, frame: np.ndarray) -> bool:
-        """Whether there is a face that is not followed; asked seldom, and once where a search finds nothing of it."""
-        if number < self._next_glance:
+        """Whether there is a face that is not followed. A detector is asked where the picture changed beside the faces."""
+        if number % GLANCE_EVERY or len(self._tracks) >= self._max_faces:
             return False
-        there = (len(self._tracks) < self._max_faces
-                 and self._finder.sees_another(frame, [track.expected for track in self._tracks]))
-        self._next_glance = self._next_search + 1 if there else number + GLANCE_EVERY
-        return there
+        known, thumb = [track.expected for track in self._tracks], grey_thumbnail(frame)
+        change = np.abs(thumb - self._thumb) > CHANGE
+        scale = np.array([THUMBNAIL / side for side in frame.shape[1::-1]])
+        for points in known:
+            left, top, right, bottom = np.concatenate([points.min(axis=0) * scale, points.max(axis=0) * scale]).astype(int)
+            change[max(0, top - 1) : bottom + 2, max(0, left - 1) : right + 2] = False
+        if change.sum() < CHANGED:
+            return False
+        self._thumb = thumb
+        return self._finder.sees_another(frame, known)
 
     def _search(self, number: int, frame: np.ndarray) -> None:
         """Find the faces of one frame, add each to the track it belongs to or to a new one, and look whose they are."""
@@ -204,13 +214,13 @@ class FaceTracker:
         pairs = dict(_match([track.expected for track in self._tracks], faces))
         for place, track in enumerate(self._tracks):
             if track.seen == number and place not in pairs:      # followed into this frame, so it is looked for more closely
-                near = self._finder.around(frame, track.expected)
+                near = [face for face in self._finder.around(frame, track.expected) if not _match([face], faces)]
                 for _, face in _match([track.expected], near):
                     pairs[place], faces = len(faces), [*faces, near[face]]
         new, agree = dict(enumerate(faces)), True
         for place, face in pairs.items():
             track, points = self._tracks[place], faces[face]
-            agree &= _apart(track.expected, points) < AGREEMENT
+            agree &= self._network is None or apart(track.expected, points) < AGREEMENT
             steady = _steadiness(track.detections[-1][1], points) > STEADY
             if steady or not self._people.is_other(track.sighting, frame, points):
                 track.add(number, new.pop(face))
@@ -237,8 +247,7 @@ class FaceTracker:
         interval = self.key_interval // 2 if new else 2 * self._interval if agree else self._interval // 2
         self._interval = min(max(self.stride, interval), self.key_interval)
         self._next_search = number + self._interval
-        if new:
-            self._next_glance = number + GLANCE_EVERY
+        self._thumb = grey_thumbnail(frame)
 
     def _end(self, tracks: list[_OpenTrack], stop: int | None) -> None:
         """End tracks before frame `stop` if the picture or the recording ends there, else where the face was last found."""
@@ -262,19 +271,17 @@ class FaceTracker:
     def _part(self, track: _OpenTrack, stop: int, last: bool) -> FaceTrack:
         numbers = np.array([number for number, _, _ in track.detections])
         frames = np.arange(track.first, stop)
-        left = np.searchsorted(numbers, frames, side="right") - 1
-        right = np.minimum(left + (frames > numbers[left]), len(numbers) - 1)
+        left, right = _neighbours(frames, numbers)
         span = numbers[right] - numbers[left]
         weight = np.where(span > 0, (frames - numbers[left]) / np.maximum(span, 1), 0).astype(np.float32)
         found = np.stack([points for _, points, _ in track.detections])
         points = found[left] + (found[right] - found[left]) * weight[:, None, None]
         scores = np.array([score for _, _, score in track.detections], np.float32)
         score = scores[left] + (scores[right] - scores[left]) * weight
-        missing = span > self.stride
         if track.face is not None:
-            points, followed = track.face.moved(frames, np.stack([numbers[left], numbers[right]], axis=1), weight, points)
-            missing &= ~followed
-        missing |= np.isin(frames, list(self._hidden))
+            points, known = track.face.moved(frames, numbers, points)
+            span = _gaps(frames, known)
+        missing = (span > self.stride) | np.isin(frames, list(self._hidden))
         box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
         points, score = points[:, : self._finder.n_points], np.where(missing, np.float32(0), score)
         assert track.sighting.person is not None
@@ -286,15 +293,27 @@ class FaceTracker:
         self._hidden = {number for number in self._hidden if number >= min(oldest, following - 1)}
 
 
+def _neighbours(frames: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) places in `numbers` of the last that is not after each frame, and of the first that is not before it, or the last."""
+    left = np.searchsorted(numbers, frames, side="right") - 1
+    return left, np.minimum(left + (frames > numbers[left]), len(numbers) - 1)
+
+
+def _gaps(frames: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """(T,) frames between those two."""
+    left, right = _neighbours(frames, numbers)
+    return numbers[right] - numbers[left]
+
+
+def grey_thumbnail(frame: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 -> (32, 32) float32."""
+    return thumbnail(frame).mean(axis=-1, dtype=np.float32)
+
+
 def _steadiness(before: np.ndarray, after: np.ndarray) -> float:
     """1 for a face that only moved or came nearer, towards 0 the more its shape changed; 0.5 at 3 % of its size."""
     a, b = ((points - points.mean(axis=0)) / max(float(face_size(points)), 1e-6) for points in (before, after))
     return float(1 / (1 + np.linalg.norm(a - b, axis=1).mean() / 0.03))
-
-
-def _apart(before: np.ndarray, after: np.ndarray) -> float:
-    """The mean distance of two meshes, in sizes of the face."""
-    return float(np.linalg.norm(before - after, axis=1).mean()) / max(float(face_size(after)), 1e-6)
 
 
 def _match(people: list[np.ndarray], faces: list[np.ndarray]) -> list[tuple[int, int]]:

@@ -42,7 +42,7 @@ class Pictures:
     def add(self, picture: np.ndarray, mesh: np.ndarray, source: str) -> None:
         """picture: (H, W, 3) uint8 RGB; mesh: (478, 2 or 3) in its pixels."""
         key = key_points(mesh[:, :2])
-        matrix = similarity(np.stack([key[list(group)].mean(axis=0) for group in FRAME]), REFERENCE)
+        matrix = similarity(FRAME @ key, np.column_stack([REFERENCE.real, REFERENCE.imag]))
         matrix[:, 2] += SIDE / 2
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         self.faces.append(cv2.warpAffine(grey, matrix, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE))
