@@ -38,7 +38,7 @@ def of_unknown_kind(recording: str, model: str) -> str:
 class NoTracker:
     """Takes the place of faces.FaceTracker where no face is searched."""
 
-    max_gap = stride = 0
+    lag = 0
 
     def update(self, clip: Clip) -> list[FaceTrack]:
         """No track."""
@@ -46,6 +46,10 @@ class NoTracker:
 
     def finish(self) -> list[FaceTrack]:
         """No track."""
+        return []
+
+    def problems(self, name: str) -> list[str]:
+        """Nothing is left out."""
         return []
 
     def close(self) -> None:

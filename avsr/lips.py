@@ -183,7 +183,7 @@ class MouthCropper:
                 mouths += cropper.update(clip, tracker.update(clip))
             mouths += cropper.finish(tracker.finish())
 
-    Grey frames are kept only while a track may still need them: about 20 frames with the usual tracker.
+    Grey frames are kept only while a track may still need them: those of the tracker's `lag` and half of `smooth`.
     """
 
     def __init__(self, mouth_crop: MouthCropSettings | None = None) -> None:
@@ -236,7 +236,7 @@ class MouthCropper:
         clip can be freed."""
         following = max(self._frames, default=-1) + 1
         oldest = min([following - faces.HELD_FRAMES] + [person.next for person in self._people.values()])
-        self._frames = {number: _grey(frame) for number, frame in self._frames.items() if number >= oldest}
+        self._frames = {number: _own_grey(frame) for number, frame in self._frames.items() if number >= oldest}
 
 
 def _group_means(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
@@ -292,6 +292,11 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     import cv2
 
     return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def _own_grey(frame: np.ndarray) -> np.ndarray:
+    """The frame in grey, in memory of its own."""
+    return frame.copy() if frame.ndim == 2 and frame.base is not None else _grey(frame)
 
 
 def _warp(grey: np.ndarray, matrix: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:

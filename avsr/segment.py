@@ -9,16 +9,14 @@ needs no more memory than a minute.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
 
 import numpy as np
 
 from avsr import assets, sync
 from avsr.media.level import decibels, frame_powers
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, SEGMENT_FRAMES, frames_to_seconds
+from avsr.runtime import import_onnxruntime
 
 STEP = 512                                                  # samples for each probability: 32 ms, as silero has it
 CONTEXT = 64                                                # samples of the step before, which the network also takes
@@ -63,20 +61,6 @@ class SpeechSegment:
     def duration_s(self) -> float:
         """Seconds."""
         return frames_to_seconds(self.end_frame - self.start_frame)
-
-
-def import_onnxruntime() -> ModuleType:
-    """Import the package onnxruntime with its telemetry off.
-
-    Version 1.32 writes a device id and a database of what was loaded into the user's cache, to be sent to its makers. The
-    files are made as the package is imported, so `disable_telemetry_events` alone comes too late; the variable
-    ORT_DISABLE_TELEMETRY prevents them. If the user has set the variable, its value is kept.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    onnxruntime = import_module("onnxruntime")
-    if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
-        onnxruntime.disable_telemetry_events()
-    return onnxruntime
 
 
 class SpeechProbability:

@@ -19,7 +19,7 @@ import numpy as np
 
 from avsr import media, sync
 from avsr.cropped import open_cropping
-from avsr.faces import FaceTrack
+from avsr.faces import MESH, FaceTrack
 from avsr.lips import MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified, frame_powers
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
@@ -45,7 +45,7 @@ from avsr.speakers import (
 )
 from avsr.speakers.offset import BLOCK, MAX_OFFSET, Offset, OffsetFinder
 
-VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
+VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 92 MB of grey at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
 
 OVERLAP_FRAMES = 8                    # on each side of a cut through sound: 0.32 s, so that a word at the cut is whole in one
@@ -149,7 +149,8 @@ class StreamReader:
             if self.mouth_crop is not None:
                 self._mouths = _Mouths(self.mouth_crop, self.recording, self.on_tracks, keep_all=self.save_lips is not None)
                 stack.callback(self._mouths.tracker.close)
-            for clip in self.recording.windows(n_frames or usual):
+            grey = self.mouth_crop is not None and self.mouth_crop.landmarks == MESH
+            for clip in self.recording.windows(n_frames or usual, grey=grey):
                 self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
                 if clip.audio is not None:
                     self.loudness.update(clip.audio)
@@ -161,6 +162,7 @@ class StreamReader:
                 yield clip
             if self._mouths is not None:
                 self._mouths.finish()
+                self.recording.problems += self._mouths.tracker.problems(self.recording.name)
                 self._find_offset(self.n_frames, over=True)
             self.ended = True
 
@@ -264,7 +266,7 @@ class _Mouths:
                  on_tracks: Callable[[list[FaceTrack]], None] | None, *, keep_all: bool):
         self.on_tracks = on_tracks
         self.tracker, self.cropper = open_cropping(mouth_crop, recording)
-        self.lag = self.tracker.max_gap + 4 * self.tracker.stride + mouth_crop.smooth
+        self.lag = self.tracker.lag + mouth_crop.smooth
         self.keep_all = keep_all
         self.kept: list[Mouths] = []
         self.all: list[Mouths] = []

@@ -47,6 +47,15 @@ def test_two_faces_in_sight_together_are_two_people_however_alike():
     assert sorted(sighting.person for sighting in together) == [0, 1]
 
 
+def test_two_who_leave_before_they_were_recognised_get_their_numbers():
+    people = People(faces.BLAZEFACE)
+    pair = [people.appear(0), people.appear(0)]
+    for seed, sighting in enumerate(pair):
+        people.see(sighting, 0, face(seed), POINTS)
+    people.decide(0, pair)
+    assert [sighting.person for sighting in pair] == [0, 1]
+
+
 def test_a_face_that_is_found_elsewhere_is_over_where_it_was():
     people = People(faces.BLAZEFACE)
     lost = people.appear(0)
@@ -59,17 +68,14 @@ def test_a_face_that_is_found_elsewhere_is_over_where_it_was():
 
 
 def test_a_face_in_the_place_of_another_is_noticed():
-    people, points = People(faces.MESH), np.zeros((478, 2), np.float32)
-    for groups, place in zip(identity.ANCHORS[faces.MESH], POINTS, strict=False):
-        points[list(groups)] = place
+    people = People(faces.BLAZEFACE)
     sighting = people.appear(0)
     for number in (0, 3, 6):
-        people.see(sighting, number, face(7), points)
+        people.see(sighting, number, face(7), POINTS)
+    assert not people.is_other(sighting, face(8), POINTS)      # nobody knows yet who it is
     people.decide(6)
-    assert people.is_other(sighting, face(8), points)
-    assert not people.is_other(sighting, face(7), points)
-    people.see(sighting, 9, face(8), points)                 # it was like that just before: turned, not exchanged
-    assert not people.is_other(sighting, face(8), points)
+    assert people.is_other(sighting, face(8), POINTS)
+    assert not people.is_other(sighting, face(7), POINTS)
 
 
 def test_a_newcomer_who_proves_to_be_known_gets_another_track():

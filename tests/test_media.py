@@ -7,6 +7,7 @@ import tracemalloc
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 import pytest
 
@@ -312,6 +313,26 @@ def test_sizes(tmp_path, size, expected):
     assert clip.video.shape[1:3] == expected
     assert abs(float(clip.video.mean()) - GREY) < 6
     assert max(media.read(path, max_side=100).video.shape[1:3]) == min(100, max(size))
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"turn": 90}, {"mirrored": True}, {"aspect": Fraction(16, 11)}, {"vcodec": "ffv1"}, {"vcodec": "mpeg4", "size": (1400, 300)}])
+def test_grey_pictures_are_those_of_rgb_in_grey(tmp_path, options):
+    """From the luma without RGB, also turned, mirrored, widened, scaled down, and from a format without luma."""
+    width, height = options.get("size", (64, 48))
+    ramp = np.linspace(30, 220, width).round().astype(np.uint8)[None, :, None] // np.arange(1, 4, dtype=np.uint8)
+    picture = np.repeat(ramp, height, axis=0)                # from dark to light, reddish
+    path = make(tmp_path / "grey.mkv", np.arange(3) / 25, lambda i: picture, **options)
+    colour = media.read(path)
+    with media.open_recording(path) as recording:
+        (grey,) = recording.windows(grey=True)
+    assert (grey.video.dtype, grey.video.shape) == (np.uint8, colour.video.shape[:3])
+    assert grey.video.flags.c_contiguous
+    expected = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in colour.video])
+    assert np.abs(grey.video.astype(int) - expected).mean() < 1
+    with media.open_recording(colour) as again:
+        (from_clip,) = again.windows(grey=True)
+    assert np.array_equal(from_clip.video, expected)
 
 
 def test_slide_show_is_held(tmp_path):

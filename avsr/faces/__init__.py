@@ -1,14 +1,14 @@
 """Faces: frames in, one track of landmarks per person out.
 
-    Clip.video (T, H, W, 3) uint8 RGB  ->  FaceTrack.points (T, 478, 2) or (T, 4, 2) float32 pixels
+    Clip.video (T, H, W, 3) uint8 RGB or (T, H, W) grey  ->  FaceTrack.points (T, 478, 2) or (T, 4, 2) float32 pixels
 
 The mouth-crop settings say which landmarks: those of MediaPipe's face mesh, or the keypoints of its full-range face detector,
-on which published lip readers were trained. Every `stride`-th frame is searched, and the points are interpolated between:
-the mesh is the slowest step before the network (18 ms a face on one core, the detector 6 ms a frame). At stride 3 the mouth
-is on average 0.5 pixels of its 96x96 crop from where stride 1 puts it (GRID), and 1.3 to 2 pixels where people move much (at
-stride 2: 0.3, and 1.0 to 1.2).
+on which published lip readers were trained. The mesh is the slowest step before the network (10 ms of one core a face), so
+it is searched in key frames, about one a second, and followed between them by a small network of ours (0.15 ms): see following
+and experiments/lips. The detector's points are searched in every `stride`-th frame and interpolated between (6 ms a search).
+FaceTracker(stride=1) searches every frame: it is the reference.
 The files: detectors (a picture -> faces in it), log_suppression (MediaPipe without its log) -> search (faces of any size in
-a frame) -> tracks (from frame to frame), with scenes (cuts), identity (who comes back) and geometry.
+a frame) -> tracks (from frame to frame), with following, scenes (cuts), identity (who comes back) and geometry.
 """
 
 from avsr.faces.search import BLAZEFACE, MESH, asset_of, face_size, n_points

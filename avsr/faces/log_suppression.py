@@ -48,7 +48,8 @@ def cut_out(frame: np.ndarray, square: Square | None) -> tuple[Image, np.ndarray
     mp = import_mediapipe()
     left, top, side = square or (0, 0, max(frame.shape))
     low = np.maximum((left, top), 0)
-    part = np.ascontiguousarray(frame[low[1] : top + side, low[0] : left + side])
+    part = frame[low[1] : top + side, low[0] : left + side]
+    part = np.ascontiguousarray(part) if part.ndim == 3 else np.repeat(part[:, :, None], 3, axis=2)
     image = mp.Image(image_format=mp.ImageFormat.SRGB, data=part)
     return image, low, np.array([part.shape[1], part.shape[0]])
 

@@ -98,7 +98,8 @@ class Contents:
 
     def decode_video(self, track: TrackInfo, max_side: int = 1280) -> Generator[np.ndarray | None]:
         """One picture of each second, (H, W, 3) uint8 RGB; None where none is shown."""
-        yield from self._decoded(track, lambda decoder: islice(resample_video(decoder, max_side).frames(False), 0, None, VIDEO_FPS))
+        yield from self._decoded(
+            track, lambda decoder: islice(resample_video(decoder, max_side).frames(False), 0, None, VIDEO_FPS))
 
     def _decoded(self, track: TrackInfo, resample: Callable[[StreamDecoder], Iterator]) -> Iterator:
         with self._opener.open() as container:
