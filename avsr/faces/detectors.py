@@ -113,7 +113,7 @@ class BoxDetector:
     def middles(self, frame: np.ndarray, square: Square | None) -> np.ndarray:
         """(N, 2): the middles of the faces in the part of the frame inside `square`, in pixels of the frame."""
         image, low, _ = cut_out(frame, square)
-        boxes = [found.bounding_box for found in self._task.task.detect(image).detections]
+        boxes = [found.bounding_box for found in self._task.detect(image).detections]
         middles = [(box.origin_x + box.width / 2, box.origin_y + box.height / 2) for box in boxes]
         return np.array(middles, np.float64).reshape(-1, 2) + low
 

@@ -42,6 +42,11 @@ class MediaPipeTask:
             first(self.task, cut_out(np.zeros((64, 64, 3), np.uint8), None)[0])
         self.close = weakref.finalize(self, _close, self.task)
 
+    def detect(self, image: Image) -> Any:
+        """What the task finds in a picture, without log lines: a network may ask for its input to be aligned at any call."""
+        with _without_log():
+            return self.task.detect(image)
+
 
 def cut_out(frame: np.ndarray, square: Square | None) -> tuple[Image, np.ndarray, np.ndarray]:
     """The part of the frame inside `square` (None: all of it) as an image, its left top corner and its size (x, y)."""
