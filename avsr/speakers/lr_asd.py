@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from avsr.errors import BadCheckpoint
 from avsr.lips import MouthCropSettings
 from avsr.rates import FEATURES_PER_FRAME, HOP, N_FFT, SAMPLE_RATE, VIDEO_FPS, frames_to_samples
+from avsr.tensorfiles import check_finite, misfit, read_header, read_safetensors
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"    # of the folder that `avsr import` writes
 FACE_SIZE = 112                                             # pixels of the grey face that the network takes
@@ -131,16 +132,12 @@ class LrAsd(nn.Module):
 
 def load(folder: Path) -> LrAsdDetector:
     """The network in a folder that `avsr import` wrote, on the CPU. Raises BadCheckpoint."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    network = LrAsd()
-    try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadCheckpoint(f"{folder / WEIGHTS}: cannot be read as LR-ASD's weights ({reason}).  Import the file "
-                            "again.") from error
+    network, path = LrAsd(), folder / WEIGHTS
+    if wrong := misfit(network.state_dict(), read_header(path)):
+        raise BadCheckpoint(f"{path}: these are not LR-ASD's weights (it {wrong}).  Import the file again.")
+    weights = read_safetensors(path)
+    check_finite(weights, path)
+    network.load_state_dict(weights)
     return LrAsdDetector(network)
 
 

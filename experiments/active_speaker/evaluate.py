@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import scenes
@@ -23,23 +23,13 @@ import scenes
 from avsr.lips import MouthCropSettings
 from avsr.metrics.intervals import interval, ratio
 from avsr.rates import SAMPLES_PER_FRAME, frames_to_seconds
-from avsr.speakers import ActiveSpeakerDetector, speaker_turns
+from avsr.speakers import SpeakerDetector, speaker_turns
+from avsr.speakers import open_detector as open_model
 
 HERE = Path(__file__).resolve().parent
 MEASURED = ("speech", "turns", "change", "pause")
 SHIFTS = (-12, -7, -3, 0, 3, 7, 12)                # frames by which the sound of clips is moved to earlier times
 MAX_LAG = 15                                       # frames over which the shift is looked for
-
-
-class Detector(Protocol):
-    """What is measured: see avsr.speakers.ActiveSpeakerDetector. mouth_crop: the crops that it takes."""
-
-    mouth_crop: MouthCropSettings
-
-    def scores(self, images: np.ndarray, audio: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray: ...
-
-    def lag_scores(self, images: np.ndarray, audio: np.ndarray, max_lag: int,
-                   missing: np.ndarray | None = None) -> np.ndarray: ...
 
 
 def main() -> None:
@@ -69,9 +59,9 @@ def main() -> None:
             store(rows, HERE / "results.jsonl", name, asked.split)
 
 
-def open_detector(name: str) -> Detector:
+def open_detector(name: str) -> SpeakerDetector:
     """A detector by its name."""
-    return Correlation() if name == "correlation" else ActiveSpeakerDetector(None if name == "ours" else name)
+    return Correlation() if name == "correlation" else open_model(None if name == "ours" else name)
 
 
 class Correlation:
@@ -96,7 +86,7 @@ class Correlation:
         return sync.correlations(sync.mouth_opening(images), sync.energy(audio, len(images)), max_lag).astype(np.float32)
 
 
-def measure_scenes(detector: Detector, made: Sequence[scenes.Scene], corpus: scenes.Grid, cache: Path,
+def measure_scenes(detector: SpeakerDetector, made: Sequence[scenes.Scene], corpus: scenes.Grid, cache: Path,
                    only: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """A row for each scene and sound: counts of frames; and with the first sound CPU seconds for each second of one face."""
     rows = []
@@ -201,7 +191,7 @@ def average_precision(scores: np.ndarray, speaking: np.ndarray) -> float | None:
     return round(100 * float(precision[speaking[order]].mean()), 1)
 
 
-def lag_rows(detector: Detector, corpus: scenes.Grid, cache: Path) -> list[dict[str, Any]]:
+def lag_rows(detector: SpeakerDetector, corpus: scenes.Grid, cache: Path) -> list[dict[str, Any]]:
     """The share of single clips, shifted by SHIFTS, whose shift is found to within a frame, by group."""
     hits: dict[str, list[tuple[int, int]]] = {"all": []}
     spent, seconds = 0.0, 0.0                                 # a shift is found once in a clip, so faces are encoded once
