@@ -37,11 +37,14 @@ from avsr.speakers import (
     CONTEXT,
     ActiveSpeakerDetector,
     Conversation,
+    PairedCropper,
+    SpeakerDetector,
     SpeakerTurn,
     choose_speaker,
     everybody,
     find_turns,
     one_turn,
+    open_detector,
 )
 from avsr.speakers.offset import BLOCK, MAX_OFFSET, Offset, OffsetFinder
 
@@ -90,21 +93,23 @@ class StreamReader:
     Iterating over the reader gives one Window for each speech segment, as soon as its sound and its mouths are complete.
     For other windows, iterate over `clips`, take each `window` once its last frame is `settled`, and `forget` what is over.
 
-    mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments cover the
-    whole recording, see _CoveringParts. extension: extend segments by what may be speech hidden in noise, see
-    segment.SegmentExtension; this needs mouth_crop and vad. speakers: find out who speaks when; this needs mouth_crop. speech:
-    settings of the detection of speech. save_lips: a folder, or an .mp4 file, for a small video of the mouths. stage: the words
-    before the name of the recording when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain.
-    on_tracks: called with the parts of face tracks as they become final.
+    mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments cover the whole
+    recording, see _CoveringParts. extension: extend segments by what may be speech hidden in noise, see
+    segment.SegmentExtension; this needs mouth_crop and vad. speakers: find out who speaks when; this needs mouth_crop.
+    speaker_model: by which network, see speakers.open_detector. speech: settings of the detection of speech. save_lips: a
+    folder, or an .mp4 file, for a small video of the mouths. stage: the words before the name of the recording when `progress`
+    is told. amplify: make very quiet sound louder, see media.Recording.gain. on_tracks: called with the parts of face tracks
+    as they become final.
 
     n_frames: frames read so far. duration_s: seconds read so far. ended: whether the recording has been read to its end.
     loudness: the level of the sound read so far, before it is amplified.
     """
 
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
-                 extension: bool = False, speakers: bool = False, speech: VadOptions | None = None,
-                 save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
-                 on_tracks: Callable[[list[FaceTrack]], None] | None = None, progress: Progress = no_progress):
+                 extension: bool = False, speakers: bool = False, speaker_model: str | Path | None = None,
+                 speech: VadOptions | None = None, save_lips: Path | None = None, stage: str = "transcribing",
+                 amplify: bool = True, on_tracks: Callable[[list[FaceTrack]], None] | None = None,
+                 progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
         assert not speakers or mouth_crop is not None
         self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
@@ -113,7 +118,7 @@ class StreamReader:
         self.n_frames, self.duration_s, self.ended, self.loudness = 0, 0.0, False, Loudness()
         self._sound = _Sound(keep_all=save_lips is not None)
         self._mouths: _Mouths | None = None
-        self._detector = ActiveSpeakerDetector() if speakers else None
+        self._detector = open_detector(speaker_model) if speakers else None
         can_compare = mouth_crop is not None and recording.has_audio and recording.has_video and not recording.is_silent
         self._offsets = OffsetFinder(ActiveSpeakerDetector()) if can_compare else None
 
@@ -148,6 +153,8 @@ class StreamReader:
         with ExitStack() as stack:
             if self.mouth_crop is not None:
                 self._mouths = _Mouths(self.mouth_crop, self.recording, self.on_tracks, keep_all=self.save_lips is not None)
+                if self._detector is not None and self._detector.mouth_crop.size != self.mouth_crop.size:
+                    self._mouths.cropper = PairedCropper(self.mouth_crop, self._detector.mouth_crop)
                 stack.callback(self._mouths.tracker.close)
             for clip in self.recording.windows(n_frames or usual):
                 self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
@@ -202,7 +209,7 @@ class StreamReader:
         found = self._conversation(segment, self._detector)
         return Window(segment, audio, found.mouths, unextended, found.turns, found.seen, found.scores, self.offset.apart)
 
-    def _conversation(self, segment: SpeechSegment, detector: ActiveSpeakerDetector) -> Conversation:
+    def _conversation(self, segment: SpeechSegment, detector: SpeakerDetector) -> Conversation:
         """Who speaks when in a segment. Without sound it is the one whose lips are read."""
         assert self._mouths is not None
         first = max(0, segment.start_frame - CONTEXT)

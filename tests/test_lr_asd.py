@@ -17,10 +17,13 @@ from avsr.checkpoint.importing import import_checkpoint
 from avsr.cli import main
 from avsr.download import Remote, http
 from avsr.errors import AvsrError, BadCheckpoint
+from avsr.faces import FaceTrack
 from avsr.fetch import sources
 from avsr.importers import lr_asd as importer
+from avsr.lips import MOUTH_CROPS, MouthCropper, MouthCropSettings
+from avsr.media import Clip
 from avsr.rates import FEATURES_PER_FRAME, SAMPLES_PER_FRAME
-from avsr.speakers import ActiveSpeakerDetector, lr_asd, open_detector
+from avsr.speakers import ActiveSpeakerDetector, PairedCropper, lr_asd, open_detector
 
 
 def random_network() -> lr_asd.LrAsd:
@@ -212,3 +215,18 @@ def test_a_folder_of_anything_else_is_refused(tmp_path):
     assert isinstance(open_detector(), ActiveSpeakerDetector)
     with pytest.raises(BadCheckpoint, match=r"no folder of a network that tells who speaks\.  Name one"):
         open_detector(tmp_path)
+
+
+def test_lips_and_faces_are_cut_out_of_the_same_tracks():
+    video = np.random.default_rng(0).integers(0, 256, (40, 90, 120, 3), np.uint8)
+    clip = Clip(video, np.ones(40, bool))
+    points = np.random.default_rng(1).uniform(20, 80, (478, 2)) + np.linspace(0, 9, 40)[:, None, None]
+    box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+    track = FaceTrack(0, 0, points.astype(np.float32), box, np.ones(40, np.float32), np.zeros(40, bool))
+    mouths = MouthCropSettings()
+    (one,), (other,) = MouthCropper(mouths).update(clip, [track]), MouthCropper(lr_asd.FACE_CROP).update(clip, [track])
+    (both,) = PairedCropper(mouths, lr_asd.FACE_CROP).update(clip, [track])
+    np.testing.assert_array_equal(both.images, one.images)
+    np.testing.assert_array_equal(both.compared, other.images)
+    with pytest.raises(AvsrError, match=r"Leave out --speaker-model"):
+        PairedCropper(MOUTH_CROPS["auto-avsr"], lr_asd.FACE_CROP)

@@ -10,8 +10,9 @@ each).
 from avsr.speakers.choose import choose_speaker, everybody
 from avsr.speakers.detector import ActiveSpeakerDetector
 from avsr.speakers.models import SpeakerDetector, open_detector
+from avsr.speakers.paired import PairedCropper
 from avsr.speakers.split import CONTEXT, Conversation, find_turns, one_turn
 from avsr.speakers.turns import SpeakerTurn, speaker_turns
 
-__all__ = ["CONTEXT", "ActiveSpeakerDetector", "Conversation", "SpeakerDetector", "SpeakerTurn", "choose_speaker", "everybody",
-           "find_turns", "one_turn", "open_detector", "speaker_turns"]
+__all__ = ["CONTEXT", "ActiveSpeakerDetector", "Conversation", "PairedCropper", "SpeakerDetector", "SpeakerTurn",
+           "choose_speaker", "everybody", "find_turns", "one_turn", "open_detector", "speaker_turns"]
