@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from avsr import media, sync
-from avsr.cropped import open_cropping
+from avsr.cropped import PictureCropper, open_cropping
 from avsr.faces import FaceTrack
-from avsr.lips import MouthCropSettings, Mouths
+from avsr.lips import MouthCropper, MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified, frame_powers
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
@@ -266,6 +266,8 @@ class _Mouths:
 
     lag: frames that tracker and cropper may hold back until they are final.
     """
+
+    cropper: MouthCropper | PictureCropper | PairedCropper
 
     def __init__(self, mouth_crop: MouthCropSettings, recording: media.Recording,
                  on_tracks: Callable[[list[FaceTrack]], None] | None, *, keep_all: bool):
