@@ -54,14 +54,15 @@ def _analyse(recording: media.Recording, mouth_crop: MouthCropSettings, speaker_
                           stage="finding faces in", progress=progress)
     turns: list[SpeakerTurn] = []
     for window in reader:
+        offset = 0 if window.apart else reader.offset.frames
         if window.audio is not None and window.turns is not None and not recording.is_silent:
             turns += window.turns
             for person, scores in (window.scores or {}).items():
-                people.scores[person][window.segment.start_frame] = scores
+                people.scores[person][window.segment.start_frame + offset] = scores
     timeline_turns = joined_turns(turns)
     notices = [*recording.problems, *_notices(recording, people, timeline_turns)]
     return SpeakerTimeline(recording.name, reader.duration_s, recording.full_size, people.persons(timeline_turns),
-                           timeline_turns, 0, tuple(notices))
+                           timeline_turns, 0 if reader.offset.apart else reader.offset.frames, tuple(notices))
 
 
 def _notices(recording: media.Recording, people: _People, turns: Iterable[SpeakerTurn]) -> list[str]:
