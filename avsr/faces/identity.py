@@ -38,7 +38,7 @@ MAX_LOOKS = 12                # of a person; then every second one is dropped, a
 MAX_PEOPLE = 64               # remembered; beyond, whoever has not been seen for longest is forgotten: 50 MB
 
 
-@dataclass
+@dataclass(eq=False)
 class Sighting:
     """A face in sight, from `first` to `last_seen` (frames). person: its number, None until it is known.
 
