@@ -2,6 +2,7 @@
 
     uv run experiments/active_speaker/wild.py FOLDER --detector ours --detector lr-asd
 Frames count in which there is speech, by the detector of speech, and a face that is labelled is seen. The rule of evaluate.py.
+"Another's sound" is the sound of the next recording beside the picture of one person: nobody in sight speaks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -30,9 +32,13 @@ class Person:
     """One face track: its crops by mouth-crop settings, and in each frame where it is; from frame `start` on."""
 
     start: int
-    images: list[list[np.ndarray]] = field(default_factory=list)
-    missing: list[np.ndarray] = field(default_factory=list)
-    place: list[np.ndarray] = field(default_factory=list)
+    images: list[Any] = field(default_factory=list)
+    missing: Any = field(default_factory=list)
+    place: Any = field(default_factory=list)
+
+    def whole(self) -> Person:
+        """Its parts as one array each: images (T, N, N) of each of the settings, missing (T,), place (T,)."""
+        return Person(self.start, list(map(np.concatenate, self.images)), np.concatenate(self.missing), np.concatenate(self.place))
 
 
 def main() -> None:
@@ -49,14 +55,20 @@ def main() -> None:
     print("| recording | who speaks | frames | " + " | ".join(f"{name}: % right" for name in detectors) + " |")
     print("|--|--|--|" + "--|" * len(detectors))
     sums: dict[str, np.ndarray] = {}
+    following = dict(zip(labels, [*list(labels)[1:], next(iter(labels))], strict=True))
     for name, spans in labels.items():
         people, sound, n_frames = read(asked.folder / name, wanted)
-        speech = speech_of(sound, n_frames)[0] > 0.5
-        found = {}
+        heard = {"own": (sound, spans)}
+        if all(span["speaking"] is None for span in spans):
+            other = media.read(asked.folder / following[name], want_video=False).audio
+            heard["another's"] = np.resize(other, len(sound)), [{"frames": [0, n_frames], "speaking": []}]
+        found: dict[str, list[tuple[int, int]]] = {}
         for detector in detectors.values():
-            scores = [scores_of(person, detector, wanted, sound) for person in people]
-            for kind, pair in counts(people, scores, spans, speech).items():
-                found.setdefault(kind, []).append(pair)
+            evaluate.remember_faces(detector)
+            for whose, (audio, labelled) in heard.items():
+                scores = [scores_of(person, detector, wanted, audio) for person in people]
+                for kind, pair in counts(people, scores, labelled, speech_of(audio, n_frames)[0] > 0.5).items():
+                    found.setdefault(kind if whose == "own" else "another's sound", []).append(pair)
         for kind, pairs in found.items():
             row = np.array(pairs)
             sums[kind] = sums.get(kind, 0) + row
@@ -89,12 +101,12 @@ def read(path: Path, wanted: list[MouthCropSettings]) -> tuple[list[Person], np.
                     people[mouths.person].images[i].append(mouths.images)
                     if i == 0:
                         people[mouths.person].missing.append(mouths.missing)
-    return [person for person in people.values() if person.missing], np.concatenate(sound), n_frames
+    return [person.whole() for person in people.values() if person.missing], np.concatenate(sound), n_frames
 
 
 def scores_of(person: Person, detector: SpeakerDetector, wanted: list[MouthCropSettings], sound: np.ndarray) -> np.ndarray:
     """The scores (T,) of a person, from the frame of the first on."""
-    images, missing = np.concatenate(person.images[wanted.index(detector.mouth_crop)]), np.concatenate(person.missing)
+    images, missing = person.images[wanted.index(detector.mouth_crop)], person.missing
     first, last = frames_to_samples(person.start), frames_to_samples(person.start + len(images))
     return detector.scores(images, np.pad(sound[first:last], (0, max(0, last - max(first, len(sound))))), missing)
 
@@ -102,7 +114,7 @@ def scores_of(person: Person, detector: SpeakerDetector, wanted: list[MouthCropS
 def counts(people: list[Person], scores: list[np.ndarray], spans: list[dict], speech: np.ndarray) -> dict[str, tuple[int, int]]:
     """Frames right and frames, by how many speak: "one", "two at once", "nobody in sight"."""
     out: dict[str, tuple[int, int]] = {}
-    places = [np.concatenate(person.place) for person in people]
+    places = [person.place for person in people]
     for span in spans:
         named = span["speaking"]
         kind = "one" if named is None else ("nobody in sight", "one", "two at once")[len(named)]
