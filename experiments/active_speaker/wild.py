@@ -38,7 +38,8 @@ class Person:
 
     def whole(self) -> Person:
         """Its parts as one array each: images (T, N, N) of each of the settings, missing (T,), place (T,)."""
-        return Person(self.start, list(map(np.concatenate, self.images)), np.concatenate(self.missing), np.concatenate(self.place))
+        images = [np.concatenate(parts) for parts in self.images]
+        return Person(self.start, images, np.concatenate(self.missing), np.concatenate(self.place))
 
 
 def main() -> None:
