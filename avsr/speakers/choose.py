@@ -86,12 +86,15 @@ def joined(parts: list[Mouths], start: int, end: int) -> Mouths:
     images = np.zeros((end - start, *parts[0].images.shape[1:]), np.uint8)
     missing = np.ones(end - start, bool)
     size, score = np.zeros((2, end - start), np.float32)
+    compared = None if parts[0].compared is None else np.zeros((end - start, *parts[0].compared.shape[1:]), np.uint8)
     for part in parts:
         low, high = max(start, part.start_frame), min(end, part.end_frame)
         there, here = slice(low - start, high - start), slice(low - part.start_frame, high - part.start_frame)
         images[there], missing[there] = part.images[here], part.missing[here]
         size[there], score[there] = part.size[here], part.score[here]
-    return Mouths(images, missing, size, score, start, parts[0].person)
+        if compared is not None and part.compared is not None:
+            compared[there] = part.compared[here]
+    return Mouths(images, missing, size, score, start, parts[0].person, compared)
 
 
 def _filled(best: Mouths, other: Mouths) -> Mouths:

@@ -50,9 +50,9 @@ class TranscribeSettings:
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
     vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in which to
     write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
-    transcript.Segment. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and
-    one with a face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the
-    model wants.
+    transcript.Segment. speaker_model: by which network, see speakers.open_detector; None for the program's own. audio_track,
+    video_track: which of several tracks to take, counted from 1; None for one with speech, and one with a face, see selection.
+    mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the model wants.
     """
 
     beam_size: int | None = None
@@ -65,6 +65,7 @@ class TranscribeSettings:
     vad: bool = True
     save_lips: str | Path | None = None
     speakers: bool = False
+    speaker_model: str | Path | None = None
     audio_track: int | None = None
     video_track: int | None = None
     mouth_crop: str | None = None
@@ -117,7 +118,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         to_tell_speakers = MouthCropSettings() if options.speakers else None
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, vad=vad,
                               extension=vad and used == "av" and checkpoint.video_trained, speakers=options.speakers,
-                              speech=speech_options(checkpoint),
+                              speaker_model=options.speaker_model, speech=speech_options(checkpoint),
                               save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
         transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
         segments: list[Segment] = []
