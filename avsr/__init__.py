@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from avsr.transcript import Segment, Transcript, Word
 
 __version__ = "0.1.0"                                       # the only place: pyproject.toml reads it from here
-__all__ = ["AvsrError", "Checkpoint", "Segment", "SpeakerTimeline", "Transcript", "Word", "fetch", "find_speakers", "load", "transcribe"]
+__all__ = ["AvsrError", "Checkpoint", "Segment", "SpeakerTimeline", "Transcript", "Word", "fetch", "find_speakers", "load",
+           "transcribe"]
 _MODULES = {"Checkpoint": "avsr.checkpoint", "load": "avsr.checkpoint", "Segment": "avsr.transcript",
             "SpeakerTimeline": "avsr.find_speakers.timeline",
             "Transcript": "avsr.transcript", "Word": "avsr.transcript"}

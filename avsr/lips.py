@@ -131,7 +131,7 @@ class Mouths:
     images: (T, 96, 96) uint8 grey; black where nobody is seen, and outside the picture
     missing: (T,) bool: True where no face was found; the images there come from interpolated landmarks, or are black
     size: (T,) float32: side of the face in pixels of the source; 0 where nobody is seen
-    score: (T,) float32 in 0..1: steadiness of the face, 0 where missing
+    score: (T,) float32 in 0..1: steadiness of the face, 0 where missing or turned away
     start_frame: number of the first frame, from the start of the recording
     person: number of the person; of the one mostly seen where several cameras were joined
     """
@@ -147,6 +147,11 @@ class Mouths:
     def end_frame(self) -> int:
         """One past the number of the last frame."""
         return self.start_frame + len(self.images)
+
+    @property
+    def turned_away(self) -> np.ndarray:
+        """(T,) bool: frames with a face that is turned so far that its mouth cannot be read."""
+        return ~self.missing & (self.score == 0)
 
     def part(self, first: int, last: int) -> Mouths | None:
         """The frames from `first` to before `last`, counted from its start; None where the mouth is missing in all of them."""

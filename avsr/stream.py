@@ -9,7 +9,7 @@ All three get the same sound and the same mouths, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -43,6 +43,7 @@ from avsr.speakers import (
     find_turns,
     one_turn,
 )
+from avsr.speakers.offset import BLOCK, MAX_OFFSET, Offset, OffsetFinder
 
 VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 276 MB at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
@@ -57,7 +58,8 @@ class Window:
     unextended: for an extended segment, the windows of the speech segments that it was made from; None for any other.
     turns: who speaks when in it; None if the reader was not asked for speakers. With them the mouths are in each frame those
     of the one whose turn it is.
-    seen: with turns, whether anybody's mouth is seen in each frame, (T,) bool.
+    seen, scores: with turns, as in speakers.Conversation. apart: whether mouths were left out because lips and sound are not in
+    step, see speakers.offset.
     """
 
     segment: SpeechSegment
@@ -66,6 +68,8 @@ class Window:
     unextended: tuple[Window, ...] | None = None
     turns: tuple[SpeakerTurn, ...] | None = None
     seen: np.ndarray | None = None
+    scores: Mapping[int, np.ndarray] | None = None
+    apart: bool = False
 
     def part(self, first: int, last: int) -> Window:
         """Its frames from `first` to before `last`, counted from its start."""
@@ -110,6 +114,8 @@ class StreamReader:
         self._sound = _Sound(keep_all=save_lips is not None)
         self._mouths: _Mouths | None = None
         self._detector = ActiveSpeakerDetector() if speakers else None
+        can_compare = mouth_crop is not None and recording.has_audio and recording.has_video and not recording.is_silent
+        self._offsets = OffsetFinder(ActiveSpeakerDetector()) if can_compare else None
 
     def __iter__(self) -> Iterator[Window]:
         segments = _DetectedSpeech(self.speech) if self.vad else _CoveringParts(self)
@@ -151,24 +157,50 @@ class StreamReader:
                     self._sound.add(clip)
                 if self._mouths is not None and self.n_frames > faces_from - self._mouths.lag:
                     self._mouths.add(clip)
+                    self._find_offset(self.n_frames - self._mouths.lag)
                 yield clip
             if self._mouths is not None:
                 self._mouths.finish()
+                self._find_offset(self.n_frames, over=True)
             self.ended = True
 
     @property
     def settled(self) -> int:
-        """The frame before which sound and mouths are final."""
-        return self.n_frames if self._mouths is None or self.ended else self.n_frames - self._mouths.lag
+        """The frame before which sound and mouths are final. What may have to be moved, see speakers.OffsetFinder, is not."""
+        if self._mouths is None or self.ended:
+            return self.n_frames
+        finder, settled = self._offsets, self.n_frames - self._mouths.lag
+        if finder is not None and finder.found is None:
+            return finder.next if finder.first is None else finder.first
+        return settled - max(0, self.offset.frames)
+
+    @property
+    def offset(self) -> Offset:
+        """By how many frames the lips come after the sound, as far as it is known; the mouths have been moved by as many."""
+        return Offset() if self._offsets is None or self._offsets.found is None else self._offsets.found
+
+    def _find_offset(self, upto: int, *, over: bool = False) -> None:
+        """Examine whether lips and sound are in step, in whole blocks before frame `upto`, and move the mouths."""
+        finder, mouths = self._offsets, self._mouths
+        if finder is None or mouths is None or finder.found is not None:
+            return
+        while finder.found is None and upto - finder.next >= (1 if over else BLOCK):
+            block = SpeechSegment(finder.next, min(finder.next + BLOCK, upto))
+            finder.add(everybody(mouths.kept, block.start_frame, block.end_frame), self.audio(block), block)
+        if over:
+            finder.finish()
+        if (problem := self.offset.problem(self.recording.name)) is not None:
+            self.recording.problems.append(problem)
+            mouths.move(self.offset)
 
     def window(self, segment: SpeechSegment) -> Window:
         """The sound and the mouths of a segment that ends before `settled` and was not forgotten."""
         unextended = None if segment.unextended is None else tuple(map(self.window, segment.unextended))
         audio = self.audio(segment)
         if self._detector is None:
-            return Window(segment, audio, self.mouths(segment, audio), unextended)
+            return Window(segment, audio, self.mouths(segment, audio), unextended, apart=self.offset.apart)
         found = self._conversation(segment, self._detector)
-        return Window(segment, audio, found.mouths, unextended, found.turns, found.seen)
+        return Window(segment, audio, found.mouths, unextended, found.turns, found.seen, found.scores, self.offset.apart)
 
     def _conversation(self, segment: SpeechSegment, detector: ActiveSpeakerDetector) -> Conversation:
         """Who speaks when in a segment. Without sound it is the one whose lips are read."""
@@ -187,12 +219,10 @@ class StreamReader:
         """The mouths of the person who most likely speaks; None where nobody is seen. audio: see speakers.choose_speaker."""
         return None if self._mouths is None else self._mouths.of(segment, audio)
 
-    def everybody(self, segment: SpeechSegment) -> dict[int, Mouths]:
-        """The mouth of each person who is seen in a segment, over all its frames, by number."""
-        return {} if self._mouths is None else everybody(self._mouths.kept, segment.start_frame, segment.end_frame)
-
     def forget(self, before: int) -> None:
         """Drop sound and mouths from before a frame: no window that begins earlier will be asked for."""
+        if self._offsets is not None and self._offsets.found is None:
+            before = min(before, self.settled - MAX_OFFSET)
         self._sound.forget(before)
         if self._mouths is not None:
             self._mouths.forget(before)
@@ -238,6 +268,7 @@ class _Mouths:
         self.keep_all = keep_all
         self.kept: list[Mouths] = []
         self.all: list[Mouths] = []
+        self.offset = Offset()
 
     def add(self, clip: media.Clip) -> None:
         self._keep(self.cropper.update(clip, self._told(self.tracker.update(clip))))
@@ -251,9 +282,18 @@ class _Mouths:
         return tracks
 
     def _keep(self, mouths: list[Mouths]) -> None:
+        mouths = [self._moved(one) for one in mouths if not self.offset.apart]
         self.kept += mouths
         if self.keep_all:
             self.all += mouths
+
+    def move(self, offset: Offset) -> None:
+        """Move these mouths and all that follow to the sound that they make; drop them where they are not to be used."""
+        self.offset = offset
+        self.kept, self.all = ([] if offset.apart else list(map(self._moved, those)) for those in (self.kept, self.all))
+
+    def _moved(self, mouths: Mouths) -> Mouths:
+        return replace(mouths, start_frame=mouths.start_frame - self.offset.frames) if self.offset.frames else mouths
 
     def of(self, segment: SpeechSegment, audio: np.ndarray | None) -> Mouths | None:
         return choose_speaker(self.kept, segment.start_frame, segment.end_frame, audio)

@@ -32,7 +32,8 @@ class FileQueue:
     def run(self, work: Callable[[str], None], bars: ProgressBar) -> None:
         """Call `work` with each path. Errors are printed, and make the exit status 1 when all files have been tried."""
         failures = []
-        for self.n_done, path in enumerate(self.paths):
+        for n_done, path in enumerate(self.paths):
+            self.n_done = n_done
             bars.begin(path, heading=len(self.paths) > 1)
             try:
                 work(path)

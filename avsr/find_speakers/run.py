@@ -21,7 +21,7 @@ from avsr.find_speakers.timeline import Person, SpeakerTimeline, Stretch, joined
 from avsr.lips import MouthCropSettings
 from avsr.rates import frames_to_seconds
 from avsr.runtime import Progress, no_progress
-from avsr.speakers import ActiveSpeakerDetector, SpeakerTurn, speaker_turns
+from avsr.speakers import SpeakerTurn
 from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader
 
 VIDEO_CRF = 20                        # quality of the annotated video: about 1 MB for 10 s of 1280x720
@@ -47,17 +47,15 @@ def find_speakers(source: media.Source, *, video: str | Path | None = None, audi
 
 
 def _analyse(recording: media.Recording, mouth_crop: MouthCropSettings, progress: Progress) -> SpeakerTimeline:
-    detector, people = ActiveSpeakerDetector(), _People(mouth_crop, recording.scale)
-    reader = StreamReader(recording, mouth_crop, on_tracks=people.add, stage="finding faces in", progress=progress)
+    people = _People(mouth_crop, recording.scale)
+    reader = StreamReader(recording, mouth_crop, speakers=True, on_tracks=people.add, stage="finding faces in",
+                          progress=progress)
     turns: list[SpeakerTurn] = []
     for window in reader:
-        if window.audio is not None:
-            start, end = window.segment.start_frame, window.segment.end_frame
-            scores = {person: detector.scores(mouths.images, window.audio, mouths.missing)
-                      for person, mouths in reader.everybody(window.segment).items()}
-            turns += speaker_turns(scores, start, end - start)
-            for person, values in scores.items():
-                people.scores[person][start ] = values
+        if window.audio is not None and window.turns is not None and not recording.is_silent:
+            turns += window.turns
+            for person, scores in (window.scores or {}).items():
+                people.scores[person][window.segment.start_frame] = scores
     timeline_turns = joined_turns(turns)
     notices = [*recording.problems, *_notices(recording, people, timeline_turns)]
     return SpeakerTimeline(recording.name, reader.duration_s, recording.full_size, people.persons(timeline_turns),
@@ -98,12 +96,14 @@ class _People:
 
     def persons(self, turns: Iterable[SpeakerTurn]) -> tuple[Person, ...]:
         """Everybody, in order of number, with labels and the time for which they speak."""
-        turns = list(turns)
+        turns, out = list(turns), []
         labels = labels_of(self.parts, turns)
-        return tuple(
-            Person(number, labels[number], sum(frames_to_seconds(turn.end_frame - turn.start_frame) for turn in turns
-                                               if number in turn.persons), joined_stretches(parts, self.scores[number]))
-            for number, parts in sorted(self.parts.items()))
+        for number, parts in sorted(self.parts.items()):
+            parts.sort(key=lambda part: part.start_frame)
+            n_frames = sum(turn.end_frame - turn.start_frame for turn in turns if number in turn.persons)
+            out.append(Person(number, labels[number], frames_to_seconds(n_frames),
+                              joined_stretches(parts, self.scores[number])))
+        return tuple(out)
 
 
 def _draw(recording: media.Recording, timeline: SpeakerTimeline, path: Path, progress: Progress) -> None:

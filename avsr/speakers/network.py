@@ -172,12 +172,15 @@ class ActiveSpeakerNetwork(nn.Module):
         """The embedding of what was encoded, and the signals beside it."""
         return encoded[:, : self.dims.embedding], encoded[:, self.dims.embedding :]
 
+    def cosines(self, video: Tensor, sound: Tensor) -> Tensor:
+        """How alike each frame of the mouth and each of the sound are: (B, T of the mouth, T of the sound)."""
+        (video, _), (sound, _) = self._parts(video), self._parts(sound)
+        return video.transpose(1, 2) @ sound
+
     def lag_similarity(self, video: Tensor, sound: Tensor, max_lag: int) -> Tensor:
-        """Mean cosine (B, 2 max_lag + 1) with the lips k frames after the sound, for k from -max_lag to max_lag."""
-        (video, _), (sound, _), n_frames = self._parts(video), self._parts(sound), video.shape[2]
-        cosines = video.transpose(1, 2) @ sound                                  # (B, T of video, T of sound)
-        return torch.stack([cosines.diagonal(-k, 1, 2).mean(dim=1) if abs(k) < n_frames else cosines.new_zeros(len(cosines))
-                            for k in range(-max_lag, max_lag + 1)], dim=1)
+        """Mean cosine (B, 2 max_lag + 1) with the lips k frames after the sound, for k from -max_lag to max_lag, below T."""
+        cosines = self.cosines(video, sound)
+        return torch.stack([cosines.diagonal(-k, 1, 2).mean(dim=1) for k in range(-max_lag, max_lag + 1)], dim=1)
 
 
 def load(folder: Path) -> ActiveSpeakerNetwork:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,11 +30,13 @@ class Conversation:
     mouths: in each frame, the mouth of the one whose turn it is; black and missing where that is nobody in sight. None
         where nobody in sight speaks
     seen: (T,) bool, whether anybody's mouth is seen
+    scores: for each person in sight, log-odds (T,) float32 of speaking, -inf where the mouth is not seen; empty without sound
     """
 
     turns: tuple[SpeakerTurn, ...]
     mouths: Mouths | None
     seen: np.ndarray
+    scores: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarray, sound_start: int,
@@ -54,7 +56,7 @@ def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarr
             scores[person] = detector.scores(one.images, sound, silent)[here]
     speech, level_db = speech_of(sound[frames_to_samples(here.start) : frames_to_samples(here.stop)], n_frames)
     turns = cut_at_pauses(speaker_turns(scores, start, n_frames, speech), speech, level_db)
-    return Conversation(tuple(turns), mouths_of_turns(people, turns), seen)
+    return Conversation(tuple(turns), mouths_of_turns(people, turns), seen, scores)
 
 
 def one_turn(mouths: Mouths | None, segment: SpeechSegment) -> Conversation:

@@ -34,7 +34,7 @@ from avsr.segment import VadOptions
 from avsr.stream import StreamReader, Window, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
-from avsr.transcribe.windows import WrittenWindow, joined, recognise
+from avsr.transcribe.windows import WrittenWindow, joined, recognise, sentences
 from avsr.transcript import Segment, Transcript
 
 MIN_RELIABILITY = 0.5                                       # of the video, to extend a segment to where no speech was heard
@@ -48,8 +48,8 @@ class TranscribeSettings:
     that have one, see decode.DecodeOptions. lm: an ARPA file of words, or an lm.NGrams, that counts with lm_weight. batch_size:
     segments of up to 30 s that go through the network at once. temperature: the first of the temperatures tried, see
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
-    vad: find speech first; without, all is taken as speech, in segments of up to 30 s. save_lips: a folder in which to write
-    the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
+    vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in which to
+    write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
     transcript.Segment. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and
     one with a face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the
     model wants.
@@ -142,11 +142,11 @@ def load_model(model: str | Path, modality: str, device: torch.device, progress:
 
 
 def speech_options(checkpoint: Checkpoint) -> VadOptions:
-    """How speech is cut into segments for a model: at each pause, unless it takes 30 s at a time, whatever is in them, as
-    Whisper does. Then short segments would make it slow, and what it leaves out of a long one is recognised again.
+    """How speech is cut into segments for a model: at each pause, unless it takes 30 s at a time, as Whisper does.
 
-    24 of GRID's valid clips one after another, model `grid`, WER by sound and lips: 86.8 % with pauses of up to 2 s within a
-    segment, as it learnt from single sentences; 4.2 % if cut at each pause; 1.4 % for single clips.
+    Short segments would make that one slow, and what it leaves out of a long one is recognised again. 24 of GRID's valid clips
+    one after another, model `grid`, WER by sound and lips: 86.8 % with pauses of up to 2 s within a segment, as it learnt from
+    single sentences; 4.2 % if cut at each pause; 1.4 % for single clips.
     """
     usual = VadOptions()
     return usual if checkpoint.pad_seconds is not None else replace(usual, max_gap=usual.min_silence)
@@ -240,6 +240,7 @@ class _Transcriber:
         for window in chain.from_iterable(map(pieces, whole)):
             self.speaker_names.count(window)
             window = window if "v" in self.modality else replace(window, mouths=None)
+            window = self.video_use.without_turned_away(window)
             unreadable = why_unreadable(window.mouths, self.options.max_missing)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
@@ -270,6 +271,12 @@ class _Transcriber:
     def _transcribe_batch(self, batch: Sequence[Window]) -> list[WrittenWindow]:
         """Some usable windows with their words, in order. Several threads may call this."""
         memory = self._encode(batch)
+        reliability = [None] * len(batch) if memory.reliability is None else memory.reliability.tolist()
+        takes_30_s = self.recogniser.checkpoint.pad_seconds is not None
+        parts = [sentences(window, one, takes_30_s=takes_30_s) for window, one in zip(batch, reliability, strict=True)]
+        if len(parts) < sum(map(len, parts)):
+            batch = [part for window in parts for part in window if self._is_usable(part)]
+            memory = self._encode(batch)
         if self.video_use.only_in_distribution and not (known := in_distribution(memory)).all():
             self.video_use.n_out_of_distribution += int((~known).sum())
             if not known.any():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -182,6 +183,7 @@ def store(network: ActiveSpeakerNetwork, folder: Path, training: dict[str, Any])
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
     about = {"dims": asdict(network.dims), "mouth_crop": MouthCropSettings().to_dict(), "training": training}
     (folder / DESCRIPTION).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)          # safetensors makes it readable for its owner alone
 
 
 if __name__ == "__main__":
