@@ -276,7 +276,7 @@ def test_a_real_recording_is_cut_read_twice_and_packed(tiny_en, tmp_path, monkey
     end = work(job, lambda *part: parts.extend(part), settings=settings, prepare=PrepareSettings())
     made = [part for part in parts if isinstance(part, Labelled)]
     assert end.reason is None
-    assert end.n_segments == len(made) >= 2
+    assert end.n_segments == len(made) >= 1
     assert "this video was made by a computer" in " ".join(one.label.text or "" for one in made).lower()
     kept = [one for one in made if one.outcome is not None]
     assert kept
