@@ -14,6 +14,10 @@ import numpy as np
 
 LARGEST_SCORE = 3.0       # log-odds beyond which a score says no more
 UNSEEN_SCORE = -1.0       # of a person in a frame without the mouth: it may be turned away for a moment
+# On 18 conversations made of GRID (experiments/speaker_text), in which 108 sentences are said, these costs give 107 turns and
+# the right speaker in 98.6 % of the frames of speech; a change cost of 6 gives 113 turns, one of 20 misses turns (104). Two who
+# talk at once are named in 33 % of the frames with this cost of a pair, in 23 % with 2.0, and in 45 % with 1.0, which names a
+# second speaker where there is none.
 CHANGE_COST = 12.0        # log-odds that a change of speaker must bring
 PAIR_COST = 1.5           # log-odds in each frame by which both must exceed one alone
 MOST_IN_PAIRS = 4         # persons whose pairs are considered: those with the highest scores
