@@ -1,5 +1,6 @@
 """Per-speaker text: windows are cut where the speaker changes, and every word has the name of who says it."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import cv2
@@ -85,13 +86,16 @@ def test_names_are_given_in_the_order_of_speaking_and_kept():
 
 def test_text_of_nobody_is_told_once_and_why():
     part = Segment("Yes.", 0, 1)
-    unseen, off_screen = SpeakerNames(), SpeakerNames()
+    unseen, off_screen, apart = SpeakerNames(), SpeakerNames(), SpeakerNames()
     off_screen.count(window([30], [(0,)]))
-    for names in (unseen, off_screen):
+    apart.count(replace(window([30], [()]), apart=True))
+    for names in (unseen, off_screen, apart):
         names.name(part, ())
     assert unseen.problems("a.mp4") == ["a.mp4: nobody is seen while somebody speaks, so no text has the name of a speaker."]
     assert off_screen.problems("a.mp4") == ["a.mp4: nobody in sight speaks, as far as lips and sound tell, so no text has the "
                                             "name of a speaker."]
+    assert apart.problems("a.mp4") == ["a.mp4: lips and sound are too far apart to tell who speaks, so no text has the name of "
+                                       "a speaker."]
 
 
 def test_without_a_picture_speakers_cannot_be_told(tiny_en, hello):
