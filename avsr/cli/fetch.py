@@ -70,7 +70,7 @@ def _convert(fetched: Fetched, progress: ProgressBar) -> None:
     """Make the published file of a model a model of ours in the same folder, unless that is done."""
     if fetched.fresh or not (fetched.folder / "model.json").exists():
         progress("loading torch", 0, None, None)
-        from avsr.checkpoint.importing import import_checkpoint      # heavy imports wait until here
+        from avsr.checkpoint.importing import import_checkpoint  # heavy imports wait until here
 
         import_checkpoint(fetched.folder / next(iter(fetched.source.files)), fetched.folder)
 

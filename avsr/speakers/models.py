@@ -49,7 +49,7 @@ def open_detector(model: str | Path | None = None) -> SpeakerDetector:
         raise BadCheckpoint(f"{quote(str(model))[1:-1]}: {what}.  {HOW_TO_GET if named else f'Name a folder, or {LR_ASD}.'}")
     about = read_json(folder / "model.json")
     if about.get("network") == "lr_asd":
-        from avsr.speakers import lr_asd                     # which loads torch
+        from avsr.speakers import lr_asd  # which loads torch
 
         return lr_asd.load(folder)
     return ActiveSpeakerDetector(folder)
