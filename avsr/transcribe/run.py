@@ -46,9 +46,9 @@ class TranscribeSettings:
     that have one, see decode.DecodeOptions. lm: an ARPA file of words, or an lm.NGrams, that counts with lm_weight. batch_size:
     segments of up to 30 s that go through the network at once. temperature: the first of the temperatures tried, see
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
-    vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in which to write
-    mouth crops; or its .mp4 file. audio_track, video_track: which of several tracks to take, counted from 1;
-    None for one with speech, and one with a face, see selection.
+    vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in which to
+    write the mouth crops as a small video; or its .mp4 file. audio_track, video_track: which of several tracks to take, counted
+    from 1; None for one with speech, and one with a face, see selection.
     """
 
     beam_size: int | None = None
