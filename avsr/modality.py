@@ -8,6 +8,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from avsr import media
 from avsr.checkpoint import Checkpoint
@@ -106,16 +109,32 @@ class VideoUse:
         self.has_sound_track = ((recording.has_audio and not recording.is_silent)
                                 or (not recording.has_audio and recording.sound_track is not None))
         self.n_segments = self.n_frames = self.n_missing = 0            # video frames; those without a face
+        self.n_turned_away = 0                                          # frames whose face is masked
         self.n_faceless = self.n_still = 0                              # segments whose mouths cannot be read
+        self.n_off_screen = 0                                           # segments in which nobody in sight speaks
         self.n_rated = self.n_unreliable = self.n_out_of_distribution = 0       # segments whose mouths went into the network
+
+    def without_turned_away(self, window: Window) -> Window:
+        """The window with the mouths of faces that are turned away masked, as those that are missing are."""
+        mouths = window.mouths
+        if mouths is None or not mouths.turned_away.any():
+            return window
+        self.n_turned_away += int(mouths.turned_away.sum())
+        seen = None if window.seen is None else window.seen & ~mouths.turned_away
+        return replace(window, mouths=replace(mouths, missing=mouths.missing | mouths.turned_away), seen=seen)
 
     def count(self, window: Window, unreadable: str | None) -> None:
         """A window before it is recognised. unreadable: see stream.why_unreadable."""
         n_frames = window.segment.end_frame - window.segment.start_frame
         self.n_segments += 1
         self.n_frames += n_frames
-        self.n_missing += n_frames if window.mouths is None else int(window.mouths.missing.sum())
-        self.n_faceless += unreadable == "missing"
+        missing = np.ones(n_frames, bool) if window.mouths is None else window.mouths.missing
+        if window.seen is not None:
+            missing = ~window.seen
+        off_screen = unreadable == "missing" and missing.mean() <= self.max_missing
+        self.n_missing += int(missing.sum())
+        self.n_off_screen += off_screen
+        self.n_faceless += unreadable == "missing" and not off_screen
         self.n_still += unreadable == "still"
 
     def count_reliability(self, has_mouths: Sequence[bool], memory: Memory) -> None:
@@ -130,7 +149,11 @@ class VideoUse:
         """The modality that was really used, why, and what the user should know. `reason`: why it was to be used.
 
         Raises NoFace where there is nothing but video, and no segment shows a face."""
-        problems, without_face = [], f"no face in {self.n_missing} of {self.n_frames} frames"
+        face = "face that is not turned away" if self.n_turned_away else "face"
+        problems, without_face = [], f"no {face} in {self.n_missing} of {self.n_frames} frames"
+        if self.n_turned_away and not self.n_faceless:
+            problems.append(f"{self.name}: the face is turned away in {self.n_turned_away} of {self.n_frames} frames, in which "
+                            "the lips were not read.")
         if self.n_faceless and "v" in self.modality:
             share = f"{without_face} (limit {self.max_missing:.0%})"
             if self.n_faceless == self.n_segments and self.needs_video:
@@ -140,9 +163,14 @@ class VideoUse:
             problems.append(f"{self.name}: {share}: {self.n_faceless} of {counted(self.n_segments, 'segment')} {kind}.")
             if self.n_faceless == self.n_segments:
                 return "a", without_face, problems
+        if self.n_off_screen and self.needs_video:
+            problems.append(f"{self.name}: in {self.n_off_screen} of {counted(self.n_segments, 'segment')} nobody in sight "
+                            "speaks: nothing was written for them.  Leave out --speakers to have the lips read anyway.")
+        elif self.n_off_screen and self.n_off_screen + self.n_faceless == self.n_segments:
+            return "a", "nobody in the picture speaks", problems
         if self.n_still:
             problems.append(self._still_problem())
-            if self.n_still + self.n_faceless == self.n_segments and not self.needs_video:
+            if self.n_still + self.n_faceless + self.n_off_screen == self.n_segments and not self.needs_video:
                 return "a", "the mouth in the picture does not move", problems
         if self.n_out_of_distribution:
             problems.append(f"{self.name}: there is nothing to hear in it, and in {self.n_out_of_distribution} of "

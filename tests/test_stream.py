@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from avsr import media, noise
 from avsr.lips import MouthCropSettings, Mouths
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples
+from avsr.runtime import prefetch
 from avsr.segment import SpeechSegment
-from avsr.stream import OVERLAP_FRAMES, StreamReader, _Gaps, prefetch
+from avsr.stream import OVERLAP_FRAMES, StreamReader, _Gaps
 
 
 def pieces(source, **options):

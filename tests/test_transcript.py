@@ -25,6 +25,7 @@ from avsr.transcript import (
     cues,
     format_timestamp,
     format_transcript,
+    of_speaker,
     parse_formats,
     segment,
     write,
@@ -372,6 +373,71 @@ def test_segment_keeps_every_word(content, max_seconds, max_characters):
         n_characters = len(re.sub("-{2,}>", "->", texts([group])[0]))
         seconds = group[-1].end - group[0].start
         assert group in units or (n_characters <= max_characters and seconds <= max_seconds)
+
+
+def spoken(text, start, speakers):
+    return part([replace(word, speakers=speakers) for word in timed(text, start)], speakers=speakers)
+
+
+@pytest.fixture
+def conversation():
+    """One speaker, another, both at once, and somebody out of sight."""
+    return transcript(spoken("Hello there.", 0, ("SPEAKER_00",)), spoken(" Hi!", 2, ("SPEAKER_01",)),
+                      spoken(" Yes. & no", 4, ("SPEAKER_01", "SPEAKER_00")), spoken(" Cut!", 6, ()))
+
+
+def test_speakers_in_plain_text_are_labelled_as_by_whisperx(conversation):
+    labelled = ["[SPEAKER_00]: Hello there.", "[SPEAKER_01]: Hi!", "[SPEAKER_01, SPEAKER_00]: Yes. & no", "Cut!"]
+    assert format_transcript(conversation, "txt").splitlines() == labelled
+    assert format_transcript(conversation, "srt").splitlines()[2::4] == labelled
+    without = transcript(*(replace(one, speakers=None) for one in conversation.segments))
+    assert format_transcript(conversation, "tsv") == format_transcript(without, "tsv"), "whisperX has no speakers there"
+
+
+def test_speakers_in_webvtt_are_voices(conversation):
+    texts = format_transcript(conversation, "vtt").splitlines()[3::3]
+    assert texts == ["<v SPEAKER_00>Hello there.", "<v SPEAKER_01>Hi!", "<v SPEAKER_01, SPEAKER_00>Yes. &amp; no", "Cut!"]
+
+
+def test_speakers_in_json_and_their_absence(conversation):
+    rows = json.loads(format_transcript(conversation, "json", word_timestamps=True))["segments"]
+    assert [row["speaker"] for row in rows] == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_01", None]
+    assert [row["speakers"] for row in rows][2:] == [["SPEAKER_01", "SPEAKER_00"], []]
+    assert all(word["speaker"] == row["speaker"] for row in rows for word in row["words"])
+    (row,) = json.loads(format_transcript(transcript(part(timed("Who?"))), "json", word_timestamps=True))["segments"]
+    assert not {"speaker", "speakers"} & {*row, *row["words"][0]}, "nobody asked"
+
+
+def test_a_cue_is_of_one_speaker(conversation):
+    limits = {"max_line_width": 80, "max_line_count": 2}
+    assert len(cues(transcript(*(replace(one, words=tuple(replace(word, speakers=None) for word in one.words), speakers=None)
+                                 for one in conversation.segments)), **limits)) == 1
+    assert [cue.speakers for cue in cues(conversation, **limits)] == [one.speakers for one in conversation.segments]
+    for cue in cues(conversation, highlight_words=True):
+        owner = next(one for one in reversed(conversation.segments) if cue.start >= one.start)
+        assert cue.speakers == owner.speakers
+    untimed = transcript(*(replace(one, words=()) for one in conversation.segments))
+    assert format_transcript(untimed, "srt").count("[SPEAKER_01") == 2
+
+
+def test_files_of_single_speakers_have_their_words_without_labels(conversation, tmp_path):
+    paths = write(conversation, ("txt",), output_dir=tmp_path, stem="talk", separate_speakers=True)
+    assert [path.name for path in paths] == ["talk.txt", "talk.SPEAKER_00.vtt", "talk.SPEAKER_01.vtt"]
+    assert "".join(paths[1].read_text().splitlines()[3:4]) == "Hello there."
+    assert paths[2].read_text().splitlines()[3::3] == ["Hi!", "Yes. &amp; no"]
+    assert of_speaker(conversation, "SPEAKER_01").text == "Hi! Yes. & no"
+    assert [path.name for path in write(conversation, (), output_dir=tmp_path, stem="a", separate_speakers=True)] == [
+        "a.SPEAKER_00.vtt", "a.SPEAKER_01.vtt"]
+
+
+@given(st.lists(st.tuples(st.sampled_from([("SPEAKER_00",), ("SPEAKER_01",), ()]), st.integers(1, 12)), min_size=1, max_size=6),
+       st.sampled_from([{}, {"max_line_width": 20}, {"max_line_width": 20, "max_line_count": 2}, {"highlight_words": True}]))
+def test_no_word_changes_its_speaker(turns, layout):
+    whole = transcript(*(spoken(f"{speakers[0] if speakers else 'nobody'} " * n, 10 * i, speakers)
+                         for i, (speakers, n) in enumerate(turns)))
+    for cue in cues(whole, **layout):
+        words = set(re.sub("</?u>", "", " ".join(cue.lines)).split())
+        assert words == {cue.speakers[0] if cue.speakers else "nobody"}
 
 
 def test_write(tmp_path):

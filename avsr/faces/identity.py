@@ -29,8 +29,10 @@ BLUR = 1.0                    # pixels: standard deviation of the blur that make
 # at a third of the size 112 and 135, under light from the side or noise 115 and 136. Within a recording a person is nearer:
 # 36 to 94 for nine of ten in other recordings, and 122 for one who turned the head.
 SAME = 105.0
+OTHER = 130.0                 # distance over which a face that was followed from the frame before is somebody else's
 LOOKS = 3                     # searches in which a new face is looked at before it is compared with those seen before
 DECIDE_FRAMES = 9             # frames after which it is compared at the latest
+DOUBT_FRAMES = 50             # in which a newcomer may still prove to be known: many enter the picture half in view
 LOOK_EVERY = 25               # frames from one look to the next at a face that has its number, at first
 MAX_LOOKS = 12                # of a person; then every second one is dropped, and looks are taken half as often
 MAX_PEOPLE = 64               # remembered; beyond, whoever has not been seen for longest is forgotten: 50 MB
@@ -40,7 +42,8 @@ MAX_PEOPLE = 64               # remembered; beyond, whoever has not been seen fo
 class Sighting:
     """A face in sight, from `first` to `last_seen` (frames). person: its number, None until it is known.
 
-    looks: those not yet given to a person. over: True once the person was found elsewhere, so that this face is lost for good.
+    looks: those not yet given to a person. over: True once the person was found elsewhere, or has been recognised as another,
+    so that this track must end.
     """
 
     first: int
@@ -57,6 +60,7 @@ class _Person:
     number: int
     last_seen: int
     last_look: int
+    first: int
     looks: list[np.ndarray] = field(default_factory=list)
     look_every: int = LOOK_EVERY
     patterns: Any = None                                  # a cv2.face.LBPHFaceRecognizer that has learnt `looks`
@@ -95,32 +99,45 @@ class People:
         self._sightings.append(Sighting(number, number))
         return self._sightings[-1]
 
+    def is_other(self, sighting: Sighting, picture: np.ndarray, points: np.ndarray) -> bool:
+        """Whether a face at the place of `sighting` is certainly another person's, as after a cut that was not found."""
+        person = self._known.get(-1 if sighting.person is None else sighting.person)
+        return person is not None and person.distance([self._look(picture, points)]) > OTHER
+
     def see(self, sighting: Sighting, number: int, picture: np.ndarray, points: np.ndarray) -> None:
-        """A face was found in this frame: (H, W) or (H, W, 3) uint8, points (N, 2) in pixels."""
+        """The face was found in this frame: (H, W) or (H, W, 3) uint8, points (N, 2) in pixels."""
         sighting.last_seen = number
-        if sighting.person is None:
-            if len(sighting.looks) < LOOKS:
-                sighting.looks.append(self._look(picture, points))
+        person = self._known.get(-1 if sighting.person is None else sighting.person)
+        if sighting.person is None and len(sighting.looks) < LOOKS:
+            sighting.looks.append(self._look(picture, points))
+        if person is None:
             return
-        person = self._known.get(sighting.person)
-        if person is not None:
-            person.last_seen = number
-            if number - person.last_look >= person.look_every:
-                person.last_look = number
-                person.add([self._look(picture, points)])
+        person.last_seen = number
+        doubtful = person.first == sighting.first and number < person.first + DOUBT_FRAMES
+        if number - person.last_look >= (DECIDE_FRAMES if doubtful else person.look_every):
+            person.last_look = number
+            person.add([look := self._look(picture, points)])
+            others = [other for other in self._known.values() if other.last_seen < person.first]
+            if doubtful and any(other.distance([look]) < SAME for other in others):
+                del self._known[person.number]
+                sighting.over = True
 
     def decide(self, number: int, leaving: Sequence[Sighting] = ()) -> None:
         """Give those their numbers who were seen often or long enough by this frame, or are `leaving`, the nearest first."""
         due = [one for one in self._sightings if one.person is None
                and (len(one.looks) >= LOOKS or number - one.first >= DECIDE_FRAMES or one in leaving)]
-        distances = [(person.distance(one.looks), i, person.number) for i, one in enumerate(due)
+        distances = [(len(person.looks) < LOOKS, person.distance(one.looks), i, person.number) for i, one in enumerate(due)
                      for person in self._known.values() if person.last_seen < one.first]
-        for distance, i, name in sorted(distances):
+        for _, distance, i, name in sorted(distances):             # those of whom little was seen come last
             if distance < SAME and due[i].person is None and self._known[name].last_seen < due[i].first:
                 self._name(due[i], self._known[name])
         for one in due:
             if one.person is None:
                 self._name(one, self._newcomer(one))
+        for one in leaving:
+            person = self._known.get(-1 if one.person is None else one.person)
+            if person is not None and len(person.looks) < LOOKS:       # too little to know them again by, but enough to mislead
+                del self._known[person.number]
         self._sightings = [one for one in self._sightings if one not in leaving]
 
     def _name(self, sighting: Sighting, person: _Person) -> None:
@@ -136,7 +153,7 @@ class People:
             forgettable = [one for one in self._known.values() if one.number not in in_sight]
             if forgettable:
                 del self._known[min(forgettable, key=lambda one: one.last_seen).number]
-        person = _Person(self._n_people, sighting.last_seen, sighting.last_seen)
+        person = _Person(self._n_people, sighting.last_seen, sighting.last_seen, sighting.first)
         self._known[person.number] = person
         self._n_people += 1
         return person

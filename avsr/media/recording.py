@@ -28,7 +28,7 @@ SPARE_SAMPLES = 16                    # 1 ms of rounding in time stamps makes no
 class Clip:
     """A stretch of one recording.
 
-    video: (T, H, W, 3) uint8 RGB, C-contiguous, VIDEO_FPS a second; None when there is no picture.
+    video: (T, H, W, 3) uint8 RGB, or (T, H, W) uint8 grey, C-contiguous, VIDEO_FPS a second; None when there is no picture.
     shown: (T,) bool, False where the source shows nothing (before its first frame, after its last) and the frame is
         black; None with video.
     audio: (S,) float32 mono, SAMPLE_RATE; sample frames_to_samples(t) belongs to frame t; None when there is no sound.
@@ -87,6 +87,7 @@ class Recording:
         self._decoders: list[StreamDecoder] = []
         self._coverage: PacketCoverage | None = None
         self._start_frame = 0
+        self._grey = False
         self._open = ExitStack()
 
     def __enter__(self) -> Recording:
@@ -109,6 +110,17 @@ class Recording:
         """Whether Clips have sound."""
         return self._audio is not None
 
+    @property
+    def scale(self) -> float:
+        """Pixels of a Clip for each pixel of the recording's own picture; below 1 where that is scaled down."""
+        return 1.0 if self._video is None else self._video.scale
+
+    @property
+    def full_size(self) -> tuple[int, int]:
+        """Width and height of the recording's own picture, upright and with square pixels; 0, 0 where there is none."""
+        height, width = (0, 0) if self._video is None else self._video.size
+        return round(width / self.scale), round(height / self.scale)
+
     @cached_property
     def quiet_db(self) -> float | None:
         """The level of a sound below level.QUIET_DB, in dB of full scale; None where it is louder, or there is no sound.
@@ -128,13 +140,15 @@ class Recording:
         """The factor that makes a very quiet sound as loud as sound usually is; 1 for any other. See level.amplified."""
         return 1.0 if self.quiet_db is None else gain_of(self.quiet_db)
 
-    def windows(self, n_frames: int = 100) -> Iterator[Clip]:
+    def windows(self, n_frames: int = 100, *, grey: bool = False) -> Iterator[Clip]:
         """Consecutive Clips of `n_frames` frames, the last one shorter, that cover the recording. Can be called once.
 
-        No more than two are in memory at a time. Raises BadMedia when there is nothing at all to give.
+        No more than two are in memory at a time. grey: pictures are (H, W) grey instead of RGB, which costs less than half.
+        Raises BadMedia when there is nothing at all to give.
         """
         assert n_frames > 0, n_frames
-        pictures = iter(self._video.frames) if self._video else iter(())
+        self._grey = grey
+        pictures = self._video.frames(grey) if self._video else iter(())
         sounds = rechunk(self._audio or (), frames_to_samples(n_frames))
         start = self._start_frame
         while True:
@@ -159,7 +173,7 @@ class Recording:
         sound = np.zeros(0, np.float32) if audio is None else audio
         if self._video is None:
             return Clip(audio=sound)
-        video = np.zeros((n_frames, *self._video.size, 3), np.uint8)
+        video = np.zeros((n_frames, *self._video.size) if self._grey else (n_frames, *self._video.size, 3), np.uint8)
         shown = np.zeros(n_frames, bool)
         n = 0
         for n, picture in zip(range(1, n_frames + 1), pictures, strict=False):
@@ -241,14 +255,25 @@ def _open_clip(clip: Clip, want_video: bool, want_audio: bool) -> Recording:
     recording._start_frame = clip.start_frame
     if want_video and clip.video is not None:
         shown = np.ones(len(clip.video), bool) if clip.shown is None else clip.shown
-        frames = (frame if seen else None for frame, seen in zip(clip.video, shown, strict=True))
-        recording._video = VideoFrames((clip.video.shape[1], clip.video.shape[2]), frames)
+        recording._video = VideoFrames((clip.video.shape[1], clip.video.shape[2]), partial(_frames_of, clip.video, shown))
     audio = clip.audio
     if want_audio and audio is not None:
         recording._audio, recording._fresh_audio = iter([audio]), lambda: [audio]
     if not (recording.has_video or recording.has_audio):
         raise BadMedia("clip: it holds nothing of what is wanted.  Ask for its sound if it has no picture, or both.")
     return recording
+
+
+def _frames_of(video: np.ndarray, shown: np.ndarray, grey: bool) -> Iterator[np.ndarray | None]:
+    """The frames of an array as VideoFrames gives them."""
+    import cv2
+
+    as_wanted = (video.ndim == 3) == grey
+    for frame, seen in zip(video, shown, strict=True):
+        if seen:
+            yield frame if as_wanted else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_GRAY2RGB)
+        else:
+            yield None
 
 
 def _open_streams(recording: Recording, opener: Opener, contents: Contents, container: InputContainer,

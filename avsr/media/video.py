@@ -1,8 +1,8 @@
-"""Video frames on a grid of 25 a second, upright, square-pixelled and RGB, from the frames of a stream."""
+"""Video frames on a grid of 25 a second, upright, square-pixelled, and RGB or grey, from the frames of a stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -19,23 +19,36 @@ from avsr.rates import VIDEO_FPS
 
 HALF_FRAME = 0.5 / VIDEO_FPS          # seconds: a frame is shown on the grid at most this much early or late
 SAME = 1e-6                           # seconds: closer than this is the same time
+# Formats of 8 bits whose first plane is the luma; in those that begin with yuvj, and in grey, it has the full range.
+LUMA_FIRST = {"yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "nv12", "nv21", "nv16", "nv24",
+              "yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p", "gray"}
+JPEG_RANGE = 2                        # FFmpeg's number for luma from 0 to 255
+# From luma of 16 to 235 to grey levels of 0 to 255. By way of RGB, FFmpeg's rounding makes pictures 1.3 levels darker (14
+# clips), which the shipped models were trained on.
+FULL_RANGE = np.clip(np.round((np.arange(256) - 16) * (255 / 219) - 1.3), 0, 255).astype(np.uint8)
 
 
 @dataclass
 class VideoFrames:
-    """Frames on the grid of 25 a second: (H, W, 3) uint8, or None where nothing is shown; `size` is (H, W)."""
+    """Frames on the grid of 25 a second. `size` is (H, W).
+
+    frames: called once, with True for grey frames (H, W) uint8 or False for (H, W, 3) uint8 RGB; gives None where nothing is
+    shown. Grey frames are made without RGB, which takes half as long as decoding and more. scale: pixels of a frame for each
+    (square) pixel of the source, 1 unless the frames are scaled down.
+    """
 
     size: tuple[int, int]
-    frames: Iterator[np.ndarray | None]
+    frames: Callable[[bool], Iterator[np.ndarray | None]]
+    scale: float = 1.0
 
 
 class _FrameConverter:
-    """Turns decoded frames into upright RGB arrays, all of the size of the first."""
+    """Turns decoded frames into upright arrays, RGB or grey, all of the size of the first."""
 
     def __init__(self, first: av.VideoFrame, aspect: Fraction | None, max_side: int):
         pixel = float(aspect) if aspect and 0.2 <= aspect <= 5 else 1.0
         width, height = first.width * pixel, first.height
-        scale = min(1.0, max_side / max(width, height))
+        self.scale = scale = min(1.0, max_side / max(width, height))
         self.width, self.height = max(1, round(width * scale)), max(1, round(height * scale))
         self.matrix = _display_matrix(first)
         self.reformatter = VideoReformatter()
@@ -47,9 +60,27 @@ class _FrameConverter:
         height, width = _turned(np.empty((self.height, self.width), bool), self.matrix).shape
         return height, width
 
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+    def rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        """(H, W, 3) uint8."""
         rgb = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation=self.interpolation)
         return _turned(rgb.to_ndarray(), self.matrix)
+
+    def grey(self, frame: av.VideoFrame) -> np.ndarray:
+        """(H, W) uint8: the luma in full range where the format has one in 8 bits, else by way of RGB."""
+        import cv2
+
+        if frame.format.name not in LUMA_FIRST:
+            return cv2.cvtColor(np.ascontiguousarray(self.rgb(frame)), cv2.COLOR_RGB2GRAY)
+        plane = frame.planes[0]
+        luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:frame.height, :frame.width]
+        if (frame.width, frame.height) != (self.width, self.height):
+            method = cv2.INTER_AREA if self.interpolation == "AREA" else cv2.INTER_LINEAR
+            luma = cv2.resize(luma, (self.width, self.height), interpolation=method)
+        full = frame.color_range == JPEG_RANGE or frame.format.name == "gray" or frame.format.name.startswith("yuvj")
+        return _turned(luma.copy() if full else cv2.LUT(luma, FULL_RANGE), self.matrix)
+
+
+_Convert = Callable[[av.VideoFrame], np.ndarray]
 
 
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray:
@@ -73,14 +104,14 @@ def _turned(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def resample_video(decoder: StreamDecoder, max_side: int) -> VideoFrames:
     """The frames of a video stream, none of them with a side of more than `max_side` pixels."""
     convert = _FrameConverter(cast(av.VideoFrame, decoder.first), _video(decoder).sample_aspect_ratio, max_side)
-    return VideoFrames(convert.size, _on_grid(decoder, convert))
+    return VideoFrames(convert.size, lambda grey: _on_grid(decoder, convert.grey if grey else convert.rgb), convert.scale)
 
 
 def _video(decoder: StreamDecoder) -> av.VideoStream:
     return cast(av.VideoStream, decoder.stream)
 
 
-def _on_grid(decoder: StreamDecoder, convert: _FrameConverter) -> Iterator[np.ndarray | None]:
+def _on_grid(decoder: StreamDecoder, convert: _Convert) -> Iterator[np.ndarray | None]:
     """The frame of each grid time: the latest frame whose onset has come.
 
     A frame comes on half a gap early, but at most half a grid step. For dense sources this is the nearest frame, for sparse
@@ -97,7 +128,7 @@ def _on_grid(decoder: StreamDecoder, convert: _FrameConverter) -> Iterator[np.nd
         waiting = frame
 
 
-def _converted(decoder: StreamDecoder, convert: _FrameConverter, frame: av.VideoFrame,
+def _converted(decoder: StreamDecoder, convert: _Convert, frame: av.VideoFrame,
                last: np.ndarray | None) -> np.ndarray | None:
     """The frame as an array; `last` where it cannot be converted, which is counted."""
     try:

@@ -2,11 +2,14 @@
 
     Mouths.images (T, 96, 96) uint8  +  sound (S,) float32  ->  score per frame (T,)  ->  SpeakerTurn: which persons speak when
 
-The files: detector (is a mouth in step with the sound?) -> turns (whose turn is it?), choose (the one speaker of a segment).
+The files: detector (is a mouth in step with the sound?) -> turns (whose turn is it?), choose (the one speaker of a segment),
+split (the turns of a segment, and whose lips are read in each).
 """
 
-from avsr.speakers.choose import choose_speaker
+from avsr.speakers.choose import choose_speaker, everybody
 from avsr.speakers.detector import ActiveSpeakerDetector
+from avsr.speakers.split import CONTEXT, Conversation, find_turns, one_turn
 from avsr.speakers.turns import SpeakerTurn, speaker_turns
 
-__all__ = ["ActiveSpeakerDetector", "SpeakerTurn", "choose_speaker", "speaker_turns"]
+__all__ = ["CONTEXT", "ActiveSpeakerDetector", "Conversation", "SpeakerTurn", "choose_speaker", "everybody", "find_turns",
+           "one_turn", "speaker_turns"]

@@ -35,7 +35,7 @@ def choose_speaker(mouths: Iterable[Mouths], start_frame: int, end_frame: int,
     for part in mouths:
         if part.start_frame < end_frame and part.end_frame > start_frame:
             people[part.person].append(part)
-    stretches = [_joined(parts, start_frame, end_frame) for parts in people.values()]
+    stretches = [joined(parts, start_frame, end_frame) for parts in people.values()]
     stretches = [one for one in stretches if _weight(one) > 0]
     stretches.sort(key=lambda one: (-_weight(one), one.person))
     if not stretches:
@@ -45,6 +45,16 @@ def choose_speaker(mouths: Iterable[Mouths], start_frame: int, end_frame: int,
         if other is not first and not np.any((other.size > 0) & (best.size > 0)):
             best = _filled(best, other)
     return best
+
+
+def everybody(mouths: Iterable[Mouths], start_frame: int, end_frame: int) -> dict[int, Mouths]:
+    """The mouth of each person who is seen, from `start_frame` to before `end_frame`."""
+    parts: dict[int, list[Mouths]] = defaultdict(list)
+    for part in mouths:
+        if part.start_frame < end_frame and part.end_frame > start_frame:
+            parts[part.person].append(part)
+    people = {person: joined(parts[person], start_frame, end_frame) for person in sorted(parts)}
+    return {person: one for person, one in people.items() if not one.missing.all()}
 
 
 def _likely_speaker(people: list[Mouths], sound: np.ndarray | None) -> Mouths:
@@ -71,7 +81,7 @@ def _weight(mouths: Mouths) -> float:
     return float((np.square(mouths.size, dtype=np.float64) * mouths.score * ~mouths.missing).sum())
 
 
-def _joined(parts: list[Mouths], start: int, end: int) -> Mouths:
+def joined(parts: list[Mouths], start: int, end: int) -> Mouths:
     """One person from `start` to before `end`: black, missing and of size 0 where there is no part."""
     images = np.zeros((end - start, *parts[0].images.shape[1:]), np.uint8)
     missing = np.ones(end - start, bool)

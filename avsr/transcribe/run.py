@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avsr import decode, media, selection, transcript
+from avsr import cropped, decode, media, selection, transcript
 from avsr.checkpoint import Checkpoint, load, may_use_video
-from avsr.errors import AvsrError
+from avsr.errors import AvsrError, BadMedia
+from avsr.lips import MouthCropSettings
 from avsr.lm import NGrams
 from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
@@ -27,11 +28,12 @@ from avsr.models.decoder import Memory
 from avsr.names import DEFAULT_MODEL, INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
-from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, release_memory
+from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, prefetch, release_memory
 from avsr.schema import from_keywords
 from avsr.segment import VadOptions
-from avsr.stream import StreamReader, Window, prefetch, why_unreadable
+from avsr.stream import StreamReader, Window, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
+from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
 from avsr.transcribe.windows import WrittenWindow, joined, recognise, sentences
 from avsr.transcript import Segment, Transcript
 
@@ -47,8 +49,10 @@ class TranscribeSettings:
     segments of up to 30 s that go through the network at once. temperature: the first of the temperatures tried, see
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
     vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in which to
-    write the mouth crops as a small video; or its .mp4 file. audio_track, video_track: which of several tracks to take, counted
-    from 1; None for one with speech, and one with a face, see selection.
+    write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
+    transcript.Segment. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and
+    one with a face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the
+    model wants.
     """
 
     beam_size: int | None = None
@@ -60,8 +64,10 @@ class TranscribeSettings:
     max_missing: float = 0.25
     vad: bool = True
     save_lips: str | Path | None = None
+    speakers: bool = False
     audio_track: int | None = None
     video_track: int | None = None
+    mouth_crop: str | None = None
 
     def __post_init__(self):
         for name in ("beam_size", "batch_size", "audio_track", "video_track"):
@@ -73,6 +79,9 @@ class TranscribeSettings:
             raise AvsrError(f"lm_weight {self.lm_weight}: must be at least 0.  Leave it out for the usual one.")
         if not 0 <= self.max_missing <= 1:
             raise AvsrError(f"max_missing {self.max_missing}: must be a share from 0 to 1.  The usual one is 0.25.")
+        if self.mouth_crop not in (None, "none"):
+            raise AvsrError(f"mouth_crop {self.mouth_crop!r}: only none can be asked for, where each picture is a mouth.  "
+                            "Leave it out to have the mouth cut out as the model wants.")
 
 
 def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL, modality: str = "auto",
@@ -89,20 +98,26 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
-    want_video = modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
+    mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
+    want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=want_video, want_audio=modality != "v", audio_track=options.audio_track,
             video_track=options.video_track, language=track_language,
-            landmarks=checkpoint.mouth_crop.landmarks) as recording:
+            landmarks=mouth_crop.face_landmarks) as recording:
+        if options.speakers and not recording.has_video:
+            raise BadMedia(f"{recording.name}: there is no picture in it, and --speakers tells from the picture who speaks.  "
+                           "Leave out --speakers.")
         used, reason = decide(modality, checkpoint, recording)
         only_in_distribution = used == "v" and modality == "auto" and checkpoint.model.reliability is not None
         video_use = VideoUse(checkpoint, recording, used, max_missing=options.max_missing,
                              only_in_distribution=only_in_distribution)
         # With --modality v the sound is not read. With auto it may still tell where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio and not recording.is_silent))
-        reader = StreamReader(recording, checkpoint.mouth_crop if "v" in used else None, vad=vad,
-                              extension=vad and used == "av" and checkpoint.video_trained, speech=speech_options(checkpoint),
+        to_tell_speakers = MouthCropSettings() if options.speakers else None
+        reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, vad=vad,
+                              extension=vad and used == "av" and checkpoint.video_trained, speakers=options.speakers,
+                              speech=speech_options(checkpoint),
                               save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
         transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
         segments: list[Segment] = []
@@ -111,10 +126,13 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             if on_segment is not None:
                 on_segment(segment)
         problems = sound_problems(recording, used, level_db=reader.loudness.db, n_segments=video_use.n_segments)
+        if "v" in used and mouth_crop.differences(checkpoint.mouth_crop):
+            problems.append(cropped.of_unknown_kind(recording.name, checkpoint.name))
         used, reason, video_problems = video_use.outcome(reason)
+        speaker_problems = transcriber.speaker_names.problems(recording.name) if options.speakers else []
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments),
                           transcriber.language or "en", checkpoint.name, used, reason, reader.duration_s,
-                          (*recording.problems, *problems, *video_problems))
+                          (*recording.problems, *problems, *video_problems, *speaker_problems))
 
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
@@ -170,6 +188,7 @@ class _Transcriber:
     def __init__(self, recogniser: Recogniser, modality: str, language: str | None, options: TranscribeSettings,
                  video_use: VideoUse):
         self.recogniser, self.modality, self.options, self.video_use = recogniser, modality, options, video_use
+        self.speaker_names = SpeakerNames()
         self.language = language or (None if recogniser.tokenizer.languages else "en")
         fallback_temperatures = tuple(t for t in decode.DecodeOptions().temperatures if t > options.temperature)
         self.search = recogniser.search_options(
@@ -216,8 +235,12 @@ class _Transcriber:
             yield from running.popleft().result()
 
     def _usable(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """The windows that hold something to recognise, without mouths that cannot be read."""
-        for window in chain.from_iterable(map(self._extended_or_not, windows)):
+        """The windows, cut where the speaker changes, that hold something to recognise, without mouths that cannot be read."""
+        whole = chain.from_iterable(map(self._extended_or_not, windows))
+        for window in chain.from_iterable(map(pieces, whole)):
+            self.speaker_names.count(window)
+            window = window if "v" in self.modality else replace(window, mouths=None)
+            window = self.video_use.without_turned_away(window)
             unreadable = why_unreadable(window.mouths, self.options.max_missing)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
@@ -273,15 +296,22 @@ class _Transcriber:
                                       seconds=[window.segment.duration_s for window in batch])
 
     def _segments(self, window: WrittenWindow) -> Iterator[Segment]:
-        tokenizer = self.recogniser.tokenizer
-        for text, words in groupby(window.words, key=lambda one: one.text):
-            left = iter(words := list(words))
-            for group in transcript.segment([one.word for one in words]):
-                tokens = tuple(token for one in islice(left, len(group)) for token in one.tokens)
-                spoken = "".join(word.text for word in group).strip()
-                confidences = [word.confidence for word in group if word.confidence is not None]
-                if spoken:
-                    yield Segment(
-                        spoken, group[0].start, group[-1].end, tuple(group), text.avg_logprob,
-                        decode.compression_ratio(tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
-                        float(np.mean(confidences)), round(words[0].start_s * FEATURE_RATE))
+        """The segments of a window in order, cut where the speaker changes."""
+        for text, of_text in groupby(window.words, key=lambda one: one.text):
+            for persons, run in by_speaker(list(of_text), window.turns):
+                left = iter(run)
+                for group in transcript.segment([one.word for one in run]):
+                    tokens = tuple(token for one in islice(left, len(group)) for token in one.tokens)
+                    if "".join(word.text for word in group).strip():
+                        yield self.speaker_names.name(_segment(group, tokens, text, run[0].start_s, self.recogniser),
+                                                      persons)
+
+
+def _segment(words: Sequence[transcript.Word], tokens: tuple[int, ...], text: decode.Hypothesis, start_s: float,
+             recogniser: Recogniser) -> Segment:
+    """A segment of some words of a text that was recognised from `start_s` on."""
+    confidences = [word.confidence for word in words if word.confidence is not None]
+    return Segment(
+        "".join(word.text for word in words).strip(), words[0].start, words[-1].end, tuple(words), text.avg_logprob,
+        decode.compression_ratio(recogniser.tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
+        float(np.mean(confidences)), round(start_s * FEATURE_RATE))

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from avsr.decode import DecodeOptions, Hypothesis, fails
-from avsr.lips import Mouths
 from avsr.models.decoder import Memory
 from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS, frames_to_samples, frames_to_seconds
 from avsr.recogniser import Recogniser
 from avsr.segment import STEP, SpeechProbability, SpeechSegment, VadOptions, cuts_at_rests, quietest
+from avsr.speakers import SpeakerTurn
 from avsr.stream import Window
 from avsr.text import normalise
 from avsr.transcript import Word
@@ -46,10 +46,11 @@ class WrittenWord:
 
 @dataclass(frozen=True)
 class WrittenWindow:
-    """A window's segment and its words in order."""
+    """A window's segment, its words in order, and who speaks when in it, see stream.Window."""
 
     segment: SpeechSegment
     words: tuple[WrittenWord, ...]
+    turns: tuple[SpeakerTurn, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def recognise(recogniser: Recogniser, windows: Sequence[Window], memory: Memory,
                 following += [_Task(task.number, one, True) for one in unwritten(task.window, words)]
         tasks = following
         memory = encode([task.window for task in tasks]) if tasks else memory
-    return [WrittenWindow(window.segment, tuple(sorted(words, key=lambda one: one.word.start)))
+    return [WrittenWindow(window.segment, tuple(sorted(words, key=lambda one: one.word.start)), window.turns)
             for window, words in zip(windows, found, strict=True)]
 
 
@@ -103,7 +104,7 @@ def sentences(window: Window, reliability: float | None, *, takes_30_s: bool) ->
     """
     if window.mouths is None or (takes_30_s and (reliability is None or reliability == 0)):
         return [window]
-    return [part(window, a, b) for a, b in pairwise([0, *cuts_at_rests(window.mouths.images), _n_frames(window)])]
+    return [window.part(a, b) for a, b in pairwise([0, *cuts_at_rests(window.mouths.images), _n_frames(window)])]
 
 
 def _texts(recogniser: Recogniser, tasks: Sequence[_Task], memory: Memory, search: DecodeOptions,
@@ -171,7 +172,7 @@ def unwritten(window: Window, words: Sequence[Word]) -> list[Window]:
     edges = [0, *(round(time * VIDEO_FPS) for word in words for time in (word.start, word.end)), n_frames]
     holes = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= SHORTEST_PART + 2 * MARGIN]
     speech = speech_frames(window.audio) if holes else np.zeros(0, bool)
-    return [part(window, _quiet_edge(window, a), b if b == n_frames else _quiet_edge(window, b))
+    return [window.part(_quiet_edge(window, a), b if b == n_frames else _quiet_edge(window, b))
             for a, b in holes if speech[a + MARGIN:b if b == n_frames else b - MARGIN].sum() >= MIN_SPEECH]
 
 
@@ -182,18 +183,7 @@ def halves(window: Window) -> list[Window]:
         return []
     first, last = n_frames // 4, 3 * n_frames // 4
     cut = first + quietest(_levels(window)[first:last], SMOOTHED)
-    return [part(window, 0, cut), part(window, cut, n_frames)]
-
-
-def part(window: Window, first: int, last: int) -> Window:
-    """The frames of a window from `first` to before `last`, counted from its start."""
-    start, mouths = window.segment.start_frame, window.mouths
-    audio = None if window.audio is None else window.audio[frames_to_samples(first):frames_to_samples(last)]
-    if mouths is not None:
-        here = slice(first, last)
-        mouths = Mouths(mouths.images[here], mouths.missing[here], mouths.size[here], mouths.score[here],
-                        mouths.start_frame + first, mouths.person)
-    return replace(window, segment=SpeechSegment(start + first, start + last), audio=audio, mouths=mouths, unextended=None)
+    return [window.part(0, cut), window.part(cut, n_frames)]
 
 
 def speech_frames(audio: np.ndarray) -> np.ndarray:

@@ -1,24 +1,21 @@
-"""Transcripts, and their output as txt, srt, vtt, tsv and json.
+"""The layout of subtitles: a transcript in, cues of lines of words out.
 
-    Words + Segments -> Transcript -> text of one format | files
-The formats and their options are those of openai-whisper's command line. All times are in seconds.
+    Words -> groups of the size of a subtitle (`segment`);  Transcript -> Cues, each with its times, lines and speakers
+The options are those of openai-whisper's command line.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, islice
-from pathlib import Path
 
 from avsr.errors import AvsrError
 from avsr.linebreak import HAN, columns, inseparable, line_pieces, one_line
-from avsr.output import write_files
+from avsr.transcript.words import Segment, Transcript, Word
 
-FORMATS = ("txt", "srt", "vtt", "tsv", "json")
 LINE_WIDTH, LINE_COUNT = 42, 2                              # characters per line, lines per cue: as usual in broadcasting
 MAX_CUE_SECONDS = 7.0
 MIN_CUE_SECONDS = 0.1                                       # players hide what lasts 0 s
@@ -30,100 +27,18 @@ SENTENCE_ENDS = tuple("?!。？！｡؟۔।")
 CLAUSE_ENDS = tuple(",;:–—，、；：،؛")
 ABBREVIATION = re.compile(r"(mr|mrs|ms|dr|prof|st|jr|sr|vs|[^\W\d_](\.[^\W\d_])*)\.$", re.IGNORECASE)
 
-
-@dataclass(frozen=True)
-class Word:
-    """One word. As in Whisper, `text` includes the space before the word, so that all words joined are the text."""
-
-    text: str
-    start: float
-    end: float
-    confidence: float | None = None                         # 0 to 1
-
-
-@dataclass(frozen=True)
-class Segment:
-    """About a sentence. `words` is empty if no word was timed; a value that was not computed is None."""
-
-    text: str
-    start: float
-    end: float
-    words: tuple[Word, ...] = ()
-    avg_logprob: float | None = None                        # natural logarithm, mean over the tokens
-    compression_ratio: float | None = None                  # of the text by zlib; above 2.4 it repeats itself
-    no_speech_prob: float | None = None                     # 0 to 1
-    temperature: float = 0.0
-    tokens: tuple[int, ...] = ()
-    confidence: float | None = None                         # 0 to 1
-    seek: int = 0                                           # log-mel column at which the speech segment began
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """The text of one recording, and how it was recognised."""
-
-    text: str
-    segments: tuple[Segment, ...]
-    language: str                                           # two letters, as in ISO 639-1
-    model: str
-    modality: str                                           # "a", "v" or "av"
-    modality_reason: str                                    # one sentence
-    duration: float
-    problems: tuple[str, ...] = ()                          # what the user should know, a sentence each
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        """Every timed word, in order."""
-        return tuple(word for segment in self.segments for word in segment.words)
-
-
 Block = list[list[Word]]                                    # lines of words: one cue
 Limit = int | None                                          # of characters, lines or words; None is no limit
 
 
 @dataclass(frozen=True)
 class Cue:
-    """A subtitle that is shown from `start` to `end`, which are rounded to a millisecond."""
+    """A subtitle that is shown from `start` to `end`, which are rounded to a millisecond. speakers: as in Segment."""
 
     start: float
     end: float
     lines: tuple[str, ...]
-
-
-def parse_formats(names: str) -> tuple[str, ...]:
-    """The formats named in `txt,srt` or `all`. Raises AvsrError for one that does not exist."""
-    wanted = [name.strip().lower() for name in names.split(",")]
-    for name in wanted:
-        if name not in (*FORMATS, "all"):
-            raise AvsrError(f"{name!r} is not an output format.  Use any of {', '.join(FORMATS)}, or all.")
-    return FORMATS if "all" in wanted else tuple(dict.fromkeys(wanted))
-
-
-def format_transcript(transcript: Transcript, format: str, *, word_timestamps: bool = False, **layout) -> str:
-    """The transcript in one of FORMATS.
-
-    `word_timestamps` puts the words into json; `layout`, the options of `cues`, shapes srt and vtt.
-    Raises AvsrError for an unknown format or a limit below 1.
-    """
-    subtitles = cues(transcript, **layout)
-    if format == "json":
-        return _json(transcript, word_timestamps=word_timestamps)
-    if format not in WRITERS:
-        raise AvsrError(f"{format!r} is not one output format.  Use one of {', '.join(FORMATS)}.")
-    return WRITERS[format](transcript, subtitles)
-
-
-def write(transcript: Transcript, formats: str | Iterable[str], *, output_dir: str | Path, stem: str, **options) -> list[Path]:
-    """Write `{stem}.{format}` for each format into `output_dir`, which is created if necessary.
-
-    formats: a list of names, or what `parse_formats` takes; options: those of `format_transcript`.
-    Either all files are written completely or none. Raises BadOutput where they cannot be written, AvsrError as above.
-    """
-    names, folder = parse_formats(formats if isinstance(formats, str) else ",".join(formats)), Path(output_dir)
-    texts = {folder / f"{stem}.{name}": format_transcript(transcript, name, **options) for name in names}
-    write_files(texts, lambda reason: f"{folder / stem}: {', '.join(names)} cannot be written ({reason}).  Make room or get "
-                                      "permission there, or choose another folder with --output-dir.")
-    return list(texts)
+    speakers: tuple[str, ...] | None = None
 
 
 def segment(words: Sequence[Word], *, max_seconds: float = 7.0, max_characters: int = 84,
@@ -200,7 +115,7 @@ def cues(transcript: Transcript, *, max_line_width: Limit = None, max_line_count
     spans = zip(blocks, _spans(blocks), strict=True)
     if highlight_words:
         return [cue for block, span in spans for cue in _highlighted(block, *span)]
-    return [Cue(*span, tuple(map(_text, block))) for block, span in spans]
+    return [Cue(*span, tuple(map(_text, block)), block[0][0].speakers) for block, span in spans]
 
 
 def _timed_words(part: Segment) -> list[Word]:
@@ -210,7 +125,7 @@ def _timed_words(part: Segment) -> list[Word]:
     words, start = [], part.start
     for text in (texts := UNTIMED_WORD.findall(part.text)):
         end = start + (part.end - part.start) * len(text) / sum(map(len, texts))
-        words.append(Word(text, start, end))
+        words.append(Word(text, start, end, speakers=part.speakers))
         start = end
     return words
 
@@ -233,7 +148,8 @@ def _limited_blocks(segments: list[list[Word]], width: Limit, count: Limit, n_wo
     """Blocks of at most `count` lines of `width` characters and `n_words` words."""
     if width and count:
         words = [word for part in segments for word in part]
-        groups = _group(words, lambda word, following: following.start - word.end > CUE_PAUSE)
+        groups = _group(words, lambda word, following: following.start - word.end > CUE_PAUSE
+                        or word.speakers != following.speakers)
     else:
         groups = [group for part in segments for group in _every(part, n_words)]
     yield from (block for group in groups for block in _every(_lines(group, width, n_words), count))
@@ -268,16 +184,16 @@ def _spans(blocks: list[Block]) -> list[tuple[float, float]]:
 
 def _highlighted(block: Block, start: float, end: float) -> Iterator[Cue]:
     """A cue for each word, with that word in <u>, and one without for each silence between words."""
-    plain, now = tuple(map(_text, block)), start
+    plain, now, speakers = tuple(map(_text, block)), start, block[0][0].speakers
     for line in block:
         for i, word in enumerate(line):
             begins = min(max(round(word.start, 3), now), end)
             if begins > now:
-                yield Cue(now, begins, plain)
+                yield Cue(now, begins, plain, speakers)
             now = min(max(round(word.end, 3), begins), end)
-            yield Cue(begins, now, tuple(_text(other, i if other is line else None) for other in block))
+            yield Cue(begins, now, tuple(_text(other, i if other is line else None) for other in block), speakers)
     if end > now:
-        yield Cue(now, end, plain)
+        yield Cue(now, end, plain, speakers)
 
 
 def _text(words: Iterable[Word], underlined: int | None = None) -> str:
@@ -287,70 +203,3 @@ def _text(words: Iterable[Word], underlined: int | None = None) -> str:
         word = texts[underlined].strip()
         texts[underlined] = texts[underlined].replace(word, f"<u>{word}</u>")
     return re.sub("-{2,}>", "->", one_line("".join(texts)))
-
-
-def format_timestamp(seconds: float, *, always_hours: bool, decimal_mark: str) -> str:
-    """A time such as `01:02:03,004`; times before 0 are shown as 0."""
-    minutes, milliseconds = divmod(max(0, round(seconds * 1000)), 60_000)
-    hours, minutes = divmod(minutes, 60)
-    shown_hours = f"{hours:02d}:" if always_hours or hours else ""
-    return f"{shown_hours}{minutes:02d}:{milliseconds // 1000:02d}{decimal_mark}{milliseconds % 1000:03d}"
-
-
-def _txt(transcript: Transcript, _: list[Cue]) -> str:
-    return "".join(f"{text}\n" for part in transcript.segments if (text := one_line(part.text)))
-
-
-def _tsv(transcript: Transcript, _: list[Cue]) -> str:
-    rows = [(*(max(0, round(1000 * seconds)) for seconds in (part.start, part.end)), one_line(part.text))
-            for part in transcript.segments]
-    return "".join("\t".join(map(str, row)) + "\n" for row in (("start", "end", "text"), *rows))
-
-
-def _srt(_: Transcript, subtitles: list[Cue]) -> str:
-    blocks = (_timed(cue, cue.lines, always_hours=True, decimal_mark=",") for cue in subtitles)
-    return "".join(f"{i}\n{block}" for i, block in enumerate(blocks, start=1))
-
-
-def _vtt(_: Transcript, subtitles: list[Cue]) -> str:
-    def escaped(line: str) -> str:                          # WebVTT reads & and < as markup; only our own <u> is
-        line = line.replace("&", "&amp;").replace("<", "&lt;")
-        return line.replace("&lt;u>", "<u>").replace("&lt;/u>", "</u>")
-
-    blocks = (_timed(cue, map(escaped, cue.lines), always_hours=False, decimal_mark=".") for cue in subtitles)
-    return "".join(("WEBVTT\n\n", *blocks))
-
-
-def _timed(cue: Cue, lines: Iterable[str], **style) -> str:
-    start, end = (format_timestamp(seconds, **style) for seconds in (cue.start, cue.end))
-    return "\n".join((f"{start} --> {end}", *lines, "", ""))
-
-
-WRITERS = {"txt": _txt, "srt": _srt, "vtt": _vtt, "tsv": _tsv}
-
-
-def _json(transcript: Transcript, *, word_timestamps: bool) -> str:
-    content = {"text": transcript.text,
-               "segments": [_segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
-               **{name: getattr(transcript, name) for name in ("language", "model", "modality", "modality_reason")},
-               "duration": _number(transcript.duration, 3), "problems": list(transcript.problems)}
-    return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
-    measures = ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob", "confidence")
-    return {"id": i, "seek": int(part.seek), "start": _number(part.start, 3), "end": _number(part.end, 3), "text": part.text,
-            "tokens": [int(token) for token in part.tokens], **{name: _number(getattr(part, name)) for name in measures},
-            **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
-
-
-def _word_row(word: Word) -> dict:
-    """The confidence is also given as `probability`, which is Whisper's name for it."""
-    confidence = _number(word.confidence)
-    return {"word": word.text, "start": _number(word.start, 3), "end": _number(word.end, 3), "probability": confidence,
-            "confidence": confidence}
-
-
-def _number(value: float | None, digits: int = 6) -> float | None:
-    """A plain rounded float (JSON does not take numpy's); None for infinity and NaN, which JSON does not have."""
-    return None if value is None or not math.isfinite(value) else round(float(value), digits)

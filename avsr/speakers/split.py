@@ -1,0 +1,84 @@
+"""Who speaks when in a segment of speech, and with whose lips each part of it is read.
+
+    everybody's Mouths, sound of the segment and around it -> SpeakerTurns -> Mouths of whoever speaks in each frame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from avsr import sync
+from avsr.lips import Mouths
+from avsr.media.level import decibels
+from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS, frames_to_samples, samples_to_frames
+from avsr.segment import STEP, SpeechProbability, SpeechSegment
+from avsr.speakers.choose import choose_speaker, everybody, joined
+from avsr.speakers.detector import ActiveSpeakerDetector
+from avsr.speakers.turns import SpeakerTurn, cut_at_pauses, speaker_turns
+
+CONTEXT = VIDEO_FPS       # frames before and after a segment whose sound and mouths also tell who speaks in it
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A segment of speech of several people.
+
+    turns: who speaks when, from its first frame to its last, without a hole
+    mouths: in each frame, the mouth of the one whose turn it is; black and missing where that is nobody in sight. None
+        where nobody in sight speaks
+    seen: (T,) bool, whether anybody's mouth is seen
+    scores: for each person in sight, log-odds (T,) float32 of speaking, -inf where the mouth is not seen; empty without sound
+    """
+
+    turns: tuple[SpeakerTurn, ...]
+    mouths: Mouths | None
+    seen: np.ndarray
+    scores: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+
+def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarray, sound_start: int,
+               detector: ActiveSpeakerDetector) -> Conversation:
+    """Who speaks when in a segment.
+
+    sound: (S,) float32 from frame `sound_start` on, of the segment and of up to CONTEXT frames before and after it.
+    """
+    start, end, n_frames = segment.start_frame, segment.end_frame, segment.end_frame - segment.start_frame
+    people = everybody(mouths, sound_start, max(end, sound_start + samples_to_frames(len(sound))))
+    here, seen = slice(start - sound_start, end - sound_start), np.zeros(n_frames, bool)
+    scores = {}
+    for person, one in people.items():
+        seen |= ~one.missing[here]
+        silent = one.missing | sync.motionless(one.images, one.missing)         # a photograph says nothing
+        if not silent[here].all():
+            scores[person] = detector.scores(one.images, sound, silent)[here]
+    speech, level_db = speech_of(sound[frames_to_samples(here.start) : frames_to_samples(here.stop)], n_frames)
+    turns = cut_at_pauses(speaker_turns(scores, start, n_frames, speech), speech, level_db)
+    return Conversation(tuple(turns), mouths_of_turns(people, turns), seen, scores)
+
+
+def one_turn(mouths: Mouths | None, segment: SpeechSegment) -> Conversation:
+    """A segment without sound, in which the person whose lips are read speaks."""
+    persons = () if mouths is None else (mouths.person,)
+    n_frames = segment.end_frame - segment.start_frame
+    seen = np.zeros(n_frames, bool) if mouths is None else ~mouths.missing
+    return Conversation((SpeakerTurn(segment.start_frame, segment.end_frame, persons),), mouths, seen)
+
+
+def speech_of(sound: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) float32 -> the probability of speech and the level in dB in each of `n_frames` frames, (n_frames,) float64 both."""
+    whole = np.zeros(frames_to_samples(n_frames), np.float32)
+    whole[: len(sound)] = sound[: len(whole)]
+    detector = SpeechProbability()
+    steps = np.concatenate([detector.update(whole), detector.finish()])
+    middles = ((np.arange(n_frames) + 0.5) * SAMPLES_PER_FRAME / STEP).astype(int)
+    power = np.square(whole.reshape(n_frames, SAMPLES_PER_FRAME), dtype=np.float64).mean(axis=1)
+    return steps[np.minimum(middles, len(steps) - 1)].astype(np.float64), np.array([decibels(one) for one in power])
+
+
+def mouths_of_turns(people: Mapping[int, Mouths], turns: Sequence[SpeakerTurn]) -> Mouths | None:
+    """In each frame of the turns, the mouth of the person whose turn it is; None where it is nobody's in all of them."""
+    parts = [joined([people[turn.persons[0]]], turn.start_frame, turn.end_frame) for turn in turns if turn.persons]
+    return choose_speaker(parts, turns[0].start_frame, turns[-1].end_frame) if parts else None
