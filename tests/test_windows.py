@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from avsr import media, transcribe
 from avsr.decode import Hypothesis
 from avsr.lips import MouthCropSettings, Mouths
-from avsr.metrics import word_errors
 from avsr.rates import SAMPLE_RATE, SEGMENT_FRAMES, frames_to_samples
 from avsr.segment import RestOptions, SpeechSegment, cuts_at_rests
 from avsr.stream import StreamReader, Window
@@ -20,7 +19,6 @@ from avsr.transcribe.windows import (
     halves,
     joined,
     n_before_cut,
-    part,
     sentences,
     speech_frames,
     unwritten,
@@ -102,7 +100,7 @@ def test_speech_without_words_is_recognised_again(talk):
 
 
 def test_a_pause_is_no_speech_without_words(talk):
-    quiet = part(talk, 0, 150)
+    quiet = talk.part(0, 150)
     silence = np.zeros(frames_to_samples(LONG), np.float32)
     longer = Window(SpeechSegment(0, 150 + LONG), np.concatenate([quiet.audio, silence]), None)
     assert unwritten(longer, [word("a", 0.4, 3.0), word("b", 3.0, 5.8)]) == []
@@ -110,7 +108,7 @@ def test_a_pause_is_no_speech_without_words(talk):
 
 
 def test_short_windows_stay_as_they_are(talk):
-    short = part(talk, 0, LONG)
+    short = talk.part(0, LONG)
     assert unwritten(short, [word("a", 0.1, 0.2)]) == []
     assert halves(short) == []
 
@@ -194,6 +192,6 @@ def test_half_a_minute_without_a_pause_is_written_once(tiny_en, hello):
     sound = np.tile(hello[loud[0] - 800:loud[-1] + 800], 6)
     assert len(sound) > frames_to_samples(SEGMENT_FRAMES)
     transcript = transcribe(sound, model=tiny_en, modality="a", beam_size=1, vad=False)
-    errors = word_errors(normalise(" ".join([TEXT] * 6)), normalise(transcript.text))
-    assert errors.insertions + errors.deletions <= 2, "as many as are wrong in single ones"
-    assert errors.errors <= 6
+    words = normalise(transcript.text).split()
+    assert [words.count(one) for one in ("computer", "made", "read", "words", "lips")] == [6] * 5, "each once a sentence"
+    assert abs(len(words) - 96) <= 5, "it hears `the law` for one hello"
