@@ -33,8 +33,9 @@ IN_STEP = 1                           # frames by which lips may be early or lat
 FEW_BLOCKS = 3                        # fewer decide only where the recording ends, and lips are then moved only if SURE
 MARGIN, HEIGHT = 60.0, -2.0
 SURE_MARGIN, SURE_HEIGHT = 200.0, -1.1
-# Lips are another voice's where after so many blocks no lag is ahead by more than this.
-MANY_BLOCKS, NO_MARGIN = 8, 40.0
+# The sound is another voice's where no lag is ahead by more than NO_MARGIN and the height is below NO_HEIGHT after MANY_BLOCKS,
+# or after ALL_BLOCKS that are all there are: a film may begin with people who listen.
+MANY_BLOCKS, ALL_BLOCKS, NO_MARGIN, NO_HEIGHT = 16, 5, 40.0, -2.4
 LEAST_DB = -60.0                      # of full scale: a block with less has no sound
 
 
@@ -87,11 +88,11 @@ class OffsetFinder:
                 self.found = self._decide()
         self.next = block.end_frame
         if self.found is None and self.first is not None and self.next - self.first >= MAX_FRAMES:
-            self.found = Offset()
+            self.finish()
 
     def finish(self) -> Offset:
         """What is known at the end of the recording; what is not known then is given up."""
-        self.found = self.found or (self._decide() if self.n_blocks else None) or Offset()
+        self.found = self.found or (self._decide(ended=True) if self.n_blocks else None) or Offset()
         return self.found
 
     def _scores(self, mouths: Mouths, audio: np.ndarray) -> tuple[np.ndarray, int] | None:
@@ -105,7 +106,7 @@ class OffsetFinder:
         finite = np.isfinite(curve)
         return (np.where(finite, curve, curve[finite].min()), int(seen.sum())) if finite.any() else None
 
-    def _decide(self) -> Offset | None:
+    def _decide(self, *, ended: bool = False) -> Offset | None:
         """The offset that the sums tell; None where no lag is far enough ahead of the others."""
         lag, best = sync.peak(self.sums)
         lags = np.arange(len(self.sums)) - MAX_LAG
@@ -116,4 +117,5 @@ class OffsetFinder:
         few = self.n_blocks < FEW_BLOCKS
         if margin >= (SURE_MARGIN if few else MARGIN) and height >= (SURE_HEIGHT if few else HEIGHT):
             return Offset(lag, apart=abs(lag) > MAX_OFFSET)
-        return Offset(apart=True) if self.n_blocks >= MANY_BLOCKS and margin < NO_MARGIN else None
+        enough = self.n_blocks >= (ALL_BLOCKS if ended else MANY_BLOCKS)
+        return Offset(apart=True) if enough and margin < NO_MARGIN and height < NO_HEIGHT else None
