@@ -20,6 +20,7 @@ from avsr.faces.search import MESH, FaceFinder, face_size
 if TYPE_CHECKING:
     from avsr.media import Clip
 
+MAX_FACES = 4             # people who are followed at once, unless asked otherwise
 MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
 STEADY = 0.7              # steadiness from which a face is the same person's without a look at it: in GRID's clips 99 % of the
@@ -90,7 +91,7 @@ class FaceTracker:
     is lost for more frames than this ends its track.
     """
 
-    def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, max_gap: int = 12) -> None:
+    def __init__(self, *, landmarks: str = MESH, max_faces: int = MAX_FACES, stride: int = 3, max_gap: int = 12) -> None:
         self.stride, self.max_gap = stride, max_gap
         self._finder = FaceFinder(landmarks, max_faces)
         self._tracks: list[_OpenTrack] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from avsr import media, selection
 from avsr.errors import BadMedia
 from avsr.faces import FaceTrack
+from avsr.faces.tracks import MAX_FACES
 from avsr.find_speakers.drawing import annotated
 from avsr.find_speakers.timeline import Person, SpeakerTimeline, Stretch, joined_stretches, joined_turns, labels_of
 from avsr.lips import MouthCropSettings
@@ -66,6 +68,9 @@ def _analyse(recording: media.Recording, mouth_crop: MouthCropSettings, progress
 def _notices(recording: media.Recording, people: _People, turns: Iterable[SpeakerTurn]) -> list[str]:
     """What the user should know where something could not be told."""
     out = []
+    if people.most_at_once() >= MAX_FACES:
+        out.append(f"{recording.name}: {MAX_FACES} faces are seen at once, as many as are followed; others may have been left "
+                   "out.")
     if not people.parts:
         out.append(f"{recording.name}: no face was found in any frame.")
     if not recording.has_audio:
@@ -94,6 +99,12 @@ class _People:
                 self.parts[track.person].append(Stretch(
                     track.start_frame, box / self.scale, mouth / self.scale, track.size / self.scale, track.missing,
                     track.score, np.full(len(box), np.nan, np.float32)))
+
+    def most_at_once(self) -> int:
+        """The largest number of people who are followed in the same frame."""
+        parts = [part for those in self.parts.values() for part in those]
+        changes = sorted([(part.start_frame, 1) for part in parts] + [(part.end_frame, -1) for part in parts])
+        return max(accumulate(change for _, change in changes), default=0)
 
     def persons(self, turns: Iterable[SpeakerTurn]) -> tuple[Person, ...]:
         """Everybody, in order of number, with labels and the time for which they speak."""
