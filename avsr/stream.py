@@ -218,11 +218,14 @@ class _Sound:
         self.kept = [(start, samples) for start, samples in self.kept if start + samples_to_frames(len(samples)) > before]
 
 
-def why_unreadable(mouths: Mouths | None, max_missing: float) -> str | None:
-    """Why a segment cannot be lip-read: "missing" where too few frames show a face, "still" where too few show a mouth that
-    moves, None where nothing is wrong. max_missing: the largest share of frames of which this may be true."""
+def why_unreadable(mouths: Mouths | None, max_missing: float, *, apart: bool = False) -> str | None:
+    """Why a segment cannot be lip-read: "missing" where too few frames show a face, "apart" where lips and sound are out of
+    step, "still" where too few frames show a mouth that moves, None where nothing is wrong. max_missing: the largest share of
+    frames of which this may be true. apart: see Window."""
     if mouths is None or mouths.missing.mean() > max_missing:
         return "missing"
+    if apart:
+        return "apart"
     motionless = sync.motionless(mouths.images, mouths.missing)
     return "still" if (mouths.missing | motionless).mean() > max_missing else None
 

@@ -95,7 +95,7 @@ class _People:
                 mouth = track.points[:, self.mouth].mean(axis=1)
                 self.parts[track.person].append(Stretch(
                     track.start_frame, box / self.scale, mouth / self.scale, track.size / self.scale, track.missing,
-                    np.full(len(box), np.nan, np.float32)))
+                    track.score, np.full(len(box), np.nan, np.float32)))
 
     def persons(self, turns: Iterable[SpeakerTurn]) -> tuple[Person, ...]:
         """Everybody, in order of number, with labels and the time for which they speak."""

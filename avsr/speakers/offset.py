@@ -30,11 +30,12 @@ IN_STEP = 1                           # frames by which lips may be early or lat
 # the mean log-odds of the best lag. Chosen with a network that had never seen s4, on 35 clips of s4 (GRID train and valid),
 # sums of 4 blocks: in step at least 230 (5th percentile; 61 in babble at -10 dB) and -2.07 (-2.48); with another's voice at
 # most 120 (95th percentile) and -2.24. Of 10 blocks: 139 in babble at -10 dB; with another's voice 27 in every other draw.
-FEW_BLOCKS = 3                        # fewer decide only where the recording ends, and lips are then moved only if SURE
+FEW_BLOCKS = 3                        # fewer decide only where the recording ends, and move lips only if SURE and of one person
 MARGIN, HEIGHT = 60.0, -2.0
 SURE_MARGIN, SURE_HEIGHT = 200.0, -1.1
-# Lips are another voice's where after so many blocks no lag is ahead by more than this.
-MANY_BLOCKS, NO_MARGIN = 8, 40.0
+# The sound is another voice's where no lag is ahead by more than NO_MARGIN and the height is below NO_HEIGHT after MANY_BLOCKS,
+# or after ALL_BLOCKS that are all there are: a film may begin with people who listen.
+MANY_BLOCKS, ALL_BLOCKS, NO_MARGIN, NO_HEIGHT = 16, 5, 40.0, -2.4
 LEAST_DB = -60.0                      # of full scale: a block with less has no sound
 
 
@@ -72,7 +73,7 @@ class OffsetFinder:
     def __init__(self, detector: ActiveSpeakerDetector) -> None:
         self.found: Offset | None = None
         self.next, self.first = 0, None
-        self.sums, self.n_frames, self.n_blocks = np.zeros(2 * MAX_LAG + 1), 0, 0
+        self.sums, self.n_frames, self.n_blocks, self.several = np.zeros(2 * MAX_LAG + 1), 0, 0, False
         self._detector = detector
 
     def add(self, people: Iterable[Mouths], audio: np.ndarray | None, block: SpeechSegment) -> None:
@@ -83,15 +84,16 @@ class OffsetFinder:
             curve, n_frames = max(found, key=lambda one: float(one[0].max()))
             self.sums += curve * n_frames
             self.n_frames, self.n_blocks = self.n_frames + n_frames, self.n_blocks + 1
+            self.several |= len(found) > 1
             if self.n_blocks >= FEW_BLOCKS:
                 self.found = self._decide()
         self.next = block.end_frame
         if self.found is None and self.first is not None and self.next - self.first >= MAX_FRAMES:
-            self.found = Offset()
+            self.finish()
 
     def finish(self) -> Offset:
         """What is known at the end of the recording; what is not known then is given up."""
-        self.found = self.found or (self._decide() if self.n_blocks else None) or Offset()
+        self.found = self.found or (self._decide(ended=True) if self.n_blocks else None) or Offset()
         return self.found
 
     def _scores(self, mouths: Mouths, audio: np.ndarray) -> tuple[np.ndarray, int] | None:
@@ -105,7 +107,7 @@ class OffsetFinder:
         finite = np.isfinite(curve)
         return (np.where(finite, curve, curve[finite].min()), int(seen.sum())) if finite.any() else None
 
-    def _decide(self) -> Offset | None:
+    def _decide(self, *, ended: bool = False) -> Offset | None:
         """The offset that the sums tell; None where no lag is far enough ahead of the others."""
         lag, best = sync.peak(self.sums)
         lags = np.arange(len(self.sums)) - MAX_LAG
@@ -114,6 +116,9 @@ class OffsetFinder:
         if abs(lag) <= IN_STEP and margin >= MARGIN:
             return Offset()
         few = self.n_blocks < FEW_BLOCKS
+        if few and self.several:                            # one who is not in sight may speak, and one of many seems to fit
+            return None
         if margin >= (SURE_MARGIN if few else MARGIN) and height >= (SURE_HEIGHT if few else HEIGHT):
             return Offset(lag, apart=abs(lag) > MAX_OFFSET)
-        return Offset(apart=True) if self.n_blocks >= MANY_BLOCKS and margin < NO_MARGIN else None
+        enough = self.n_blocks >= (ALL_BLOCKS if ended else MANY_BLOCKS)
+        return Offset(apart=True) if enough and margin < NO_MARGIN and height < NO_HEIGHT else None

@@ -243,7 +243,7 @@ class _Transcriber:
             self.speaker_names.count(window)
             window = window if "v" in self.modality else replace(window, mouths=None)
             window = self.video_use.without_turned_away(window)
-            unreadable = why_unreadable(window.mouths, self.options.max_missing)
+            unreadable = why_unreadable(window.mouths, self.options.max_missing, apart=window.apart)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
             if self._is_usable(window):
@@ -255,7 +255,7 @@ class _Transcriber:
         that extension."""
         if window.unextended is None:
             return (window,)
-        if why_unreadable(window.mouths, self.options.max_missing) is not None:
+        if why_unreadable(window.mouths, self.options.max_missing, apart=window.apart) is not None:
             return window.unextended
         reliability = None if self.recogniser.model.reliability is None else self._encode([window]).reliability
         return window.unextended if reliability is not None and reliability.item() < MIN_RELIABILITY else (window,)
