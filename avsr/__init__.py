@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 
 from avsr.errors import AvsrError
 from avsr.fetch import fetch
+from avsr.find_speakers import find_speakers
 from avsr.transcribe import transcribe
 
 if TYPE_CHECKING:
     from avsr.checkpoint import Checkpoint, load
+    from avsr.find_speakers.timeline import SpeakerTimeline
     from avsr.transcript import Segment, Transcript, Word
 
 __version__ = "0.1.0"                                       # the only place: pyproject.toml reads it from here
-__all__ = ["AvsrError", "Checkpoint", "Segment", "Transcript", "Word", "fetch", "load", "transcribe"]
+__all__ = ["AvsrError", "Checkpoint", "Segment", "SpeakerTimeline", "Transcript", "Word", "fetch", "find_speakers", "load",
+           "transcribe"]
 _MODULES = {"Checkpoint": "avsr.checkpoint", "load": "avsr.checkpoint", "Segment": "avsr.transcript",
+            "SpeakerTimeline": "avsr.find_speakers.timeline",
             "Transcript": "avsr.transcript", "Word": "avsr.transcript"}
 
 

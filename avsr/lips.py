@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from avsr.media import Clip
 
 
+UNCROPPED = "none"                                     # of landmarks: each picture of a recording is a mouth already
 YOUNGER = frozenset({"whole_pixels", "averaged"})      # fields of MouthCropSettings that older files lack
 Point = Annotated[int, Between(0, 2**10)]                   # the number of a landmark of the face
 Pixel = Annotated[float, Between(-1000, 1000)]              # of the mean face
@@ -33,7 +34,8 @@ Pixel = Annotated[float, Between(-1000, 1000)]              # of the mean face
 class MouthCropSettings:
     """How a mouth is cut out of a frame (its region of interest, ROI); stored with every model and every cache.
 
-    landmarks: which ones, see faces.FaceTracker; `anchors` and `mouth` are numbers of such points.
+    landmarks: which ones, see faces.FaceTracker; `anchors` and `mouth` are numbers of such points. UNCROPPED: none, because
+    each picture is a mouth already, see cropped.py; nothing is known of how it was cut out, and only `size` has a meaning.
     anchors: groups of points that do not move in speech (of the mesh: corners of the person's right eye, of the left eye, and
     the base of the nose). Their means are laid on `reference`, the same points of auto_avsr's mean face of 256x256 pixels.
     mouth: the points whose mean is the centre of the crop. The default is the inner edge of the upper lip, which does not drop
@@ -44,7 +46,7 @@ class MouthCropSettings:
     pixels are averaged before they are warped.
     """
 
-    landmarks: Annotated[str, OneOf((faces.MESH, faces.BLAZEFACE))] = faces.MESH
+    landmarks: Annotated[str, OneOf((faces.MESH, faces.BLAZEFACE, UNCROPPED))] = faces.MESH
     size: Annotated[int, Between(rates.MOUTH_INPUT, 512)] = rates.MOUTH_SIZE     # pixels of the mean face, square
     anchors: tuple[tuple[Point, ...], ...] = ((33, 133), (362, 263), (98, 97, 2, 326, 327))
     reference: tuple[tuple[Pixel, Pixel], ...] = ((102.07, 94.27), (156.36, 93.58), (129.00, 135.90))
@@ -55,11 +57,20 @@ class MouthCropSettings:
 
     def __post_init__(self):
         """Raises ValueError if the points do not go together."""
+        if self.landmarks == UNCROPPED:
+            if self.anchors or self.reference or self.mouth:
+                raise ValueError("points, though each picture is taken as a mouth")
+            return
         if len(self.anchors) < 2 or len(self.reference) not in (len(self.anchors), len(self.anchors) + 1):
             raise ValueError(f"{len(self.anchors)} anchors, at least 2, are laid on {len(self.reference)} points of reference")
         points = [point for group in (*self.anchors, self.mouth) for point in group]
         if not all((*self.anchors, self.mouth)) or max(points) >= faces.n_points(self.landmarks):
             raise ValueError(f"anchors and mouth are groups of points, numbered from 0, of {faces.n_points(self.landmarks)}")
+
+    @property
+    def face_landmarks(self) -> str | None:
+        """The landmarks that are to be found in faces; None where each picture is a mouth already."""
+        return None if self.landmarks == UNCROPPED else self.landmarks
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON can hold them; `from_dict` takes them back."""
@@ -85,6 +96,8 @@ class MouthCropSettings:
     def differences(self, other: MouthCropSettings) -> list[str]:
         """One line, `field: mine against theirs`, for each field that differs; empty where mouths are comparable."""
         mine, theirs = asdict(self), asdict(other)
+        if UNCROPPED in (self.landmarks, other.landmarks) and self.landmarks != other.landmarks:
+            return [f"landmarks: {self.landmarks} against {other.landmarks}"]              # nothing else can be compared
         return [f"{name}: {mine[name]} against {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
 
@@ -99,6 +112,7 @@ MOUTH_CROPS: dict[str, MouthCropSettings] = {
         whole_pixels=True,
         averaged=False,
     ),
+    "none": MouthCropSettings(landmarks=UNCROPPED, anchors=(), reference=(), mouth=(), smooth=0),
 }
 """Mouth-crop settings by name. "auto-avsr" are those of mpc001/auto_avsr with MediaPipe, and of mpc001's Visual Speech
 Recognition for Multiple Languages. Given their four points, the crops are theirs: their robust fit, LMEDS over four points, is
@@ -106,6 +120,7 @@ least squares in 55 of 58 clips. As only every third frame is searched here, the
 and a crop differs by 1.8 grey levels, means of 47 GRID clips (1.1 and 3.5 in the worst clip). If several people are in sight,
 each is followed here, and auto_avsr takes the last that the detector names; if nobody is found, parts of the frame are
 searched here, and auto_avsr uses another detector. With points of the mesh instead, the mouth would be 3 pixels off or more.
+"none" is for videos that are mouths already.
 """
 
 
@@ -116,7 +131,7 @@ class Mouths:
     images: (T, 96, 96) uint8 grey; black where nobody is seen, and outside the picture
     missing: (T,) bool: True where no face was found; the images there come from interpolated landmarks, or are black
     size: (T,) float32: side of the face in pixels of the source; 0 where nobody is seen
-    score: (T,) float32 in 0..1: steadiness of the face, 0 where missing
+    score: (T,) float32 in 0..1: steadiness of the face, 0 where missing or turned away
     start_frame: number of the first frame, from the start of the recording
     person: number of the person; of the one mostly seen where several cameras were joined
     """
@@ -132,6 +147,11 @@ class Mouths:
     def end_frame(self) -> int:
         """One past the number of the last frame."""
         return self.start_frame + len(self.images)
+
+    @property
+    def turned_away(self) -> np.ndarray:
+        """(T,) bool: frames with a face that is turned so far that its mouth cannot be read."""
+        return ~self.missing & (self.score == 0)
 
     def part(self, first: int, last: int) -> Mouths | None:
         """The frames from `first` to before `last`, counted from its start; None where the mouth is missing in all of them."""

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -108,9 +109,19 @@ class VideoUse:
         self.has_sound_track = ((recording.has_audio and not recording.is_silent)
                                 or (not recording.has_audio and recording.sound_track is not None))
         self.n_segments = self.n_frames = self.n_missing = 0            # video frames; those without a face
+        self.n_turned_away = 0                                          # frames whose face is masked
         self.n_faceless = self.n_still = 0                              # segments whose mouths cannot be read
         self.n_off_screen = 0                                           # segments in which nobody in sight speaks
         self.n_rated = self.n_unreliable = self.n_out_of_distribution = 0       # segments whose mouths went into the network
+
+    def without_turned_away(self, window: Window) -> Window:
+        """The window with the mouths of faces that are turned away masked, as those that are missing are."""
+        mouths = window.mouths
+        if mouths is None or not mouths.turned_away.any():
+            return window
+        self.n_turned_away += int(mouths.turned_away.sum())
+        seen = None if window.seen is None else window.seen & ~mouths.turned_away
+        return replace(window, mouths=replace(mouths, missing=mouths.missing | mouths.turned_away), seen=seen)
 
     def count(self, window: Window, unreadable: str | None) -> None:
         """A window before it is recognised. unreadable: see stream.why_unreadable."""
@@ -138,7 +149,11 @@ class VideoUse:
         """The modality that was really used, why, and what the user should know. `reason`: why it was to be used.
 
         Raises NoFace where there is nothing but video, and no segment shows a face."""
-        problems, without_face = [], f"no face in {self.n_missing} of {self.n_frames} frames"
+        face = "face that is not turned away" if self.n_turned_away else "face"
+        problems, without_face = [], f"no {face} in {self.n_missing} of {self.n_frames} frames"
+        if self.n_turned_away and not self.n_faceless:
+            problems.append(f"{self.name}: the face is turned away in {self.n_turned_away} of {self.n_frames} frames, in which "
+                            "the lips were not read.")
         if self.n_faceless and "v" in self.modality:
             share = f"{without_face} (limit {self.max_missing:.0%})"
             if self.n_faceless == self.n_segments and self.needs_video:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
 
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 Unit = Literal["s", "bytes", "utterances", "rows", "files", "steps"]
 """The unit in which the progress of a stage is counted: `s` means seconds of the recording, `rows` those of a benchmark."""
 
@@ -134,3 +137,17 @@ def import_onnxruntime() -> ModuleType:
     if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
         onnxruntime.disable_telemetry_events()
     return onnxruntime
+
+
+def prefetch(items: Iterable[T], n: int) -> Iterator[T]:
+    """The same items, made by another thread that runs up to `n` of them ahead. An exception in the thread is raised here."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as thread:
+        made = deque(thread.submit(next, iterator, end) for _ in range(n))
+        try:
+            while (item := made.popleft().result()) is not end:
+                made.append(thread.submit(next, iterator, end))
+                yield cast(T, item)
+        finally:
+            for future in made:
+                future.cancel()

@@ -228,15 +228,15 @@ class RestOptions:
     that three quarters of the frames do not exceed. In 60 of GRID's train clips one after another this finds all 59 pauses, and
     51 of 52 in valid ones, and no place within a sentence; `share` from 0.5 to 0.7 and `width` from 7 to 11 give nearly the
     same. The blank of the video CTC is as good for the model `grid` and useless for `default`.
-    shortest: between a cut and the next, or either end. longest: a longer stretch is cut where the mouth moves least.
-    uncut: so few frames are left whole.
+    moving: frames that do not rest, of which a segment has at least so many. longest: a longer stretch is cut where the mouth
+    moves least. uncut: so few frames are left whole.
     """
 
     width: int = 9
     share: float = 0.6
     rest: int = 12
-    shortest: int = 25
-    longest: int = 250
+    moving: int = 15
+    longest: int = 150
     uncut: int = 100
 
 
@@ -249,14 +249,15 @@ def cuts_at_rests(images: np.ndarray, options: RestOptions = RestOptions()) -> l
     half = options.width // 2
     padded = np.pad(sync.lip_change(images), (half, half), mode="edge")
     change = np.convolve(padded, np.full(options.width, 1 / options.width), "valid")
-    edges = np.flatnonzero(np.diff(np.r_[0, change < options.share * np.percentile(change, 75), 0].astype(int)))
-    rests = [(a + b) // 2 for a, b in edges.reshape(-1, 2).tolist() if b - a >= options.rest and a > 0 and b < n_frames]
+    rests = change < options.share * np.percentile(change, 75)
+    edges = np.flatnonzero(np.diff(np.r_[0, rests, 0].astype(int))).reshape(-1, 2).tolist()
+    middles = [(a + b) // 2 for a, b in edges if b - a >= options.rest and a > 0 and b < n_frames]
     cuts = [0]
-    for place in (*rests, n_frames):
+    for place in (*middles, n_frames):
         while place - cuts[-1] > options.longest:
-            first, last = cuts[-1] + options.longest // 3, min(cuts[-1] + options.longest, place - options.shortest)
+            first, last = cuts[-1] + options.longest // 3, min(cuts[-1] + options.longest, place - options.longest // 6)
             cuts.append(first + int(change[first:last].argmin()))
-        if options.shortest <= place - cuts[-1] and n_frames - place >= options.shortest:
+        if min((~rests[cuts[-1]:place]).sum(), (~rests[place:]).sum()) >= options.moving:
             cuts.append(place)
     return cuts[1:]
 

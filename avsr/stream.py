@@ -9,20 +9,18 @@ All three get the same sound and the same mouths, bit for bit.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar, cast
 
 import numpy as np
 
 from avsr import media, sync
-from avsr.faces import MESH, FaceTracker
-from avsr.lips import MouthCropper, MouthCropSettings, Mouths
+from avsr.cropped import open_cropping
+from avsr.faces import MESH, FaceTrack
+from avsr.lips import MouthCropSettings, Mouths
 from avsr.media.level import Loudness, amplified, frame_powers
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples, samples_to_frames
 from avsr.runtime import Progress, no_progress
@@ -35,14 +33,22 @@ from avsr.segment import (
     cuts_at_rests,
     quietest,
 )
-from avsr.speakers import CONTEXT, ActiveSpeakerDetector, Conversation, SpeakerTurn, choose_speaker, find_turns, one_turn
+from avsr.speakers import (
+    CONTEXT,
+    ActiveSpeakerDetector,
+    Conversation,
+    SpeakerTurn,
+    choose_speaker,
+    everybody,
+    find_turns,
+    one_turn,
+)
+from avsr.speakers.offset import BLOCK, MAX_OFFSET, Offset, OffsetFinder
 
 VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 92 MB of grey at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
 
 OVERLAP_FRAMES = 8                    # on each side of a cut through sound: 0.32 s, so that a word at the cut is whole in one
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Window:
     unextended: for an extended segment, the windows of the speech segments that it was made from; None for any other.
     turns: who speaks when in it; None if the reader was not asked for speakers. With them the mouths are in each frame those
     of the one whose turn it is.
-    seen: with turns, whether anybody's mouth is seen in each frame, (T,) bool.
+    seen, scores: with turns, as in speakers.Conversation. apart: whether mouths were left out because lips and sound are not in
+    step, see speakers.offset.
     """
 
     segment: SpeechSegment
@@ -61,6 +68,8 @@ class Window:
     unextended: tuple[Window, ...] | None = None
     turns: tuple[SpeakerTurn, ...] | None = None
     seen: np.ndarray | None = None
+    scores: Mapping[int, np.ndarray] | None = None
+    apart: bool = False
 
     def part(self, first: int, last: int) -> Window:
         """Its frames from `first` to before `last`, counted from its start."""
@@ -86,6 +95,7 @@ class StreamReader:
     segment.SegmentExtension; this needs mouth_crop and vad. speakers: find out who speaks when; this needs mouth_crop. speech:
     settings of the detection of speech. save_lips: a folder, or an .mp4 file, for a small video of the mouths. stage: the words
     before the name of the recording when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain.
+    on_tracks: called with the parts of face tracks as they become final.
 
     n_frames: frames read so far. duration_s: seconds read so far. ended: whether the recording has been read to its end.
     loudness: the level of the sound read so far, before it is amplified.
@@ -94,16 +104,18 @@ class StreamReader:
     def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
                  extension: bool = False, speakers: bool = False, speech: VadOptions | None = None,
                  save_lips: Path | None = None, stage: str = "transcribing", amplify: bool = True,
-                 progress: Progress = no_progress):
+                 on_tracks: Callable[[list[FaceTrack]], None] | None = None, progress: Progress = no_progress):
         assert not extension or (mouth_crop is not None and vad)
         assert not speakers or mouth_crop is not None
         self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
         self.vad, self.extension, self.speech = vad and recording.has_audio, extension, speech or VadOptions()
-        self.stage, self.progress = f"{stage} {Path(recording.name).name}", progress
+        self.stage, self.progress, self.on_tracks = f"{stage} {Path(recording.name).name}", progress, on_tracks
         self.n_frames, self.duration_s, self.ended, self.loudness = 0, 0.0, False, Loudness()
         self._sound = _Sound(keep_all=save_lips is not None)
         self._mouths: _Mouths | None = None
         self._detector = ActiveSpeakerDetector() if speakers else None
+        can_compare = mouth_crop is not None and recording.has_audio and recording.has_video and not recording.is_silent
+        self._offsets = OffsetFinder(ActiveSpeakerDetector()) if can_compare else None
 
     def __iter__(self) -> Iterator[Window]:
         segments = _DetectedSpeech(self.speech) if self.vad else _CoveringParts(self)
@@ -135,7 +147,7 @@ class StreamReader:
         gain = self.recording.gain if self.amplify else 1.0
         with ExitStack() as stack:
             if self.mouth_crop is not None:
-                self._mouths = _Mouths(self.mouth_crop, keep_all=self.save_lips is not None)
+                self._mouths = _Mouths(self.mouth_crop, self.recording, self.on_tracks, keep_all=self.save_lips is not None)
                 stack.callback(self._mouths.tracker.close)
             grey = self.mouth_crop is not None and self.mouth_crop.landmarks == MESH
             for clip in self.recording.windows(n_frames or usual, grey=grey):
@@ -146,24 +158,50 @@ class StreamReader:
                     self._sound.add(clip)
                 if self._mouths is not None and self.n_frames > faces_from - self._mouths.lag:
                     self._mouths.add(clip)
+                    self._find_offset(self.n_frames - self._mouths.lag)
                 yield clip
             if self._mouths is not None:
                 self._mouths.finish()
+                self._find_offset(self.n_frames, over=True)
             self.ended = True
 
     @property
     def settled(self) -> int:
-        """The frame before which sound and mouths are final."""
-        return self.n_frames if self._mouths is None or self.ended else self.n_frames - self._mouths.lag
+        """The frame before which sound and mouths are final. What may have to be moved, see speakers.OffsetFinder, is not."""
+        if self._mouths is None or self.ended:
+            return self.n_frames
+        finder, settled = self._offsets, self.n_frames - self._mouths.lag
+        if finder is not None and finder.found is None:
+            return finder.next if finder.first is None else finder.first
+        return settled - max(0, self.offset.frames)
+
+    @property
+    def offset(self) -> Offset:
+        """By how many frames the lips come after the sound, as far as it is known; the mouths have been moved by as many."""
+        return Offset() if self._offsets is None or self._offsets.found is None else self._offsets.found
+
+    def _find_offset(self, upto: int, *, over: bool = False) -> None:
+        """Examine whether lips and sound are in step, in whole blocks before frame `upto`, and move the mouths."""
+        finder, mouths = self._offsets, self._mouths
+        if finder is None or mouths is None or finder.found is not None:
+            return
+        while finder.found is None and upto - finder.next >= (1 if over else BLOCK):
+            block = SpeechSegment(finder.next, min(finder.next + BLOCK, upto))
+            finder.add(everybody(mouths.kept, block.start_frame, block.end_frame), self.audio(block), block)
+        if over:
+            finder.finish()
+        if (problem := self.offset.problem(self.recording.name)) is not None:
+            self.recording.problems.append(problem)
+            mouths.move(self.offset)
 
     def window(self, segment: SpeechSegment) -> Window:
         """The sound and the mouths of a segment that ends before `settled` and was not forgotten."""
         unextended = None if segment.unextended is None else tuple(map(self.window, segment.unextended))
         audio = self.audio(segment)
         if self._detector is None:
-            return Window(segment, audio, self.mouths(segment, audio), unextended)
+            return Window(segment, audio, self.mouths(segment, audio), unextended, apart=self.offset.apart)
         found = self._conversation(segment, self._detector)
-        return Window(segment, audio, found.mouths, unextended, found.turns, found.seen)
+        return Window(segment, audio, found.mouths, unextended, found.turns, found.seen, found.scores, self.offset.apart)
 
     def _conversation(self, segment: SpeechSegment, detector: ActiveSpeakerDetector) -> Conversation:
         """Who speaks when in a segment. Without sound it is the one whose lips are read."""
@@ -184,6 +222,8 @@ class StreamReader:
 
     def forget(self, before: int) -> None:
         """Drop sound and mouths from before a frame: no window that begins earlier will be asked for."""
+        if self._offsets is not None and self._offsets.found is None:
+            before = min(before, self.settled - MAX_OFFSET)
         self._sound.forget(before)
         if self._mouths is not None:
             self._mouths.forget(before)
@@ -221,23 +261,40 @@ class _Mouths:
     lag: frames that tracker and cropper may hold back until they are final.
     """
 
-    def __init__(self, mouth_crop: MouthCropSettings, *, keep_all: bool):
-        self.tracker, self.cropper = FaceTracker(landmarks=mouth_crop.landmarks), MouthCropper(mouth_crop)
+    def __init__(self, mouth_crop: MouthCropSettings, recording: media.Recording,
+                 on_tracks: Callable[[list[FaceTrack]], None] | None, *, keep_all: bool):
+        self.on_tracks = on_tracks
+        self.tracker, self.cropper = open_cropping(mouth_crop, recording)
         self.lag = self.tracker.lag + mouth_crop.smooth
         self.keep_all = keep_all
         self.kept: list[Mouths] = []
         self.all: list[Mouths] = []
+        self.offset = Offset()
 
     def add(self, clip: media.Clip) -> None:
-        self._keep(self.cropper.update(clip, self.tracker.update(clip)))
+        self._keep(self.cropper.update(clip, self._told(self.tracker.update(clip))))
 
     def finish(self) -> None:
-        self._keep(self.cropper.finish(self.tracker.finish()))
+        self._keep(self.cropper.finish(self._told(self.tracker.finish())))
+
+    def _told(self, tracks: list[FaceTrack]) -> list[FaceTrack]:
+        if self.on_tracks is not None:
+            self.on_tracks(tracks)
+        return tracks
 
     def _keep(self, mouths: list[Mouths]) -> None:
+        mouths = [self._moved(one) for one in mouths if not self.offset.apart]
         self.kept += mouths
         if self.keep_all:
             self.all += mouths
+
+    def move(self, offset: Offset) -> None:
+        """Move these mouths and all that follow to the sound that they make; drop them where they are not to be used."""
+        self.offset = offset
+        self.kept, self.all = ([] if offset.apart else list(map(self._moved, those)) for those in (self.kept, self.all))
+
+    def _moved(self, mouths: Mouths) -> Mouths:
+        return replace(mouths, start_frame=mouths.start_frame - self.offset.frames) if self.offset.frames else mouths
 
     def of(self, segment: SpeechSegment, audio: np.ndarray | None) -> Mouths | None:
         return choose_speaker(self.kept, segment.start_frame, segment.end_frame, audio)
@@ -374,17 +431,3 @@ def why_unreadable(mouths: Mouths | None, max_missing: float) -> str | None:
 def lips_path(place: Path, recording: str) -> Path:
     """The file for the mouths of a recording: `place` itself where it ends in .mp4, else NAME.lips.mp4 in that folder."""
     return place if place.suffix == ".mp4" else place / f"{Path(recording).stem}.lips.mp4"
-
-
-def prefetch(items: Iterable[T], n: int) -> Iterator[T]:
-    """The same items, made by another thread that runs up to `n` of them ahead. An exception in the thread is raised here."""
-    iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as thread:
-        made = deque(thread.submit(next, iterator, end) for _ in range(n))
-        try:
-            while (item := made.popleft().result()) is not end:
-                made.append(thread.submit(next, iterator, end))
-                yield cast(T, item)
-        finally:
-            for future in made:
-                future.cancel()

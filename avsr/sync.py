@@ -57,7 +57,7 @@ def motionless(images: np.ndarray, missing: np.ndarray | None = None) -> np.ndar
 
 
 def lip_change(images: np.ndarray) -> np.ndarray:
-    """(T, 96, 96) uint8 -> (T,) float32: mean change of the lips and their surroundings from the frame before, in grey levels."""
+    """(T, 96, 96) uint8 -> (T,) float32: mean change of the lips and what is near from the frame before, in grey levels."""
     if len(images) < 2:
         return np.zeros(len(images), np.float32)
     change = np.abs(np.diff(_blocks(images)[:, *LIPS], axis=0)).mean(axis=(1, 2))

@@ -12,7 +12,8 @@ import click
 import pytest
 
 from avsr.cli import main
-from avsr.cli.transcribe import _distinct_stems, _Output, transcribe_command
+from avsr.cli.files import distinct_stems
+from avsr.cli.transcribe import _Output, transcribe_command
 from avsr.lips import MOUTH_CROPS
 
 HELLO = Path(__file__).resolve().parents[1] / "data" / "demo" / "hello.mp4"
@@ -123,14 +124,24 @@ def test_a_reader_that_goes_away_is_no_traceback():
 
 
 def test_files_of_one_stem_do_not_overwrite_each_other():
-    assert _distinct_stems(["a/x.mp4", "b/y.mkv"]) == {"a/x.mp4": "x", "b/y.mkv": "y"}
-    assert _distinct_stems(["x.mp4", "x.mkv"]) == {"x.mp4": "x.mp4", "x.mkv": "x.mkv"}
-    assert len(set(_distinct_stems(["a/x.mp4", "b/x.mp4"]).values())) == 2
-    output = _Output((), Path(), {}, _distinct_stems(["a/x.mp4", "b/x.mp4", "x.mp4-2.wav", "Talk.mp4", "talk.wav"]))
+    assert distinct_stems(["a/x.mp4", "b/y.mkv"]) == {"a/x.mp4": "x", "b/y.mkv": "y"}
+    assert distinct_stems(["x.mp4", "x.mkv"]) == {"x.mp4": "x.mp4", "x.mkv": "x.mkv"}
+    assert len(set(distinct_stems(["a/x.mp4", "b/x.mp4"]).values())) == 2
+    output = _Output((), Path(), {}, distinct_stems(["a/x.mp4", "b/x.mp4", "x.mp4-2.wav", "Talk.mp4", "talk.wav"]))
     assert len({stem.lower() for stem in output.stems.values()}) == 5
     assert output.lips("lips", "a/x.mp4") == Path("lips/x.mp4.lips.mp4")
     assert output.lips("lips", "b/x.mp4") == Path("lips/x.mp4-2.lips.mp4")
     assert output.lips(None, "b/x.mp4") is None
+
+
+@pytest.mark.parametrize(("typed", "speakers", "separate", "paths"), [
+    ("--speakers a.mp4", True, False, ("a.mp4",)), ("a.mp4 --speakers", True, False, ("a.mp4",)),
+    ("--speakers separate a.mp4", True, True, ("a.mp4",)), ("a.mp4 --speakers=separate", True, True, ("a.mp4",)),
+    ("separate", False, False, ("separate",)), ("--speakers -- separate", True, False, ("separate",)),
+    ("a.mp4 --separate-speakers", False, True, ("a.mp4",))])
+def test_speakers_may_stand_alone_or_before_separate(typed, speakers, separate, paths):
+    asked = transcribe_command.make_context("transcribe", typed.split()).params
+    assert (asked["speakers"], asked["separate_speakers"], asked["paths"]) == (speakers, separate, paths)
 
 
 def test_help_lists_the_commands():

@@ -92,7 +92,7 @@ def cli(*arguments, command: str = "fetch", **environment) -> subprocess.Complet
 def test_every_source_says_all():
     for name, source in sources.SOURCES.items():
         assert name == source.name
-        assert source.kind in ("corpus", "noise")
+        assert source.kind in ("corpus", "noise", "model")
         assert all((source.what, source.size, source.licence, source.cite))
         assert source.terms.startswith("https://")
         assert set(source.default) <= set(source.parts)

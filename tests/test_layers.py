@@ -16,14 +16,12 @@ from avsr.transcribe import run as transcribe_run
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
-ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles", "textfiles", "folders", "remote", "download",
-         "assets", "fetch", "media", "faces", "sync", "lips", "features", "segment", "selection", "speakers", "stream",
-         "noise", "augment", "corrupt", "linebreak", "text", "transcript",
-         "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch",
-         "models", "losses",
-         "importers", "checkpoint", "lm", "decode", "align", "recogniser", "results", "metrics", "modality",
-         "train", "transcribe", "benchmark", "html", "label", "explain", "report",
-         "cli", "__main__"]
+ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles", "textfiles", "folders", "remote",
+         "download", "assets", "fetch", "media", "faces", "sync", "lips", "cropped", "features", "segment", "selection",
+         "speakers", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest", "corpora",
+         "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "decode",
+         "align", "recogniser", "results", "metrics", "modality", "train", "transcribe", "find_speakers", "benchmark", "html",
+         "label", "explain", "report", "cli", "__main__"]
 MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -316,7 +316,8 @@ def test_sizes(tmp_path, size, expected):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"turn": 90}, {"mirrored": True}, {"aspect": Fraction(16, 11)}, {"vcodec": "ffv1"}, {"vcodec": "mpeg4", "size": (1400, 300)}])
+    {}, {"turn": 90}, {"mirrored": True}, {"aspect": Fraction(16, 11)}, {"vcodec": "ffv1"},
+    {"vcodec": "mpeg4", "size": (1400, 300)}])
 def test_grey_pictures_are_those_of_rgb_in_grey(tmp_path, options):
     """From the luma without RGB, also turned, mirrored, widened, scaled down, and from a format without luma."""
     width, height = options.get("size", (64, 48))

@@ -410,7 +410,7 @@ def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector
 
 
 def test_every_mouth_crop_can_be_asked_for_and_wants_its_own_file(tmp_path, monkeypatch):
-    from avsr.cli.train import prepare_command
+    from avsr.cli.prepare import prepare_command
 
     (option,) = [option for option in prepare_command.params if option.name == "mouth_crop"]
     assert list(option.type.choices) == list(lips.MOUTH_CROPS)

@@ -106,8 +106,11 @@ def test_segments_in_any_windows(steps, options, sizes):
     for segment in segments:
         assert 0 <= segment.start_frame < segment.end_frame <= last_frame
         assert segment.end_frame - segment.start_frame <= SEGMENT_FRAMES
+    pad = -(-round(options.pad * PER_SECOND) * STEP // SAMPLES_PER_FRAME) + 1
     for segment, following in pairwise(segments):
-        assert segment.end_frame <= following.start_frame
+        assert segment.end_frame <= following.start_frame + 2 * pad, "beyond a cut through speech is what pads any segment"
+        assert segment.start_frame < following.start_frame
+        assert segment.end_frame < following.end_frame
 
 
 def runs(flags, least):
@@ -166,19 +169,27 @@ def test_speech_to_the_very_end_is_kept():
     assert (start, end) == pytest.approx((1.7, 5.0), abs=0.06)
 
 
-def test_a_minute_without_a_pause_is_cut_without_gap_or_overlap():
+def test_a_minute_without_a_pause_is_cut_without_gap_and_what_is_beside_the_cut_is_in_both():
     segments = cut(seconds((1, 60)), VadOptions())
     assert times(segments)[0][0] == 0
     assert times(segments)[-1][1] == pytest.approx(60, abs=0.06)
-    assert all(a.end_frame == b.start_frame for a, b in pairwise(segments))
+    overlaps = [a.end_frame - b.start_frame for a, b in pairwise(segments)]
+    assert overlaps == pytest.approx([2 * 0.3 * 25] * len(overlaps), abs=1.5)
     assert all(5 < segment.duration_s <= SEGMENT_SECONDS for segment in segments)
 
 
 def test_the_cut_is_where_it_is_quietest():
     steps = seconds((1, 20), (0.4, 0.1), (1, 40))
     first, second, *_ = cut(steps, VadOptions())
-    assert first.end_frame == second.start_frame
-    assert second.start_s == pytest.approx(20.05, abs=0.1)
+    assert (first.end_frame + second.start_frame) / 50 == pytest.approx(20.05, abs=0.1)
+
+
+def test_the_sound_tells_where_it_is_quietest():
+    cutter, steps = VadSegmenter(), seconds((1, 20), (0.6, 0.1), (1, 40))
+    levels = np.full(len(steps), -20.0)
+    levels[round(23 * PER_SECOND) - 2:round(23 * PER_SECOND) + 2] = -40
+    first, second, *_ = cutter.update(steps, levels) + cutter.finish()
+    assert (first.end_frame + second.start_frame) / 50 == pytest.approx(23, abs=0.05)
 
 
 def test_a_cut_leaves_no_scrap_that_is_too_short_to_be_speech():
@@ -202,7 +213,7 @@ def test_memory_does_not_grow_with_the_recording():
     for _ in range(600):
         level = rng.choice([0.0, 1.0], p=[0.2, 0.8])
         cutter.update(np.full(60, level, np.float32))
-        longest = max(longest, len(cutter._probabilities))
+        longest = max(longest, len(cutter._levels))
     assert longest <= SEGMENT_SECONDS * PER_SECOND
     assert cutter.settled / 25 > 600 * 60 / PER_SECOND - 2 * SEGMENT_SECONDS
 

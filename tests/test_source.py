@@ -18,7 +18,7 @@ from made_tracks import write_tracks
 from places import ROOT
 
 from avsr import media
-from avsr.cli.transcribe import _distinct_stems
+from avsr.cli.files import distinct_stems
 from avsr.errors import BadMedia
 from avsr.explain.input import ExplainSettings, open_input
 from avsr.media import source as sources
@@ -203,7 +203,7 @@ def test_what_is_no_recording_is_named(tmp_path, begins, what):
 
 def test_files_are_named_by_what_was_read():
     paths = ["-", "https://host/a/talk%201.mp4?key=a.b/c", "/dev/fd/63", "a/b.mkv", "https://host", "https://host/"]
-    assert list(_distinct_stems(paths).values()) == ["stdin", "talk 1", "pipe", "b", "host", "host-2"]
+    assert list(distinct_stems(paths).values()) == ["stdin", "talk 1", "pipe", "b", "host", "host-2"]
     assert name_in_address("https://host/..%2F..%2Fetc") == "etc"
     assert without_secrets("https://me:pw@host:8/x.mp4?key=secret#t=3") == "https://host:8/x.mp4"
 

@@ -16,7 +16,7 @@ from typing import cast
 from avsr import rates
 from avsr.cache.packing import MAX_SECONDS, MAX_SIDE, MOUTHS, SOUND, Cached, Packed, unpack
 from avsr.errors import BadCheckpoint, BadManifest
-from avsr.lips import MOUTH_CROPS, MouthCropSettings
+from avsr.lips import MOUTH_CROPS, UNCROPPED, MouthCropSettings
 from avsr.manifest import CacheEntry, is_within_folder
 from avsr.output import write_file
 from avsr.remote import file_system_of
@@ -213,11 +213,21 @@ def read_mouth_crop(base: str | Path, expected: MouthCropSettings | None = None)
         raise _no_settings(place, error) from error
     if expected is not None:
         wrong += [f"mouth_crop.{line}" for line in mouth_crop.differences(expected)]
+    if expected is not None and UNCROPPED in (mouth_crop.landmarks, expected.landmarks) and wrong:
+        raise BadManifest(f"{place}: {_uncropped_and_cropped(mouth_crop)} ({'; '.join(wrong)}).  The two kinds do not go "
+                          "together: use one for the data and the model, and prepare the data into an empty folder, with "
+                          "--mouth-crop none for the first kind.")
     if wrong:
         named = next((f" --mouth-crop {name}" for name, one in MOUTH_CROPS.items() if one == expected), "")
         raise BadManifest(f"{place}: the cache was made with other settings ({'; '.join(wrong)}).  Run avsr prepare{named} "
                           "into an empty folder, or use the version and the model that it was made for.")
     return mouth_crop
+
+
+def _uncropped_and_cropped(mouth_crop: MouthCropSettings) -> str:
+    came = mouth_crop.landmarks == UNCROPPED
+    return ("its mouths came cropped, nobody knows how, and the model is for mouths that are cut out of faces" if came else
+            "its mouths were cut out of faces, and the model is for mouths that came cropped, nobody knows how")
 
 
 def _read_settings(base: str | Path) -> tuple[str, bytes]:

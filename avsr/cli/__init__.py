@@ -6,10 +6,12 @@ from avsr import __version__
 from avsr.cli.benchmark import benchmark_command
 from avsr.cli.console import CONTEXT, Commands
 from avsr.cli.explain import explain_command
+from avsr.cli.faces import faces_command
 from avsr.cli.fetch import fetch_command
 from avsr.cli.importing import import_command
+from avsr.cli.prepare import prepare_command
 from avsr.cli.report import report_command
-from avsr.cli.train import prepare_command, train_command
+from avsr.cli.train import train_command
 from avsr.cli.transcribe import transcribe_command
 
 
@@ -19,6 +21,6 @@ def main() -> None:
     """Speech recognition that reads lips: any talking video to text and subtitles."""
 
 
-for command in (transcribe_command, fetch_command, prepare_command, train_command, benchmark_command, report_command,
-                explain_command, import_command):
+for command in (transcribe_command, faces_command, fetch_command, prepare_command, train_command, benchmark_command,
+                report_command, explain_command, import_command):
     main.add_command(command)

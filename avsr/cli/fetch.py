@@ -1,4 +1,4 @@
-"""`avsr fetch`: corpora and noise from their publishers."""
+"""`avsr fetch`: corpora, noise and models from their publishers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 @click.option("--accept-licence", is_flag=True, help="Agree to a licence that forbids some uses.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar, licence or summary; errors are still shown.")
 def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet: bool, **options) -> None:
-    """Fetch the corpus or noise NAME into FOLDER.
+    """Fetch the corpus, noise or model NAME into FOLDER.
 
-    It is downloaded, checked and unpacked, ready for `avsr prepare` or `--noise`. The same command again continues where it was
+    It is downloaded, checked and unpacked, ready for `avsr prepare` or `--noise`. A model is converted, and needs no FOLDER: it
+    is then kept in the cache and used by its NAME. The same command again continues where it was
     stopped, and downloads nothing if everything is there. AVSR_ZENODO may name another address of Zenodo's API, such as that of
     a mirror. The variables https_proxy and http_proxy are used.
     """
@@ -39,18 +40,39 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
         if show_list:
             _print_list()
             return
-        if name is None or folder is None:
-            what = "no name" if name is None else f"no folder for {name}"
-            raise AvsrError(f"avsr fetch: {what} is given.  Write avsr fetch NAME FOLDER; avsr fetch --list shows the names.")
+        if name is None:
+            raise AvsrError("avsr fetch: no name is given.  Write avsr fetch NAME FOLDER; avsr fetch --list shows the names.")
         source = source_of(name)
+        place, folder = folder, folder or _cache_of(source)
         if not quiet:
             print_status(f"{name}: {source.what}.\nLicence: {source.licence} ({source.terms}).  Cite {source.cite}.",
                          lines=True)
         with ProgressBar(quiet) as bars:
             fetched = fetch(name, folder, progress=bars, **options)
+            if source.kind == "model":
+                _convert(fetched, bars)
         if not quiet:
-            print_status(_summary(fetched), lines=True)
+            print_status(_summary(fetched, name if place is None else str(folder)), lines=True)
     print_result(str(folder))
+
+
+def _cache_of(source: Source) -> Path:
+    """The folder of a model in the cache. Raises AvsrError for what needs a folder to be named."""
+    from avsr.assets import cache_folder
+
+    if source.kind != "model":
+        raise AvsrError(f"avsr fetch: no folder for {source.name} is given.  Write avsr fetch NAME FOLDER; avsr fetch --list "
+                        "shows the names.")
+    return cache_folder() / source.name
+
+
+def _convert(fetched: Fetched, progress: ProgressBar) -> None:
+    """Make the published file of a model a model of ours in the same folder, unless that is done."""
+    if fetched.fresh or not (fetched.folder / "model.json").exists():
+        progress("loading torch", 0, None, None)
+        from avsr.checkpoint.importing import import_checkpoint  # heavy imports wait until here
+
+        import_checkpoint(fetched.folder / next(iter(fetched.source.files)), fetched.folder)
 
 
 def _print_list() -> None:
@@ -79,16 +101,17 @@ def _entry(source: Source) -> list[str]:
     return lines
 
 
-def _summary(fetched: Fetched) -> str:
-    """What the folder has now, and the next command."""
+def _summary(fetched: Fetched, place: str) -> str:
+    """What the folder has now, and the next command, which names it as `place`."""
     old = [part for part in fetched.parts if part not in fetched.fresh]
     lines = [f"note: {note}." for note in fetched.notes]
     if old:
         lines.append(f"{_names(old)}: whole already, nothing was fetched.")
     if fetched.fresh:
-        lines.append(f"{_names(fetched.fresh)}: fetched, checked and unpacked.")
+        how = "checked and converted" if fetched.source.kind == "model" else "checked and unpacked"
+        lines.append(f"{_names(fetched.fresh)}: fetched, {how}.")
     lines.append(f"{fetched.folder}: {fetched.n_files} files, {fetched.n_bytes / 1e6:.1f} MB.")
-    return "\n".join([*lines, f"Go on:  {fetched.source.use.format(folder=fetched.folder)}"])
+    return "\n".join([*lines, f"Go on:  {fetched.source.use.format(folder=place)}"])
 
 
 def _names(parts: list[str] | tuple[str, ...]) -> str:

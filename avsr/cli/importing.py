@@ -11,7 +11,7 @@ from avsr.cli.console import CONTEXT, ProgressBar, print_result, print_status, r
 from avsr.names import MODALITY_NAMES
 
 if TYPE_CHECKING:
-    from avsr.checkpoint.importing import Imported
+    from avsr.checkpoint.importing import Imported, ImportedDetector
 
 HALF_COSTS = "half the size; log-probabilities move by up to 0.04, as measured on small networks"
 
@@ -28,7 +28,7 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
     """Make a published lip reader's or recogniser's FILE (.pth, .pt, .ckpt, .safetensors) a model for --model.
 
     The network's family and sizes are read from the file. data/README.md lists the files that are known, and where they
-    come from.
+    come from. LR-ASD, a network that tells who speaks, becomes a model for --speaker-model.
     """
     with report_errors():
         folder = output_dir or Path("models") / file.stem
@@ -38,11 +38,26 @@ def import_command(file: Path, output_dir: Path | None, tokenizer: Path | None, 
 
             imported = import_checkpoint(file, folder, tokenizer=tokenizer, half=half, progress=bars)
         if not quiet:
-            print_status(_summary(imported, half), lines=True)
+            print_status(summary(imported, half), lines=True)
     print_result(str(imported.folder))
 
 
-def _summary(imported: Imported, half: bool) -> str:
+def summary(imported: Imported | ImportedDetector, half: bool) -> str:
+    """What was imported, its terms, and the next command."""
+    from avsr.checkpoint.importing import Imported
+
+    return _recogniser(imported, half) if isinstance(imported, Imported) else _detector(imported)
+
+
+def _detector(imported: ImportedDetector) -> str:
+    lines = [f"lr_asd, a network that tells who speaks: {imported.n_parameters / 1e6:.2f} M parameters."]
+    if not imported.published:
+        lines.append("Its sha256 is not the published file's: a training of your own, or another version.")
+    use = f"avsr transcribe talk.mp4 --speakers --speaker-model {imported.folder}"
+    return "\n".join([*lines, imported.licence, f"Use it:  {use}"])
+
+
+def _recogniser(imported: Imported, half: bool) -> str:
     dims, known = imported.dims, imported.known
     layers = " + ".join(f"{n} {name}" for n, name in ((dims.n_video_layers, "video"), (dims.n_audio_layers, "audio")) if n)
     lines = [f"{imported.family.name}, by {MODALITY_NAMES[imported.modality].long}: {layers} and {dims.n_decoder_layers} "

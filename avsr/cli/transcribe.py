@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
-import sys
-from collections import Counter
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +16,9 @@ from avsr.cli.console import (
     check_writable,
     limit_openmp_spinning,
     print_result,
-    print_status,
     report_errors,
 )
-from avsr.errors import AvsrError
+from avsr.cli.files import FileQueue, distinct_stems
 
 if TYPE_CHECKING:
     from avsr.checkpoint import Checkpoint
@@ -73,9 +68,11 @@ class _TranscribeCommand(click.Command):
               help="Number of the sound track, counted from 1.  [default: one in which somebody speaks]")
 @click.option("--video-track", type=click.IntRange(min=1), default=None, metavar="N",
               help="Number of the video track, counted from 1.  [default: one that shows a face]")
+@click.option("--mouth-crop", "--crop", type=click.Choice(["none"]), default=None,
+              help="none: each picture is a mouth already, as in prepared sets.  [default: it is cut out as the model wants]")
 @click.option("--save-lips", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Write the mouth crops of each file as a small video.")
-@click.option("--speakers", is_flag=True,
+@click.option("--speakers", is_flag=True, default=False,
               help="Tell from the picture who says each word: SPEAKER_00, SPEAKER_01, ... in the order in which they begin to "
                    "speak; what nobody in sight says has no name. `--speakers separate` also writes a WebVTT file for each.")
 @click.option("--separate-speakers", is_flag=True, hidden=True, help="A WebVTT file for each speaker: --speakers separate.")
@@ -100,7 +97,7 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
               "max_line_count": max_line_count, "max_words_per_line": max_words_per_line,
               "separate_speakers": separate_speakers}
     options["speakers"] |= separate_speakers
-    files = _FileQueue(paths)
+    files = FileQueue(paths)
     with report_errors(files.resume_hint):
         from avsr.transcript import parse_formats
 
@@ -114,12 +111,8 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
                 from avsr.lm import NGrams
 
                 options["lm"] = NGrams.open(options["lm"], bars)         # once for all files
-            output = _Output(names, folder, layout, _distinct_stems(paths))
-            failures = _transcribe_all(files, checkpoint, options, bars, output)
-    if failures:
-        if len(paths) > 1:
-            print_status(f"{len(failures)} of {len(paths)} files failed: {', '.join(failures)}")
-        sys.exit(1)
+            output = _Output(names, folder, layout, distinct_stems(paths))
+            _transcribe_all(files, checkpoint, options, bars, output)
 
 
 class _Output:
@@ -131,23 +124,6 @@ class _Output:
     def lips(self, folder: str | None, path: str) -> Path | None:
         """The file for the mouth crops of a recording, if --save-lips names a folder."""
         return None if folder is None else Path(folder) / f"{self.stems[path]}.lips.mp4"
-
-
-class _FileQueue:
-    """The files to transcribe, and how many of them are done."""
-
-    def __init__(self, paths: Sequence[str]):
-        self.paths, self.n_done = paths, 0
-
-    def resume_hint(self) -> str:
-        """How to continue, for a user who has stopped the command."""
-        if self.n_done == len(self.paths):
-            return "All files are done."
-        at = self.paths[self.n_done]
-        if len(self.paths) == 1:
-            return f"{at} is not done, and no file was written for it.  Give the same command again; it begins anew."
-        return (f"{self.n_done} of {len(self.paths)} files are done, and {at} is not.  Give the same command again with the "
-                "files from that one on.")
 
 
 def _load(options: dict, bars: ProgressBar) -> Checkpoint:
@@ -162,35 +138,22 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     return checkpoint
 
 
-def _transcribe_all(files: _FileQueue, checkpoint: Checkpoint, options: dict, bars: ProgressBar, output: _Output) -> list[str]:
-    """Transcribe each file in turn, whatever happens to the others. Returns the paths that failed."""
+def _transcribe_all(files: FileQueue, checkpoint: Checkpoint, options: dict, bars: ProgressBar, output: _Output) -> None:
+    """Transcribe each file in turn, whatever happens to the others."""
     from avsr.transcribe import transcribe
     from avsr.transcript import write
 
-    failures, printer = [], _Printer()
-    for n_done, path in enumerate(files.paths):
-        files.n_done = n_done
+    printer = _Printer()
+
+    def work(path: str) -> None:
         printer.between_files()
-        bars.begin(path, heading=len(files.paths) > 1)
-        try:
-            settings = {**options, "model": checkpoint, "save_lips": output.lips(options["save_lips"], path)}
-            transcript = transcribe(path, **settings, on_segment=printer, progress=bars)
-            bars.warn(transcript.problems)
-            if output.formats or output.layout["separate_speakers"]:
-                write(transcript, output.formats, output_dir=output.folder, stem=output.stems[path], **output.layout)
-        except AvsrError as error:
-            failures.append(path)
-            print_status(f"error: {error}")
-        except (KeyboardInterrupt, BrokenPipeError):
-            raise
-        except Exception as error:                          # an error in avsr must not cost the user the other files
-            if os.environ.get("AVSR_DEBUG"):
-                raise
-            failures.append(path)
-            print_status(f"error: {path}: {type(error).__name__}: {error}.  This is a mistake in avsr, please report it; "
-                         "AVSR_DEBUG=1 shows where.")
-    files.n_done = len(files.paths)
-    return failures
+        settings = {**options, "model": checkpoint, "save_lips": output.lips(options["save_lips"], path)}
+        transcript = transcribe(path, **settings, on_segment=printer, progress=bars)
+        bars.warn(transcript.problems)
+        if output.formats or output.layout["separate_speakers"]:
+            write(transcript, output.formats, output_dir=output.folder, stem=output.stems[path], **output.layout)
+
+    files.run(work, bars)
 
 
 class _Printer:
@@ -209,20 +172,3 @@ class _Printer:
             print_result("")
         print_result(f"{label(segment.speakers)}{segment.text}")
         self.printed, self.pending = True, False
-
-
-def _distinct_stems(paths: Sequence[str]) -> dict[str, str]:
-    """A name to write under for each path: its stem, or its full name if two stems are the same, numbered if two names are
-    the same but for upper and lower case, which some file systems ignore."""
-    from avsr.media import source_name
-
-    names = {path: Path(source_name(path)) for path in paths}
-    stems = Counter(name.stem for name in names.values())
-    taken: set[str] = set()
-    out = {}
-    for path, full_name in names.items():
-        name = full_name.stem if stems[full_name.stem] == 1 else full_name.name
-        numbered = (name if n == 1 else f"{name}-{n}" for n in count(1))
-        out[path] = next(one for one in numbered if one.lower() not in taken)
-        taken.add(out[path].lower())
-    return out

@@ -115,7 +115,8 @@ def open_input(source: media.Source, mouth_crop: MouthCropSettings | None, setti
         noise = open_families([family], config=settings.noise_config, given={family: folder} if given else None)[family]
     with media.reopenable(source, progress) as source:      # it is read more than once
         with selection.open_recording(source, audio_track=settings.audio_track, video_track=settings.video_track,
-                                      language=settings.language, landmarks=mouth_crop and mouth_crop.landmarks) as recording:
+                                      language=settings.language,
+                                      landmarks=mouth_crop and mouth_crop.face_landmarks) as recording:
             # Whoever opens it again gets the same tracks.
             found = {"audio_track": recording.sound_track, "video_track": recording.picture_track}
             tracks: dict[str, Any] = {option: track.number for option, track in found.items() if track is not None}

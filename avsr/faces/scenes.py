@@ -4,8 +4,8 @@ The detector is PySceneDetect's AdaptiveDetector (docs: "detect-adaptive"): a cu
 least 18 grey levels, and 3 times the mean change of the frames around it. A camera that shakes or pans changes every frame, and
 a flash two in turn, so neither is a cut. The frames around it are one on either side here, so frames are given one frame late.
 On 72 sequences that were joined, shaken, panned, faded, lit by flashes or left as they are (GRID's train and valid clips, and
-others) it found 147 of 147 cuts and 21 that are none; with two frames on either side it found 57 that are none, and with a change
-of 27 alone (ContentDetector) 1283. In a thumbnail of 32 pixels it takes 0.1 ms a frame.
+others) it found 147 of 147 cuts and 21 that are none; with two frames on either side 57 that are none, by a change of 27 alone
+(ContentDetector) 1283. In a thumbnail of 32 pixels it takes 0.1 ms a frame.
 """
 
 from __future__ import annotations

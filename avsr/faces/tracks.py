@@ -15,6 +15,7 @@ import numpy as np
 
 from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, shared_network
 from avsr.faces.identity import DECIDE_FRAMES, People, Sighting
+from avsr.faces.quality import turned_away
 from avsr.faces.scenes import THUMBNAIL, CutFinder, ShotFrame, thumbnail
 from avsr.faces.search import MESH, FaceFinder, face_size
 
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
 FOLLOW_EVERY = 2          # frames from one in which faces are followed to the next; the points of the others are interpolated
-GLANCE_EVERY = 6          # frames from one look for further faces to the next; at least CHANGED of the THUMBNAIL squared parts of
-CHANGE, CHANGED = 12, 8   # the picture must have changed by so many grey levels: a face that can be found covers twice as many
-AGREEMENT = 0.015         # of the size of a face: how far the mesh may be from where it was expected, see following.apart. The
-                          # size is about 120 pixels of the mouth's crop, and between two searches the error is about half as large
+GLANCE_EVERY = 6          # frames from one look for further faces to the next
+CHANGE, CHANGED = 12, 8   # grey levels by which so many parts of a thumbnail must have changed before a look is worth it: a
+                          # face that can be found covers at least 16
+AGREEMENT = 0.015         # of the size of a face: how far the mesh may be from where it was expected, see following.apart. That
+                          # is 1.8 pixels of the mouth's crop, and between two searches the error is about half of it
 STEADY = 0.7              # steadiness from which a face is the same person's without a look at it: in GRID's clips 99 % of the
                           # searches have more, and from one speaker to another in the same place it is 0.50 to 0.67
 HELD_FRAMES = DECIDE_FRAMES + CutFinder.LATE + 2            # the last frames, from which tracks may begin that are not released
@@ -45,7 +47,7 @@ class FaceTrack:
     box: (T, 4) float32 x0, y0, x1, y1 in pixels, around the mesh, or a box of that size where the mesh is not searched;
         may reach outside the picture
     score: (T,) float32 in 0..1: steadiness, how little the shape differs from what is expected from the last search; 0 where
-        missing
+        missing, and where the face is turned away so far that its mouth cannot be read, see quality
     missing: (T,) bool: True where a face was not found, or there was no picture
     last: False for a part of a track that goes on; the last part may be empty (T = 0)
     """
@@ -283,7 +285,7 @@ class FaceTracker:
             span = _gaps(frames, known)
         missing = (span > self.stride) | np.isin(frames, list(self._hidden))
         box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
-        points, score = points[:, : self._finder.n_points], np.where(missing, np.float32(0), score)
+        points, score = points[:, : self._finder.n_points], np.where(missing | turned_away(points), np.float32(0), score)
         assert track.sighting.person is not None
         return FaceTrack(track.sighting.person, track.first, points, box, score, missing, last)
 
@@ -294,7 +296,7 @@ class FaceTracker:
 
 
 def _neighbours(frames: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) places in `numbers` of the last that is not after each frame, and of the first that is not before it, or the last."""
+    """(T,) places in `numbers` of the last one not after each frame, and of the first one not before it, or the last of all."""
     left = np.searchsorted(numbers, frames, side="right") - 1
     return left, np.minimum(left + (frames > numbers[left]), len(numbers) - 1)
 

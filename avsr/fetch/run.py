@@ -122,6 +122,10 @@ def _each(remotes: dict[str, Remote], get: Callable[[str], None]) -> None:
 
 def _get(source: Source, part: str, remote: Remote, folder: Path, progress: Progress) -> None:
     """Download and check the archive of a part, unpack its files, and write the record that they are complete."""
+    if source.kind == "model":
+        path = download(remote, folder / remote.name, progress=progress)
+        records.write_record(folder, part, source, remote, [archives.Member(remote.name, remote.name, path.stat().st_size)])
+        return
     archive = records.records_folder(folder) / source.parts[part]
     if archive.exists() and not is_right(remote, archive, progress=progress):
         archive.unlink()

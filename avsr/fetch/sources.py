@@ -1,4 +1,4 @@
-"""The sources of `avsr fetch`: name -> description, licence and files. A new corpus or noise is a new entry.
+"""The sources of `avsr fetch`: name -> description, licence and files. A new corpus, noise or model is a new entry.
 
 The files of a Zenodo record have their address, size and checksum from the record itself (zenodo.py). For others the table has
 what is published. If no checksum is published, the archive is checked against its own check sums (CRC).
@@ -18,9 +18,9 @@ CC_BY = "https://creativecommons.org/licenses/by/4.0/"
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus or noise in one or more parts, each an archive.
+    """A corpus or noise in one or more parts, each an archive; or a model, whose parts are plain files.
 
-    kind: corpus or noise. size: in words, for lists. terms: the address of the licence's text. must_agree: whether the user
+    kind: corpus, noise or model. size: in words, for lists. terms: the address of the licence's text. must_agree: whether the user
     must agree to the licence, because it forbids some uses. parts: name of a part -> name of its file. default: the parts that
     are fetched if none is named. record: the number of the Zenodo record. files: those of other publishers, by name.
     licence_ids: the record's known names of the licence; the user must agree to a licence of another name. leading: a pattern
@@ -48,6 +48,10 @@ class Source:
     absent: Mapping[int, str] = field(default_factory=dict)
 
 
+# The sha256 is that of the file at this commit.
+LR_ASD_FILE = Remote("finetuning_TalkSet.model",
+                     "https://github.com/Junhua-Liao/LR-ASD/raw/1b6dcd2d/weight/finetuning_TalkSet.model", 3_426_337,
+                     "sha256:6b4ef53694e874e96cf630198dc479c78aebb3993bbf166aee3d926dfe7d9342")
 GRID_SPEAKERS = tuple(f"s{number}" for number in range(1, 35) if number != 21)
 # The 17 places that the record has at 16 kHz; the eighteenth, SCAFE, is there at 48 kHz only.
 DEMAND_PLACES = ("DKITCHEN", "DLIVING", "DWASHING", "NFIELD", "NPARK", "NRIVER", "OHALLWAY", "OMEETING", "OOFFICE",
@@ -157,6 +161,20 @@ SOURCES = {
             files={"esc-50.zip": ESC_FILE},
             must_agree=True,
             leading="ESC-50-*",
+        ),
+        Source(
+            name="lr-asd",
+            kind="model",
+            what="LR-ASD: a network that tells who speaks, for --speaker-model",
+            size="3.4 MB",
+            licence="MIT; trained on VoxCeleb2 and LRS3, whose terms may bind what is made with it (LRS3's forbid commercial use)",
+            terms="https://github.com/Junhua-Liao/LR-ASD",
+            cite="Liao, Duan, Feng, Zhao, Yang, Chen and Chen, IJCV (2025)",
+            use="avsr transcribe talk.mp4 --speakers --speaker-model {folder}",
+            parts={"lr-asd": LR_ASD_FILE.name},
+            default=("lr-asd",),
+            files={LR_ASD_FILE.name: LR_ASD_FILE},
+            must_agree=True,
         ),
     )
 }

@@ -1,6 +1,7 @@
 """Published checkpoints: which family a file is of, every size from its shapes, its weights under our names.
 
-    file -> Family (one file of this folder each) -> HybridAVSR;  Whisper's two layouts -> AVSR (whisper.py)
+    file -> Family (one file of this folder each) -> HybridAVSR;  Whisper's two layouts -> AVSR (whisper.py);  a network that
+    tells who speaks -> speakers.lr_asd.LrAsd (lr_asd.py)
 Weights that are left over, missing or of another shape are refused by name. A new family is one more file, listed in FAMILIES.
 """
 
@@ -15,22 +16,20 @@ from torch import Tensor
 from avsr.errors import BadCheckpoint
 from avsr.importers import auto_avsr
 from avsr.importers.family import Converted, Family, Known
-from avsr.importers.reading import read_weights
 from avsr.models.blocks import TooLarge, outline
 from avsr.models.hybrid import HybridAVSR
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME
 from avsr.tensorfiles import listed
 
-__all__ = ["FAMILIES", "Family", "Known", "check_numbers", "read_network"]
+__all__ = ["FAMILIES", "Family", "Known", "check_numbers", "network_of"]
 
 FAMILIES: tuple[Family, ...] = (auto_avsr.FAMILY,)
 LARGEST_HALF = torch.finfo(torch.float16).max
 NEWER = "data/README.md lists the files that this version knows: name one of them, or install a newer avsr."
 
 
-def read_network(path: Path) -> tuple[Family, HybridAVSR]:
-    """The family of a published file, and its network. Raises BadCheckpoint."""
-    weights = read_weights(path)
+def network_of(weights: dict[str, Tensor], path: Path) -> tuple[Family, HybridAVSR]:
+    """The family of the weights read from a published file, and its network. Empties the dict. Raises BadCheckpoint."""
     family = _family(weights.keys(), path)
     return family, _build(family, weights, path)
 
@@ -43,7 +42,7 @@ def _family(names: Set[str], path: Path) -> Family:
         if part := family.part(names):
             raise BadCheckpoint(f"{path}: {part} (of {family.name}).  Name a whole model's file.")
     raise BadCheckpoint(f"{path}: {len(names)} weights of no family that is known, such as {listed(sorted(names))}.  Known: "
-                        f"{', '.join(family.name for family in FAMILIES)}; data/README.md lists their files.")
+                        f"{', '.join(family.name for family in FAMILIES)}, lr_asd; data/README.md lists their files.")
 
 
 def _build(family: Family, weights: dict[str, Tensor], path: Path) -> HybridAVSR:

@@ -22,7 +22,7 @@ from avsr.label.labels import Label, LabelLimits, utterance, why_left_out, why_u
 from avsr.lips import Mouths
 from avsr.manifest import Utterance
 from avsr.prepare import PrepareSettings
-from avsr.prepare.crop import Outcome, Unusable, make_outcome, without_remedy
+from avsr.prepare.crop import Outcome, Unusable, make_outcome, without_name
 from avsr.segment import VadOptions
 from avsr.speakers import ActiveSpeakerDetector
 from avsr.stream import StreamReader, Window
@@ -88,10 +88,11 @@ def work(job: LabelJob, tick: Callable[..., None], *, settings: LabelSettings, p
     except Unusable as error:
         reason = str(error)
     except AvsrError as error:
-        reason = f"cannot be read: {without_remedy(error, job.path)}"
+        reason = f"cannot be read: {without_name(str(error), job.path)}"
     except Exception as error:                               # a bug in avsr must not cost the user the other files
         reason = f"mistake in avsr: {type(error).__name__}: {error}"
-    return RecordingEnd(job.media, round(reader.seconds, 2), reader.n_segments, tuple(reader.problems), reason)
+    problems = tuple(without_name(sentence, job.path) for sentence in reader.problems)
+    return RecordingEnd(job.media, round(reader.seconds, 2), reader.n_segments, problems, reason)
 
 
 class _Reading:
@@ -107,7 +108,7 @@ class _Reading:
     def run(self, recogniser: readings.Readings) -> None:
         want_video, language = "v" in self.prepare.modality, self.limits.code
         with selection.open_recording(self.job.path, want_video=want_video, language=language,
-                                      landmarks=self.prepare.mouth_crop.landmarks) as recording:
+                                      landmarks=self.prepare.mouth_crop.face_landmarks) as recording:
             if want_video and not recording.has_video:
                 raise Unusable("no picture")
             if not recording.has_audio:

@@ -23,15 +23,16 @@ LOOPS = 2.4                           # a text that compresses better than this 
 class LabelLimits:
     """What a segment must pass to be kept; `avsr prepare --help` lists the options under the same names.
 
-    min_confidence: the least mean confidence of its words, 0 to 1. max_disagreement: the largest word error rate, 0 to 1, of
-    the second pass against the first. min_in_step: the least mean log-odds that the mouth makes the sound, see
-    speakers.ActiveSpeakerDetector. min_seconds, max_seconds: of the segment. language: its code or English name; None takes
-    the language that is detected in most of the first segments of each recording. max_missing: largest share of frames without
-    a face. max_still: largest share of frames in which the mouth does not move. min_rate, max_rate: letters and digits of the
-    text a second: GRID's speakers reach 10, fast talkers 25.
+    min_confidence: the least mean confidence of its words, 0 to 1. min_word_confidence: the least confidence of any word.
+    max_disagreement: the largest word error rate, 0 to 1, of the second pass against the first. min_in_step: the least mean
+    log-odds that the mouth makes the sound, see speakers.ActiveSpeakerDetector. min_seconds, max_seconds: of the segment.
+    language: its code or English name; None takes the language that is detected in most of the first segments of each
+    recording. max_missing: largest share of frames without a face. max_still: largest share of frames in which the mouth does
+    not move. min_rate, max_rate: letters and digits of the text a second: GRID's speakers reach 10, fast talkers 25.
     """
 
     min_confidence: float = 0.8
+    min_word_confidence: float = 0.5
     max_disagreement: float = 0.0
     min_in_step: float = 0.0
     min_seconds: float = 0.8
@@ -43,7 +44,7 @@ class LabelLimits:
     max_rate: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("min_confidence", "max_missing", "max_still"):
+        for name in ("min_confidence", "min_word_confidence", "max_missing", "max_still"):
             if not 0 <= getattr(self, name) <= 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be a share from 0 to 1.  Leave it out for the usual one.")
         if not 0 <= self.min_seconds < self.max_seconds <= SEGMENT_SECONDS:
@@ -67,9 +68,9 @@ class Label:
     person: number of the person whose mouth was chosen, None where nobody is seen or mouths are not wanted.
     missing, still: shares of the frames without a face, and with a mouth that does not move; None where mouths are not wanted.
     in_step: mean log-odds that this mouth makes this sound; None where it was not measured.
-    text, second: what the two passes wrote; None where the segment was left out before a pass. confidence: mean of the
-    words', None without words. disagreement: word error rate of the second text against the first, None without words.
-    language: its code, as detected in this segment alone; None where the model cannot tell. expected: the code that was
+    text, second: what the two passes wrote; None where the segment was left out before a pass. confidence, lowest: mean and
+    minimum of the words', None without words. disagreement: word error rate of the second text against the first, None without
+    words. language: its code, as detected in this segment alone; None where the model cannot tell. expected: the code that was
     asked for, or that of the recording. words: with times in seconds from the start of the segment.
     """
 
@@ -84,6 +85,7 @@ class Label:
     text: str | None = None
     second: str | None = None
     confidence: float | None = None
+    lowest: float | None = None
     disagreement: float | None = None
     language: str | None = None
     expected: str = "en"
@@ -124,12 +126,14 @@ def why_left_out(label: Label, limits: LabelLimits) -> str | None:
     """Why a segment is left out of the corpus: the kind of reason, a colon and the numbers. None where it is kept."""
     if (reason := why_unlabelled(label, limits)) is not None:
         return reason
-    if not label.text or label.confidence is None or label.disagreement is None:
+    if not label.text or label.confidence is None or label.lowest is None or label.disagreement is None:
         return "no words: the recogniser wrote nothing"
     if label.language is not None and label.language != label.expected:
         return f"language: {label.language} was detected, {label.expected} is expected"
     if label.confidence < limits.min_confidence:
         return f"confidence: {label.confidence:.2f} (limit {limits.min_confidence:g})"
+    if label.lowest < limits.min_word_confidence:
+        return f"word confidence: {label.lowest:.2f} for one word (limit {limits.min_word_confidence:g})"
     if label.disagreement > limits.max_disagreement:
         return f"disagreement: {label.disagreement:.0%} of the words in the second pass (limit {limits.max_disagreement:.0%})"
     rate = sum(letter.isalnum() for letter in label.text) / label.seconds

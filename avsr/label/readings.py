@@ -41,12 +41,13 @@ class Reading:
     text: str
     second: str
     confidence: float | None
+    lowest: float | None
     disagreement: float | None
     language: str | None
     words: tuple[TimedWord, ...]
 
 
-SILENCE = Reading("", "", None, None, None, ())
+SILENCE = Reading("", "", None, None, None, None, ())
 
 
 class Readings:
@@ -77,7 +78,7 @@ class Readings:
         words = first.align(memory, [one.tokens for one in found], [len(one) / SAMPLE_RATE for one in sounds], language)
         texts = [first.detokenize(one.tokens) for one in found]
         seconds = self._second_texts(sounds, language, seed)
-        return [Reading(text, second, _confidence(timed), _disagreement(text, second), heard_in, _timed_words(timed))
+        return [Reading(text, second, *_confidence(timed), _disagreement(text, second), heard_in, _timed_words(timed))
                 for text, second, timed, heard_in in zip(texts, seconds, words, self._languages(memory), strict=True)]
 
     def _second_texts(self, sounds: list[np.ndarray], language: str, seed: int) -> list[str]:
@@ -103,9 +104,10 @@ def _can_be_read(sound: np.ndarray) -> bool:
     return len(sound) >= MIN_SAMPLES and not is_silent(sound)
 
 
-def _confidence(words: Sequence[Word]) -> float | None:
+def _confidence(words: Sequence[Word]) -> tuple[float, float] | tuple[None, None]:
+    """The mean and the lowest confidence of the words; None without words."""
     known = [word.confidence for word in words if word.confidence is not None]
-    return round(float(np.mean(known)), 4) if known else None
+    return (round(float(np.mean(known)), 4), round(min(known), 4)) if known else (None, None)
 
 
 def _disagreement(first: str, second: str) -> float | None:

@@ -93,6 +93,7 @@ class LabelledCorpus:
                  "row says so in labels.text_by."]
         if self.labels and all(label.language is None for label in self.labels):
             notes.append(f"The language was not checked, because {model} writes one language only.")
+        notes += self.prepared.unknown()
         splits = Counter(row.split for row in self.prepared.utterances)
         if self.n_drawn:
             notes.append(f"Split 'valid' has all segments of {counted(self.n_drawn, 'recording')}, drawn by recording.")

@@ -47,8 +47,8 @@ def label(recordings: Sequence[Recording], folder: str | Path, *, settings: Labe
     """
     prepare, folder = prepare or PrepareSettings(), Path(os.path.realpath(folder))
     prepare = replace(prepare, max_missing=settings.limits.max_missing)
-    if "v" in prepare.modality:
-        assets.find(faces.asset_of(prepare.mouth_crop.landmarks))
+    if "v" in prepare.modality and (landmarks := prepare.mouth_crop.face_landmarks) is not None:
+        assets.find(faces.asset_of(landmarks))
     settings = replace(settings, model=str(readings.model_name(settings.model)),
                        second_model=settings.second_model and str(readings.model_name(settings.second_model)))
     made_by = _made_by(settings, progress)
@@ -154,7 +154,7 @@ class _Run:
             rows += [row for row in self._rows(recording) if row.id in packed]
             if end is not None and end.reason is not None:
                 dropped.append(Dropped(recording.media, end.reason))
-            problems += [Problem(recording.name, "media", Path(recording.media).name, sentence.partition(".  ")[0])
+            problems += [Problem(recording.name, "media", Path(recording.media).name, sentence)
                          for sentence in (end.problems if end is not None else ())]
             left_out += [(label, reason) for _, label in sorted(labels.items())
                          if (reason := why_left_out(label, self.settings.limits)) is not None]

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import cast
 
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from avsr.errors import BadMedia
 from avsr.media.audio import resample_audio
@@ -38,6 +40,7 @@ class TrackInfo:
     container's. codec: FFmpeg's name. language: the tag as it is stored, None where there is none or `und`. title: None
     where there is none. programme: equal for all tracks of one programme; only broadcast streams have several.
     readable: whether there is a decoder for it. special: a commentary, a description or the like, by its flags or title.
+    fps: pictures a second on average, as the container has it; None for sound, and where it does not say.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class TrackInfo:
     programme: tuple[int, int]
     readable: bool
     special: bool
+    fps: float | None = None
 
     def __str__(self) -> str:
         """`2 (aac, eng, "Commentary")`."""
@@ -159,7 +163,12 @@ def _describe(container: InputContainer, stream: Stream, number: int) -> TrackIn
     first, second = (-1 if one is None else one.index for one in best)
     special = bool(stream.disposition & SPECIAL) or "comment" in (title or "").lower()
     return TrackInfo(stream.type, number, stream.index, codec, None if language == "und" else language, title, (first, second),
-                     stream.codec_context is not None, special)
+                     stream.codec_context is not None, special, _fps(stream))
+
+
+def _fps(stream: Stream) -> float | None:
+    rate = cast(VideoStream, stream).average_rate if stream.type == "video" else None
+    return float(rate) if rate else None
 
 
 def _shown(text: str | None) -> str | None:

@@ -110,6 +110,17 @@ class Recording:
         """Whether Clips have sound."""
         return self._audio is not None
 
+    @property
+    def scale(self) -> float:
+        """Pixels of a Clip for each pixel of the recording's own picture; below 1 where that is scaled down."""
+        return 1.0 if self._video is None else self._video.scale
+
+    @property
+    def full_size(self) -> tuple[int, int]:
+        """Width and height of the recording's own picture, upright and with square pixels; 0, 0 where there is none."""
+        height, width = (0, 0) if self._video is None else self._video.size
+        return round(width / self.scale), round(height / self.scale)
+
     @cached_property
     def quiet_db(self) -> float | None:
         """The level of a sound below level.QUIET_DB, in dB of full scale; None where it is louder, or there is no sound.

@@ -23,8 +23,8 @@ SAME = 1e-6                           # seconds: closer than this is the same ti
 LUMA_FIRST = {"yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "nv12", "nv21", "nv16", "nv24",
               "yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p", "gray"}
 JPEG_RANGE = 2                        # FFmpeg's number for luma from 0 to 255
-# From luma of 16 to 235 to grey levels of 0 to 255. By way of RGB, FFmpeg's rounding makes pictures 1.3 levels darker (means of
-# 14 clips), which the shipped models were trained on.
+# From luma of 16 to 235 to grey levels of 0 to 255. By way of RGB, FFmpeg's rounding makes pictures 1.3 levels darker (14
+# clips), which the shipped models were trained on.
 FULL_RANGE = np.clip(np.round((np.arange(256) - 16) * (255 / 219) - 1.3), 0, 255).astype(np.uint8)
 
 
@@ -33,11 +33,13 @@ class VideoFrames:
     """Frames on the grid of 25 a second. `size` is (H, W).
 
     frames: called once, with True for grey frames (H, W) uint8 or False for (H, W, 3) uint8 RGB; gives None where nothing is
-    shown. Grey frames are made without RGB, which takes half as long as decoding and more.
+    shown. Grey frames are made without RGB, which takes half as long as decoding and more. scale: pixels of a frame for each
+    (square) pixel of the source, 1 unless the frames are scaled down.
     """
 
     size: tuple[int, int]
     frames: Callable[[bool], Iterator[np.ndarray | None]]
+    scale: float = 1.0
 
 
 class _FrameConverter:
@@ -46,7 +48,7 @@ class _FrameConverter:
     def __init__(self, first: av.VideoFrame, aspect: Fraction | None, max_side: int):
         pixel = float(aspect) if aspect and 0.2 <= aspect <= 5 else 1.0
         width, height = first.width * pixel, first.height
-        scale = min(1.0, max_side / max(width, height))
+        self.scale = scale = min(1.0, max_side / max(width, height))
         self.width, self.height = max(1, round(width * scale)), max(1, round(height * scale))
         self.matrix = _display_matrix(first)
         self.reformatter = VideoReformatter()
@@ -102,7 +104,7 @@ def _turned(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def resample_video(decoder: StreamDecoder, max_side: int) -> VideoFrames:
     """The frames of a video stream, none of them with a side of more than `max_side` pixels."""
     convert = _FrameConverter(cast(av.VideoFrame, decoder.first), _video(decoder).sample_aspect_ratio, max_side)
-    return VideoFrames(convert.size, lambda grey: _on_grid(decoder, convert.grey if grey else convert.rgb))
+    return VideoFrames(convert.size, lambda grey: _on_grid(decoder, convert.grey if grey else convert.rgb), convert.scale)
 
 
 def _video(decoder: StreamDecoder) -> av.VideoStream:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -26,38 +26,62 @@ def write(frames: Iterable[np.ndarray] | Clip | None, path: str | Path, *, audio
     audio: (S,) float32 mono, SAMPLE_RATE; a Clip brings its own. crf: 0 is lossless, 12 cannot be told from it by eye.
     The file appears when it is complete; on failure nothing is left behind. Raises BadOutput.
     """
-    path = Path(path)
     if isinstance(frames, Clip):
         frames, audio = frames.video, frames.audio if audio is None else audio
     assert frames is not None or audio is not None
+    _write(_parts(frames, audio, Fraction(fps)), path, Fraction(fps), crf)
+
+
+def write_clips(clips: Iterable[Clip], path: str | Path, *, crf: int = 12) -> None:
+    """Write Clips that follow one another as one video with its sound, each as it comes, so that memory does not grow.
+
+    All have pictures of the size of the first. The file, crf and errors are those of `write`.
+    """
+    parts = (part for clip in clips for part in _parts(clip.video, clip.audio, Fraction(VIDEO_FPS)))
+    _write(parts, path, Fraction(VIDEO_FPS), crf)
+
+
+Part = tuple[np.ndarray | None, np.ndarray | None]
+"""A picture and the sound (S,) that goes with it; None for a kind that the file does not have, or that has ended."""
+
+
+def _parts(frames: Iterable[np.ndarray] | None, audio: np.ndarray | None, fps: Fraction) -> Iterator[Part]:
+    """Each picture with its sound, then the rest of the sound."""
+    done = 0
+    for n, picture in enumerate(() if frames is None else frames):
+        until = int((n + 1) * SAMPLE_RATE / fps)
+        yield picture, None if audio is None else audio[done:until]
+        done = until
+    if audio is not None:
+        for start in range(done, len(audio), SAMPLE_RATE):
+            yield None, audio[start: start + SAMPLE_RATE]
+
+
+def _write(parts: Iterator[Part], path: str | Path, fps: Fraction, crf: int) -> None:
+    path = Path(path)
     try:
         with whole_file(path) as fresh, av.open(f"file:{fresh}", "w") as container:
-            _mux(container, frames, audio, Fraction(fps), crf)
+            _mux(container, parts, fps, crf)
     except (FFmpegError, OSError, ValueError) as error:
         raise BadOutput(f"{path}: the file could not be written ({reason_of(error)}).  Check that the folder exists, may be "
                         "written to and has room, and that the name ends in .mp4, .mkv, .mov, .wav or .m4a.") from error
 
 
-def _mux(container: OutputContainer, frames: Iterable[np.ndarray] | None, audio: np.ndarray | None,
-         fps: Fraction, crf: int) -> None:
+def _mux(container: OutputContainer, parts: Iterator[Part], fps: Fraction, crf: int) -> None:
     """Encode picture and sound side by side, so that players need not search for either."""
-    pictures = iter(() if frames is None else frames)
-    first = next(pictures, None)
-    video = None if first is None else _video_stream(container, first, fps, crf)
-    sound = None if audio is None else _audio_stream(container)
-    samples, done = np.zeros(0, np.float32) if audio is None else audio, 0
-    for n, picture in enumerate(chain(() if first is None else (first,), pictures)):
-        assert video is not None
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "gray" if picture.ndim == 2 else "rgb24")
-        frame.pts, frame.time_base = n, 1 / fps
-        container.mux(video.encode(frame))
-        if sound is not None:
-            until = int((n + 1) * SAMPLE_RATE / fps)
-            _encode_sound(container, sound, samples[done:until], done)
-            done = until
-    if sound is not None:
-        for start in range(done, len(samples), SAMPLE_RATE):
-            _encode_sound(container, sound, samples[start: start + SAMPLE_RATE], start)
+    first = next(parts, (None, None))
+    video = None if first[0] is None else _video_stream(container, first[0], fps, crf)
+    sound = None if first[1] is None else _audio_stream(container)
+    n_pictures = n_samples = 0
+    for picture, samples in chain((first,), parts):
+        if video is not None and picture is not None:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "gray" if picture.ndim == 2 else "rgb24")
+            frame.pts, frame.time_base = n_pictures, 1 / fps
+            container.mux(video.encode(frame))
+            n_pictures += 1
+        if sound is not None and samples is not None:
+            _encode_sound(container, sound, samples, n_samples)
+            n_samples += len(samples)
     for stream in filter(None, (video, sound)):
         container.mux(stream.encode(None))
 

@@ -57,7 +57,7 @@ class Prepared:
         """Lines for the user: how many utterances, what was dropped and what may be wrong, most frequent reasons first."""
         before = f", {self.n_done_before} of them by an earlier run" if self.n_done_before else ""
         lines = [f"{self.manifest}: {counted(len(self.utterances), 'utterance')}{before}{self._splits()}"]
-        lines += [f"  {sentence}" for sentence in self._lacks()]
+        lines += [f"  {sentence}" for sentence in (*self.unknown(), *self._lacks())]
         for name, reasons in (("dropped", self.dropped_reasons), ("problems", Counter(one.reason for one in self.problems))):
             if reasons:
                 n_all = sum(reasons.values())
@@ -65,6 +65,13 @@ class Prepared:
                              f"{name if n_all > 1 else name.removesuffix('s')}")
                 lines += [f"  {count:6d}  {reason}" for reason, count in reasons.most_common(SHOWN)]
         return "\n".join(lines)
+
+    def unknown(self) -> list[str]:
+        """What cannot be known of mouths that came cropped."""
+        if self.settings.mouth_crop.face_landmarks is not None or "v" not in self.settings.modality:
+            return []
+        return ["Each picture was taken as a mouth. How it was cut out, and whether a face was found, cannot be known: no "
+                "frame counts as missing, and a model that is trained on these mouths takes pictures as mouths too."]
 
     def _lacks(self) -> list[str]:
         """How split `valid` was made, and what `avsr train` would miss in the manifest."""
@@ -134,8 +141,8 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     n_valid, n_training = (sum(utterance.split == name for utterance in everything) for name in ("valid", "train"))
     everything = manifest.draw_valid(everything, settings.valid_share)
     n_drawn = sum(utterance.split == "valid" for utterance in everything) - n_valid
-    if "v" in settings.modality:
-        assets.find(faces.asset_of(settings.mouth_crop.landmarks))      # fails before any worker is started
+    if "v" in settings.modality and (landmarks := settings.mouth_crop.face_landmarks) is not None:
+        assets.find(faces.asset_of(landmarks))               # fails before any worker is started
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with Journal(folder, settings.mouth_crop, settings.modality, settings.max_bytes) as journal:

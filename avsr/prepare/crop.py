@@ -101,20 +101,20 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     except Unusable as error:
         reason = str(error)
     except AvsrError as error:
-        reason = f"cannot be read: {without_remedy(error, job.path)}"
+        reason = f"cannot be read: {without_name(str(error), job.path)}"
     except Exception as error:                               # a bug in avsr must not cost the user the other files
         reason = f"mistake in avsr: {type(error).__name__}: {error}"
     first = job.utterances[0].id
-    noted = tuple(Problem(first, "media", Path(job.path).name, sentence.partition(".  ")[0]) for sentence in problems)
+    noted = tuple(Problem(first, "media", Path(job.path).name, without_name(sentence, job.path)) for sentence in problems)
     out = [made.get(utterance.id, Outcome(utterance.id, dropped=reason)) for utterance in job.utterances]
     if noted and out[0].packed is not None:
         out[0] = Outcome(**{**vars(out[0]), "problems": out[0].problems + noted})
     return out
 
 
-def without_remedy(error: AvsrError, path: str) -> str:
-    """The error without the remedy and the file's name."""
-    return str(error).split(".  ")[0].removeprefix(f"{path}: ").removeprefix(f"{Path(path).name}: ")
+def without_name(sentence: str, path: str) -> str:
+    """A sentence about a file without the file's name and without the remedy."""
+    return sentence.split(".  ")[0].removeprefix(f"{path}: ").removeprefix(f"{Path(path).name}: ").removesuffix(".")
 
 
 def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems: list[str], tick: Callable[[], None]) -> None:
@@ -124,7 +124,7 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
     _drop_long(waiting, None, made)
     languages = {utterance.language for utterance in job.utterances}
     with selection.open_recording(job.path, want_video=want_video, want_audio=want_audio,
-                                  landmarks=settings.mouth_crop.landmarks,
+                                  landmarks=settings.mouth_crop.face_landmarks,
                                   language=languages.pop() if len(languages) == 1 else None) as recording:
         if want_video and not recording.has_video:
             raise Unusable("no picture")

@@ -22,7 +22,8 @@ from avsr.errors import AvsrError
 from avsr.runtime import exit_with_parent
 
 Work = Callable[[Any, Callable[..., None]], Any]
-"""`work(job, tick) -> result`: picklable. It calls `tick()`, or `tick(part)` with a part of the result, every STUCK_S or earlier."""
+"""`work(job, tick) -> result`: picklable. It calls `tick()`, or `tick(part)` with a part of the result, at least
+once in STUCK_S (seconds)."""
 
 STUCK_S = 600.0                       # seconds without a sign of life after which a worker is killed
 TRIES = 2                             # attempts at a job whose worker died

@@ -6,10 +6,10 @@ The files: detector (is a mouth in step with the sound?) -> turns (whose turn is
 split (the turns of a segment, and whose lips are read in each).
 """
 
-from avsr.speakers.choose import choose_speaker
+from avsr.speakers.choose import choose_speaker, everybody
 from avsr.speakers.detector import ActiveSpeakerDetector
 from avsr.speakers.split import CONTEXT, Conversation, find_turns, one_turn
 from avsr.speakers.turns import SpeakerTurn, speaker_turns
 
-__all__ = ["CONTEXT", "ActiveSpeakerDetector", "Conversation", "SpeakerTurn", "choose_speaker", "find_turns", "one_turn",
-           "speaker_turns"]
+__all__ = ["CONTEXT", "ActiveSpeakerDetector", "Conversation", "SpeakerTurn", "choose_speaker", "everybody", "find_turns",
+           "one_turn", "speaker_turns"]

@@ -47,6 +47,16 @@ def choose_speaker(mouths: Iterable[Mouths], start_frame: int, end_frame: int,
     return best
 
 
+def everybody(mouths: Iterable[Mouths], start_frame: int, end_frame: int) -> dict[int, Mouths]:
+    """The mouth of each person who is seen, from `start_frame` to before `end_frame`."""
+    parts: dict[int, list[Mouths]] = defaultdict(list)
+    for part in mouths:
+        if part.start_frame < end_frame and part.end_frame > start_frame:
+            parts[part.person].append(part)
+    people = {person: joined(parts[person], start_frame, end_frame) for person in sorted(parts)}
+    return {person: one for person, one in people.items() if not one.missing.all()}
+
+
 def _likely_speaker(people: list[Mouths], sound: np.ndarray | None) -> Mouths:
     """The one of `people`, the largest first, who most likely makes the sound; see `choose_speaker`."""
     best = people[0]

@@ -10,34 +10,53 @@ Zisserman 2016). The network was trained by experiments/active_speaker/train.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsr.errors import BadCheckpoint
+from avsr.lips import MouthCropSettings
+from avsr.rates import FEATURES_PER_FRAME
+from avsr.schema import Between, InvalidValue, read_json, validate_table
+from avsr.tensorfiles import check_finite, misfit, read_header, read_safetensors
+
+DESCRIPTION, WEIGHTS = "network.json", "model.safetensors"  # files of a stored network
+Width = Annotated[int, Between(1, 1024)]
+Dilations = Annotated[tuple[Annotated[int, Between(1, 25)], ...], Between(1, 8)]
 POWER_FLOOR = 1e-8                                          # of a mel band: digital silence and the quietest rooms
+LIPS = (slice(14, 31), slice(9, 35))                        # rows and columns of the 44 of a crop
 EVEN_CONTRAST = 0.02                                        # of grey levels in [0, 1]; a flat picture stays flat
 
 
 @dataclass(frozen=True)
 class Dims:
     """Sizes of the network. channels: of the three convolutions over pixels; width: of both encoders; embedding: E;
-    video_dilations, audio_dilations, head_dilations: frames between the 5 taps of each convolution over time."""
+    video_dilations, audio_dilations, head_dilations: frames between the 5 taps of each convolution over time; lags: the
+    largest lag at which the head compares the embeddings; around: frames before and after each frame whose mean is subtracted
+    from it, 0 for none; window: frames before and after each frame by whose mean and spread the signals are standardised."""
 
-    n_mels: int = 80
-    channels: tuple[int, ...] = (24, 48, 64)
-    width: int = 96
-    embedding: int = 64
-    head_width: int = 64
-    video_dilations: tuple[int, ...] = (1, 1, 2)
-    audio_dilations: tuple[int, ...] = (1, 1, 2)
-    head_dilations: tuple[int, ...] = (1, 2, 3)
+    n_mels: Width = 80
+    channels: tuple[Width, Width, Width] = (24, 48, 64)
+    width: Width = 96
+    embedding: Width = 64
+    head_width: Width = 64
+    video_dilations: Dilations = (1, 1, 2)
+    audio_dilations: Dilations = (1, 1, 2)
+    head_dilations: Dilations = (1, 3, 6)
+    lags: Annotated[int, Between(0, 100)] = 15
+    around: Annotated[int, Between(0, 250)] = 25
+    window: Annotated[int, Between(1, 250)] = 25
 
     @property
     def reach(self) -> int:
         """The number of frames before and after a frame that can influence its log-odds."""
-        edge = 2                                            # differences of frames, and the first convolutions over sound
-        return edge + 2 * max(sum(self.video_dilations), sum(self.audio_dilations)) + 2 * sum(self.head_dilations)
+        video = self.around + max(self.window, 2 * sum(self.video_dilations))
+        sound = max(self.window, 2 * sum(self.audio_dilations))
+        encoders = 2 + max(video, sound)                    # 2: of differences of frames, and of the first layers over sound
+        return encoders + self.lags + 2 * sum(self.head_dilations)
 
 
 class TimeBlock(nn.Module):
@@ -58,6 +77,7 @@ class VideoEncoder(nn.Module):
 
     def __init__(self, dims: Dims):
         super().__init__()
+        self.around, self.window = dims.around, dims.window
         stages, n_in = [], 3
         for n_out, size, stride in zip(dims.channels, (6, 3, 3), (4, 2, 2), strict=True):      # 44 -> 11 -> 6 -> 3 pixels
             conv = nn.Conv2d(n_in, n_out, size, stride, padding=(size - 1) // 2, bias=False)
@@ -74,10 +94,21 @@ class VideoEncoder(nn.Module):
         small = (small - mean) * (variance + EVEN_CONTRAST**2).rsqrt() * seen[:, :, None, None]
         both = seen[:, 1:] & seen[:, :-1]
         steps = F.pad(small.diff(dim=1) * both[:, :, None, None], (0, 0, 0, 0, 1, 1))      # (B, T + 1, 44, 44)
+        small = small - self._usual(small, seen) * seen[:, :, None, None] if self.around else small
         frames = torch.stack([small, steps[:, :-1], steps[:, 1:]], dim=2).flatten(0, 1)
         x = self.stages(frames.contiguous(memory_format=torch.channels_last))
         x = x.view(*mouths.shape[:2], -1) * seen[:, :, None]
-        return F.normalize(self.project(self.blocks(x.transpose(1, 2))), dim=1)
+        embedding = F.normalize(self.project(self.blocks(x.transpose(1, 2))), dim=1)
+        lips, moved = small[:, :, *LIPS], frames[:, 1:].abs().mean(dim=1).view_as(small)[:, :, *LIPS]
+        signals = [lips.clamp_max(0).mean(dim=(2, 3)), lips.clamp_min(0).mean(dim=(2, 3)), moved.mean(dim=(2, 3)).sqrt()]
+        return torch.cat([embedding, standard(torch.stack(signals, dim=1), self.window)], dim=1)
+
+    def _usual(self, small: Tensor, seen: Tensor) -> Tensor:
+        """The mean picture of the frames around each that are seen (B, T, 44, 44): how this person looks, apart from speech."""
+        window = 2 * self.around + 1
+        total = F.avg_pool1d(small.flatten(2).transpose(1, 2), window, 1, self.around)       # of 0 where nothing is seen
+        share = F.avg_pool1d(seen[:, None].float(), window, 1, self.around)
+        return (total / share.clamp_min(0.5 / window)).transpose(1, 2).view_as(small)
 
 
 class AudioEncoder(nn.Module):
@@ -88,37 +119,85 @@ class AudioEncoder(nn.Module):
         self.first = nn.Conv1d(dims.n_mels, dims.width, 4, stride=2, padding=1)
         self.norm = nn.BatchNorm1d(dims.width)
         self.second = nn.Conv1d(dims.width, dims.width, 4, stride=2, padding=1)
+        self.window = dims.window
         self.blocks = nn.Sequential(*(TimeBlock(dims.width, dilation) for dilation in dims.audio_dilations))
         self.project = nn.Conv1d(dims.width, dims.embedding, 1)
 
     def forward(self, power: Tensor) -> Tensor:
         """No frame is measured by the loudness of others, so that pieces give what the whole gives."""
         x = (power.clamp_min(POWER_FLOOR).log10() + 4.0) / 4.0
+        low, high = (F.avg_pool1d(half.mean(dim=2)[:, None], FEATURES_PER_FRAME) for half in x.chunk(2, dim=2))
         x = F.gelu(self.norm(self.first(x.transpose(1, 2))))
-        return F.normalize(self.project(self.blocks(F.gelu(self.second(x)))), dim=1)
+        embedding = F.normalize(self.project(self.blocks(F.gelu(self.second(x)))), dim=1)
+        return torch.cat([embedding, standard(torch.cat([low, high], dim=1), self.window)], dim=1)
+
+
+def standard(signals: Tensor, window: int) -> Tensor:
+    """Signals (B, N, T) less the mean of the `window` frames before and after each, over their standard deviation."""
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool1d(x, 2 * window + 1, 1, window, count_include_pad=False)
+
+    usual = mean(signals)
+    return (signals - usual) * (mean(signals.square()) - usual.square()).clamp_min(0).add(1e-4).rsqrt()
 
 
 class ActiveSpeakerNetwork(nn.Module):
-    """Both encoders and the head. `similarity` compares the embeddings, `forward` also judges by what each shows alone."""
+    """Both encoders and the head, which sees the sound, and how alike the embeddings are: in each number, and at each lag.
+
+    It does not see the embedding of the mouth alone. Without it 87 % of the frames of two mouths of a person who was left out
+    of training went to the right one, with it 84 % (200 steps).
+    """
 
     def __init__(self, dims: Dims):
         super().__init__()
         self.dims = dims
         self.video, self.audio = VideoEncoder(dims), AudioEncoder(dims)
         self.scale = nn.Parameter(torch.tensor(2.5))        # log of what a mean cosine is multiplied by in training
-        self.join = nn.Conv1d(3 * dims.embedding, dims.head_width, 1)
+        self.join = nn.Conv1d(2 * dims.lags + 1 + 2 * dims.embedding + 3 + 2 + 3 * 2, dims.head_width, 1)
         self.blocks = nn.Sequential(*(TimeBlock(dims.head_width, dilation) for dilation in dims.head_dilations))
         self.out = nn.Conv1d(dims.head_width, 1, 1)
 
     def forward(self, video: Tensor, sound: Tensor) -> Tensor:
         """Embeddings (B, E, T) of mouths and of sound -> log-odds (B, T) that the mouth makes the sound in each frame."""
+        (video, seen), (sound, heard) = self._parts(video), self._parts(sound)
+        lags, n_frames = self.dims.lags, video.shape[2]
+        padded = F.pad(sound, (lags, lags))
+        curve = [(video * padded[..., shift : shift + n_frames]).sum(dim=1) for shift in range(2 * lags + 1)]
         size = self.dims.embedding**0.5                     # brings the entries of unit vectors to about 1
-        together = torch.cat([video * sound * size**2, video * size, sound * size], dim=1)
+        both = (seen[:, :, None] * heard[:, None]).flatten(1, 2)           # their mean over time is a correlation
+        together = torch.cat([torch.stack(curve, dim=1) * 4, video * sound * size**2, sound * size, seen, heard, both], dim=1)
         return self.out(self.blocks(F.gelu(self.join(together))))[:, 0]
 
+    def _parts(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedding of what was encoded, and the signals beside it."""
+        return encoded[:, : self.dims.embedding], encoded[:, self.dims.embedding :]
+
+    def cosines(self, video: Tensor, sound: Tensor) -> Tensor:
+        """How alike each frame of the mouth and each of the sound are: (B, T of the mouth, T of the sound)."""
+        (video, _), (sound, _) = self._parts(video), self._parts(sound)
+        return video.transpose(1, 2) @ sound
+
     def lag_similarity(self, video: Tensor, sound: Tensor, max_lag: int) -> Tensor:
-        """Mean cosine (B, 2 max_lag + 1) with the lips k frames after the sound, for k from -max_lag to max_lag."""
-        n_frames = video.shape[2]
-        cosines = video.transpose(1, 2) @ sound                                  # (B, T of video, T of sound)
-        return torch.stack([cosines.diagonal(-k, 1, 2).mean(dim=1) if abs(k) < n_frames else cosines.new_zeros(len(cosines))
-                            for k in range(-max_lag, max_lag + 1)], dim=1)
+        """Mean cosine (B, 2 max_lag + 1) with the lips k frames after the sound, for k from -max_lag to max_lag, below T."""
+        cosines = self.cosines(video, sound)
+        return torch.stack([cosines.diagonal(-k, 1, 2).mean(dim=1) for k in range(-max_lag, max_lag + 1)], dim=1)
+
+
+def load(folder: Path) -> ActiveSpeakerNetwork:
+    """The network that a folder holds, on the CPU, for use. Raises BadCheckpoint."""
+    about = read_json(folder / DESCRIPTION)
+    try:
+        dims = Dims(**validate_table(Dims, about["dims"], "dims."))
+        mouth_crop = MouthCropSettings.from_dict(about["mouth_crop"])
+    except (InvalidValue, KeyError, TypeError) as error:
+        raise BadCheckpoint(f"{folder / DESCRIPTION}: {error} does not describe an active-speaker network.  Install avsr "
+                            "again.") from error
+    if differences := mouth_crop.differences(MouthCropSettings()):
+        raise BadCheckpoint(f"{folder}: its mouths are cropped otherwise ({differences[0]}).  Install avsr again.")
+    network = ActiveSpeakerNetwork(dims)
+    if wrong := misfit(network.state_dict(), read_header(folder / WEIGHTS)):
+        raise BadCheckpoint(f"{folder}: its weights do not fit its dims (it {wrong}).  Install avsr again.")
+    weights = read_safetensors(folder / WEIGHTS)
+    check_finite(weights, folder / WEIGHTS)
+    network.load_state_dict(weights)
+    return network.eval().requires_grad_(False)

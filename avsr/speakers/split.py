@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from avsr.lips import Mouths
 from avsr.media.level import decibels
 from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS, frames_to_samples, samples_to_frames
 from avsr.segment import STEP, SpeechProbability, SpeechSegment
-from avsr.speakers.choose import choose_speaker, joined
+from avsr.speakers.choose import choose_speaker, everybody, joined
 from avsr.speakers.detector import ActiveSpeakerDetector
 from avsr.speakers.turns import SpeakerTurn, cut_at_pauses, speaker_turns
 
@@ -31,11 +30,13 @@ class Conversation:
     mouths: in each frame, the mouth of the one whose turn it is; black and missing where that is nobody in sight. None
         where nobody in sight speaks
     seen: (T,) bool, whether anybody's mouth is seen
+    scores: for each person in sight, log-odds (T,) float32 of speaking, -inf where the mouth is not seen; empty without sound
     """
 
     turns: tuple[SpeakerTurn, ...]
     mouths: Mouths | None
     seen: np.ndarray
+    scores: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarray, sound_start: int,
@@ -55,7 +56,7 @@ def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarr
             scores[person] = detector.scores(one.images, sound, silent)[here]
     speech, level_db = speech_of(sound[frames_to_samples(here.start) : frames_to_samples(here.stop)], n_frames)
     turns = cut_at_pauses(speaker_turns(scores, start, n_frames, speech), speech, level_db)
-    return Conversation(tuple(turns), mouths_of_turns(people, turns), seen)
+    return Conversation(tuple(turns), mouths_of_turns(people, turns), seen, scores)
 
 
 def one_turn(mouths: Mouths | None, segment: SpeechSegment) -> Conversation:
@@ -64,16 +65,6 @@ def one_turn(mouths: Mouths | None, segment: SpeechSegment) -> Conversation:
     n_frames = segment.end_frame - segment.start_frame
     seen = np.zeros(n_frames, bool) if mouths is None else ~mouths.missing
     return Conversation((SpeakerTurn(segment.start_frame, segment.end_frame, persons),), mouths, seen)
-
-
-def everybody(mouths: Iterable[Mouths], start_frame: int, end_frame: int) -> dict[int, Mouths]:
-    """The mouth of each person who is seen, from `start_frame` to before `end_frame`."""
-    parts: dict[int, list[Mouths]] = defaultdict(list)
-    for part in mouths:
-        if part.start_frame < end_frame and part.end_frame > start_frame:
-            parts[part.person].append(part)
-    people = {person: joined(parts[person], start_frame, end_frame) for person in sorted(parts)}
-    return {person: one for person, one in people.items() if not one.missing.all()}
 
 
 def speech_of(sound: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
-from avsr import checkpoint
+from avsr import cache, checkpoint
 from avsr.checkpoint import Checkpoint
 from avsr.checkpoint.old_names import current_tensor
 from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.importers.whisper import is_whisper_weight
+from avsr.lips import MOUTH_CROPS
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.blocks import TooLarge, outline
 from avsr.output import whole_file
@@ -63,6 +64,18 @@ def initialise(config: Config, folder: Path, *, progress: Progress = no_progress
                 torch.nn.init.constant_(parameter, math.atanh(config.model.gates))
     model.float().requires_grad_(True)
     return start
+
+
+def with_mouth_crop_of(prepared: Path, start: Checkpoint, config: Config) -> Checkpoint:
+    """The model before the first step, with the mouth crop of the data where its video encoder is new: one of lips.MOUTH_CROPS.
+
+    prepared: the first manifest. A video encoder that is taken over knows mouths only as they were cut out for it.
+    """
+    source = config.model.video_encoder_from
+    if start.video_trained or not (source is None or is_image_network(source)):
+        return start
+    found = cache.read_mouth_crop(prepared.parent)
+    return replace(start, mouth_crop=found) if found in MOUTH_CROPS.values() else start
 
 
 def _letters(path: Path) -> Tokenizer:

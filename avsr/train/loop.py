@@ -37,7 +37,7 @@ from avsr.rates import VIDEO_FPS
 from avsr.runtime import Progress, is_first_process, max_processes, n_cores, no_progress, pick_device
 from avsr.train.data import Say, noise_mixer, training_manifests, validation_rows
 from avsr.train.forced_alignment import with_word_times
-from avsr.train.initialise import initialise, model_path, rate, to_save, training_facts
+from avsr.train.initialise import initialise, model_path, rate, to_save, training_facts, with_mouth_crop_of
 from avsr.train.log import StepReport, TrainingLog
 from avsr.train.reliability import check_reliability, fit_ood, fit_reliability
 from avsr.train.shortages import report_shortages
@@ -115,7 +115,7 @@ class Trainer:
         manifests = training_manifests(config, self.say)
         self.rows, left_out = read_prepared(manifests, "train", config.data.max_seconds)
         valid_rows = validation_rows(config)
-        self.start = initialise(config, folder, progress=self.progress)
+        self.start = with_mouth_crop_of(manifests[0], initialise(config, folder, progress=self.progress), config)
         assert isinstance(self.start.model, AVSR)
         self.model = self.start.model
         check_reliability(self.model.dims, config)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avsr import decode, media, selection, transcript
+from avsr import cropped, decode, media, selection, transcript
 from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.errors import AvsrError, BadMedia
 from avsr.lips import MouthCropSettings
@@ -28,13 +28,13 @@ from avsr.models.decoder import Memory
 from avsr.names import DEFAULT_MODEL, INPUT_MODALITIES
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
-from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, release_memory
+from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, prefetch, release_memory
 from avsr.schema import from_keywords
 from avsr.segment import VadOptions
-from avsr.stream import StreamReader, Window, prefetch, why_unreadable
+from avsr.stream import StreamReader, Window, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
-from avsr.transcribe.windows import WrittenWindow, joined, recognise
+from avsr.transcribe.windows import WrittenWindow, joined, recognise, sentences
 from avsr.transcript import Segment, Transcript
 
 MIN_RELIABILITY = 0.5                                       # of the video, to extend a segment to where no speech was heard
@@ -48,10 +48,11 @@ class TranscribeSettings:
     that have one, see decode.DecodeOptions. lm: an ARPA file of words, or an lm.NGrams, that counts with lm_weight. batch_size:
     segments of up to 30 s that go through the network at once. temperature: the first of the temperatures tried, see
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
-    vad: find speech first; without, all is taken as speech, in segments of up to 30 s. save_lips: a folder in which to write
-    the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
+    vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in which to
+    write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
     transcript.Segment. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and
-    one with a face, see selection.
+    one with a face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the
+    model wants.
     """
 
     beam_size: int | None = None
@@ -66,6 +67,7 @@ class TranscribeSettings:
     speakers: bool = False
     audio_track: int | None = None
     video_track: int | None = None
+    mouth_crop: str | None = None
 
     def __post_init__(self):
         for name in ("beam_size", "batch_size", "audio_track", "video_track"):
@@ -77,6 +79,9 @@ class TranscribeSettings:
             raise AvsrError(f"lm_weight {self.lm_weight}: must be at least 0.  Leave it out for the usual one.")
         if not 0 <= self.max_missing <= 1:
             raise AvsrError(f"max_missing {self.max_missing}: must be a share from 0 to 1.  The usual one is 0.25.")
+        if self.mouth_crop not in (None, "none"):
+            raise AvsrError(f"mouth_crop {self.mouth_crop!r}: only none can be asked for, where each picture is a mouth.  "
+                            "Leave it out to have the mouth cut out as the model wants.")
 
 
 def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL, modality: str = "auto",
@@ -93,12 +98,13 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     _check_search(checkpoint, options)
     if options.lm is not None and not isinstance(options.lm, NGrams):
         options = replace(options, lm=NGrams.open(options.lm, progress))
+    mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
     want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
     with media.reopenable(source, progress) as source, selection.open_recording(
             source, want_video=want_video, want_audio=modality != "v", audio_track=options.audio_track,
             video_track=options.video_track, language=track_language,
-            landmarks=checkpoint.mouth_crop.landmarks) as recording:
+            landmarks=mouth_crop.face_landmarks) as recording:
         if options.speakers and not recording.has_video:
             raise BadMedia(f"{recording.name}: there is no picture in it, and --speakers tells from the picture who speaks.  "
                            "Leave out --speakers.")
@@ -109,7 +115,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         # With --modality v the sound is not read. With auto it may still tell where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio and not recording.is_silent))
         to_tell_speakers = MouthCropSettings() if options.speakers else None
-        reader = StreamReader(recording, checkpoint.mouth_crop if "v" in used else to_tell_speakers, vad=vad,
+        reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, vad=vad,
                               extension=vad and used == "av" and checkpoint.video_trained, speakers=options.speakers,
                               speech=speech_options(checkpoint),
                               save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
@@ -120,6 +126,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             if on_segment is not None:
                 on_segment(segment)
         problems = sound_problems(recording, used, level_db=reader.loudness.db, n_segments=video_use.n_segments)
+        if "v" in used and mouth_crop.differences(checkpoint.mouth_crop):
+            problems.append(cropped.of_unknown_kind(recording.name, checkpoint.name))
         used, reason, video_problems = video_use.outcome(reason)
         speaker_problems = transcriber.speaker_names.problems(recording.name) if options.speakers else []
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments),
@@ -134,11 +142,11 @@ def load_model(model: str | Path, modality: str, device: torch.device, progress:
 
 
 def speech_options(checkpoint: Checkpoint) -> VadOptions:
-    """How speech is cut into segments for a model: at each pause, unless it takes 30 s at a time, whatever is in them, as
-    Whisper does. Then short segments would make it slow, and what it leaves out of a long one is recognised again.
+    """How speech is cut into segments for a model: at each pause, unless it takes 30 s at a time, as Whisper does.
 
-    24 of GRID's valid clips one after another, model `grid`, WER by sound and lips: 86.8 % with pauses of up to 2 s within a
-    segment, as it learnt from single sentences; 4.2 % if cut at each pause; 1.4 % for single clips.
+    Short segments would make that one slow, and what it leaves out of a long one is recognised again. 24 of GRID's valid clips
+    one after another, model `grid`, WER by sound and lips: 86.8 % with pauses of up to 2 s within a segment, as it learnt from
+    single sentences; 4.2 % if cut at each pause; 1.4 % for single clips.
     """
     usual = VadOptions()
     return usual if checkpoint.pad_seconds is not None else replace(usual, max_gap=usual.min_silence)
@@ -232,6 +240,7 @@ class _Transcriber:
         for window in chain.from_iterable(map(pieces, whole)):
             self.speaker_names.count(window)
             window = window if "v" in self.modality else replace(window, mouths=None)
+            window = self.video_use.without_turned_away(window)
             unreadable = why_unreadable(window.mouths, self.options.max_missing)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
@@ -262,6 +271,12 @@ class _Transcriber:
     def _transcribe_batch(self, batch: Sequence[Window]) -> list[WrittenWindow]:
         """Some usable windows with their words, in order. Several threads may call this."""
         memory = self._encode(batch)
+        reliability = [None] * len(batch) if memory.reliability is None else memory.reliability.tolist()
+        takes_30_s = self.recogniser.checkpoint.pad_seconds is not None
+        parts = [sentences(window, one, takes_30_s=takes_30_s) for window, one in zip(batch, reliability, strict=True)]
+        if len(parts) < sum(map(len, parts)):
+            batch = [part for window in parts for part in window if self._is_usable(part)]
+            memory = self._encode(batch)
         if self.video_use.only_in_distribution and not (known := in_distribution(memory)).all():
             self.video_use.n_out_of_distribution += int((~known).sum())
             if not known.any():
