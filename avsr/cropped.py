@@ -48,6 +48,10 @@ class NoTracker:
         """No track."""
         return []
 
+    def problems(self, name: str) -> list[str]:
+        """Nothing is left out."""
+        return []
+
     def close(self) -> None:
         """Nothing is open."""
 

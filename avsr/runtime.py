@@ -125,20 +125,6 @@ def release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def import_onnxruntime() -> ModuleType:
-    """Import the package onnxruntime with its telemetry off.
-
-    Version 1.32 writes a device id and a database of what was loaded into the user's cache, to be sent to its makers. The
-    files are made as the package is imported, so `disable_telemetry_events` alone comes too late; the variable
-    ORT_DISABLE_TELEMETRY prevents them. If the user has set the variable, its value is kept.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    onnxruntime = import_module("onnxruntime")
-    if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
-        onnxruntime.disable_telemetry_events()
-    return onnxruntime
-
-
 def prefetch(items: Iterable[T], n: int) -> Iterator[T]:
     """The same items, made by another thread that runs up to `n` of them ahead. An exception in the thread is raised here."""
     iterator, end = iter(items), object()
@@ -151,3 +137,17 @@ def prefetch(items: Iterable[T], n: int) -> Iterator[T]:
         finally:
             for future in made:
                 future.cancel()
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import the package onnxruntime with its telemetry off.
+
+    Version 1.32 writes a device id and a database of what was loaded into the user's cache, to be sent to its makers. The
+    files are made as the package is imported, so `disable_telemetry_events` alone comes too late; the variable
+    ORT_DISABLE_TELEMETRY prevents them. If the user has set the variable, its value is kept.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    onnxruntime = import_module("onnxruntime")
+    if os.environ["ORT_DISABLE_TELEMETRY"] == "1":
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime

@@ -162,6 +162,7 @@ class StreamReader:
                 yield clip
             if self._mouths is not None:
                 self._mouths.finish()
+                self.recording.problems += self._mouths.tracker.problems(self.recording.name)
                 self._find_offset(self.n_frames, over=True)
             self.ended = True
 

@@ -47,6 +47,15 @@ def test_two_faces_in_sight_together_are_two_people_however_alike():
     assert sorted(sighting.person for sighting in together) == [0, 1]
 
 
+def test_two_who_leave_before_they_were_recognised_get_their_numbers():
+    people = People(faces.BLAZEFACE)
+    pair = [people.appear(0), people.appear(0)]
+    for seed, sighting in enumerate(pair):
+        people.see(sighting, 0, face(seed), POINTS)
+    people.decide(0, pair)
+    assert [sighting.person for sighting in pair] == [0, 1]
+
+
 def test_a_face_that_is_found_elsewhere_is_over_where_it_was():
     people = People(faces.BLAZEFACE)
     lost = people.appear(0)
@@ -63,6 +72,7 @@ def test_a_face_in_the_place_of_another_is_noticed():
     sighting = people.appear(0)
     for number in (0, 3, 6):
         people.see(sighting, number, face(7), POINTS)
+    assert not people.is_other(sighting, face(8), POINTS)      # nobody knows yet who it is
     people.decide(6)
     assert people.is_other(sighting, face(8), POINTS)
     assert not people.is_other(sighting, face(7), POINTS)

@@ -49,6 +49,14 @@ def test_a_shaking_camera_a_flash_and_a_fade_are_no_cuts():
         assert cuts(given(video)) == []
 
 
+def test_a_small_sudden_change_is_perhaps_a_cut():
+    video = pictures(12, 0)
+    video[5:, 20:60, 40:80] = 255 - video[5:, 20:60, 40:80]
+    frames = given(video)
+    assert cuts(frames) == []
+    assert [frame.number for frame in frames if frame.perhaps] == [5]
+
+
 def test_there_is_no_cut_after_frames_without_a_picture():
     video = np.concatenate([pictures(6, 0), pictures(6, 1)])
     shown = np.arange(12) != 6

@@ -29,8 +29,9 @@ BLUR = 1.0                    # pixels: standard deviation of the blur that make
 # at a third of the size 112 and 135, under light from the side or noise 115 and 136. Within a recording a person is nearer:
 # 36 to 94 for nine of ten in other recordings, and 122 for one who turned the head.
 SAME = 105.0
-OTHER = 130.0                 # distance over which a face that was followed from the frame before is somebody else's
-LOOKS = 3                     # searches in which a new face is looked at before it is compared with those seen before
+OTHER = 130.0                 # distance over which a face where there may have been a cut is another's than before
+LOOKS = 3                     # at a new face before it is compared with those seen before
+APART = 3                     # frames from one of these looks to the next at least
 DECIDE_FRAMES = 9             # frames after which it is compared at the latest
 DOUBT_FRAMES = 50             # in which a newcomer may still prove to be known: many enter the picture half in view
 LOOK_EVERY = 25               # frames from one look to the next at a face that has its number, at first
@@ -38,18 +39,19 @@ MAX_LOOKS = 12                # of a person; then every second one is dropped, a
 MAX_PEOPLE = 64               # remembered; beyond, whoever has not been seen for longest is forgotten: 50 MB
 
 
-@dataclass
+@dataclass(eq=False)
 class Sighting:
     """A face in sight, from `first` to `last_seen` (frames). person: its number, None until it is known.
 
-    looks: those not yet given to a person. over: True once the person was found elsewhere, or has been recognised as another,
-    so that this track must end.
+    looks: those not yet given to a person. looked: frame of the last of them. over: True once the person was found
+    elsewhere, or has been recognised as another, so that this track must end.
     """
 
     first: int
     last_seen: int
     person: int | None = None
     looks: list[np.ndarray] = field(default_factory=list)
+    looked: int | None = None
     over: bool = False
 
 
@@ -99,20 +101,30 @@ class People:
         self._sightings.append(Sighting(number, number))
         return self._sightings[-1]
 
+    def keep_in_sight(self, sighting: Sighting, number: int) -> _Person | None:
+        """The face is in this frame, whatever it looks like; whose it is, if that is known."""
+        sighting.last_seen = number
+        person = self._known.get(-1 if sighting.person is None else sighting.person)
+        if person is not None:
+            person.last_seen = number
+        return person
+
     def is_other(self, sighting: Sighting, picture: np.ndarray, points: np.ndarray) -> bool:
-        """Whether a face at the place of `sighting` is certainly another person's, as after a cut that was not found."""
+        """Whether a face at the place of `sighting` is certainly another person's, to be asked where there may be a cut: of the
+        same person, a head that turns quickly can be as unlike."""
         person = self._known.get(-1 if sighting.person is None else sighting.person)
         return person is not None and person.distance([self._look(picture, points)]) > OTHER
 
     def see(self, sighting: Sighting, number: int, picture: np.ndarray, points: np.ndarray) -> None:
         """The face was found in this frame: (H, W) or (H, W, 3) uint8, points (N, 2) in pixels."""
-        sighting.last_seen = number
-        person = self._known.get(-1 if sighting.person is None else sighting.person)
-        if sighting.person is None and len(sighting.looks) < LOOKS:
-            sighting.looks.append(self._look(picture, points))
+        person = self.keep_in_sight(sighting, number)
+        if sighting.person is None:
+            if len(sighting.looks) < LOOKS and (sighting.looked is None or number - sighting.looked >= APART):
+                sighting.looks.append(self._look(picture, points))
+                sighting.looked = number
+            return
         if person is None:
             return
-        person.last_seen = number
         doubtful = person.first == sighting.first and number < person.first + DOUBT_FRAMES
         if number - person.last_look >= (DECIDE_FRAMES if doubtful else person.look_every):
             person.last_look = number

@@ -53,8 +53,8 @@ class FaceFinder:
     def __init__(self, landmarks: str, max_faces: int, mode: str = "VIDEO") -> None:
         source = _source(landmarks)
         self.n_points, self._follows = source.N_POINTS, mode == "VIDEO"
-        self._search = shared_finder(source, max_faces)
-        self._task = source(max_faces, mode) if self._follows else self._search
+        self.search = shared_finder(source, max_faces)
+        self._task = source(max_faces, mode) if self._follows else self.search
         self._view: Square | None = None             # the part that is searched; None: the whole frame
         self._next_search, self._pause = 0, SEARCH_EVERY[0]     # frame number, frames
 
@@ -89,7 +89,7 @@ class FaceFinder:
         left, top = low + extent / 2 - side / 2
         if not np.isfinite(side) or left >= frame.shape[1] or top >= frame.shape[0] or min(left, top) + side < 1:
             return []
-        return self._search.detect(frame, (round(left), round(top), max(1, round(side))))
+        return self.search.detect(frame, (round(left), round(top), max(1, round(side))))
 
     def sees_another(self, frame: np.ndarray, known: list[np.ndarray]) -> bool:
         """Whether there is a face in the part that is searched besides the known ones, each (N, 2) points. Costs 2 ms."""
@@ -105,13 +105,13 @@ class FaceFinder:
         short = min(frame.shape[:2])
         for side in (short, short // 2):
             if side >= SMALLEST_SQUARE:
-                found = [face for square in _squares(frame, side) for face in self._search.detect(frame, square)]
+                found = [face for square in squares(frame, side) for face in self.search.detect(frame, square)]
                 if found:
                     return _view_of(found)
         return None
 
 
-def _squares(frame: np.ndarray, side: int) -> list[Square]:
+def squares(frame: np.ndarray, side: int) -> list[Square]:
     """Squares of `side` pixels that cover the frame and overlap by half; none where one square is the whole frame."""
     if frame.shape[0] == frame.shape[1] == side:
         return []

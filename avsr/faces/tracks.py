@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from avsr.faces.crowds import CrowdFinder
 from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, shared_network
 from avsr.faces.identity import DECIDE_FRAMES, People, Sighting
 from avsr.faces.quality import turned_away
@@ -25,13 +26,10 @@ if TYPE_CHECKING:
 MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
 FOLLOW_EVERY = 2          # frames from one in which faces are followed to the next; the points of the others are interpolated
-GLANCE_EVERY = 6          # frames from one look for further faces to the next
-CHANGE, CHANGED = 12, 8   # grey levels by which so many parts of a thumbnail must have changed before a look is worth it: a
-                          # face that can be found covers at least 16
-AGREEMENT = 0.015         # of the size of a face: how far the mesh may be from where it was expected, see following.apart. That
-                          # is 1.8 pixels of the mouth's crop, and between two searches the error is about half of it
-STEADY = 0.7              # steadiness from which a face is the same person's without a look at it: in GRID's clips 99 % of the
-                          # searches have more, and from one speaker to another in the same place it is 0.50 to 0.67
+GLANCE_EVERY = 6          # frames from one look for further faces to the next; at least CHANGED of the THUMBNAIL squared parts
+CHANGE, CHANGED = 12, 8   # of the picture must change by CHANGE grey levels; a face that can be found covers twice as many
+AGREEMENT = 0.015         # of the size of a face: how far the mesh may be from where it was expected, see following.apart. The
+                          # size is about 120 pixels of the mouth's crop, and between two searches the error is half as large
 HELD_FRAMES = DECIDE_FRAMES + CutFinder.LATE + 2            # the last frames, from which tracks may begin that are not released
 
 
@@ -114,7 +112,7 @@ class FaceTracker:
     lag: frames of a track that may be held back at most. With a smaller key_interval it is smaller.
     """
 
-    def __init__(self, *, landmarks: str = MESH, max_faces: int = 4, stride: int = 3, key_interval: int = 36,
+    def __init__(self, *, landmarks: str = MESH, max_faces: int = 12, stride: int = 3, key_interval: int = 36,
                  max_gap: int = 12) -> None:
         follow = landmarks == MESH and stride > 1
         self.stride, self.max_gap, self.key_interval = stride, max_gap, max(stride, key_interval if follow else 0)
@@ -123,6 +121,7 @@ class FaceTracker:
         self._interval, self._next_search = stride, 0
         self._max_faces, self._thumb = max_faces, np.zeros((THUMBNAIL, THUMBNAIL))    # of the frame searched last
         self._finder = FaceFinder(landmarks, max_faces, "IMAGE" if follow else "VIDEO")
+        self._crowd = CrowdFinder(self._finder.search) if follow else None
         self._tracks: list[_OpenTrack] = []
         self._ended: list[FaceTrack] = []
         self._next: int | None = None             # number of the next frame
@@ -165,6 +164,13 @@ class FaceTracker:
         self._hidden.clear()
         return done
 
+    def problems(self, name: str) -> list[str]:
+        """What the user should know of the recording `name`: that more people were in sight than are followed."""
+        if self._crowd is None or self._crowd.most <= self._max_faces:
+            return []
+        return [f"{name}: up to {self._crowd.most} faces are in sight at once, of which {self._max_faces} were followed; the "
+                "lips of the others were not read."]
+
     def _step(self, frame: ShotFrame) -> None:
         number = frame.number
         if not frame.shown:
@@ -172,7 +178,11 @@ class FaceTracker:
         elif frame.cut:
             self._end(self._tracks, number)
             self._finder.reset_view()
+            if self._crowd is not None:
+                self._crowd.reset()
             self._search(number, frame.picture)
+        elif frame.perhaps:
+            self._search(number, frame.picture, doubted=True)
         else:
             self._follow(number, frame.picture)
         self._people.decide(number)
@@ -210,8 +220,9 @@ class FaceTracker:
         self._thumb = thumb
         return self._finder.sees_another(frame, known)
 
-    def _search(self, number: int, frame: np.ndarray) -> None:
-        """Find the faces of one frame, add each to the track it belongs to or to a new one, and look whose they are."""
+    def _search(self, number: int, frame: np.ndarray, *, doubted: bool = False) -> None:
+        """Find the faces of one frame, add each to the track it belongs to or to a new one, and look whose they are. doubted:
+        whether a face may be another person's than the one that was in its place."""
         faces = self._finder.faces(frame, number)
         pairs = dict(_match([track.expected for track in self._tracks], faces))
         for place, track in enumerate(self._tracks):
@@ -219,12 +230,14 @@ class FaceTracker:
                 near = [face for face in self._finder.around(frame, track.expected) if not _match([face], faces)]
                 for _, face in _match([track.expected], near):
                     pairs[place], faces = len(faces), [*faces, near[face]]
+        if self._crowd is not None:
+            known = faces + [track.expected for place, track in enumerate(self._tracks) if place not in pairs]
+            faces = faces + self._crowd.others(frame, number, known, self._max_faces - len(known))
         new, agree = dict(enumerate(faces)), True
         for place, face in pairs.items():
             track, points = self._tracks[place], faces[face]
             agree &= self._network is None or apart(track.expected, points) < AGREEMENT
-            steady = _steadiness(track.detections[-1][1], points) > STEADY
-            if steady or not self._people.is_other(track.sighting, frame, points):
+            if not doubted or not self._people.is_other(track.sighting, frame, points):
                 track.add(number, new.pop(face))
         for points in new.values():
             self._tracks.append(_OpenTrack(self._people.appear(number), number))
@@ -232,6 +245,8 @@ class FaceTracker:
         for track in self._tracks:
             if track.detections[-1][0] == number:
                 self._people.see(track.sighting, number, frame, track.detections[-1][1])
+            elif track.seen == number:
+                self._people.keep_in_sight(track.sighting, number)
         if self._network is not None:
             self._hold(self._network, number, frame, agree)
 
@@ -296,7 +311,7 @@ class FaceTracker:
 
 
 def _neighbours(frames: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) places in `numbers` of the last one not after each frame, and of the first one not before it, or the last of all."""
+    """(T,) places in `numbers` of the last that is not after each frame, and of the first not before it, or the last."""
     left = np.searchsorted(numbers, frames, side="right") - 1
     return left, np.minimum(left + (frames > numbers[left]), len(numbers) - 1)
 
