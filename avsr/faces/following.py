@@ -151,6 +151,11 @@ class FollowedFace:
         self.seen.pop(number, None)
         return max(self.seen, default=-1)
 
+    def halfway(self, before: int, after: int) -> int | None:
+        """The frame in which it was seen that is nearest to the middle between two others; None where there is none."""
+        between = [number for number in self.seen if before < number < after]
+        return min(between, key=lambda number: abs(2 * number - before - after), default=None)
+
     def forget(self, before: int) -> None:
         """Drop what was said of frames before this one."""
         self.seen = {number: found for number, found in self.seen.items() if number >= before}
@@ -173,6 +178,13 @@ class FollowedFace:
         shift = said - _interpolated(known, searched, there)
         points += self.weights @ _interpolated(frames, known, shift).reshape(len(frames), len(GROUPS), 2).astype(np.float32)
         return points, known
+
+
+def grey_of(frame: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 RGB -> (H, W) uint8."""
+    import cv2
+
+    return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
 def apart(before: np.ndarray, after: np.ndarray) -> float:
