@@ -45,7 +45,7 @@ from avsr.speakers import (
 )
 from avsr.speakers.offset import BLOCK, MAX_OFFSET, Offset, OffsetFinder
 
-VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 92 MB of grey at 1280x720
+VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 138 MB of grey and colour at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
 
 OVERLAP_FRAMES = 8                    # on each side of a cut through sound: 0.32 s, so that a word at the cut is whole in one

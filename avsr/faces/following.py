@@ -187,6 +187,11 @@ def grey_of(frame: np.ndarray) -> np.ndarray:
     return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
 
 
+def own_copy(array: np.ndarray) -> np.ndarray:
+    """The array, in memory of its own."""
+    return array if array.base is None else array.copy()
+
+
 def apart(before: np.ndarray, after: np.ndarray) -> float:
     """How far the eyes, the nose and the upper lip of two meshes (478, 2) are apart on average, in sizes of the face."""
     away = FRAME @ (key_points(after) - key_points(before))

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avsr.faces.crowds import CrowdFinder
-from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, grey_of, shared_network
+from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, grey_of, own_copy, shared_network
 from avsr.faces.identity import DECIDE_FRAMES, People, Sighting
 from avsr.faces.quality import turned_away
 from avsr.faces.scenes import THUMBNAIL, CutFinder, ShotFrame, thumbnail
 from avsr.faces.search import MESH, FaceFinder, face_size
+from avsr.media.colour import joined
 
 if TYPE_CHECKING:
     from avsr.media import Clip
@@ -143,6 +144,7 @@ class FaceTracker:
         self._network = shared_network() if follow else None
         self._interval, self._next_search = stride, 0
         self._recent: dict[int, np.ndarray] = {}  # frames since the last search in which faces were followed, (H, W) grey
+        self._chroma: dict[int, np.ndarray] = {}  # of those and of the current window: number -> see media.colour
         self._max_faces, self._thumb = max_faces, np.zeros((THUMBNAIL, THUMBNAIL))    # of the frame searched last
         self._finder = FaceFinder(landmarks, max_faces, "IMAGE" if follow else "VIDEO")
         self._crowd = CrowdFinder(self._finder.search) if follow else None
@@ -172,10 +174,14 @@ class FaceTracker:
         assert clip.shown is not None
         assert self._next in (None, clip.start_frame), "windows must follow one another"
         self._next = clip.start_frame + len(clip.video)
+        if clip.chroma is not None:
+            self._chroma.update(enumerate(clip.chroma, clip.start_frame))
         for frame in self._cuts.update(range(clip.start_frame, self._next), clip.video, clip.shown):
             self._step(frame)
         parts = [self._release(track) for track in self._tracks if track.sighting.person is not None]
-        self._recent = {number: frame if frame.base is None else frame.copy() for number, frame in self._recent.items()}
+        self._recent = {number: own_copy(frame) for number, frame in self._recent.items()}
+        self._chroma = {number: own_copy(self._chroma[number]) for number in (*self._recent, self._next - 1)
+                        if number in self._chroma}
         done, self._ended = self._ended, []
         self._forget_hidden(self._next)
         return done + [part for part in parts if len(part.points)]
@@ -250,6 +256,7 @@ class FaceTracker:
     def _search(self, number: int, frame: np.ndarray, *, doubted: bool = False) -> None:
         """Find the faces of one frame, add each to the track it belongs to or to a new one, and look whose they are. doubted:
         whether a face may be another person's than the one that was in its place."""
+        grey, frame = frame, self._coloured(number, frame)
         faces = self._finder.faces(frame, number)
         pairs = dict(_match([track.expected for track in self._tracks], faces))
         for place, track in enumerate(self._tracks):
@@ -276,11 +283,15 @@ class FaceTracker:
             elif track.seen == number:
                 self._people.keep_in_sight(track.sighting, number)
         if self._network is not None:
-            self._hold(self._network, number, frame, agree=not wrong)
+            self._hold(self._network, number, grey, agree=not wrong)
         for track, last in wrong:
             if track.detections[-1][0] == number:
                 self._go_back(track, last, number)
         self._recent.clear()
+
+    def _coloured(self, number: int, frame: np.ndarray) -> np.ndarray:
+        """The frame in RGB if its colour is known: in grey the mesh puts the upper lip 0.6 pixels of the crop elsewhere."""
+        return joined(frame, self._chroma[number]) if number in self._chroma and frame.ndim == 2 else frame
 
     def _go_back(self, track: _OpenTrack, before: int, after: int) -> None:
         """Search a face half-way between two searches, and again in both halves if it was not where it was expected there."""
@@ -288,7 +299,7 @@ class FaceTracker:
         if middle not in self._recent or after - before < 2 * self.stride:
             return
         expected = track.at(np.array([middle]))[0][0]
-        for face in self._finder.around(self._recent[middle], expected):
+        for face in self._finder.around(self._coloured(middle, self._recent[middle]), expected):
             if _match([expected], [face]):
                 track.insert(middle, face, expected)
                 if apart(expected, face) > AGREEMENT / 2:
