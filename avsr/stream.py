@@ -28,7 +28,7 @@ from avsr.speakers import CONTEXT, Conversation, SpeakerDetector, SpeakerTurn, f
 from avsr.speakers.mouths import MouthStream
 from avsr.speakers.offset import Offset
 
-VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 92 MB of grey at 1280x720
+VIDEO_WINDOW_FRAMES = 100             # frames decoded at a time with pictures: 4 s, 138 MB of grey and colour at 1280x720
 AUDIO_WINDOW_FRAMES = SEGMENT_FRAMES  # frames decoded at a time without pictures: 30 s, 2 MB
 
 

@@ -68,7 +68,7 @@ def test_a_nod_between_two_searches_is_followed(astronaut):
     frames = [pasted((280, 320), (80, 20 + int(shift), astronaut)) for shift in [0, *up_and_down]]
     (track,) = track_faces(clip(frames), key_interval=26)
     nose = track.points[1:14, 1, 1] - track.points[0, 1, 1]
-    assert np.abs(nose - up_and_down).max() < 2.5
+    assert np.abs(nose - up_and_down).max() < 3             # it begins at once, which is between two frames that are followed
 
 
 def test_grey_frames_give_nearly_the_same_tracks(astronaut):

@@ -14,6 +14,7 @@ import pytest
 from avsr import media
 from avsr.errors import BadMedia, BadOutput
 from avsr.media import Clip
+from avsr.media.colour import joined
 from avsr.rates import SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS, frames_to_samples
 
 FLASHES = (1.0, 2.03, 2.97, 4.11)         # seconds, about: the nearest source frame before it is taken
@@ -316,7 +317,8 @@ def test_sizes(tmp_path, size, expected):
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"turn": 90}, {"mirrored": True}, {"aspect": Fraction(16, 11)}, {"vcodec": "ffv1"}, {"vcodec": "mpeg4", "size": (1400, 300)}])
+    {}, {"turn": 90}, {"mirrored": True}, {"aspect": Fraction(16, 11)}, {"vcodec": "ffv1"},
+    {"vcodec": "mpeg4", "size": (1400, 300)}])
 def test_grey_pictures_are_those_of_rgb_in_grey(tmp_path, options):
     """From the luma without RGB, also turned, mirrored, widened, scaled down, and from a format without luma."""
     width, height = options.get("size", (64, 48))
@@ -330,6 +332,8 @@ def test_grey_pictures_are_those_of_rgb_in_grey(tmp_path, options):
     assert grey.video.flags.c_contiguous
     expected = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in colour.video])
     assert np.abs(grey.video.astype(int) - expected).mean() < 1
+    again = np.stack([joined(*one) for one in zip(grey.video, grey.chroma, strict=True)])
+    assert np.abs(again.astype(int) - colour.video).mean() < 3
     with media.open_recording(colour) as again:
         (from_clip,) = again.windows(grey=True)
     assert np.array_equal(from_clip.video, expected)

@@ -52,8 +52,7 @@ class FaceMesh:
     def detect(self, frame: np.ndarray, square: Square | None, time_ms: int | None = None) -> list[np.ndarray]:
         """Faces (478, 2) float32, in pixels of the frame, in the part of it inside `square`. Times must rise."""
         image, low, size = cut_out(frame, square)
-        task = self._task.task
-        result = task.detect(image) if time_ms is None else task.detect_for_video(image, time_ms)
+        result = self._task.detect(image, time_ms)
         faces = [np.array([(p.x, p.y) for p in face]) * size + low - 0.5 for face in result.face_landmarks]
         return [face.astype(np.float32) for face in faces]
 
@@ -83,7 +82,7 @@ class BlazeFace:
         """Faces (6, 2) float32, the largest first: keypoints, then two opposite corners of a box as large as the mesh."""
         image, low, size = cut_out(frame, square)
         faces = []
-        for found in self._task.task.detect(image).detections:
+        for found in self._task.detect(image).detections:
             # Truncated to whole pixels as in auto_avsr; on average whole numbers are then pixel centres, as in the mesh.
             keypoints = np.trunc(np.array([(p.x, p.y) for p in found.keypoints[: self.N_POINTS]]) * size + low)
             box = found.bounding_box

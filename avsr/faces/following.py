@@ -25,6 +25,9 @@ COVERED = 112.0           # pixels of the mean face that it shows
 # of the nose, brows, corners of the mouth, inner lower lip, chin, sides of the face, forehead.
 GROUPS = ((33,), (133,), (362,), (263,), (98, 97, 2, 326, 327), (81, 82, 13, 312, 311), (1,), (168,), (105,), (334,), (61,),
           (291,), (87, 14, 317), (152,), (234,), (454,), (10,))
+MEANS = np.zeros((len(GROUPS), 478))
+for _row, _group in zip(MEANS, GROUPS, strict=True):
+    _row[list(_group)] = 1 / len(_group)
 # The picture is cut out by the middles of the right and the left eye, the base of the nose and the upper lip, which are laid on
 # these pixels of the mean face from the middle of the picture (as x + iy).
 FRAME = np.zeros((4, len(GROUPS)))
@@ -36,7 +39,7 @@ SMOOTHNESS = 5e-2         # of the spline that moves the other points, see carry
 
 def key_points(points: np.ndarray) -> np.ndarray:
     """Points of the mesh (..., 478, 2) -> (..., 17, 2) float64."""
-    return np.stack([points[..., group, :].mean(axis=-2, dtype=np.float64) for group in map(list, GROUPS)], axis=-2)
+    return MEANS @ points
 
 
 def carry_weights(points: np.ndarray) -> np.ndarray:
@@ -78,8 +81,8 @@ class FollowerNetwork:
         turn, shift = _picture_place(before)
         (found,) = self._session.run(None, {"picture": _picture(frame, turn, shift)[None, None]})
         inside = (found[0, :-1].astype(np.float64) + 1) * (INPUT / 2)
-        places = (inside[::2] + 1j * inside[1::2] - shift) / turn
-        return np.column_stack([places.real, places.imag]), float(found[0, -1])
+        places = (inside.view(np.complex128) - shift) / turn
+        return places.view(np.float64).reshape(-1, 2), float(found[0, -1])
 
 
 def _picture_place(key: np.ndarray) -> tuple[complex, complex]:
@@ -103,8 +106,9 @@ def _picture(frame: np.ndarray, turn: complex, shift: complex) -> np.ndarray:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     if finer > 1:
         picture = cv2.resize(picture, (INPUT, INPUT), interpolation=cv2.INTER_AREA)
-    picture = picture.astype(np.float32)
-    return (picture - picture.mean()) / (picture.std() + CONTRAST)
+    mean, std = cv2.meanStdDev(picture)
+    scale = 1 / (float(std[0, 0]) + CONTRAST)
+    return picture.astype(np.float32) * np.float32(scale) - np.float32(float(mean[0, 0]) * scale)
 
 
 @lru_cache(maxsize=1)
@@ -147,6 +151,11 @@ class FollowedFace:
         self.seen.pop(number, None)
         return max(self.seen, default=-1)
 
+    def halfway(self, before: int, after: int) -> int | None:
+        """The frame in which it was seen that is nearest to the middle between two others; None where there is none."""
+        between = [number for number in self.seen if before < number < after]
+        return min(between, key=lambda number: abs(2 * number - before - after), default=None)
+
     def forget(self, before: int) -> None:
         """Drop what was said of frames before this one."""
         self.seen = {number: found for number, found in self.seen.items() if number >= before}
@@ -169,6 +178,18 @@ class FollowedFace:
         shift = said - _interpolated(known, searched, there)
         points += self.weights @ _interpolated(frames, known, shift).reshape(len(frames), len(GROUPS), 2).astype(np.float32)
         return points, known
+
+
+def grey_of(frame: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 RGB -> (H, W) uint8."""
+    import cv2
+
+    return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+
+
+def own_copy(array: np.ndarray) -> np.ndarray:
+    """The array, in memory of its own."""
+    return array if array.base is None else array.copy()
 
 
 def apart(before: np.ndarray, after: np.ndarray) -> float:

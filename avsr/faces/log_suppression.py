@@ -31,7 +31,7 @@ Square = tuple[int, int, int]
 
 
 class MediaPipeTask:
-    """A MediaPipe task that is made without log lines, and closed at the latest before the interpreter ends.
+    """A MediaPipe task whose log lines are left out, and which is closed at the latest before the interpreter ends.
 
     make: makes the task. first: shows it a picture (H, W, 3), as the last log lines come with the first picture.
     """
@@ -42,10 +42,10 @@ class MediaPipeTask:
             first(self.task, cut_out(np.zeros((64, 64, 3), np.uint8), None)[0])
         self.close = weakref.finalize(self, _close, self.task)
 
-    def detect(self, image: Image) -> Any:
-        """What the task finds in a picture, without log lines: a network may ask for its input to be aligned at any call."""
+    def detect(self, image: Image, time_ms: int | None = None) -> Any:
+        """What the task finds in a picture; in VIDEO mode with its time. MediaPipe may warn of any, once in a process."""
         with _without_log():
-            return self.task.detect(image)
+            return self.task.detect(image) if time_ms is None else self.task.detect_for_video(image, time_ms)
 
 
 def cut_out(frame: np.ndarray, square: Square | None) -> tuple[Image, np.ndarray, np.ndarray]:

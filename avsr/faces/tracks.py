@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avsr.faces.crowds import CrowdFinder
-from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, shared_network
+from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, grey_of, own_copy, shared_network
 from avsr.faces.identity import DECIDE_FRAMES, People, Sighting
 from avsr.faces.quality import turned_away
 from avsr.faces.scenes import THUMBNAIL, CutFinder, ShotFrame, thumbnail
 from avsr.faces.search import MESH, FaceFinder, face_size
+from avsr.media.colour import joined
 
 if TYPE_CHECKING:
     from avsr.media import Clip
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 MAX_FACES = 12            # people who are followed at once, unless asked otherwise
 MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
-FOLLOW_EVERY = 2          # frames from one in which faces are followed to the next; the points of the others are interpolated
+FOLLOW_EVERY = 2          # frames from one in which faces are followed to the next while they agree with the mesh; the points
+                          # of the others are interpolated
 GLANCE_EVERY = 6          # frames from one look for further faces to the next; at least CHANGED of the THUMBNAIL squared parts
 CHANGE, CHANGED = 12, 8   # of the picture must change by CHANGE grey levels; a face that can be found covers twice as many
-AGREEMENT = 0.015         # of the size of a face: how far the mesh may be from where it was expected, see following.apart. The
-                          # size is about 120 pixels of the mouth's crop, and between two searches the error is half as large
+AGREEMENT = 0.011         # of the size of a face: how far the mesh may be from where it was expected, see following.apart. In
+                          # GRID's train clips it is at most 0.0106, which is 1.3 pixels of the mouth's crop. Beyond, earlier
+                          # frames are searched, see FaceTracker._go_back
 HELD_FRAMES = DECIDE_FRAMES + CutFinder.LATE + 2            # the last frames, from which tracks may begin that are not released
 
 
@@ -95,6 +98,27 @@ class _OpenTrack:
         self.detections.append((frame, points, score))
         self.seen = frame
 
+    def insert(self, frame: int, points: np.ndarray, expected: np.ndarray) -> None:
+        """Add what was found in a frame before the last."""
+        self.detections.append((frame, points, _steadiness(expected, points)))
+        self.detections.sort(key=lambda detection: detection[0])
+
+    def at(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points (T, N, 2) and scores (T,) in these frames, and (T,) frames between those around each where it was seen."""
+        numbers = np.array([number for number, _, _ in self.detections])
+        left, right = _neighbours(frames, numbers)
+        span = numbers[right] - numbers[left]
+        weight = np.where(span > 0, (frames - numbers[left]) / np.maximum(span, 1), 0).astype(np.float32)
+        found = np.stack([points for _, points, _ in self.detections])
+        points = found[left] + (found[right] - found[left]) * weight[:, None, None]
+        scores = np.array([score for _, _, score in self.detections], np.float32)
+        score = scores[left] + (scores[right] - scores[left]) * weight
+        if self.face is not None:
+            points, known = self.face.moved(frames, numbers, points)
+            left, right = _neighbours(frames, known)
+            span = known[right] - known[left]
+        return points, score, span
+
 
 class FaceTracker:
     """Follows up to `max_faces` people through a recording given in consecutive windows.
@@ -107,7 +131,7 @@ class FaceTracker:
     landmarks: which ones, as mouth-crop settings name them. The mesh is followed from frame to frame, the detector's are not.
     stride: every `stride`-th frame is searched where faces are not followed: where one was lost, or nobody is in sight. With a
     stride of 1 every frame is searched, and nothing is followed: this is the reference. key_interval: frames from one search to
-    the next at most while all faces are followed; half as many at first, and fewer while the two do not agree.
+    the next at most while all faces are followed; two thirds as many at first, and fewer where the two do not agree.
     max_gap: a face that is lost for more frames than this ends its track.
 
     lag: frames of a track that may be held back at most. With a smaller key_interval it is smaller.
@@ -120,6 +144,8 @@ class FaceTracker:
         self.lag = self.key_interval + max_gap + 3 * stride + HELD_FRAMES
         self._network = shared_network() if follow else None
         self._interval, self._next_search = stride, 0
+        self._recent: dict[int, np.ndarray] = {}  # frames since the last search in which faces were followed, (H, W) grey
+        self._chroma: dict[int, np.ndarray] = {}  # of those and of the current window: number -> see media.colour
         self._max_faces, self._thumb = max_faces, np.zeros((THUMBNAIL, THUMBNAIL))    # of the frame searched last
         self._finder = FaceFinder(landmarks, max_faces, "IMAGE" if follow else "VIDEO")
         self._crowd = CrowdFinder(self._finder.search) if follow else None
@@ -149,9 +175,14 @@ class FaceTracker:
         assert clip.shown is not None
         assert self._next in (None, clip.start_frame), "windows must follow one another"
         self._next = clip.start_frame + len(clip.video)
+        if clip.chroma is not None:
+            self._chroma.update(enumerate(clip.chroma, clip.start_frame))
         for frame in self._cuts.update(range(clip.start_frame, self._next), clip.video, clip.shown):
             self._step(frame)
         parts = [self._release(track) for track in self._tracks if track.sighting.person is not None]
+        self._recent = {number: own_copy(frame) for number, frame in self._recent.items()}
+        self._chroma = {number: own_copy(self._chroma[number]) for number in (*self._recent, self._next - 1)
+                        if number in self._chroma}
         done, self._ended = self._ended, []
         self._forget_hidden(self._next)
         return done + [part for part in parts if len(part.points)]
@@ -195,8 +226,10 @@ class FaceTracker:
         all_followed = bool(self._tracks) and len(before) == len(self._tracks)
         due = number >= self._next_search if all_followed else number % self.stride == 0
         due |= number - 1 in self._hidden
-        if all_followed and not due and number % FOLLOW_EVERY:
+        calm = self._interval >= self.key_interval // 2
+        if all_followed and not due and calm and number % FOLLOW_EVERY:
             return
+        self._recent[number] = grey_of(frame)
         for track, face in before:
             if self._network is not None and face.move(self._network, number, frame):
                 track.seen = number
@@ -224,6 +257,7 @@ class FaceTracker:
     def _search(self, number: int, frame: np.ndarray, *, doubted: bool = False) -> None:
         """Find the faces of one frame, add each to the track it belongs to or to a new one, and look whose they are. doubted:
         whether a face may be another person's than the one that was in its place."""
+        grey, frame = frame, self._coloured(number, frame)
         faces = self._finder.faces(frame, number)
         pairs = dict(_match([track.expected for track in self._tracks], faces))
         for place, track in enumerate(self._tracks):
@@ -234,10 +268,11 @@ class FaceTracker:
         if self._crowd is not None:
             known = faces + [track.expected for place, track in enumerate(self._tracks) if place not in pairs]
             faces = faces + self._crowd.others(frame, number, known, self._max_faces - len(known))
-        new, agree = dict(enumerate(faces)), True
+        new, wrong = dict(enumerate(faces)), []
         for place, face in pairs.items():
             track, points = self._tracks[place], faces[face]
-            agree &= self._network is None or apart(track.expected, points) < AGREEMENT
+            if track.face is not None and apart(track.expected, points) > AGREEMENT:
+                wrong.append((track, track.detections[-1][0]))
             if not doubted or not self._people.is_other(track.sighting, frame, points):
                 track.add(number, new.pop(face))
         for points in new.values():
@@ -249,9 +284,31 @@ class FaceTracker:
             elif track.seen == number:
                 self._people.keep_in_sight(track.sighting, number)
         if self._network is not None:
-            self._hold(self._network, number, frame, agree)
+            self._hold(self._network, number, grey, agree=not wrong)
+        for track, last in wrong:
+            if track.detections[-1][0] == number:
+                self._go_back(track, last, number)
+        self._recent.clear()
 
-    def _hold(self, network: FollowerNetwork, number: int, frame: np.ndarray, agree: bool) -> None:
+    def _coloured(self, number: int, frame: np.ndarray) -> np.ndarray:
+        """The frame in RGB if its colour is known: in grey the mesh puts the upper lip 0.6 pixels of the crop elsewhere."""
+        return joined(frame, self._chroma[number]) if number in self._chroma and frame.ndim == 2 else frame
+
+    def _go_back(self, track: _OpenTrack, before: int, after: int) -> None:
+        """Search a face half-way between two searches, and again in both halves if it was not where it was expected there."""
+        middle = None if track.face is None else track.face.halfway(before, after)
+        if middle not in self._recent or after - before < 2 * self.stride:
+            return
+        expected = track.at(np.array([middle]))[0][0]
+        for face in self._finder.around(self._coloured(middle, self._recent[middle]), expected):
+            if _match([expected], [face]):
+                track.insert(middle, face, expected)
+                if apart(expected, face) > AGREEMENT / 2:
+                    self._go_back(track, before, middle)
+                    self._go_back(track, middle, after)
+                return
+
+    def _hold(self, network: FollowerNetwork, number: int, frame: np.ndarray, *, agree: bool) -> None:
         """Follow what was found in this frame from here on, and decide when to search again."""
         new = False
         for track in self._tracks:
@@ -262,7 +319,7 @@ class FaceTracker:
                 track.face.search_found(network, number, frame, points)
             elif track.face is not None:
                 track.seen = max(last, track.face.lose(number))
-        interval = self.key_interval // 2 if new else 2 * self._interval if agree else self._interval // 2
+        interval = 2 * self.key_interval // 3 if new else 3 * self._interval // 2 if agree else self.stride
         self._interval = min(max(self.stride, interval), self.key_interval)
         self._next_search = number + self._interval
         self._thumb = grey_thumbnail(frame)
@@ -287,18 +344,8 @@ class FaceTracker:
         return part
 
     def _part(self, track: _OpenTrack, stop: int, last: bool) -> FaceTrack:
-        numbers = np.array([number for number, _, _ in track.detections])
         frames = np.arange(track.first, stop)
-        left, right = _neighbours(frames, numbers)
-        span = numbers[right] - numbers[left]
-        weight = np.where(span > 0, (frames - numbers[left]) / np.maximum(span, 1), 0).astype(np.float32)
-        found = np.stack([points for _, points, _ in track.detections])
-        points = found[left] + (found[right] - found[left]) * weight[:, None, None]
-        scores = np.array([score for _, _, score in track.detections], np.float32)
-        score = scores[left] + (scores[right] - scores[left]) * weight
-        if track.face is not None:
-            points, known = track.face.moved(frames, numbers, points)
-            span = _gaps(frames, known)
+        points, score, span = track.at(frames)
         missing = (span > self.stride) | np.isin(frames, list(self._hidden))
         box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
         points, score = points[:, : self._finder.n_points], np.where(missing | turned_away(points), np.float32(0), score)
@@ -315,12 +362,6 @@ def _neighbours(frames: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np
     """(T,) places in `numbers` of the last that is not after each frame, and of the first not before it, or the last."""
     left = np.searchsorted(numbers, frames, side="right") - 1
     return left, np.minimum(left + (frames > numbers[left]), len(numbers) - 1)
-
-
-def _gaps(frames: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """(T,) frames between those two."""
-    left, right = _neighbours(frames, numbers)
-    return numbers[right] - numbers[left]
 
 
 def grey_thumbnail(frame: np.ndarray) -> np.ndarray:

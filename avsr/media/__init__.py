@@ -5,8 +5,9 @@
 Time zero is the earliest start of the picture and the sound, as players show it. Each stream has a demuxer of its own, so
 neither waits for the other however they are interleaved, and both are placed by presentation time alone.
 The files, in the order in which data flows: source (copies what can be read only once), timestamps (corrects wrong times),
-decoder (container -> frames with times), video and audio (-> 25 frames a second, 16 kHz mono), contents (the tracks of a
-file), recording (-> Clips); level (how loud a sound is), write (small videos and sound files).
+decoder (container -> frames with times), colour (grey pictures and their colour, apart), video and audio (-> 25 frames a
+second, 16 kHz mono), contents (the tracks of a file), recording (-> Clips); level (how loud a sound is), write (small videos
+and sound files).
 """
 
 from avsr.media.contents import Contents, TrackInfo

@@ -14,11 +14,12 @@ from av.container import InputContainer
 
 from avsr.errors import AvsrError, BadMedia
 from avsr.media.audio import rechunk, resample_audio
+from avsr.media.colour import NO_COLOUR, GreyPicture, chroma_size, joined, no_colour, split
 from avsr.media.contents import OPTIONS, Chooser, Contents, TrackInfo, pick_tracks
 from avsr.media.decoder import NOUNS, Opener, StreamDecoder, header_start, truncations
 from avsr.media.level import QUIET_DB, SILENT_DB, gain_of, level_unless_loud
 from avsr.media.timestamps import PacketCoverage
-from avsr.media.video import VideoFrames, resample_video
+from avsr.media.video import Picture, VideoFrames, resample_video
 from avsr.rates import SAMPLE_RATE, frames_to_samples, frames_to_seconds, samples_to_frames
 
 SPARE_SAMPLES = 16                    # 1 ms of rounding in time stamps makes no further frame
@@ -29,6 +30,7 @@ class Clip:
     """A stretch of one recording.
 
     video: (T, H, W, 3) uint8 RGB, or (T, H, W) uint8 grey, C-contiguous, VIDEO_FPS a second; None when there is no picture.
+    chroma: (T, 2, H/2, W/2) uint8, the colour of grey pictures, see colour.joined; None with RGB pictures, or none.
     shown: (T,) bool, False where the source shows nothing (before its first frame, after its last) and the frame is
         black; None with video.
     audio: (S,) float32 mono, SAMPLE_RATE; sample frames_to_samples(t) belongs to frame t; None when there is no sound.
@@ -40,6 +42,7 @@ class Clip:
     shown: np.ndarray | None = None
     audio: np.ndarray | None = None
     start_frame: int = 0
+    chroma: np.ndarray | None = None
 
     @property
     def n_frames(self) -> int:
@@ -143,7 +146,7 @@ class Recording:
     def windows(self, n_frames: int = 100, *, grey: bool = False) -> Iterator[Clip]:
         """Consecutive Clips of `n_frames` frames, the last one shorter, that cover the recording. Can be called once.
 
-        No more than two are in memory at a time. grey: pictures are (H, W) grey instead of RGB, which costs less than half.
+        No more than two are in memory at a time. grey: pictures are (H, W) grey, with chroma, instead of RGB: half the cost.
         Raises BadMedia when there is nothing at all to give.
         """
         assert n_frames > 0, n_frames
@@ -173,18 +176,22 @@ class Recording:
         sound = np.zeros(0, np.float32) if audio is None else audio
         if self._video is None:
             return Clip(audio=sound)
-        video = np.zeros((n_frames, *self._video.size) if self._grey else (n_frames, *self._video.size, 3), np.uint8)
-        shown = np.zeros(n_frames, bool)
-        n = 0
+        size, shown, n = self._video.size, np.zeros(n_frames, bool), 0
+        video = np.zeros((n_frames, *size) if self._grey else (n_frames, *size, 3), np.uint8)
+        chroma = np.full((n_frames, 2, *chroma_size(*size)), NO_COLOUR, np.uint8) if self._grey else None
         for n, picture in zip(range(1, n_frames + 1), pictures, strict=False):
-            if picture is not None:
-                video[n - 1], shown[n - 1] = picture, True
+            if picture is not None and chroma is not None:
+                video[n - 1], chroma[n - 1] = picture
+            elif picture is not None:
+                video[n - 1] = picture
+            shown[n - 1] = picture is not None
         n = max(n, samples_to_frames(max(0, len(sound) - SPARE_SAMPLES)))
+        chroma = None if chroma is None else chroma[:n]
         if self._audio is None:
-            return Clip(video[:n], shown[:n])
+            return Clip(video[:n], shown[:n], chroma=chroma)
         if len(sound) != frames_to_samples(n):
             sound = np.pad(sound[: frames_to_samples(n)], (0, max(0, frames_to_samples(n) - len(sound))))
-        return Clip(video[:n], shown[:n], sound)
+        return Clip(video[:n], shown[:n], sound, chroma=chroma)
 
 
 def open_recording(source: Source, *, max_side: int = 1280, want_video: bool = True, want_audio: bool = True,
@@ -239,7 +246,7 @@ def read(source: Source, **options) -> Clip:
         if len(clips) == 1:
             return clips[0]
         join = {name: np.concatenate([getattr(clip, name) for clip in clips])
-                for name in ("video", "shown", "audio") if getattr(clips[0], name) is not None}
+                for name in ("video", "shown", "audio", "chroma") if getattr(clips[0], name) is not None}
         return Clip(**join, start_frame=clips[0].start_frame)
 
 
@@ -255,7 +262,7 @@ def _open_clip(clip: Clip, want_video: bool, want_audio: bool) -> Recording:
     recording._start_frame = clip.start_frame
     if want_video and clip.video is not None:
         shown = np.ones(len(clip.video), bool) if clip.shown is None else clip.shown
-        recording._video = VideoFrames((clip.video.shape[1], clip.video.shape[2]), partial(_frames_of, clip.video, shown))
+        recording._video = VideoFrames((clip.video.shape[1], clip.video.shape[2]), partial(_frames_of, clip, shown))
     audio = clip.audio
     if want_audio and audio is not None:
         recording._audio, recording._fresh_audio = iter([audio]), lambda: [audio]
@@ -264,16 +271,17 @@ def _open_clip(clip: Clip, want_video: bool, want_audio: bool) -> Recording:
     return recording
 
 
-def _frames_of(video: np.ndarray, shown: np.ndarray, grey: bool) -> Iterator[np.ndarray | None]:
-    """The frames of an array as VideoFrames gives them."""
-    import cv2
-
-    as_wanted = (video.ndim == 3) == grey
-    for frame, seen in zip(video, shown, strict=True):
-        if seen:
-            yield frame if as_wanted else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_GRAY2RGB)
-        else:
+def _frames_of(clip: Clip, shown: np.ndarray, grey: bool) -> Iterator[Picture | None]:
+    """The frames of a Clip as VideoFrames gives them."""
+    assert clip.video is not None
+    for i, (frame, seen) in enumerate(zip(clip.video, shown, strict=True)):
+        if not seen:
             yield None
+        elif frame.ndim == 3:
+            yield split(frame) if grey else frame
+        else:
+            picture = no_colour(frame) if clip.chroma is None else GreyPicture(frame, clip.chroma[i])
+            yield picture if grey else joined(*picture)
 
 
 def _open_streams(recording: Recording, opener: Opener, contents: Contents, container: InputContainer,

@@ -6,39 +6,33 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
 from av.buffer import Buffer
 from av.video.reformatter import VideoReformatter
 
+from avsr.media.colour import GreyPicture, planar, split
 from avsr.media.decoder import StreamDecoder
 from avsr.media.timestamps import DECODE_ERRORS
 from avsr.rates import VIDEO_FPS
 
 HALF_FRAME = 0.5 / VIDEO_FPS          # seconds: a frame is shown on the grid at most this much early or late
 SAME = 1e-6                           # seconds: closer than this is the same time
-# Formats of 8 bits whose first plane is the luma; in those that begin with yuvj, and in grey, it has the full range.
-LUMA_FIRST = {"yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "nv12", "nv21", "nv16", "nv24",
-              "yuvj420p", "yuvj422p", "yuvj444p", "yuvj440p", "yuvj411p", "gray"}
-JPEG_RANGE = 2                        # FFmpeg's number for luma from 0 to 255
-# From luma of 16 to 235 to grey levels of 0 to 255. By way of RGB, FFmpeg's rounding makes pictures 1.3 levels darker (14
-# clips), which the shipped models were trained on.
-FULL_RANGE = np.clip(np.round((np.arange(256) - 16) * (255 / 219) - 1.3), 0, 255).astype(np.uint8)
 
 
 @dataclass
 class VideoFrames:
     """Frames on the grid of 25 a second. `size` is (H, W).
 
-    frames: called once, with True for grey frames (H, W) uint8 or False for (H, W, 3) uint8 RGB; gives None where nothing is
-    shown. Grey frames are made without RGB, which takes half as long as decoding and more. scale: pixels of a frame for each
+    frames: called once, with True for frames in grey, each a GreyPicture, or False for (H, W, 3) uint8 RGB; gives None where
+    nothing is shown. Grey frames are made without RGB, which takes as long as decoding. scale: pixels of a frame for each
     (square) pixel of the source, 1 unless the frames are scaled down.
     """
 
     size: tuple[int, int]
-    frames: Callable[[bool], Iterator[np.ndarray | None]]
+    frames: Callable[[bool], Iterator[Any]]
     scale: float = 1.0
 
 
@@ -65,22 +59,16 @@ class _FrameConverter:
         rgb = self.reformatter.reformat(frame, self.width, self.height, "rgb24", interpolation=self.interpolation)
         return _turned(rgb.to_ndarray(), self.matrix)
 
-    def grey(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H, W) uint8: the luma in full range where the format has one in 8 bits, else by way of RGB."""
-        import cv2
-
-        if frame.format.name not in LUMA_FIRST:
-            return cv2.cvtColor(np.ascontiguousarray(self.rgb(frame)), cv2.COLOR_RGB2GRAY)
-        plane = frame.planes[0]
-        luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:frame.height, :frame.width]
-        if (frame.width, frame.height) != (self.width, self.height):
-            method = cv2.INTER_AREA if self.interpolation == "AREA" else cv2.INTER_LINEAR
-            luma = cv2.resize(luma, (self.width, self.height), interpolation=method)
-        full = frame.color_range == JPEG_RANGE or frame.format.name == "gray" or frame.format.name.startswith("yuvj")
-        return _turned(luma.copy() if full else cv2.LUT(luma, FULL_RANGE), self.matrix)
+    def grey(self, frame: av.VideoFrame) -> GreyPicture:
+        """The planes of the frame where its format has them in 8 bits, else by way of RGB."""
+        picture = planar(frame, self.height, self.width, averaged=self.interpolation == "AREA")
+        if picture is None:
+            return split(self.rgb(frame))
+        return GreyPicture(_turned(picture.grey, self.matrix), np.stack([_turned(one, self.matrix) for one in picture.chroma]))
 
 
-_Convert = Callable[[av.VideoFrame], np.ndarray]
+Picture = np.ndarray | GreyPicture
+_Convert = Callable[[av.VideoFrame], Picture]
 
 
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray:
@@ -111,7 +99,7 @@ def _video(decoder: StreamDecoder) -> av.VideoStream:
     return cast(av.VideoStream, decoder.stream)
 
 
-def _on_grid(decoder: StreamDecoder, convert: _Convert) -> Iterator[np.ndarray | None]:
+def _on_grid(decoder: StreamDecoder, convert: _Convert) -> Iterator[Picture | None]:
     """The frame of each grid time: the latest frame whose onset has come.
 
     A frame comes on half a gap early, but at most half a grid step. For dense sources this is the nearest frame, for sparse
@@ -129,8 +117,8 @@ def _on_grid(decoder: StreamDecoder, convert: _Convert) -> Iterator[np.ndarray |
 
 
 def _converted(decoder: StreamDecoder, convert: _Convert, frame: av.VideoFrame,
-               last: np.ndarray | None) -> np.ndarray | None:
-    """The frame as an array; `last` where it cannot be converted, which is counted."""
+               last: Picture | None) -> Picture | None:
+    """The frame as a picture; `last` where it cannot be converted, which is counted."""
     try:
         return convert(frame)
     except DECODE_ERRORS:

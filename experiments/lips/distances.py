@@ -119,7 +119,8 @@ def main() -> None:
             n_faces, n_lost = n_faces + faces, n_lost + lost
             n_frames += sum(clip.n_frames for clip in clips)
         everything += found
-        print(_row(name, np.concatenate(found), n_faces, n_lost, 1e3 * ours_s / n_frames, 1e3 * every_s / n_frames), flush=True)
+        ours_ms, every_ms = 1e3 * ours_s / n_frames, 1e3 * every_s / n_frames
+        print(_row(name, np.concatenate(found), n_faces, n_lost, ours_ms, every_ms), flush=True)
     together = np.concatenate(everything)
     print(f"| all | {np.median(together):.2f} | {np.percentile(together, 95):.2f} | {np.percentile(together, 99):.2f} | | | | |")
 

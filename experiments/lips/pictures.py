@@ -84,7 +84,7 @@ class Mesh:
     def __call__(self, picture: np.ndarray) -> np.ndarray | None:
         """(H, W, 3) uint8 RGB -> (478, 3) in pixels; None without a face."""
         image, _, (width, height) = cut_out(np.ascontiguousarray(picture), None)
-        found = self.finder._task.task.detect(image).face_landmarks
+        found = self.finder._task.detect(image).face_landmarks
         return np.array([(p.x * width - 0.5, p.y * height - 0.5, p.z * width) for p in found[0]]) if found else None
 
 
