@@ -29,6 +29,7 @@ SENTENCES = {"bbaf2n": "bin blue at f two now", "lwie9a": "lay white in e nine a
 TESTS = ("uv run pytest", "uv run python -m tests.fuzz")      # which the walk leaves to CI
 # What makes commands short, by how they begin.
 SHORTER = {
+    "prepare folder data/raw/talks": "--max-disagreement 1 --min-confidence 0 --min-word-confidence 0 --min-in-step -100",
     "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0",
     "train experiments/grid": "--set model.dims.n_context=40",
     "train experiments/whisper_lips": "--set reliability.rows=4 --set reliability.variants=1 "
@@ -85,6 +86,11 @@ def place(tmp_path) -> Path:
     place = tmp_path / "newcomer" / "avsr"
     shutil.copytree(ROOT / "experiments", place / "experiments", ignore=shutil.ignore_patterns("*.gz", "*.png", "*.jsonl"))
     shutil.copytree(ROOT / "data" / "demo", place / "data" / "demo", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("talks", "mouths"):
+        (place / "data" / "raw" / name).mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "demo" / "hello.mp4", place / "data" / "raw" / "talks")
+    talking_face.write(place / "data" / "raw" / "mouths" / "mouth.mp4", "hello", size=96)
+    (place / "data" / "raw" / "mouths" / "mouth.txt").write_text("hello")
     network = made_published.network("v")
     torch.save(made_published.published(network), place / "vsr_trlrs3vox2_base.pth")
     made_published.make_tokenizer(place / "spm" / "unigram")

@@ -6,7 +6,7 @@ Chroma is Cb and Cr of BT.601 in limited range (16 to 240, 128 is no colour), of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -78,13 +78,13 @@ def planar(frame: av.VideoFrame, height: int, width: int, *, averaged: bool) -> 
     if frame.format.name not in PLANAR:
         return None
     full = frame.color_range == JPEG_RANGE or frame.format.name.startswith("yuvj")
-    luma, *chroma = (np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+    luma, *chroma = (np.frombuffer(cast(Any, plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
                      for plane in frame.planes)
     method = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
     if luma.shape != (height, width):
         luma = cv2.resize(luma, (width, height), interpolation=method)
     rows, columns = chroma_size(height, width)
     chroma = np.stack([plane if plane.shape == (rows, columns) else cv2.resize(plane, (columns, rows), interpolation=method)
-                       for plane in chroma])
+                       for plane in chroma]).astype(np.uint8, copy=False)
     return (GreyPicture(luma.copy(), LIMITED_CHROMA[chroma]) if full else
             GreyPicture(cv2.LUT(luma, GREY_OF_LUMA), chroma))
