@@ -134,6 +134,7 @@ class Mouths:
     score: (T,) float32 in 0..1: steadiness of the face, 0 where missing or turned away
     start_frame: number of the first frame, from the start of the recording
     person: number of the person; of the one mostly seen where several cameras were joined
+    compared: (T, N, N) uint8 grey: the same frames as the network wants them that tells who speaks; None if it takes `images`
     """
 
     images: np.ndarray
@@ -142,6 +143,7 @@ class Mouths:
     score: np.ndarray
     start_frame: int
     person: int
+    compared: np.ndarray | None = None
 
     @property
     def end_frame(self) -> int:
@@ -158,6 +160,7 @@ class Mouths:
         if self.missing[first:last].all():
             return None
         return replace(self, start_frame=self.start_frame + first,
+                       compared=None if self.compared is None else self.compared[first:last],
                        **{name: getattr(self, name)[first:last] for name in ("images", "missing", "size", "score")})
 
 

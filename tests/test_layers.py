@@ -18,7 +18,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
 ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles", "textfiles", "folders", "remote",
          "download", "assets", "fetch", "media", "faces", "sync", "lips", "cropped", "features", "segment", "selection",
-         "speakers", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest", "corpora",
+         "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest",
+         "corpora",
          "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "decode",
          "align", "recogniser", "results", "metrics", "modality", "train", "transcribe", "find_speakers", "benchmark", "html",
          "label", "explain", "report", "cli", "__main__"]

@@ -1,21 +1,29 @@
 """LR-ASD: the published network by our own code, its inputs, and its way into a folder of ours."""
 
+import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import oracles
 import pytest
 import torch
 from click.testing import CliRunner
+from made_server import publisher
 from safetensors.torch import load_file
 
 from avsr import checkpoint
 from avsr.checkpoint.importing import import_checkpoint
 from avsr.cli import main
+from avsr.download import Remote, http
 from avsr.errors import AvsrError, BadCheckpoint
+from avsr.faces import FaceTrack
+from avsr.fetch import sources
 from avsr.importers import lr_asd as importer
+from avsr.lips import MOUTH_CROPS, MouthCropper, MouthCropSettings
+from avsr.media import Clip
 from avsr.rates import FEATURES_PER_FRAME, SAMPLES_PER_FRAME
-from avsr.speakers import lr_asd
+from avsr.speakers import ActiveSpeakerDetector, PairedCropper, lr_asd, open_detector
 
 
 def random_network() -> lr_asd.LrAsd:
@@ -143,5 +151,82 @@ def test_what_has_no_meaning_for_it_is_refused(file, tmp_path):
 
 def test_damaged_weights_are_said(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
-    with pytest.raises(BadCheckpoint, match=r"cannot be read as LR-ASD's weights"):
+    with pytest.raises(BadCheckpoint, match=r"these are not LR-ASD's weights \(it lacks"):
         lr_asd.load(tmp_path)
+
+
+# Fetched from its authors, and chosen by name
+
+
+@pytest.fixture
+def authors(file, tmp_path, monkeypatch):
+    """A server in place of the authors' repository, whose file holds random weights; and an empty cache."""
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(http, "PAUSES_SECONDS", (0, 0))
+    monkeypatch.setenv("AVSR_CACHE", str(tmp_path / "cache"))
+    content, name = file.read_bytes(), importer.FILE
+    with publisher({name: content}) as server:
+        remote = Remote(name, f"{server.address}/files/{name}", len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
+        source = replace(sources.SOURCES["lr-asd"], files={name: remote})
+        monkeypatch.setitem(sources.SOURCES, "lr-asd", source)
+        yield server
+
+
+def test_the_source_is_the_file_that_the_importer_knows():
+    (remote,) = sources.SOURCES["lr-asd"].files.values()
+    assert (remote.name, remote.checksum) == (importer.FILE, f"sha256:{importer.SHA256}")
+    assert "/1b6dcd2d/" in remote.url
+
+
+def test_it_is_fetched_into_the_cache_and_chosen_by_name(authors, tmp_path):
+    with pytest.raises(BadCheckpoint, match=r"lr-asd: not fetched yet\.  Run avsr fetch lr-asd --accept-licence"):
+        open_detector("lr-asd")
+    refused = CliRunner().invoke(main, ["fetch", "lr-asd"])
+    assert (refused.exit_code, authors.log) == (1, [])
+    assert "whose terms may bind what is made with it" in refused.stderr
+    assert "run again with --accept-licence" in refused.stderr
+    folder = tmp_path / "cache" / "lr-asd"
+    for wanted in (1, 1):
+        result = CliRunner().invoke(main, ["fetch", "lr-asd", "--accept-licence"])
+        assert (result.exit_code, result.stdout) == (0, f"{folder}\n"), result.stderr
+        assert "avsr transcribe talk.mp4 --speakers --speaker-model lr-asd" in result.stderr
+        assert len(authors.requests_for_files()) == wanted, "nothing is fetched twice"
+    detector = open_detector("lr-asd")
+    assert detector.mouth_crop.size == lr_asd.FACE_SIZE
+    assert torch.equal(detector.network.out.bias, random_network().out.bias)
+
+
+def test_it_is_fetched_into_a_folder_and_chosen_by_it(authors, tmp_path):
+    result = CliRunner().invoke(main, ["fetch", "lr-asd", str(tmp_path / "mine"), "--accept-licence", "--quiet"])
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'mine'}\n"), result.stderr
+    assert isinstance(open_detector(tmp_path / "mine"), lr_asd.LrAsdDetector)
+
+
+def test_another_file_than_the_published_one_is_not_kept(authors, tmp_path):
+    authors.files[importer.FILE] = authors.files[importer.FILE][:-1] + b"x"
+    result = CliRunner().invoke(main, ["fetch", "lr-asd", "--accept-licence"])
+    assert result.exit_code == 1
+    assert "the server sends another file" in result.stderr
+    assert not (tmp_path / "cache" / "lr-asd" / importer.FILE).exists()
+
+
+def test_a_folder_of_anything_else_is_refused(tmp_path):
+    assert isinstance(open_detector(), ActiveSpeakerDetector)
+    with pytest.raises(BadCheckpoint, match=r"no folder of a network that tells who speaks\.  Name one"):
+        open_detector(tmp_path)
+
+
+def test_lips_and_faces_are_cut_out_of_the_same_tracks():
+    video = np.random.default_rng(0).integers(0, 256, (40, 90, 120, 3), np.uint8)
+    clip = Clip(video, np.ones(40, bool))
+    points = np.random.default_rng(1).uniform(20, 80, (478, 2)) + np.linspace(0, 9, 40)[:, None, None]
+    box = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+    track = FaceTrack(0, 0, points.astype(np.float32), box, np.ones(40, np.float32), np.zeros(40, bool))
+    mouths = MouthCropSettings()
+    (one,), (other,) = MouthCropper(mouths).update(clip, [track]), MouthCropper(lr_asd.FACE_CROP).update(clip, [track])
+    (both,) = PairedCropper(mouths, lr_asd.FACE_CROP).update(clip, [track])
+    np.testing.assert_array_equal(both.images, one.images)
+    np.testing.assert_array_equal(both.compared, other.images)
+    with pytest.raises(AvsrError, match=r"Leave out --speaker-model"):
+        PairedCropper(MOUTH_CROPS["auto-avsr"], lr_asd.FACE_CROP)

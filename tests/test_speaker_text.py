@@ -1,12 +1,15 @@
 """Per-speaker text: windows are cut where the speaker changes, and every word has the name of who says it."""
 
+from dataclasses import replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avsr import media
 from avsr.decode import Hypothesis
 from avsr.errors import BadMedia
 from avsr.lips import Mouths
@@ -14,11 +17,13 @@ from avsr.rates import frames_to_samples
 from avsr.segment import SpeechSegment
 from avsr.speakers import SpeakerTurn
 from avsr.stream import Window
+from avsr.text import normalise
 from avsr.transcribe import transcribe
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
 from avsr.transcribe.windows import WrittenWord
-from avsr.transcript import Segment, Word
+from avsr.transcript import Segment, Word, of_speaker
 
+SENTENCES = {"s1/bbaf4p.mkv": "bin blue at f four please", "s4/sgib6s.mkv": "set green in b six soon"}
 EMPTY = Hypothesis((), 0.0, 0.0, 0.0)
 
 
@@ -81,15 +86,44 @@ def test_names_are_given_in_the_order_of_speaking_and_kept():
 
 def test_text_of_nobody_is_told_once_and_why():
     part = Segment("Yes.", 0, 1)
-    unseen, off_screen = SpeakerNames(), SpeakerNames()
+    unseen, off_screen, apart = SpeakerNames(), SpeakerNames(), SpeakerNames()
     off_screen.count(window([30], [(0,)]))
-    for names in (unseen, off_screen):
+    apart.count(replace(window([30], [()]), apart=True))
+    for names in (unseen, off_screen, apart):
         names.name(part, ())
     assert unseen.problems("a.mp4") == ["a.mp4: nobody is seen while somebody speaks, so no text has the name of a speaker."]
     assert off_screen.problems("a.mp4") == ["a.mp4: nobody in sight speaks, as far as lips and sound tell, so no text has the "
                                             "name of a speaker."]
+    assert apart.problems("a.mp4") == ["a.mp4: lips and sound are too far apart to tell who speaks, so no text has the name of "
+                                       "a speaker."]
 
 
 def test_without_a_picture_speakers_cannot_be_told(tiny_en, hello):
     with pytest.raises(BadMedia, match=r"there is no picture in it, and --speakers tells from the picture who speaks\.  Leave"):
         transcribe(hello, model=tiny_en, speakers=True)
+
+
+@pytest.fixture(scope="module")
+def conversation(real_data):
+    """A sentence of s1 on the left, then one of s4 on the right; whoever does not speak shows the pictures before the words."""
+    clips = [media.read(real_data / "grid" / name) for name in SENTENCES]
+    tiles = [np.stack([cv2.resize(one, (360, 288), interpolation=cv2.INTER_AREA) for one in clip.video]) for clip in clips]
+    shown = []
+    for now, tile in enumerate(tiles):
+        rest = tiles[1 - now][:8]
+        there_and_back = np.concatenate([rest, rest[-2:0:-1]])[np.arange(len(tile)) % 14]
+        shown.append(np.concatenate([tile, there_and_back] if now == 0 else [there_and_back, tile], axis=2))
+    pictures = np.concatenate(shown)
+    audio = np.concatenate([clip.audio[: frames_to_samples(len(clip.video))] for clip in clips])
+    return media.Clip(pictures, np.ones(len(pictures), bool), audio)
+
+
+@pytest.mark.slow
+def test_two_people_who_speak_in_turn_each_have_their_words(conversation):
+    heard = []
+    said = transcribe(conversation, speakers=True, on_segment=heard.append)
+    assert said.modality == "av"
+    assert tuple(heard) == said.segments, "names are known as the text is"
+    for name, sentence in zip(("SPEAKER_00", "SPEAKER_01"), SENTENCES.values(), strict=True):
+        assert normalise(of_speaker(said, name).text) == sentence
+    assert {word.speaker for word in said.words} == {"SPEAKER_00", "SPEAKER_01"}

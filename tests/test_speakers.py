@@ -73,15 +73,18 @@ def test_cuts_move_to_the_quietest_place_near_and_no_further():
     assert cut_at_pauses(turns, speech, level)[0].end_frame in (280, 281, 282), "within the same pause"
 
 
-@given(st.lists(st.lists(st.tuples(st.sampled_from([-np.inf, -4.0, 0.0, 2.0, 5.0]), st.integers(1, 40)), min_size=1, max_size=5),
-                max_size=5), st.integers(1, 120), st.integers(0, 1000))
+PARTS = st.lists(st.tuples(st.sampled_from([-np.inf, -4.0, 0.0, 2.0, 5.0]), st.integers(1, 40)), min_size=1, max_size=5)
+
+
+@given(st.lists(PARTS, max_size=5), st.integers(1, 120), st.integers(0, 1000))
 def test_turns_fill_any_speech_without_a_hole_and_so_do_they_once_they_are_cut_at_pauses(people, n_frames, start):
     scores = {person: np.resize(log_odds(*parts), n_frames) for person, parts in enumerate(people)}
     rng = np.random.default_rng(n_frames)
     speech, level = rng.uniform(size=n_frames), rng.uniform(-70, 0, n_frames)
     turns = speaker_turns(scores, start, n_frames, speech)
     for some in (turns, cut_at_pauses(turns, speech, level)):
-        assert [some[0].start_frame, *(turn.end_frame for turn in some)] == [*(turn.start_frame for turn in some), start + n_frames]
+        starts, ends = [turn.start_frame for turn in some], [turn.end_frame for turn in some]
+        assert [start, *ends] == [*starts, start + n_frames]
         assert all(turn.start_frame < turn.end_frame for turn in some)
         assert [turn.persons for turn in some] == [turn.persons for turn in turns]
         assert all(set(turn.persons) <= set(scores) and len(turn.persons) <= 2 for turn in some)
@@ -122,8 +125,9 @@ def test_a_photograph_is_not_even_asked():
         def scores(self, *_):
             raise AssertionError
 
-    still = Mouths(np.repeat(np.random.default_rng(0).integers(0, 255, (1, 96, 96), np.uint8), 100, axis=0), np.zeros(100, bool),
-                   np.full(100, 80, np.float32), np.full(100, 0.5, np.float32), 0, 0)
+    images = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 96, 96), np.uint8), 100, axis=0)
+    ones = np.ones(100, np.float32)
+    still = Mouths(images, np.zeros(100, bool), 80 * ones, ones, 0, 0)
     sound = np.random.default_rng(0).normal(0, 0.1, 100 * SAMPLES_PER_FRAME).astype(np.float32)
     found = find_turns([still], SpeechSegment(0, 100), sound, 0, Never())
     assert ([turn.persons for turn in found.turns], found.mouths) == ([()], None)

@@ -12,7 +12,8 @@ from avsr.lips import MouthCropSettings, Mouths
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples
 from avsr.runtime import prefetch
 from avsr.segment import SpeechSegment
-from avsr.stream import OVERLAP_FRAMES, StreamReader, _Gaps
+from avsr.segmenters import OVERLAP_FRAMES, Gaps
+from avsr.stream import StreamReader
 
 
 def pieces(source, **options):
@@ -71,9 +72,9 @@ class Loud:
 
 
 def between(pieces, n_frames, quiet, steps):
-    """Everything through _Gaps, looking ahead to each of `steps`."""
+    """Everything through Gaps, looking ahead to each of `steps`."""
     reader = Loud(n_frames, quiet)
-    gaps, out, waiting = _Gaps(reader), [], list(pieces)
+    gaps, out, waiting = Gaps(reader), [], list(pieces)
     for now in steps:
         ready = [piece for piece in waiting if piece.end_frame <= now]
         waiting = waiting[len(ready):]

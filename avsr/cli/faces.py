@@ -25,6 +25,8 @@ NOBODY_SEEN = "(not in the picture)"
               help="Files to write: json, video or both.  [default: json,video where --output-dir is given]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where to write NAME.faces.json and NAME.faces.mp4.  [default: here where --format is given]")
+@click.option("--speaker-model", default=None, metavar="MODEL",
+              help="The network that tells who speaks: lr-asd, once fetched by `avsr fetch`, or a folder.  [default: our own]")
 @click.option("--every", type=click.IntRange(1, 10**6), default=1, metavar="N",
               help="Write every N-th frame of each face to json; there are 25 frames a second.")
 @click.option("--audio-track", type=click.IntRange(min=1), default=None, metavar="N",
@@ -32,8 +34,8 @@ NOBODY_SEEN = "(not in the picture)"
 @click.option("--video-track", type=click.IntRange(min=1), default=None, metavar="N",
               help="Number of the video track, counted from 1.  [default: one that shows a face]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no warnings; errors are still shown.")
-def faces_command(paths: tuple[str, ...], formats: str | None, output_dir: str | None, every: int, audio_track: int | None,
-                  video_track: int | None, quiet: bool) -> None:
+def faces_command(paths: tuple[str, ...], formats: str | None, output_dir: str | None, every: int, quiet: bool,
+                  **options) -> None:
     """Find who is seen in recordings, where and when, and who of them speaks when.
 
     Prints a line for each turn: start, end (seconds) and who speaks. FILE is a path, an address such as
@@ -54,8 +56,8 @@ def faces_command(paths: tuple[str, ...], formats: str | None, output_dir: str |
 
             def work(path: str) -> None:
                 place = folder / f"{stems[path]}.faces"
-                timeline = find_speakers(path, video=f"{place}.mp4" if "video" in names else None, audio_track=audio_track,
-                                         video_track=video_track, progress=bars)
+                timeline = find_speakers(path, video=f"{place}.mp4" if "video" in names else None, progress=bars,
+                                         **options)
                 if "json" in names:
                     write_file(f"{place}.json", timeline.to_json(every=every))
                 _print_turns(timeline)

@@ -51,7 +51,7 @@ LABEL_OPTIONS = ("second_model", "language", "min_confidence", "min_word_confide
               help="With --label: the least confidence of any word.")
 @click.option("--max-disagreement", type=Number(0, 1), default=0.0,
               help="With --label: the largest word error rate between the two passes.")
-@click.option("--min-in-step", type=Number(-100, 100), default=0.0,
+@click.option("--min-in-step", type=Number(-100, 100), default=1.0,
               help="With --label: the least score (log-odds) that the mouth makes the sound.")
 @click.option("--min-seconds", type=Number(0, 30), default=0.8, help="With --label: the shortest segment.")
 @click.option("--max-seconds", type=Number(0, 30, min_open=True), default=30.0, help="With --label: the longest segment.")

@@ -75,6 +75,8 @@ class _TranscribeCommand(click.Command):
 @click.option("--speakers", is_flag=True, default=False,
               help="Tell from the picture who says each word: SPEAKER_00, SPEAKER_01, ... in the order in which they begin to "
                    "speak; what nobody in sight says has no name. `--speakers separate` also writes a WebVTT file for each.")
+@click.option("--speaker-model", default=None, metavar="MODEL",
+              help="The network that tells who speaks: lr-asd, once fetched by `avsr fetch`, or a folder.  [default: our own]")
 @click.option("--separate-speakers", is_flag=True, hidden=True, help="A WebVTT file for each speaker: --speakers separate.")
 @click.option("--format", "-f", "formats", default=None, metavar="LIST",
               help="Files to write: any of txt,srt,vtt,tsv,json, or all.  [default: txt where --output-dir is given]")
@@ -96,7 +98,7 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
     layout = {"word_timestamps": word_timestamps, "highlight_words": highlight_words, "max_line_width": max_line_width,
               "max_line_count": max_line_count, "max_words_per_line": max_words_per_line,
               "separate_speakers": separate_speakers}
-    options["speakers"] |= separate_speakers
+    options["speakers"] |= separate_speakers or options["speaker_model"] is not None
     files = FileQueue(paths)
     with report_errors(files.resume_hint):
         from avsr.transcript import parse_formats

@@ -134,9 +134,10 @@ def open_input(source: media.Source, mouth_crop: MouthCropSettings | None, setti
     audio, mouths, problems = window.audio, window.mouths, [*dict.fromkeys((*recording.problems, *more))]
     if mouths is None and no_video is None:
         no_video = "no face was found in any frame"
-    elif mouths is not None and (why := why_unreadable(mouths, MAX_MISSING)) is not None:
+    elif mouths is not None and (why := why_unreadable(mouths, MAX_MISSING, apart=window.apart)) is not None:
         missing = f"{int(mouths.missing.sum())} of {len(mouths.missing)} frames (limit {MAX_MISSING:.0%})"
-        mouths, no_video = None, f"no face was found in {missing}" if why == "missing" else "the mouth in it does not move"
+        mouths, no_video = None, {"missing": f"no face was found in {missing}", "still": "the mouth in it does not move",
+                                  "apart": "its lips and sound are not in step"}[why]
     if audio is not None and len(audio) < MIN_SAMPLES:
         audio = None
     speech_s = None if audio is None else _find_speech(audio, window.segment.duration_s)

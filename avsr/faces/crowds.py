@@ -15,6 +15,7 @@ from avsr.faces.search import face_size, squares
 
 EVERY = 250                   # frames from one search to the next within a shot: at 1280x720 one takes 40 ms, 0.2 ms a frame
 SMALLEST = 120, 240    # pixels: sides of squares as high as the frame, and half as high; in smaller ones mouths are too small
+WIDE = 1.5                    # times as wide as high (or as high as wide): squares as high as less wide frames show little more
 APART = 12                    # of two faces that are not known, the middles are at least a square's side divided by this apart
 
 
@@ -38,10 +39,11 @@ class CrowdFinder:
         self._next = number + EVERY
         found: list[np.ndarray] = []
         unknown = 0                                          # faces without room, or of which the mesh finds no points
-        short = min(frame.shape[:2])
+        short, long = sorted(frame.shape[:2])
         for side, smallest in zip((short, short // 2), SMALLEST, strict=True):
             left_out: list[np.ndarray] = []                  # their middles
-            for square in squares(frame, side) if side >= smallest else []:
+            large_enough = side >= smallest and (side < short or long >= WIDE * short)
+            for square in squares(frame, side) if large_enough else []:
                 new = [middle for middle in shared_boxes().middles(frame, square) if not _inside(middle, known + found)]
                 if new and len(found) < room:
                     faces = self._search.detect(frame, square)

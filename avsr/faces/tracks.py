@@ -24,6 +24,7 @@ from avsr.media.colour import joined
 if TYPE_CHECKING:
     from avsr.media import Clip
 
+MAX_FACES = 12            # people who are followed at once, unless asked otherwise
 MAX_SHIFT = 0.5           # mean landmark shift between searched frames, in face sizes, that one person can make
 MAX_GROWTH = 1.6          # change of face size between searched frames that one person can make
 FOLLOW_EVERY = 2          # frames from one in which faces are followed to the next while they agree with the mesh; the points
@@ -136,7 +137,7 @@ class FaceTracker:
     lag: frames of a track that may be held back at most. With a smaller key_interval it is smaller.
     """
 
-    def __init__(self, *, landmarks: str = MESH, max_faces: int = 12, stride: int = 3, key_interval: int = 36,
+    def __init__(self, *, landmarks: str = MESH, max_faces: int = MAX_FACES, stride: int = 3, key_interval: int = 36,
                  max_gap: int = 12) -> None:
         follow = landmarks == MESH and stride > 1
         self.stride, self.max_gap, self.key_interval = stride, max_gap, max(stride, key_interval if follow else 0)

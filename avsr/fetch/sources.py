@@ -20,9 +20,9 @@ CC_BY = "https://creativecommons.org/licenses/by/4.0/"
 class Source:
     """A corpus or noise in one or more parts, each an archive; or a model, whose parts are plain files.
 
-    kind: corpus, noise or model. size: in words, for lists. terms: the address of the licence's text. must_agree: whether the user
-    must agree to the licence, because it forbids some uses. parts: name of a part -> name of its file. default: the parts that
-    are fetched if none is named. record: the number of the Zenodo record. files: those of other publishers, by name.
+    kind: corpus, noise or model. size: in words, for lists. terms: the address of the licence's text. must_agree: whether the
+    user must agree to the licence, because it forbids some uses. parts: name of a part -> name of its file. default: the parts
+    that are fetched if none is named. record: the number of the Zenodo record. files: those of other publishers, by name.
     licence_ids: the record's known names of the licence; the user must agree to a licence of another name. leading: a pattern
     of the first folder in the archives, which is left out. keep: a regular expression of the members to unpack. absent: the
     numbers of speakers without a part, and the reason. use: the next command, with {folder}.
@@ -167,7 +167,8 @@ SOURCES = {
             kind="model",
             what="LR-ASD: a network that tells who speaks, for --speaker-model",
             size="3.4 MB",
-            licence="MIT; trained on VoxCeleb2 and LRS3, whose terms may bind what is made with it (LRS3's forbid commercial use)",
+            licence="MIT; but it was trained on VoxCeleb2 and LRS3, whose terms may bind what is made with it (LRS3's forbid "
+            "commercial use)",
             terms="https://github.com/Junhua-Liao/LR-ASD",
             cite="Liao, Duan, Feng, Zhao, Yang, Chen and Chen, IJCV (2025)",
             use="avsr transcribe talk.mp4 --speakers --speaker-model {folder}",

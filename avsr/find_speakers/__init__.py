@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from avsr.find_speakers.timeline import SpeakerTimeline
 
 
-def find_speakers(source: media.Source, *, video: str | Path | None = None, audio_track: int | None = None,
-                  video_track: int | None = None, progress: Progress = no_progress) -> SpeakerTimeline:
+def find_speakers(source: media.Source, *, video: str | Path | None = None, speaker_model: str | Path | None = None,
+                  audio_track: int | None = None, video_track: int | None = None,
+                  progress: Progress = no_progress) -> SpeakerTimeline:
     """The people who are seen in a recording, and who of them speaks when.
 
     source: as in `transcribe`. video: a file (.mp4, .mkv or .mov) for the recording with boxes and names, 25 pictures a second,
-    no side longer than 1280 pixels; None writes none. audio_track, video_track: which of several, counted from 1; None for one
+    no side longer than 1280 pixels; None writes none. speaker_model: the network that tells who speaks: "lr-asd", or a
+    folder; None for the program's own. audio_track, video_track: which of several, counted from 1; None for one
     with speech, and one with a face. progress: called with seconds of the recording, see runtime.Progress.
 
     Memory does not grow with the pictures: an hour needs a few megabytes more than a minute. Raises BadMedia where nothing can
@@ -30,4 +32,5 @@ def find_speakers(source: media.Source, *, video: str | Path | None = None, audi
     """
     from avsr.find_speakers import run
 
-    return run.find_speakers(source, video=video, audio_track=audio_track, video_track=video_track, progress=progress)
+    return run.find_speakers(source, video=video, speaker_model=speaker_model, audio_track=audio_track,
+                             video_track=video_track, progress=progress)

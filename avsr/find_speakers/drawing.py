@@ -17,7 +17,7 @@ from avsr.media import Clip
 SPEAKS, SILENT = (230, 159, 0), (86, 180, 233)
 LETTERS = (0, 0, 0)
 SMALLEST_SIDE = 480       # pixels: smaller pictures are enlarged until their longer side has that, so that names can be read
-LETTER_SHARE = 0.03       # of the shorter side of the picture: height of a capital letter
+LETTER_SHARE = 0.022      # of the shorter side of the picture: height of a capital letter
 FEWEST_PIXELS = 9         # height of a capital letter in pixels at least
 CAPITAL = 22.0            # pixels: height of a capital letter of OpenCV's font at scale 1
 UNSEEN_SPEAKER = "somebody who is not in the picture speaks"

@@ -27,8 +27,9 @@ from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader
 VIDEO_CRF = 20                        # quality of the annotated video: about 1 MB for 10 s of 1280x720
 
 
-def find_speakers(source: media.Source, *, video: str | Path | None = None, audio_track: int | None = None,
-                  video_track: int | None = None, progress: Progress = no_progress) -> SpeakerTimeline:
+def find_speakers(source: media.Source, *, video: str | Path | None = None, speaker_model: str | Path | None = None,
+                  audio_track: int | None = None, video_track: int | None = None,
+                  progress: Progress = no_progress) -> SpeakerTimeline:
     """See avsr.find_speakers.find_speakers."""
     mouth_crop = MouthCropSettings()
     with media.reopenable(source, progress) as source:       # it is read twice
@@ -39,27 +40,29 @@ def find_speakers(source: media.Source, *, video: str | Path | None = None, audi
                                "avsr transcribe for its sound.")
             found = {"audio_track": recording.sound_track, "video_track": recording.picture_track}
             tracks: dict[str, Any] = {option: track.number for option, track in found.items() if track is not None}
-            timeline = _analyse(recording, mouth_crop, progress)
+            timeline = _analyse(recording, mouth_crop, speaker_model, progress)
         if video is not None:
             with media.open_recording(source, **tracks) as recording:
                 _draw(recording, timeline, Path(video), progress)
     return timeline
 
 
-def _analyse(recording: media.Recording, mouth_crop: MouthCropSettings, progress: Progress) -> SpeakerTimeline:
+def _analyse(recording: media.Recording, mouth_crop: MouthCropSettings, speaker_model: str | Path | None,
+             progress: Progress) -> SpeakerTimeline:
     people = _People(mouth_crop, recording.scale)
-    reader = StreamReader(recording, mouth_crop, speakers=True, on_tracks=people.add, stage="finding faces in",
-                          progress=progress)
+    reader = StreamReader(recording, mouth_crop, speakers=True, speaker_model=speaker_model, on_tracks=people.add,
+                          stage="finding faces in", progress=progress)
     turns: list[SpeakerTurn] = []
     for window in reader:
+        offset = 0 if window.apart else reader.offset.frames
         if window.audio is not None and window.turns is not None and not recording.is_silent:
             turns += window.turns
             for person, scores in (window.scores or {}).items():
-                people.scores[person][window.segment.start_frame] = scores
+                people.scores[person][window.segment.start_frame + offset] = scores
     timeline_turns = joined_turns(turns)
     notices = [*recording.problems, *_notices(recording, people, timeline_turns)]
     return SpeakerTimeline(recording.name, reader.duration_s, recording.full_size, people.persons(timeline_turns),
-                           timeline_turns, 0, tuple(notices))
+                           timeline_turns, 0 if reader.offset.apart else reader.offset.frames, tuple(notices))
 
 
 def _notices(recording: media.Recording, people: _People, turns: Iterable[SpeakerTurn]) -> list[str]:
@@ -92,7 +95,7 @@ class _People:
                 mouth = track.points[:, self.mouth].mean(axis=1)
                 self.parts[track.person].append(Stretch(
                     track.start_frame, box / self.scale, mouth / self.scale, track.size / self.scale, track.missing,
-                    np.full(len(box), np.nan, np.float32)))
+                    track.score, np.full(len(box), np.nan, np.float32)))
 
     def persons(self, turns: Iterable[SpeakerTurn]) -> tuple[Person, ...]:
         """Everybody, in order of number, with labels and the time for which they speak."""

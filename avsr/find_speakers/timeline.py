@@ -25,6 +25,7 @@ class Stretch:
     mouth: (T, 2) float32 x, y in pixels: the middle of the mouth
     size: (T,) float32: side in pixels of the square as large as the box
     missing: (T,) bool: True where the face was not found, and box and mouth are interpolated
+    quality: (T,) float32 in 0..1: steadiness of the face; 0 where it is missing, or turned so far that lips cannot be read
     score: (T,) float32 log-odds that this person speaks, above 0 if likely; NaN where nobody speaks or the mouth is not seen
     """
 
@@ -33,6 +34,7 @@ class Stretch:
     mouth: np.ndarray
     size: np.ndarray
     missing: np.ndarray
+    quality: np.ndarray
     score: np.ndarray
 
     @property
@@ -82,7 +84,7 @@ class SpeakerTimeline:
         recording, duration (seconds), fps (frames a second that times are counted in), size [width, height], notices;
         persons: number, label, speech (seconds), stretches: start and end in seconds, and columns of the same length: time
         (seconds), box [x, y, width, height], mouth [x, y] and size in pixels, missing (true where the face was not found),
-        score (log-odds that this person speaks, null where nobody speaks);
+        quality (0 to 1; 0 where lips cannot be read), score (log-odds that this person speaks, null where nobody speaks);
         turns: start and end in seconds, persons (labels, the likeliest first; none where the speaker is not seen).
         """
         labels = self.labels
@@ -103,12 +105,12 @@ def _columns(stretch: Stretch, every: int) -> dict[str, object]:
     return {"start": frames_to_seconds(stretch.start_frame), "end": frames_to_seconds(stretch.end_frame),
             "time": [frames_to_seconds(frame) for frame in range(stretch.start_frame, stretch.end_frame)[here]],
             "box": _rounded(stretch.box[here]), "mouth": _rounded(stretch.mouth[here]), "size": _rounded(stretch.size[here]),
-            "missing": stretch.missing[here].tolist(),
+            "missing": stretch.missing[here].tolist(), "quality": _rounded(stretch.quality[here], 2),
             "score": [round(value, 2) if np.isfinite(value) else None for value in stretch.score[here].tolist()]}
 
 
-def _rounded(values: np.ndarray) -> list:
-    return np.round(values.astype(np.float64), 1).tolist()
+def _rounded(values: np.ndarray, digits: int = 1) -> list:
+    return np.round(values.astype(np.float64), digits).tolist()
 
 
 def labels_of(numbers: Iterable[int], turns: Sequence[SpeakerTurn]) -> dict[int, str]:
@@ -136,7 +138,7 @@ def joined_stretches(parts: Sequence[Stretch], scores: Mapping[int, np.ndarray])
     out = []
     for low, high in pairwise(edges):
         arrays = [np.concatenate([getattr(part, name) for part in parts[low:high]])
-                  for name in ("box", "mouth", "size", "missing", "score")]
+                  for name in ("box", "mouth", "size", "missing", "quality", "score")]
         stretch = Stretch(parts[low].start_frame, *arrays)
         for start, values in scores.items():
             first, last = max(start, stretch.start_frame), min(start + len(values), stretch.end_frame)

@@ -160,8 +160,8 @@ class _Reading:
                        still=round(float(still.mean()), 4), in_step=self._in_step(mouths, window.audio))
 
     def _in_step(self, mouths: Mouths, audio: np.ndarray | None) -> float | None:
-        """The mean score over the frames that show a mouth."""
-        if audio is None or mouths.missing.all():
+        """The mean score over the frames that show a mouth; None for crops that the detector does not know."""
+        if audio is None or mouths.missing.all() or self.prepare.mouth_crop != self.detector.mouth_crop:
             return None
         scores = self.detector.scores(mouths.images, audio, mouths.missing)[~mouths.missing]
         return round(float(scores.mean()), 3)

@@ -93,6 +93,9 @@ class LabelledCorpus:
                  "row says so in labels.text_by."]
         if self.labels and all(label.language is None for label in self.labels):
             notes.append(f"The language was not checked, because {model} writes one language only.")
+        if any(label.person is not None for label in self.labels) and all(label.in_step is None for label in self.labels):
+            notes.append("Whether lips and sound are in step was not checked, because the detector knows only mouths that are "
+                         "cut out with --mouth-crop avsr.")
         notes += self.prepared.unknown()
         splits = Counter(row.split for row in self.prepared.utterances)
         if self.n_drawn:

@@ -180,6 +180,8 @@ def make_outcome(utterance: Utterance, window: Window, settings: PrepareSettings
     if "v" in settings.modality:
         share = 1.0 if mouths is None else float(mouths.missing.mean())
         reason = "no face: in any frame" if mouths is None else no_faces(share, settings.max_missing)
+        if reason is None and window.apart:
+            reason = "out of step: its lips do not make its sound"
         if reason is not None:
             return Outcome(utterance.id, dropped=reason, share=share)
     if audio is None and "a" in settings.modality:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from avsr.speakers.network import ActiveSpeakerNetwork
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "active_speaker"       # the network that comes with the program
+# Frames by which lips may be late, or below 0 sound: viewers notice sound from 45 ms early or 125 ms late on (ITU-R BT.1359).
+UNNOTICED = (-3, -2, -1, 0, 1)
+CLEARLY = 1.0                                               # difference of log-probabilities of two lags
 PIECE = 20 * VIDEO_FPS                                      # frames that are encoded at once: 90 MB of memory
 
 
@@ -47,21 +50,23 @@ class ActiveSpeakerDetector:
         """Log-odds (T,) float32 that this mouth makes this sound in each frame; above 0 it does.
 
         images: (T, 96, 96) uint8, 25 a second. audio: (S,) float32 at 16 kHz, which begins with the first frame; where it ends
-        before the last frame, silence follows. missing: (T,) bool: frames without a mouth, which score -inf. Raises
-        BadCheckpoint if the network cannot be loaded.
+        before the last frame, silence follows. missing: (T,) bool: frames without a mouth, which score -inf. Lips and sound may
+        be out of step by UNNOTICED frames throughout. Raises BadCheckpoint if the network cannot be loaded.
         """
         import torch
 
         seen = np.ones(len(images), bool) if missing is None else ~missing
         scores = np.full(len(images), -np.inf, np.float32)
+        if not seen.any():
+            return scores
         reach = self.network.dims.reach
-        for start in range(0, len(images), PIECE):
-            stop = min(start + PIECE, len(images))
-            low, high = max(0, start - reach), min(stop + reach, len(images))
-            if seen[start:stop].any():
-                with torch.inference_mode():
-                    video, sound = self._encode(images[low:high], audio, seen[low:high], low)
-                    scores[start:stop] = self.network(video, sound)[0, start - low : stop - low].numpy()
+        with torch.inference_mode():
+            video, sound = self._encode(images, audio, seen)
+            sound = _moved(sound, self._unnoticed_lag(video, sound, seen))
+            for start in range(0, len(images), PIECE):
+                here = slice(max(0, start - reach), start + PIECE + reach)
+                found = self.network(video[..., here], sound[..., here])[0, start - here.start :]
+                scores[start : start + PIECE] = found[:PIECE].numpy()
         return np.where(seen, scores, np.float32(-np.inf))
 
     def lag_scores(self, images: np.ndarray, audio: np.ndarray, max_lag: int, missing: np.ndarray | None = None) -> np.ndarray:
@@ -74,22 +79,38 @@ class ActiveSpeakerDetector:
         import torch
 
         seen = np.ones(len(images), bool) if missing is None else ~missing
-        sums, counts = np.zeros((2, 2 * max_lag + 1))
-        margin = self.network.dims.reach + max_lag
-        for start in range(0, len(images), PIECE):
-            stop = min(start + PIECE, len(images))
-            low, high = max(0, start - margin), min(stop + margin, len(images))
-            use = np.zeros(high - low, bool)
-            use[start - low : stop - low] = seen[start:stop]
-            if use.any():
-                with torch.inference_mode():
-                    video, sound = self._encode(images[low:high], audio, seen[low:high], low)
-                    _add_lags(self.network.cosines(video, sound)[0].numpy(), use, sums, counts)
-        curve = np.where(counts > 0, sums / np.maximum(counts, 1), -np.inf) * self.network.scale.exp().item()
-        return (curve - np.logaddexp.reduce(curve) if counts.any() else curve).astype(np.float32)
+        curve = np.full(2 * max_lag + 1, -np.inf)
+        if seen.any():
+            with torch.inference_mode():
+                video, sound = self._encode(images, audio, seen)
+                lags = range(-max_lag, max_lag + 1)
+                curve = np.array([_mean_cosine(self.network, video, sound, seen, lag) for lag in lags])
+            curve = curve * self.network.scale.exp().item()
+            curve -= np.logaddexp.reduce(curve)
+        return curve.astype(np.float32)
 
-    def _encode(self, images: np.ndarray, audio: np.ndarray, seen: np.ndarray, first: int) -> tuple[Tensor, Tensor]:
-        """The frames, encoded (1, N, T), from number `first` on, and the sound beside them, encoded."""
+    def _unnoticed_lag(self, video: Tensor, sound: Tensor, seen: np.ndarray) -> int:
+        """The most likely of all lags if it is one of UNNOTICED and clearly more likely than 0; else 0."""
+        lags = range(-self.network.dims.lags, self.network.dims.lags + 1)
+        curve = {lag: _mean_cosine(self.network, video, sound, seen, lag) for lag in lags}
+        best = max(curve, key=lambda lag: (curve[lag], -abs(lag)))
+        clear = (curve[best] - curve[0]) * self.network.scale.exp().item() > CLEARLY
+        return best if best in UNNOTICED and clear else 0
+
+    def _encode(self, images: np.ndarray, audio: np.ndarray, seen: np.ndarray) -> tuple[Tensor, Tensor]:
+        """All frames, and the sound beside them, encoded (1, N, T): half a kilobyte for each frame."""
+        import torch
+
+        videos, sounds, reach = [], [], self.network.dims.reach
+        for start in range(0, len(images), PIECE):
+            low, stop = max(0, start - reach), min(start + PIECE, len(images))
+            video, sound = self._encode_piece(images[low : stop + reach], audio, seen[low : stop + reach], low)
+            videos.append(video[..., start - low : stop - low])
+            sounds.append(sound[..., start - low : stop - low])
+        return torch.cat(videos, dim=2), torch.cat(sounds, dim=2)
+
+    def _encode_piece(self, images: np.ndarray, audio: np.ndarray, seen: np.ndarray, first: int) -> tuple[Tensor, Tensor]:
+        """The frames from number `first` on, and the sound beside them, encoded (1, N, T)."""
         import torch
 
         from avsr.features import mel_power
@@ -107,14 +128,22 @@ class ActiveSpeakerDetector:
         return video, self.network.audio(power[None, here])
 
 
-def _add_lags(cosines: np.ndarray, use: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> None:
-    """Add the cosines (T of the mouth, T of the sound) of the frames in `use`, at each lag at which there is sound for them."""
-    n_frames, max_lag = len(cosines), len(sums) // 2
-    for i, lag in enumerate(range(-max_lag, max_lag + 1)):
-        if abs(lag) < n_frames:
-            here = use[max(0, lag) : n_frames + min(0, lag)]               # frames of the mouth that have sound
-            sums[i] += cosines.diagonal(-lag)[here].sum()
-            counts[i] += here.sum()
+def _moved(sound: Tensor, lag: int) -> Tensor:
+    """Encoded sound (1, N, T) as much later as the lips are late, so that both are in step; 0 where there is none."""
+    import torch
+
+    n_frames = sound.shape[2]
+    lag = max(-n_frames, min(lag, n_frames))
+    return torch.nn.functional.pad(sound, (lag, -lag))
+
+
+def _mean_cosine(network: ActiveSpeakerNetwork, video: Tensor, sound: Tensor, seen: np.ndarray, lag: int) -> float:
+    """How alike mouth and sound are with the lips `lag` frames late; -inf where no frame that is seen has sound then."""
+    n_frames = len(seen)
+    mouth = slice(max(0, lag), max(0, n_frames + min(0, lag)))
+    heard = slice(max(0, -lag), max(0, n_frames + min(0, -lag)))
+    use = seen[mouth]
+    return float(network.cosines(video[..., mouth], sound[..., heard])[0].numpy()[use].mean()) if use.any() else -np.inf
 
 
 @lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ from avsr.schema import read_json
 from avsr.speakers.detector import ActiveSpeakerDetector
 
 LR_ASD = "lr-asd"
-HOW_TO_GET = "Run avsr fetch lr-asd --accept-licence."
+OURS = "network.json"                                       # of a network of ours, see network.py
 
 
 class SpeakerDetector(Protocol):
@@ -44,12 +44,13 @@ def open_detector(model: str | Path | None = None) -> SpeakerDetector:
         return ActiveSpeakerDetector()
     named = str(model) == LR_ASD and not Path(LR_ASD).is_dir()
     folder = cache_folder() / LR_ASD if named else Path(model)
-    if not (folder / "model.json").is_file():
-        what = "not fetched yet" if named else "no model.json is there, so it is no model's folder"
-        raise BadCheckpoint(f"{quote(str(model))[1:-1]}: {what}.  {HOW_TO_GET if named else f'Name a folder, or {LR_ASD}.'}")
-    about = read_json(folder / "model.json")
-    if about.get("network") == "lr_asd":
+    if (folder / OURS).is_file():
+        return ActiveSpeakerDetector(folder)
+    if (folder / "model.json").is_file() and read_json(folder / "model.json").get("network") == "lr_asd":
         from avsr.speakers import lr_asd  # which loads torch
 
         return lr_asd.load(folder)
-    return ActiveSpeakerDetector(folder)
+    if named:
+        raise BadCheckpoint(f"{LR_ASD}: not fetched yet.  Run avsr fetch lr-asd --accept-licence.")
+    raise BadCheckpoint(f"{quote(str(model))[1:-1]}: no folder of a network that tells who speaks.  Name one that avsr fetch "
+                        f"or avsr import wrote, or {LR_ASD}.")

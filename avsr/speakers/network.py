@@ -173,14 +173,16 @@ class ActiveSpeakerNetwork(nn.Module):
         return encoded[:, : self.dims.embedding], encoded[:, self.dims.embedding :]
 
     def cosines(self, video: Tensor, sound: Tensor) -> Tensor:
-        """How alike each frame of the mouth and each of the sound are: (B, T of the mouth, T of the sound)."""
+        """How alike mouth and sound are in each frame, (B, T) in -1..1."""
         (video, _), (sound, _) = self._parts(video), self._parts(sound)
-        return video.transpose(1, 2) @ sound
+        return (video * sound).sum(dim=1)
 
     def lag_similarity(self, video: Tensor, sound: Tensor, max_lag: int) -> Tensor:
         """Mean cosine (B, 2 max_lag + 1) with the lips k frames after the sound, for k from -max_lag to max_lag, below T."""
-        cosines = self.cosines(video, sound)
-        return torch.stack([cosines.diagonal(-k, 1, 2).mean(dim=1) for k in range(-max_lag, max_lag + 1)], dim=1)
+        n_frames = video.shape[2]
+        spans = [(slice(max(0, k), n_frames + min(0, k)), slice(max(0, -k), n_frames + min(0, -k)))
+                 for k in range(-max_lag, max_lag + 1)]
+        return torch.stack([self.cosines(video[..., mouth], sound[..., heard]).mean(dim=1) for mouth, heard in spans], dim=1)
 
 
 def load(folder: Path) -> ActiveSpeakerNetwork:

@@ -16,7 +16,7 @@ from avsr.media.level import decibels
 from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS, frames_to_samples, samples_to_frames
 from avsr.segment import STEP, SpeechProbability, SpeechSegment
 from avsr.speakers.choose import choose_speaker, everybody, joined
-from avsr.speakers.detector import ActiveSpeakerDetector
+from avsr.speakers.models import SpeakerDetector
 from avsr.speakers.turns import SpeakerTurn, cut_at_pauses, speaker_turns
 
 CONTEXT = VIDEO_FPS       # frames before and after a segment whose sound and mouths also tell who speaks in it
@@ -40,7 +40,7 @@ class Conversation:
 
 
 def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarray, sound_start: int,
-               detector: ActiveSpeakerDetector) -> Conversation:
+               detector: SpeakerDetector) -> Conversation:
     """Who speaks when in a segment.
 
     sound: (S,) float32 from frame `sound_start` on, of the segment and of up to CONTEXT frames before and after it.
@@ -53,7 +53,8 @@ def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarr
         seen |= ~one.missing[here]
         silent = one.missing | sync.motionless(one.images, one.missing)         # a photograph says nothing
         if not silent[here].all():
-            scores[person] = detector.scores(one.images, sound, silent)[here]
+            images = one.images if one.compared is None else one.compared
+            scores[person] = detector.scores(images, sound, silent)[here]
     speech, level_db = speech_of(sound[frames_to_samples(here.start) : frames_to_samples(here.stop)], n_frames)
     turns = cut_at_pauses(speaker_turns(scores, start, n_frames, speech), speech, level_db)
     return Conversation(tuple(turns), mouths_of_turns(people, turns), seen, scores)

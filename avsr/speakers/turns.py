@@ -14,8 +14,14 @@ import numpy as np
 
 LARGEST_SCORE = 3.0       # log-odds beyond which a score says no more
 UNSEEN_SCORE = -1.0       # of a person in a frame without the mouth: it may be turned away for a moment
+# On 18 conversations made of GRID (experiments/speaker_text), in which 108 sentences are said, these costs give 104 turns and
+# the right speaker in 98.3 % of the frames of speech. Where all in sight talk and one of them is heard
+# (experiments/active_speaker, `dubbed`, valid) it is 88.7 % (87.0 if nobody costs nothing, 90.8 with 1.0), and 92.8 % where
+# somebody off screen is heard (95.0, 88.0). Two who talk at once are named in 33 % of the frames, in 23 % with 2.0 for a pair,
+# and in 45 % with 1.0, which names a second speaker where there is none.
 CHANGE_COST = 12.0        # log-odds that a change of speaker must bring
 PAIR_COST = 1.5           # log-odds in each frame by which both must exceed one alone
+NOBODY_COST = 0.5         # log-odds in each frame by which nobody in sight must be ahead of somebody
 MOST_IN_PAIRS = 4         # persons whose pairs are considered: those with the highest scores
 REACH = 8                 # frames by which a cut is moved to a pause
 QUIET = 0.5               # probability of speech below which a frame is a pause
@@ -49,7 +55,8 @@ def speaker_turns(scores: Mapping[int, np.ndarray], start_frame: int, n_frames: 
     clear = np.stack([np.where(np.isfinite(scores[one]), scores[one], UNSEEN_SCORE) for one in persons]).astype(np.float64)
     clear, counted = clear.clip(-LARGEST_SCORE, LARGEST_SCORE), np.ones(n_frames) if speech is None else speech
     states = _states(clear * counted)
-    gains = [clear[list(state)].sum(axis=0) - PAIR_COST * max(0, len(state) - 1) for state in states]
+    gains = [clear[list(state)].sum(axis=0) - PAIR_COST * (len(state) - 1) if state else np.full(n_frames, -NOBODY_COST)
+             for state in states]
     path = _best_path(np.stack(gains) * counted)
     edges = [0, *(np.flatnonzero(np.diff(path)) + 1).tolist(), n_frames]
     turns = []

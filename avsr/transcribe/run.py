@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -50,9 +50,9 @@ class TranscribeSettings:
     decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
     vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in which to
     write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
-    transcript.Segment. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and
-    one with a face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the
-    model wants.
+    transcript.Segment. speaker_model: by which network, see speakers.open_detector; None for the program's own. audio_track,
+    video_track: which of several tracks to take, counted from 1; None for one with speech, and one with a face, see selection.
+    mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the model wants.
     """
 
     beam_size: int | None = None
@@ -65,6 +65,7 @@ class TranscribeSettings:
     vad: bool = True
     save_lips: str | Path | None = None
     speakers: bool = False
+    speaker_model: str | Path | None = None
     audio_track: int | None = None
     video_track: int | None = None
     mouth_crop: str | None = None
@@ -117,7 +118,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         to_tell_speakers = MouthCropSettings() if options.speakers else None
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, vad=vad,
                               extension=vad and used == "av" and checkpoint.video_trained, speakers=options.speakers,
-                              speech=speech_options(checkpoint),
+                              speaker_model=options.speaker_model, speech=speech_options(checkpoint),
                               save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
         transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
         segments: list[Segment] = []
@@ -202,8 +203,8 @@ class _Transcriber:
         too small for several cores to share one (2.3 times slower with two, on a machine with something else to do).
         """
         usable, n_workers = self._usable(windows), n_parallel_batches(self.recogniser.device)
-        n_each = -(-self.options.batch_size // n_workers)
-        if "v" in self.modality and n_workers > 1:          # tracking faces is slow: begin as soon as there are a few windows
+        n_each = n_later = -(-self.options.batch_size // n_workers)
+        if "v" in self.modality and n_workers > 1:          # reading faces takes time: begin as soon as there are a few windows
             n_each = -(-n_each // 2)
         first = list(islice(usable, n_each))
         if first and self.language is None:
@@ -211,22 +212,23 @@ class _Transcriber:
                 self.language = self.recogniser.detect_language(self._encode(first))
         if len(first) < n_each:                             # that was all: share it out
             n_workers = min(n_workers, max(1, len(first)))
-            n_each = -(-max(1, len(first)) // n_workers)
+            n_each = n_later = -(-max(1, len(first)) // n_workers)
+        sizes = chain([n_each] * n_workers, repeat(n_later))    # in twos a search takes 1.4 times as long as in fours
         threads_before, n_threads = torch.get_num_threads(), max(1, n_cores() // n_workers)
         with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool:
             running: deque[Future[list[WrittenWindow]]] = deque()
             try:
-                batches = self._batches(chain(first, usable), n_each, n_workers, pool, running)
+                batches = self._batches(chain(first, usable), sizes, n_workers, pool, running)
                 yield from chain.from_iterable(map(self._segments, joined(batches)))
             finally:
                 for future in running:
                     future.cancel()
                 torch.set_num_threads(threads_before)       # the workers' setting reached MKL as a whole
 
-    def _batches(self, windows: Iterator[Window], n_each: int, n_workers: int, pool: ThreadPoolExecutor,
+    def _batches(self, windows: Iterator[Window], sizes: Iterator[int], n_workers: int, pool: ThreadPoolExecutor,
                  running: deque[Future[list[WrittenWindow]]]) -> Iterator[WrittenWindow]:
         """The windows with their words, in order; `running` holds the batches that are not done."""
-        while batch := list(islice(windows, n_each)):
+        while batch := list(islice(windows, next(sizes))):
             running.append(pool.submit(self._transcribe_batch, batch))
             while len(running) > n_workers or (running and running[0].done()):
                 yield from running.popleft().result()
@@ -241,7 +243,7 @@ class _Transcriber:
             self.speaker_names.count(window)
             window = window if "v" in self.modality else replace(window, mouths=None)
             window = self.video_use.without_turned_away(window)
-            unreadable = why_unreadable(window.mouths, self.options.max_missing)
+            unreadable = why_unreadable(window.mouths, self.options.max_missing, apart=window.apart)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
             if self._is_usable(window):
@@ -253,7 +255,7 @@ class _Transcriber:
         that extension."""
         if window.unextended is None:
             return (window,)
-        if why_unreadable(window.mouths, self.options.max_missing) is not None:
+        if why_unreadable(window.mouths, self.options.max_missing, apart=window.apart) is not None:
             return window.unextended
         reliability = None if self.recogniser.model.reliability is None else self._encode([window]).reliability
         return window.unextended if reliability is not None and reliability.item() < MIN_RELIABILITY else (window,)

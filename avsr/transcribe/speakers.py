@@ -57,11 +57,13 @@ class SpeakerNames:
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
-        self._seen = self._named = self._unnamed = False    # is anybody seen; has some text a speaker; has some none?
+        self._seen = self._apart = False                    # is anybody seen; do lips and sound come too far apart?
+        self._named = self._unnamed = False                 # has some text a speaker; has some none?
 
     def count(self, window: Window) -> None:
         """A window before it is recognised."""
         self._seen |= window.seen is not None and bool(window.seen.any())
+        self._apart |= window.apart
 
     def name(self, segment: Segment, persons: tuple[int, ...] | None) -> Segment:
         """The segment and its words with the names of the persons who say it; call it in the order of time."""
@@ -76,4 +78,5 @@ class SpeakerNames:
         if self._named or not self._unnamed:
             return []
         why = "nobody in sight speaks, as far as lips and sound tell" if self._seen else "nobody is seen while somebody speaks"
+        why = "lips and sound are too far apart to tell who speaks" if self._apart else why
         return [f"{recording}: {why}, so no text has the name of a speaker."]

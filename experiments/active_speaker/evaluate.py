@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import scenes
@@ -23,23 +23,13 @@ import scenes
 from avsr.lips import MouthCropSettings
 from avsr.metrics.intervals import interval, ratio
 from avsr.rates import SAMPLES_PER_FRAME, frames_to_seconds
-from avsr.speakers import ActiveSpeakerDetector, speaker_turns
+from avsr.speakers import SpeakerDetector, speaker_turns
+from avsr.speakers import open_detector as open_model
 
 HERE = Path(__file__).resolve().parent
 MEASURED = ("speech", "turns", "change", "pause")
 SHIFTS = (-12, -7, -3, 0, 3, 7, 12)                # frames by which the sound of clips is moved to earlier times
 MAX_LAG = 15                                       # frames over which the shift is looked for
-
-
-class Detector(Protocol):
-    """What is measured: see avsr.speakers.ActiveSpeakerDetector. mouth_crop: the crops that it takes."""
-
-    mouth_crop: MouthCropSettings
-
-    def scores(self, images: np.ndarray, audio: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray: ...
-
-    def lag_scores(self, images: np.ndarray, audio: np.ndarray, max_lag: int,
-                   missing: np.ndarray | None = None) -> np.ndarray: ...
 
 
 def main() -> None:
@@ -52,26 +42,31 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, help="so many of each kind and group in place of 8, 8 and 3")
     parser.add_argument("--kind", action="append", choices=list(scenes.N_SCENES), help="scenes of this kind alone")
     parser.add_argument("--sound", action="append", metavar="NAME", help="this sound alone, such as one or 'babble 0 dB'")
+    parser.add_argument("--whole", action="store_true", help="LR-ASD in pieces of 6 s alone: a sixth of the time")
     parser.add_argument("--groups", action="store_true", help="print a line for each group of people as well")
-    parser.add_argument("--no-lags", action="store_true", help="leave out the offset of sound and lips")
+    parser.add_argument("--clips", type=int, default=100, help="clips of which the offset of sound and lips is looked for")
     parser.add_argument("--results", action="store_true", help="store the rows in results.jsonl")
     asked = parser.parse_args()
     corpus = scenes.Grid(asked.grid, asked.split)
     numbers = {kind: asked.scenes or n for kind, n in scenes.N_SCENES.items() if kind in (asked.kind or scenes.N_SCENES)}
     made = scenes.make_scenes(corpus, numbers)
-    for name in asked.detector or ["correlation"]:
-        detector = open_detector(name)
-        rows = summaries(measure_scenes(detector, made, corpus, asked.cache, asked.sound))
-        rows += [] if asked.no_lags else lag_rows(detector, corpus, asked.cache)
+    detectors = {name: open_detector(name, asked.whole) for name in asked.detector or ["correlation"]}
+    crops = scenes.Crops(corpus, list({detector.mouth_crop: None for detector in detectors.values()}), asked.cache)
+    for name, detector in detectors.items():
+        rows = summaries(measure_scenes(detector, made, crops, asked.sound))
+        rows += lag_rows(detector, crops, asked.clips) if asked.clips else []
         rows = [{"detector": name, "split": asked.split, **row} for row in rows]
         print(table([row for row in rows if asked.groups or row["group"] == "all"]), flush=True)
         if asked.results:
             store(rows, HERE / "results.jsonl", name, asked.split)
 
 
-def open_detector(name: str) -> Detector:
-    """A detector by its name."""
-    return Correlation() if name == "correlation" else ActiveSpeakerDetector(None if name == "ours" else name)
+def open_detector(name: str, whole: bool) -> SpeakerDetector:
+    """A detector by its name. whole: LR-ASD gives each scene at once."""
+    detector = Correlation() if name == "correlation" else open_model(None if name == "ours" else name)
+    if whole and hasattr(detector, "pieces"):
+        detector.pieces = detector.pieces[-1:]
+    return detector
 
 
 class Correlation:
@@ -96,15 +91,15 @@ class Correlation:
         return sync.correlations(sync.mouth_opening(images), sync.energy(audio, len(images)), max_lag).astype(np.float32)
 
 
-def measure_scenes(detector: Detector, made: Sequence[scenes.Scene], corpus: scenes.Grid, cache: Path,
+def measure_scenes(detector: SpeakerDetector, made: Sequence[scenes.Scene], crops: scenes.Crops,
                    only: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """A row for each scene and sound: counts of frames; and with the first sound CPU seconds for each second of one face."""
     rows = []
     for scene in made:
-        (images, missing), = scenes.crops(scene, corpus, [detector.mouth_crop], cache)
+        images, missing = crops.of_scene(scene, detector.mouth_crop)
         remember_faces(detector)
         cpu: float | None = None
-        for name, sound in scenes.sounds(scene, corpus).items():
+        for name, sound in scenes.sounds(scene, crops.corpus).items():
             if only and name not in only:
                 continue
             start = time.process_time()
@@ -201,13 +196,16 @@ def average_precision(scores: np.ndarray, speaking: np.ndarray) -> float | None:
     return round(100 * float(precision[speaking[order]].mean()), 1)
 
 
-def lag_rows(detector: Detector, corpus: scenes.Grid, cache: Path) -> list[dict[str, Any]]:
-    """The share of single clips, shifted by SHIFTS, whose shift is found to within a frame, by group."""
+def lag_rows(detector: SpeakerDetector, crops: scenes.Crops, n_clips: int) -> list[dict[str, Any]]:
+    """The share of single clips, shifted by SHIFTS, whose shift is found to within a frame, by group: of about as many clips,
+    and of all of people with few."""
+    rows = [row for person in crops.corpus.people.values() for row in person[:: max(1, len(person) * len(crops.corpus.people)
+                                                                                   // n_clips)]]
     hits: dict[str, list[tuple[int, int]]] = {"all": []}
     spent, seconds = 0.0, 0.0                                 # a shift is found once in a clip, so faces are encoded once
-    for name, row in corpus.rows.items():
-        (images, missing), = scenes.clip_crops(name, corpus, [detector.mouth_crop], cache)
-        audio = corpus.clip(name)[1]
+    for row in rows:
+        images, missing = crops.of_clip(row.id, detector.mouth_crop)
+        audio = crops.corpus.clip(row.id)[1]
         remember_faces(detector)
         right = 0
         for shift in SHIFTS:

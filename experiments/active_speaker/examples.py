@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from avsr.rates import FEATURES_PER_FRAME, SAMPLES_PER_FRAME
 
 N_MELS = 80
 ALIGN_RATE = 1000                                          # units of GRID's .align files in a frame
+CONTINUOUS = 0.6                                           # share of mouths and of voices that speak without a pause
 STRONG = Augment(scale=0.2, degrees=12, perspective=0.05, elastic=0.3, brightness=60, contrast=0.5, gamma=0.5, blur=0.3,
                  erase=0.1)
 
@@ -234,14 +235,33 @@ class Sampler:
         clips = self.by_speaker[self.speakers[rng.choice(len(self.speakers), p=self.chances)]]
         return clips[rng.integers(len(clips))]
 
+    def without_pauses(self, clip: Clip, rng: np.random.Generator) -> Clip:
+        """Sentences of the same person one after the other, cut hard, as GRID's clips of one sentence in silence never are."""
+        pool = self.by_speaker[clip.speaker] if clip.face == clip.speaker else [clip]
+        parts, length, following = [], 0, clip
+        while length < self.n_frames + 20:
+            said = np.flatnonzero(following.spoken)
+            low = max(0, said[0] - int(rng.integers(4)) + int(rng.integers(12)) * (rng.random() < 0.3))
+            high = min(len(following), said[-1] + 1 + int(rng.integers(4)))
+            if high - low < 8:
+                return clip
+            parts.append((following, low, high))
+            length += high - low
+            following = pool[rng.integers(len(pool))]
+            if not following.spoken.any():
+                following = clip
+        k = FEATURES_PER_FRAME
+        return replace(clip, images=np.concatenate([one.images[low:high] for one, low, high in parts]),
+                       power=np.concatenate([one.power[low * k : high * k] for one, low, high in parts]),
+                       spoken=np.concatenate([one.spoken[low:high] for one, low, high in parts]))
+
     def other_voice(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """(4T, 80) of somebody else, or of the same speaker saying something else."""
         n, way = self.n_frames * FEATURES_PER_FRAME, rng.random()
         if way < 0.3:
             return stretch_of(self.voices[rng.integers(len(self.voices))], n, rng)
-        if way < 0.65:
-            return self._cut(self._other(self.by_speaker.get(clip.speaker, self.real), clip, rng), rng)[0]
-        return self._cut(self._other(None, clip, rng), rng)[0]
+        other = self._other(self.by_speaker.get(clip.speaker, self.real) if way < 0.65 else None, clip, rng)
+        return self._cut(self.without_pauses(other, rng) if rng.random() < CONTINUOUS else other, rng)[0]
 
     def not_this_mouth(self, clip: Clip, rng: np.random.Generator) -> np.ndarray:
         """(4T, 80) of somebody off screen, of noise, or silence."""
@@ -255,7 +275,7 @@ class Sampler:
     def _other(self, pool: list[Clip] | None, clip: Clip, rng: np.random.Generator) -> Clip:
         while True:
             other = self.clip(rng) if pool is None else pool[rng.integers(len(pool))]
-            if other.name != clip.name or (pool is not None and len(pool) == 1):
+            if other.spoken.any() and (other.name != clip.name or (pool is not None and len(pool) == 1)):
                 return other
 
     def _cut(self, clip: Clip, rng: np.random.Generator) -> tuple[np.ndarray, int]:
@@ -280,8 +300,11 @@ class Sampler:
         """One mouth with 4 sounds: in step or late; another's, or spliced; a mixture or a splice; off screen or silence."""
         T, K = self.n_frames, FEATURES_PER_FRAME
         clip = self.clip(rng)
-        while len(clip) < T + 4:
+        while len(clip) < T + 4 or not clip.spoken.any():
             clip = self.clip(rng)
+        whole = clip
+        if rng.random() < CONTINUOUS:
+            clip = self.without_pauses(clip, rng)
         start = int(rng.integers(len(clip) - T + 1))
         images, spoken = clip.images[start : start + T], clip.spoken[start : start + T].astype(np.float32)
         own = clip.power[start * K : (start + T) * K]
@@ -289,7 +312,7 @@ class Sampler:
         firm = (np.convolve(edges, np.ones(5), "same") == 0).astype(np.float32)
         talking = rng.random() > 0.1
         if not talking:
-            images, spoken, firm = resting(clip, T, rng), np.zeros(T, np.float32), np.ones(T, np.float32)
+            images, spoken, firm = resting(whole, T, rng), np.zeros(T, np.float32), np.ones(T, np.float32)
         sounds, labels, weights = [], [], []
 
         def add(power, label, weight):

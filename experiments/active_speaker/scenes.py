@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -296,32 +296,35 @@ def _level(audio: np.ndarray, level_db: float) -> np.ndarray:
     return (audio * 10 ** ((level_db - rms_level(audio)) / 20)).astype(np.float32)
 
 
-def crops(scene: Scene, corpus: Grid, mouth_crops: Iterable[MouthCropSettings],
-          folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each of the settings, which share their landmarks, the images (n, T, size, size) uint8 and missing (n, T) bool of a
-    scene, in the order of its columns. Kept in the folder."""
-    return _kept(scene.id, [asdict(part) for column in scene.columns for part in column], list(mouth_crops), folder,
-                 lambda: (picture(scene, corpus), len(scene.people)))
+class Crops:
+    """Images (n, T, size, size) uint8 and missing (n, T) bool of the columns of scenes, kept in a folder.
 
+    wanted: the settings, all of the same landmarks, so that the faces are looked for once for all of them.
+    """
 
-def clip_crops(name: str, corpus: Grid, mouth_crops: Iterable[MouthCropSettings],
-               folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The same of a single clip: images (T, size, size) uint8 and missing (T,) bool."""
-    found = _kept(f"{corpus.split}-clip-{name}", name, list(mouth_crops), folder, lambda: (corpus.clip(name)[0], 1))
-    return [(images[0], missing[0]) for images, missing in found]
+    def __init__(self, corpus: Grid, wanted: Sequence[MouthCropSettings], folder: Path):
+        self.corpus, self.wanted, self.folder = corpus, list(wanted), folder
 
+    def of_scene(self, scene: Scene, settings: MouthCropSettings) -> tuple[np.ndarray, np.ndarray]:
+        """The crops of a scene, in the order of its columns."""
+        return self._kept(scene.id, [asdict(part) for column in scene.columns for part in column], settings,
+                          lambda: (picture(scene, self.corpus), len(scene.people)))
 
-def _kept(name: str, about: object, wanted: list[MouthCropSettings], folder: Path,
-          make: Callable[[], tuple[np.ndarray, int]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    paths = [folder / f"{name}-{_key(about, settings)}.npz" for settings in wanted]
-    if not all(path.exists() for path in paths):
-        folder.mkdir(parents=True, exist_ok=True)
-        video, n_columns = make()
-        for path, (images, missing) in zip(paths, cut(video, n_columns, wanted), strict=True):
-            np.savez(path.with_suffix(".part.npz"), images=images, missing=missing)
-            path.with_suffix(".part.npz").rename(path)
-    loaded = [np.load(path) for path in paths]
-    return [(one["images"], one["missing"]) for one in loaded]
+    def of_clip(self, name: str, settings: MouthCropSettings) -> tuple[np.ndarray, np.ndarray]:
+        """The same of a single clip: images (T, size, size) uint8 and missing (T,) bool."""
+        images, missing = self._kept(f"{self.corpus.split}-clip-{name}", name, settings, lambda: (self.corpus.clip(name)[0], 1))
+        return images[0], missing[0]
+
+    def _kept(self, name: str, about: object, settings: MouthCropSettings,
+              make: Callable[[], tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
+        paths = [self.folder / f"{name}-{_key(about, one)}.npz" for one in self.wanted]
+        if not paths[self.wanted.index(settings)].exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path, (images, missing) in zip(paths, cut(*make(), self.wanted), strict=True):
+                np.savez(path.with_suffix(".part.npz"), images=images, missing=missing)
+                path.with_suffix(".part.npz").rename(path)
+        loaded = np.load(paths[self.wanted.index(settings)])
+        return loaded["images"], loaded["missing"]
 
 
 def _key(about: object, settings: MouthCropSettings) -> str:

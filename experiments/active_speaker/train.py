@@ -125,8 +125,8 @@ def train(args: argparse.Namespace) -> None:
             run.save(spent)
     report = {name: judge(run.averaged(), clips, seed=1) for name, clips in judged.items() if clips}
     print("end", run.step, json.dumps(report), flush=True)
-    data = {"clips": len(real), "portraits": len(synthetic), "without": sorted(without)}
-    store(run.averaged(), args.output, {**data, "steps": run.step, "batch": args.batch, "judged": report})
+    data = {"clips": len(real), "portraits": len(synthetic), "without": sorted(without), "bias": args.bias}
+    store(run.averaged(), args.output, args.bias, {**data, "steps": run.step, "batch": args.batch, "judged": report})
 
 
 class Run:
@@ -177,8 +177,10 @@ class Run:
         temporary.replace(self.path)
 
 
-def store(network: ActiveSpeakerNetwork, folder: Path, training: dict[str, Any]) -> None:
-    """Write the folder that avsr.speakers.network.load reads, with weights as float16."""
+def store(network: ActiveSpeakerNetwork, folder: Path, bias: float, training: dict[str, Any]) -> None:
+    """Write the folder that avsr.speakers.network.load reads, with weights as float16. bias: is added to all log-odds."""
+    with torch.no_grad():
+        network.out.bias += bias
     weights = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
     save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
     about = {"dims": asdict(network.dims), "mouth_crop": MouthCropSettings().to_dict(), "training": training}
@@ -197,6 +199,7 @@ if __name__ == "__main__":
     parser.add_argument("--without", default="", help="speakers to leave out, with commas between")
     parser.add_argument("--share", type=float, default=0.6, help="of portraits among the mouths")
     parser.add_argument("--minutes", type=float, default=20, help="of CPU time")
+    parser.add_argument("--bias", type=float, default=1.0, help="added to all log-odds, chosen on scenes of valid")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--every", type=int, default=200)

@@ -64,7 +64,8 @@ def _clip(path: str) -> tuple[np.ndarray, np.ndarray]:
     import cv2
 
     clip = media.read(path)
-    assert clip.video is not None and clip.audio is not None
+    assert clip.video is not None
+    assert clip.audio is not None
     scale = HEIGHT / clip.video.shape[1]
     frames = clip.video if scale == 1 else [cv2.resize(one, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
                                             for one in clip.video]
@@ -90,12 +91,15 @@ def make(people: dict[str, list[Utterance]], kind: str, number: int) -> Conversa
     pictures, sound, sentences, at = [], [], [], 0
     rows = {person: [people[person][i] for i in rng.permutation(len(people[person]))] for person in (*pair, third)}
     for turn in range(N_SENTENCES):
-        column = NOBODY if kind == "off screen" and turn % 3 == 2 else int(rng.integers(2)) if kind == "off screen" else turn % 2
+        column = turn % 2
+        if kind == "off screen":
+            column = NOBODY if turn % 3 == 2 else int(rng.integers(2))
         row = rows[third if column == NOBODY else pair[column]].pop()
         frames, audio = _clip(row.media)
         first, last = _speech(row, audio)
         low, high = max(0, first - MARGIN[0]), min(len(frames), last + MARGIN[1])
-        tiles = [frames[low:high] if column == i else _listener(rows[person], kind, high - low) for i, person in enumerate(pair)]
+        tiles = [frames[low:high] if column == i else _listener(rows[person], kind, high - low)
+                 for i, person in enumerate(pair)]
         pictures.append(np.concatenate(tiles, axis=2))
         sound.append(audio[frames_to_samples(low) : frames_to_samples(high)])
         sentences.append(Sentence(column, row.text, (at + first - low) / VIDEO_FPS, (at + last - low) / VIDEO_FPS))
@@ -108,10 +112,8 @@ def _listener(rows: list[Utterance], kind: str, n_frames: int) -> np.ndarray:
     row = rows[0]
     frames, audio = _clip(row.media)
     first, last = _speech(row, audio)
-    if kind != "talking":
-        frames = frames[: max(8, first - 4)]                # until the lips open
-    else:
-        frames = frames[max(0, first - 1) : last + 1]
+    until_the_lips_open, talking = slice(max(8, first - 4)), slice(max(0, first - 1), last + 1)
+    frames = frames[talking if kind == "talking" else until_the_lips_open]
     there_and_back = np.concatenate([frames, frames[-2:0:-1]])
     return there_and_back[np.arange(n_frames) % len(there_and_back)]
 

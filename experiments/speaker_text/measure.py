@@ -17,7 +17,7 @@ from conversations import NOBODY, Conversation
 
 from avsr import checkpoint, media, sync
 from avsr.modality import VideoUse
-from avsr.rates import VIDEO_FPS
+from avsr.rates import VIDEO_FPS, frames_to_samples, samples_to_frames
 from avsr.recogniser import Recogniser
 from avsr.speakers import ActiveSpeakerDetector, find_turns, split
 from avsr.stream import StreamReader, Window
@@ -45,15 +45,16 @@ def main() -> None:
         found = [windows(one, asked.cache) for one in made]
         if asked.oracle:
             found = [windows(one, asked.cache, columns(one, there)) for one, there in zip(made, found, strict=True)]
-        print(f"{kind}: frames with the right speaker {np.mean([right_frames(*pair) for pair in zip(made, found, strict=True)]):.1%}, "
+        right = np.mean([right_frames(*pair) for pair in zip(made, found, strict=True)])
+        print(f"{kind}: frames with the right speaker {right:.1%}, "
               f"turns {sum(len(window.turns or ()) for one in found for window in one)} of {len(made) * 6}")
         for shortest in [] if model is None else asked.shortest:
             start = time.process_time()
             rows = [words_right(one, transcribed(one, there, model, asked.modality, shortest))
                     for one, there in zip(made, found, strict=True)]
             n_words, errors, right, n_pieces = (sum(row[i] for row in rows) for i in range(4))
-            print(f"  shortest {shortest:7d}: WER {errors / n_words:.1%}, right words with the right speaker {right / n_words:.1%}, "
-                  f"{n_pieces} pieces, {time.process_time() - start:.0f} s of CPU", flush=True)
+            print(f"  shortest {shortest:7d}: WER {errors / n_words:.1%}, right words with the right speaker "
+                  f"{right / n_words:.1%}, {n_pieces} pieces, {time.process_time() - start:.0f} s of CPU", flush=True)
 
 
 class Oracle:
@@ -64,7 +65,8 @@ class Oracle:
 
     def scores(self, images: np.ndarray, audio: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
         place = self.places.pop(0)
-        return np.array([6.0 * (truth(self.conversation, (self.first + i + 0.5) / VIDEO_FPS) == place) - 3 for i in range(len(images))])
+        heard = [truth(self.conversation, (self.first + i + 0.5) / VIDEO_FPS) for i in range(len(images))]
+        return np.array([3.0 if one == place else -3.0 for one in heard])
 
 
 def windows(conversation: Conversation, cache: Path, place: dict[int, int] | None = None) -> list[Window]:
@@ -75,10 +77,10 @@ def windows(conversation: Conversation, cache: Path, place: dict[int, int] | Non
         for window in StreamReader(recording, None):
             first = max(0, window.segment.start_frame - split.CONTEXT)
             last = window.segment.end_frame + split.CONTEXT
-            sound = conversation.audio[first * 640 : last * 640]
+            sound = conversation.audio[frames_to_samples(first) : frames_to_samples(last)]
             detector = ActiveSpeakerDetector()
             if place is not None:
-                seen = split.everybody(mouths, first, max(window.segment.end_frame, first + -(-len(sound) // 640)))
+                seen = split.everybody(mouths, first, max(window.segment.end_frame, first + samples_to_frames(len(sound))))
                 moving = [one for one in seen if not (seen[one].missing | sync.motionless(seen[one].images, seen[one].missing))[
                     window.segment.start_frame - first : window.segment.end_frame - first].all()]
                 detector = Oracle(conversation, first, [place.get(one, -2) for one in moving])
@@ -105,7 +107,7 @@ def truth(conversation: Conversation, second: float) -> int | None:
 
 
 def right_frames(conversation: Conversation, found: list[Window]) -> float:
-    """Share of the frames of speech whose turn is that of exactly the one who is heard. Persons are columns by their first frame."""
+    """Share of the frames of speech whose turn is that of exactly the one who is heard."""
     place, n, right = columns(conversation, found), 0, 0
     for window in found:
         for turn in window.turns or ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -20,8 +21,9 @@ from tests.fuzz.damage import damage
 ROOT = Path(__file__).resolve().parents[2]
 # A damaged unit of time stretches a recording as far as 60 s for each picture, see avsr/media/gaps.py; a day is never right.
 LONGEST_FRAMES = 3600 * 2 * 25
-# Reading a recording takes 0.1 s, transcribing it 1 to 3 s: all are read to their end, one of ten is transcribed as well.
-MODELS = (*[None] * 36, *["grid"] * 3, "default")
+# Reading a recording takes 0.1 s, transcribing it or finding its speakers 1 to 3 s: all are read to their end, one of eight is
+# used as well. `speakers` transcribes and tells who speaks; `faces` finds the speakers and draws them.
+USES = (*[None] * 42, *["grid"] * 2, "default", "speakers", *["faces"] * 2)
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,30 @@ def _damaged_recording(seeds: Path, folder: Path, rng: Random) -> tuple[Path, st
     whole = rng.choice(sorted(seeds.glob("clip.*")))
     path = folder / whole.name
     path.write_bytes(damage(whole.read_bytes(), rng))
-    return path, rng.choice(MODELS)
+    return path, rng.choice(USES)
 
 
 def _warm_media(seeds: Path) -> None:
-    for model in ("grid", "default"):
-        for suffix in ("mp4", "wav"):
-            _read_and_transcribe((seeds / f"clip.{suffix}", model))
+    for use, suffix in (("grid", "mp4"), ("default", "mp4"), ("default", "wav"), ("speakers", "mp4"), ("faces", "mp4")):
+        _use_recording((seeds / f"clip.{suffix}", use))
 
 
-def _read_and_transcribe(case: tuple[Path, str | None]) -> None:
+def _use_recording(case: tuple[Path, str | None]) -> None:
     from avsr import media as recordings
     from avsr import transcript
+    from avsr.find_speakers import find_speakers
     from avsr.transcribe import transcribe
 
-    path, model = case
+    path, use = case
     n_frames = sum(clip.n_frames for clip in recordings.windows(path))
     if n_frames > LONGEST_FRAMES:
         raise RuntimeError(f"{n_frames} frames are read from a recording of {media.SECONDS * 25}")
-    if model is None:
+    if use == "faces":
+        timeline = find_speakers(path, video=path.parent / "drawn.mp4")
+        json.loads(timeline.to_json(every=5), parse_constant=lambda name: _raise(ValueError(f"{name} is no JSON")))
+    if use in (None, "faces"):
         return
-    said = transcribe(path, model=_model(model))
+    said = transcribe(path, model=_model("default" if use == "speakers" else use), speakers=use == "speakers")
     transcript.write(said, ("txt", "srt", "vtt", "tsv", "json"), output_dir=path.parent, stem="said")
 
 
@@ -233,7 +238,7 @@ PLANTED: dict[str, Callable[[], object]] = {
 }
 
 KINDS = {
-    "media": Kind(_seed_media, _warm_media, _damaged_recording, _read_and_transcribe),
+    "media": Kind(_seed_media, _warm_media, _damaged_recording, _use_recording),
     "models": Kind(_seed_models, _warm_models, _altered_model, _use_model),
     "lms": Kind(_seed_models, _warm_models, _altered_lm, _use_model),
     "tables": Kind(_seed_tables, _warm_tables, _altered_table, _read_table),
