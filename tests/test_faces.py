@@ -81,7 +81,7 @@ def test_between_looks_landmarks_are_near_those_of_every_frame(grid_clip, landma
     short = cut(grid_clip, 20, 50)
     (every,), (second,) = (track_faces(short, stride=stride, landmarks=landmarks) for stride in (1, 2))
     away = np.linalg.norm(every.points[:, MOUTH[landmarks]] - second.points[:, MOUTH[landmarks]], axis=1)
-    assert away.mean() < 1
+    assert away.mean() < 1.5                                 # of 110 for the face; the mesh is followed between searches
     assert away.max() < 4
 
 
@@ -110,7 +110,8 @@ def test_a_short_gap_is_interpolated_and_marked(astronaut, landmarks):
     frames[10:16] = [np.zeros_like(frames[0])] * 6
     shown = [not 10 <= i < 16 for i in range(30)]
     (track,) = track_faces(clip(frames, shown), stride=2, landmarks=landmarks)
-    assert np.flatnonzero(track.missing).tolist() == list(range(9, 16))      # frame 9 lies after the last look
+    first = 10 if landmarks == faces.MESH else 9             # which is not followed: frame 9 lies after the last search
+    assert np.flatnonzero(track.missing).tolist() == list(range(first, 16))
     assert (track.score[track.missing] == 0).all()
     assert np.abs(np.diff(track.points[8:17, NOSE[landmarks], 0]) - 2).max() < 0.5
 
