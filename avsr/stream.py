@@ -120,11 +120,8 @@ class StreamReader:
         if self.save_lips is not None and self._mouths is not None:
             self._mouths.save(lips_path(self.save_lips, self.recording.name), self._sound.all)
 
-    def clips(self, n_frames: int | None = None, *, faces_from: int = 0) -> Iterator[media.Clip]:
-        """Decode the recording in Clips of `n_frames`; each Clip is given after its sound and its mouths have been kept.
-
-        faces_from: a frame before which no mouth will be asked for. Faces are then looked for from a little before it.
-        """
+    def clips(self, n_frames: int | None = None) -> Iterator[media.Clip]:
+        """Decode the recording in Clips of `n_frames`; each Clip is given after its sound and its mouths have been kept."""
         usual = AUDIO_WINDOW_FRAMES if self.mouth_crop is None else VIDEO_WINDOW_FRAMES
         gain = self.recording.gain if self.amplify else 1.0
         with ExitStack() as stack:
@@ -141,7 +138,7 @@ class StreamReader:
                     self.loudness.update(clip.audio)
                     clip = replace(clip, audio=amplified(clip.audio, gain))
                     self._sound.add(clip)
-                if self._mouths is not None and self.n_frames > faces_from - self._mouths.lag:
+                if self._mouths is not None:
                     self._mouths.add(clip)
                 yield clip
             if self._mouths is not None:

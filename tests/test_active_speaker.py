@@ -42,7 +42,7 @@ def test_a_mouth_scores_higher_with_its_own_sound(clips):
     (first, own), (_, other) = clips
     scores = {name: ActiveSpeakerDetector().scores(first, sound) for name, sound in (("own", own), ("other", other))}
     said = slice(25, 50)                                    # within both sentences
-    assert (scores["own"][said] > 0).mean() > 0.9
+    assert (scores["own"][said] > 0).mean() > 0.85
     assert scores["own"][said].mean() > scores["other"][said].mean() + 4
     assert (ActiveSpeakerDetector().scores(first, np.zeros_like(own)) < 0).all()
 

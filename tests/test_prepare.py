@@ -345,7 +345,8 @@ def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
     prepared = prepare.prepare(utterances, tmp_path / "out", settings=PrepareSettings(workers=1, max_missing=1.0))
     rows = {row.id: row for row in prepared.utterances}
     for path, parts in ((whole, {"whole": (0, None)}), (tall, {"early": (5, 38), "late": (25, 50)})):
-        clip = media.read(path)
+        with media.open_recording(path) as recording:
+            (clip,) = recording.windows(400, grey=True)
         everybody = [crop(clip, track) for track in track_faces(clip)]
         for name, (first, end) in parts.items():
             end = clip.n_frames if end is None else end

@@ -168,8 +168,8 @@ def test_a_face_in_few_frames_is_kept_on_demand(said_to_be_trained, tmp_path):
     frames = clip.video.copy()
     frames[60:] = 90
     media.write(frames, tmp_path / "few.mp4", audio=clip.audio)
-    with pytest.raises(NoFace, match="limit 25%"):
-        transcribe(tmp_path / "few.mp4", model=said_to_be_trained, modality="v")
+    part = transcribe(tmp_path / "few.mp4", model=said_to_be_trained, modality="v")      # cut where the mouth was last seen
+    assert any("no face in 92 of 152 frames (limit 25%)" in problem for problem in part.problems)
     kept = transcribe(tmp_path / "few.mp4", model=said_to_be_trained, modality="v", max_missing=0.8,
                       temperature=1.0)
     assert kept.modality == "v"

@@ -181,7 +181,7 @@ def _read_window(source: media.Source, tracks: Mapping[str, Any], mouth_crop: Mo
     with media.open_recording(source, want_video=mouth_crop is not None, **tracks) as recording:
         reader = StreamReader(recording, mouth_crop)
         end_s = min(frames_to_seconds(segment.end_frame), recording.duration_s or math.inf)
-        for _ in reader.clips(VIDEO_WINDOW_FRAMES, faces_from=segment.start_frame):
+        for _ in reader.clips(VIDEO_WINDOW_FRAMES):
             reader.forget(segment.start_frame)
             progress(f"reading {recording.name}", min(frames_to_seconds(reader.n_frames), end_s), end_s, "s")
             if segment.end_frame <= reader.settled:

@@ -24,7 +24,7 @@ CUT_SHORT = 0.5                       # seconds missing at the end before it is 
 MIN_RATE, MAX_RATE = 1_000, 6_000_000 # samples a second: below the first there is no speech, DSD1024 is below the second
 MAX_CHANNELS = 64                     # of libswresample
 MAX_PIXELS = 80_000_000               # of a picture: 12K; a decoder may hold a dozen of them, 120 MB each
-ONE_THREAD = 640 * 480                # pixels of a picture up to which it is decoded by one thread: more cost 14 % at 360x288
+ONE_THREAD = 300_000                  # pixels of a picture up to which it is decoded by one thread: more cost 14 % at 360x288
 NOT_RECORDINGS = {"tty", "image2", "lavfi", "hls", "concat", "dash", "imf", "webm_dash_manifest", "sdp", "rtp",
                   "rtsp", "sap"}
 GUESSED_LENGTH = {"mp3", "aac", "ac3", "eac3", "loas", "h264", "hevc", "mpegvideo", "m4v", "mpeg", "mpegts"}
