@@ -164,7 +164,8 @@ def test_lips_without_sound_are_explained_too(grid, tmp_path):
 
 def test_a_mouth_in_a_piece_is_that_of_the_whole_recording():
     mouth_crop = lips.MouthCropSettings()
-    clip = media.read(HELLO)
+    with media.open_recording(HELLO) as recording:
+        (clip,) = recording.windows(400, grey=True)
     (seen,) = track_faces(clip)
     whole = crop(clip, seen, mouth_crop)
     for start, end in ((None, None), (1.0, 2.5)):
