@@ -16,6 +16,7 @@ from avsr.errors import BadMedia
 from avsr.faces import FaceTrack, FaceTracker
 from avsr.lips import MOUTH_CROPS, MouthCropper, MouthCropSettings, Mouths
 from avsr.media import Clip, Recording
+from avsr.media.colour import grey_of
 from avsr.rates import VIDEO_FPS
 
 SMALLEST, LARGEST = 64, 512           # pixels: sides of pictures that are taken as mouths
@@ -88,7 +89,7 @@ class PictureCropper:
         """(H, W, 3) uint8 RGB -> (size, size) uint8 grey."""
         import cv2
 
-        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        grey = grey_of(frame)
         if grey.shape == (self.size, self.size):
             return grey
         smooth = cv2.INTER_AREA if grey.shape[0] > self.size else cv2.INTER_LINEAR

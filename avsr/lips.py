@@ -18,6 +18,7 @@ import numpy as np
 from avsr import faces, rates
 from avsr.errors import BadCheckpoint, quote
 from avsr.faces.geometry import similarity
+from avsr.media.colour import grey_of, own_copy
 from avsr.schema import Between, InvalidValue, OneOf, validate_table
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ UNCROPPED = "none"                                     # of landmarks: each pict
 YOUNGER = frozenset({"whole_pixels", "averaged"})      # fields of MouthCropSettings that older files lack
 Point = Annotated[int, Between(0, 2**10)]                   # the number of a landmark of the face
 Pixel = Annotated[float, Between(-1000, 1000)]              # of the mean face
+
 
 @dataclass(frozen=True)
 class MouthCropSettings:
@@ -230,7 +232,7 @@ class MouthCropper:
     def _cut(self, person: _OpenCrop, stop: int, number: int) -> Mouths:
         here = slice(person.next - person.first, stop - person.first)
         matrices = _matrices(_smooth(person, here, self.mouth_crop.smooth // 2), self.mouth_crop)
-        greys = (_grey(self._frames[frame]) for frame in range(person.next, stop))
+        greys = (grey_of(self._frames[frame]) for frame in range(person.next, stop))
         images = np.stack([_warp(grey, matrix, self.mouth_crop) for grey, matrix in zip(greys, matrices, strict=True)])
         return Mouths(images, person.missing[here], person.size[here], person.score[here], person.next, number)
 
@@ -239,7 +241,7 @@ class MouthCropper:
         clip can be freed."""
         following = max(self._frames, default=-1) + 1
         oldest = min([following - faces.HELD_FRAMES] + [person.next for person in self._people.values()])
-        self._frames = {number: _own_grey(frame) for number, frame in self._frames.items() if number >= oldest}
+        self._frames = {number: own_copy(grey_of(frame)) for number, frame in self._frames.items() if number >= oldest}
 
 
 def _group_means(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
@@ -289,17 +291,6 @@ def _matrices(points: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:
     else:
         matrices[:, :, 2] = mouth_crop.size / 2 - mouth
     return matrices
-
-
-def _grey(frame: np.ndarray) -> np.ndarray:
-    import cv2
-
-    return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-
-
-def _own_grey(frame: np.ndarray) -> np.ndarray:
-    """The frame in grey, in memory of its own."""
-    return frame.copy() if frame.ndim == 2 and frame.base is not None else _grey(frame)
 
 
 def _warp(grey: np.ndarray, matrix: np.ndarray, mouth_crop: MouthCropSettings) -> np.ndarray:

@@ -213,6 +213,16 @@ class VadSegmenter:
         return step * STEP // SAMPLES_PER_FRAME
 
 
+def speech_of_frames(audio: np.ndarray, n_frames: int) -> np.ndarray:
+    """Sound (S,) float32 -> the probability of speech in each of `n_frames` video frames, (n_frames,) float64."""
+    whole = np.zeros(n_frames * SAMPLES_PER_FRAME, np.float32)
+    whole[: len(audio)] = audio[: len(whole)]
+    network = SpeechProbability()
+    steps = np.concatenate([network.update(whole), network.finish()])
+    middles = ((np.arange(n_frames) + 0.5) * SAMPLES_PER_FRAME / STEP).astype(int)
+    return steps[np.minimum(middles, len(steps) - 1)].astype(np.float64)
+
+
 def quietest(levels: np.ndarray, n: int) -> int:
     """The place in levels (T,) around which the mean of `n` is lowest; of a shorter array, the lowest."""
     if len(levels) < n:

@@ -15,7 +15,7 @@ import numpy as np
 
 from avsr import media
 from avsr.lips import Mouths
-from avsr.media.level import frame_powers
+from avsr.media.level import frame_levels
 from avsr.rates import SEGMENT_FRAMES, frames_to_samples
 from avsr.segment import (
     SegmentExtension,
@@ -109,7 +109,7 @@ class CoveringParts:
         audio = self.reader.audio(SpeechSegment(first, last))
         if audio is None or len(audio) < frames_to_samples(last - first):       # the sound ends before the picture
             return last
-        return first + quietest(10 * np.log10(frame_powers(audio) + 1e-10), 3)
+        return first + quietest(frame_levels(audio, last - first), 3)
 
     def _rests(self, end: int) -> list[int]:
         """The frames before `end` at which the mouth rests."""

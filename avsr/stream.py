@@ -62,7 +62,9 @@ class Window:
         return Window(SpeechSegment(start + first, start + last),
                       None if self.audio is None else self.audio[frames_to_samples(first) : frames_to_samples(last)],
                       None if self.mouths is None else self.mouths.part(first, last), turns=turns,
-                      seen=None if self.seen is None else self.seen[here])
+                      seen=None if self.seen is None else self.seen[here],
+                      scores=None if self.scores is None else {person: one[here] for person, one in self.scores.items()},
+                      apart=self.apart)
 
 
 class StreamReader:

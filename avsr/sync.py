@@ -30,7 +30,6 @@ MIN_FROZEN_FRAMES = 10                                       # fewer frames are 
 # most. Measured afterwards: 94 test and unseen clips have 1.6 and more, and so have 12 of 13 other recordings (1.58 and more);
 # the other one is of a singer behind a microphone (0.96 to 1.17), whose lips are not seen.
 STILL = 1.1
-MAX_LAG = 1                                                  # frames by which lips may be early or late and still be in sync
 
 
 def movement(images: np.ndarray, missing: np.ndarray | None = None) -> float | None:
@@ -62,12 +61,6 @@ def lip_change(images: np.ndarray) -> np.ndarray:
         return np.zeros(len(images), np.float32)
     change = np.abs(np.diff(_blocks(images)[:, *LIPS], axis=0)).mean(axis=(1, 2))
     return np.r_[change[:1], change].astype(np.float32)
-
-
-def in_sync(images: np.ndarray, sound: np.ndarray, seen: np.ndarray) -> float:
-    """Correlation in -1..1 of a mouth (T, 96, 96) uint8 with its sound (S,), over the frames that are `seen` (T,) bool."""
-    loud = energy(sound, len(images))
-    return float(correlations(mouth_opening(images[seen]), loud[seen], MAX_LAG).max())
 
 
 def frozen(images: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:

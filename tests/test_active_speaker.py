@@ -23,7 +23,8 @@ def clips():
         pytest.skip("needs the GRID clips in ../shared/data")
     found = []
     for path in sorted((GRID / "s1").glob("*.mpg"))[:2]:
-        clip = media.read(path)
+        with media.open_recording(path) as recording:
+            (clip,) = recording.windows(100, grey=True)     # as the program reads it
         [track] = track_faces([clip])
         mouths = crop(clip, track)
         found.append((mouths.images, clip.audio))
@@ -41,9 +42,9 @@ def made(n_frames: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def test_a_mouth_scores_higher_with_its_own_sound(clips):
     (first, own), (_, other) = clips
     scores = {name: ActiveSpeakerDetector().scores(first, sound) for name, sound in (("own", own), ("other", other))}
-    said = slice(25, 50)                                    # within both sentences; lips to another one are the hard case
-    assert (scores["own"][said] > 0).mean() > 0.85
-    assert scores["own"][said].mean() > scores["other"][said].mean() + 1.5
+    said = slice(25, 45)                                    # within both sentences
+    assert (scores["own"][said] > 0).mean() > 0.9
+    assert scores["own"][said].mean() > scores["other"][said].mean() + 4
     assert (ActiveSpeakerDetector().scores(first, np.zeros_like(own)) < 0).all()
 
 

@@ -81,7 +81,8 @@ def test_between_looks_landmarks_are_near_those_of_every_frame(grid_clip, landma
     short = cut(grid_clip, 20, 50)
     (every,), (second,) = (track_faces(short, stride=stride, landmarks=landmarks) for stride in (1, 2))
     away = np.linalg.norm(every.points[:, MOUTH[landmarks]] - second.points[:, MOUTH[landmarks]], axis=1)
-    assert away.mean() < 1.5                                 # of 110 for the face; the mesh is followed between searches
+    # The mesh is followed between searches: single points of it by another 0.1 pixels, of 110 for the face.
+    assert away.mean() < (1.2 if landmarks == faces.MESH else 1)
     assert away.max() < 4
 
 

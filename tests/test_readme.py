@@ -61,7 +61,7 @@ def test_every_block_is_one_that_the_walk_runs():
     for typed, _ in commands():
         assert typed.startswith(("uv run avsr ", *TESTS, "python -c ")), typed
     said = [words[3] for words in (typed.split() for typed, _ in commands()) if words[:3] == ["uv", "run", "avsr"]]
-    for needed in ("transcribe", "fetch", "prepare", "train", "benchmark", "report", "explain", "import"):
+    for needed in ("transcribe", "faces", "fetch", "prepare", "train", "benchmark", "report", "explain", "import"):
         assert needed in said, f"the README shows no avsr {needed}"
 
 

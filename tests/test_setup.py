@@ -92,6 +92,8 @@ def test_the_users_packages_are_dependencies():
 def test_the_readme_tree_is_true():
     readme = (ROOT / "README.md").read_text()
     tree = readme[readme.index("<!-- tree -->"):readme.index("<!-- end of tree -->")]
+    rooms = re.findall(r"^  ([a-z_]+\.py|[a-z_]+/)", tree, re.MULTILINE)
+    assert sorted(set(rooms)) == sorted(rooms), "a room is named twice"
     named = set(re.findall(r"^\s*([a-z_]+\.py|[a-z_]+/)", tree, re.MULTILINE))
     there = {path.name + ("/" if path.is_dir() else "") for path in (ROOT / "avsr").iterdir()
              if path.name[0] not in "._" and path.name != "py.typed"}

@@ -107,7 +107,7 @@ def test_each_frame_shows_the_mouth_of_whoever_speaks_and_the_photograph_of_nobo
 
     left, right = mouth(3, log_odds((104, 75), (96, 125))), mouth(8, log_odds((97, 75), (105, 50), (95, 75)))
     sound = np.random.default_rng(0).normal(0, 0.1, 200 * SAMPLES_PER_FRAME).astype(np.float32)
-    monkeypatch.setattr(split, "speech_of", lambda sound, n: (np.ones(n), np.full(n, -20.0)))
+    monkeypatch.setattr(split, "speech_of_frames", lambda sound, n: np.ones(n))
     found = find_turns([left, right], SpeechSegment(25, 175), sound, 0, Known())
     assert [turn.persons for turn in found.turns] == [(3,), (8,), ()]
     edges = [turn.end_frame - 25 for turn in found.turns]

@@ -40,7 +40,7 @@ def heard(model: checkpoint.Checkpoint, data: Path, modality: str) -> dict[str, 
 
 def test_they_are_there_and_small():
     assert {"default", "grid"} <= set(checkpoint.shipped())
-    assert sum(path.stat().st_size for path in checkpoint.SHIPPED.rglob("*") if path.is_file()) < 40 * 2**20
+    assert sum(path.stat().st_size for path in checkpoint.SHIPPED.rglob("*") if path.is_file()) < 40e6
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from avsr.decode import Hypothesis
 from avsr.lips import MouthCropSettings, Mouths
 from avsr.rates import SAMPLE_RATE, SEGMENT_FRAMES, frames_to_samples
 from avsr.segment import RestOptions, SpeechSegment, cuts_at_rests
+from avsr.speakers import SpeakerTurn
 from avsr.stream import StreamReader, Window
 from avsr.text import normalise
 from avsr.transcribe.windows import (
@@ -121,7 +122,7 @@ def test_halves_meet_in_the_pause(talk):
 
 
 def test_frames_with_speech(talk):
-    speech = speech_frames(talk.audio)
+    speech = speech_frames(talk)
     assert len(speech) == talk.segment.end_frame - talk.segment.start_frame
     assert speech[25:100].mean() > 0.8
     assert not speech[155:170].any()
@@ -195,3 +196,17 @@ def test_half_a_minute_without_a_pause_is_written_once(tiny_en, hello):
     words = normalise(transcript.text).split()
     assert [words.count(one) for one in ("computer", "made", "read", "words", "lips")] == [6] * 5, "each once a sentence"
     assert abs(len(words) - 96) <= 5, "it hears `the law` for one hello"
+
+
+def test_a_part_of_a_window_keeps_who_speaks_and_that_lips_and_sound_are_apart():
+    ones = np.ones(50, np.float32)
+    mouths = Mouths(np.zeros((50, 96, 96), np.uint8), np.zeros(50, bool), 80 * ones, ones, 100, 3)
+    turns = (SpeakerTurn(100, 120, (3,)), SpeakerTurn(120, 150, ()))
+    whole = Window(SpeechSegment(100, 150), np.arange(frames_to_samples(50), dtype=np.float32), mouths, turns=turns, seen=np.ones(50, bool),
+                   scores={3: np.arange(50, dtype=np.float32)}, apart=True)
+    part = whole.part(30, 40)
+    assert part.apart, "its lips must not be read either"
+    assert (part.segment, part.turns) == (SpeechSegment(130, 140), turns[1:])
+    assert part.scores[3].tolist() == list(range(30, 40))
+    assert (part.audio[0], len(part.audio), len(part.seen), part.mouths.start_frame) == (frames_to_samples(30), frames_to_samples(10), 10, 130)
+    assert whole.part(0, 50) is whole

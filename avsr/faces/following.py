@@ -2,7 +2,7 @@
 
     a frame, and the key points (17, 2) of a face in the frame before  ->  those in this frame, and whether they are a face's
 
-The network was taught by the mesh, see experiments/following. It costs a fiftieth of a search. What it says is corrected so
+The network was taught by the mesh, see experiments/lips. It costs a fiftieth of a search. What it says is corrected so
 that it agrees with the mesh wherever that was searched, before and after, and the other points of the mesh move with the key
 points.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from avsr.faces.search import face_size
+from avsr.media.colour import grey_of
 from avsr.runtime import import_onnxruntime
 
 NETWORK = Path(__file__).parents[1] / "weights" / "face_follower.onnx"
@@ -102,8 +103,7 @@ def _picture(frame: np.ndarray, turn: complex, shift: complex) -> np.ndarray:
     matrix = finer * np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
     side = INPUT * finer
     picture = cv2.warpAffine(frame, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    if picture.ndim == 3:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    picture = grey_of(picture)
     if finer > 1:
         picture = cv2.resize(picture, (INPUT, INPUT), interpolation=cv2.INTER_AREA)
     mean, std = cv2.meanStdDev(picture)
@@ -178,18 +178,6 @@ class FollowedFace:
         shift = said - _interpolated(known, searched, there)
         points += self.weights @ _interpolated(frames, known, shift).reshape(len(frames), len(GROUPS), 2).astype(np.float32)
         return points, known
-
-
-def grey_of(frame: np.ndarray) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8 RGB -> (H, W) uint8."""
-    import cv2
-
-    return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-
-
-def own_copy(array: np.ndarray) -> np.ndarray:
-    """The array, in memory of its own."""
-    return array if array.base is None else array.copy()
 
 
 def apart(before: np.ndarray, after: np.ndarray) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 
 from avsr.faces.geometry import similarity
 from avsr.faces.search import BLAZEFACE, MESH
+from avsr.media.colour import grey_of
 
 SIZE = 64                     # pixels: side of the grey face. It goes from the eyebrows to below the mouth.
 # The corners of the person's right eye, those of the left eye, and the base or tip of the nose; and where they are laid.
@@ -178,5 +179,4 @@ class People:
         matrix = similarity(here, np.array(REFERENCE))
         finer = int(np.clip(np.ceil(1 / max(float(np.hypot(*matrix[:, 0])), 1e-6)), 1, FINEST))
         face = cv2.warpAffine(picture, matrix * finer, (SIZE * finer, SIZE * finer), borderMode=cv2.BORDER_REPLICATE)
-        grey = face if face.ndim == 2 else cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
-        return cv2.GaussianBlur(cv2.resize(grey, (SIZE, SIZE), interpolation=cv2.INTER_AREA), (0, 0), BLUR)
+        return cv2.GaussianBlur(cv2.resize(grey_of(face), (SIZE, SIZE), interpolation=cv2.INTER_AREA), (0, 0), BLUR)

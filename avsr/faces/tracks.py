@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from avsr.faces.crowds import CrowdFinder
-from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, grey_of, own_copy, shared_network
+from avsr.faces.following import FollowedFace, FollowerNetwork, apart, carry_weights, shared_network
 from avsr.faces.identity import DECIDE_FRAMES, People, Sighting
 from avsr.faces.quality import turned_away
 from avsr.faces.scenes import THUMBNAIL, CutFinder, ShotFrame, thumbnail
 from avsr.faces.search import MESH, FaceFinder, face_size
-from avsr.media.colour import joined
+from avsr.media.colour import grey_of, joined, own_copy
 
 if TYPE_CHECKING:
     from avsr.media import Clip

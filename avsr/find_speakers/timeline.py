@@ -45,7 +45,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who is seen. label: SPEAKER_NN for who speaks, in the order of their first words; else PERSON_NN.
+    """Somebody who is seen. label: SPEAKER_NN for who speaks, in the order of their first turns; else PERSON_NN.
 
     number: as face tracks have it, from 0. speech_s: seconds in which this person speaks. stretches: in order of time.
     """

@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from avsr import media, selection, sync
-from avsr.errors import AvsrError
 from avsr.label import readings
 from avsr.label.journal import RecordingEnd
 from avsr.label.labels import Label, LabelLimits, utterance, why_left_out, why_unlabelled
 from avsr.lips import Mouths
 from avsr.manifest import Utterance
 from avsr.prepare import PrepareSettings
-from avsr.prepare.crop import Outcome, Unusable, make_outcome, without_name
+from avsr.prepare.crop import Outcome, Unusable, make_outcome, why_failed, without_name
 from avsr.segment import VadOptions
 from avsr.speakers import ActiveSpeakerDetector
 from avsr.stream import StreamReader, Window
@@ -85,12 +84,8 @@ def work(job: LabelJob, tick: Callable[..., None], *, settings: LabelSettings, p
     recogniser = readings.loaded(settings.model, settings.second_model, settings.device)      # its errors are not the file's
     try:
         reader.run(recogniser)
-    except Unusable as error:
-        reason = str(error)
-    except AvsrError as error:
-        reason = f"cannot be read: {without_name(str(error), job.path)}"
     except Exception as error:                               # a bug in avsr must not cost the user the other files
-        reason = f"mistake in avsr: {type(error).__name__}: {error}"
+        reason = why_failed(error, job.path)
     problems = tuple(without_name(sentence, job.path) for sentence in reader.problems)
     return RecordingEnd(job.media, round(reader.seconds, 2), reader.n_segments, problems, reason)
 

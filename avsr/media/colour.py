@@ -42,6 +42,18 @@ def chroma_size(height: int, width: int) -> tuple[int, int]:
     return (height + 1) // 2, (width + 1) // 2
 
 
+def grey_of(picture: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8 RGB -> (H, W) uint8, by OpenCV."""
+    import cv2
+
+    return picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+
+
+def own_copy(array: np.ndarray) -> np.ndarray:
+    """The array, in memory of its own."""
+    return array if array.base is None else array.copy()
+
+
 def no_colour(grey: np.ndarray) -> GreyPicture:
     """A picture that was grey before."""
     return GreyPicture(grey, np.full((2, *chroma_size(*grey.shape)), NO_COLOUR, np.uint8))

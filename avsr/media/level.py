@@ -29,6 +29,13 @@ def frame_powers(audio: np.ndarray) -> np.ndarray:
     return np.square(audio[:n_frames * SAMPLES_PER_FRAME].reshape(-1, SAMPLES_PER_FRAME), dtype=np.float64).mean(axis=1)
 
 
+def frame_levels(audio: np.ndarray, n_frames: int) -> np.ndarray:
+    """Sound (S,) -> level of each of `n_frames` video frames, (n_frames,) float64, dB of full scale; -100 beyond its end."""
+    whole = np.zeros(n_frames * SAMPLES_PER_FRAME, np.float32)
+    whole[: len(audio)] = audio[: len(whole)]
+    return 10 * np.log10(frame_powers(whole) + 1e-10)
+
+
 def decibels(power: float) -> float:
     """Mean power -> dB of full scale, FLOOR_DB at least."""
     return 10 * math.log10(max(power, 10 ** (FLOOR_DB / 10)))

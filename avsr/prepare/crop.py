@@ -98,18 +98,23 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     try:
         _cut(job, settings, made, problems, tick)
         reason = "outside the recording"
-    except Unusable as error:
-        reason = str(error)
-    except AvsrError as error:
-        reason = f"cannot be read: {without_name(str(error), job.path)}"
     except Exception as error:                               # a bug in avsr must not cost the user the other files
-        reason = f"mistake in avsr: {type(error).__name__}: {error}"
+        reason = why_failed(error, job.path)
     first = job.utterances[0].id
     noted = tuple(Problem(first, "media", Path(job.path).name, without_name(sentence, job.path)) for sentence in problems)
     out = [made.get(utterance.id, Outcome(utterance.id, dropped=reason)) for utterance in job.utterances]
     if noted and out[0].packed is not None:
         out[0] = Outcome(**{**vars(out[0]), "problems": out[0].problems + noted})
     return out
+
+
+def why_failed(error: Exception, path: str) -> str:
+    """Why a recording gave nothing, or nothing more: the reason for the table of what was dropped."""
+    if isinstance(error, Unusable):
+        return str(error)
+    if isinstance(error, AvsrError):
+        return f"cannot be read: {without_name(str(error), path)}"
+    return f"mistake in avsr: {type(error).__name__}: {error}"
 
 
 def without_name(sentence: str, path: str) -> str:

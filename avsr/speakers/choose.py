@@ -32,12 +32,7 @@ def choose_speaker(mouths: Iterable[Mouths], start_frame: int, end_frame: int,
     tracked, as after a cut to another camera, the next best person fills in who was never in sight beside those already taken.
     Returns (end_frame - start_frame) frames, black and missing where nobody is seen; None where nobody is seen at all.
     """
-    people: dict[int, list[Mouths]] = defaultdict(list)
-    for part in mouths:
-        if part.start_frame < end_frame and part.end_frame > start_frame:
-            people[part.person].append(part)
-    stretches = [joined(parts, start_frame, end_frame) for parts in people.values()]
-    stretches = [one for one in stretches if _weight(one) > 0]
+    stretches = [one for one in _people(mouths, start_frame, end_frame) if _weight(one) > 0]
     stretches.sort(key=lambda one: (-_weight(one), one.person))
     if not stretches:
         return None
@@ -50,12 +45,16 @@ def choose_speaker(mouths: Iterable[Mouths], start_frame: int, end_frame: int,
 
 def everybody(mouths: Iterable[Mouths], start_frame: int, end_frame: int) -> dict[int, Mouths]:
     """The mouth of each person who is seen, from `start_frame` to before `end_frame`."""
+    return {one.person: one for one in _people(mouths, start_frame, end_frame) if not one.missing.all()}
+
+
+def _people(mouths: Iterable[Mouths], start_frame: int, end_frame: int) -> list[Mouths]:
+    """The mouth of each person of whom there is a part, in order of number."""
     parts: dict[int, list[Mouths]] = defaultdict(list)
     for part in mouths:
         if part.start_frame < end_frame and part.end_frame > start_frame:
             parts[part.person].append(part)
-    people = {person: joined(parts[person], start_frame, end_frame) for person in sorted(parts)}
-    return {person: one for person, one in people.items() if not one.missing.all()}
+    return [joined(parts[person], start_frame, end_frame) for person in sorted(parts)]
 
 
 def _likely_speaker(people: list[Mouths], sound: np.ndarray | None) -> Mouths:

@@ -9,6 +9,7 @@ Zisserman 2016). The network was trained by experiments/active_speaker/train.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,9 +22,10 @@ from avsr.errors import BadCheckpoint
 from avsr.lips import MouthCropSettings
 from avsr.rates import FEATURES_PER_FRAME
 from avsr.schema import Between, InvalidValue, read_json, validate_table
-from avsr.tensorfiles import check_finite, misfit, read_header, read_safetensors
+from avsr.tensorfiles import Stored, check_finite, misfit, read_header, read_safetensors
 
 DESCRIPTION, WEIGHTS = "network.json", "model.safetensors"  # files of a stored network
+SCALE = ".scale"                                            # follows the name of weights in the name of their scales
 Width = Annotated[int, Between(1, 1024)]
 Dilations = Annotated[tuple[Annotated[int, Between(1, 25)], ...], Between(1, 8)]
 POWER_FLOOR = 1e-8                                          # of a mel band: digital silence and the quietest rooms
@@ -197,9 +199,38 @@ def load(folder: Path) -> ActiveSpeakerNetwork:
     if differences := mouth_crop.differences(MouthCropSettings()):
         raise BadCheckpoint(f"{folder}: its mouths are cropped otherwise ({differences[0]}).  Install avsr again.")
     network = ActiveSpeakerNetwork(dims)
-    if wrong := misfit(network.state_dict(), read_header(folder / WEIGHTS)):
+    header = read_header(folder / WEIGHTS)
+    found = {name: Stored(one.shape, "F16") if _is_packed(name, header) else one
+             for name, one in header.items() if not name.endswith(SCALE)}
+    if wrong := misfit(network.state_dict(), found):
         raise BadCheckpoint(f"{folder}: its weights do not fit its dims (it {wrong}).  Install avsr again.")
-    weights = read_safetensors(folder / WEIGHTS)
+    weights = unpacked(read_safetensors(folder / WEIGHTS))
     check_finite(weights, folder / WEIGHTS)
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False)
+
+
+def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are stored: those of convolutions and linear layers in 8 bits with a scale for each channel that comes
+    out, other numbers in 16. `unpacked` takes them back."""
+    out = {}
+    for name, value in weights.items():
+        if value.is_floating_point() and value.ndim > 1:
+            scale = value.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
+            out[name + SCALE] = scale
+            out[name] = (value / scale.view(-1, *[1] * (value.ndim - 1))).round().to(torch.int8)
+        else:
+            out[name] = value.half() if value.is_floating_point() else value
+    return out
+
+
+def unpacked(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float32."""
+    return {name: value.float() * stored[name + SCALE].view(-1, *[1] * (value.ndim - 1)) if name + SCALE in stored else value
+            for name, value in stored.items() if not name.endswith(SCALE)}
+
+
+def _is_packed(name: str, header: Mapping[str, Stored]) -> bool:
+    """Whether a tensor is stored in 8 bits, and has its scales."""
+    scale = header.get(name + SCALE)
+    return scale is not None and header[name].dtype == "I8" and scale == Stored(header[name].shape[:1], "F32")

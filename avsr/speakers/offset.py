@@ -25,7 +25,7 @@ MAX_FRAMES = 60 * VIDEO_FPS           # from the first block that counts to the 
 MAX_OFFSET = 12                       # frames up to which lips are moved: 0.48 s
 MAX_LAG = 25                          # frames up to which lags are compared
 NEAR = 2                              # frames within which two lags say the same
-IN_STEP = 1                           # frames by which lips may be early or late and stay as they are, see sync.MAX_LAG
+IN_STEP = 1                           # frames by which lips may be early or late and stay as they are
 # The margin is that of the best lag over all that are not near, in log-odds summed over the frames of a block; the height is
 # the mean log-odds of the best lag. Chosen with a network that had never seen s4, on 35 clips of s4 (GRID train and valid),
 # sums of 4 blocks: in step at least 230 (5th percentile; 61 in babble at -10 dB) and -2.07 (-2.48); with another's voice at

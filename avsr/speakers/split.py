@@ -12,9 +12,9 @@ import numpy as np
 
 from avsr import sync
 from avsr.lips import Mouths
-from avsr.media.level import decibels
-from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS, frames_to_samples, samples_to_frames
-from avsr.segment import STEP, SpeechProbability, SpeechSegment
+from avsr.media.level import frame_levels
+from avsr.rates import VIDEO_FPS, frames_to_samples, samples_to_frames
+from avsr.segment import SpeechSegment, speech_of_frames
 from avsr.speakers.choose import choose_speaker, everybody, joined
 from avsr.speakers.models import SpeakerDetector
 from avsr.speakers.turns import SpeakerTurn, cut_at_pauses, speaker_turns
@@ -55,7 +55,8 @@ def find_turns(mouths: Iterable[Mouths], segment: SpeechSegment, sound: np.ndarr
         if not silent[here].all():
             images = one.images if one.compared is None else one.compared
             scores[person] = detector.scores(images, sound, silent)[here]
-    speech, level_db = speech_of(sound[frames_to_samples(here.start) : frames_to_samples(here.stop)], n_frames)
+    heard = sound[frames_to_samples(here.start) : frames_to_samples(here.stop)]
+    speech, level_db = speech_of_frames(heard, n_frames), frame_levels(heard, n_frames)
     turns = cut_at_pauses(speaker_turns(scores, start, n_frames, speech), speech, level_db)
     return Conversation(tuple(turns), mouths_of_turns(people, turns), seen, scores)
 
@@ -66,17 +67,6 @@ def one_turn(mouths: Mouths | None, segment: SpeechSegment) -> Conversation:
     n_frames = segment.end_frame - segment.start_frame
     seen = np.zeros(n_frames, bool) if mouths is None else ~mouths.missing
     return Conversation((SpeakerTurn(segment.start_frame, segment.end_frame, persons),), mouths, seen)
-
-
-def speech_of(sound: np.ndarray, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """(S,) float32 -> the probability of speech and the level in dB in each of `n_frames` frames, (n_frames,) float64 both."""
-    whole = np.zeros(frames_to_samples(n_frames), np.float32)
-    whole[: len(sound)] = sound[: len(whole)]
-    detector = SpeechProbability()
-    steps = np.concatenate([detector.update(whole), detector.finish()])
-    middles = ((np.arange(n_frames) + 0.5) * SAMPLES_PER_FRAME / STEP).astype(int)
-    power = np.square(whole.reshape(n_frames, SAMPLES_PER_FRAME), dtype=np.float64).mean(axis=1)
-    return steps[np.minimum(middles, len(steps) - 1)].astype(np.float64), np.array([decibels(one) for one in power])
 
 
 def mouths_of_turns(people: Mapping[int, Mouths], turns: Sequence[SpeakerTurn]) -> Mouths | None:

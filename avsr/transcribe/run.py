@@ -278,6 +278,8 @@ class _Transcriber:
         parts = [sentences(window, one, takes_30_s=takes_30_s) for window, one in zip(batch, reliability, strict=True)]
         if len(parts) < sum(map(len, parts)):
             batch = [part for window in parts for part in window if self._is_usable(part)]
+            if not batch:
+                return []
             memory = self._encode(batch)
         if self.video_use.only_in_distribution and not (known := in_distribution(memory)).all():
             self.video_use.n_out_of_distribution += int((~known).sum())

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from avsr.decode import DecodeOptions, Hypothesis, fails
+from avsr.media.level import frame_levels
 from avsr.models.decoder import Memory
-from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS, frames_to_samples, frames_to_seconds
+from avsr.rates import VIDEO_FPS, frames_to_seconds
 from avsr.recogniser import Recogniser
-from avsr.segment import STEP, SpeechProbability, SpeechSegment, VadOptions, cuts_at_rests, quietest
+from avsr.segment import SpeechSegment, VadOptions, cuts_at_rests, quietest, speech_of_frames
 from avsr.speakers import SpeakerTurn
 from avsr.stream import Window
 from avsr.text import normalise
@@ -171,7 +172,7 @@ def unwritten(window: Window, words: Sequence[Word]) -> list[Window]:
         return []
     edges = [0, *(round(time * VIDEO_FPS) for word in words for time in (word.start, word.end)), n_frames]
     holes = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if b - a >= SHORTEST_PART + 2 * MARGIN]
-    speech = speech_frames(window.audio) if holes else np.zeros(0, bool)
+    speech = speech_frames(window) if holes else np.zeros(0, bool)
     return [window.part(_quiet_edge(window, a), b if b == n_frames else _quiet_edge(window, b))
             for a, b in holes if speech[a + MARGIN:b if b == n_frames else b - MARGIN].sum() >= MIN_SPEECH]
 
@@ -179,20 +180,17 @@ def unwritten(window: Window, words: Sequence[Word]) -> list[Window]:
 def halves(window: Window) -> list[Window]:
     """Two parts of a long window with speech, cut where the middle half is quietest; none of any other window."""
     n_frames = _n_frames(window)
-    if window.audio is None or n_frames <= LONG or speech_frames(window.audio).sum() < MIN_SPEECH:
+    if window.audio is None or n_frames <= LONG or speech_frames(window).sum() < MIN_SPEECH:
         return []
     first, last = n_frames // 4, 3 * n_frames // 4
     cut = first + quietest(_levels(window)[first:last], SMOOTHED)
     return [window.part(0, cut), window.part(cut, n_frames)]
 
 
-def speech_frames(audio: np.ndarray) -> np.ndarray:
-    """Sound (S,) -> (T,) bool: the frames in which somebody speaks, by voice activity detection."""
-    detector = SpeechProbability()
-    probability = np.concatenate([detector.update(audio), detector.finish()])
-    n_frames = -(-len(audio) // SAMPLES_PER_FRAME)
-    steps = np.minimum((np.arange(n_frames) + 0.5) * SAMPLES_PER_FRAME // STEP, len(probability) - 1).astype(int)
-    return probability[steps] >= VadOptions().threshold
+def speech_frames(window: Window) -> np.ndarray:
+    """(T,) bool: the frames of a window with sound in which somebody speaks, by voice activity detection."""
+    assert window.audio is not None
+    return speech_of_frames(window.audio, _n_frames(window)) >= VadOptions().threshold
 
 
 def n_before_cut(before: Sequence[Word], after: Sequence[Word], cut_s: float, reach_s: float) -> tuple[int, int]:
@@ -222,12 +220,9 @@ def _quiet_edge(window: Window, edge: int) -> int:
 
 
 def _levels(window: Window) -> np.ndarray:
-    """(T,) the level of each frame of the sound, dB; beyond its end -100 dB."""
+    """(T,) the level of each frame of the sound, dB."""
     assert window.audio is not None
-    n_frames = _n_frames(window)
-    audio = np.zeros(frames_to_samples(n_frames), np.float32)
-    audio[:len(window.audio)] = window.audio[:len(audio)]
-    return 10 * np.log10(np.square(audio.reshape(n_frames, SAMPLES_PER_FRAME)).mean(axis=1) + 1e-10)
+    return frame_levels(window.audio, _n_frames(window))
 
 
 def _n_frames(window: Window) -> int:

@@ -29,6 +29,7 @@ from avsr.speakers import open_detector as open_model
 HERE = Path(__file__).resolve().parent
 MEASURED = ("speech", "turns", "change", "pause")
 SHIFTS = (-12, -7, -3, 0, 3, 7, 12)                # frames by which the sound of clips is moved to earlier times
+NEAR_LAG = 1                                       # frames by which the correlation may be off
 MAX_LAG = 15                                       # frames over which the shift is looked for
 
 
@@ -81,7 +82,7 @@ class Correlation:
 
         opening, energy, n = sync.mouth_opening(images), sync.energy(audio, len(images)), self.window
         starts = np.clip(np.arange(len(images)) - n // 2, 0, max(0, len(images) - n))
-        curve = [sync.correlations(opening[i : i + n], energy[i : i + n], sync.MAX_LAG).max() - self.even for i in starts]
+        curve = [sync.correlations(opening[i : i + n], energy[i : i + n], NEAR_LAG).max() - self.even for i in starts]
         return np.where(np.zeros(len(images), bool) if missing is None else missing, -np.inf, curve).astype(np.float32)
 
     def lag_scores(self, images: np.ndarray, audio: np.ndarray, max_lag: int, missing: np.ndarray | None = None) -> np.ndarray:

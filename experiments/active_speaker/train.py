@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from avsr.augment import centre
 from avsr.lips import MouthCropSettings
 from avsr.rates import FEATURES_PER_FRAME
-from avsr.speakers.network import DESCRIPTION, WEIGHTS, ActiveSpeakerNetwork, Dims
+from avsr.speakers.network import DESCRIPTION, WEIGHTS, ActiveSpeakerNetwork, Dims, packed
 
 MAX_LAG = 25
 SMOOTHED = 13
@@ -178,11 +178,10 @@ class Run:
 
 
 def store(network: ActiveSpeakerNetwork, folder: Path, bias: float, training: dict[str, Any]) -> None:
-    """Write the folder that avsr.speakers.network.load reads, with weights as float16. bias: is added to all log-odds."""
+    """Write the folder that avsr.speakers.network.load reads, with weights in 8 bits. bias: is added to all log-odds."""
     with torch.no_grad():
         network.out.bias += bias
-    weights = {name: value.half() if value.is_floating_point() else value for name, value in network.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+    save_file({name: value.contiguous() for name, value in packed(network.state_dict()).items()}, folder / WEIGHTS)
     about = {"dims": asdict(network.dims), "mouth_crop": MouthCropSettings().to_dict(), "training": training}
     (folder / DESCRIPTION).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)          # safetensors makes it readable for its owner alone

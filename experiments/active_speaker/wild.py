@@ -20,8 +20,8 @@ from avsr import media
 from avsr.faces import FaceTracker
 from avsr.lips import MouthCropper, MouthCropSettings
 from avsr.rates import frames_to_samples
+from avsr.segment import speech_of_frames
 from avsr.speakers import SpeakerDetector
-from avsr.speakers.split import speech_of
 
 LABELS = Path(__file__).resolve().parent / "wild_labels.json"
 NEAR = 0.1                                         # of the width: how far a face may be from where its label says
@@ -68,7 +68,7 @@ def main() -> None:
             evaluate.remember_faces(detector)
             for whose, (audio, labelled) in heard.items():
                 scores = [scores_of(person, detector, wanted, audio) for person in people]
-                for kind, pair in counts(people, scores, labelled, speech_of(audio, n_frames)[0] > 0.5).items():
+                for kind, pair in counts(people, scores, labelled, speech_of_frames(audio, n_frames) > 0.5).items():
                     found.setdefault(kind if whose == "own" else "another's sound", []).append(pair)
         for kind, pairs in found.items():
             row = np.array(pairs)
