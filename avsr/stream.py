@@ -67,43 +67,58 @@ class Window:
                       apart=self.apart)
 
 
+@dataclass(frozen=True)
+class StreamSettings:
+    """How a recording is read.
+
+    vad: detect speech; without, segments cover the whole recording, see segmenters.CoveringParts. speech: settings of that.
+    extension: extend segments by what may be speech hidden in noise, see segment.SegmentExtension; this needs mouths and vad.
+    speakers: find out who speaks when; this needs mouths. speaker_model: by which network, see speakers.open_detector.
+    save_lips: a folder, or an .mp4 file, for a small video of the mouths. stage: the words before the name of the recording
+    when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain.
+    """
+
+    vad: bool = True
+    speech: VadOptions = VadOptions()
+    extension: bool = False
+    speakers: bool = False
+    speaker_model: str | Path | None = None
+    save_lips: Path | None = None
+    stage: str = "transcribing"
+    amplify: bool = True
+
+
 class StreamReader:
     """Reads a recording once, from start to end, and keeps only the sound and the mouths that are still needed.
 
     Iterating over the reader gives one Window for each speech segment, as soon as its sound and its mouths are complete.
     For other windows, iterate over `clips`, take each `window` once its last frame is `settled`, and `forget` what is over.
 
-    mouth_crop: how mouths are cut out; None reads the sound alone. vad: detect speech; without, segments cover the whole
-    recording, see segmenters.CoveringParts. extension: extend segments by what may be speech hidden in noise, see
-    segment.SegmentExtension; this needs mouth_crop and vad. speakers: find out who speaks when; this needs mouth_crop.
-    speaker_model: by which network, see speakers.open_detector. speech: settings of the detection of speech. save_lips: a
-    folder, or an .mp4 file, for a small video of the mouths. stage: the words before the name of the recording when `progress`
-    is told. amplify: make very quiet sound louder, see media.Recording.gain. on_tracks: called with the parts of face tracks
-    as they become final.
+    mouth_crop: how mouths are cut out; None reads the sound alone. on_tracks: called with the parts of face tracks as they
+    become final.
 
     n_frames: frames read so far. duration_s: seconds read so far. ended: whether the recording has been read to its end.
     loudness: the level of the sound read so far, before it is amplified.
     """
 
-    def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None, *, vad: bool = True,
-                 extension: bool = False, speakers: bool = False, speaker_model: str | Path | None = None,
-                 speech: VadOptions | None = None, save_lips: Path | None = None, stage: str = "transcribing",
-                 amplify: bool = True, on_tracks: Callable[[list[FaceTrack]], None] | None = None,
-                 progress: Progress = no_progress):
-        assert not extension or (mouth_crop is not None and vad)
-        assert not speakers or mouth_crop is not None
-        self.recording, self.mouth_crop, self.save_lips, self.amplify = recording, mouth_crop, save_lips, amplify
-        self.vad, self.extension, self.speech = vad and recording.has_audio, extension, speech or VadOptions()
-        self.stage, self.progress, self.on_tracks = f"{stage} {Path(recording.name).name}", progress, on_tracks
+    def __init__(self, recording: media.Recording, mouth_crop: MouthCropSettings | None,
+                 settings: StreamSettings = StreamSettings(), *,
+                 on_tracks: Callable[[list[FaceTrack]], None] | None = None, progress: Progress = no_progress):
+        assert mouth_crop is not None or not (settings.extension or settings.speakers)
+        assert settings.vad or not settings.extension
+        self.recording, self.mouth_crop, self.settings = recording, mouth_crop, settings
+        self.on_tracks, self.progress = on_tracks, progress
         self.n_frames, self.duration_s, self.ended, self.loudness = 0, 0.0, False, Loudness()
-        self._sound = _Sound(keep_all=save_lips is not None)
+        self._sound = _Sound(keep_all=settings.save_lips is not None)
         self._mouths: MouthStream | None = None
-        self._detector = open_detector(speaker_model) if speakers else None
+        self._detector = open_detector(settings.speaker_model) if settings.speakers else None
         self._can_compare = recording.has_audio and recording.has_video and not recording.is_silent
 
     def __iter__(self) -> Iterator[Window]:
-        segments = DetectedSpeech(self.speech) if self.vad else CoveringParts(self)
-        gaps = Gaps(self) if self.extension else None
+        detects = self.settings.vad and self.recording.has_audio
+        segments = DetectedSpeech(self.settings.speech) if detects else CoveringParts(self)
+        gaps = Gaps(self) if self.settings.extension else None
+        stage = f"{self.settings.stage} {Path(self.recording.name).name}"
         context = 0 if self._detector is None else CONTEXT
         waiting: list[SpeechSegment] = []
         for clip in self.clips():
@@ -116,21 +131,21 @@ class StreamReader:
                 oldest = min(oldest, gaps.oldest)
             yield from map(self.window, ready)
             self.forget(oldest - context)
-            self.progress(self.stage, self.duration_s, self.recording.duration_s, "s")
+            self.progress(stage, self.duration_s, self.recording.duration_s, "s")
         waiting += segments.finish(self.n_frames)
         yield from map(self.window, waiting if gaps is None else gaps.finish(waiting))
-        if self.save_lips is not None and self._mouths is not None:
-            self._mouths.save(lips_path(self.save_lips, self.recording.name), self._sound.all)
+        if self.settings.save_lips is not None and self._mouths is not None:
+            self._mouths.save(lips_path(self.settings.save_lips, self.recording.name), self._sound.all)
 
     def clips(self, n_frames: int | None = None) -> Iterator[media.Clip]:
         """Decode the recording in Clips of `n_frames`; each Clip is given after its sound and its mouths have been kept."""
         usual = AUDIO_WINDOW_FRAMES if self.mouth_crop is None else VIDEO_WINDOW_FRAMES
-        gain = self.recording.gain if self.amplify else 1.0
+        gain = self.recording.gain if self.settings.amplify else 1.0
         with ExitStack() as stack:
             if self.mouth_crop is not None:
                 self._mouths = MouthStream(self.mouth_crop, self.recording, on_tracks=self.on_tracks,
                                            sound=self._sound.of if self._can_compare else None,
-                                           keep_all=self.save_lips is not None,
+                                           keep_all=self.settings.save_lips is not None,
                                            compared=None if self._detector is None else self._detector.mouth_crop)
                 stack.callback(self._mouths.tracker.close)
             grey = self.mouth_crop is not None and self.mouth_crop.landmarks == MESH

@@ -15,7 +15,7 @@ from avsr.manifest import Utterance
 from avsr.prepare import PrepareSettings
 from avsr.rates import SAMPLES_PER_FRAME
 from avsr.segment import SpeechSegment
-from avsr.stream import StreamReader
+from avsr.stream import StreamReader, StreamSettings
 
 NONE = MOUTH_CROPS["none"]
 
@@ -32,7 +32,7 @@ def mouth_video(path, side=96, *, height=None, fps=25, n_frames=30, sound=True):
 
 def read(path, mouth_crop=NONE):
     with media.open_recording(path) as recording:
-        reader = StreamReader(recording, mouth_crop, vad=False, amplify=False)
+        reader = StreamReader(recording, mouth_crop, StreamSettings(vad=False, amplify=False))
         windows = list(reader)
     return windows, recording.problems
 
@@ -61,7 +61,7 @@ def test_other_sizes_and_rates_are_brought_to_the_usual_ones_with_a_notice(tmp_p
 def test_pictures_that_cannot_be_mouths_are_refused(tmp_path, width, height):
     clip = media.Clip(np.zeros((4, height, width, 3), np.uint8), np.ones(4, bool))
     with media.open_recording(clip) as recording, pytest.raises(BadMedia) as caught:
-        list(StreamReader(recording, NONE, vad=False))
+        list(StreamReader(recording, NONE, StreamSettings(vad=False)))
     assert f"its pictures are {width}x{height} pixels, and a mouth that is cropped already is a square of 64 to 512.  " in \
         str(caught.value)
     assert "leave out --mouth-crop none" in str(caught.value)
@@ -71,7 +71,7 @@ def test_frames_in_which_nothing_is_shown_are_missing():
     shown = np.array([False, True, True, False])
     clip = media.Clip(np.full((4, 96, 96, 3), 90, np.uint8), shown)
     with media.open_recording(clip) as recording:
-        reader = StreamReader(recording, NONE, vad=False)
+        reader = StreamReader(recording, NONE, StreamSettings(vad=False))
         list(reader.clips())
         mouths = reader.window(SpeechSegment(0, 4)).mouths
     assert mouths.missing.tolist() == (~shown).tolist()

@@ -10,7 +10,7 @@ from avsr.faces import FaceTracker
 from avsr.faces.crowds import EVERY
 from avsr.lips import MouthCropSettings
 from avsr.media import Clip
-from avsr.stream import StreamReader
+from avsr.stream import StreamReader, StreamSettings
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_who_is_left_out_is_counted_and_told(head):
 @pytest.mark.slow
 def test_a_reader_tells_who_was_left_out(head):
     with media.open_recording(crowd(head, 3, 5, 2)) as recording:
-        list(StreamReader(recording, MouthCropSettings(), vad=False))
+        list(StreamReader(recording, MouthCropSettings(), StreamSettings(vad=False)))
         assert recording.problems == ["clip: up to 15 faces are in sight at once, of which 12 were followed; the lips of the "
                                       "others were not read."]
 

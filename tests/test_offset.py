@@ -8,7 +8,7 @@ from avsr.lips import MouthCropSettings, Mouths
 from avsr.segment import SpeechSegment
 from avsr.speakers import ActiveSpeakerDetector
 from avsr.speakers.offset import BLOCK, MAX_LAG, MAX_OFFSET, Offset, OffsetFinder
-from avsr.stream import StreamReader
+from avsr.stream import StreamReader, StreamSettings
 
 
 class Curves(ActiveSpeakerDetector):
@@ -92,7 +92,7 @@ def grid_clip(real_data):
 
 def windows(clip, **options):
     with media.open_recording(clip) as recording:
-        reader = StreamReader(recording, MouthCropSettings(), vad=False)
+        reader = StreamReader(recording, MouthCropSettings(), StreamSettings(vad=False))
         for _ in reader.clips(**options):
             assert reader.settled <= reader.n_frames
         return reader.window(SpeechSegment(0, clip.n_frames)), recording.problems

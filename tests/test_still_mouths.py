@@ -19,7 +19,7 @@ from avsr.prepare import PrepareSettings
 from avsr.rates import frames_to_samples
 from avsr.recogniser import Recogniser
 from avsr.runtime import no_progress
-from avsr.stream import StreamReader, why_unreadable
+from avsr.stream import StreamReader, StreamSettings, why_unreadable
 
 pytestmark = pytest.mark.slow                            # faces are looked for in all of them
 
@@ -62,10 +62,10 @@ def test_a_mouth_that_never_moves_writes_nothing(grid, photographed):
 
 def test_who_moves_is_looked_at_and_not_who_is_larger(photographed):
     with media.open_recording(photographed / "beside.mp4") as recording:
-        (one,) = StreamReader(recording, MouthCropSettings(), vad=False)
+        (one,) = StreamReader(recording, MouthCropSettings(), StreamSettings(vad=False))
     assert why_unreadable(one.mouths, 0.25) is None
     with media.open_recording(photographed / "still.mp4") as recording:
-        (still,) = StreamReader(recording, MouthCropSettings(), vad=False)
+        (still,) = StreamReader(recording, MouthCropSettings(), StreamSettings(vad=False))
     assert one.mouths.size.mean() < 0.7 * still.mouths.size.mean()
     assert why_unreadable(still.mouths, 0.25) == "still"
 

@@ -13,12 +13,12 @@ from avsr.rates import SEGMENT_FRAMES, frames_to_samples
 from avsr.runtime import prefetch
 from avsr.segment import SpeechSegment
 from avsr.segmenters import OVERLAP_FRAMES, Gaps
-from avsr.stream import StreamReader
+from avsr.stream import StreamReader, StreamSettings
 
 
-def pieces(source, **options):
+def pieces(source, mouth_crop, **settings):
     with media.open_recording(source) as recording:
-        return list(StreamReader(recording, **options))
+        return list(StreamReader(recording, mouth_crop, StreamSettings(**settings)))
 
 
 def test_pieces_hold_the_sound_of_their_frames(hello):

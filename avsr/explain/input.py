@@ -20,7 +20,7 @@ from avsr.rates import SEGMENT_FRAMES, SEGMENT_SECONDS, VIDEO_FPS, frames_to_sec
 from avsr.recogniser import MIN_SAMPLES
 from avsr.runtime import Progress
 from avsr.segment import SpeechProbability, SpeechSegment, VadOptions, VadSegmenter
-from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader, Window, why_unreadable
+from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader, StreamSettings, Window, why_unreadable
 from avsr.text import normalise
 
 MAX_MISSING = 0.25                                          # share of frames without a face, as in `transcribe`
@@ -169,7 +169,8 @@ def _choose_segment(source: media.Source, tracks: Mapping[str, Any], recording: 
         return SpeechSegment(0, SEGMENT_FRAMES), "the whole recording"
     if recording.has_audio:
         with media.open_recording(source, want_video=False, **tracks) as again:
-            first = next(iter(StreamReader(again, None, stage="looking for speech in", progress=progress)), None)
+            looking = StreamSettings(stage="looking for speech in")
+            first = next(iter(StreamReader(again, None, looking, progress=progress)), None)
         if first is not None:
             return first.segment, "the first segment in which somebody speaks"
     return SpeechSegment(0, SEGMENT_FRAMES), f"the first {SEGMENT_SECONDS} s"

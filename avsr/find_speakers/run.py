@@ -22,7 +22,7 @@ from avsr.lips import MouthCropSettings
 from avsr.rates import frames_to_seconds
 from avsr.runtime import Progress, no_progress
 from avsr.speakers import SpeakerTurn
-from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader
+from avsr.stream import VIDEO_WINDOW_FRAMES, StreamReader, StreamSettings
 
 VIDEO_CRF = 20                        # quality of the annotated video: about 1 MB for 10 s of 1280x720
 
@@ -50,8 +50,8 @@ def find_speakers(source: media.Source, *, video: str | Path | None = None, spea
 def _analyse(recording: media.Recording, mouth_crop: MouthCropSettings, speaker_model: str | Path | None,
              progress: Progress) -> SpeakerTimeline:
     people = _People(mouth_crop, recording.scale)
-    reader = StreamReader(recording, mouth_crop, speakers=True, speaker_model=speaker_model, on_tracks=people.add,
-                          stage="finding faces in", progress=progress)
+    settings = StreamSettings(speakers=True, speaker_model=speaker_model, stage="finding faces in")
+    reader = StreamReader(recording, mouth_crop, settings, on_tracks=people.add, progress=progress)
     turns: list[SpeakerTurn] = []
     for window in reader:
         offset = 0 if window.apart else reader.offset.frames

@@ -24,7 +24,7 @@ from avsr.prepare import PrepareSettings
 from avsr.prepare.crop import Outcome, Unusable, make_outcome, why_failed, without_name
 from avsr.segment import VadOptions
 from avsr.speakers import ActiveSpeakerDetector
-from avsr.stream import StreamReader, Window
+from avsr.stream import StreamReader, StreamSettings, Window
 
 BATCH = 8                             # segments that are recognised at once
 # A cut at every pause of 0.3 s, where transcription joins over 2 s: one wrong word should cost a sentence, not half a minute.
@@ -108,8 +108,8 @@ class _Reading:
                 raise Unusable("no picture")
             if not recording.has_audio:
                 raise Unusable("no sound")
-            reader = StreamReader(recording, self.prepare.mouth_crop if want_video else None, speech=SPEECH,
-                                  progress=self._progress)
+            reader = StreamReader(recording, self.prepare.mouth_crop if want_video else None,
+                                  StreamSettings(speech=SPEECH), progress=self._progress)
             windows = iter(reader)
             while batch := list(islice(windows, BATCH)):
                 for labelled in self._labelled(batch, recogniser):

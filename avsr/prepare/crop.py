@@ -19,7 +19,7 @@ from avsr.names import INPUT_MODALITIES
 from avsr.rates import VIDEO_FPS
 from avsr.runtime import max_processes, n_cores
 from avsr.segment import SpeechSegment
-from avsr.stream import StreamReader, Window
+from avsr.stream import StreamReader, StreamSettings, Window
 
 WINDOW_FRAMES = 25                    # frames decoded at a time: two windows of 1280x720 are 138 MB
 MAX_SECONDS = cache.MAX_SECONDS       # of an utterance
@@ -135,7 +135,7 @@ def _cut(job: Job, settings: PrepareSettings, made: dict[str, Outcome], problems
             raise Unusable("no picture")
         if want_audio and not recording.has_audio:
             raise Unusable("no sound")
-        reader = StreamReader(recording, settings.mouth_crop if want_video else None, amplify=False)
+        reader = StreamReader(recording, settings.mouth_crop if want_video else None, StreamSettings(amplify=False))
         for _ in reader.clips(WINDOW_FRAMES):
             tick()
             _emit(waiting, reader, settings, made)

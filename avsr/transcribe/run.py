@@ -31,7 +31,7 @@ from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
 from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, prefetch, release_memory
 from avsr.schema import from_keywords
 from avsr.segment import VadOptions
-from avsr.stream import StreamReader, Window, why_unreadable
+from avsr.stream import StreamReader, StreamSettings, Window, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
 from avsr.transcribe.windows import WrittenWindow, joined, recognise, sentences
@@ -116,10 +116,11 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         # With --modality v the sound is not read. With auto it may still tell where somebody speaks.
         vad = options.vad and (used != "v" or (modality == "auto" and recording.has_audio and not recording.is_silent))
         to_tell_speakers = MouthCropSettings() if options.speakers else None
-        reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, vad=vad,
-                              extension=vad and used == "av" and checkpoint.video_trained, speakers=options.speakers,
-                              speaker_model=options.speaker_model, speech=speech_options(checkpoint),
-                              save_lips=None if options.save_lips is None else Path(options.save_lips), progress=progress)
+        settings = StreamSettings(
+            vad=vad, speech=speech_options(checkpoint), extension=vad and used == "av" and checkpoint.video_trained,
+            speakers=options.speakers, speaker_model=options.speaker_model,
+            save_lips=None if options.save_lips is None else Path(options.save_lips))
+        reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, settings, progress=progress)
         transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
         segments: list[Segment] = []
         for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):

@@ -17,7 +17,7 @@ import numpy as np
 from avsr import checkpoint, media, noise
 from avsr.metrics import NOTHING, word_errors
 from avsr.rates import SAMPLE_RATE, frames_to_samples
-from avsr.stream import StreamReader
+from avsr.stream import StreamReader, StreamSettings
 from avsr.text import normalise
 from avsr.transcribe import transcribe
 
@@ -170,7 +170,7 @@ def n_harmed(words: Sequence[tuple[float, float, str]], segments: Sequence[tuple
 def measure(one: Long, model: checkpoint.Checkpoint, modality: str, vad: bool) -> dict:
     """A row of results for a recording."""
     reader = StreamReader(media.open_recording(one.source, want_audio=modality != "v"),
-                          None, vad=vad and modality != "v", amplify=False) if modality == "a" else None
+                          None, StreamSettings(vad=vad, amplify=False)) if modality == "a" else None
     row = {"recording": one.name, "model": model.name, "modality": modality, "vad": vad,
            "seconds": round(len(one.audio) / SAMPLE_RATE, 1)}
     if reader is not None:
