@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +79,7 @@ class StreamSettings:
     """
 
     vad: bool = True
-    speech: VadOptions = VadOptions()
+    speech: VadOptions = field(default_factory=VadOptions)
     extension: bool = False
     speakers: bool = False
     speaker_model: str | Path | None = None
