@@ -14,7 +14,8 @@ import numpy as np
 
 LARGEST_SCORE = 3.0       # log-odds beyond which a score says no more
 UNSEEN_SCORE = -1.0       # of a person in a frame without the mouth: it may be turned away for a moment
-# On 18 conversations made of GRID (experiments/speaker_text), in which 108 sentences are said, these costs give 104 turns and
+# Chosen with the network after a third of its training. On 18 conversations made of GRID (experiments/speaker_text), in which
+# 108 sentences are said, these costs give 104 turns and
 # the right speaker in 98.3 % of the frames of speech. Where all in sight talk and one of them is heard
 # (experiments/active_speaker, `dubbed`, valid) it is 88.7 % (87.0 if nobody costs nothing, 90.8 with 1.0), and 92.8 % where
 # somebody off screen is heard (95.0, 88.0). Two who talk at once are named in 33 % of the frames, in 23 % with 2.0 for a pair,
