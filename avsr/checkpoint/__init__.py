@@ -1,6 +1,6 @@
 """Models on disk, as tensors and readable JSON, never pickle; and the names by which models are found.
 
-    shipped name | folder | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, and the settings of decoding
+    shipped name | folder | kept name | Whisper size | owner/model  ->  Checkpoint: network, tokenizer, settings of decoding
 A folder holds model.safetensors, tokenizer.json, and model.json, which names the sha256 of both. A model with a `base` holds
 only the weights that differ from it. Folders are not trusted: description.py checks model.json, folder.py the files beside it.
 """
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from avsr import assets
 from avsr.checkpoint.description import Checkpoint, describe, read_description
 from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, finish_save, load_ours, sha256_of, temporary
+from avsr.checkpoint.kept import kept_folder
 from avsr.checkpoint.whisper import PACKAGED, fetch_whisper, load_packaged, load_whisper
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput, quote
 from avsr.output import reason_of
@@ -34,8 +36,8 @@ MOST_BASES = 3                                              # of a model, its ba
 
 def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
          progress: Progress = no_progress) -> Checkpoint:
-    """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`;
-    Whisper's `tiny.en`, `large-v3`), or by its name on the hub.
+    """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`; what was
+    fetched or enrolled, see kept.py; Whisper's `tiny.en`, `large-v3`), or by its name on the hub.
 
     lips: False leaves out the video encoder of a model that can do without it, which saves memory. A Whisper gets a
     new video encoder behind closed gates. Raises BadCheckpoint or MissingAsset.
@@ -64,6 +66,8 @@ def _load(name: str, with_video: bool, progress: Progress, above: tuple[Path, ..
     if found:
         raise BadCheckpoint(f"{name}: a file, but a model is a folder with model.json and model.safetensors.  "
                             "Name the folder.")
+    if (kept := kept_folder(name)) is not None:
+        return replace(_load_ours(kept, with_video, progress, above), name=name)
     return _load_by_name(name, with_video, progress)
 
 
@@ -88,8 +92,9 @@ def shipped() -> list[str]:
 
 
 def may_use_video(name: str | Path) -> bool:
-    """Whether a model may have a trained video encoder: a shipped one, or a folder of ours, but no published Whisper."""
-    return str(name) in shipped() or (str(name) != "" and os.path.exists(Path(name) / "model.json"))
+    """Whether a model may have a trained video encoder: one that is shipped or kept, a folder of ours; no published Whisper."""
+    name = str(name)
+    return name in shipped() or (name != "" and (os.path.exists(Path(name) / "model.json") or kept_folder(name) is not None))
 
 
 def _load_by_name(name: str, with_video: bool, progress: Progress) -> Checkpoint:
