@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from avsr.checkpoint import Checkpoint, load
 from avsr.combine import CombinedRecogniser, Evidence, combine, open_recogniser
 from avsr.combine.candidates import candidates, mixtures
+from avsr.combine.scores import score_by_video
 from avsr.combine.spelling import Candidate, Known, SpellingSearch
 from avsr.combine.times import merged
 from avsr.combine.weights import lips_reliability, lips_score
@@ -154,6 +155,16 @@ def test_models_that_cannot_do_their_part_are_refused(tiny_en, grid):
         combine(seer, grid)
     with pytest.raises(BadCheckpoint, match="together, so it cannot read lips"):
         combine(tiny_en, replace(seer, model=type("Pair", (), {"modalities": ("av",)})()))
+
+
+def test_a_text_for_which_the_lips_have_no_room_is_left_to_the_sound(grid, face):
+    lips = Recogniser(grid)
+    memory = lips.encode(None, [face], "v")
+    long, short = ("again",) * 40, ("bin", "blue")
+    found = score_by_video(lips, memory, [long, short])
+    assert (found[0].ctc, found[0].decoder) == (-np.inf, -np.inf)
+    assert found[1] == score_by_video(lips, memory, [short])[0]
+    assert -np.inf < found[1].decoder < 0
 
 
 def test_another_language_is_left_to_the_sound(base, grid, hello, face):
