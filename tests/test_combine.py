@@ -53,7 +53,8 @@ def test_the_best_spelling_has_the_words_and_the_score_of_its_tokens(tiny_en, he
     (own,) = recogniser.decode(memory, ONCE)
     words = tuple(normalise(recogniser.detokenize(own.tokens)).split())
     given = [words, words[:4], ("bin", "blue", "at", "f", "two", "now"), ("twenty", "one", "dogs")]
-    (found,) = SpellingSearch(recogniser).spell(memory, [list(map(Candidate, given))], known=Known([[recogniser.detokenize(own.tokens)]]))
+    known = Known([[recogniser.detokenize(own.tokens)]])
+    (found,) = SpellingSearch(recogniser).spell(memory, [list(map(Candidate, given))], known=known)
     for one, of in zip(found, given, strict=True):
         assert normalise(recogniser.detokenize(one.tokens)).split() == list(of)
         # The search gives nothing to tokens that are never written, so its scores are somewhat higher.

@@ -52,7 +52,8 @@ def server(files, tmp_path, monkeypatch):
     shutil.copytree(root, tmp_path / "hub")
     with hub(tmp_path / "hub") as server, publisher(tokenizer) as authors:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
-        moved = {part: replace(one, url=f"{authors.address}/files/{one.name}") for part, one in models.TOKENIZER_FILES.items()}
+        moved = {part: replace(one, url=f"{authors.address}/files/{one.name}", checksum=None)
+                 for part, one in models.TOKENIZER_FILES.items()}
         monkeypatch.setattr(hub_module, "TOKENIZER_FILES", moved)
         for name, path in (("vsr-lrs3", "somebody/lips/resolve/main/model.pth"),
                            ("vsr-lrs3-space", "spaces/author/demo/resolve/main/deep/model.pth"),
@@ -107,7 +108,7 @@ def test_a_model_that_changed_on_the_disk_is_not_loaded(server):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(Exception, match="model.safetensors"):
+    with pytest.raises(Exception, match=r"model\.safetensors"):
         load("vsr-lrs3")
 
 

@@ -14,17 +14,19 @@ HUB = "https://huggingface.co"
 LR_ASD_FILE = Remote("finetuning_TalkSet.model",
                      "https://github.com/Junhua-Liao/LR-ASD/raw/1b6dcd2d/weight/finetuning_TalkSet.model", 3_426_337,
                      "sha256:6b4ef53694e874e96cf630198dc479c78aebb3993bbf166aee3d926dfe7d9342")
-# The tokenizer of auto_avsr and its kin, in their authors' repository; it publishes no checksum.
+# The tokenizer of auto_avsr and its kin, in their authors' repository, whose INSTRUCTION.md gives the MD5.
 TOKENIZER_FILES = {
     "pieces": Remote("unigram5000.model",
-                     "https://raw.githubusercontent.com/mpc001/auto_avsr/main/spm/unigram/unigram5000.model"),
+                     "https://raw.githubusercontent.com/mpc001/auto_avsr/main/spm/unigram/unigram5000.model",
+                     checksum="md5:f2f6e8407b86538cf0c635a534eda799"),
     "units": Remote("unigram5000_units.txt",
-                    "https://raw.githubusercontent.com/mpc001/auto_avsr/main/spm/unigram/unigram5000_units.txt"),
+                    "https://raw.githubusercontent.com/mpc001/auto_avsr/main/spm/unigram/unigram5000_units.txt",
+                    checksum="md5:e652da86609085b8f77e5cffcd1943bd"),
 }
 VSR_ML = "https://github.com/mpc001/Visual_Speech_Recognition_for_Multiple_Languages"
 AUTO_AVSR = "https://github.com/mpc001/auto_avsr"
-VSR_ML_LICENCE = ("its authors allow non-commercial use alone (comparison and benchmarks), and LRS3, on which it was trained, "
-                  "research alone; what an uploader says does not replace that")
+VSR_ML_LICENCE = ("its authors allow non-commercial research alone, and their code only to compare and to benchmark; LRS3, on "
+                  "which it was trained, allows research alone; what an uploader says does not replace that")
 AUTO_AVSR_LICENCE = ("its authors' code is Apache-2.0, and its weights may be under the terms of what they were trained on: "
                      "LRS2 and LRS3 are for research alone; what an uploader says does not replace that")
 
