@@ -35,10 +35,12 @@ class Augment:
     scale: float = 0.1                # of the size
     degrees: float = 8.0              # of rotation
     perspective: float = 0.03         # of the side, by which each corner moves independently
+    stretch: float = 0.0              # of the ratio of width to height
     elastic: float = 0.1              # chance of an elastic deformation by up to 2 pixels
     brightness: float = 20.0          # of 255, at mid grey
     contrast: float = 0.2             # of the contrast
     gamma: float = 0.2                # of the exponent
+    shade: float = 0.0                # of the light, by which one edge is brighter and the opposite one darker
     blur: float = 0.1                 # chance of a Gaussian blur, of up to 1.5 pixels
     erase: float = 0.25               # chance that a rectangle of the mouth is covered
     mask_frames: int = 10             # longest stretch of frames hidden, once a second
@@ -48,8 +50,9 @@ class Augment:
 
 
 # The largest value of each setting: 1 for a chance, and for an amount one that leaves something to see or hear.
-MAX_VALUES = {"flip": 1, "scale": 0.9, "degrees": 180, "perspective": 0.4, "elastic": 1, "brightness": MID_GREY, "contrast": 1,
-        "gamma": 1, "blur": 1, "erase": 1, "mask_frames": 1000, "mask_seconds": 40, "speed": 0.9, "gain_db": 60}
+MAX_VALUES = {"flip": 1, "scale": 0.9, "degrees": 180, "perspective": 0.4, "stretch": 0.9, "elastic": 1, "brightness": MID_GREY,
+        "contrast": 1, "gamma": 1, "shade": 1, "blur": 1, "erase": 1, "mask_frames": 1000, "mask_seconds": 40, "speed": 0.9,
+        "gain_db": 60}
 
 
 # --- a batch of mouths ---
@@ -81,6 +84,8 @@ def augment_clip(clip: Tensor, grey: float, settings: Augment, rng: np.random.Ge
     grey = float(table[round(grey)])
     clip = (table - grey).to(clip.device).index_select(0, clip.flatten().int()).view_as(clip)
     clip = warp(clip, settings, rng)
+    if settings.shade:
+        clip = shaded(clip + grey, settings, rng) - grey
     if rng.random() < settings.elastic:
         clip = bend(clip, rng)
     top, left = (int(rng.integers(side - MOUTH_INPUT + 1)) for side in clip.shape[1:])
@@ -108,18 +113,29 @@ def light_table(settings: Augment, rng: np.random.Generator) -> Tensor:
 
 
 def warp(clip: Tensor, settings: Augment, rng: np.random.Generator) -> Tensor:
-    """(T, H, W) float scaled, rotated about its centre and in another perspective; 0 beyond its edges."""
+    """(T, H, W) float scaled, stretched, rotated about its centre and in another perspective; 0 beyond its edges."""
     from torchvision.transforms import v2
 
-    if not (settings.scale or settings.degrees or settings.perspective):
+    if not (settings.scale or settings.degrees or settings.perspective or settings.stretch):
         return clip
     height, width = clip.shape[1:]
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], dtype=float)
     size, turn = rng.uniform(-1, 1, 2) * (settings.scale, math.radians(settings.degrees))
     turned = (1 + size) * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    if settings.stretch:
+        turned = turned * np.exp(np.array([0.5, -0.5]) * rng.uniform(-1, 1) * settings.stretch)
     middle = corners.mean(axis=0)
     moved = middle + (corners - middle) @ turned.T + rng.uniform(-1, 1, (4, 2)) * settings.perspective * (width, height)
     return v2.functional.perspective(clip, corners.tolist(), moved.tolist())
+
+
+def shaded(clip: Tensor, settings: Augment, rng: np.random.Generator) -> Tensor:
+    """(T, H, W) float under a light from one side, which falls off evenly across the picture."""
+    import torch
+
+    angle, amount = rng.uniform(-math.pi, math.pi), rng.uniform(0, settings.shade)
+    down, across = (torch.linspace(-1, 1, side, device=clip.device) for side in clip.shape[1:])
+    return clip * (1 + amount * (math.sin(angle) * down[:, None] + math.cos(angle) * across) / math.sqrt(2))
 
 
 def bend(clip: Tensor, rng: np.random.Generator) -> Tensor:

@@ -162,7 +162,7 @@ class Hub(ThreadingHTTPServer):
 
 class HubHandler(BaseHTTPRequestHandler):
     def do_GET(self):
-        repo, _, name = self.path.lstrip("/").partition("/resolve/main/")
+        repo, _, name = re.sub("/resolve/[^/]+/", "/resolve/main/", self.path).lstrip("/").partition("/resolve/main/")
         path = self.server.root / repo / name
         if self.command == "GET" and name:
             self.server.fetched.append(f"{repo}/{name}")

@@ -30,9 +30,10 @@ from avsr.rates import MOUTH_INPUT, MOUTH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME, 
 NONE = Augment(**{name: 0 for name in Augment.__dataclass_fields__})
 # Each part of the augmentation of mouths by itself, as far as it goes.
 PARTS = {"flip": replace(NONE, flip=1), "scale": replace(NONE, scale=0.1), "degrees": replace(NONE, degrees=8),
-         "perspective": replace(NONE, perspective=0.03), "elastic": replace(NONE, elastic=1),
-         "brightness": replace(NONE, brightness=20), "contrast": replace(NONE, contrast=0.2),
-         "gamma": replace(NONE, gamma=0.2), "blur": replace(NONE, blur=1), "erase": replace(NONE, erase=1)}
+         "perspective": replace(NONE, perspective=0.03), "stretch": replace(NONE, stretch=0.2),
+         "elastic": replace(NONE, elastic=1), "brightness": replace(NONE, brightness=20),
+         "contrast": replace(NONE, contrast=0.2), "gamma": replace(NONE, gamma=0.2), "shade": replace(NONE, shade=0.3),
+         "blur": replace(NONE, blur=1), "erase": replace(NONE, erase=1)}
 
 
 def rng(seed=0):
@@ -207,6 +208,29 @@ def test_beyond_a_pictures_edge_there_is_its_mean_grey():
     white = np.full((2, MOUTH_SIZE, MOUTH_SIZE), 230, np.uint8)
     for seed in range(20):
         assert (augmented(white, replace(Augment(), brightness=0, contrast=0, gamma=0, scale=0.5), seed) == 230).all()
+
+
+def test_a_light_from_one_side_brightens_one_edge_as_much_as_it_darkens_the_other():
+    white = np.full((2, MOUTH_SIZE, MOUTH_SIZE), 100, np.uint8)
+    for seed in range(20):
+        made = augmented(white, replace(NONE, shade=0.4), seed)[0].astype(float)
+        assert abs(made.mean() - 100) < 4, "cropped at up to 4 pixels from the middle"
+        assert 100 < made.max() < 141
+        assert np.abs(np.diff(made, n=2, axis=0)).max() <= 2, "it falls off evenly"
+
+
+def test_a_stretch_widens_what_it_lowers():
+    square = np.zeros((2, MOUTH_SIZE, MOUTH_SIZE), np.uint8)
+    square[:, 28:68, 28:68] = 200
+    areas, ratios = [], []
+    for seed in range(20):
+        seen = augmented(square, replace(NONE, stretch=0.3), seed)[0] > 100
+        tall, wide = seen.any(axis=1).sum(), seen.any(axis=0).sum()
+        areas.append(tall * wide)
+        ratios.append(wide / tall)
+    assert max(abs(area - 1600) for area in areas) < 100
+    assert 0.7 < min(ratios) < 0.95
+    assert 1.05 < max(ratios) < 1.4
 
 
 def test_the_largest_amounts_are_taken():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from avsr.checkpoint import Checkpoint, load
 from avsr.combine import CombinedRecogniser, Evidence, combine, open_recogniser
 from avsr.combine.candidates import candidates, mixtures
+from avsr.combine.scores import score_by_video
 from avsr.combine.spelling import Candidate, Known, SpellingSearch
 from avsr.combine.times import merged
 from avsr.combine.weights import lips_reliability, lips_score
@@ -52,7 +53,8 @@ def test_the_best_spelling_has_the_words_and_the_score_of_its_tokens(tiny_en, he
     (own,) = recogniser.decode(memory, ONCE)
     words = tuple(normalise(recogniser.detokenize(own.tokens)).split())
     given = [words, words[:4], ("bin", "blue", "at", "f", "two", "now"), ("twenty", "one", "dogs")]
-    (found,) = SpellingSearch(recogniser).spell(memory, [list(map(Candidate, given))], known=Known([[recogniser.detokenize(own.tokens)]]))
+    known = Known([[recogniser.detokenize(own.tokens)]])
+    (found,) = SpellingSearch(recogniser).spell(memory, [list(map(Candidate, given))], known=known)
     for one, of in zip(found, given, strict=True):
         assert normalise(recogniser.detokenize(one.tokens)).split() == list(of)
         # The search gives nothing to tokens that are never written, so its scores are somewhat higher.
@@ -154,6 +156,16 @@ def test_models_that_cannot_do_their_part_are_refused(tiny_en, grid):
         combine(seer, grid)
     with pytest.raises(BadCheckpoint, match="together, so it cannot read lips"):
         combine(tiny_en, replace(seer, model=type("Pair", (), {"modalities": ("av",)})()))
+
+
+def test_a_text_for_which_the_lips_have_no_room_is_left_to_the_sound(grid, face):
+    lips = Recogniser(grid)
+    memory = lips.encode(None, [face], "v")
+    long, short = ("again",) * 40, ("bin", "blue")
+    found = score_by_video(lips, memory, [long, short])
+    assert (found[0].ctc, found[0].decoder) == (-np.inf, -np.inf)
+    assert found[1] == score_by_video(lips, memory, [short])[0]
+    assert -np.inf < found[1].decoder < 0
 
 
 def test_another_language_is_left_to_the_sound(base, grid, hello, face):

@@ -98,6 +98,8 @@ def may_use_video(name: str | Path) -> bool:
 
 
 def _load_by_name(name: str, with_video: bool, progress: Progress) -> Checkpoint:
+    from avsr.fetch.hub import hub_source
+    from avsr.fetch.models import MODELS
     from avsr.importers.whisper import SIZES
 
     size = "large-v3-turbo" if name == "turbo" else "large-v3" if name == "large" else name
@@ -107,6 +109,8 @@ def _load_by_name(name: str, with_video: bool, progress: Progress) -> Checkpoint
             return load_packaged(size, with_video, progress)
         except assets.MissingAsset as error:
             missing = error
+    if name in MODELS or (name.count("/") >= 1 and ":" in name and hub_source(name) is not None):
+        raise BadCheckpoint(f"{name}: not fetched yet.  Run avsr fetch {name} --accept-licence.")
     if size not in SIZES and size.count("/") != 1:
         names = (*shipped(), *SIZES)
         nearest = get_close_matches(name, names, 1)

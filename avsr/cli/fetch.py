@@ -12,7 +12,7 @@ from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
     from avsr.fetch.run import Fetched
-    from avsr.fetch.sources import Source
+    from avsr.fetch.source import Source
 
 
 @click.command("fetch", context_settings=CONTEXT)
@@ -29,9 +29,10 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
     """Fetch the corpus, noise or model NAME into FOLDER.
 
     It is downloaded, checked and unpacked, ready for `avsr prepare` or `--noise`. A model is converted, and needs no FOLDER: it
-    is then kept in the cache and used by its NAME. The same command again continues where it was
-    stopped, and downloads nothing if everything is there. AVSR_ZENODO may name another address of Zenodo's API, such as that of
-    a mirror. The variables https_proxy and http_proxy are used.
+    is then kept in the cache and used by its NAME, which may also be OWNER/REPOSITORY:FILE of the Hugging Face hub. The same
+    command again continues where it was stopped, and downloads nothing if everything is there. AVSR_ZENODO may name another
+    address of Zenodo's API, such as that of a mirror, and HF_ENDPOINT another hub. The variables https_proxy and http_proxy are
+    used.
     """
     with report_errors("What is fetched is kept.  Give the same command again; it goes on where it was stopped."):
         from avsr.fetch import fetch
@@ -58,21 +59,30 @@ def fetch_command(name: str | None, folder: Path | None, show_list: bool, quiet:
 
 def _cache_of(source: Source) -> Path:
     """The folder of a model in the cache. Raises AvsrError for what needs a folder to be named."""
-    from avsr.assets import cache_folder
+    from avsr.checkpoint.kept import fetched_folder
 
     if source.kind != "model":
         raise AvsrError(f"avsr fetch: no folder for {source.name} is given.  Write avsr fetch NAME FOLDER; avsr fetch --list "
                         "shows the names.")
-    return cache_folder() / source.name
+    return fetched_folder(source.name)
 
 
 def _convert(fetched: Fetched, progress: ProgressBar) -> None:
     """Make the published file of a model a model of ours in the same folder, unless that is done."""
-    if fetched.fresh or not (fetched.folder / "model.json").exists():
-        progress("loading torch", 0, None, None)
-        from avsr.checkpoint.importing import import_checkpoint  # heavy imports wait until here
+    folder = fetched.folder
+    if not fetched.fresh and (folder / "model.json").exists():
+        return
+    progress("loading torch", 0, None, None)
+    from avsr.checkpoint.importing import Imported, import_checkpoint  # heavy imports wait until here
+    from avsr.fetch import records
 
-        import_checkpoint(fetched.folder / next(iter(fetched.source.files)), fetched.folder)
+    part = fetched.parts[0]
+    (weights, *_) = [file.path for file in records.files_of(folder, part) or ()]
+    has_tokenizer = len(fetched.parts) > 1
+    imported = import_checkpoint(folder / weights, folder, tokenizer=folder if has_tokenizer else None, progress=progress)
+    if isinstance(imported, Imported):                      # the model holds all of it: a second GB would be of no use
+        records.replace_files(folder, part, ["model.json", "model.safetensors", "tokenizer.json"])
+        (folder / weights).unlink()
 
 
 def _print_list() -> None:

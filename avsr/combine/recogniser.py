@@ -17,7 +17,7 @@ from avsr import decode
 from avsr.combine.candidates import Words, candidates
 from avsr.combine.checkpoint import CombinedCheckpoint
 from avsr.combine.memory import CombinedMemory
-from avsr.combine.scores import frame_log_probs, n_letters, score_by_video
+from avsr.combine.scores import frame_log_probs, has_room, n_letters, score_by_video
 from avsr.combine.spelling import Candidate, Known, Spelled, SpellingSearch
 from avsr.combine.times import merged
 from avsr.combine.weights import Evidence, lips_reliability, lips_score, mean_entropy
@@ -196,12 +196,13 @@ class CombinedRecogniser(Recogniser):
         """The words of texts as the audio model times them, and as the video model does: none where no lips count."""
         out: list[tuple[list[Word], list[Word]]] = [
             (words, []) for words in self.sound.align(memory.sound, texts, seconds, language)]
-        rows = [i for i in memory.with_lips if len(texts[i])] if language in self.checkpoint.lips.languages else []
-        if rows:
-            spelt = [target_tokens(self.lips.tokenizer, normalise(self.detokenize(texts[i]))) for i in rows]
-            by_lips = self.lips.align(memory.lips.select(torch.tensor(rows, device=self.lips.device)), spelt,
-                                      [seconds[i] for i in rows])
-            for i, words in zip(rows, by_lips, strict=True):
+        rows = memory.with_lips if language in self.checkpoint.lips.languages else []
+        spelt = {i: target_tokens(self.lips.tokenizer, normalise(self.detokenize(texts[i]))) for i in rows}
+        spelt = {i: tokens for i, tokens in spelt.items() if tokens and has_room(self.lips, tokens)}
+        if spelt:
+            part = memory.lips.select(torch.tensor(list(spelt), device=self.lips.device))
+            by_lips = self.lips.align(part, list(spelt.values()), [seconds[i] for i in spelt])
+            for i, words in zip(spelt, by_lips, strict=True):
                 out[i] = (out[i][0], words)
         return out
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,8 +33,13 @@ def n_letters(words: Words) -> int:
 
 
 def score_by_video(recogniser: Recogniser, memory: Memory, texts: Sequence[Words]) -> list[VideoScores]:
-    """The scores of several texts of the only utterance in `memory`, spelt as the video model spells them."""
+    """The scores of several texts of the only utterance in `memory`, spelt as the video model spells them; -inf for a text for
+    which it has no room."""
     tokens = [target_tokens(recogniser.tokenizer, " ".join(words)) for words in texts]
+    if not all(fits := [has_room(recogniser, one) for one in tokens]):
+        short = [words for words, fit in zip(texts, fits, strict=True) if fit]
+        found = iter(score_by_video(recogniser, memory, short) if short else [])
+        return [next(found) if fit else VideoScores(-math.inf, -math.inf) for fit in fits]
     several = memory.select(torch.zeros(len(texts), dtype=torch.long, device=memory.device))
     decoder = [one.double().sum().item() for one in recogniser.score(several, tokens)]
     log_probs = frame_log_probs(recogniser, memory)
@@ -41,6 +47,12 @@ def score_by_video(recogniser: Recogniser, memory: Memory, texts: Sequence[Words
         return [VideoScores(None, one) for one in decoder]
     labels = tokens if recogniser.model.joint_ctc else [ctc_classes(" ".join(words)) for words in texts]
     return [VideoScores(*one) for one in zip(_ctc(log_probs, labels), decoder, strict=True)]
+
+
+def has_room(recogniser: Recogniser, tokens: Sequence[int]) -> bool:
+    """Whether the decoder can score so many tokens: `grid` has room for about 90 letters."""
+    n_context = recogniser.model.dims.n_context
+    return n_context is None or len(recogniser.tokenizer.prompt("en")) + len(tokens) < n_context
 
 
 def frame_log_probs(recogniser: Recogniser, memory: Memory) -> Tensor | None:

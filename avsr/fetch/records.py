@@ -14,7 +14,7 @@ from pathlib import Path
 
 from avsr.download import Remote
 from avsr.fetch.archives import RECORDS_FOLDER, Member
-from avsr.fetch.sources import Source
+from avsr.fetch.source import Source
 from avsr.output import whole_file
 
 
@@ -29,6 +29,23 @@ def files_of(folder: Path, part: str) -> list[Member] | None:
         record = json.loads((records_folder(folder) / f"{part}.json").read_text(encoding="utf-8"))
         return [Member(path, path, size) for path, size in record["files"]]
     return None
+
+
+def checksum_of_part(folder: Path, part: str) -> str | None:
+    """The sha256 of the file from which a part was made, `sha256:...`, whether or not it is still there; None if not noted."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        checksum = json.loads((records_folder(folder) / f"{part}.json").read_text(encoding="utf-8"))["archive"]["checksum"]
+        return checksum if checksum.startswith("sha256:") else None
+    return None
+
+
+def replace_files(folder: Path, part: str, files: Iterable[str]) -> None:
+    """Note that other files of the folder, given by their names, have taken the place of those of a part."""
+    path = records_folder(folder) / f"{part}.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["files"] = [[name, (folder / name).stat().st_size] for name in files]
+    with whole_file(path, alone=True, sync=True) as fresh:
+        fresh.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def missing(folder: Path, files: Iterable[Member]) -> list[Member]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avsr.download import Remote, arrived_bytes, download, drop, free_bytes, is_right, tell_bytes, why_not_stored
+from avsr.download import Remote, arrived_bytes, checksum_of, download, drop, free_bytes, is_right, tell_bytes, why_not_stored
 from avsr.errors import AvsrError, BadDownload, BadOutput
 from avsr.fetch import archives, records
-from avsr.fetch.sources import Source, choose, source_of
+from avsr.fetch.hub import announced
+from avsr.fetch.source import Source
+from avsr.fetch.sources import choose, source_of
 from avsr.fetch.zenodo import read_record
 from avsr.output import locked
 from avsr.runtime import Progress, no_progress
@@ -79,7 +81,7 @@ def _remotes(source: Source, parts: list[str], accept_licence: bool) -> dict[str
     if absent := [source.parts[part] for part in parts if source.parts[part] not in files]:
         problem = f"the record {source.record} has no file {absent[0]}"
         raise BadDownload(f"{source.name}: {problem} (it has {len(files)}).  Leave that part out.", problem)
-    return {part: files[source.parts[part]] for part in parts}
+    return {part: announced(files[source.parts[part]]) for part in parts}
 
 
 def _check_room(source: Source, folder: Path, remotes: dict[str, Remote]) -> None:
@@ -122,8 +124,9 @@ def _each(remotes: dict[str, Remote], get: Callable[[str], None]) -> None:
 
 def _get(source: Source, part: str, remote: Remote, folder: Path, progress: Progress) -> None:
     """Download and check the archive of a part, unpack its files, and write the record that they are complete."""
-    if source.kind == "model":
+    if source.kind == "model" and not remote.name.endswith(".zip"):
         path = download(remote, folder / remote.name, progress=progress)
+        remote = _as_first_fetched(folder, part, remote, path)
         records.write_record(folder, part, source, remote, [archives.Member(remote.name, remote.name, path.stat().st_size)])
         return
     archive = records.records_folder(folder) / source.parts[part]
@@ -137,6 +140,8 @@ def _get(source: Source, part: str, remote: Remote, folder: Path, progress: Prog
             archives.test(archive)
         lacking = records.missing(folder, files)
         size = sum(file.size for file in lacking)
+        if source.kind == "model":
+            remote = _as_first_fetched(folder, part, remote, archive)
         _refuse_if_full(folder, size, f"the {len(lacking)} files of {remote.name}")
         archives.unpack(archive, folder, lacking, lambda done: tell_bytes(progress, f"unpacking {remote.name}", done, size))
     except BadDownload:
@@ -144,6 +149,18 @@ def _get(source: Source, part: str, remote: Remote, folder: Path, progress: Prog
         raise
     records.write_record(folder, part, source, remote, files)
     drop(archive)
+
+
+def _as_first_fetched(folder: Path, part: str, remote: Remote, path: Path) -> Remote:
+    """The file with its sha256, which is held to from the first fetch on. Raises BadDownload where it has changed since."""
+    found, before = checksum_of(path, "sha256"), records.checksum_of_part(folder, part)
+    if before is not None and before != found:
+        path.unlink()
+        problem = (f"it is not what was fetched first (sha256 begins {found.removeprefix('sha256:')[:12]}, then "
+                   f"{before.removeprefix('sha256:')[:12]})")
+        raise BadDownload(f"{remote.name}: {problem}.  It was deleted; if you trust the new file, delete "
+                          f"{records.records_folder(folder)} and run again.", problem)
+    return replace(remote, checksum=found)
 
 
 def _megabytes(size: int) -> str:

@@ -1,4 +1,5 @@
-"""The sources of `avsr fetch`: name -> description, licence and files. A new corpus, noise or model is a new entry.
+"""The sources of `avsr fetch`: name -> description, licence and files. A new corpus or noise is a new entry; models are in
+models.py.
 
 The files of a Zenodo record have their address, size and checksum from the record itself (zenodo.py). For others the table has
 what is published. If no checksum is published, the archive is checked against its own check sums (CRC).
@@ -7,51 +8,16 @@ what is published. If no checksum is published, the archive is checked against i
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from avsr.download import Remote
 from avsr.errors import AvsrError
+from avsr.fetch.hub import hub_source
+from avsr.fetch.models import MODELS
+from avsr.fetch.source import Source
 
 CC_BY = "https://creativecommons.org/licenses/by/4.0/"
 
 
-@dataclass(frozen=True)
-class Source:
-    """A corpus or noise in one or more parts, each an archive; or a model, whose parts are plain files.
-
-    kind: corpus, noise or model. size: in words, for lists. terms: the address of the licence's text. must_agree: whether the
-    user must agree to the licence, because it forbids some uses. parts: name of a part -> name of its file. default: the parts
-    that are fetched if none is named. record: the number of the Zenodo record. files: those of other publishers, by name.
-    licence_ids: the record's known names of the licence; the user must agree to a licence of another name. leading: a pattern
-    of the first folder in the archives, which is left out. keep: a regular expression of the members to unpack. absent: the
-    numbers of speakers without a part, and the reason. use: the next command, with {folder}.
-    """
-
-    name: str
-    kind: str
-    what: str
-    size: str
-    licence: str
-    terms: str
-    cite: str
-    use: str
-    parts: Mapping[str, str]
-    default: tuple[str, ...]
-    record: str | None = None
-    files: Mapping[str, Remote] = field(default_factory=dict)
-    licence_ids: tuple[str, ...] = ()
-    must_agree: bool = False
-    leading: str | None = None
-    keep: str | None = None
-    speakers: int = 0
-    absent: Mapping[int, str] = field(default_factory=dict)
-
-
-# The sha256 is that of the file at this commit.
-LR_ASD_FILE = Remote("finetuning_TalkSet.model",
-                     "https://github.com/Junhua-Liao/LR-ASD/raw/1b6dcd2d/weight/finetuning_TalkSet.model", 3_426_337,
-                     "sha256:6b4ef53694e874e96cf630198dc479c78aebb3993bbf166aee3d926dfe7d9342")
 GRID_SPEAKERS = tuple(f"s{number}" for number in range(1, 35) if number != 21)
 # The 17 places that the record has at 16 kHz; the eighteenth, SCAFE, is there at 48 kHz only.
 DEMAND_PLACES = ("DKITCHEN", "DLIVING", "DWASHING", "NFIELD", "NPARK", "NRIVER", "OHALLWAY", "OMEETING", "OOFFICE",
@@ -162,29 +128,16 @@ SOURCES = {
             must_agree=True,
             leading="ESC-50-*",
         ),
-        Source(
-            name="lr-asd",
-            kind="model",
-            what="LR-ASD: a network that tells who speaks, for --speaker-model",
-            size="3.4 MB",
-            licence="MIT; but it was trained on VoxCeleb2 and LRS3, whose terms may bind what is made with it (LRS3's forbid "
-            "commercial use)",
-            terms="https://github.com/Junhua-Liao/LR-ASD",
-            cite="Liao, Duan, Feng, Zhao, Yang, Chen and Chen, IJCV (2025)",
-            use="avsr transcribe talk.mp4 --speakers --speaker-model {folder}",
-            parts={"lr-asd": LR_ASD_FILE.name},
-            default=("lr-asd",),
-            files={LR_ASD_FILE.name: LR_ASD_FILE},
-            must_agree=True,
-        ),
     )
-}
+} | MODELS
 
 
 def source_of(name: str) -> Source:
-    """The source of that name. Raises AvsrError."""
+    """The source of that name, or of a file of the hub, owner/repository:file. Raises AvsrError."""
     if name in SOURCES:
         return SOURCES[name]
+    if (source := hub_source(name)) is not None:
+        return source
     close = difflib.get_close_matches(name.lower(), SOURCES, n=1)
     meant = f"Did you mean {close[0]}?" if close else "avsr fetch --list shows what can be."
     raise AvsrError(f"{name}: nothing that can be fetched is called so.  {meant}")

@@ -152,10 +152,12 @@ def slow(n: int, amount: float, width: float, rng: np.random.Generator) -> np.nd
     return gaussian_filter1d(rng.normal(size=n + 40), width)[20:-20] * amount * np.sqrt(width * 3.5)
 
 
-def render(portrait: Portrait, moved: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The portrait (T, 96, 96) uint8 with the motion (T, 478, 2), while the head moves and is followed with small errors."""
+def render(portrait: Portrait, moved: np.ndarray, rng: np.random.Generator, inside=None) -> np.ndarray:
+    """The portrait (T, 96, 96) uint8 with the motion (T, 478, 2), while the head moves and is followed with small errors.
+    inside: what paints between the lips, a Mouth if None."""
     n, out = len(moved), np.empty((len(moved), MOUTH_SIZE, MOUTH_SIZE), np.uint8)
-    amount, mouth = rng.uniform(0.6, 1.15) * portrait.width * rng.uniform(0.9, 1.1, 2), Mouth(portrait, rng)
+    amount = rng.uniform(0.6, 1.15) * portrait.width * rng.uniform(0.9, 1.1, 2)
+    mouth = Mouth(portrait, rng) if inside is None else inside
     turn, size, yaw = slow(n, 0.03, 10, rng), 1 + slow(n, 0.02, 12, rng), slow(n, 0.05, 10, rng)
     shift = np.stack([slow(n, 0.7, 8, rng), slow(n, 0.7, 8, rng)], axis=1) + rng.normal(0, 0.15, (n, 2))
     for t in range(n):

@@ -41,11 +41,12 @@ def store(path: Path, to: Path) -> None:
 
 
 def main() -> None:
-    """Go through the clips of train and valid; those that are there already are left alone."""
+    """Go through the clips of the splits; those that are there already are left alone."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--clips", type=int, default=400, help="the most training clips of one speaker")
+    parser.add_argument("--splits", nargs="+", default=["train", "valid"], help="splits of GRID that are gone through")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     rows = [line.split("\t")[:3] for line in (args.grid / "splits.tsv").read_text(encoding="utf-8").splitlines()[1:]]
@@ -54,7 +55,7 @@ def main() -> None:
     for speaker, name, split in rows:
         taken[speaker, split] = taken.get((speaker, split), 0) + 1
         to = args.output / f"{split}_{speaker}_{name}.npz"
-        if split not in ("train", "valid") or taken[speaker, split] > args.clips or to.exists():
+        if split not in args.splits or taken[speaker, split] > args.clips or to.exists():
             continue
         store(next((args.grid / speaker).glob(f"{name}.m*")), to)
         print(to.name, flush=True)
