@@ -35,7 +35,7 @@ class ComparedText:
     """A candidate with its scores in nats a letter.
 
     origin: `sound` or `lips`, whose search found it, `both` where both did, or `mixed` from words of the best of each.
-    sound: -inf where its spelling was given up, because it could not win. lips: see weights.lips_score. total: sound, plus lips
+    sound: -inf where its spelling was given up, see spelling.Known. lips: see weights.lips_score. total: sound, plus lips
     times Evidence.weight.
     """
 
