@@ -14,6 +14,9 @@ from avsr.cli.console import CONTEXT, Number, ProgressBar, check_writable, print
 @click.command("explain", context_settings=CONTEXT, short_help="Show how a model uses sound and video.")
 @click.argument("path", metavar="FILE")
 @click.option("--model", default="default", help="default, grid, a Whisper size, a model's folder, or owner/model of the hub.")
+@click.option("--lips", default=None, metavar="MODEL",
+              help="A second model, which reads the lips while --model uses the sound: the page then shows how the two were "
+                   "combined.  [default: the model alone]")
 @click.option("--noise", default=None, metavar="NAME",
               help="Noise to add: white, pink, brown, a name in --noise-config, or NAME=FOLDER of recordings.")
 @click.option("--snr", "snr_db", type=Number(-100, 100), default=None, metavar="DB",
@@ -35,12 +38,13 @@ from avsr.cli.console import CONTEXT, Number, ProgressBar, check_writable, print
               help="The folder for explain.html and explain.json.  [default: out/NAME-explain]")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar; errors are still shown.")
-def explain_command(path: str, model: str, output_dir: Path | None, device: str, quiet: bool, **settings) -> None:
+def explain_command(path: str, output_dir: Path | None, quiet: bool, **options) -> None:
     """Show how a model uses the sound and the video of a recording, as one page of plots.
 
     The page shows what the model would have written from sound alone, from video alone and from neither, how much each of them
-    contributes to each word, where in time the model attends, and which part of the mouth matters. The command prints the
-    page's path; open it in a browser.
+    contributes to each word, where in time the model attends, and which part of the mouth matters. With --lips it shows what
+    each of the two models would have written, how much the lips counted and why, and the texts among which both chose, with
+    their scores. The command prints the page's path; open it in a browser.
     """
     with report_errors():
         if output_dir is not None:
@@ -50,5 +54,5 @@ def explain_command(path: str, model: str, output_dir: Path | None, device: str,
             from avsr.explain import explain  # heavy imports wait until here
 
             command = shlex.join(["avsr", *sys.argv[1:]])
-            page = explain(path, model=model, output=output_dir, device=device, command=command, progress=bars, **settings)
+            page = explain(path, output=output_dir, command=command, progress=bars, **options)
         print_result(str(page))

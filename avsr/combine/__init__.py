@@ -6,11 +6,12 @@ Inside: candidates (texts of both searches) -> spelling (as the audio model writ
 
 from avsr.checkpoint import Checkpoint
 from avsr.combine.checkpoint import JOINED_BY, CombinedCheckpoint, combine
-from avsr.combine.recogniser import CombinedRecogniser
+from avsr.combine.recogniser import CombinedRecogniser, ComparedText, Comparison
 from avsr.combine.weights import Evidence
 from avsr.recogniser import Recogniser
 
-__all__ = ["JOINED_BY", "CombinedCheckpoint", "CombinedRecogniser", "Evidence", "combine", "open_recogniser"]
+__all__ = ["JOINED_BY", "CombinedCheckpoint", "CombinedRecogniser", "ComparedText", "Comparison", "Evidence", "combine",
+           "open_recogniser"]
 
 
 def open_recogniser(checkpoint: Checkpoint, modality: str) -> Recogniser:

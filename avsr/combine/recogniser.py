@@ -31,15 +31,40 @@ N_LIPS = 10                                                 # hypotheses kept in
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """The candidates of an utterance. scores: by lips, nats a letter, of all; others: those that the sound did not find;
-    known: the best total score of those that it found; by_lips: the best text by lips."""
+class ComparedText:
+    """A candidate with its scores in nats a letter.
+
+    origin: `sound` or `lips`, whose search found it, `both` where both did, or `mixed` from words of the best of each.
+    sound: -inf where its spelling was given up, see spelling.Known. lips: see weights.lips_score. total: sound, plus lips
+    times Evidence.weight.
+    """
+
+    words: Words
+    origin: str
+    sound: float
+    lips: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the text of an utterance was chosen. texts: all candidates, the best first. chosen: the first, as it is written."""
+
+    evidence: Evidence
+    texts: tuple[ComparedText, ...]
+    chosen: Hypothesis
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The candidates of an utterance, scored by lips. scores: in nats a letter, of all; others: those that the sound did not
+    find; known: the best total score of those that it found; by_lips: the texts by lips, the best first."""
 
     evidence: Evidence
     scores: dict[Words, float]
     others: list[Candidate]
     known: float
-    by_lips: Words
+    by_lips: list[Words]
 
 
 class CombinedRecogniser(Recogniser):
@@ -78,29 +103,42 @@ class CombinedRecogniser(Recogniser):
 
     def decode(self, memory: CombinedMemory, options: DecodeOptions | None = None, language: str = "en") -> list[Hypothesis]:
         """The text of each utterance; that of the audio model where no lips count, or they write another language."""
+        return self.decide(memory, self.compare(memory, options, language), options, language)
+
+    def compare(self, memory: CombinedMemory, options: DecodeOptions | None = None,
+                language: str = "en") -> list[Comparison | None]:
+        """The candidates of each utterance with their scores; None where no lips count, or they write another language."""
         options = self.search_options() if options is None else options
-        both = memory.with_lips if language in self.checkpoint.lips.languages else []
-        alone = [i for i in range(memory.n_utterances) if i not in both]
-        texts: dict[int, Hypothesis] = {}
-        if both:
-            texts |= zip(both, self._decode_both(memory.select(torch.tensor(both)), options, language), strict=True)
-            alone += [i for i in both if self._is_to_be_tried_again(texts[i], options)]
+        out: list[Comparison | None] = [None] * memory.n_utterances
+        if both := memory.with_lips if language in self.checkpoint.lips.languages else []:
+            for i, one in zip(both, self._compare(memory.select(torch.tensor(both)), options, language), strict=True):
+                out[i] = one
+        return out
+
+    def decide(self, memory: CombinedMemory, compared: Sequence[Comparison | None], options: DecodeOptions | None = None,
+               language: str = "en") -> list[Hypothesis]:
+        """The text of each utterance from what `compare` gave for the same arguments. Without a comparison, and where the text
+        chosen is by sound alone and fails the guards of the search, it is searched as without lips."""
+        options = self.search_options() if options is None else options
+        texts = {i: one.chosen for i, one in enumerate(compared) if one is not None}
+        alone = [i for i in range(memory.n_utterances) if i not in texts]
+        alone += [i for i, text in texts.items() if self._is_to_be_tried_again(text, options)]
         if alone:
             found = self.sound.decode(memory.sound.select(torch.tensor(alone, device=self.device)), options, language)
             for i, text in zip(alone, found, strict=True):
                 texts[i] = replace(text, lips=texts[i].lips if i in texts else None)
         return [texts[i] for i in range(memory.n_utterances)]
 
-    def _decode_both(self, memory: CombinedMemory, options: DecodeOptions, language: str) -> list[Hypothesis]:
+    def _compare(self, memory: CombinedMemory, options: DecodeOptions, language: str) -> list[Comparison]:
         by_lips = [self._words_of(self.lips, texts) for texts in self.lips.nbest(memory.lips, self.lips_search)]
         cache = self.sound.model.start(memory.sound)
         texts = self.sound.nbest(memory.sound, options, language, cache=cache.again())
         by_sound = [self._words_of(self.sound, one) for one in texts]
-        found = [self._compared(memory.select(torch.tensor([i])), own, list(by_lips[i])) for i, own in enumerate(by_sound)]
+        found = [self._scored(memory.select(torch.tensor([i])), own, list(by_lips[i])) for i, own in enumerate(by_sound)]
         known = Known([[self.detokenize(text.tokens) for text in of_one] for of_one in texts], [one.known for one in found],
                       cache)
         spelt = self.spelling.spell(memory.sound, [one.others for one in found], language, known=known)
-        return [self._chosen(*one) for one in zip(found, by_sound, spelt, strict=True)]
+        return [self._compared(*one) for one in zip(found, by_sound, spelt, strict=True)]
 
     def _is_to_be_tried_again(self, text: Hypothesis, options: DecodeOptions) -> bool:
         """Whether the text is by sound alone, and would not be taken there: it is then searched as without lips."""
@@ -117,7 +155,7 @@ class CombinedRecogniser(Recogniser):
                 out[words] = text
         return out
 
-    def _compared(self, memory: CombinedMemory, by_sound: dict[Words, Hypothesis], by_lips: Sequence[Words]) -> _Comparison:
+    def _scored(self, memory: CombinedMemory, by_sound: dict[Words, Hypothesis], by_lips: list[Words]) -> _Scored:
         """The candidates of one utterance with their scores by lips."""
         own, first = next(iter(by_sound.items()))
         evidence = Evidence(first.no_speech_prob, first.logprob / n_letters(own), memory.reliability.item())
@@ -126,26 +164,39 @@ class CombinedRecogniser(Recogniser):
                   for of, one in zip(words, score_by_video(self.lips, memory.lips, words), strict=True)}
         known = max(text.logprob / n_letters(of) + evidence.weight * scores[of] for of, text in by_sound.items())
         others = [Candidate(of, evidence.weight * scores[of]) for of in words if of not in by_sound]
-        return _Comparison(evidence, scores, others, known, next((of for of in by_lips if of), ()))
+        return _Scored(evidence, scores, others, known, by_lips)
 
-    def _chosen(self, found: _Comparison, by_sound: dict[Words, Hypothesis], spelt: Sequence[Spelled]) -> Hypothesis:
-        """The best text of one utterance."""
+    def _compared(self, found: _Scored, by_sound: dict[Words, Hypothesis], spelt: Sequence[Spelled]) -> Comparison:
+        """The comparison of one utterance."""
         own, first = next(iter(by_sound.items()))
         texts = by_sound | {of.words: replace(first, tokens=one.tokens, logprob=one.log_prob)
                             for of, one in zip(found.others, spelt, strict=True)}
-        sound = {of: text.logprob / n_letters(of) for of, text in texts.items()}
-        best = max(texts, key=lambda of: sound[of] + found.evidence.weight * found.scores[of])
-        of_lips = best == found.by_lips
-        chosen = ("both" if of_lips else "sound") if best == own else "lips" if of_lips else "mixed"
+        compared = []
+        for of, text in texts.items():
+            sound, lips = text.logprob / n_letters(of), found.scores[of]
+            origin = ("both" if of in found.by_lips else "sound") if of in by_sound else (
+                "lips" if of in found.by_lips else "mixed")
+            compared.append(ComparedText(of, origin, sound, lips, sound + found.evidence.weight * lips))
+        compared.sort(key=lambda one: -one.total)
+        best, by_lips = compared[0], next((of for of in found.by_lips if of), ())
+        of_lips = best.words == by_lips
+        chosen = ("both" if of_lips else "sound") if best.words == own else "lips" if of_lips else "mixed"
         # The guards of the search judge the mean log-probability of a token, which is low for what only the lips can tell.
-        surer = sound[best] if best == own else max(sound[best], found.scores[best])
-        use = LipsUse(chosen, found.evidence.share, self.detokenize(first.tokens), " ".join(found.by_lips))
-        return replace(texts[best], logprob=surer * n_letters(best), lips=use)
+        surer = best.sound if best.words == own else max(best.sound, best.lips)
+        use = LipsUse(chosen, found.evidence.share, self.detokenize(first.tokens), " ".join(by_lips))
+        text = replace(texts[best.words], logprob=surer * n_letters(best.words), lips=use)
+        return Comparison(found.evidence, tuple(compared), text)
 
     def align(self, memory: CombinedMemory, texts: Sequence[Sequence[int]], seconds: Sequence[float],
               language: str = "en") -> list[list[Word]]:
         """The words of texts, with times and confidences by the model that is surer of them; see times.merged."""
-        out = self.sound.align(memory.sound, texts, seconds, language)
+        return [merged(*one) for one in self.align_each(memory, texts, seconds, language)]
+
+    def align_each(self, memory: CombinedMemory, texts: Sequence[Sequence[int]], seconds: Sequence[float],
+                   language: str = "en") -> list[tuple[list[Word], list[Word]]]:
+        """The words of texts as the audio model times them, and as the video model does: none where no lips count."""
+        out: list[tuple[list[Word], list[Word]]] = [
+            (words, []) for words in self.sound.align(memory.sound, texts, seconds, language)]
         rows = memory.with_lips if language in self.checkpoint.lips.languages else []
         spelt = {i: target_tokens(self.lips.tokenizer, normalise(self.detokenize(texts[i]))) for i in rows}
         spelt = {i: tokens for i, tokens in spelt.items() if tokens and has_room(self.lips, tokens)}
@@ -153,7 +204,7 @@ class CombinedRecogniser(Recogniser):
             part = memory.lips.select(torch.tensor(list(spelt), device=self.lips.device))
             by_lips = self.lips.align(part, list(spelt.values()), [seconds[i] for i in spelt])
             for i, words in zip(spelt, by_lips, strict=True):
-                out[i] = merged(out[i], words)
+                out[i] = (out[i][0], words)
         return out
 
     def detect_language(self, memory: CombinedMemory) -> str:

@@ -43,7 +43,7 @@ def make_recordings(given: Input) -> dict[str, str]:
 def render_page(summary: Mapping[str, Any], plots: Mapping[str, Plot], recordings: Mapping[str, str],
                 command: str | None) -> str:
     """The page's text. command: what makes the page again, None where it was not made by a command."""
-    return render("explain/page.html", {"chance": chance, "factor": factor, "percent": percent}, it=summary, plots=plots,
+    return render("explain/page.html", FILTERS, it=summary, plots=plots,
                   recordings=recordings, cases=CASES, command=command,
                   ctc_cases={name: CASES[modality] for name, modality in CTC_MODALITY.items()},
                   widest_change=max((gate["change"] for gate in summary["gates"]), default=0.0) or 1.0)
@@ -70,3 +70,6 @@ def percent(share: float) -> str:
 def _two_digits(number: float) -> str:
     """12,000; 1.2e15."""
     return f"{float(f'{number:.2g}'):,.0f}" if number < 1e9 else f"{number:.1e}".replace("e+", "e")
+
+
+FILTERS = {"chance": chance, "factor": factor, "percent": percent}      # of the templates

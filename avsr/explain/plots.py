@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from avsr.explain.ablations import ScoredWord
+    from avsr.explain.input import Input
     from avsr.lips import Mouths
 
 # Of the insides of heat maps, which are seen through: between those of the light and of the dark page.
@@ -45,6 +46,25 @@ class Plot(NamedTuple):
     right: float
 
 
+class PlacedWord(Protocol):
+    """A word and its time in seconds from the start of the segment."""
+
+    @property
+    def text(self) -> str:
+        """The word."""
+        ...
+
+    @property
+    def start(self) -> float:
+        """Where it begins."""
+        ...
+
+    @property
+    def end(self) -> float:
+        """Where it ends."""
+        ...
+
+
 def draw_plots(result: Explanation) -> dict[str, Plot]:
     """The plots that there is something to draw for, by name."""
     given, words, attention = result.given, result.ablations.words, result.attention
@@ -52,9 +72,7 @@ def draw_plots(result: Explanation) -> dict[str, Plot]:
     with plot_style(**{"axes.grid": False, "ytick.labelsize": 8, "xtick.labelsize": 8}):
         if words:
             figures["shares"] = shares_figure(words, duration_s, sound=given.sound is not None, video=given.mouths is not None)
-        if given.sound is not None and given.clean is not None:
-            sounds = {"sound": given.sound} if given.noise is None else {"as recorded": given.clean, "in noise": given.sound}
-            mels = {name: log_mel(sound).numpy() for name, sound in sounds.items()}
+        if mels := log_mels(given):
             figures["audio"] = audio_figure(mels, attention.get("audio"), words, duration_s)
         if given.mouths is not None:
             pixels = None if result.saliency is None else result.saliency.pixels
@@ -66,13 +84,35 @@ def draw_plots(result: Explanation) -> dict[str, Plot]:
         return {name: make_plot(name, figure) for name, figure in figures.items()}
 
 
+def draw_combined_plots(given: Input, words: Sequence[PlacedWord], log_probs: np.ndarray | None,
+                        entropy: np.ndarray | None) -> dict[str, Plot]:
+    """The plots of two models that share nothing but scores, by name. log_probs: (T, n_ctc) of CTC on the lips, None where its
+    classes are not letters; entropy: (T,) of the same head, nats, None without one."""
+    figures, duration_s = {}, given.segment.duration_s
+    with plot_style(**{"axes.grid": False, "ytick.labelsize": 8, "xtick.labelsize": 8}):
+        figures["audio"] = audio_figure(log_mels(given), None, words, duration_s)
+        if given.mouths is not None:
+            figures["video"] = video_figure(given.mouths, None, None, words)
+        if entropy is not None:
+            figures["lips"] = lips_figure(log_probs, entropy, words, duration_s)
+        return {name: make_plot(name, figure) for name, figure in figures.items()}
+
+
+def log_mels(given: Input) -> dict[str, np.ndarray]:
+    """Log-mels (columns, n_mels) of the sound by name, without noise and with it; none without sound."""
+    if given.sound is None or given.clean is None:
+        return {}
+    sounds = {"sound": given.sound} if given.noise is None else {"as recorded": given.clean, "in noise": given.sound}
+    return {name: log_mel(sound).numpy() for name, sound in sounds.items()}
+
+
 def make_plot(name: str, figure: Figure) -> Plot:
     """A figure as it goes into the page."""
     width = figure.get_figwidth()
     return Plot(svg_element(file_bytes(figure, "svg", dpi=160), name), width, LEFT / width, 1 - RIGHT / width)
 
 
-def time_figure(heights: Sequence[float], duration_s: float, words: Sequence[ScoredWord], gap: float = 0.12) -> Figure:
+def time_figure(heights: Sequence[float], duration_s: float, words: Sequence[PlacedWord], gap: float = 0.12) -> Figure:
     """Axes one below the other on one time axis with the words above them and lines where they begin. heights, gap: inches."""
     from matplotlib.figure import Figure
 
@@ -146,7 +186,7 @@ def shares_figure(words: Sequence[ScoredWord], duration_s: float, *, sound: bool
     return figure
 
 
-def audio_figure(mels: Mapping[str, np.ndarray], weights: np.ndarray | None, words: Sequence[ScoredWord],
+def audio_figure(mels: Mapping[str, np.ndarray], weights: np.ndarray | None, words: Sequence[PlacedWord],
                  duration_s: float) -> Figure:
     """Log-mels (columns, n_mels) by name, one above the other, and below them the attention to the audio (W, S)."""
     from librosa import hz_to_mel
@@ -163,12 +203,12 @@ def audio_figure(mels: Mapping[str, np.ndarray], weights: np.ndarray | None, wor
     return figure
 
 
-def _row_heights(weights: np.ndarray | None, words: Sequence[ScoredWord]) -> list[float]:
+def _row_heights(weights: np.ndarray | None, words: Sequence[PlacedWord]) -> list[float]:
     """Inches of the axes of attention, if there are any."""
     return [] if weights is None or not len(words) else [(0.24 if len(words) <= 12 else 0.17) * len(words)]
 
 
-def _draw_attention(figure: Figure, weights: np.ndarray | None, words: Sequence[ScoredWord], colour: str) -> None:
+def _draw_attention(figure: Figure, weights: np.ndarray | None, words: Sequence[PlacedWord], colour: str) -> None:
     """A row per word in the last axes, each as a share of its own strongest; boxes where the word is said."""
     if weights is None or not len(words):
         return
@@ -190,7 +230,7 @@ def _draw_map(axis: Axes, strength: np.ndarray, colour: str) -> None:
 
 
 def video_figure(mouths: Mouths, pixels: np.ndarray | None, weights: np.ndarray | None,
-                 words: Sequence[ScoredWord]) -> Figure:
+                 words: Sequence[PlacedWord]) -> Figure:
     """A strip of mouths; the same with the saliency (pixels (T, 88, 88)) laid over; the sum of each frame; the attention to the
     video (W, S)."""
     n_frames = len(mouths.images)
@@ -256,16 +296,35 @@ def mouth_figure(mouths: Mouths, pixels: np.ndarray) -> Figure:
     return figure
 
 
-def letters_figure(log_probs: Mapping[str, np.ndarray], words: Sequence[ScoredWord], duration_s: float) -> Figure:
+def letters_figure(log_probs: Mapping[str, np.ndarray], words: Sequence[PlacedWord], duration_s: float) -> Figure:
     """CTC log-probabilities (S, n_ctc) by name: a row per letter, the greedy reading written over it."""
     figure = time_figure([2.9] * len(log_probs), duration_s, words, gap=0.3)
     for axis, (name, one) in zip(figure.axes, log_probs.items(), strict=True):
-        _draw_map(axis, np.clip(1 + one.T / RANGE, 0, 1), MODALITY_COLOURS[CTC_MODALITY[name]])
-        for position, letter in greedy_letters(one):
-            if letter > 1:
-                axis.text((position + 0.5) / MEMORY_RATE, letter + 0.5, CTC_LETTERS[letter - 1], ha="center", va="center",
-                          fontsize=8, fontweight="bold", zorder=5)
-        axis.set_yticks(np.arange(one.shape[1]) + 0.5, ["–", "␣", *CTC_LETTERS[1:]][:one.shape[1]])
-        axis.tick_params(axis="y", length=0, labelsize=6.5)
+        _draw_letters(axis, one, MODALITY_COLOURS[CTC_MODALITY[name]])
         axis.set(xlim=(0, duration_s), ylabel=MODALITY_NAMES[CTC_MODALITY[name]].long)
     return figure
+
+
+def lips_figure(log_probs: np.ndarray | None, entropy: np.ndarray, words: Sequence[PlacedWord], duration_s: float) -> Figure:
+    """CTC on the lips: its letters (T, n_ctc), unless None, and below them its entropy (T,) in nats at each moment."""
+    figure = time_figure([0.9] if log_probs is None else [2.9, 0.9], duration_s, words)
+    if log_probs is not None:
+        _draw_letters(figure.axes[0], log_probs, VIDEO)
+        figure.axes[0].set(xlim=(0, duration_s), ylabel="lips")
+    axis = figure.axes[-1]
+    moments = (np.arange(len(entropy)) + 0.5) * duration_s / len(entropy)
+    axis.fill_between(moments, entropy, color=VIDEO, alpha=0.5, linewidth=0)
+    axis.plot(moments, entropy, color=VIDEO, linewidth=1)
+    axis.set(xlim=(0, duration_s), ylim=(0, max(1.0, float(entropy.max()) * 1.05)), ylabel="entropy\n(nats)")
+    return figure
+
+
+def _draw_letters(axis: Axes, log_probs: np.ndarray, colour: str) -> None:
+    """A row per letter, and the greedy reading over it."""
+    _draw_map(axis, np.clip(1 + log_probs.T / RANGE, 0, 1), colour)
+    for position, letter in greedy_letters(log_probs):
+        if letter > 1:
+            axis.text((position + 0.5) / MEMORY_RATE, letter + 0.5, CTC_LETTERS[letter - 1], ha="center", va="center",
+                      fontsize=8, fontweight="bold", zorder=5)
+    axis.set_yticks(np.arange(log_probs.shape[1]) + 0.5, ["–", "␣", *CTC_LETTERS[1:]][:log_probs.shape[1]])
+    axis.tick_params(axis="y", length=0, labelsize=6.5)

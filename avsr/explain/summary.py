@@ -42,14 +42,9 @@ def summarise(result: Explanation, checkpoint: Checkpoint, settings: ExplainSett
     """All of it as JSON values. Times are in seconds from the start of the segment, log-probabilities in nats; the same clip
     and settings give the same numbers."""
     given, found, reference = result.given, result.ablations, settings.reference
-    return _rounded({
-        "layout": LAYOUT, "avsr": __version__, "recording": given.name, "model": checkpoint.name, "language": settings.language,
-        "segment": {"start": given.segment.start_s, "end": given.segment.start_s + given.segment.duration_s,
-                    "chosen": given.chosen, "recording": given.duration_s, "speech": given.speech_s},
-        "sound": given.sound is not None, "video": given.mouths is not None, "no_video": given.no_video,
-        "frames": None if given.mouths is None else len(given.mouths.images),
-        "missing": None if given.mouths is None else int(given.mouths.missing.sum()),
-        "noise": None if given.noise is None else asdict(given.noise), "reference": reference, "normaliser": NORMALISER,
+    return rounded({
+        "layout": LAYOUT, "avsr": __version__, "model": checkpoint.name, "language": settings.language,
+        **describe_input(given, reference),
         "outputs": {name: _output(found, name, reference) for name in found.texts},
         "explained": {"text": found.explained, "source": found.source, "tokens": len(found.tokens)},
         "video_reliability": result.reliability, "in_distribution": result.in_distribution,
@@ -60,7 +55,20 @@ def summarise(result: Explanation, checkpoint: Checkpoint, settings: ExplainSett
         "attention": {name: {"rate": MEMORY_RATE, "inside": one.sum(axis=1).tolist(), "weights": one.tolist()}
                       for name, one in result.attention.items()},
         "ctc": {name: {"text": greedy_text(one)} for name, one in result.ctc.items()}, "ctc_untrained": result.untrained,
-        "saliency": None if result.saliency is None else _saliency(result.saliency), "problems": list(given.problems)})
+        "saliency": None if result.saliency is None else _saliency(result.saliency)})
+
+
+def describe_input(given: Input, reference: str | None) -> dict[str, Any]:
+    """What was explained, as JSON values: the recording, its segment, the noise, what could be used of it, and problems."""
+    return {
+        "recording": given.name,
+        "segment": {"start": given.segment.start_s, "end": given.segment.start_s + given.segment.duration_s,
+                    "chosen": given.chosen, "recording": given.duration_s, "speech": given.speech_s},
+        "sound": given.sound is not None, "video": given.mouths is not None, "no_video": given.no_video,
+        "frames": None if given.mouths is None else len(given.mouths.images),
+        "missing": None if given.mouths is None else int(given.mouths.missing.sum()),
+        "noise": None if given.noise is None else asdict(given.noise), "reference": reference, "normaliser": NORMALISER,
+        "problems": list(given.problems)}
 
 
 def _output(found: Ablations, name: str, reference: str | None) -> dict[str, Any]:
@@ -78,9 +86,10 @@ def _saliency(saliency: Saliency) -> dict[str, Any]:
             "pixels_total": float(frames.sum()), "rate": VIDEO_FPS, "frames": frames.tolist()}
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """A JSON value with all its numbers rounded to DIGITS."""
     if isinstance(value, float):
         return round(value, DIGITS)
     if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+        return {name: rounded(one) for name, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
