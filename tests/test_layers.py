@@ -22,7 +22,7 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles
          "corpora",
          "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "decode",
          "align", "recogniser", "results", "metrics", "modality", "train", "transcribe", "find_speakers", "benchmark", "html",
-         "label", "explain", "report", "cli", "__main__"]
+         "label", "enrol", "explain", "report", "cli", "__main__"]
 MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
