@@ -111,13 +111,13 @@ def _check_amount(material: Material, corpus: LabelledCorpus) -> None:
                     f"needed){why}.  Give more clear video of the person speaking, with the face in sight and its own sound.")
 
 
-def write_folds(material: Material, folder: Path, held_out: Sequence[int]) -> Path:
+def write_folds(material: Material, held_out: Sequence[int]) -> Path:
     """A manifest in which the rows with these numbers are split `valid` and the others `train`; without any, the first row
     is in both."""
     rows = [replace(row.utterance, split="valid" if number in held_out else "train")
             for number, row in enumerate(material.rows)]
     if not held_out:
         rows.append(replace(rows[0], id=f"{rows[0].id} again", split="valid"))
-    path = folder / f"rows-{'-'.join(map(str, held_out[:1])) or 'all'}.jsonl"
+    path = material.rows[0].base / f"rows-{'-'.join(map(str, held_out[:1])) or 'all'}.jsonl"
     manifest.write(path, rows)
     return path

@@ -117,7 +117,7 @@ def _learn(name: str, lips: Checkpoint, ears: str, material: Material, work: Pat
         raise AvsrError(f"{name}: not kept, because the lips did not get better: by lips alone {check.after:.0f} % of "
                         f"{check.n_words} held-out words are wrong, {check.before:.0f} % before.  Give more clear video, "
                         "the right text with --text, or better ears with --ears.")
-    rows = write_folds(material, work / "cache", [])
+    rows = write_folds(material, [])
     final = adapt(lips, source, rows, work / "all", device=settings.device, progress=_told(progress, "adapting to all"))
     facts = {"enrolled": date.today().isoformat(), "lips": source, "ears": ears,
              "text_by": "user" if settings.text else ears, "seconds": round(material.seconds, 1),
@@ -134,7 +134,7 @@ def _check(lips: Checkpoint, source: str, ears: str, material: Material, work: P
     """Each part of the material read by lips that learnt from the others."""
     before, after, parts = by_lips(lips, material.rows), NOTHING, folds(len(material.rows))
     for number, held_out in enumerate(parts):
-        rows = write_folds(material, work / "cache", held_out)
+        rows = write_folds(material, held_out)
         told = _told(progress, f"checking on part {number + 1} of {len(parts)}")
         adapted = adapt(lips, source, rows, work / f"fold-{number}", device=settings.device, progress=told)
         after += by_lips(adapted, [material.rows[i] for i in held_out])
