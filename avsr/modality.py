@@ -26,7 +26,7 @@ def check_modality(checkpoint: Checkpoint, modality: str) -> None:
     if modality == "v" and not checkpoint.video_trained:
         raise AvsrError(f"{checkpoint.name}: this model has no trained video encoder, so it cannot use video alone.  "
                         "Use --modality a or auto, or a model that reads lips.")
-    able = checkpoint.model.modalities
+    able = checkpoint.modalities if checkpoint.video_trained else checkpoint.model.modalities
     if modality not in ("auto", *able):
         raise AvsrError(f"{checkpoint.name}: this model uses {MODALITY_NAMES[able[0]].long}, not "
                         f"{MODALITY_NAMES[modality].long}.  Use --modality {able[0]} or auto, or another model.")

@@ -118,6 +118,11 @@ class Recogniser:
         weight = next(self.model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
 
+    @property
+    def estimates_reliability(self) -> bool:
+        """Whether its memories say how reliable the video is."""
+        return self.model.reliability is not None
+
     def encode(self, audio: Audio | None, video: Video | None, modality: str, *,
                seconds: Sequence[float] | None = None) -> Memory:
         """The memory of B utterances by a modality, `none`, `a`, `v` or `av`, which says what of the input is used.
@@ -170,6 +175,13 @@ class Recogniser:
         return decode.decode(self.model, self.tokenizer, memory, self._prompts(memory.n_utterances, language),
                              suppress=self.checkpoint.suppress, suppress_begin=self.checkpoint.suppress_begin,
                              options=self.search_options() if options is None else options)
+
+    def nbest(self, memory: Memory, options: DecodeOptions | None = None, language: str = "en") -> list[list[Hypothesis]]:
+        """The texts that one search finds for each utterance, the best first; see decode.nbest. options, language: as in
+        `decode`."""
+        return decode.nbest(self.model, self.tokenizer, memory, self._prompts(memory.n_utterances, language),
+                            suppress=self.checkpoint.suppress, suppress_begin=self.checkpoint.suppress_begin,
+                            options=self.search_options() if options is None else options)
 
     def search_options(self, **asked: object) -> DecodeOptions:
         """DecodeOptions with the fields that are asked for; where one is None or absent, what the model wants, or else the

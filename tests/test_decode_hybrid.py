@@ -410,8 +410,8 @@ def test_the_length_penalty_counts_the_tokens_of_a_text():
     beam.step(scores, None, prompt)
     scores = torch.tensor([[-3.0, -90.0, -90.0], [-90.0, -90.0, -3.0]])
     beam.step(scores, None, prompt)
-    assert beam.nbest(9, 1.0) == [[((2, 2), -5.0), ((1,), -4.0)]]
-    assert beam.nbest(9, 0.0) == [[((1,), -4.0), ((2, 2), -5.0)]]
+    assert beam.nbest(9, length_penalty=1.0) == [[((2, 2), -5.0), ((1,), -4.0)]]
+    assert beam.nbest(9, length_penalty=0.0) == [[((1,), -4.0), ((2, 2), -5.0)]]
 
 
 # With a network

@@ -24,6 +24,7 @@ class BenchmarkSettings:
 
     split: str = "test"
     models: tuple[str, ...] = ("default",)
+    lips: tuple[str, ...] = ()                              # second models, each of which reads the lips for each of `models`
     against: tuple[str, ...] = ()
     noises: tuple[str, ...] | None = None                   # None: babble of the test's own speakers, or speech-shaped noise
     given: Mapping[str, str] = field(default_factory=dict)

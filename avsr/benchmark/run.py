@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +168,9 @@ class _BenchmarkRun:
     def systems(self) -> Iterator[Callable[[], System]]:
         """Functions that load each system when its turn comes."""
         asked = self.settings
-        for name in asked.models:
-            yield partial(CheckpointSystem, name, beam_size=asked.beam_size, device=asked.device, modalities=asked.modalities,
-                          progress=self.progress)
+        for name, lips in product(asked.models, asked.lips or (None,)):
+            yield partial(CheckpointSystem, name, lips=lips, beam_size=asked.beam_size, device=asked.device,
+                          modalities=asked.modalities, progress=self.progress)
         for name in asked.against if "a" in asked.modalities else ():
             yield partial(open_baseline, name, device=asked.device, beam_size=asked.beam_size or DecodeOptions().beam_size)
 

@@ -15,16 +15,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from avsr.checkpoint import SHIPPED, Checkpoint, may_use_video, shipped
+from avsr.checkpoint import SHIPPED, Checkpoint, shipped
+from avsr.checkpoint.kept import kept_folder
+from avsr.combine import JOINED_BY, CombinedRecogniser, open_recogniser
 from avsr.corrupt import Mouth
-from avsr.decode import DecodeOptions
+from avsr.decode import DecodeOptions, Hypothesis
 from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR
 from avsr.models.decoder import Memory
-from avsr.recogniser import Recogniser
+from avsr.recogniser import EncodedAudio, Recogniser
 from avsr.runtime import Progress, n_parallel_batches, pick_device
 from avsr.text import target_tokens
-from avsr.transcribe.run import load_model
+from avsr.transcribe.run import load_models
+
+NOTHING = Hypothesis((), 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,22 +77,31 @@ class System(Protocol):
 
 
 class CheckpointSystem:
-    """One of our models. By modality `none` it writes nothing; only the loss of the reference is computed."""
+    """One of our models, or the sound by one and the lips by another.
 
-    def __init__(self, name: str, *, beam_size: int | None, device: str, modalities: Sequence[str], progress: Progress):
+    By modality `none` it writes nothing; only the loss of the reference is computed.
+    """
+
+    def __init__(self, name: str, *, lips: str | None = None, beam_size: int | None, device: str, modalities: Sequence[str],
+                 progress: Progress):
         self.torch_device = pick_device(device)
-        uses_video = any("v" in one for one in modalities) and may_use_video(name)
-        self.checkpoint = load_model(name, "av" if uses_video else "a", self.torch_device, progress)
-        self.name = Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
-        self.recogniser = Recogniser(self.checkpoint)
-        # No fallback temperatures, which are random: one result for one sound.
-        self.options = self.recogniser.search_options(beam_size=beam_size, temperatures=(0.0,))
-        self.facts = {"sha256": _sha256(name), "search": _search(self.checkpoint, self.options)}
-        self.about = {"model": name, "training": self.checkpoint.training}
+        uses_video = any("v" in one for one in modalities)
+        self.checkpoint = load_models(name, lips, "auto" if uses_video else "a", self.torch_device, progress)
+        names = [name] if lips is None else [name, lips]
+        self.name = JOINED_BY.join(map(_short_name, names))
+        # An imported network has one modality, so `none` tells nothing; neither does it of two models.
         able = self.checkpoint.modalities
-        if isinstance(self.checkpoint.model, AVSR):         # an imported network has one modality, so `none` tells nothing
+        if isinstance(self.checkpoint.model, AVSR) and lips is None:
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
+        self.recognisers = {one: open_recogniser(self.checkpoint, one) for one in self.modalities}
+        # No fallback temperatures, which are random: one result for one sound.
+        self.options = {one: recogniser.search_options(beam_size=beam_size, temperatures=(0.0,))
+                        for one, recogniser in self.recognisers.items()}
+        sums = [_sha256(one) for one in names]
+        self.facts = {"sha256": sums[0] if lips is None else JOINED_BY.join(map(str, sums)),
+                      "search": _search(self.checkpoint, Recogniser(self.checkpoint).search_options(beam_size=beam_size))}
+        self.about = {"model": name, **({} if lips is None else {"lips": lips}), "training": self.checkpoint.training}
         self.needs_video = {"v"} if "a" in able else {"v", "av"}
         self.n_parallel_batches, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
         self.gate = _mean_gate(self.checkpoint)
@@ -96,34 +109,44 @@ class CheckpointSystem:
     @torch.inference_mode()
     def recognise(self, audio: Sequence[np.ndarray], references: Sequence[str], requests: Sequence[Request]) -> list[Result]:
         """See System."""
-        tokens = [target_tokens(self.checkpoint.tokenizer, text) for text in references]
         encoded, encoding, out = audio, Timer(self.torch_device), []
-        if any("a" in request.modality for request in requests):
+        if heard := [request.modality for request in requests if "a" in request.modality]:
             with encoding:
-                encoded = self.recogniser.encode_audio(audio)
+                encoded = self.recognisers[heard[0]].encode_audio(audio)
         for request in requests:
             timer = Timer(self.torch_device)
             with timer:
-                memory = self.recogniser.encode(encoded, request.mouths, request.modality)
-                texts = self._decode(request, memory)
-            losses = [-round(one.mean().item(), 4) for one in self.recogniser.score(memory, tokens)]
+                memory, texts = self._recognise(request, encoded)
             reliabilities = [None] * len(texts)
             if memory.reliability is not None:
                 reliabilities = [round(one, 4) for one in memory.reliability.tolist()]
+            shares = [text.lips and round(text.lips.share, 4) for text in texts]
             gates = [self._gate(request.modality, *pair) for pair in zip(request.mouths, reliabilities, strict=True)]
-            recognitions = [Recognition(*fields) for fields in zip(texts, reliabilities, gates, losses, strict=True)]
+            gates = [share if gate is None else gate for share, gate in zip(shares, gates, strict=True)]
+            written = [self.recognisers[request.modality].detokenize(text.tokens) for text in texts]
+            losses = self._losses(request.modality, memory, references)
+            recognitions = [Recognition(*fields) for fields in zip(written, reliabilities, gates, losses, strict=True)]
             out.append(Result(recognitions, timer.seconds + ("a" in request.modality) * encoding.seconds))
         return out
 
-    def _decode(self, request: Request, memory: Memory) -> list[str]:
-        """The texts; empty where video is needed and no face is seen, as in `transcribe`."""
-        needs_video = request.modality in self.needs_video
+    def _recognise(self, request: Request, audio: Sequence[np.ndarray] | EncodedAudio) -> tuple[Memory, list[Hypothesis]]:
+        """The memory and the texts; empty where video is needed and no face is seen, as in `transcribe`."""
+        recogniser, needs_video = self.recognisers[request.modality], request.modality in self.needs_video
+        memory = recogniser.encode(audio, request.mouths, request.modality)
         if request.modality == "none" or (needs_video and not any(one is not None for one in request.mouths)):
-            return [""] * memory.n_utterances
-        texts = [self.recogniser.detokenize(one.tokens) for one in self.recogniser.decode(memory, self.options)]
+            return memory, [NOTHING] * memory.n_utterances
+        texts = recogniser.decode(memory, self.options[request.modality])
         if needs_video:
-            texts = [text if mouth is not None else "" for text, mouth in zip(texts, request.mouths, strict=True)]
-        return texts
+            texts = [text if mouth is not None else NOTHING for text, mouth in zip(texts, request.mouths, strict=True)]
+        return memory, texts
+
+    def _losses(self, modality: str, memory: Memory, references: Sequence[str]) -> list[float | None]:
+        """The loss of each reference, nats a token; None by two models, whose tokens differ."""
+        recogniser = self.recognisers[modality]
+        if isinstance(recogniser, CombinedRecogniser):
+            return [None] * len(references)
+        tokens = [target_tokens(recogniser.tokenizer, text) for text in references]
+        return [-round(one.mean().item(), 4) for one in recogniser.score(memory, tokens)]
 
     def _gate(self, modality: str, mouth: Mouth | None, reliability: float | None) -> float | None:
         """How far the gates let this mouth in; None where the model or the modality has no video."""
@@ -151,6 +174,11 @@ class Timer:
         return time.perf_counter()
 
 
+def _short_name(name: str) -> str:
+    """A model's name in rows: that of the run for its folder `model`."""
+    return Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
+
+
 def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
     """The `search` of rows."""
     return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.joint_ctc else "")
@@ -165,7 +193,7 @@ def _mean_gate(checkpoint: Checkpoint) -> float | None:
 
 def _sha256(name: str) -> str | None:
     """The sha256 of a model's weights, from its model.json; None for a Whisper of the hub, whose name is enough."""
-    folder = SHIPPED / name if name in shipped() else Path(name)
+    folder = SHIPPED / name if name in shipped() else (not Path(name).is_dir() and kept_folder(name)) or Path(name)
     try:
         return json.loads((folder / "model.json").read_bytes())["sha256"]["model.safetensors"]
     except FileNotFoundError:

@@ -26,6 +26,9 @@ N_SHOWN = 5                                                 # ids that are named
 @click.option("--model", "models", multiple=True, metavar="NAME",
               help="A model by name or folder; may be repeated; the word none stands for no model.  [default: the model called "
                    "default; with --rows no model]")
+@click.option("--lips", multiple=True, metavar="MODEL",
+              help="A second model, which reads the lips while --model uses the sound; by sound, by lips and by both it is "
+                   "measured as one system, such as base+grid; may be repeated.")
 @click.option("--against", multiple=True, metavar="RECOGNISER",
               help="Another recogniser to measure in the same noise: faster-whisper:SIZE, pocketsphinx, "
                    "pocketsphinx:FILE.gram; may be repeated.")

@@ -46,6 +46,9 @@ class _TranscribeCommand(click.Command):
 @click.option("--model", default="default",
               help="default (Whisper tiny.en with a video encoder), grid, a Whisper size (tiny.en to large-v3), a "
                    "model's folder, or owner/model of the hub.")
+@click.option("--lips", default=None, metavar="MODEL",
+              help="A second model, which reads the lips while --model uses the sound: grid, what `avsr enrol` or `avsr fetch` "
+                   "keeps, a folder.  [default: the model alone]")
 @click.option("--modality", type=click.Choice(["auto", "a", "v", "av"]), default="auto",
               help="Use the sound (a), the video (v), both (av), or what the file and the model allow (auto).")
 @click.option("--language", default=None,
@@ -133,9 +136,9 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     bars("loading the model", 0, None, None)
     limit_openmp_spinning()
     from avsr.runtime import pick_device
-    from avsr.transcribe.run import load_model
+    from avsr.transcribe.run import load_models
 
-    checkpoint = load_model(options["model"], options["modality"], pick_device(options["device"]), bars)
+    checkpoint = load_models(options["model"], options.pop("lips"), options["modality"], pick_device(options["device"]), bars)
     gc.freeze()                                             # collecting the modules again costs 0.5 s when the program ends
     return checkpoint
 

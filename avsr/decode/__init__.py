@@ -7,7 +7,7 @@ the network as one batch. `decode` is in fallback.py, which tries the temperatur
 """
 
 from avsr.decode.ctc import CTCPrefixScorer
-from avsr.decode.fallback import decode, fails
+from avsr.decode.fallback import decode, fails, is_silence, nbest, text_filter
 from avsr.decode.hybrid import HybridBeamSearch
 from avsr.decode.limits import TextLimits, compression_ratio
 from avsr.decode.options import DecodeOptions, Hypothesis
@@ -24,4 +24,5 @@ from avsr.decode.strategies import BeamSearch, Sampling, SearchStrategy
 
 __all__ = ["BeamSearch", "CTCPrefixScorer", "DecodeOptions", "DecoderScorer", "HybridBeamSearch", "Hypothesis", "LogitFilter",
            "PartialScorer", "Sampling", "Scorer", "SearchStrategy", "SuppressTokens", "TextLimits", "compression_ratio",
-           "decode", "fails", "search", "teacher_forced_log_probs"]
+           "decode", "fails", "is_silence", "nbest", "search", "teacher_forced_log_probs",
+           "text_filter"]

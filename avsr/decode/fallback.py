@@ -1,4 +1,7 @@
-"""From a memory to the text of each utterance: the search that the model needs, with Whisper's temperature fallback."""
+"""From a memory to the text of each utterance: the search that the model needs, with Whisper's temperature fallback.
+
+`decode` gives one text of each utterance, `nbest` all that one search finds.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,10 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, me
     prompts: one list of tokens per utterance, all of the same length.
     """
     if model.joint_ctc:
-        return _decode_hybrid(model, tokenizer, memory, prompts, options)
+        return [texts[0] for texts in _nbest_hybrid(model, tokenizer, memory, prompts, options, n=1)]
     attempts: list[list[Hypothesis]] = [[] for _ in range(memory.n_utterances)]
-    seconds = [None] * memory.n_utterances if memory.seconds is None else memory.seconds.tolist()
-    limits = TextLimits(tokenizer.decode, [None if one is None else max_characters(one) for one in seconds],
-                        options.compression_ratio_threshold)
-    todo = list(range(memory.n_utterances))
-    special = range(tokenizer.end + 1, model.dims.n_vocab)  # languages, tasks, timestamps: none of them is text
-    filters = [SuppressTokens(tuple({*suppress, *special}), suppress_begin, len(prompts[0]))]
+    limits, todo = _limits(tokenizer, memory, options), list(range(memory.n_utterances))
+    filters = [text_filter(model, tokenizer, len(prompts[0]), suppress, suppress_begin)]
     for temperature in options.temperatures:
         part = memory if len(todo) == memory.n_utterances else memory.select(torch.tensor(todo, device=memory.device))
         strategy = (Sampling(len(todo), options, tokenizer.end, temperature, limits.select(todo)) if temperature > 0
@@ -56,7 +55,36 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, me
         if not todo:
             break
     best = [_last_possible(hypotheses, limits, i) for i, hypotheses in enumerate(attempts)]
-    return [replace(one, tokens=()) if _is_silence(one, options) else one for one in best]
+    return [replace(one, tokens=()) if is_silence(one, options) else one for one in best]
+
+
+def nbest(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]], *,
+          suppress: tuple[int, ...] = (), suppress_begin: tuple[int, ...] = (),
+          options: DecodeOptions = DEFAULT) -> list[list[Hypothesis]]:
+    """The texts that one beam search finds for each utterance, the best first: up to beam_size of them, or more.
+
+    As `decode` by its first attempt at temperature 0, without guards; at least one text. prompts: see `decode`.
+    """
+    if model.joint_ctc:
+        return _nbest_hybrid(model, tokenizer, memory, prompts, options, n=options.beam_size)
+    strategy = BeamSearch(memory.n_utterances, options, tokenizer.end, _limits(tokenizer, memory, options))
+    filters = [text_filter(model, tokenizer, len(prompts[0]), suppress, suppress_begin)]
+    best = _attempt(model, tokenizer, memory, prompts, filters, strategy, options)
+    return [[replace(one, tokens=tokens, logprob=logprob) for tokens, logprob in texts]
+            for one, texts in zip(best, strategy.nbest(length_penalty=options.length_penalty), strict=True)]
+
+
+def _limits(tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, options: DecodeOptions) -> TextLimits:
+    seconds = [None] * memory.n_utterances if memory.seconds is None else memory.seconds.tolist()
+    return TextLimits(tokenizer.decode, [None if one is None else max_characters(one) for one in seconds],
+                      options.compression_ratio_threshold)
+
+
+def text_filter(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int, suppress: tuple[int, ...],
+                suppress_begin: tuple[int, ...]) -> SuppressTokens:
+    """Forbids what the model must not write: also languages, tasks and timestamps, none of which is text."""
+    special = range(tokenizer.end + 1, model.dims.n_vocab)
+    return SuppressTokens(tuple({*suppress, *special}), suppress_begin, n_prompt)
 
 
 def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
@@ -81,8 +109,9 @@ def _last_possible(attempts: Sequence[Hypothesis], limits: TextLimits, utterance
                 limits.truncated(attempts[-1], utterance))
 
 
-def _decode_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
-                   options: DecodeOptions) -> list[Hypothesis]:
+def _nbest_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
+                  options: DecodeOptions, *, n: int) -> list[list[Hypothesis]]:
+    """The n best texts of each utterance, the best first."""
     assert memory.audio is not None, "what a hybrid network encodes is its audio, see Hybrid.encode"
     n_frames = torch.full((memory.n_utterances,), memory.audio.shape[1], device=memory.device)
     lengths = n_frames if memory.audio_mask is None else memory.audio_mask.sum(dim=1)
@@ -90,11 +119,12 @@ def _decode_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceToken
     (log_probs,) = model.ctc_log_probs(memory).values()
     ctc = CTCPrefixScorer(log_probs, lengths, end=tokenizer.end, weight=options.ctc_weight)
     strategy = HybridBeamSearch(lengths, size=options.beam_size, end=tokenizer.end)
-    texts = search([scorer], torch.tensor(prompts, device=memory.device), strategy,
-                   partial_scorers=[ctc, *_lm(model, tokenizer, len(prompts[0]), options)],
-                   pre_beam=int(options.pre_beam * options.beam_size), max_tokens=int(lengths.max()),
-                   length_penalty=options.length_penalty)
-    return [Hypothesis(tokens, logprob) for tokens, logprob in texts]
+    search([scorer], torch.tensor(prompts, device=memory.device), strategy,
+           partial_scorers=[ctc, *_lm(model, tokenizer, len(prompts[0]), options)],
+           pre_beam=int(options.pre_beam * options.beam_size), max_tokens=int(lengths.max()),
+           length_penalty=options.length_penalty)
+    found = strategy.nbest(n, length_penalty=options.length_penalty)
+    return [[Hypothesis(tokens, logprob) for tokens, logprob in texts] for texts in found]
 
 
 def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int,
@@ -107,7 +137,7 @@ def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_pro
                        unknown_bonus=UNKNOWN_BONUS)]
 
 
-def _is_silence(text: Hypothesis, options: DecodeOptions) -> bool:
+def is_silence(text: Hypothesis, options: DecodeOptions) -> bool:
     """Whether the network says that nobody speaks, and finds its own words unlikely too."""
     return (options.no_speech_threshold is not None and text.no_speech_prob > options.no_speech_threshold
             and (options.logprob_threshold is None or text.avg_logprob < options.logprob_threshold))
@@ -115,7 +145,7 @@ def _is_silence(text: Hypothesis, options: DecodeOptions) -> bool:
 
 def fails(text: Hypothesis, tokenizer: Tokenizer | SentencePieceTokenizer, options: DecodeOptions) -> bool:
     """Whether to decode again at the next temperature; silence is not decoded again."""
-    if _is_silence(text, options):
+    if is_silence(text, options):
         return False
     loops = (options.compression_ratio_threshold is not None
              and compression_ratio(tokenizer.decode(text.tokens)) > options.compression_ratio_threshold)

@@ -73,12 +73,12 @@ class HybridBeamSearch:
 
     def finish(self, tokens: Tensor, length_penalty: float) -> list[ScoredTokens]:
         """See SearchStrategy. Raises BadCheckpoint where an utterance has no text, because every score was NaN."""
-        best = self.nbest(1, length_penalty)
+        best = self.nbest(1, length_penalty=length_penalty)
         if not all(best):
             raise BadCheckpoint(NAN_SCORES)
         return [texts[0] for texts in best]
 
-    def nbest(self, n: int, length_penalty: float = 0.0) -> list[list[ScoredTokens]]:
+    def nbest(self, n: int | None = None, *, length_penalty: float = 0.0) -> list[list[ScoredTokens]]:
         """The n best finished texts of every utterance of the batch, the best first; fewer where fewer finished."""
         counts = [len(step.active) for step in self.steps]
         parents, chosen, ended = (torch.cat([getattr(step, name) for step in self.steps]).cpu().split(counts)

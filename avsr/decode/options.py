@@ -7,6 +7,7 @@ from typing import Annotated
 
 from avsr.lm import NGrams
 from avsr.schema import Between
+from avsr.transcript import LipsUse
 
 Weight = Annotated[float, Between(0, 100)]
 HypothesisCount = Annotated[int, Between(1, 1000)]
@@ -43,12 +44,16 @@ class DecodeOptions:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A finished text: `tokens` without prompt and end; `logprob` their sum, end included."""
+    """A finished text: `tokens` without prompt and end; `logprob` their sum, end included.
+
+    lips: what the lips of another model had to do with it, None where they were not asked.
+    """
 
     tokens: tuple[int, ...]
     logprob: float
     no_speech_prob: float = 0.0
     temperature: float = 0.0
+    lips: LipsUse | None = None
 
     @property
     def avg_logprob(self) -> float:

@@ -38,6 +38,10 @@ class SearchStrategy(Protocol):
         over length ** length_penalty (Wu et al. 2016, as simplified by Whisper)."""
         ...
 
+    def nbest(self, n: int | None = None, *, length_penalty: float) -> list[list[ScoredTokens]]:
+        """After `finish`: the n best texts of every utterance of the batch, the best first; fewer where fewer finished."""
+        ...
+
 
 class _BatchSearch:
     """What BeamSearch and Sampling share, for B utterances of which those numbered `searched` are not done.
@@ -70,7 +74,14 @@ class _BatchSearch:
         """One text of each utterance. Raises BadCheckpoint where there is none, because every score was NaN."""
         if not all(self.finished):
             raise BadCheckpoint(NAN_SCORES)
-        return [max(texts, key=lambda text: text[1] / max(1, len(text[0])) ** length_penalty) for texts in self.finished]
+        return [texts[0] for texts in self.nbest(length_penalty=length_penalty)]
+
+    def nbest(self, n: int | None = None, *, length_penalty: float) -> list[list[ScoredTokens]]:
+        """The n best texts of every utterance of the batch, the best first, or all that the search finished."""
+        def score(text: ScoredTokens) -> float:
+            return text[1] / max(1, len(text[0])) ** length_penalty
+
+        return [sorted(texts, key=score, reverse=True)[:n] for texts in self.finished]
 
 
 class BeamSearch(_BatchSearch):

@@ -8,6 +8,7 @@ from avsr.text.normaliser import (
     FORMER_NORMALISERS,
     NORMALISER,
     NORMALISERS,
+    NUMBERS,
     WHISPER_NORMALISER,
     ctc_classes,
     ctc_text,
@@ -32,6 +33,6 @@ from avsr.text.tokenizers import (
 )
 
 __all__ = ["BLANK", "CTC_LETTERS", "END", "FORMER_NORMALISERS", "LANGUAGE_NAMES", "LONGEST_TOKENIZER", "NORMALISER",
-           "NORMALISERS", "WHISPER_NORMALISER", "SentencePieceTokenizer", "Tokenizer", "WordTokens", "ctc_classes",
+           "NORMALISERS", "NUMBERS", "WHISPER_NORMALISER", "SentencePieceTokenizer", "Tokenizer", "WordTokens", "ctc_classes",
            "ctc_text", "find_normaliser", "language_code", "normalise", "normalise_as_whisper", "open_tokenizer",
            "present_normaliser", "target_tokens", "write_characters", "write_sentencepiece"]

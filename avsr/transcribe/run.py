@@ -19,6 +19,7 @@ import torch
 
 from avsr import cropped, decode, media, selection, transcript
 from avsr.checkpoint import Checkpoint, load, may_use_video
+from avsr.combine import CombinedCheckpoint, combine, open_recogniser
 from avsr.errors import AvsrError, BadMedia
 from avsr.lips import MouthCropSettings
 from avsr.lm import NGrams
@@ -85,15 +86,16 @@ class TranscribeSettings:
                             "Leave it out to have the mouth cut out as the model wants.")
 
 
-def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL, modality: str = "auto",
-               language: str | None = None, device: str = "auto", on_segment: Callable[[Segment], None] | None = None,
+def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL,
+               lips: str | Path | Checkpoint | None = None, modality: str = "auto", language: str | None = None,
+               device: str = "auto", on_segment: Callable[[Segment], None] | None = None,
                progress: Progress = no_progress, **settings) -> Transcript:
     """See avsr.transcribe.transcribe."""
     options = from_keywords(TranscribeSettings, settings, "transcribe")
     if modality not in (choices := ("auto", *INPUT_MODALITIES)):
         raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(choices)}.")
     target = pick_device(device)
-    checkpoint = model if isinstance(model, Checkpoint) else load_model(model, modality, target, progress)
+    checkpoint = load_models(model, lips, modality, target, progress)
     language = _language_of(checkpoint, language)
     check_modality(checkpoint, modality)
     _check_search(checkpoint, options)
@@ -121,7 +123,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             speakers=options.speakers, speaker_model=options.speaker_model,
             save_lips=None if options.save_lips is None else Path(options.save_lips))
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, settings, progress=progress)
-        transcriber = _Transcriber(Recogniser(checkpoint), used, language, options, video_use)
+        transcriber = _Transcriber(open_recogniser(checkpoint, used), used, language, options, video_use)
         segments: list[Segment] = []
         for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):
             segments.append(segment)
@@ -131,10 +133,24 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         if "v" in used and mouth_crop.differences(checkpoint.mouth_crop):
             problems.append(cropped.of_unknown_kind(recording.name, checkpoint.name))
         used, reason, video_problems = video_use.outcome(reason)
+        if used == "av" and isinstance(checkpoint, CombinedCheckpoint) and transcriber.language not in (
+                known := checkpoint.lips.languages):
+            used, reason = "a", f"{checkpoint.lips.name} reads lips in another language ({', '.join(known)})"
         speaker_problems = transcriber.speaker_names.problems(recording.name) if options.speakers else []
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments),
                           transcriber.language or "en", checkpoint.name, used, reason, reader.duration_s,
                           (*recording.problems, *problems, *video_problems, *speaker_problems))
+
+
+def load_models(model: str | Path | Checkpoint, lips: str | Path | Checkpoint | None, modality: str, device: torch.device,
+                progress: Progress = no_progress) -> Checkpoint:
+    """The checkpoint for `transcribe`: of one model, or where `lips` names a second one that reads them, of both together."""
+    if lips is None:
+        return model if isinstance(model, Checkpoint) else load_model(model, modality, device, progress)
+    sound = model if isinstance(model, Checkpoint) else load_model(model, "a", device, progress)
+    other = lips if isinstance(lips, Checkpoint) else load(lips, device=device, dtype=pick_dtype(device), progress=progress)
+    both = combine(sound, other)
+    return both.lips if modality == "v" else both
 
 
 def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
@@ -258,7 +274,7 @@ class _Transcriber:
             return (window,)
         if why_unreadable(window.mouths, self.options.max_missing, apart=window.apart) is not None:
             return window.unextended
-        reliability = None if self.recogniser.model.reliability is None else self._encode([window]).reliability
+        reliability = self._encode([window]).reliability if self.recogniser.estimates_reliability else None
         return window.unextended if reliability is not None and reliability.item() < MIN_RELIABILITY else (window,)
 
     def _is_usable(self, window: Window) -> bool:
@@ -319,4 +335,4 @@ def _segment(words: Sequence[transcript.Word], tokens: tuple[int, ...], text: de
     return Segment(
         "".join(word.text for word in words).strip(), words[0].start, words[-1].end, tuple(words), text.avg_logprob,
         decode.compression_ratio(recogniser.tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
-        float(np.mean(confidences)), round(start_s * FEATURE_RATE))
+        float(np.mean(confidences)), round(start_s * FEATURE_RATE), lips=text.lips)

@@ -6,7 +6,7 @@ The formats and their options are those of openai-whisper's command line. All ti
 
 from avsr.transcript.cues import Cue, cues, segment
 from avsr.transcript.formats import FORMATS, format_timestamp, format_transcript, label, parse_formats, write
-from avsr.transcript.words import Segment, Transcript, Word, of_speaker
+from avsr.transcript.words import LipsUse, Segment, Transcript, Word, of_speaker
 
-__all__ = ["FORMATS", "Cue", "Segment", "Transcript", "Word", "cues", "format_timestamp", "format_transcript", "label",
-           "of_speaker", "parse_formats", "segment", "write"]
+__all__ = ["FORMATS", "Cue", "LipsUse", "Segment", "Transcript", "Word", "cues", "format_timestamp", "format_transcript",
+           "label", "of_speaker", "parse_formats", "segment", "write"]

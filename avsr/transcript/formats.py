@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from avsr.errors import AvsrError
 from avsr.linebreak import one_line
 from avsr.output import write_files
 from avsr.transcript.cues import Cue, cues
-from avsr.transcript.words import Segment, Transcript, Word, of_speaker
+from avsr.transcript.words import LipsUse, Segment, Transcript, Word, of_speaker
 
 FORMATS = ("txt", "srt", "vtt", "tsv", "json")
 
@@ -125,7 +126,8 @@ def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
     measures = ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob", "confidence")
     return {"id": i, "seek": int(part.seek), "start": _number(part.start, 3), "end": _number(part.end, 3), "text": part.text,
             "tokens": [int(token) for token in part.tokens], **{name: _number(getattr(part, name)) for name in measures},
-            **_speaker_row(part.speakers), **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
+            **_speaker_row(part.speakers), **_lips_row(part.lips),
+            **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
 
 
 def _word_row(word: Word) -> dict:
@@ -138,6 +140,11 @@ def _word_row(word: Word) -> dict:
 def _speaker_row(speakers: tuple[str, ...] | None) -> dict:
     """`speaker`, which is whisperX's name, is null for nobody in sight; `speakers` lists those who speak at once."""
     return {} if speakers is None else {"speaker": speakers[0] if speakers else None, "speakers": list(speakers)}
+
+
+def _lips_row(lips: LipsUse | None) -> dict:
+    """`lips`, which Whisper's JSON does not have: what the lips read by another model had to do with the text."""
+    return {} if lips is None else {"lips": {**asdict(lips), "share": _number(lips.share, 3)}}
 
 
 def _number(value: float | None, digits: int = 6) -> float | None:

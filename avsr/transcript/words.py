@@ -22,11 +22,25 @@ class Word:
 
 
 @dataclass(frozen=True)
+class LipsUse:
+    """What the lips, read by a model of their own (`--lips`), had to do with a text.
+
+    chosen: where the text comes from: `both` models wrote it, `sound` or `lips` alone, or `mixed`, words of both.
+    share: of the lips in the weights of both, 0 to 1. by_sound, by_lips: what each would have written alone.
+    """
+
+    chosen: str
+    share: float
+    by_sound: str
+    by_lips: str
+
+
+@dataclass(frozen=True)
 class Segment:
     """About a sentence. `words` is empty if no word was timed; a value that was not computed is None.
 
     speakers: names of those who say it, such as SPEAKER_00, first the one who is heard best; empty if nobody in sight says it,
-    None if nobody asked who does.
+    None if nobody asked who does. lips: of the text of which this is a part, None where no second model read them.
     """
 
     text: str
@@ -41,6 +55,7 @@ class Segment:
     confidence: float | None = None                         # 0 to 1
     seek: int = 0                                           # log-mel column at which the speech segment began
     speakers: tuple[str, ...] | None = None
+    lips: LipsUse | None = None
 
     @property
     def speaker(self) -> str | None:

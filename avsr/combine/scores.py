@@ -1,0 +1,61 @@
+"""How likely texts are by lips: log-probabilities by CTC and by the decoder, for each letter.
+
+    Memory of one utterance's lips, words of each candidate -> VideoScores of each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from avsr.combine.candidates import Words
+from avsr.models.decoder import Memory
+from avsr.recogniser import Recogniser
+from avsr.text import ctc_classes, target_tokens
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """Log-probabilities of a text in nats: by CTC (None where the model has none), and by the decoder."""
+
+    ctc: float | None
+    decoder: float
+
+
+def n_letters(words: Words) -> int:
+    """The letters of a text, by which log-probabilities are divided, a space for each word among them."""
+    return sum(len(word) + 1 for word in words) + 1
+
+
+def score_by_video(recogniser: Recogniser, memory: Memory, texts: Sequence[Words]) -> list[VideoScores]:
+    """The scores of several texts of the only utterance in `memory`, spelt as the video model spells them."""
+    tokens = [target_tokens(recogniser.tokenizer, " ".join(words)) for words in texts]
+    several = memory.select(torch.zeros(len(texts), dtype=torch.long, device=memory.device))
+    decoder = [one.double().sum().item() for one in recogniser.score(several, tokens)]
+    log_probs = frame_log_probs(recogniser, memory)
+    if log_probs is None:
+        return [VideoScores(None, one) for one in decoder]
+    labels = tokens if recogniser.model.joint_ctc else [ctc_classes(" ".join(words)) for words in texts]
+    return [VideoScores(*one) for one in zip(_ctc(log_probs, labels), decoder, strict=True)]
+
+
+def frame_log_probs(recogniser: Recogniser, memory: Memory) -> Tensor | None:
+    """CTC log-probabilities (T, V) float32 of the only utterance in `memory`, padding cut off; None without a CTC head."""
+    if not recogniser.model.joint_ctc and not recogniser.model.ctc:
+        return None
+    log_probs = recogniser.model.ctc_log_probs(memory)["video"]
+    mask = memory.audio_mask if recogniser.model.joint_ctc else memory.video_mask
+    return log_probs[0] if mask is None else log_probs[0, :int(mask[0].nonzero()[-1]) + 1]
+
+
+def _ctc(log_probs: Tensor, labels: Sequence[Sequence[int]]) -> list[float]:
+    """Log-probabilities of labels by CTC (Graves et al. 2006); -inf where there are too few frames for them."""
+    lengths = torch.tensor([len(one) for one in labels])
+    frames = torch.full((len(labels),), len(log_probs))
+    targets = torch.tensor([label for one in labels for label in one], device=log_probs.device)
+    loss = F.ctc_loss(log_probs[:, None].expand(-1, len(labels), -1), targets, frames, lengths, reduction="none")
+    return [-one for one in loss.tolist()]

@@ -1,0 +1,166 @@
+"""The sound by one model and the lips by another: spelling, candidates, weights, and one text of both."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avsr.checkpoint import Checkpoint, load
+from avsr.combine import CombinedRecogniser, Evidence, combine, open_recogniser
+from avsr.combine.candidates import candidates, mixtures
+from avsr.combine.spelling import SpellingSearch
+from avsr.combine.times import merged
+from avsr.combine.weights import best_candidate, lips_reliability, lips_score
+from avsr.corrupt import Mouth
+from avsr.decode import DecodeOptions
+from avsr.errors import BadCheckpoint
+from avsr.models.avsr import AVSR
+from avsr.recogniser import Recogniser
+from avsr.text import normalise, target_tokens
+from avsr.transcript import Word
+
+ONCE = DecodeOptions(temperatures=(0.0,))
+WORDS = st.lists(st.sampled_from(["bin", "blue", "at", "f", "two", "now"]), max_size=7).map(tuple)
+
+
+@pytest.fixture(scope="module")
+def grid() -> Checkpoint:
+    return load("grid")
+
+
+@pytest.fixture(scope="module")
+def random_lips(grid) -> Checkpoint:
+    torch.manual_seed(0)
+    return replace(grid, name="random", model=AVSR(grid.model.dims).eval().requires_grad_(False))
+
+
+@pytest.fixture(scope="module")
+def face() -> Mouth:
+    """Three seconds of a mouth that changes all the time."""
+    pictures = np.random.default_rng(0).integers(0, 255, (75, 12, 12), dtype=np.uint8)
+    return Mouth(pictures.repeat(8, axis=1).repeat(8, axis=2), np.zeros(75, bool))
+
+
+# --- spelling ---
+
+def test_the_best_spelling_has_the_words_and_the_score_of_its_tokens(tiny_en, hello):
+    recogniser = Recogniser(tiny_en)
+    memory = recogniser.encode([hello], None, "a")
+    (own,) = recogniser.decode(memory, ONCE)
+    words = tuple(normalise(recogniser.detokenize(own.tokens)).split())
+    given = [words, words[:4], ("bin", "blue", "at", "f", "two", "now"), ("twenty", "one", "dogs")]
+    (found,) = SpellingSearch(recogniser).spell(memory, [given], written=[[recogniser.detokenize(own.tokens)]])
+    for one, of in zip(found, given, strict=True):
+        assert normalise(recogniser.detokenize(one.tokens)).split() == list(of)
+        # The search gives nothing to tokens that are never written, so its scores are somewhat higher.
+        score = recogniser.score(memory, [one.tokens])[0].sum().item()
+        assert score - 0.01 <= one.log_prob <= score + 4
+        lower = target_tokens(recogniser.tokenizer, " ".join(of))
+        assert one.log_prob >= recogniser.score(memory, [lower])[0].sum().item() - 1e-2, of
+    assert found[0].log_prob >= own.logprob - 1e-2              # capitals and full stops as Whisper writes them
+    assert recogniser.detokenize(found[0].tokens)[0].isupper()
+
+
+def test_a_spelling_does_not_depend_on_the_other_candidates_or_utterances(tiny_en, hello):
+    recogniser, one, other = Recogniser(tiny_en), ("hello", "f", "two"), ("good", "day")
+    search = SpellingSearch(recogniser)
+    (alone,) = search.spell(recogniser.encode([hello], None, "a"), [[one]])
+    both = search.spell(recogniser.encode([hello, hello[::-1].copy()], None, "a"), [[other, one], [other]])
+    assert both[0][1].tokens == alone[0].tokens
+    assert both[0][1].log_prob == pytest.approx(alone[0].log_prob, abs=1e-2)
+    assert len(both[1]) == 1
+
+
+def test_a_model_without_capitals_and_digits_spells_in_letters(grid, hello):
+    recogniser = Recogniser(grid)
+    (found,) = SpellingSearch(recogniser).spell(recogniser.encode([hello], None, "a"), [[("f", "two", "now")]])
+    assert recogniser.detokenize(found[0].tokens) == "f two now"
+
+
+# --- candidates, weights, times ---
+
+@given(WORDS, WORDS)
+def test_mixtures_contain_both_texts_and_only_their_words(first, second):
+    mixed = mixtures(first, second)
+    assert {first, second} <= {*mixed, first, second}
+    assert len(first) == 0 or first in mixed
+    assert all(set(text) <= {*first, *second} for text in mixed)
+    assert len(mixed) <= 16 + len(first) + len(second)
+
+
+def test_words_of_both_are_mixed_and_each_text_is_there_once():
+    by_sound, by_lips = ("been", "blue", "at", "f", "two"), ("bin", "blue", "at", "s", "two")
+    found = candidates([by_sound], [by_lips, (), by_sound])
+    assert ("bin", "blue", "at", "f", "two") in found
+    assert len(found) == len(set(found)) == 4
+    assert found[0] == by_sound
+
+
+@given(st.floats(0, 1), st.floats(-5, 0), st.floats(0.01, 1))
+def test_the_weight_of_lips_grows_with_doubt_about_the_sound_and_with_their_reliability(no_speech, sound, reliability):
+    evidence = Evidence(no_speech, sound, reliability)
+    assert replace(evidence, sound=sound - 1).weight > evidence.weight
+    assert replace(evidence, no_speech=no_speech / 2).weight <= evidence.weight
+    assert replace(evidence, reliability=reliability / 2).weight < evidence.weight
+    assert 0 <= evidence.share <= 1
+
+
+def test_lips_that_find_a_text_impossible_count_no_more_than_the_floor():
+    assert lips_score(-1000.0, -1000.0) == lips_score(-10.0, -10.0) < lips_score(-0.1, -0.1) < 0
+    assert best_candidate([-0.1, -2.5], [lips_score(-99, -99), -0.1], 0.3) == 0
+    assert lips_reliability(0.05, missing=0.0) == 1
+    assert lips_reliability(0.05, missing=0.2) == pytest.approx(0.8)
+    assert lips_reliability(3.2, missing=0.0) == 0
+
+
+def test_words_get_the_times_of_the_surer_model_and_the_higher_confidence():
+    by_sound = [Word(" Bin", 0.0, 0.5, 0.2), Word(" at F2.", 0.5, 1.0, 0.9)]
+    by_lips = [Word(" bin", 0.1, 0.4, 0.8), Word(" at", 0.4, 0.5, 0.9), Word(" f", 0.5, 0.7, 0.9), Word(" two", 0.7, 0.9, 0.7)]
+    assert merged(by_sound, by_lips) == [Word(" Bin", 0.1, 0.4, 0.8), Word(" at F2.", 0.4, 0.9, 0.9)]
+    assert merged(by_sound, by_lips[:2]) == by_sound
+    doubtful = [replace(word, confidence=0.1) for word in by_lips]
+    assert merged(by_sound, doubtful) == by_sound
+
+
+# --- both ---
+
+def test_lips_that_say_nothing_change_nothing(tiny_en, random_lips, hello, face):
+    recogniser, alone = CombinedRecogniser(combine(tiny_en, random_lips)), Recogniser(tiny_en)
+    for mouths in ([face, None], [None, None], [Mouth(face.images, ~face.missing), face]):
+        memory = recogniser.encode([hello, hello[:16_000]], mouths, "av")
+        assert memory.with_lips == []
+        expected = alone.decode(alone.encode([hello, hello[:16_000]], None, "a"), ONCE)
+        assert recogniser.decode(memory, ONCE) == expected
+        texts = [one.tokens for one in expected]
+        assert recogniser.align(memory, texts, [3.0, 1.0]) == alone.align(memory.sound, texts, [3.0, 1.0])
+
+
+def test_by_one_sense_it_is_the_model_of_that_sense(tiny_en, grid):
+    both = combine(tiny_en, grid)
+    assert (both.name, both.modalities, both.mouth_crop) == ("tiny.en+grid", ("a", "v", "av"), grid.mouth_crop)
+    assert open_recogniser(both, "a").model is tiny_en.model
+    assert open_recogniser(both, "v").model is grid.model
+    assert isinstance(open_recogniser(both, "av"), CombinedRecogniser)
+    assert type(open_recogniser(grid, "av")) is Recogniser
+
+
+def test_models_that_cannot_do_their_part_are_refused(tiny_en, grid):
+    with pytest.raises(BadCheckpoint, match=r"tiny\.en: this model has no trained video encoder.*--lips"):
+        combine(grid, tiny_en)
+    seer = replace(grid, name="seer", model=type("Seer", (), {"modalities": ("v",)})())
+    with pytest.raises(BadCheckpoint, match=r"seer: this model reads lips alone.*--model"):
+        combine(seer, grid)
+    with pytest.raises(BadCheckpoint, match="together, so it cannot read lips"):
+        combine(tiny_en, replace(seer, model=type("Pair", (), {"modalities": ("av",)})()))
+
+
+def test_another_language_is_left_to_the_sound(base, grid, hello, face):
+    recogniser = CombinedRecogniser(combine(base, grid))
+    memory = replace(recogniser.encode([hello], [face], "av"), reliability=torch.ones(1))
+    assert recogniser.decode(memory, ONCE, "de") == recogniser.sound.decode(memory.sound, ONCE, "de")
+    assert recogniser.decode(memory, ONCE, "de")[0].lips is None
+
+
