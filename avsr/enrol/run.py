@@ -7,7 +7,7 @@ Mouths and sound lie in a folder beside the result while this runs, and are dele
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -19,7 +19,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.checkpoint.kept import enrolled_folder
 from avsr.checkpoint.whisper import PACKAGED, load_packaged
 from avsr.enrol.adaptation import adapt, load_lips
-from avsr.enrol.check import Check, by_lips, by_sound
+from avsr.enrol.check import MOST_BY_SOUND, Check, by_lips, hearing, percents
 from avsr.enrol.material import LOOSE, Material, gather, write_folds
 from avsr.enrol.people import check_name, work_folder
 from avsr.enrol.texts import given_texts
@@ -27,6 +27,7 @@ from avsr.enrol.videos import check_one_face, find_videos
 from avsr.errors import AvsrError, BadOutput
 from avsr.label import LabelLimits
 from avsr.metrics import NOTHING
+from avsr.metrics.counting import Score
 from avsr.output import locked
 from avsr.runtime import Progress, no_progress, pick_device
 
@@ -133,17 +134,25 @@ def _check(lips: Checkpoint, source: str, ears: str, material: Material, work: P
            progress: Progress) -> Check:
     """Each part of the material read by lips that learnt from the others."""
     before, after, parts = by_lips(lips, material.rows), NOTHING, folds(len(material.rows))
+    heard = hearing(checkpoint.load(ears, lips=False, device=pick_device(settings.device)), material.rows,
+                    clean=settings.text is not None)
+    asked = set(range(0, len(material.rows), max(1, -(-len(material.rows) // MOST_BY_SOUND))))
+    by_sound: dict[str, Score] = {}
+    by_both: dict[str, Score] = {}
     for number, held_out in enumerate(parts):
-        rows = write_folds(material, held_out)
-        told = _told(progress, f"checking on part {number + 1} of {len(parts)}")
-        adapted = adapt(lips, source, rows, work / f"fold-{number}", device=settings.device, progress=told)
+        rows, stage = write_folds(material, held_out), f"checking on part {number + 1} of {len(parts)}"
+        adapted = adapt(lips, source, rows, work / f"fold-{number}", device=settings.device, progress=_told(progress, stage))
         after += by_lips(adapted, [material.rows[i] for i in held_out])
         shutil.rmtree(work / f"fold-{number}")
-    progress("hearing in noise", 0, None, None)
-    hearing = checkpoint.load(ears, lips=False, device=pick_device(settings.device))
-    language = material.rows[0].utterance.language
-    heard = by_sound(hearing, material.rows, language=language, clean=settings.text is not None)
-    return Check(before.words, round(before.percent or 0.0, 1), round(after.percent or 0.0, 1), heard)
+        some = [material.rows[i] for i in held_out if i in asked]
+        progress(f"{stage}: hearing in noise", 0, None, None)
+        by_sound, by_both = _added(by_sound, heard.errors(None, some)), _added(by_both, heard.errors(adapted, some))
+    return Check(before.words, round(before.percent or 0.0, 1), round(after.percent or 0.0, 1), percents(by_sound),
+                 percents(by_both))
+
+
+def _added(one: Mapping[str, Score], other: Mapping[str, Score]) -> dict[str, Score]:
+    return {level: one.get(level, NOTHING) + score for level, score in other.items()}
 
 
 def _told(progress: Progress, stage: str) -> Progress:
