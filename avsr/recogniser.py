@@ -23,7 +23,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.decode import DecodeOptions, Hypothesis
 from avsr.errors import BadCheckpoint
 from avsr.features import features
-from avsr.models.decoder import Memory
+from avsr.models.decoder import Cache, Memory
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
 from avsr.schema import InvalidValue, validate_table
 from avsr.tensorfiles import listed
@@ -176,12 +176,13 @@ class Recogniser:
                              suppress=self.checkpoint.suppress, suppress_begin=self.checkpoint.suppress_begin,
                              options=self.search_options() if options is None else options)
 
-    def nbest(self, memory: Memory, options: DecodeOptions | None = None, language: str = "en") -> list[list[Hypothesis]]:
+    def nbest(self, memory: Memory, options: DecodeOptions | None = None, language: str = "en", *,
+              cache: Cache | None = None) -> list[list[Hypothesis]]:
         """The texts that one search finds for each utterance, the best first; see decode.nbest. options, language: as in
         `decode`."""
         return decode.nbest(self.model, self.tokenizer, memory, self._prompts(memory.n_utterances, language),
                             suppress=self.checkpoint.suppress, suppress_begin=self.checkpoint.suppress_begin,
-                            options=self.search_options() if options is None else options)
+                            options=self.search_options() if options is None else options, cache=cache)
 
     def search_options(self, **asked: object) -> DecodeOptions:
         """DecodeOptions with the fields that are asked for; where one is None or absent, what the model wants, or else the

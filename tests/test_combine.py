@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from avsr.checkpoint import Checkpoint, load
 from avsr.combine import CombinedRecogniser, Evidence, combine, open_recogniser
 from avsr.combine.candidates import candidates, mixtures
-from avsr.combine.spelling import SpellingSearch
+from avsr.combine.spelling import Candidate, Known, SpellingSearch
 from avsr.combine.times import merged
-from avsr.combine.weights import best_candidate, lips_reliability, lips_score
+from avsr.combine.weights import lips_reliability, lips_score
 from avsr.corrupt import Mouth
 from avsr.decode import DecodeOptions
 from avsr.errors import BadCheckpoint
@@ -52,7 +52,7 @@ def test_the_best_spelling_has_the_words_and_the_score_of_its_tokens(tiny_en, he
     (own,) = recogniser.decode(memory, ONCE)
     words = tuple(normalise(recogniser.detokenize(own.tokens)).split())
     given = [words, words[:4], ("bin", "blue", "at", "f", "two", "now"), ("twenty", "one", "dogs")]
-    (found,) = SpellingSearch(recogniser).spell(memory, [given], written=[[recogniser.detokenize(own.tokens)]])
+    (found,) = SpellingSearch(recogniser).spell(memory, [list(map(Candidate, given))], known=Known([[recogniser.detokenize(own.tokens)]]))
     for one, of in zip(found, given, strict=True):
         assert normalise(recogniser.detokenize(one.tokens)).split() == list(of)
         # The search gives nothing to tokens that are never written, so its scores are somewhat higher.
@@ -65,7 +65,7 @@ def test_the_best_spelling_has_the_words_and_the_score_of_its_tokens(tiny_en, he
 
 
 def test_a_spelling_does_not_depend_on_the_other_candidates_or_utterances(tiny_en, hello):
-    recogniser, one, other = Recogniser(tiny_en), ("hello", "f", "two"), ("good", "day")
+    recogniser, one, other = Recogniser(tiny_en), Candidate(("hello", "f", "two")), Candidate(("good", "day"))
     search = SpellingSearch(recogniser)
     (alone,) = search.spell(recogniser.encode([hello], None, "a"), [[one]])
     both = search.spell(recogniser.encode([hello, hello[::-1].copy()], None, "a"), [[other, one], [other]])
@@ -76,7 +76,7 @@ def test_a_spelling_does_not_depend_on_the_other_candidates_or_utterances(tiny_e
 
 def test_a_model_without_capitals_and_digits_spells_in_letters(grid, hello):
     recogniser = Recogniser(grid)
-    (found,) = SpellingSearch(recogniser).spell(recogniser.encode([hello], None, "a"), [[("f", "two", "now")]])
+    (found,) = SpellingSearch(recogniser).spell(recogniser.encode([hello], None, "a"), [[Candidate(("f", "two", "now"))]])
     assert recogniser.detokenize(found[0].tokens) == "f two now"
 
 
@@ -110,7 +110,6 @@ def test_the_weight_of_lips_grows_with_doubt_about_the_sound_and_with_their_reli
 
 def test_lips_that_find_a_text_impossible_count_no_more_than_the_floor():
     assert lips_score(-1000.0, -1000.0) == lips_score(-10.0, -10.0) < lips_score(-0.1, -0.1) < 0
-    assert best_candidate([-0.1, -2.5], [lips_score(-99, -99), -0.1], 0.3) == 0
     assert lips_reliability(0.05, missing=0.0) == 1
     assert lips_reliability(0.05, missing=0.2) == pytest.approx(0.8)
     assert lips_reliability(3.2, missing=0.0) == 0

@@ -9,7 +9,7 @@ models differ. Nothing is trained for the pair.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,16 +18,28 @@ from avsr.combine.candidates import Words, candidates
 from avsr.combine.checkpoint import CombinedCheckpoint
 from avsr.combine.memory import CombinedMemory
 from avsr.combine.scores import frame_log_probs, n_letters, score_by_video
-from avsr.combine.spelling import SpellingSearch
+from avsr.combine.spelling import Candidate, Known, Spelled, SpellingSearch
 from avsr.combine.times import merged
-from avsr.combine.weights import Evidence, best_candidate, lips_reliability, lips_score, mean_entropy
+from avsr.combine.weights import Evidence, lips_reliability, lips_score, mean_entropy
 from avsr.decode import DecodeOptions, Hypothesis
 from avsr.models.decoder import Memory
 from avsr.recogniser import Audio, Recogniser, Video
-from avsr.text import SentencePieceTokenizer, Tokenizer, normalise, target_tokens
+from avsr.text import normalise, target_tokens
 from avsr.transcript import LipsUse, Word
 
 N_LIPS = 10                                                 # hypotheses kept in the search by lips
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The candidates of an utterance. scores: by lips, nats a letter, of all; others: those that the sound did not find;
+    known: the best total score of those that it found; by_lips: the best text by lips."""
+
+    evidence: Evidence
+    scores: dict[Words, float]
+    others: list[Candidate]
+    known: float
+    by_lips: Words
 
 
 class CombinedRecogniser(Recogniser):
@@ -71,8 +83,7 @@ class CombinedRecogniser(Recogniser):
         texts: dict[int, Hypothesis] = {}
         if both:
             texts |= zip(both, self._decode_both(memory.select(torch.tensor(both)), options, language), strict=True)
-            # What the sound wins is then written just as it would be by sound alone, guards and temperatures included.
-            alone += [i for i in both if _needs_guards(texts[i], self.tokenizer, options)]
+            alone += [i for i in both if self._is_to_be_tried_again(texts[i], options)]
         if alone:
             found = self.sound.decode(memory.sound.select(torch.tensor(alone, device=self.device)), options, language)
             for i, text in zip(alone, found, strict=True):
@@ -80,21 +91,21 @@ class CombinedRecogniser(Recogniser):
         return [texts[i] for i in range(memory.n_utterances)]
 
     def _decode_both(self, memory: CombinedMemory, options: DecodeOptions, language: str) -> list[Hypothesis]:
-        by_lips = self.lips.nbest(memory.lips, self.lips_search)
-        by_sound = self.sound.nbest(memory.sound, options, language)
-        written = [self._words_of(self.sound, texts) for texts in by_sound]
-        found = [candidates(list(own), list(self._words_of(self.lips, texts)))
-                 for own, texts in zip(written, by_lips, strict=True)]
-        others = [[words for words in one if words not in own] for one, own in zip(found, written, strict=True)]
-        texts_by_sound = [[self.detokenize(text.tokens) for text in texts] for texts in by_sound]
-        spelt = self.spelling.spell(memory.sound, others, language, written=texts_by_sound)
-        out = []
-        for i, own in enumerate(written):
-            texts = own | {words: replace(by_sound[i][0], tokens=one.tokens, logprob=one.log_prob)
-                           for words, one in zip(others[i], spelt[i], strict=True)}
-            best_by_lips = next((words for words in self._words_of(self.lips, by_lips[i]) if words), ())
-            out.append(self._chosen(memory.select(torch.tensor([i])), texts, best_by_lips))
-        return out
+        by_lips = [self._words_of(self.lips, texts) for texts in self.lips.nbest(memory.lips, self.lips_search)]
+        cache = self.sound.model.start(memory.sound)
+        texts = self.sound.nbest(memory.sound, options, language, cache=cache.again())
+        by_sound = [self._words_of(self.sound, one) for one in texts]
+        found = [self._compared(memory.select(torch.tensor([i])), own, list(by_lips[i])) for i, own in enumerate(by_sound)]
+        known = Known([[self.detokenize(text.tokens) for text in of_one] for of_one in texts], [one.known for one in found],
+                      cache)
+        spelt = self.spelling.spell(memory.sound, [one.others for one in found], language, known=known)
+        return [self._chosen(*one) for one in zip(found, by_sound, spelt, strict=True)]
+
+    def _is_to_be_tried_again(self, text: Hypothesis, options: DecodeOptions) -> bool:
+        """Whether the text is by sound alone, and would not be taken there: it is then searched as without lips."""
+        assert text.lips is not None
+        again = len(options.temperatures) > 1 and decode.fails(text, self.tokenizer, options)
+        return text.lips.chosen == "sound" and (again or decode.is_silence(text, options))
 
     def _words_of(self, recogniser: Recogniser, texts: Sequence[Hypothesis]) -> dict[Words, Hypothesis]:
         """The texts by their words, in order; the most likely spelling of each."""
@@ -105,21 +116,30 @@ class CombinedRecogniser(Recogniser):
                 out[words] = text
         return out
 
-    def _chosen(self, memory: CombinedMemory, texts: dict[Words, Hypothesis], best_by_lips: Words) -> Hypothesis:
-        """The best of the texts of one utterance, of which the first is the audio model's own."""
-        words = list(texts)
-        sound = [text.logprob / n_letters(one) for one, text in texts.items()]
-        lips = [lips_score(None if one.ctc is None else one.ctc / n_letters(of), one.decoder / n_letters(of))
-                for of, one in zip(words, score_by_video(self.lips, memory.lips, words), strict=True)]
-        evidence = Evidence(texts[words[0]].no_speech_prob, sound[0], memory.reliability.item())
-        best = best_candidate(sound, lips, evidence.weight)
-        text = texts[words[best]]
+    def _compared(self, memory: CombinedMemory, by_sound: dict[Words, Hypothesis], by_lips: Sequence[Words]) -> _Comparison:
+        """The candidates of one utterance with their scores by lips."""
+        own, first = next(iter(by_sound.items()))
+        evidence = Evidence(first.no_speech_prob, first.logprob / n_letters(own), memory.reliability.item())
+        words = candidates(list(by_sound), by_lips)
+        scores = {of: lips_score(None if one.ctc is None else one.ctc / n_letters(of), one.decoder / n_letters(of))
+                  for of, one in zip(words, score_by_video(self.lips, memory.lips, words), strict=True)}
+        known = max(text.logprob / n_letters(of) + evidence.weight * scores[of] for of, text in by_sound.items())
+        others = [Candidate(of, evidence.weight * scores[of]) for of in words if of not in by_sound]
+        return _Comparison(evidence, scores, others, known, next((of for of in by_lips if of), ()))
+
+    def _chosen(self, found: _Comparison, by_sound: dict[Words, Hypothesis], spelt: Sequence[Spelled]) -> Hypothesis:
+        """The best text of one utterance."""
+        own, first = next(iter(by_sound.items()))
+        texts = by_sound | {of.words: replace(first, tokens=one.tokens, logprob=one.log_prob)
+                            for of, one in zip(found.others, spelt, strict=True)}
+        sound = {of: text.logprob / n_letters(of) for of, text in texts.items()}
+        best = max(texts, key=lambda of: sound[of] + found.evidence.weight * found.scores[of])
+        of_lips = best == found.by_lips
+        chosen = ("both" if of_lips else "sound") if best == own else "lips" if of_lips else "mixed"
         # The guards of the search judge the mean log-probability of a token, which is low for what only the lips can tell.
-        surer = max(sound[best], lips[best] if best else sound[best]) * n_letters(words[best])
-        chosen = "both" if best == 0 and words[0] == best_by_lips else "sound" if best == 0 else (
-            "lips" if words[best] == best_by_lips else "mixed")
-        use = LipsUse(chosen, evidence.share, self.detokenize(texts[words[0]].tokens), " ".join(best_by_lips))
-        return replace(text, logprob=surer, lips=use)
+        surer = sound[best] if best == own else max(sound[best], found.scores[best])
+        use = LipsUse(chosen, found.evidence.share, self.detokenize(first.tokens), " ".join(found.by_lips))
+        return replace(texts[best], logprob=surer * n_letters(best), lips=use)
 
     def align(self, memory: CombinedMemory, texts: Sequence[Sequence[int]], seconds: Sequence[float],
               language: str = "en") -> list[list[Word]]:
@@ -137,9 +157,3 @@ class CombinedRecogniser(Recogniser):
     def detect_language(self, memory: CombinedMemory) -> str:
         """See Recogniser: by the sound."""
         return self.sound.detect_language(memory.sound)
-
-
-def _needs_guards(text: Hypothesis, tokenizer: Tokenizer | SentencePieceTokenizer, options: DecodeOptions) -> bool:
-    """Whether the sound has won, and its text may be silence or a loop."""
-    assert text.lips is not None
-    return text.lips.chosen == "sound" and (decode.fails(text, tokenizer, options) or decode.is_silence(text, options))

@@ -8,7 +8,6 @@ Scores are log-probabilities in nats a letter, so that models with other tokens 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -53,11 +52,6 @@ def lips_score(ctc: float | None, decoder: float) -> float:
     """The score of a text by lips, nats a letter, from those of CTC (None without it) and of the decoder."""
     decoder = max(decoder, FLOOR)
     return decoder if ctc is None else CTC_SHARE * max(ctc, FLOOR) + (1 - CTC_SHARE) * decoder
-
-
-def best_candidate(sound: Sequence[float], lips: Sequence[float], weight: float) -> int:
-    """The number of the best text, given the scores of all in nats a letter."""
-    return max(range(len(sound)), key=lambda i: sound[i] + weight * lips[i])
 
 
 def mean_entropy(log_probs: Tensor) -> float:

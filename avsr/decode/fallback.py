@@ -18,7 +18,7 @@ from avsr.decode.scorers import DecoderScorer, SuppressTokens, teacher_forced_lo
 from avsr.decode.search import search
 from avsr.decode.strategies import BeamSearch, Sampling
 from avsr.lm import WordScorer
-from avsr.models.decoder import Memory
+from avsr.models.decoder import Cache, Memory
 from avsr.models.protocol import SpeechModel
 from avsr.text import SentencePieceTokenizer, Tokenizer
 
@@ -59,17 +59,18 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, me
 
 
 def nbest(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]], *,
-          suppress: tuple[int, ...] = (), suppress_begin: tuple[int, ...] = (),
-          options: DecodeOptions = DEFAULT) -> list[list[Hypothesis]]:
+          suppress: tuple[int, ...] = (), suppress_begin: tuple[int, ...] = (), options: DecodeOptions = DEFAULT,
+          cache: Cache | None = None) -> list[list[Hypothesis]]:
     """The texts that one beam search finds for each utterance, the best first: up to beam_size of them, or more.
 
-    As `decode` by its first attempt at temperature 0, without guards; at least one text. prompts: see `decode`.
+    As `decode` by its first attempt at temperature 0, without guards; at least one text. prompts: see `decode`. cache: that of
+    the memory before any token, where it is there already and the model's CTC does not write tokens.
     """
     if model.joint_ctc:
         return _nbest_hybrid(model, tokenizer, memory, prompts, options, n=options.beam_size)
     strategy = BeamSearch(memory.n_utterances, options, tokenizer.end, _limits(tokenizer, memory, options))
     filters = [text_filter(model, tokenizer, len(prompts[0]), suppress, suppress_begin)]
-    best = _attempt(model, tokenizer, memory, prompts, filters, strategy, options)
+    best = _attempt(model, tokenizer, memory, prompts, filters, strategy, options, cache)
     return [[replace(one, tokens=tokens, logprob=logprob) for tokens, logprob in texts]
             for one, texts in zip(best, strategy.nbest(length_penalty=options.length_penalty), strict=True)]
 
@@ -88,11 +89,12 @@ def text_filter(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenize
 
 
 def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
-             filters: list[SuppressTokens], strategy: BeamSearch | Sampling, options: DecodeOptions) -> list[Hypothesis]:
+             filters: list[SuppressTokens], strategy: BeamSearch | Sampling, options: DecodeOptions,
+             cache: Cache | None = None) -> list[Hypothesis]:
     """One hypothesis of each utterance."""
     n_prompt, n_context = len(prompts[0]), model.dims.n_context
     max_tokens = options.max_tokens if n_context is None else min(options.max_tokens, n_context - n_prompt - 1)    # and the end
-    scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start)
+    scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start, cache=cache)
     lm = [] if isinstance(strategy, Sampling) else _lm(model, tokenizer, n_prompt, options)    # which draws from the network
     texts = search([scorer, *lm], torch.tensor(prompts, device=memory.device), strategy, filters=filters,
                    max_tokens=max_tokens, length_penalty=options.length_penalty)

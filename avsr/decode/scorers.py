@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from avsr.models.decoder import Memory
+from avsr.models.decoder import Cache, Memory
 from avsr.models.protocol import SpeechModel
 
 
@@ -47,8 +47,10 @@ class DecoderScorer:
     """
 
     def __init__(self, model: SpeechModel, memory: Memory, *, no_speech_token: int | None, start_token: int,
-                 weight: float = 1.0):
-        self.model, self.weight, self.cache, self.n_utterances = model, weight, model.start(memory), memory.n_utterances
+                 weight: float = 1.0, cache: Cache | None = None):
+        """cache: that of `memory` before any token, where it is there already."""
+        self.model, self.weight, self.n_utterances = model, weight, memory.n_utterances
+        self.cache = model.start(memory) if cache is None else cache
         self.no_speech_token, self.start_token = no_speech_token, start_token
         self.no_speech = torch.zeros(self.n_utterances)
 

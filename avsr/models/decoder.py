@@ -87,6 +87,10 @@ class Cache:
         """Tokens processed so far."""
         return self.own[0][0].shape[2] if self.own else 0
 
+    def again(self) -> Cache:
+        """The same memory, without any tokens, for another search."""
+        return Cache([], self.audio, self.video, self.audio_mask, self.video_mask, self.reliability)
+
     def extended(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a layer, given those of the next tokens, (N, H, L, D / H) each."""
         if not self.own:
