@@ -17,11 +17,12 @@ from avsr.errors import AvsrError, counted
 from avsr.label import LabelledCorpus, LabelLimits, LabelSettings, Recording, label
 from avsr.label.labels import Label, why_left_out
 from avsr.lips import MouthCropSettings
-from avsr.manifest import Utterance
+from avsr.manifest import TimedWord, Utterance
 from avsr.prepare import PrepareSettings
 from avsr.rates import VIDEO_FPS
-from avsr.runtime import Progress
+from avsr.runtime import Progress, n_cores, pick_device
 from avsr.text import normalise
+from avsr.train.forced_alignment import with_word_times
 
 MIN_SECONDS = 5.0                     # of speech that can be used: 5 clips of GRID have 10 s
 MIN_UTTERANCES = 3                    # so that one can be held out for the check
@@ -55,15 +56,21 @@ def gather(recordings: Sequence[Recording], folder: Path, ears: str, *, texts: M
     reasons["out of step: its lips do not make its sound"] += len(kept) - len(rows)
     _check_one_person([kept[row.id] for row in rows])
     rows = _with_texts(rows, texts) if texts else rows
-    rows = [replace(row, speaker="enrolled") for row in rows if normalise(row.text) and row.cache is not None]
-    material = Material([ManifestRow(row, folder) for row in rows], +reasons)
+    rows = [replace(row, speaker="enrolled", words=_comparable(row.words)) for row in rows
+            if normalise(row.text) and row.cache is not None]
+    found = [ManifestRow(row, folder) for row in rows]
+    found = with_word_times(found, ears, folder / "words.jsonl", pick_device(device), progress) if texts else found
+    material = Material(found, +reasons)
     _check_amount(material, corpus)
     return material
 
 
-def _workers(recordings: Sequence[Recording]) -> int:
-    from avsr.runtime import n_cores
+def _comparable(words: Sequence[TimedWord] | None) -> tuple[TimedWord, ...] | None:
+    """The words as they are compared, so that "now" and "Now." get one frame label."""
+    return None if words is None else tuple(replace(word, text=normalise(word.text)) for word in words)
 
+
+def _workers(recordings: Sequence[Recording]) -> int:
     return min(n_cores(), len(recordings))
 
 

@@ -7,7 +7,8 @@ Mouths and sound lie in a folder beside the result while this runs, and are dele
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -82,15 +83,29 @@ def enrol(name: str, videos: Sequence[str | Path], settings: EnrolSettings = Enr
     check_one_face(recordings, progress)
     work = work_folder(name)
     try:
-        with locked(work, "avsr enrol"):
+        with locked(work, "avsr enrol"), _deleted_at_the_end(work):
             material = gather(recordings, work / "cache", ears, texts=texts, mouth_crop=lips.mouth_crop,
-                              limits=settings.limits, device=settings.device, progress=progress)
+                              limits=_limits(settings, lips), device=settings.device, progress=progress)
             return _learn(name, lips, ears, material, work, settings, progress)
     except OSError as error:
         raise BadOutput(f"{work}: it cannot be written ({error.strerror}).  Make room, or set AVSR_DATA to another folder.") \
             from error
+
+
+@contextmanager
+def _deleted_at_the_end(folder: Path) -> Iterator[None]:
+    """Empties a folder before and deletes it after, however the block ends; within the lock, so that it is nobody else's."""
+    shutil.rmtree(folder / "cache", ignore_errors=True)         # of a killed enrolment, perhaps of other videos
+    try:
+        yield
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _limits(settings: EnrolSettings, lips: Checkpoint) -> LabelLimits:
+    """The limits, in the language of the lips if they write only one: in clips of 3 s another one is soon detected."""
+    only = lips.languages[0] if len(lips.languages) == 1 else None
+    return settings.limits if settings.limits.language else replace(settings.limits, language=only)
 
 
 def best_ears(progress: Progress = no_progress) -> str:
