@@ -197,7 +197,7 @@ def test_a_person_is_enrolled_listed_used_and_deleted(made, material, tmp_path, 
     listed = CliRunner().invoke(main, ["enrol", "--list"]).stdout
     assert f"held-out words wrong, {done.check.before:.0f} % before" in listed
     assert f"{place / 'anna'} (" in listed
-    assert "avsr enrol --delete anna" in listed
+    assert "avsr enrol anna --delete" in listed
     with pytest.raises(AvsrError, match="anna: this name is taken"):
         enrol("anna", [video])
     deleted = CliRunner().invoke(main, ["enrol", "anna", "--delete"])

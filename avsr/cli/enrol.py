@@ -84,8 +84,8 @@ def _summary(done: Enrolled) -> str:
     lines += [f"  {n:6d}  {reason}" for reason, n in done.material.left_out.most_common(5)]
     return "\n".join([*lines, f"{done.check.sentence(done.ears)}",
                       f"Kept on this machine alone: {done.folder} ({done.n_bytes / 1000:.0f} kB; weights and the facts of the "
-                      f"check, no picture, no sound).  Delete it:  avsr enrol --delete {done.name}",
-                      f"Use it:  avsr transcribe call.mp4 --model {done.name} --modality v"])
+                      f"check, no picture, no sound).  Delete it:  avsr enrol {done.name} --delete",
+                      f"Use it:  avsr transcribe call.mp4 --model {done.ears} --lips {done.name}"])
 
 
 def _print_list() -> None:
@@ -107,4 +107,4 @@ def _entry(person: Person) -> list[str]:
         lines.append(f"    by lips alone {check['after']:.0f} % of {check['n_words']} held-out words wrong, "
                      f"{check['before']:.0f} % before")
     return [*lines, f"    {person.folder} ({person.n_bytes / 1000:.0f} kB)",
-            f"    delete: avsr enrol --delete {person.name}"]
+            f"    delete: avsr enrol {person.name} --delete"]
