@@ -1,5 +1,6 @@
 """The sound by one model and the lips by another: spelling, candidates, weights, and one text of both."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avsr import media, noise, transcribe
 from avsr.checkpoint import Checkpoint, load
 from avsr.combine import CombinedRecogniser, Evidence, combine, open_recogniser
 from avsr.combine.candidates import candidates, mixtures
@@ -15,13 +17,17 @@ from avsr.combine.scores import score_by_video
 from avsr.combine.spelling import Candidate, Known, SpellingSearch
 from avsr.combine.times import merged
 from avsr.combine.weights import lips_reliability, lips_score
+from avsr.corpora.grid import sentence
 from avsr.corrupt import Mouth
 from avsr.decode import DecodeOptions
 from avsr.errors import BadCheckpoint
+from avsr.lips import MouthCropSettings
+from avsr.metrics import word_errors
 from avsr.models.avsr import AVSR
 from avsr.recogniser import Recogniser
+from avsr.stream import StreamReader, StreamSettings, Window
 from avsr.text import normalise, target_tokens
-from avsr.transcript import Word
+from avsr.transcript import Word, format_transcript
 
 ONCE = DecodeOptions(temperatures=(0.0,))
 WORDS = st.lists(st.sampled_from(["bin", "blue", "at", "f", "two", "now"]), max_size=7).map(tuple)
@@ -175,3 +181,42 @@ def test_another_language_is_left_to_the_sound(base, grid, hello, face):
     assert recogniser.decode(memory, ONCE, "de")[0].lips is None
 
 
+
+
+def window_of(path) -> Window:
+    """The sound and the mouths of a whole clip."""
+    with media.open_recording(path) as recording:
+        return next(iter(StreamReader(recording, MouthCropSettings(), StreamSettings(vad=False))))
+
+
+@pytest.mark.slow
+def test_both_are_not_worse_than_the_better_one_on_people_whom_the_lips_do_not_know(real_data, tiny_en, grid):
+    """The no-harm criterion, on clips of GRID's unseen speakers, clean and in babble at 0 dB."""
+    clips = [(window_of(path), sentence(path.stem)) for speaker in ("s23", "s33")
+             for path in sorted((real_data / "grid" / speaker).glob("*.mpg"))[:3]]
+    babble = noise.open_sources({"babble": str(real_data / "noise" / "noisex" / "babble.flac")})["babble"]
+    recogniser = CombinedRecogniser(combine(tiny_en, grid))
+    for snr_db in (None, 0.0):
+        rng = np.random.default_rng(3)
+        sounds = [noise.mix(one.audio, babble.draw(len(one.audio), rng), snr_db, rng=rng).audio for one, _ in clips]
+        memory = recogniser.encode(sounds, [one.mouths for one, _ in clips], "av")
+        texts = {"sound": recogniser.sound.decode(memory.sound, ONCE), "lips": recogniser.lips.decode(memory.lips),
+                 "both": recogniser.decode(memory, ONCE)}
+        by = {"sound": recogniser.sound, "lips": recogniser.lips, "both": recogniser}
+        errors = {name: sum(word_errors(normalise(said), normalise(by[name].detokenize(one.tokens))).errors
+                            for one, (_, said) in zip(found, clips, strict=True)) for name, found in texts.items()}
+        assert errors["both"] <= min(errors["sound"], errors["lips"]), (snr_db, errors)
+
+
+def test_a_transcript_says_what_the_lips_had_to_do_with_it(real_data, tiny_en, grid):
+    path = sorted((real_data / "grid" / "s1").glob("*.mpg"))[0]
+    found = transcribe(path, model=tiny_en, lips=grid)
+    assert (found.model, found.modality) == ("tiny.en+grid", "av")
+    (segment, *_) = json.loads(format_transcript(found, "json"))["segments"]
+    assert set(segment["lips"]) == {"chosen", "share", "by_sound", "by_lips"}
+    assert segment["lips"]["chosen"] in ("both", "sound", "lips", "mixed")
+    assert 0 < segment["lips"]["share"] < 1
+    alone = transcribe(path, model=tiny_en, lips=grid, modality="a")
+    assert json.loads(format_transcript(alone, "json")) == json.loads(format_transcript(
+        transcribe(path, model=tiny_en, modality="a"), "json")) | {"model": "tiny.en+grid"}
+    assert transcribe(path, model=tiny_en, lips=grid, modality="v").model == "grid"
