@@ -21,9 +21,8 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles
          "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest",
          "corpora",
          "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "decode",
-         "align", "recogniser", "combine",
-         "results", "metrics", "modality", "train", "transcribe", "find_speakers", "benchmark", "html",
-         "label", "explain", "report", "cli", "__main__"]
+         "align", "recogniser", "combine", "results", "metrics", "modality", "train", "transcribe", "find_speakers",
+         "benchmark", "html", "label", "enrol", "explain", "report", "cli", "__main__"]
 MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

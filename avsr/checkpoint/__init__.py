@@ -80,7 +80,8 @@ def _load_ours(folder: Path, with_video: bool, progress: Progress, above: tuple[
         raise BadCheckpoint(f"{folder}: more than {MOST_BASES} models would add to one another.  Use a model whose base has no "
                             "base itself.")
     try:
-        base = None if about.base is None else _load(about.base, False, progress, (*above, here))
+        base = None if about.base is None else _load(about.base, with_video and may_use_video(about.base), progress,
+                                                     (*above, here))
     except AvsrError as error:
         raise type(error)(f"{folder}: it only adds to {about.base}, which is needed too: {error}") from error
     return load_ours(folder, about, base, with_video)
@@ -137,7 +138,7 @@ def save(checkpoint: Checkpoint, folder: str | Path, *, half: bool = True, remed
     folder = Path(folder)
     tensors, parts = checkpoint.model.state_dict(), PARTS
     if checkpoint.base is not None:
-        base = load(checkpoint.base, lips=False)
+        base = load(checkpoint.base, lips=may_use_video(checkpoint.base))      # a Whisper has no video encoder to share
         theirs = base.model.state_dict()
         tensors = {name: tensor for name, tensor in tensors.items()
                    if name not in theirs or tensor.shape != theirs[name].shape or not tensor.cpu().float().equal(theirs[name])}

@@ -5,6 +5,7 @@ import click
 from avsr import __version__
 from avsr.cli.benchmark import benchmark_command
 from avsr.cli.console import CONTEXT, Commands
+from avsr.cli.enrol import enrol_command
 from avsr.cli.explain import explain_command
 from avsr.cli.faces import faces_command
 from avsr.cli.fetch import fetch_command
@@ -22,5 +23,5 @@ def main() -> None:
 
 
 for command in (transcribe_command, faces_command, fetch_command, prepare_command, train_command, benchmark_command,
-                report_command, explain_command, import_command):
+                report_command, explain_command, import_command, enrol_command):
     main.add_command(command)

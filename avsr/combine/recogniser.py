@@ -20,7 +20,7 @@ from avsr.combine.memory import CombinedMemory
 from avsr.combine.scores import frame_log_probs, has_room, n_letters, score_by_video
 from avsr.combine.spelling import Candidate, Known, Spelled, SpellingSearch
 from avsr.combine.times import merged
-from avsr.combine.weights import Evidence, lips_reliability, lips_score, mean_entropy
+from avsr.combine.weights import LETTERS, PIECES, Evidence, lips_reliability, lips_score, mean_entropy
 from avsr.decode import DecodeOptions, Hypothesis
 from avsr.models.decoder import Memory
 from avsr.recogniser import Audio, Recogniser, Video
@@ -98,7 +98,8 @@ class CombinedRecogniser(Recogniser):
 
     def _reliability(self, lips: Memory, i: int, missing: float) -> float:
         log_probs = frame_log_probs(self.lips, lips.select(torch.tensor([i], device=lips.device)))
-        return lips_reliability(0.0 if log_probs is None else mean_entropy(log_probs), missing)
+        entropy = 0.0 if log_probs is None else mean_entropy(log_probs)
+        return lips_reliability(entropy, missing, PIECES if self.lips.model.joint_ctc else LETTERS)
 
     def decode(self, memory: CombinedMemory, options: DecodeOptions | None = None, language: str = "en") -> list[Hypothesis]:
         """The text of each utterance; that of the audio model where no lips count, or they write another language."""

@@ -1,9 +1,9 @@
 """Who is who in one recording: a person who was lost, or cut away from, gets the same number again, by the look of the face.
 
     frames and the points of faces -> grey faces (64, 64) uint8 -> numbers of people
-Looks are compared within one recording, while it is read: nothing is stored, and nothing is compared between files. The method
-is OpenCV's (opencv_contrib, cv2.face): histograms of local binary patterns (Ahonen, Hadid and Pietikaeinen 2006), which do not
-change with the light, of faces turned upright and scaled to the same size.
+Looks are compared within one recording, while it is read: nothing is stored. Only an enrolment compares files, by `Looks`. The
+method is OpenCV's (opencv_contrib, cv2.face): histograms of local binary patterns (Ahonen, Hadid and Pietikaeinen 2006), which
+do not change with the light, of faces turned upright and scaled to the same size.
 """
 
 from __future__ import annotations
@@ -172,11 +172,33 @@ class People:
         return person
 
     def _look(self, picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """The grey face (SIZE, SIZE) uint8, upright; averaged over the pixels of a larger one, and a little blurred."""
-        import cv2
+        return look(picture, points, self._anchors)
 
-        here = np.stack([points[group].mean(axis=0) for group in self._anchors])
-        matrix = similarity(here, np.array(REFERENCE))
-        finer = int(np.clip(np.ceil(1 / max(float(np.hypot(*matrix[:, 0])), 1e-6)), 1, FINEST))
-        face = cv2.warpAffine(picture, matrix * finer, (SIZE * finer, SIZE * finer), borderMode=cv2.BORDER_REPLICATE)
-        return cv2.GaussianBlur(cv2.resize(grey_of(face), (SIZE, SIZE), interpolation=cv2.INTER_AREA), (0, 0), BLUR)
+
+class Looks:
+    """The face of one recording, to be compared with those of others. landmarks: which points its faces have."""
+
+    def __init__(self, landmarks: str) -> None:
+        self._anchors = [list(group) for group in ANCHORS[landmarks]]
+        self.faces: list[np.ndarray] = []
+
+    def add(self, picture: np.ndarray, points: np.ndarray) -> None:
+        """The face at `points` (N, 2) pixels in a picture (H, W) or (H, W, 3) uint8."""
+        self.faces.append(look(picture, points, self._anchors))
+
+    def distance(self, other: Looks) -> float:
+        """The mean distance of the other's faces from the nearest of these, as SAME and OTHER mean it."""
+        person = _Person(0, 0, 0, 0)
+        person.add(list(self.faces))
+        return person.distance(other.faces)
+
+
+def look(picture: np.ndarray, points: np.ndarray, anchors: Sequence[Sequence[int]]) -> np.ndarray:
+    """The grey face (SIZE, SIZE) uint8, upright; averaged over the pixels of a larger one, and a little blurred."""
+    import cv2
+
+    here = np.stack([points[list(group)].mean(axis=0) for group in anchors])
+    matrix = similarity(here, np.array(REFERENCE))
+    finer = int(np.clip(np.ceil(1 / max(float(np.hypot(*matrix[:, 0])), 1e-6)), 1, FINEST))
+    face = cv2.warpAffine(picture, matrix * finer, (SIZE * finer, SIZE * finer), borderMode=cv2.BORDER_REPLICATE)
+    return cv2.GaussianBlur(cv2.resize(grey_of(face), (SIZE, SIZE), interpolation=cv2.INTER_AREA), (0, 0), BLUR)
