@@ -39,7 +39,8 @@ def test_the_entropy_of_what_is_certain_is_0_and_of_what_is_open_the_logarithm_o
 @pytest.mark.slow
 def test_the_chosen_text_is_the_best_of_the_candidates_by_the_scores_on_the_page(tiny_en, grid, real_data, tmp_path):
     clip = real_data / "grid" / "s1" / "bbaf4p.mkv"
-    page = explain(clip, model=tiny_en, lips=grid, output=tmp_path, reference=SENTENCE, command="avsr explain 'a & b'")
+    page = explain(clip, model=tiny_en, lips=grid, output=tmp_path, reference=SENTENCE, end=2.4,
+                   command="avsr explain 'a & b'")
     found, text = numbers(page), page.read_text()
     assert set(found["outputs"]) == {"a", "v", "av"}
     assert found["outputs"]["v"]["errors"] == 0             # it knows this speaker
@@ -69,7 +70,7 @@ def test_the_chosen_text_is_the_best_of_the_candidates_by_the_scores_on_the_page
 def test_lips_that_say_nothing_are_said_not_to_count(tiny_en, grid, tmp_path):
     torch.manual_seed(0)
     blind = replace(grid, name="random", model=AVSR(grid.model.dims).eval().requires_grad_(False))
-    page = explain(HELLO, model=tiny_en, lips=blind, output=tmp_path, start=0.4, end=1.4)
+    page = explain(HELLO, model=tiny_en, lips=blind, output=tmp_path, start=0.4, end=1.0)
     found = numbers(page)
     assert (found["evidence"], found["candidates"], found["video"]) == (None, [], True)
     assert found["outputs"]["av"] == found["outputs"]["a"]

@@ -19,7 +19,7 @@ from avsr.combine import JOINED_BY, CombinedCheckpoint, CombinedRecogniser, Comp
 from avsr.combine.memory import CombinedMemory
 from avsr.combine.scores import frame_log_probs
 from avsr.combine.times import lips_lead, matched, merged
-from avsr.combine.weights import mean_entropy
+from avsr.combine.weights import FLOOR, mean_entropy
 from avsr.decode import Hypothesis
 from avsr.errors import BadMedia
 from avsr.explain.attention import greedy_text
@@ -202,4 +202,4 @@ def render_combined(summary: Mapping[str, Any], plots: Mapping[str, Plot], recor
                     command: str | None) -> str:
     """The page's text. command: what makes the page again, None where it was not made by a command."""
     return render("explain/combined.html", FILTERS, it=summary, plots=plots, recordings=recordings, cases=CASES,
-                  command=command, most=MOST_CANDIDATES)
+                  command=command, most=MOST_CANDIDATES, floor=FLOOR)
