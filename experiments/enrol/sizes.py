@@ -51,7 +51,8 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 adapted = adapt(lips, asked.lips, write_folds(material, []), Path(folder), device="cpu", progress=no_progress)
         spent = cpu() - began
-        score = {split: by_lips(adapted, [row for row in held_out if row.utterance.split == split]) for split in ("test", "valid")}
+        score = {split: by_lips(adapted, [row for row in held_out if row.utterance.split == split])
+                 for split in ("test", "valid")}
         both = score["test"] + score["valid"]
         print(json.dumps({"speaker": asked.speaker, "clips": n, "text": "true" if asked.true else "ears", "lips": asked.lips,
                           "test": round(score["test"].percent, 1), "test+valid": round(both.percent, 1), "words": both.words,
