@@ -95,18 +95,23 @@ def _print_list() -> None:
 
 def _entry(source: Source) -> list[str]:
     """The lines of a source in the list."""
+    from avsr.fetch.models import HUB
+
     place = f"Zenodo record {source.record}" if source.record else next(iter(source.files.values())).url
     unchecked = [file.name for file in source.files.values() if file.checksum is None]
+    on_hub = place.startswith(HUB)
+    check = ("; this address was not tried; what the hub announces at the first fetch is held to" if on_hub else
+             "; no checksum is published, the archive's own are tested" if unchecked else "")
     lines = [f"{source.name} ({source.kind}): {source.what}",
              f"    size: {source.size}",
              f"    licence: {source.licence} ({source.terms})" + ("; needs --accept-licence" if source.must_agree else ""),
-             f"    from: {place}" + ("; no checksum is published, the archive's own are tested" if unchecked else "")]
+             f"    from: {place}{check}"]
     others = [part for part in source.parts if part not in source.default]
     if source.speakers:
         lines.append(f"    --speakers 1-{source.speakers}" + "".join(f"; {why}" for why in source.absent.values()))
     elif others:
         lines.append(f"    --part: {', '.join(source.default)} (default), {', '.join(others)}")
-    elif len(source.parts) > 1:
+    elif len(source.parts) > 1 and not on_hub:
         lines.append(f"    --part: {', '.join(source.parts)} (default: all)")
     return lines
 

@@ -40,8 +40,8 @@ def fetch(name: str, folder: str | Path, *, speakers: str | None = None, parts: 
     source, folder = source_of(name), Path(folder)
     wanted, notes = choose(source, tuple(parts), speakers)
     if source.must_agree and not accept_licence:
-        raise AvsrError(f"{name}: its licence is {source.licence}, and has to be agreed to.  Read {source.terms}, then run "
-                        "again with --accept-licence.")
+        raise AvsrError(f"{name}: its terms have to be agreed to: {source.licence}.  Read {source.terms}, then run again with "
+                        "--accept-licence.")
     if folder.exists() and not folder.is_dir():
         raise BadOutput(f"{folder}: this is a file, and {name} is many.  Name a folder, which is made where it is not there.")
     try:
