@@ -35,12 +35,14 @@ SHOWN_EACH = 2                        # segments of a recording left out for one
 @dataclass(frozen=True)
 class LabelSettings:
     """How to label a corpus of raw recordings. model: the recogniser; second_model: of the second pass, None for the same one
-    on the sound in faint noise, see readings.Readings. device: auto, cpu or cuda. limits: what is kept."""
+    on the sound in faint noise, see readings.Readings. device: auto, cpu or cuda. limits: what is kept.
+    speech: how the sound is cut."""
 
     model: str
     second_model: str | None = None
     device: str = "auto"
     limits: LabelLimits = field(default_factory=LabelLimits)
+    speech: VadOptions = SPEECH
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class _Reading:
             if not recording.has_audio:
                 raise Unusable("no sound")
             reader = StreamReader(recording, self.prepare.mouth_crop if want_video else None,
-                                  StreamSettings(speech=SPEECH), progress=self._progress)
+                                  StreamSettings(speech=self.settings.speech), progress=self._progress)
             windows = iter(reader)
             while batch := list(islice(windows, BATCH)):
                 for labelled in self._labelled(batch, recogniser):
