@@ -32,8 +32,9 @@ def main() -> None:
     parser.add_argument("--clips", type=int, nargs="+", required=True)
     parser.add_argument("--true", action="store_true")
     asked = parser.parse_args()
-    corpus = [row for row in manifest.read(asked.manifest / "manifest.jsonl") if row.speaker == asked.speaker]
-    held_out = [ManifestRow(row, asked.manifest) for row in corpus if row.split in ("test", "valid")]
+    path = manifest.manifest_path(asked.manifest)
+    corpus = [row for row in manifest.read(path) if row.speaker == asked.speaker]
+    held_out = [ManifestRow(row, path.parent) for row in corpus if row.split in ("test", "valid")]
     truth = {Path(row.media).stem: row.text for row in corpus}
     rows = [row for row in manifest.read(asked.labelled / "manifest.jsonl") if normalise(row.text)]
     order = manifest.shuffled([row.id for row in rows], 0)
