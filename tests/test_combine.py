@@ -136,13 +136,14 @@ def test_words_get_the_times_of_the_surer_model_and_the_higher_confidence():
 
 def test_lips_that_say_nothing_change_nothing(tiny_en, random_lips, hello, face):
     recogniser, alone = CombinedRecogniser(combine(tiny_en, random_lips)), Recogniser(tiny_en)
-    for mouths in ([face, None], [None, None], [Mouth(face.images, ~face.missing), face]):
-        memory = recogniser.encode([hello, hello[:16_000]], mouths, "av")
+    sound = alone.encode([hello], None, "a")
+    expected = alone.decode(sound, ONCE)
+    for mouths in (face, None, Mouth(face.images, ~face.missing)):
+        memory = replace(recogniser.encode([hello[:16_000]], [mouths], "av"), sound=sound)
         assert memory.with_lips == []
-        expected = alone.decode(alone.encode([hello, hello[:16_000]], None, "a"), ONCE)
-        assert recogniser.decode(memory, ONCE) == expected
-        texts = [one.tokens for one in expected]
-        assert recogniser.align(memory, texts, [3.0, 1.0]) == alone.align(memory.sound, texts, [3.0, 1.0])
+    assert recogniser.decode(memory, ONCE) == expected
+    texts = [one.tokens for one in expected]
+    assert recogniser.align(memory, texts, [3.0]) == alone.align(sound, texts, [3.0])
 
 
 def test_by_one_sense_it_is_the_model_of_that_sense(tiny_en, grid):
@@ -193,7 +194,7 @@ def window_of(path) -> Window:
 def test_both_are_not_worse_than_the_better_one_on_people_whom_the_lips_do_not_know(real_data, tiny_en, grid):
     """The no-harm criterion, on clips of GRID's unseen speakers, clean and in babble at 0 dB."""
     clips = [(window_of(path), sentence(path.stem)) for speaker in ("s23", "s33")
-             for path in sorted((real_data / "grid" / speaker).glob("*.mpg"))[:3]]
+             for path in sorted((real_data / "grid" / speaker).glob("*.mpg"))[:2]]
     babble = noise.open_sources({"babble": str(real_data / "noise" / "noisex" / "babble.flac")})["babble"]
     recogniser = CombinedRecogniser(combine(tiny_en, grid))
     for snr_db in (None, 0.0):

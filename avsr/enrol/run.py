@@ -174,6 +174,6 @@ def _told(progress: Progress, stage: str) -> Progress:
     """Tells the steps of a training under another name, and nothing of its other stages."""
     def tell(what: str, done: float, total: float | None, unit: Any) -> None:
         if what == "training":
-            progress(stage, done, total, unit)
+            progress(stage, done, total, "steps")
 
     return tell
