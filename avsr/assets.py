@@ -152,14 +152,24 @@ def find(name: str, *, progress: Progress = no_progress) -> Path:
 
 def cache_folder() -> Path:
     """The folder of downloaded files: AVSR_CACHE, else `avsr` in the user's cache folder. It may not exist yet."""
-    if folder := os.environ.get("AVSR_CACHE"):
+    return _user_folder("AVSR_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def data_folder() -> Path:
+    """The folder of what the user made: AVSR_DATA, else `avsr` in the user's data folder. It may not exist yet."""
+    return _user_folder("AVSR_DATA", "XDG_DATA_HOME", ".local/share")
+
+
+def _user_folder(variable: str, of_system: str, below_home: str) -> Path:
+    """The folder that a variable names, else `avsr` where the system's variable or the home folder says."""
+    if folder := os.environ.get(variable):
         return Path(folder).expanduser()
-    if base := os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA"):
+    if base := os.environ.get(of_system) or os.environ.get("LOCALAPPDATA"):
         return Path(base) / "avsr"
     try:
-        return Path.home() / ".cache" / "avsr"
+        return Path.home() / below_home / "avsr"
     except RuntimeError:                                    # a user of a container, without a name or HOME
-        raise MissingAsset("AVSR_CACHE: not set, and this user has no home folder.  Set it to a folder.") from None
+        raise MissingAsset(f"{variable}: not set, and this user has no home folder.  Set it to a folder.") from None
 
 
 def hub_file(repo: str, filename: str, *, progress: Progress = no_progress) -> Path:

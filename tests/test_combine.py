@@ -13,7 +13,7 @@ from avsr import media, noise, transcribe
 from avsr.checkpoint import Checkpoint, load
 from avsr.combine import CombinedRecogniser, Evidence, combine, open_recogniser
 from avsr.combine.candidates import candidates, mixtures
-from avsr.combine.scores import score_by_video
+from avsr.combine.scores import score_by_lips
 from avsr.combine.spelling import Candidate, Known, SpellingSearch
 from avsr.combine.times import merged
 from avsr.combine.weights import lips_reliability, lips_score
@@ -169,9 +169,9 @@ def test_a_text_for_which_the_lips_have_no_room_is_left_to_the_sound(grid, face)
     lips = Recogniser(grid)
     memory = lips.encode(None, [face], "v")
     long, short = ("again",) * 40, ("bin", "blue")
-    found = score_by_video(lips, memory, [long, short])
+    found = score_by_lips(lips, memory, [long, short])
     assert (found[0].ctc, found[0].decoder) == (-np.inf, -np.inf)
-    assert found[1] == score_by_video(lips, memory, [short])[0]
+    assert found[1] == score_by_lips(lips, memory, [short])[0]
     assert -np.inf < found[1].decoder < 0
 
 

@@ -7,23 +7,10 @@ user's data folder.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from avsr.assets import MissingAsset, cache_folder
+from avsr.assets import cache_folder, data_folder
 from avsr.names import file_name
-
-
-def data_folder() -> Path:
-    """The folder of what the user made: AVSR_DATA, else `avsr` in the user's data folder. It may not exist yet."""
-    if folder := os.environ.get("AVSR_DATA"):
-        return Path(folder).expanduser()
-    if base := os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA"):
-        return Path(base) / "avsr"
-    try:
-        return Path.home() / ".local" / "share" / "avsr"
-    except RuntimeError:                                    # a user of a container, without a name or HOME
-        raise MissingAsset("AVSR_DATA: not set, and this user has no home folder.  Set it to a folder.") from None
 
 
 def fetched_folder(name: str) -> Path:

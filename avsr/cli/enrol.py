@@ -60,7 +60,7 @@ def enrol_command(name: str | None, videos: tuple[Path, ...], show_list: bool, d
 
 
 def _enrol(name: str, videos: tuple[Path, ...], quiet: bool, options: dict) -> None:
-    from avsr.checkpoint.kept import data_folder
+    from avsr.assets import data_folder
     from avsr.enrol.people import check_name
 
     check_name(name, replace=options["replace"])

@@ -25,8 +25,9 @@ class CombinedMemory:
     ood_distance: None = None
 
     def select(self, utterances: Tensor) -> CombinedMemory:
-        """The memory of these utterances (B',) only."""
-        return CombinedMemory(self.sound.select(utterances), self.lips.select(utterances), self.reliability[utterances])
+        """The memory of these utterances (B',) only. The models, and what selects, may be on several devices."""
+        sound, lips = (one.select(utterances.to(one.device)) for one in (self.sound, self.lips))
+        return CombinedMemory(sound, lips, self.reliability[utterances.to(self.reliability.device)])
 
     @property
     def with_lips(self) -> list[int]:

@@ -17,7 +17,7 @@ from avsr import decode
 from avsr.combine.candidates import Words, candidates
 from avsr.combine.checkpoint import CombinedCheckpoint
 from avsr.combine.memory import CombinedMemory
-from avsr.combine.scores import frame_log_probs, has_room, n_letters, score_by_video
+from avsr.combine.scores import frame_log_probs, has_room, n_letters, score_by_lips
 from avsr.combine.spelling import Candidate, Known, Spelled, SpellingSearch
 from avsr.combine.times import merged
 from avsr.combine.weights import LETTERS, PIECES, Evidence, lips_reliability, lips_score, mean_entropy
@@ -130,10 +130,10 @@ class CombinedRecogniser(Recogniser):
         return [texts[i] for i in range(memory.n_utterances)]
 
     def _compare(self, memory: CombinedMemory, options: DecodeOptions, language: str) -> list[Comparison]:
-        by_lips = [self._words_of(self.lips, texts) for texts in self.lips.nbest(memory.lips, self.lips_search)]
+        by_lips = [words_of(self.lips, texts) for texts in self.lips.nbest(memory.lips, self.lips_search)]
         cache = self.sound.model.start(memory.sound)
         texts = self.sound.nbest(memory.sound, options, language, cache=cache.again())
-        by_sound = [self._words_of(self.sound, one) for one in texts]
+        by_sound = [words_of(self.sound, one) for one in texts]
         found = [self._scored(memory.select(torch.tensor([i])), own, list(by_lips[i])) for i, own in enumerate(by_sound)]
         known = Known([[self.detokenize(text.tokens) for text in of_one] for of_one in texts], [one.known for one in found],
                       cache)
@@ -146,22 +146,13 @@ class CombinedRecogniser(Recogniser):
         again = len(options.temperatures) > 1 and decode.fails(text, self.tokenizer, options)
         return text.lips.chosen == "sound" and (again or decode.is_silence(text, options))
 
-    def _words_of(self, recogniser: Recogniser, texts: Sequence[Hypothesis]) -> dict[Words, Hypothesis]:
-        """The texts by their words, in order; the most likely spelling of each."""
-        out: dict[Words, Hypothesis] = {}
-        for text in texts:
-            words = tuple(normalise(recogniser.detokenize(text.tokens)).split())
-            if words not in out or out[words].logprob < text.logprob:
-                out[words] = text
-        return out
-
     def _scored(self, memory: CombinedMemory, by_sound: dict[Words, Hypothesis], by_lips: list[Words]) -> _Scored:
         """The candidates of one utterance with their scores by lips."""
         own, first = next(iter(by_sound.items()))
         evidence = Evidence(first.no_speech_prob, first.logprob / n_letters(own), memory.reliability.item())
         words = candidates(list(by_sound), by_lips)
         scores = {of: lips_score(None if one.ctc is None else one.ctc / n_letters(of), one.decoder / n_letters(of))
-                  for of, one in zip(words, score_by_video(self.lips, memory.lips, words), strict=True)}
+                  for of, one in zip(words, score_by_lips(self.lips, memory.lips, words), strict=True)}
         known = max(text.logprob / n_letters(of) + evidence.weight * scores[of] for of, text in by_sound.items())
         others = [Candidate(of, evidence.weight * scores[of]) for of in words if of not in by_sound]
         return _Scored(evidence, scores, others, known, by_lips)
@@ -210,3 +201,13 @@ class CombinedRecogniser(Recogniser):
     def detect_language(self, memory: CombinedMemory) -> str:
         """See Recogniser: by the sound."""
         return self.sound.detect_language(memory.sound)
+
+
+def words_of(recogniser: Recogniser, texts: Sequence[Hypothesis]) -> dict[Words, Hypothesis]:
+    """The texts by their words, in order; the most likely spelling of each."""
+    out: dict[Words, Hypothesis] = {}
+    for text in texts:
+        words = tuple(normalise(recogniser.detokenize(text.tokens)).split())
+        if words not in out or out[words].logprob < text.logprob:
+            out[words] = text
+    return out

@@ -1,6 +1,6 @@
 """How likely texts are by lips: log-probabilities by CTC and by the decoder, for each letter.
 
-    Memory of one utterance's lips, words of each candidate -> VideoScores of each
+    Memory of one utterance's lips, words of each candidate -> LipsScores of each
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from avsr.text import ctc_classes, target_tokens
 
 
 @dataclass(frozen=True)
-class VideoScores:
+class LipsScores:
     """Log-probabilities of a text in nats: by CTC (None where the model has none), and by the decoder."""
 
     ctc: float | None
@@ -32,21 +32,21 @@ def n_letters(words: Words) -> int:
     return sum(len(word) + 1 for word in words) + 1
 
 
-def score_by_video(recogniser: Recogniser, memory: Memory, texts: Sequence[Words]) -> list[VideoScores]:
+def score_by_lips(recogniser: Recogniser, memory: Memory, texts: Sequence[Words]) -> list[LipsScores]:
     """The scores of several texts of the only utterance in `memory`, spelt as the video model spells them; -inf for a text for
     which it has no room."""
     tokens = [target_tokens(recogniser.tokenizer, " ".join(words)) for words in texts]
     if not all(fits := [has_room(recogniser, one) for one in tokens]):
         short = [words for words, fit in zip(texts, fits, strict=True) if fit]
-        found = iter(score_by_video(recogniser, memory, short) if short else [])
-        return [next(found) if fit else VideoScores(-math.inf, -math.inf) for fit in fits]
+        found = iter(score_by_lips(recogniser, memory, short) if short else [])
+        return [next(found) if fit else LipsScores(-math.inf, -math.inf) for fit in fits]
     several = memory.select(torch.zeros(len(texts), dtype=torch.long, device=memory.device))
     decoder = [one.double().sum().item() for one in recogniser.score(several, tokens)]
     log_probs = frame_log_probs(recogniser, memory)
     if log_probs is None:
-        return [VideoScores(None, one) for one in decoder]
+        return [LipsScores(None, one) for one in decoder]
     labels = tokens if recogniser.model.joint_ctc else [ctc_classes(" ".join(words)) for words in texts]
-    return [VideoScores(*one) for one in zip(_ctc(log_probs, labels), decoder, strict=True)]
+    return [LipsScores(*one) for one in zip(_ctc(log_probs, labels), decoder, strict=True)]
 
 
 def has_room(recogniser: Recogniser, tokens: Sequence[int]) -> bool:

@@ -24,7 +24,8 @@ from avsr.cache import read_entry
 from avsr.checkpoint import load
 from avsr.combine import CombinedRecogniser, combine
 from avsr.combine.candidates import candidates
-from avsr.combine.scores import n_letters, score_by_video
+from avsr.combine.recogniser import words_of
+from avsr.combine.scores import n_letters, score_by_lips
 from avsr.combine.spelling import Candidate, SpellingSearch
 from avsr.corrupt import Mouth
 from avsr.dataset import read_prepared
@@ -66,11 +67,11 @@ def collect(args: argparse.Namespace) -> None:
                 memory = recogniser.encode([noisy], [mouth], "av")
                 (by_sound,), (by_lips,) = (recogniser.sound.nbest(memory.sound, once),
                                            recogniser.lips.nbest(memory.lips, recogniser.lips_search))
-                own = recogniser._words_of(recogniser.sound, by_sound)
-                seen = list(recogniser._words_of(recogniser.lips, by_lips))
+                own = words_of(recogniser.sound, by_sound)
+                seen = list(words_of(recogniser.lips, by_lips))
                 found = candidates(list(own), seen)
                 spelt = spelling.spell(memory.sound, [list(map(Candidate, found))])[0]
-                lips = score_by_video(recogniser.lips, memory.lips, found)
+                lips = score_by_lips(recogniser.lips, memory.lips, found)
                 errors = [word_errors(normalise(text), " ".join(words)).errors for words in found]
                 best = next((words for words in seen if words), found[0])
                 row = {"set": Path(args.out).stem, "speaker": speaker, "condition": condition, "words": len(text.split()),
