@@ -4,7 +4,8 @@
     uv run python experiments/any_ears_any_eyes/fit_weights.py fit OUT.jsonl OTHER.jsonl ...
 
 `collect --mouths others` shows another clip's mouth with each sound, `--sentences FOLDER` takes the sounds of .wav files with a
-.txt beside each, which the lips cannot write. The loss counts the word errors of both above those of the better one twice.
+.txt beside each, which the lips cannot write. The loss counts what both
+make worse than the better one three times.
 """
 
 from __future__ import annotations
