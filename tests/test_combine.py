@@ -175,8 +175,8 @@ def test_a_text_for_which_the_lips_have_no_room_is_left_to_the_sound(grid, face)
     assert -np.inf < found[1].decoder < 0
 
 
-def test_another_language_is_left_to_the_sound(base, grid, hello, face):
-    recogniser = CombinedRecogniser(combine(base, grid))
+def test_another_language_is_left_to_the_sound(tiny_en, grid, hello, face):
+    recogniser = CombinedRecogniser(combine(tiny_en, grid))
     memory = replace(recogniser.encode([hello], [face], "av"), reliability=torch.ones(1))
     assert recogniser.decode(memory, ONCE, "de") == recogniser.sound.decode(memory.sound, ONCE, "de")
     assert recogniser.decode(memory, ONCE, "de")[0].lips is None
@@ -193,8 +193,8 @@ def window_of(path) -> Window:
 @pytest.mark.slow
 def test_both_are_not_worse_than_the_better_one_on_people_whom_the_lips_do_not_know(real_data, tiny_en, grid):
     """The no-harm criterion, on clips of GRID's unseen speakers, clean and in babble at 0 dB."""
-    clips = [(window_of(path), sentence(path.stem)) for speaker in ("s23", "s33")
-             for path in sorted((real_data / "grid" / speaker).glob("*.mpg"))[:2]]
+    clips = [(window_of(path), sentence(path.stem)) for speaker in ("s23", "s30", "s33")
+             for path in sorted((real_data / "grid" / speaker).glob("*.mpg"))[:1]]
     babble = noise.open_sources({"babble": str(real_data / "noise" / "noisex" / "babble.flac")})["babble"]
     recogniser = CombinedRecogniser(combine(tiny_en, grid))
     for snr_db in (None, 0.0):
