@@ -20,9 +20,10 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles
          "download", "assets", "fetch", "media", "faces", "sync", "lips", "cropped", "features", "segment", "selection",
          "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest",
          "corpora",
-         "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "decode",
-         "align", "recogniser", "combine", "results", "metrics", "modality", "train", "transcribe", "find_speakers",
-         "benchmark", "html", "label", "enrol", "explain", "report", "cli", "__main__"]
+         "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "hmm", "decode",
+         "align", "recogniser", "combine", "correct", "results", "metrics", "modality", "train", "pretrain", "transcribe",
+         "align_recording", "find_speakers", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "cli",
+         "__main__"]
 MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

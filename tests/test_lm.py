@@ -163,7 +163,7 @@ def test_words_are_utf8_and_may_hold_odd_spaces(tmp_path):
 
 
 def test_long_lists_are_read_in_parts(tmp_path, monkeypatch, tiny):
-    monkeypatch.setattr("avsr.lm.CHUNK", 2)
+    monkeypatch.setattr("avsr.lm.arpa.CHUNK", 2)
     seen = []
     model = NGrams.open(written(tmp_path, TINY), progress=lambda *report: seen.append(report))
     assert all(model.score([a, b], c) == tiny.score([a, b], c) for a in tiny.words for b in tiny.words for c in tiny.words)
@@ -230,7 +230,7 @@ def test_a_gzip_file_cut_short_or_damaged(tmp_path):
 
 
 def test_a_gzip_file_without_end_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr("avsr.lm.MIN_UNPACK_LIMIT", 2**20)
+    monkeypatch.setattr("avsr.lm.arpa.MIN_UNPACK_LIMIT", 2**20)
     head = TINY[:TINY.index("\\1-grams")].replace("1=6", "1=250000") + "\\1-grams:\n"
     for name, text, says in (("lines", head + "-1.0\tRED\n" * 500_000, "unpacks to more than 1048576, which n-grams never do"),
                              ("one line", "x" * 5_000_000, "line 1: a line of 16384 bytes or more")):

@@ -1,0 +1,1 @@
+"""Hidden Markov models with Gaussian mixtures: features, training, Viterbi decoding and alignment."""
