@@ -113,9 +113,9 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
         with ProgressBar(quiet) as bars:
             checkpoint = _load(options, bars)
             if options["lm"] is not None:
-                from avsr.lm import NGrams
+                from avsr.lm import open_language_model
 
-                options["lm"] = NGrams.open(options["lm"], bars)         # once for all files
+                options["lm"] = open_language_model(options["lm"], bars)         # once for all files
             output = _Output(names, folder, layout, distinct_stems(paths))
             _transcribe_all(files, checkpoint, options, bars, output)
 

@@ -17,13 +17,12 @@ from avsr.decode.options import DecodeOptions, Hypothesis
 from avsr.decode.scorers import DecoderScorer, SuppressTokens, teacher_forced_log_probs
 from avsr.decode.search import search
 from avsr.decode.strategies import BeamSearch, Sampling
-from avsr.lm import WordScorer
+from avsr.lm import FusionScorer
 from avsr.models.decoder import Cache, Memory
 from avsr.models.protocol import SpeechModel
 from avsr.text import SentencePieceTokenizer, Tokenizer
 
 DEFAULT = DecodeOptions()
-UNKNOWN_BONUS = -10.0                                       # <unk> holds the chance of all unknown words: pyctcdecode's penalty
 
 
 def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]], *,
@@ -130,13 +129,11 @@ def _nbest_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokeni
 
 
 def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int,
-        options: DecodeOptions) -> list[WordScorer]:
+        options: DecodeOptions) -> list[FusionScorer]:
     """The language model as a scorer, if there is one."""
     if options.lm is None:
         return []
-    texts = [*tokenizer.texts, *[""] * (model.dims.n_vocab - len(tokenizer.texts))]        # Whisper's tables are longer
-    return [WordScorer(options.lm, texts, end=tokenizer.end, n_prompt=n_prompt, weight=options.lm_weight,
-                       unknown_bonus=UNKNOWN_BONUS)]
+    return [options.lm.scorer(tokenizer, n_prompt=n_prompt, n_vocab=model.dims.n_vocab, weight=options.lm_weight)]
 
 
 def is_silence(text: Hypothesis, options: DecodeOptions) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from avsr.lm import NGrams
+from avsr.lm import LanguageModel
 from avsr.schema import Between
 from avsr.transcript import LipsUse
 
@@ -19,7 +19,7 @@ class DecodeOptions:
 
     ctc_weight, pre_beam: for models whose CTC head writes the decoder's tokens, see `decode`. The decoder has the rest of the
     weight, and CTC scores only the pre_beam * beam_size tokens that the decoder finds most likely.
-    lm: a language model of words, whose log-probabilities are added lm_weight times.
+    lm: a language model, whose log-probabilities are added lm_weight times.
     temperatures: the first is used for everything, the next for what failed a guard, and so on; 0 is beam search.
     compression_ratio_threshold: a text that compresses better than this repeats itself.
     logprob_threshold: a text whose mean log-probability per token is below this is not trusted.
@@ -33,7 +33,7 @@ class DecodeOptions:
     max_tokens: Annotated[int, Between(1, 2**16)] = 224
     ctc_weight: Annotated[float, Between(0, 0.999)] = 0.1
     pre_beam: Annotated[float, Between(1, 100)] = 1.5
-    lm: NGrams | None = None
+    lm: LanguageModel | None = None
     lm_weight: Weight = 0.3
     temperatures: Annotated[tuple[Weight, ...], Between(1, 100)] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     compression_ratio_threshold: Weight | None = 2.4

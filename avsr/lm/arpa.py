@@ -27,11 +27,14 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 
 from avsr.errors import BadCheckpoint
+from avsr.lm.protocol import TextScore
+from avsr.lm.words import WordScorer
 from avsr.runtime import Progress, no_progress
-from avsr.text import normalise
+from avsr.text import SentencePieceTokenizer, Tokenizer, normalise
 
 UNKNOWN_LOGPROB = math.log(1e-8)                            # of a word that is in no n-gram, where there is no <unk>
 MIN_LOG10 = -99.0                                           # log10; SRILM's way to write a probability of 0
+UNKNOWN_BONUS = -10.0                                       # <unk> holds the chance of all unknown words: pyctcdecode's penalty
 KENLM = b"mmap lm http://kheafield.com"                     # how KenLM's binary files begin
 MAX_LOG10 = 99.0                                            # log10, of a back-off weight
 CHUNK = 2**12                                               # lines read at once
@@ -61,8 +64,8 @@ class NGrams:
     n-gram that is not there is answered by another.
     """
 
-    def __init__(self, words: dict[str, int], tables: Sequence[NgramTable]):
-        self.words, self.tables, self.order = words, tables, len(tables)
+    def __init__(self, words: dict[str, int], tables: Sequence[NgramTable], name: str = "n-grams"):
+        self.words, self.tables, self.order, self.name = words, tables, len(tables), name
         start, end, unknown = (_special(words, mark) for mark in ("<s>", "</s>", "<unk>"))
         assert start is not None, "_read has found them"
         assert end is not None
@@ -82,9 +85,30 @@ class NGrams:
                 raise BadCheckpoint(f"{path}: no regular file, and it is read more than once.  Write what comes out of it "
                                     "into a file first.")
             with path.open("rb") as raw:
-                return cls(*_read(_ArpaReader(path, raw, progress)))
+                return cls(*_read(_ArpaReader(path, raw, progress)), name=str(path))
         except OSError as error:
             raise BadCheckpoint(f"{path}: cannot be read ({error.strerror}).  Name an ARPA file, plain or .gz.") from error
+
+    def check(self, tokenizer: Tokenizer | SentencePieceTokenizer) -> None:
+        """See LanguageModel: words can be scored whatever the tokens are."""
+
+    def scorer(self, tokenizer: Tokenizer | SentencePieceTokenizer, *, n_prompt: int, n_vocab: int,
+               weight: float) -> WordScorer:
+        """See LanguageModel."""
+        texts = [*tokenizer.texts, *[""] * (n_vocab - len(tokenizer.texts))]     # Whisper's tables are longer
+        return WordScorer(self, texts, end=tokenizer.end, n_prompt=n_prompt, weight=weight, unknown_bonus=UNKNOWN_BONUS)
+
+    def score_texts(self, texts: Sequence[str]) -> list[TextScore]:
+        """See LanguageModel."""
+        return [self._score_text(normalise(text)) for text in texts]
+
+    def _score_text(self, text: str) -> TextScore:
+        words = [word for one in text.split() for word in self.word_ids(one)]
+        context, logprob = (self.start,), 0.0
+        for word in (*words, self.end):
+            logprob += self.logprob(context, word)
+            context = self.next_context(context, word)
+        return TextScore(logprob, len(words), len(text), words.count(self.unknown))
 
     def score(self, context: Sequence[str], word: str) -> float:
         """Natural log-probability of a word after others, all of them spelt as in the file."""

@@ -8,12 +8,13 @@ The network writes parts of words; a word is scored when it is complete, as in p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from avsr.lm.arpa import NGrams
+if TYPE_CHECKING:
+    from avsr.lm.arpa import NGrams
 
 
 class _State(NamedTuple):

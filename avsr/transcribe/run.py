@@ -22,7 +22,7 @@ from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.combine import CombinedCheckpoint, combine, open_recogniser
 from avsr.errors import AvsrError, BadMedia
 from avsr.lips import MouthCropSettings
-from avsr.lm import NGrams
+from avsr.lm import LanguageModel, open_language_model
 from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
 from avsr.models.decoder import Memory
@@ -46,19 +46,20 @@ class TranscribeSettings:
     """How to transcribe; what `avsr transcribe --help` lists under the same names.
 
     beam_size: texts kept in the search, 1 is greedy; None for what the model wants, which is 5 for most. ctc_weight: for models
-    that have one, see decode.DecodeOptions. lm: an ARPA file of words, or an lm.NGrams, that counts with lm_weight. batch_size:
-    segments of up to 30 s that go through the network at once. temperature: the first of the temperatures tried, see
-    decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio alone.
-    vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in which to
-    write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word, see
-    transcript.Segment. speaker_model: by which network, see speakers.open_detector; None for the program's own. audio_track,
-    video_track: which of several tracks to take, counted from 1; None for one with speech, and one with a face, see selection.
-    mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the model wants.
+    that have one, see decode.DecodeOptions. lm: the path of a language model, or an opened one, that counts with lm_weight.
+    batch_size: segments of up to 30 s that go through the network at once. temperature: the first of the temperatures
+    tried, see decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised
+    by audio alone. vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a
+    folder in which to write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says
+    each word, see transcript.Segment. speaker_model: by which network, see speakers.open_detector; None for the program's
+    own. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and one with a
+    face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the model
+    wants.
     """
 
     beam_size: int | None = None
     ctc_weight: float | None = None
-    lm: str | Path | NGrams | None = None
+    lm: str | Path | LanguageModel | None = None
     lm_weight: float | None = None
     batch_size: int = 8
     temperature: float = 0.0
@@ -99,8 +100,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     language = _language_of(checkpoint, language)
     check_modality(checkpoint, modality)
     _check_search(checkpoint, options)
-    if options.lm is not None and not isinstance(options.lm, NGrams):
-        options = replace(options, lm=NGrams.open(options.lm, progress))
+    if isinstance(options.lm, str | Path):
+        options = replace(options, lm=open_language_model(options.lm, progress))
     mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
     want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
