@@ -23,6 +23,6 @@ def main() -> None:
     """Speech recognition that reads lips: any talking video to text and subtitles."""
 
 
-for command in (transcribe_command, faces_command, fetch_command, prepare_command, train_command, pretrain_command, benchmark_command,
-                report_command, explain_command, import_command, enrol_command):
+for command in (transcribe_command, faces_command, fetch_command, prepare_command, pretrain_command, train_command,
+                benchmark_command, report_command, explain_command, import_command, enrol_command):
     main.add_command(command)

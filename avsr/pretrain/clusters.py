@@ -56,14 +56,14 @@ class Clusters:
         found = []
         for number, row in enumerate(rows):
             progress("features for the clusters", number, len(rows), "utterances")
-            if _can_be_clustered(audio := sound_of(row)):
+            if (audio := _long_enough(sound_of(row))) is not None:
                 found.append(acoustic_features(audio))
         n_frames = sum(map(len, found))
         if n_frames < k:
-            raise BadManifest(f"pre-training: {n_frames} frames of sound in {len(rows)} utterances, fewer than the {k} clusters.  "
-                              "Prepare more clips with sound, or set pretrain.clusters lower.")
-        means = MiniBatchKMeans(k, random_state=seed, n_init=3, batch_size=4096).fit(np.concatenate(found))
-        return cls(means.cluster_centers_.astype(np.float32))
+            raise BadManifest(f"pre-training: {n_frames} frames of sound in {len(rows)} utterances, fewer than the {k} "
+                              "clusters.  Prepare more clips with sound, or set pretrain.clusters lower.")
+        means = MiniBatchKMeans(k, random_state=seed, batch_size=4096).fit(np.concatenate(found))
+        return cls(np.asarray(means.cluster_centers_, np.float32))
 
     @classmethod
     def open(cls, path: Path) -> Clusters:
@@ -87,8 +87,8 @@ class Clusters:
 
     def label(self, row: ManifestRow) -> ManifestRow:
         """The row with runs of one cluster in place of its words, and without its text; without words where it has no sound."""
-        audio = sound_of(row)
-        words = timed(self.of(audio)) if _can_be_clustered(audio) else None
+        audio = _long_enough(sound_of(row))
+        words = None if audio is None else timed(self.of(audio))
         return replace(row, utterance=replace(row.utterance, text="", words=words))
 
 
@@ -100,5 +100,5 @@ def timed(labels: np.ndarray) -> tuple[TimedWord, ...]:
                  for start, end in zip(starts, ends, strict=True))
 
 
-def _can_be_clustered(audio: np.ndarray | None) -> bool:
-    return audio is not None and samples_to_frames(len(audio)) >= MIN_FRAMES
+def _long_enough(audio: np.ndarray | None) -> np.ndarray | None:
+    return audio if audio is not None and samples_to_frames(len(audio)) >= MIN_FRAMES else None

@@ -27,14 +27,14 @@ from avsr.runtime import Progress, no_progress
 from avsr.train.loop import Trained, Trainer, TrainOptions, run
 from avsr.train.state import how_to_continue
 
+DEFAULT = TrainOptions()
+MASKS_ALONE = Augment(flip=0, scale=0, degrees=0, perspective=0, elastic=0, brightness=0, contrast=0, gamma=0, blur=0, erase=0,
+                      speed=0, gain_db=0)
 CLUSTERS = "clusters.safetensors"
 AT_ONCE = 16                                                # utterances validated at once
-# Everything that training changes but the masks, so that validation masks and does nothing else.
-UNCHANGED = {name: 0.0 for name in ("flip", "scale", "degrees", "perspective", "elastic", "brightness", "contrast", "gamma",
-                                    "blur", "erase", "speed", "gain_db")}
 
 
-def pretrain(config: Config, folder: str | Path, options: TrainOptions = TrainOptions()) -> Trained:
+def pretrain(config: Config, folder: str | Path, options: TrainOptions = DEFAULT) -> Trained:
     """Pre-train as `config` says, into `folder`: masked prediction of acoustic clusters (AV-HuBERT; Shi et al. 2022).
 
     The loss is the cross-entropy of the cluster z_t of each video frame,  L = - sum_t log p(z_t | masked sound, masked mouths),
@@ -74,7 +74,8 @@ class Pretrainer(Trainer):
 
     def _validation(self, rows: list[ManifestRow], examples: Examples) -> Callable[[Checkpoint, Progress], dict[str, float]]:
         """What measures the model: see FrameErrors."""
-        masks = Augment(**UNCHANGED | {name: value for name, value in self.config.data.augment.items() if name.startswith("mask")})
+        asked = Augment(**self.config.data.augment)
+        masks = replace(MASKS_ALONE, mask_frames=asked.mask_frames, mask_seconds=asked.mask_seconds)
         return FrameErrors(rows, Examples(examples.tokenizer_path, examples.n_mels, examples.labels, examples.mixer, masks,
                                           p_speed=0.0), self.loss_module, self._modalities())
 

@@ -76,8 +76,7 @@ def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptio
 
 
 def run(trainer: type[Trainer], config: Config, folder: str | Path, options: TrainOptions) -> Trained:
-    """A run of a kind of training, alone in its folder. Raises AvsrError and its kinds, also where a loss is not a number or another process trains into `folder`.
-    """
+    """A run of one kind of training, `Trainer` or a subclass of it, alone in its folder; see `train`."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
