@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avsr.decode.hotwords import DEAD, MOST_WORDS, ROOT, Hotwords, HotwordScorer, Vocabulary
+from avsr.decode.hotwords import MOST_WORDS, Hotwords, HotwordScorer, Vocabulary
 from avsr.errors import AvsrError
 
 LETTERS = "abc'"
@@ -30,18 +30,11 @@ def test_a_text_gains_the_same_however_it_is_split_into_tokens(words, tokens):
 
 
 @pytest.mark.parametrize(("text", "units"), [
-    ("Ann", 3), ("ann", 3), ("say Ann.", 3), ("Anna", 0), ("Hann", 0), ("an n", 0), ("", 0), ("Ann, Ann", 6), ("New York", 8),
-    ("new yor", 3), ("New Jersey", 3), ("New", 3), ("york", 0), ("Newt", 0), ("O'Neill", 7), ("O", 0)])
+    ("Ann", 3), ("ann", 3), ("say Ann.", 3), ("Anna", 0), ("Hann", 0), ("an n", 0), ("", 0), ("Ann, Ann", 3),
+    ("Ann New York ann", 11), ("New York", 8),
+    ("new yor", 0), ("New Jersey", 0), ("New", 3), ("york", 0), ("Newt", 0), ("O'Neill", 7), ("O", 0)])
 def test_whole_words_and_phrases_gain_their_letters_and_parts_nothing(text, units):
     assert Hotwords(["Ann", "New York", "New", "O'Neill"]).units(text) == units
-
-
-def test_a_word_that_is_left_pays_back():
-    hotwords = Hotwords(["abc"])
-    at, gained = hotwords.walk(ROOT, "ab")
-    assert gained == 2
-    assert hotwords.step(at, "x") == (DEAD, -2)
-    assert hotwords.step(at, " ") == (ROOT, -2)
 
 
 def test_rows_are_selected_with_their_state():

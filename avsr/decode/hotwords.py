@@ -4,7 +4,8 @@
 Every letter of a hotword that is written from the beginning of a word gains one unit; a hypothesis that leaves the word before
 its end pays it all back (contextual biasing by shallow fusion with a prefix tree: Zhao et al. 2019, Interspeech). The trie is
 of letters, not of tokens, so that every way to split a name into tokens is helped alike, for Whisper's tokens, SentencePiece's
-and letters. Capitals and small letters count as the same.
+and letters. Capitals and small letters count as the same. A hotword gains once in a text: after that the network has read it,
+and repeated gains made Whisper write one word over and over. Where a phrase is left, words within it gain nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,17 +30,23 @@ ROOT, DEAD = 0, -1                                          # at the beginning o
 
 @dataclass
 class _Node:
-    """A prefix of hotwords. depth: its letters; kept: those of the longest hotword within it that ended at a word's end."""
+    """A prefix of hotwords. depth: its letters, whose units are paid back if no hotword follows from here."""
 
     depth: int
-    kept: int = 0
     children: dict[str, int] = field(default_factory=dict)
     is_end: bool = False
 
-    @property
-    def pending(self) -> int:
-        """Letters whose units are paid back if no hotword follows from here."""
-        return self.depth - self.kept
+
+class _State(NamedTuple):
+    """Where a text stands. at: the number of a node; used: the nodes of hotwords that it holds already."""
+
+    at: int = ROOT
+    used: frozenset[int] = frozenset()
+
+
+def is_boundary(letter: str) -> bool:
+    """Whether a letter cannot be within a word; False for no letter."""
+    return bool(letter) and not letter.isalnum() and letter not in WITHIN_WORDS
 
 
 class Hotwords:
@@ -60,7 +68,6 @@ class Hotwords:
         self.nodes = [_Node(0)]
         for word in self.words:
             self._add(word.casefold())
-        self._keep(ROOT, 0)
 
     @classmethod
     def parse(cls, text: str | Path | Sequence[str]) -> Hotwords:
@@ -89,38 +96,42 @@ class Hotwords:
             at = children[letter]
         self.nodes[at].is_end = True
 
-    def _keep(self, at: int, kept: int) -> None:
-        """Set `kept` of a node and of all that follow it; at most MOST_LETTERS deep."""
-        self.nodes[at].kept = kept
-        for letter, child in self.nodes[at].children.items():
-            ended = self.nodes[at].is_end and not (letter.isalnum() or letter in WITHIN_WORDS)
-            self._keep(child, self.nodes[at].depth if ended else kept)
+    def step(self, at: int, letter: str) -> int:
+        """The node after one more letter."""
+        after = None if at == DEAD else self.nodes[at].children.get(letter.casefold())
+        if after is not None:
+            return after
+        return ROOT if is_boundary(letter) else DEAD
 
-    def step(self, at: int, letter: str) -> tuple[int, int]:
-        """The node after one more letter, and the units gained or paid back."""
-        node = self.nodes[at] if at != DEAD else None
-        if node is not None and (after := node.children.get(letter.casefold())) is not None:
-            return after, 1
-        if letter.isalnum() or letter in WITHIN_WORDS:
-            return DEAD, -node.pending if node is not None else 0
-        return ROOT, self.left(at)
+    def kept(self, state: _State) -> bool:
+        """Whether a word that ends here is a hotword that the text does not hold yet."""
+        return state.at > ROOT and self.nodes[state.at].is_end and state.at not in state.used
 
-    def left(self, at: int) -> int:
-        """The units paid back where a word ends at a node."""
-        return 0 if at == DEAD or self.nodes[at].is_end else -self.nodes[at].pending
+    def depth(self, at: int) -> int:
+        """The units that may still be paid back at a node."""
+        return 0 if at == DEAD else self.nodes[at].depth
 
-    def walk(self, at: int, text: str) -> tuple[int, int]:
-        """As `step`, for each letter of a text."""
+    def left(self, state: _State) -> int:
+        """The units paid back, as a negative number, where a word ends here."""
+        return 0 if self.kept(state) else -self.depth(state.at)
+
+    def walk(self, state: _State, text: str) -> tuple[_State, int]:
+        """The state after some more text, and the units that it gained or paid back."""
         total = 0
         for letter in text:
-            at, units = self.step(at, letter)
-            total += units
-        return at, total
+            after = self.step(state.at, letter)
+            if after > ROOT:
+                total += 1
+            else:
+                total += self.left(state) if after == ROOT else -self.depth(state.at)
+            ended = after == ROOT and self.kept(state)
+            state = _State(after, state.used | {state.at} if ended else state.used)
+        return state, total
 
     def units(self, text: str) -> int:
         """The units that a whole text gains: the letters of the hotwords in it."""
-        at, total = self.walk(ROOT, text)
-        return total + self.left(at)
+        state, total = self.walk(_State(), text)
+        return total + self.left(state)
 
 
 class Vocabulary:
@@ -143,13 +154,18 @@ class Vocabulary:
 
     @cached_property
     def of_several(self) -> list[int]:
-        """The few tokens that hold the end of one word and the beginning of another, such as `c-a`."""
-        return [token for token, text in enumerate(self.texts) if re.search(r"\w[^\w'’\ufffd]+\w", text)]
+        """The few tokens that hold the end of a word after its beginning, such as `c-a` and `c,`."""
+        inside = f"[\\w{WITHIN_WORDS}]"
+        return [token for token, text in enumerate(self.texts) if re.search(f"{inside}[^\\w{WITHIN_WORDS}]", text)]
 
     @cached_property
     def ends_word(self) -> Tensor:
         """(V,) float32: 1 for a token whose first letter cannot be within a word."""
-        return torch.tensor([float(bool(text) and not (text[0].isalnum() or text[0] in WITHIN_WORDS)) for text in self.texts])
+        return torch.tensor([float(is_boundary(text[:1])) for text in self.texts])
+
+    def starting(self, letters: Sequence[str]) -> list[int]:
+        """The tokens that begin with one of these letters."""
+        return [token for token, text in enumerate(self.texts) if text[:1] in letters] if letters else []
 
 
 class HotwordScorer:
@@ -162,21 +178,22 @@ class HotwordScorer:
     def __init__(self, hotwords: Hotwords, vocabulary: Vocabulary, *, end: int, n_prompt: int, weight: float):
         self.hotwords, self.vocabulary, self.end, self.weight, self.n_read = hotwords, vocabulary, end, weight, n_prompt
         self.ends_word = vocabulary.ends_word
-        self.states: list[int] = []
-        self.found: dict[int, tuple[Tensor, Tensor]] = {}
+        self.states: list[_State] = []
+        self.found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def score(self, tokens: Tensor) -> Tensor:
         """(N, L) int64 -> (N, V) float32, on the device of `tokens`."""
         self._advance(tokens)
-        trie, device = self.hotwords, tokens.device
+        device, states = tokens.device, self.states
         self.ends_word = self.ends_word.to(device)
-        ended = torch.tensor([trie.left(at) for at in self.states], dtype=torch.float32, device=device)
-        going_on = torch.tensor([0 if at == DEAD else -trie.nodes[at].pending for at in self.states], dtype=torch.float32,
-                                device=device)
+        ended = torch.tensor([self.hotwords.left(one) for one in states], dtype=torch.float32, device=device)
+        going_on = torch.tensor([-self.hotwords.depth(one.at) for one in states], dtype=torch.float32, device=device)
         scores = going_on[:, None] + (ended - going_on)[:, None] * self.ends_word
-        for row, at in enumerate(self.states):
-            ids, units = self._going_on(at)
-            scores[row, ids.to(device)] = units.to(device)
+        for row, one in enumerate(states):
+            ids, units, after_end = self._going_on(one.at)
+            scores[row, ids.to(device)] = (units + ended[row].cpu() * after_end).to(device)
+            for token in self.vocabulary.of_several:
+                scores[row, token] = self.hotwords.walk(one, self.vocabulary.texts[token])[1]
         scores[:, self.end] = ended
         return scores
 
@@ -190,26 +207,29 @@ class HotwordScorer:
 
     def _advance(self, tokens: Tensor) -> None:
         if not self.states:
-            self.states = [ROOT] * len(tokens)
+            self.states = [_State()] * len(tokens)
         assert len(self.states) == len(tokens), "select was not called"
         for column in tokens[:, self.n_read:].T.tolist():
-            self.states = [self.hotwords.walk(at, self.vocabulary.texts[int(token)])[0]
-                           for at, token in zip(self.states, column, strict=True)]
+            self.states = [self.hotwords.walk(state, self.vocabulary.texts[int(token)])[0]
+                           for state, token in zip(self.states, column, strict=True)]
         self.n_read = tokens.shape[1]
 
-    def _going_on(self, at: int) -> tuple[Tensor, Tensor]:
-        """The tokens that lead from a node to another one of a hotword, and their units: (n,) int64, (n,) float32."""
+    def _going_on(self, at: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The tokens that lead from a node to another one of a hotword, (n,) int64, their units, without those paid back where
+        a word ended, (n,) float32, and whether a word ended, (n,) float32."""
         if at not in self.found:
-            pairs: list[tuple[int, int]] = []
-            todo = [(0, at, 0)]
+            # A space that goes on with a phrase does not end the word: what leaves the phrase after it pays everything back.
+            phrase = [letter for letter in self.hotwords.nodes[at].children if is_boundary(letter)] if at != DEAD else []
+            rows = {token: (-self.hotwords.depth(at), False) for token in self.vocabulary.starting(phrase)}
+            todo = [(0, at, 0, False)]
             while todo:
-                place, node, total = todo.pop()
+                place, node, units, ended = todo.pop()
                 for letter, child in self.vocabulary.children[place].items():
-                    after, units = self.hotwords.step(node, letter)
-                    if after != DEAD:
-                        pairs += [(token, total + units) for token in self.vocabulary.tokens[child]]
-                        todo.append((child, after, total + units))
-            pairs += [(token, self.hotwords.walk(at, self.vocabulary.texts[token])[1]) for token in self.vocabulary.of_several]
-            self.found[at] = (torch.tensor([token for token, _ in pairs], dtype=torch.long),
-                              torch.tensor([units for _, units in pairs], dtype=torch.float32))
+                    after = self.hotwords.step(node, letter)
+                    if after > ROOT or (after == ROOT and not place):
+                        now = (after, units + 1, ended) if after > ROOT else (ROOT, 0, True)
+                        rows |= {token: (now[1], now[2]) for token in self.vocabulary.tokens[child] if after > ROOT}
+                        todo.append((child, *now))
+            values = torch.tensor(list(rows.values()), dtype=torch.float32).view(-1, 2)
+            self.found[at] = torch.tensor(list(rows), dtype=torch.long), values[:, 0], values[:, 1]
         return self.found[at]
