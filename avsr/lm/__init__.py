@@ -16,10 +16,15 @@ __all__ = ["UNKNOWN_LOGPROB", "FusionScorer", "LanguageModel", "NGrams", "Neural
            "open_language_model"]
 
 
+NGRAMS = "model.arpa.gz"                                    # in the folder of a run
+
+
 def open_language_model(path: Path | str, progress: Progress = no_progress) -> LanguageModel:
     """The language model at a path: an ARPA file, plain or gzipped, or a folder that `avsr lm train` wrote, of a run or of its
     model. Raises BadCheckpoint for anything else."""
     for folder in (Path(path), Path(path) / "model"):
         if (folder / DESCRIPTION).is_file():
             return NeuralLM.open(folder)
+    if (Path(path) / NGRAMS).is_file():
+        path = Path(path) / NGRAMS
     return NGrams.open(path, progress)
