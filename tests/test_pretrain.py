@@ -93,6 +93,7 @@ def test_a_run_goes_on_bit_for_bit_and_training_starts_from_it(folder, tmp_path)
     pretrain(config(folder, *SHORT), parts, TrainOptions(resume=True))
     assert same(weights(whole), weights(parts))
     assert done.scores.keys() == {"a", "v", "av"}
+    assert done.model is not None
     with pytest.raises(BadCheckpoint, match=r"pre-trained without text, so it writes none yet\.  Train it"):
         open_recogniser(load(done.model), "av")
     settings = config(folder, f"model.start={done.model}", "data.share=0.3", "train.steps=1", "train.valid_every=1")
