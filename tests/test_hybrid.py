@@ -7,7 +7,7 @@ import oracles
 import pytest
 import torch
 
-from avsr.align import ctc_path
+from avsr.timing import ctc_path
 from avsr.decode import DecodeOptions, decode
 from avsr.features import standardise
 from avsr.models.audio import WaveformFrontend

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsr.align import default_heads
+from avsr.timing import default_heads
 from avsr.models.avsr import AVSR
 from avsr.models.blocks import Attention
 from avsr.models.decoder import DecoderBlock, Memory
