@@ -32,10 +32,10 @@ class GivenWord:
 
 
 def decoded(data: bytes, name: str, encoding: str | None = None) -> str:
-    """The text of a file's bytes: UTF-8, UTF-16 or UTF-32 with its mark, or in the encoding that is named. Raises AvsrError."""
+    """The text of a file's bytes: UTF-8, UTF-16 or UTF-32 with its mark, or of a named encoding. Raises AvsrError."""
     if len(data) > LONGEST_TEXT:
-        raise AvsrError(f"{name}: {len(data) / 1e6:.0f} MB, which is no text of a recording (limit {LONGEST_TEXT / 1e6:.0f} MB)."
-                        "  Name a text or a subtitle file.")
+        raise AvsrError(f"{name}: {len(data) / 1e6:.0f} MB, more than the text of any recording (limit "
+                        f"{LONGEST_TEXT / 1e6:.0f} MB).  Name a text or a subtitle file.")
     try:
         return decode(data) if encoding is None else data.decode(encoding)
     except (NotText, UnicodeDecodeError) as error:

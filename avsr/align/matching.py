@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from avsr.align.given import GivenWord
 from avsr.text import normalise
@@ -150,7 +151,7 @@ def match(given: Sequence[GivenWord], heard: Sequence[Word], duration_s: float, 
     cuts = matcher.cuts(runs)
     sections = []
     edges = [Misfit(0, 0, 0.0, 0.0, ""), *misfits, Misfit(len(given), len(given), duration_s, duration_s, "")]
-    for before, after in zip(edges, edges[1:], strict=False):
+    for before, after in pairwise(edges):
         if after.first > before.last:
             start, end = before.end_s, max(before.end_s, after.start_s)
             start, end = _around_speech(matcher, runs, before.last, after.first, start, end)
@@ -205,7 +206,7 @@ def _divided(first: int, last: int, start: float, end: float, cuts: Sequence[tup
         chosen.append((word, time))
     chosen.append((last, end))
     out = []
-    for (a, begins), (b, ends) in zip(chosen, chosen[1:], strict=False):
+    for (a, begins), (b, ends) in pairwise(chosen):
         # The word on the other side of a cut is aligned as well: a cut between words said without a pause may be late.
         inner_a, inner_b = a > first, b < last
         lead = next((word.start for word in reversed(heard) if word.end <= begins), begins) if inner_a else begins

@@ -61,15 +61,16 @@ class Attention:
         needed = len(tokens) + len(tokenizer.prompt(self.language)) + 1
         if room is not None and needed > room:
             raise AvsrError(f"{self.recogniser.checkpoint.name}: its decoder takes {room} tokens at once, and "
-                            f"{window.segment.duration_s:.1f} s of the text have {needed}.  Use --by ctc or --by hmm, or a Whisper.")
+                            f"{window.segment.duration_s:.1f} s of the text have {needed}.  Use --by ctc or --by hmm, or a "
+                            "Whisper.")
         memory = encoded(self.recogniser, window, self.modality)
         found, = self.recogniser.align(memory, [tokens], [window.segment.duration_s], self.language)
         return _regrouped([len("".join(tokenizer.decode(one).split())) for one in spelt], words, found)
 
 
 class CTC:
-    """By the most likely path of CTC through the letters of the text (Graves et al. 2006), or through the decoder's tokens where
-    CTC writes those. Raises AvsrError for a model without a trained CTC head for this modality."""
+    """By the most likely path of CTC through the letters of the text (Graves et al. 2006), or through the decoder's tokens
+    where CTC writes those. Raises AvsrError for a model without a trained CTC head for this modality."""
 
     name = "ctc"
 
@@ -141,14 +142,15 @@ class HMM:
 
 
 def open_method(name: str, recogniser: Recogniser, modality: str, language: str) -> Method:
-    """The method of a name of METHODS or `auto`. Raises AvsrError where the model, the modality or the language rules it out."""
+    """The method of a name of METHODS or `auto`. Raises AvsrError where model, modality or language rule it out."""
     name = _best(recogniser, modality, language) if name == "auto" else name
     if name == "hmm":
         if "a" not in modality:
             raise AvsrError("--by hmm: phones are aligned with the sound, and only the lips are used.  Use --by ctc or --by "
                             "attention.")
         if language != "en":
-            raise AvsrError(f"--by hmm: its phones are those of English, and the language is {language!r}.  Use --by attention.")
+            raise AvsrError(f"--by hmm: its phones are those of English, and the language is {language!r}.  Use --by "
+                            "attention.")
         return HMM()
     if name == "attention":
         if recogniser.model.joint_ctc:
@@ -158,8 +160,8 @@ def open_method(name: str, recogniser: Recogniser, modality: str, language: str)
 
 
 def _best(recogniser: Recogniser, modality: str, language: str) -> str:
-    """What `auto` stands for, chosen on GRID's valid clips (experiments/history/alignment): phones where there is English sound,
-    the decoder's attention anywhere else."""
+    """What `auto` stands for, chosen on GRID's valid clips (experiments/history/alignment): phones where there is English
+    sound, the decoder's attention anywhere else."""
     if "a" in modality and language == "en":
         return "hmm"
     return "ctc" if recogniser.model.joint_ctc else "attention"

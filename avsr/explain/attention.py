@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avsr.timing import default_heads, is_trained
 from avsr.models.avsr import AVSR
 from avsr.models.blocks import Attention
 from avsr.models.decoder import DecoderBlock, Memory
 from avsr.models.fusion import GatedCrossAttention
 from avsr.recogniser import Recogniser
 from avsr.text import ctc_text
+from avsr.timing import default_heads, is_trained
 
 CTC_MODALITY = {"audio": "a", "video": "v", "fused": "av"}  # what each CTC head is for
 Calls = dict[str, tuple[tuple, Any]]                        # inputs and output of the last call of modules, by their names
