@@ -3,6 +3,7 @@
 import click
 
 from avsr import __version__
+from avsr.cli.align import align_command
 from avsr.cli.benchmark import benchmark_command
 from avsr.cli.console import CONTEXT, Commands
 from avsr.cli.enrol import enrol_command
@@ -24,6 +25,6 @@ def main() -> None:
     """Speech recognition that reads lips: any talking video to text and subtitles."""
 
 
-for command in (transcribe_command, faces_command, fetch_command, prepare_command, pretrain_command, train_command,
-                benchmark_command, report_command, explain_command, import_command, enrol_command, lm_command):
+for command in (transcribe_command, align_command, faces_command, fetch_command, prepare_command, pretrain_command,
+                train_command, lm_command, benchmark_command, report_command, explain_command, import_command, enrol_command):
     main.add_command(command)

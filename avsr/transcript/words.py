@@ -6,14 +6,29 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
+class Phone:
+    """A speech sound of a word, by its name in ARPAbet without stress, as in CMUdict: `IY`, `SH`."""
+
+    name: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Word:
-    """One word. As in Whisper, `text` includes the space before the word, so that all words joined are the text."""
+    """One word. As in Whisper, `text` includes the space before the word, so that all words joined are the text.
+
+    phones: in order, where they were asked for. interpolated: whether the word of a given text was not found in the recording,
+    so that its times only lie between those of its neighbours, see avsr.align.
+    """
 
     text: str
     start: float
     end: float
     confidence: float | None = None                         # 0 to 1
     speakers: tuple[str, ...] | None = None                 # as in Segment
+    phones: tuple[Phone, ...] = ()
+    interpolated: bool = False
 
     @property
     def speaker(self) -> str | None:
