@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from avsr.decode import teacher_forced_log_probs
+from avsr.decode import CTCFrames, ctc_frames, token_log_probs
 from avsr.models.decoder import Cache, DecoderBlock, Memory
 from avsr.models.protocol import SpeechModel
 from avsr.rates import MEMORY_RATE
@@ -43,7 +43,7 @@ def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
     heads: (layer, head) pairs whose attention to the audio is used. Without any, and for an utterance without audio, whose
     attention to the video is used, these are `default_heads`. A word's confidence is the mean probability of its tokens.
     """
-    if model.joint_ctc:
+    if model.joint_ctc or model.ctc_only:
         return _align_ctc(model, tokenizer, memory, prompts, texts, language)
     has_audio, positions = memory.audio is not None, memory.audio if memory.audio is not None else memory.video
     assert positions is not None, "a memory has audio or video"
@@ -76,19 +76,28 @@ def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
 def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory,
                prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], language: str) -> list[list[Word]]:
     """As `align`, with times from the most likely path of CTC through each text; confidence is the decoder's as well."""
-    (log_probs,), out = model.ctc_log_probs(memory).values(), []
-    scores = teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)
+    frames, out = _frames(model, tokenizer, memory), []
+    scores = token_log_probs(model, tokenizer, memory, prompts, texts)
     for i, text in enumerate(texts):
         if not len(text):
             out.append([])
             continue
-        n_frames = log_probs.shape[1] if memory.audio_mask is None else int(memory.audio_mask[i].sum())
+        n_frames = int(frames.lengths[i])
         probabilities = scores[i][:len(text)].exp().numpy()
-        first, last = ctc_path(log_probs[i, :n_frames].double().cpu().numpy(), list(text))
+        first, last = ctc_path(frames.log_probs[i, :n_frames].double().cpu().numpy(), list(text), frames.blank)
         # A token's peak is shorter than its sound, so it gets the frames up to the next token, at most MAX_TOKEN_TAIL.
         ends = np.minimum(np.append(first[1:], n_frames), last + 1 + MAX_TOKEN_TAIL)
         out.append(_words(tokenizer, text, probabilities, first / model.memory_rate, ends / model.memory_rate, language))
     return out
+
+
+def _frames(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory) -> CTCFrames:
+    """CTC's log-probabilities of the tokenizer's tokens."""
+    if model.ctc_only:
+        return ctc_frames(model, tokenizer, memory)
+    (log_probs,) = model.ctc_log_probs(memory).values()
+    whole = torch.full((len(log_probs),), log_probs.shape[1])
+    return CTCFrames(log_probs, whole if memory.audio_mask is None else memory.audio_mask.sum(dim=1), blank=0)
 
 
 def ctc_path(log_probs: np.ndarray, text: Sequence[int], blank: int = 0) -> tuple[np.ndarray, np.ndarray]:

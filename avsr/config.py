@@ -68,6 +68,7 @@ class DataConfig:
     train: tuple[str, ...] = ()                             # manifests; their rows of split `train`
     optional: dict[str, Any] = field(default_factory=dict)  # training data that may be absent; by name: {manifest, teaches}
     valid: tuple[str, ...] = ()                             # manifests; their rows of split `valid`
+    share: Share = 1.0                                      # of each speaker's training utterances that is used, at least one
     max_valid: CountOrNone = 500                            # utterances to validate with, evenly spaced; 0: all
     noise: dict[str, Any] = field(default_factory=lambda: dict(OWN_NOISE))      # see noise.open_training_sources
     snr: tuple[Decibels, Decibels] = (-10.0, 20.0)          # dB, drawn evenly
@@ -133,6 +134,14 @@ class ReliabilityConfig:
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    """What `avsr pretrain` predicts, see pretrain/clusters.py; `avsr train` does not use it."""
+
+    clusters: Annotated[int, Between(2, 10_000)] = 100      # of the sound's frames, by k-means
+    clips: Count = 2000                                     # that the clusters are computed from, evenly spaced
+
+
+@dataclass(frozen=True)
 class Config:
     """A training run. `folder`: the config's, which its paths are relative to."""
 
@@ -142,6 +151,7 @@ class Config:
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     reliability: ReliabilityConfig = ReliabilityConfig()
+    pretrain: PretrainConfig = PretrainConfig()
     folder: Path = Path()
 
     def path(self, name: str) -> Path:

@@ -7,6 +7,7 @@ Every random number of an example comes from one generator, so a resumed run dra
 from __future__ import annotations
 
 import os
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -110,6 +111,21 @@ def read_prepared(manifests: Sequence[Path], split: str, max_seconds: float) -> 
     if not rows:
         raise _none_of(manifests, split, left_out, splits)
     return rows, left_out
+
+
+def share_of(rows: Sequence[ManifestRow], share: float, seed: int) -> list[ManifestRow]:
+    """A share of each speaker's rows, at least one, in their order; which ones, their ids and the seed alone decide.
+
+    A smaller share is part of a larger one.
+    """
+    speakers: dict[str | None, list[ManifestRow]] = {}
+    for row in rows:
+        speakers.setdefault(row.utterance.speaker, []).append(row)
+    kept = set()
+    for some in speakers.values():
+        ids = sorted((zlib.crc32(f"{seed} {row.utterance.id}".encode()), row.utterance.id) for row in some)
+        kept |= {name for _, name in ids[:max(1, round(share * len(ids)))]}
+    return [row for row in rows if row.utterance.id in kept]
 
 
 def _none_of(manifests: Sequence[Path], split: str, left_out: Sequence[str], splits: Counter[str]) -> BadManifest:

@@ -51,7 +51,7 @@ class LossModule(nn.Module):
         parts |= self._ctc(memory, batch)
         if config.reliability and memory.reliability_logits is not None:
             parts["reliability"] = self._reliability(memory, batch)
-        if config.attention:
+        if config.attention and not self.model.ctc_only:
             parts["attention"] = self._attention(memory, batch)
         weights = {"frames_audio": config.frames, "frames_video": config.frames, "reliability": config.reliability,
                    "attention": config.attention, "ctc_audio": config.ctc_audio, "ctc_video": config.ctc_video,

@@ -203,9 +203,8 @@ class Recogniser:
                            language=language, heads=self.checkpoint.alignment_heads)
 
     def score(self, memory: Memory, texts: Sequence[Sequence[int]], language: str = "en") -> list[Tensor]:
-        """The log-probability of each token of given texts and of their end; see decode.teacher_forced_log_probs."""
-        prompts = self._prompts(len(texts), language)
-        return decode.teacher_forced_log_probs(self.model, memory, prompts, texts, self.tokenizer.end)
+        """The log-probability of each token of given texts and of their end; see decode.token_log_probs."""
+        return decode.token_log_probs(self.model, self.tokenizer, memory, self._prompts(len(texts), language), texts)
 
     def detect_language(self, memory: Memory) -> str:
         """The language most of these utterances seem to be in: Whisper's first token after the start, summed over them."""

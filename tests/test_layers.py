@@ -24,7 +24,7 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles
          "align", "recogniser", "combine", "correct", "results", "metrics", "modality", "train", "pretrain", "transcribe",
          "align_recording", "find_speakers", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "cli",
          "__main__"]
-MODELS = ["blocks", "conformer", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
+MODELS = ["blocks", "conformer", "recurrent", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

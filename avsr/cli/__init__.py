@@ -11,6 +11,7 @@ from avsr.cli.faces import faces_command
 from avsr.cli.fetch import fetch_command
 from avsr.cli.importing import import_command
 from avsr.cli.prepare import prepare_command
+from avsr.cli.pretrain import pretrain_command
 from avsr.cli.report import report_command
 from avsr.cli.train import train_command
 from avsr.cli.transcribe import transcribe_command
@@ -22,6 +23,6 @@ def main() -> None:
     """Speech recognition that reads lips: any talking video to text and subtitles."""
 
 
-for command in (transcribe_command, faces_command, fetch_command, prepare_command, train_command, benchmark_command,
-                report_command, explain_command, import_command, enrol_command):
+for command in (transcribe_command, faces_command, fetch_command, prepare_command, pretrain_command, train_command,
+                benchmark_command, report_command, explain_command, import_command, enrol_command):
     main.add_command(command)

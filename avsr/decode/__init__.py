@@ -7,7 +7,8 @@ the network as one batch. `decode` is in fallback.py, which tries the temperatur
 """
 
 from avsr.decode.ctc import CTCPrefixScorer
-from avsr.decode.fallback import decode, fails, is_silence, nbest, text_filter
+from avsr.decode.ctc_only import CTCFrames, CTCScorer, ctc_frames
+from avsr.decode.fallback import decode, fails, is_silence, nbest, text_filter, token_log_probs
 from avsr.decode.hybrid import HybridBeamSearch
 from avsr.decode.limits import TextLimits, compression_ratio
 from avsr.decode.options import DecodeOptions, Hypothesis
@@ -22,7 +23,7 @@ from avsr.decode.scorers import (
 from avsr.decode.search import search
 from avsr.decode.strategies import BeamSearch, Sampling, SearchStrategy
 
-__all__ = ["BeamSearch", "CTCPrefixScorer", "DecodeOptions", "DecoderScorer", "HybridBeamSearch", "Hypothesis", "LogitFilter",
-           "PartialScorer", "Sampling", "Scorer", "SearchStrategy", "SuppressTokens", "TextLimits", "compression_ratio",
-           "decode", "fails", "is_silence", "nbest", "search", "teacher_forced_log_probs",
-           "text_filter"]
+__all__ = ["BeamSearch", "CTCFrames", "CTCPrefixScorer", "CTCScorer", "DecodeOptions", "DecoderScorer", "HybridBeamSearch",
+           "Hypothesis", "LogitFilter", "PartialScorer", "Sampling", "Scorer", "SearchStrategy", "SuppressTokens", "TextLimits",
+           "compression_ratio", "ctc_frames", "decode", "fails", "is_silence", "nbest", "search", "teacher_forced_log_probs",
+           "text_filter", "token_log_probs"]

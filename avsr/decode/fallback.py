@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from avsr.decode.ctc import CTCPrefixScorer
+from avsr.decode.ctc_only import CTCScorer, ctc_frames, ctc_token_log_probs
 from avsr.decode.hybrid import HybridBeamSearch
 from avsr.decode.limits import TextLimits, compression_ratio, max_characters
 from avsr.decode.options import DecodeOptions, Hypothesis
@@ -93,15 +95,27 @@ def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, 
     """One hypothesis of each utterance."""
     n_prompt, n_context = len(prompts[0]), model.dims.n_context
     max_tokens = options.max_tokens if n_context is None else min(options.max_tokens, n_context - n_prompt - 1)    # and the end
-    scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start, cache=cache)
+    if model.ctc_only:
+        scorer = CTCScorer(ctc_frames(model, tokenizer, memory), end=tokenizer.end)
+    else:
+        scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start, cache=cache)
     lm = [] if isinstance(strategy, Sampling) else _lm(model, tokenizer, n_prompt, options)    # which draws from the network
     texts = search([scorer, *lm], torch.tensor(prompts, device=memory.device), strategy, filters=filters,
                    max_tokens=max_tokens, length_penalty=options.length_penalty)
     if lm:                                                  # the guards judge the scores of the network itself
-        own = teacher_forced_log_probs(model, memory, prompts, [tokens for tokens, _ in texts], tokenizer.end)
+        own = token_log_probs(model, tokenizer, memory, prompts, [tokens for tokens, _ in texts])
         texts = [(tokens, one.sum().item()) for (tokens, _), one in zip(texts, own, strict=True)]
     return [Hypothesis(tokens, logprob, no_speech)
             for (tokens, logprob), no_speech in zip(texts, scorer.no_speech.tolist(), strict=True)]
+
+
+def token_log_probs(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory,
+                    prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The log-probability of each token of given texts and of their end, the tokens before it given, by the decoder, or by CTC
+    where there is none: (L + 1,) float32 each, on the CPU."""
+    if model.ctc_only:
+        return ctc_token_log_probs(ctc_frames(model, tokenizer, memory), texts, tokenizer.end)
+    return teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)
 
 
 def _last_possible(attempts: Sequence[Hypothesis], limits: TextLimits, utterance: int) -> Hypothesis:

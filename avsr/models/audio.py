@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from avsr.models.blocks import Block, sinusoids, stack, zero_padding
+from avsr.models.recurrent import LSTMBlock
 from avsr.models.resnet import WIDTH, stages
+
+AUDIO_BLOCKS: dict[str, type[Block | LSTMBlock]] = {"transformer": Block, "lstm": LSTMBlock}
 
 
 class LocalBlock(nn.Module):
@@ -73,9 +78,10 @@ class WaveformFrontend(nn.Module):
 
 class AudioEncoder(nn.Module):
     """Whisper's audio encoder (Radford et al. 2022). Its caller runs the blocks, so that the top ones can be fused with video.
-    n_local: convolutions below the blocks. n_mels 0: a WaveformFrontend replaces Whisper's convolutions."""
+    n_local: convolutions below the blocks. n_mels 0: a WaveformFrontend replaces Whisper's convolutions. blocks: "transformer",
+    or "lstm" for recurrent ones, which need no positions."""
 
-    def __init__(self, n_mels: int, width: int, n_heads: int, n_layers: int, n_local: int = 0):
+    def __init__(self, n_mels: int, width: int, n_heads: int, n_layers: int, n_local: int = 0, blocks: str = "transformer"):
         super().__init__()
         self.takes_waveform = not n_mels
         if n_mels:
@@ -85,7 +91,8 @@ class AudioEncoder(nn.Module):
             self.wave = WaveformFrontend(pool=10)
             self.project = nn.Linear(WaveformFrontend.width, width)
         self.local = stack(LocalBlock(width) for _ in range(n_local))
-        self.blocks = stack(Block(width, n_heads) for _ in range(n_layers))
+        self.blocks: Sequence[Block | LSTMBlock] = stack(AUDIO_BLOCKS[blocks](width, n_heads) for _ in range(n_layers))
+        self.has_positions = blocks == "transformer"
         self.norm = nn.LayerNorm(width)
 
     def frontend(self, mel: Tensor, lengths: Tensor | None) -> Tensor:
@@ -97,7 +104,7 @@ class AudioEncoder(nn.Module):
             x = F.gelu(self.conv2(zero_padding(x, lengths))).transpose(1, 2)
         for block in self.local:
             x = block(x, None if lengths is None else self.positions(lengths))
-        return x + sinusoids(x.shape[1], x.shape[2], device=x.device).to(x.dtype)
+        return x + sinusoids(x.shape[1], x.shape[2], device=x.device).to(x.dtype) if self.has_positions else x
 
     def positions(self, lengths: Tensor) -> Tensor:
         """Input lengths (B,) of `frontend`, in columns or samples, -> its output lengths."""

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from avsr.models.audio import AudioEncoder
+from avsr.models.audio import AUDIO_BLOCKS, AudioEncoder
 from avsr.models.blocks import length_mask
 from avsr.models.decoder import Decoder, Memory, Network
 from avsr.models.fusion import BidirectionalCrossAttention, ReliabilityEstimator
@@ -37,12 +37,13 @@ class Dims:
     n_audio_layers: Layers = 4
     n_video_layers: Layers = 4
     n_fusion_layers: Layers = 2                             # of the audio layers, from the top
-    n_decoder_layers: Layers = 3
+    n_decoder_layers: Layers = 3                            # 0: no decoder; the CTC heads write the text
     n_vocab: Vocabulary = 51_864
     n_context: Annotated[int, Between(1, 2**16)] = 448      # tokens
     n_ctc: Annotated[int, Between(0, len(CTC_LETTERS) + 1)] = 29    # blank, space, a-z, apostrophe; 0: no CTC heads
     video_frontend: Annotated[str, OneOf(FRONTENDS)] | None = "resnet18"
     video_blocks: Annotated[str, OneOf(BLOCKS)] = "transformer"
+    audio_blocks: Annotated[str, OneOf(AUDIO_BLOCKS)] = "transformer"
     video_width: Width | None = None                        # of the video blocks; None: as wide as the rest
     n_local: Layers = 0                                     # convolutions over time below the audio blocks; Whisper has none
     n_reliability: Annotated[int, Between(0, 2**14)] = 0    # hidden units of the reliability estimator; 0: there is none
@@ -54,6 +55,8 @@ class Dims:
         if self.width % self.n_heads or self.width % 2:
             raise ValueError(f"width {self.width} in {self.n_heads} heads")
         head = self.width // self.n_heads
+        if not self.n_decoder_layers and not self.n_ctc:
+            raise ValueError("neither decoder layers nor CTC heads")
         if self.video_width is not None and (self.video_width % head or self.video_width % 2):
             raise ValueError(f"video width {self.video_width} in heads {head} wide")
 
@@ -67,7 +70,8 @@ class AVSR(Network):
     def __init__(self, dims: Dims):
         super().__init__()
         self.dims = dims
-        self.audio = AudioEncoder(dims.n_mels, dims.width, dims.n_heads, dims.n_audio_layers, dims.n_local)
+        self.audio = AudioEncoder(dims.n_mels, dims.width, dims.n_heads, dims.n_audio_layers, dims.n_local,
+                                  dims.audio_blocks)
         self.decoder = Decoder(dims.n_vocab, dims.n_context, dims.width, dims.n_heads, dims.n_decoder_layers,
                                video=dims.video_frontend is not None)
         self.ctc = nn.ModuleDict({"audio": nn.Linear(dims.width, dims.n_ctc)} if dims.n_ctc else {})
@@ -154,6 +158,11 @@ class AVSR(Network):
     def modalities(self) -> tuple[str, ...]:
         """See protocol.SpeechModel."""
         return ("a",) if self.dims.video_frontend is None else ("a", "v", "av")
+
+    @property
+    def ctc_only(self) -> bool:
+        """See protocol.SpeechModel."""
+        return not self.dims.n_decoder_layers
 
     @property
     def gates(self) -> dict[str, float]:

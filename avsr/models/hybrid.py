@@ -130,7 +130,7 @@ class HybridAVSR(Network):
     weights of `project` and `embedding`; the biases of the keys, which no softmax sees, are left out."""
 
     memory_rate = VIDEO_FPS
-    joint_ctc = True
+    joint_ctc, ctc_only = True, False
 
     def __init__(self, dims: HybridDims):
         super().__init__()

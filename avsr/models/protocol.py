@@ -17,6 +17,7 @@ class SpeechModel(Protocol):
 
     memory_rate: positions of its Memory a second. joint_ctc: whether its CTC head scores the decoder's own tokens, so that both
     are searched together, and CTC gives the times of words; other CTC heads score the letters of text.CTC_LETTERS.
+    ctc_only: whether it has no decoder, so that CTC alone writes the text.
     modalities: those it can use, of `a`, `v` and `av`. reliability: the estimator of how reliable the video is.
     """
 
@@ -31,6 +32,9 @@ class SpeechModel(Protocol):
 
     @property
     def dims(self) -> Dims | HybridDims: ...
+
+    @property
+    def ctc_only(self) -> bool: ...
 
     @property
     def modalities(self) -> tuple[str, ...]: ...

@@ -2,7 +2,7 @@
 
 `resnet18` is the field's frontend (Stafylakis and Tzimiropoulos 2017; auto_avsr): Conv3d 5x7x7, max-pool, ResNet-18 per
 frame; `resnet18-silu` has auto_avsr's activation. `compact` is ours, for machines without a GPU: it needs 87 times
-fewer multiplications. The blocks are Whisper's, or Conformer blocks as in the field's best lip readers.
+fewer multiplications. The blocks are Whisper's, Conformer blocks as in the field's best lip readers, or bidirectional LSTMs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from avsr.models.blocks import Block, sinusoids
 from avsr.models.conformer import ConformerBlock
+from avsr.models.recurrent import LSTMBlock
 from avsr.models.resnet import WIDTH, stages
 from avsr.rates import MEMORY_PER_FRAME
 
@@ -99,7 +100,7 @@ class CompactFrontend(nn.Module):
 
 
 FRONTENDS = {"resnet18": ResNet18Frontend, "resnet18-silu": partial(ResNet18Frontend, nn.SiLU), "compact": CompactFrontend}
-BLOCKS = {"transformer": Block, "conformer": ConformerBlock}
+BLOCKS = {"transformer": Block, "conformer": ConformerBlock, "lstm": LSTMBlock}
 
 
 class VideoEncoder(nn.Module):
@@ -110,7 +111,7 @@ class VideoEncoder(nn.Module):
         self.frontend = FRONTENDS[frontend]()
         self.project = nn.Linear(self.frontend.width, inside)
         self.blocks = nn.ModuleList(BLOCKS[blocks](inside, inside // head_width) for _ in range(n_layers))
-        self.has_positions = blocks == "transformer"        # a Conformer attends by distance and needs no positions
+        self.has_positions = blocks == "transformer"        # a Conformer attends by distance, an LSTM reads in order
         self.lift = nn.Identity() if inside == width else nn.Linear(inside, width)
         self.norm = nn.LayerNorm(width)
 

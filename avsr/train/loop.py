@@ -11,7 +11,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -27,7 +27,7 @@ from avsr.batch import Batch, Batches, InfiniteSampler, augmented, loader
 from avsr.checkpoint import Checkpoint
 from avsr.checkpoint.old_names import current_tensor
 from avsr.config import Config
-from avsr.dataset import Examples, ManifestRow, label_words, read_prepared
+from avsr.dataset import Examples, ManifestRow, label_words, read_prepared, share_of
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
 from avsr.losses import Losses, LossModule
 from avsr.models.avsr import AVSR
@@ -72,6 +72,11 @@ def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptio
 
     Raises AvsrError and its kinds, also where a loss is not a number or another process trains into `folder`.
     """
+    return run(Trainer, config, folder, options)
+
+
+def run(trainer: type[Trainer], config: Config, folder: str | Path, options: TrainOptions) -> Trained:
+    """A run of one kind of training, `Trainer` or a subclass of it, alone in its folder; see `train`."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +87,7 @@ def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptio
             raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
         try:
             with report_shortages(folder, config.data):
-                return Trainer(config, folder, options, _join_group(options.device)).run()
+                return trainer(config, folder, options, _join_group(options.device)).run()
         finally:
             if distributed.is_initialized():
                 distributed.destroy_process_group()
@@ -121,8 +126,8 @@ class Trainer:
         check_reliability(self.model.dims, config)
         for manifest in manifests:
             cache.read_mouth_crop(manifest.parent, self.start.mouth_crop)
-        if config.data.align is not None and config.loss.frames:
-            self.rows = self._with_word_times()
+        self.rows = share_of(self.rows, config.data.share, config.train.seed)
+        self.rows, valid_rows = self._labelled(self.rows, valid_rows)
         labels = label_words(self.rows, config.data.n_labels) if config.loss.frames else {}
         mixer = noise_mixer(config, self.rows, self.say) if self._modalities() != ["v"] else None
         path, n_mels = self.start.tokenizer.path, self.model.dims.n_mels
@@ -131,8 +136,8 @@ class Trainer:
         left_out += self._leave_out_long()
         self.say(f"{counted(len(self.rows), 'utterance')}, {self.hours:.2f} hours; {len(left_out)} left out"
                  + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
-        self.validation = Validation(valid_rows, Examples(path, n_mels, labels, mixer), self._modalities())
         self.loss_module = LossModule(self.model, config.loss, len(labels) + 1).to(device)
+        self.validation = self._validation(valid_rows, Examples(path, n_mels, labels, mixer))
         for module in self.loss_module.modules():
             if isinstance(module, WithDropout):
                 module.dropout = config.train.dropout
@@ -152,6 +157,18 @@ class Trainer:
         """Report a line, from the first process only."""
         if self.rank == 0:
             self.options.say(line)
+
+    def _labelled(self, rows: list[ManifestRow],
+                  valid_rows: list[ManifestRow]) -> tuple[list[ManifestRow], list[ManifestRow]]:
+        """The rows of training and validation with what their frame labels are made of: the times of words."""
+        if self.config.data.align is not None and self.config.loss.frames:
+            self.rows = rows
+            rows = self._with_word_times()
+        return rows, valid_rows
+
+    def _validation(self, rows: list[ManifestRow], examples: Examples) -> Callable[[Checkpoint, Progress], dict[str, float]]:
+        """What measures the model: percent of errors by modality."""
+        return Validation(rows, examples, self._modalities())
 
     def _with_word_times(self) -> list[ManifestRow]:
         """The rows with word times: one process finds and writes those that are missing, then the others read them."""

@@ -26,12 +26,13 @@ Rows = Sequence[ResultRow]
 
 def load(folder: Path = HERE) -> tuple[list[ResultRow], list[dict], list[dict]]:
     """Rows, timings and facts: a dict for each system, in the order of the story (station, system, parameters, minutes)."""
-    rows = list(results.read(folder / "results.jsonl.gz"))
+    rows = results.read_results(folder / "results.jsonl.gz")[0]
     timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
     return rows, timings, json.loads((folder / "facts.json").read_text())
 
 
-def select(rows: Rows, system: str, modality: str, snr_db: float | None, speakers: Iterable[str] | None = None) -> list[ResultRow]:
+def select(rows: Rows, system: str, modality: str, snr_db: float | None,
+           speakers: Iterable[str] | None = None) -> list[ResultRow]:
     """The rows of one cell; lips alone are the same at every SNR."""
     wanted = None if modality == "v" else snr_db
     return [row for row in rows if (row.system, row.modality, row.snr_db) == (system, modality, wanted)
