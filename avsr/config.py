@@ -13,12 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from avsr.augment import MAX_VALUES, Augment
 from avsr.errors import BadConfig, quote
 from avsr.schema import Between, InvalidValue, type_hints, validate
 from avsr.textfiles import read_toml
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    T = TypeVar("T", bound=DataclassInstance)
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
 OWN_NOISE = {"white": True, "pink": True, "speech-shaped": True, "babble": True, "talker": True}
@@ -163,6 +168,15 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[
     """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key.
     warn: is called with a sentence for each key of a former version."""
     path = Path(path)
+    config = read_settings(Config, path, overrides, warn)
+    _check(config, path)
+    return config
+
+
+def read_settings(kind: type[T], path: str | Path, overrides: Sequence[str] = (),
+                  warn: Callable[[str], None] = lambda sentence: None) -> T:
+    """As `read_config`, for another dataclass of settings, which has fields name and folder; without its checks of data."""
+    path = Path(path)
     warnings: dict[str, None] = {}                              # in order, each sentence once
     values = _read(path, warnings)
     for override in overrides:
@@ -170,9 +184,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[
     for sentence in warnings:
         warn(sentence)
     values.setdefault("name", path.resolve().parent.name)
-    config = replace(_build(Config, values, str(path), ""), folder=path.resolve().parent)
-    _check(config, path)
-    return config
+    return replace(_build(kind, values, str(path), ""), folder=path.resolve().parent)
 
 
 def _read(path: Path, warnings: dict[str, None], above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import click
 from avsr import __version__
 from avsr.cli.benchmark import benchmark_command
 from avsr.cli.console import CONTEXT, Commands
+from avsr.cli.correct import correct_command
 from avsr.cli.enrol import enrol_command
 from avsr.cli.explain import explain_command
 from avsr.cli.faces import faces_command
@@ -24,5 +25,5 @@ def main() -> None:
 
 
 for command in (transcribe_command, faces_command, fetch_command, prepare_command, pretrain_command, train_command,
-                benchmark_command, report_command, explain_command, import_command, enrol_command):
+                benchmark_command, report_command, explain_command, import_command, enrol_command, correct_command):
     main.add_command(command)

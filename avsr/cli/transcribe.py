@@ -61,6 +61,9 @@ class _TranscribeCommand(click.Command):
 @click.option("--lm", type=click.Path(), default=None, metavar="FILE",
               help="A language model of words to help the search: an ARPA file, plain or gzipped.")
 @click.option("--lm-weight", type=Number(0, 100), default=None, help="Weight of the language model.  [default: 0.3]")
+@click.option("--correct", type=click.Path(), default=None, metavar="MODEL",
+              help="The folder of a model by `avsr correct train`, which reads what the search found, and corrects the text "
+                   "where it is sure.")
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=8, help="Segments of up to 30 s recognised at once.")
 @click.option("--temperature", type=Number(0, 10), default=0.0,
               help="First temperature tried; 0 is beam search, and imported models support only beam search.")
@@ -116,6 +119,10 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
                 from avsr.lm import open_language_model
 
                 options["lm"] = open_language_model(options["lm"], bars)         # once for all files
+            if options["correct"] is not None:
+                from avsr.correct import open_corrector
+
+                options["correct"] = open_corrector(options["correct"])
             output = _Output(names, folder, layout, distinct_stems(paths))
             _transcribe_all(files, checkpoint, options, bars, output)
 

@@ -26,6 +26,7 @@ SHOWN = {("a", "v", "av"): 0.55, ("a",): 0.25, ("v",): 0.1, ("av",): 0.1}
 GOOD, BAD = 1, 2                                            # see simulate.kind_of
 SHORT, LONG = 2, 25                                         # words of speech that is to be left alone
 
+DEFAULT = TrainConfig(steps=1600, warmup=100, lr=4e-3, valid_every=400, save_every=200)
 Pairs = tuple[list[list[int]], list[list[int]]]
 
 
@@ -47,13 +48,13 @@ class CorrectDataConfig:
 
 @dataclass(frozen=True)
 class CorrectConfig:
-    """The training of a corrector. dims: fields of network.TextDims that differ. train: as of `avsr train`; rates, accumulate and
-    keep are not used."""
+    """The training of a corrector. dims: fields of network.TextDims that differ. train: as of `avsr train`; rates, accumulate
+    and keep are not used."""
 
     name: str
     dims: dict[str, Any] = field(default_factory=dict)
     data: CorrectDataConfig = CorrectDataConfig()
-    train: TrainConfig = TrainConfig(steps=2500, warmup=200, valid_every=500, save_every=250)
+    train: TrainConfig = DEFAULT
     folder: Path = Path()
 
     def paths(self, names: Sequence[str]) -> list[Path]:
@@ -69,8 +70,8 @@ class TrainingData:
         data = config.data
         if not data.train or not data.valid:
             missing = "train" if not data.train else "valid"
-            raise BadConfig(f"{config.name}: data.{missing} names no n-best lists.  Make them with avsr correct nbest, and write "
-                            f"{missing} = [\"FILE\"] in section [data].")
+            raise BadConfig(f"{config.name}: data.{missing} names no n-best lists.  Make them with avsr correct nbest, and "
+                            f"write {missing} = [\"FILE\"] in section [data].")
         self.config = config
         self.train = [one for path in config.paths(data.train) for one in read_file(path)]
         self.valid = [one for path in config.paths(data.valid) for one in read_file(path)]
@@ -141,7 +142,18 @@ def shown(lists: Lists, rng: np.random.Generator) -> Lists:
 
 def sentences(paths: Sequence[Path]) -> list[str]:
     """The normalised lines of text files, without empty ones. Raises BadManifest."""
-    return [line for path in paths for line in map(normalise, read_text(path).splitlines()) if line]
+    found = []
+    for path in paths:
+        try:
+            text = read_text(path)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BadManifest(f"{path}: these texts cannot be read ({reason}).  Give a file of text.") from error
+        lines = [line for line in map(normalise, text.splitlines()) if line]
+        if not lines:
+            raise BadManifest(f"{path}: there is no text in it.  Give a text file, a sentence a line.")
+        found += lines
+    return found
 
 
 def systems(one: LabelledLists) -> dict[str, tuple[Lists, str]]:

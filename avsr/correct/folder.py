@@ -97,12 +97,12 @@ def _describe(folder: Path) -> _Description:
     path = folder / DESCRIPTION
     if not path.is_file():
         there = "there is no such folder" if not folder.exists() else f"there is no {DESCRIPTION} in it"
-        raise BadCheckpoint(f"{folder}: no corrector is here ({there}).  Name with --correct the folder model/ of a run of avsr "
-                            "correct train.")
+        raise BadCheckpoint(f"{folder}: no corrector is here ({there}).  Name with --correct the folder model/ of a run of "
+                            "avsr correct train.")
     values = read_json(path)
     if values.get("kind") != KIND:
-        raise BadCheckpoint(f"{folder}: this model is no corrector, so it cannot correct texts.  Name with --correct a folder that "
-                            "avsr correct train made.")
+        raise BadCheckpoint(f"{folder}: this model is no corrector, so it cannot correct texts.  Name with --correct a folder "
+                            "that avsr correct train made.")
     if absent := [one.name for one in fields(_Description) if one.name not in values]:
         raise BadCheckpoint(f"{path}: lacks {', '.join(absent)}.  {AGAIN}")
     return _Description(**_checked(_Description, values, path))

@@ -2,7 +2,7 @@
 
     Recogniser, memory -> read_lists -> FoundLists: own text, NBest
     LabelledLists <-> JSON Lines: id, reference, noise, snr_db, own, lists
-Both DualHyp (arXiv 2510.13281), whose lists are of sound and of lips, and HyPoradise (arXiv 2309.15701) correct from n-best lists.
+HyPoradise (arXiv 2309.15701) corrects from n-best lists, and DualHyp (arXiv 2510.13281) from one of sound and one of lips.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _read(path: Path, lines: Iterable[str]) -> Iterator[LabelledLists]:
         except InvalidValue as error:
             raise BadManifest(f"{where}: {error}.  {REMEDY}") from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise BadManifest(f"{where}: is no n-best list, which has id, reference, own and lists ({error}).  {REMEDY}") from error
+            raise BadManifest(f"{where}: has no id, reference, own and lists ({error}).  {REMEDY}") from error
         if unknown := sorted(lists.keys() - set(INPUT_MODALITIES)):
             raise BadManifest(f"{where}: its lists are of modality {unknown[0]!r}; known are {', '.join(INPUT_MODALITIES)}.  "
                               f"{REMEDY}")

@@ -27,8 +27,8 @@ IGNORED = -100                                              # a target that does
 
 @dataclass(frozen=True)
 class TextDims:
-    """The sizes of a corrector. n_input, n_context: the most pieces that it reads and writes. n_lists: how many texts it reads by
-    `a`, by `v` and by `av`."""
+    """The sizes of a corrector. n_input, n_context: the most pieces that it reads and writes. n_lists: how many texts it reads
+    by `a`, by `v` and by `av`."""
 
     n_vocab: Annotated[int, Between(4, 2**20)] = 0
     width: Annotated[int, Between(8, 4096)] = 128

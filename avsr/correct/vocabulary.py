@@ -40,8 +40,8 @@ class Vocabulary:
         self.path, self.size, self.end = Path(path), self.tokenizer.n_tokens, self.tokenizer.end
         ids = {text: number for number, text in enumerate(self.tokenizer.texts)}
         if absent := [mark for mark in SPECIALS if mark not in ids]:
-            raise BadCheckpoint(f"{path}: has no piece for {absent[0]}, by which a corrector's texts are marked.  Use a model that "
-                                "avsr correct train made with this version.")
+            raise BadCheckpoint(f"{path}: has no piece for {absent[0]}, by which a corrector's texts are marked.  Use a model "
+                                "that avsr correct train made with this version.")
         self.ids = {mark: ids[mark] for mark in SPECIALS}
         self.keep = self.ids[KEEP]
         self.forbidden = (0, 1, *(number for mark, number in self.ids.items() if mark != KEEP))     # blank, unknown, marks
