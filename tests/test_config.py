@@ -6,7 +6,17 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
-from avsr.config import OWN_NOISE, Config, DataConfig, LossConfig, ModelConfig, ReliabilityConfig, TrainConfig, read_config
+from avsr.config import (
+    OWN_NOISE,
+    Config,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    PretrainConfig,
+    ReliabilityConfig,
+    TrainConfig,
+    read_config,
+)
 from avsr.errors import BadConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +38,8 @@ def test_what_is_not_said_is_the_default(written):
     config = read_config(path)
     data = DataConfig(("a.jsonl",), valid=("b.jsonl",))
     assert config.data.noise == OWN_NOISE
-    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), ReliabilityConfig(), path.parent)
+    assert config == Config("run", ModelConfig(), data, LossConfig(), TrainConfig(), ReliabilityConfig(), PretrainConfig(),
+                            path.parent)
     assert config.path("a.jsonl") == path.parent / "a.jsonl"
     assert config.path("/x/a.jsonl") == Path("/x/a.jsonl")
 

@@ -275,7 +275,7 @@ class Script:
         n_vocab, n_context = 100, 300
 
     dims = Dims()
-    joint_ctc = False
+    joint_ctc = ctc_only = False
 
     def __init__(self, monkeypatch, scripts):
         self.calls = []
