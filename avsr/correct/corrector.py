@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,6 +52,12 @@ class Corrector:
     def __init__(self, parts: CorrectorParts, name: str = "corrector"):
         self.parts, self.name = parts, name
         self.model, self.vocabulary, self.guard = parts.model, parts.vocabulary, parts.guard
+
+    @property
+    def sha256(self) -> str:
+        """Of its weights and its guard, by which rows of a benchmark tell correctors apart."""
+        weights = b"".join(tensor.half().numpy().tobytes() for tensor in self.model.state_dict().values())
+        return hashlib.sha256(weights + repr(self.guard).encode()).hexdigest()
 
     @torch.inference_mode()
     def correct(self, lists: Sequence[Lists], own: Sequence[str]) -> list[Correction]:
@@ -116,6 +123,6 @@ def passes(guard: Guard, margin: float, confidence: float, keep: float) -> bool:
     return margin >= guard.margin and confidence >= guard.confidence and keep <= guard.keep
 
 
-def open_corrector(path: Path | str) -> Corrector:
-    """The corrector in a folder. Raises BadCheckpoint."""
-    return Corrector(load_parts(Path(path)), str(path))
+def open_corrector(path: Path | str | Corrector) -> Corrector:
+    """The corrector in a folder, or one that is open already. Raises BadCheckpoint."""
+    return path if isinstance(path, Corrector) else Corrector(load_parts(Path(path)), str(path))
