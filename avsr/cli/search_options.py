@@ -29,7 +29,7 @@ def search_options(command: Command) -> Command:
             click.option("--hotword-weight", type=Number(0, 100), default=None,
                          help="How much more likely hotwords are, in nats a letter.  [default: 1.0]"),
             click.option("--correct", type=click.Path(), default=None, metavar="MODEL",
-                         help="The folder of a model by `avsr correct train`, which reads what the search has found, and corrects "
+                         help="The folder of a model by `avsr correct train`, which reads what the search finds, and corrects "
                               "the text where it is sure."))):
         command = option(command)
     return command
