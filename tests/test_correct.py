@@ -229,6 +229,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(tmp_path, config):
     assert whole.scores["corrected"] <= whole.scores["own"]
     again = train_corrector(read_settings(CorrectConfig, config), tmp_path / "parts", TrainOptions(resume=True))
     assert again.step == 4
+    assert whole.model is not None
     assert open_corrector(whole.model).parts.training["lists"] == len(SENTENCES)
 
 

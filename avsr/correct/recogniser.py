@@ -40,11 +40,11 @@ class CorrectedRecogniser(Recogniser):
         return self.recogniser.estimates_reliability
 
     def encode(self, audio: Audio | None, video: Video | None, modality: str, *,
-               seconds: Sequence[float] | None = None) -> Memory | CombinedMemory:
+               seconds: Sequence[float] | None = None) -> Memory:
         """See Recogniser."""
         return self.recogniser.encode(audio, video, modality, seconds=seconds)
 
-    def decode(self, memory: Memory | CombinedMemory, options: DecodeOptions | None = None,
+    def decode(self, memory: Memory, options: DecodeOptions | None = None,
                language: str = LANGUAGE) -> list[Hypothesis]:
         """The corrected text of each utterance; that of the recogniser where the corrector's guard objects, and in another
         language than English."""
@@ -54,7 +54,7 @@ class CorrectedRecogniser(Recogniser):
         found = read_lists(self.recogniser, memory, self.modality, options, language)
         return [one for one, _ in self.correct(memory, found)]
 
-    def correct(self, memory: Memory | CombinedMemory, found: Sequence[FoundLists]) -> list[tuple[Hypothesis, Correction]]:
+    def correct(self, memory: Memory, found: Sequence[FoundLists]) -> list[tuple[Hypothesis, Correction]]:
         """The text of each utterance and how it came about, given what `read_lists` found in the memory."""
         own = [normalise(self.detokenize(one.own.tokens)) for one in found]
         corrections = self.corrector.correct([one.lists for one in found], own)
@@ -66,7 +66,7 @@ class CorrectedRecogniser(Recogniser):
                                corrected_from=self.detokenize(texts[i].tokens))
         return list(zip(texts, corrections, strict=True))
 
-    def _spelt(self, memory: Memory | CombinedMemory, rows: Sequence[int], texts: Sequence[str]) -> list[tuple[int, ...]]:
+    def _spelt(self, memory: Memory, rows: Sequence[int], texts: Sequence[str]) -> list[tuple[int, ...]]:
         """The tokens of texts of these utterances, as the recogniser would write them."""
         plain = [tuple(target_tokens(self.tokenizer, text)) for text in texts]
         if not rows or self.spelling is None:
@@ -76,12 +76,12 @@ class CorrectedRecogniser(Recogniser):
         spelt = self.spelling.spell(part, [[Candidate(tuple(text.split()))] for text in texts])
         return [found.tokens or tokens for (found,), tokens in zip(spelt, plain, strict=True)]
 
-    def align(self, memory: Memory | CombinedMemory, texts: Sequence[Sequence[int]], seconds: Sequence[float],
+    def align(self, memory: Memory, texts: Sequence[Sequence[int]], seconds: Sequence[float],
               language: str = LANGUAGE) -> list[list[Word]]:
         """See Recogniser."""
         return self.recogniser.align(memory, texts, seconds, language)
 
-    def detect_language(self, memory: Memory | CombinedMemory) -> str:
+    def detect_language(self, memory: Memory) -> str:
         """See Recogniser."""
         return self.recogniser.detect_language(memory)
 

@@ -47,12 +47,15 @@ def collect(manifest: Path, out: Path) -> None:
     for first in range(0, len(tasks), AT_ONCE):
         some = tasks[first:first + AT_ONCE]
         cached = [read_entry(row.base, row.cache) for _, row in some]
-        audio = [one.audio if snr is None else babble.mix(row.utterance.id, "babble", snr, one.audio).audio
-                 for (snr, row), one in zip(some, cached, strict=True)]
-        memory = recogniser.encode(audio, [Mouth(one.images, one.missing) for one in cached], "av")
+        audio = [sound if snr is None else babble.mix(row.utterance.id, "babble", snr, sound).audio
+                 for (snr, row), one in zip(some, cached, strict=True) if (sound := one.audio) is not None]
+        mouths = [Mouth(one.images, one.missing) for one in cached if one.images is not None and one.missing is not None]
+        assert len(audio) == len(mouths) == len(some), "every clip has sound and mouths"
+        memory = recogniser.encode(audio, mouths, "av")
         found = read_lists(recogniser, memory, "av", search)
         lines = [line_of(LabelledLists(row.utterance.id, normalise(row.utterance.text),
-                                       normalise(recogniser.detokenize(one.own.tokens)), one.lists, snr and "babble", snr))
+                                       normalise(recogniser.detokenize(one.own.tokens)), one.lists,
+                                       None if snr is None else "babble", snr))
                  for (snr, row), one in zip(some, found, strict=True)]
         append_lines(out, "".join(f"{line}\n" for line in lines))
 
