@@ -15,7 +15,7 @@ from avsr import transcribe
 from avsr.cli import main
 from avsr.config import read_settings
 from avsr.correct import CorrectedRecogniser, Correction, Corrector, open_corrector
-from avsr.correct.corrector import passes
+from avsr.correct.corrector import passes, support
 from avsr.correct.data import CorrectConfig, TrainingData, systems
 from avsr.correct.folder import CorrectorParts, Guard, load_parts, save_parts
 from avsr.correct.lists import LabelledLists, NBest, line_of, list_of, read_file, read_lists
@@ -33,7 +33,7 @@ from avsr.transcript import format_transcript
 
 ONCE = DecodeOptions(temperatures=(0.0,))
 SENTENCES = ["bin blue at f two now", "set red in h one soon", "lay white by k nine again", "place green with q zero please"]
-GENEROUS, REFUSING = Guard(0.0, 0.0, 1.0), Guard(1000.0, 1.0, 0.0)
+GENEROUS, REFUSING = Guard(0.0, 0.0, 1.0, 0.0), Guard(1000.0, 1.0, 0.0, 1.0)
 
 
 def made(number: int, text: str, own: str | None = None) -> LabelledLists:
@@ -137,7 +137,7 @@ def test_a_simulated_list_has_only_words_of_the_text_and_errors_that_were_made(s
 # --- the guard ---
 
 JUDGED = st.builds(lambda group, margin, confidence, keep, own, text: Judged(
-    group, Correction("b", "a", margin, confidence, keep), 6, own, text), st.sampled_from([("a", None), ("a", 0.0)]),
+    group, Correction("b", "a", margin, confidence, keep, 0.8), 6, own, text), st.sampled_from([("a", None), ("a", 0.0)]),
     st.floats(-2, 8), st.floats(0, 1), st.floats(0, 1), st.integers(0, 6), st.integers(0, 6))
 
 
@@ -146,17 +146,24 @@ JUDGED = st.builds(lambda group, margin, confidence, keep, own, text: Judged(
 def test_the_guard_that_is_fitted_raises_the_errors_of_no_group(judged):
     guard, gained = fit_guard(judged), defaultdict(int)
     for one in judged:
-        if passes(guard, one.correction.margin, one.correction.confidence, one.correction.keep):
+        if passes(guard, one.correction):
             gained[one.group] += one.errors_own - one.errors_text
     assert all(value >= 0 for value in gained.values())
 
 
 def test_the_guard_lets_pass_what_helps():
-    good = Judged(("a", None), Correction("b", "a", 4.0, 0.9, 0.01), 6, 2, 0)
-    bad = Judged(("a", None), Correction("b", "a", 1.0, 0.5, 0.3), 6, 0, 3)
+    good = Judged(("a", None), Correction("b", "a", 4.0, 0.9, 0.01, 0.9), 6, 2, 0)
+    bad = Judged(("a", None), Correction("b", "a", 1.0, 0.5, 0.3, 0.9), 6, 0, 3)
     guard = fit_guard([good, bad])
-    assert passes(guard, 4.0, 0.9, 0.01)
-    assert not passes(guard, 1.0, 0.5, 0.3)
+    assert passes(guard, good.correction)
+    assert not passes(guard, bad.correction)
+
+
+def test_what_nobody_heard_or_saw_is_not_written():
+    invented = support("set red in r four please", {"a": NBest(("thank you very much", "thank you in"), (-0.1, -0.2))})
+    assert invented == 1 / 6
+    assert not passes(Guard(), Correction("set red in r four please", "thank you very much", 65.0, 0.99, 0.0, invented))
+    assert support("bin blue", {"a": NBest(("been blue",), (-0.1,)), "v": NBest(("bin red",), (-0.1,))}) == 1
 
 
 # --- the corrector on disk ---

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -33,8 +33,8 @@ class Correction:
 
     text: normalised, the most likely one. own: what the recogniser wrote. margin: by how many nats the text is likelier than
     own. confidence: exp of the mean log-probability of its words and of its end, 0 to 1. keep: the probability that own is to
-    be left alone. used: whether the guard lets the text pass; it is `own` otherwise. refused: why the lists were not read,
-    None where they were.
+    be left alone. support: the share of its words that some text of the lists has. used: whether the guard lets the text pass;
+    what is written is `own` otherwise. refused: why the lists were not read, None where they were.
     """
 
     text: str
@@ -42,6 +42,7 @@ class Correction:
     margin: float = 0.0
     confidence: float = 0.0
     keep: float = 1.0
+    support: float = 0.0
     used: bool = False
     refused: str | None = None
 
@@ -81,16 +82,15 @@ class Corrector:
         end, dims = self.vocabulary.end, self.model.dims
         pieces, mask = padded([self.vocabulary.encode_lists(one, dims.n_lists) for one in lists], end)
         memory = self.model.encode(pieces, mask)
-        found = self._search(memory)
-        keep, own_scores = self._keep(memory), self._scores(memory, own)
+        found, keep, own_scores = self._search(memory), self._keep(memory), self._scores(memory, own)
         out = []
-        for (tokens, logprob), kept, before, score in zip(found, keep, own, own_scores, strict=True):
+        for of, (tokens, logprob), kept, before, score in zip(lists, found, keep, own, own_scores, strict=True):
             text = self.vocabulary.decode(tokens)
+            if tokens[:1] == (self.vocabulary.keep,) or not text:
+                text = before
             confidence = math.exp(logprob / (len(text.split()) + 1))
-            wants_none = tokens[:1] == (self.vocabulary.keep,) or not text
-            margin = 0.0 if wants_none or text == before else logprob - score
-            used = not wants_none and text != before and passes(self.guard, margin, confidence, kept)
-            out.append(Correction(before if wants_none else text, before, margin, confidence, kept, used))
+            one = Correction(text, before, 0.0 if text == before else logprob - score, confidence, kept, support(text, of))
+            out.append(replace(one, used=passes(self.guard, one)))
         return out
 
     def _search(self, memory: Memory) -> list[tuple[tuple[int, ...], float]]:
@@ -118,9 +118,17 @@ class Corrector:
         return [one.sum().item() if fit else -math.inf for one, fit in zip(scores, fits, strict=True)]
 
 
-def passes(guard: Guard, margin: float, confidence: float, keep: float) -> bool:
-    """Whether a guard lets a text pass that differs from the recogniser's own."""
-    return margin >= guard.margin and confidence >= guard.confidence and keep <= guard.keep
+def support(text: str, lists: Lists) -> float:
+    """The share of the words of a text that some text of the lists has."""
+    heard = {word for one in lists.values() for found in one.texts for word in found.split()}
+    words = text.split()
+    return sum(word in heard for word in words) / len(words) if words else 0.0
+
+
+def passes(guard: Guard, one: Correction) -> bool:
+    """Whether a guard lets a correction pass, which then differs from the recogniser's own text."""
+    return (one.refused is None and one.text != one.own and one.margin >= guard.margin and one.confidence >= guard.confidence
+            and one.keep <= guard.keep and one.support >= guard.support)
 
 
 def open_corrector(path: Path | str | Corrector) -> Corrector:

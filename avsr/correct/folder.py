@@ -30,12 +30,13 @@ AGAIN = "Copy the whole folder again, or train it again with avsr correct train.
 
 @dataclass(frozen=True)
 class Guard:
-    """When a corrected text is used, see Corrector. margin: nats by which it must be likelier than the recogniser's own text;
-    confidence: the least mean probability of its words; keep: the largest probability that the text is to be left alone."""
+    """When a corrected text is used, see Correction, whose fields of these names are compared. margin, confidence, support: the
+    least; keep: the largest."""
 
     margin: Annotated[float, Between(0, 1000)] = 1.0
     confidence: Annotated[float, Between(0, 1)] = 0.5
     keep: Annotated[float, Between(0, 1)] = 0.1
+    support: Annotated[float, Between(0, 1)] = 0.65
 
 
 @dataclass(frozen=True)
