@@ -46,7 +46,7 @@ def clips(path: Path, splits: list[str], limit: int) -> list[ManifestRow]:
 
 def window_of(row: ManifestRow, modality: str) -> Window:
     """A prepared clip as the stream reader would give it."""
-    mouths = read_entry(row.base, row.cache, row.utterance.id) if "v" in modality else None
+    mouths = read_entry(row.base, row.cache) if "v" in modality else None
     return Window(SpeechSegment(0, row.n_frames), sound_of(row) if "a" in modality else None, mouths)
 
 
