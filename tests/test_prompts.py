@@ -145,12 +145,12 @@ def test_tokens_after_a_prompt_are_those_of_transformers(base, tmp_path):
 # Real weights
 
 @pytest.mark.slow
-def test_speech_in_german_is_written_in_english_and_json_says_so(base):
-    sound = speak("Alle Menschen sind frei und gleich an Würde und Rechten geboren.", voice="de").samples
-    made = transcribe(sound, model=base, modality="a", task="translate", language="de", beam_size=1)
+def test_speech_in_spanish_is_written_in_english_and_json_says_so(base):
+    sound = speak("Mañana vamos a la playa con nuestros amigos.", voice="es").samples
+    made = transcribe(sound, model=base, modality="a", task="translate", language="es", beam_size=1)
     found = json.loads(format_transcript(made, "json", word_timestamps=True))
-    assert (found["language"], found["task"]) == ("de", "translate")
-    assert "free" in found["text"]
+    assert (found["language"], found["task"]) == ("es", "translate")
+    assert ("beach" in found["text"], "friends" in found["text"]) == (True, True), found["text"]
     times = [time for one in found["segments"][0]["words"] for time in (one["start"], one["end"])]
     assert times == sorted(times)
 

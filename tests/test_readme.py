@@ -31,7 +31,8 @@ TESTS = ("uv run pytest", "uv run python -m tests.fuzz")      # which the walk l
 # What makes commands short, by how they begin.
 SHORTER = {
     "prepare folder data/raw/talks": "--max-disagreement 1 --min-confidence 0 --min-word-confidence 0 --min-in-step -100",
-    "pretrain": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set pretrain.clusters=4",
+    "pretrain": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150 "
+                "--set pretrain.clusters=4 --set pretrain.clips=4",
     "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150",
     "train experiments/grid": "--set model.dims.n_context=40",
     "train experiments/whisper_lips": "--set reliability.rows=4 --set reliability.variants=1 "
