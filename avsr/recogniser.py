@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from avsr import align, decode
 from avsr.augment import centre
 from avsr.checkpoint import Checkpoint
-from avsr.decode import DecodeOptions, Hypothesis
+from avsr.decode import HELPS, DecodeOptions, Hypothesis
 from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.decoder import Cache, Memory
@@ -191,7 +191,7 @@ class Recogniser:
         """DecodeOptions with the fields that are asked for; where one is None or absent, what the model wants, or else the
         default. Raises BadCheckpoint where the model wants something unknown."""
         remedy, name, wanted = "Install a newer avsr, or import the model again.", self.checkpoint.name, self.checkpoint.search
-        if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
+        if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name not in HELPS}):
             raise BadCheckpoint(f"{name}: its search settings {listed(unknown)} are not known here.  {remedy}")
         try:
             wanted = validate_table(DecodeOptions, wanted, "search.")

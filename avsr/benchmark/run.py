@@ -169,8 +169,7 @@ class _BenchmarkRun:
         """Functions that load each system when its turn comes."""
         asked = self.settings
         for name, lips in product(asked.models, asked.lips or (None,)):
-            yield partial(CheckpointSystem, name, lips=lips, beam_size=asked.beam_size, device=asked.device,
-                          modalities=asked.modalities, progress=self.progress)
+            yield partial(CheckpointSystem, name, lips=lips, settings=asked, progress=self.progress)
         for name in asked.against if "a" in asked.modalities else ():
             yield partial(open_baseline, name, device=asked.device, beam_size=asked.beam_size or DecodeOptions().beam_size)
 

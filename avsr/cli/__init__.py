@@ -10,6 +10,7 @@ from avsr.cli.explain import explain_command
 from avsr.cli.faces import faces_command
 from avsr.cli.fetch import fetch_command
 from avsr.cli.importing import import_command
+from avsr.cli.lm import lm_command
 from avsr.cli.prepare import prepare_command
 from avsr.cli.pretrain import pretrain_command
 from avsr.cli.report import report_command
@@ -24,5 +25,5 @@ def main() -> None:
 
 
 for command in (transcribe_command, faces_command, fetch_command, prepare_command, pretrain_command, train_command,
-                benchmark_command, report_command, explain_command, import_command, enrol_command):
+                benchmark_command, report_command, explain_command, import_command, enrol_command, lm_command):
     main.add_command(command)

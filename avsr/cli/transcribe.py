@@ -19,6 +19,7 @@ from avsr.cli.console import (
     report_errors,
 )
 from avsr.cli.files import FileQueue, distinct_stems
+from avsr.cli.search_options import search_options
 
 if TYPE_CHECKING:
     from avsr.checkpoint import Checkpoint
@@ -69,9 +70,7 @@ class _TranscribeCommand(click.Command):
               help="Hypotheses kept in the beam search; 1 is fastest.  [default: 5; for imported models their authors' 40]")
 @click.option("--ctc-weight", type=Number(0, 1, max_open=True), default=None,
               help="Weight of CTC in the search, for imported models.  [default: their authors' 0.1]")
-@click.option("--lm", type=click.Path(), default=None, metavar="FILE",
-              help="A language model of words to help the search: an ARPA file, plain or gzipped.")
-@click.option("--lm-weight", type=Number(0, 100), default=None, help="Weight of the language model.  [default: 0.3]")
+@search_options
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=8, help="Segments of up to 30 s recognised at once.")
 @click.option("--temperature", type=Number(0, 10), default=0.0,
               help="First temperature tried; 0 is beam search, and imported models support only beam search.")
@@ -123,12 +122,19 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
             check_writable(folder)
         with ProgressBar(quiet) as bars:
             checkpoint = _load(options, bars)
-            if options["lm"] is not None:
-                from avsr.lm import open_language_model
-
-                options["lm"] = open_language_model(options["lm"], bars)         # once for all files
+            options |= _open_helps(options, checkpoint, bars)            # once for all files
             output = _Output(names, folder, layout, distinct_stems(paths))
             _transcribe_all(files, checkpoint, options, bars, output)
+
+
+def _open_helps(options: dict, checkpoint: Checkpoint, bars: ProgressBar) -> dict:
+    """The language models and hotwords of the search, opened."""
+    from types import SimpleNamespace
+
+    from avsr.decode import HELPS, helps_of, open_external
+
+    asked = SimpleNamespace(**{name: options[name] for pair in HELPS.items() for name in pair})
+    return open_external(asked, checkpoint.tokenizer, bars) if any(vars(asked).values()) else helps_of(asked)
 
 
 class _Output:

@@ -174,10 +174,10 @@ def training_facts(config: Config, step: int, scores: dict[str, float], hours_of
     """The facts of the training for readers of model.json."""
     return {"name": config.name, "start": config.model.start, "data": [Path(name).as_posix() for name in config.data.train],
             "hours_of_data": round(hours_of_data, 3), "step": step, "valid_wer": scores, "normaliser": NORMALISER,
-            "commit": _commit(), "torch": torch.__version__.partition("+")[0]}
+            "commit": commit(), "torch": torch.__version__.partition("+")[0]}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of this code, where it is in a clone."""
     try:
         out = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,

@@ -22,7 +22,7 @@ from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.combine import CombinedCheckpoint, combine, open_recogniser
 from avsr.errors import AvsrError, BadMedia
 from avsr.lips import MouthCropSettings
-from avsr.lm import LanguageModel, open_language_model
+from avsr.lm import LanguageModel
 from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
 from avsr.models.decoder import Memory
@@ -46,24 +46,30 @@ MIN_RELIABILITY = 0.5                                       # of the video, to e
 class TranscribeSettings:
     """How to transcribe; what `avsr transcribe --help` lists under the same names.
 
-    beam_size: texts kept in the search, 1 is greedy; None for what the model wants, which is 5 for most. ctc_weight: for models
-    that have one, see decode.DecodeOptions. lm: the path of a language model, or an opened one, that counts with lm_weight.
-    batch_size: segments of up to 30 s that go through the network at once. temperature: the first of the temperatures
-    tried, see decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised
-    by audio alone. vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a
-    folder in which to write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says
-    each word, see transcript.Segment. speaker_model: by which network, see speakers.open_detector; None for the program's
-    own. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and one with a
-    face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the model
-    wants. task: "translate" writes English, whatever is spoken; for multilingual Whispers. initial_prompt: a text that could
-    come before the recording, for its names and style; the first window is told it, with carry_initial_prompt every one.
-    condition_on_previous_text: each window is told the text before it, and waits for it. See prompts.Prompts.
+    beam_size: texts kept in the search, 1 is greedy; None for what the model wants, which is 5 for most. ctc_weight: for
+    models that have one, see decode.DecodeOptions. lm: the path of a language model, or an opened one, that counts with
+    lm_weight in the search; rescore: likewise, on the n-best lists that the search finds. hotwords: a list, words with
+    commas, or a file with one a line, see decode.Hotwords. batch_size: segments of up to 30 s that go through the network
+    at once. temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a segment's
+    frames that may lack a face before it is recognised by audio alone. vad: find speech first; without, all is taken as
+    speech, cut into segments of up to 30 s. save_lips: a folder in which to write the mouth crops as a small video; or its
+    .mp4 file. speakers: tell who of those in sight says each word, see transcript.Segment. speaker_model: by which network,
+    see speakers.open_detector; None for the program's own. audio_track, video_track: which of several tracks to take,
+    counted from 1; None for one with speech, and one with a face, see selection. mouth_crop: "none" takes each picture as
+    the mouth, see cropped.py; None cuts it out as the model wants. task: "translate" writes English, whatever is spoken; for
+    multilingual Whispers. initial_prompt: a text that could come before the recording, for its names and style; the first
+    window is told it, with carry_initial_prompt every one. condition_on_previous_text: each window is told the text before
+    it, and waits for it. See prompts.Prompts.
     """
 
     beam_size: int | None = None
     ctc_weight: float | None = None
     lm: str | Path | LanguageModel | None = None
     lm_weight: float | None = None
+    rescore: str | Path | LanguageModel | None = None
+    rescore_weight: float | None = None
+    hotwords: str | Path | Sequence[str] | decode.Hotwords | None = None
+    hotword_weight: float | None = None
     batch_size: int = 8
     temperature: float = 0.0
     max_missing: float = 0.25
@@ -86,8 +92,7 @@ class TranscribeSettings:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be at least 1.  Leave it out for the usual one.")
         if self.ctc_weight is not None and not 0 <= self.ctc_weight < 1:
             raise AvsrError(f"ctc_weight {self.ctc_weight}: must be from 0 to below 1.  Leave it out for the usual one.")
-        if self.lm_weight is not None and self.lm_weight < 0:
-            raise AvsrError(f"lm_weight {self.lm_weight}: must be at least 0.  Leave it out for the usual one.")
+        decode.check_weights(self)
         if not 0 <= self.max_missing <= 1:
             raise AvsrError(f"max_missing {self.max_missing}: must be a share from 0 to 1.  The usual one is 0.25.")
         if self.mouth_crop not in (None, "none"):
@@ -109,8 +114,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     check_modality(checkpoint, modality)
     _check_search(checkpoint, options)
     check_model(checkpoint, modality, options)
-    if isinstance(options.lm, str | Path):
-        options = replace(options, lm=open_language_model(options.lm, progress))
+    options = replace(options, **decode.open_external(options, checkpoint.tokenizer, progress))
     mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
     want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
@@ -204,8 +208,6 @@ def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
     if not joint_ctc and options.ctc_weight is not None:
         raise AvsrError(f"{checkpoint.name}: its CTC, if any, spells letters, which cannot be weighed against its tokens.  "
                         "Leave out --ctc-weight, or use an imported model.")
-    if options.lm is None and options.lm_weight is not None:
-        raise AvsrError(f"lm_weight {options.lm_weight}: there is no language model for it.  Name one with --lm.")
 
 
 class _Transcriber:
@@ -221,7 +223,7 @@ class _Transcriber:
         self.language = language or (None if recogniser.tokenizer.languages else "en")
         fallback_temperatures = tuple(t for t in decode.DecodeOptions().temperatures if t > options.temperature)
         self.search = recogniser.search_options(
-            beam_size=options.beam_size, ctc_weight=options.ctc_weight, lm=options.lm, lm_weight=options.lm_weight,
+            beam_size=options.beam_size, ctc_weight=options.ctc_weight, **decode.helps_of(options),
             temperatures=(options.temperature, *fallback_temperatures))
 
     def transcribe(self, windows: Iterable[Window]) -> Iterator[Segment]:
