@@ -129,6 +129,7 @@ def _json(transcript: Transcript, *, word_timestamps: bool) -> str:
     content = {"text": transcript.text,
                "segments": [_segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
                **{name: getattr(transcript, name) for name in ("language", "model", "modality", "modality_reason")},
+               **({} if transcript.task == "transcribe" else {"task": transcript.task}),
                "duration": _number(transcript.duration, 3), "problems": list(transcript.problems)}
     return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
 
