@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
 
 def settings(folder, **others):
     return BenchmarkSettings(**{"models": (str(folder / "random"),), "split": "valid", "modalities": ("a",),
-                                "noises": ("white",), "snrs": (0.0,), "beam_size": 2, "lm": str(folder / "words.arpa.gz")} | others)
+                                "noises": ("white",), "snrs": (0.0,), "beam_size": 2,
+                                "lm": str(folder / "words.arpa.gz")} | others)
 
 
 def measured(weight, errors):
