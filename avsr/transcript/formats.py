@@ -137,6 +137,7 @@ def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
     return {"id": i, "seek": int(part.seek), "start": _number(part.start, 3), "end": _number(part.end, 3), "text": part.text,
             "tokens": [int(token) for token in part.tokens], **{name: _number(getattr(part, name)) for name in measures},
             **_speaker_row(part.speakers), **_lips_row(part.lips),
+            **({} if part.corrected_from is None else {"corrected_from": part.corrected_from}),
             **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
 
 
