@@ -1,6 +1,6 @@
 """The whole story on one benchmark: trains what is missing, chooses weights, measures every system, gathers rows and facts.
 
-    uv run python experiments/history/run.py                # all stages in order, from data/grid; a stage that is done is left out
+    uv run python experiments/history/run.py                # all stages in order, from data/grid; what is done is left out
     uv run python experiments/history/run.py --list         # the stages, and which are done
     uv run python experiments/history/run.py rows table     # these alone
 A stage is one or more commands of `avsr`, which resume by themselves; what they write lies in runs/. See README.md.
@@ -85,8 +85,8 @@ def training() -> list[tuple[str, Path, list[list[str]]]]:
     def train(name: str, *more: str, verb: str = "train", config: str | None = None) -> tuple[str, Path, list[list[str]]]:
         folder = RUNS / f"history-{name}"
         resume = ["--resume"] if (folder / "state.json").exists() else []
-        return name, folder / "model" / "model.json", [avsr(verb, str(HERE / f"{config or name}.toml"), "-o", str(folder), *more,
-                                                            *resume)]
+        command = avsr(verb, str(HERE / f"{config or name}.toml"), "-o", str(folder), *more, *resume)
+        return name, folder / "model" / "model.json", [command]
 
     script = [sys.executable, str(HERE / "hmm" / "train.py")]
     out = [("hmm", RUNS / "hmm" / "hmm.json", [[*script, "words", "runs/hmm", "data/grid"],
