@@ -95,12 +95,7 @@ def place(tmp_path) -> Path:
     talking_face.write(place / "data" / "raw" / "mouths" / "mouth.mp4", "hello", size=96)
     (place / "data" / "raw" / "mouths" / "mouth.txt").write_text("hello")
     (place / "data" / "text" / "bible").mkdir(parents=True)
-<<<<<<< HEAD
-    texts = {"train": "in the beginning\nthe heaven and the earth\n", "valid": "the earth\n", "test": "a sea\n"}
-    for name, text in texts.items():
-=======
     for name, text in (("train", "in the beginning\nheaven and earth\n"), ("valid", "the earth\n"), ("test", "a sea\n")):
->>>>>>> wt-lm
         (place / "data" / "text" / "bible" / f"{name}.txt").write_text(text)
     network = made_published.network("v")
     torch.save(made_published.published(network), place / "vsr_trlrs3vox2_base.pth")
