@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from avsr import align, decode
+from avsr import decode, timing
 from avsr.augment import centre
 from avsr.checkpoint import Checkpoint
 from avsr.decode import HELPS, DecodeOptions, Hypothesis
@@ -201,9 +201,9 @@ class Recogniser:
 
     def align(self, memory: Memory, texts: Sequence[Sequence[int]], seconds: Sequence[float],
               language: str = "en") -> list[list[Word]]:
-        """The words of texts, given as tokens, with their times; see align.align. seconds: how long each utterance is."""
-        return align.align(self.model, self.tokenizer, memory, self._prompts(len(texts), language), texts, seconds,
-                           language=self.written_language(language), heads=self.checkpoint.alignment_heads)
+        """The words of texts, given as tokens, with their times; see timing.align. seconds: how long each utterance is."""
+        return timing.align(self.model, self.tokenizer, memory, self._prompts(len(texts), language), texts, seconds,
+                            language=self.written_language(language), heads=self.checkpoint.alignment_heads)
 
     def words(self, tokens: Sequence[int], language: str = "en") -> list[WordTokens]:
         """The words of a text, one for each that `align` gives a time."""

@@ -7,7 +7,6 @@ import oracles
 import pytest
 import torch
 
-from avsr.align import ctc_path
 from avsr.decode import DecodeOptions, decode
 from avsr.features import standardise
 from avsr.models.audio import WaveformFrontend
@@ -15,6 +14,7 @@ from avsr.models.blocks import length_mask
 from avsr.models.conformer import ConformerBlock, RelativeAttention, by_key, distances
 from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.rates import SAMPLES_PER_FRAME
+from avsr.timing import ctc_path
 
 NAMES = ("vsr", "asr", "av")
 TOLERANCE = {"atol": 1e-4, "rtol": 0}

@@ -21,8 +21,8 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles
          "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest",
          "corpora",
          "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "hmm", "decode",
-         "align", "recogniser", "combine", "correct", "results", "metrics", "modality", "train", "pretrain", "transcribe",
-         "align_recording", "find_speakers", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "cli",
+         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "transcribe",
+         "align", "find_speakers", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "cli",
          "__main__"]
 MODELS = ["blocks", "conformer", "recurrent", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -41,6 +41,7 @@ class BenchmarkSettings:
     rescore_weight: float | None = None
     hotwords: str | None = None
     hotword_weight: float | None = None
+    correct: str | None = None                              # a corrector after `models`, see correct
     beam_size: int | None = None                            # None: the default of each model
     batch_size: int = 16
     max_missing: float = 0.25

@@ -18,7 +18,9 @@ import torch
 from avsr.benchmark.conditions import BenchmarkSettings
 from avsr.checkpoint import SHIPPED, Checkpoint, shipped
 from avsr.checkpoint.kept import kept_folder
-from avsr.combine import JOINED_BY, CombinedRecogniser, open_recogniser
+from avsr.combine import JOINED_BY, open_recogniser
+from avsr.combine.memory import CombinedMemory
+from avsr.correct import corrected, open_corrector
 from avsr.corrupt import Mouth
 from avsr.decode import HELPS, DecodeOptions, Hypothesis, open_external
 from avsr.errors import AvsrError
@@ -95,7 +97,8 @@ class CheckpointSystem:
         if isinstance(self.checkpoint.model, AVSR) and lips is None:
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
-        self.recognisers = {one: open_recogniser(self.checkpoint, one) for one in self.modalities}
+        corrector = None if settings.correct is None else open_corrector(settings.correct)
+        self.recognisers = {one: corrected(open_recogniser(self.checkpoint, one), corrector, one) for one in self.modalities}
         # No fallback temperatures, which are random: one result for one sound.
         # What helps the search of a pair helps that of the audio model, whose tokens it was checked with.
         self.options = {one: recogniser.search_options(beam_size=settings.beam_size, temperatures=(0.0,),
@@ -105,7 +108,9 @@ class CheckpointSystem:
         self.facts = {"sha256": sums[0] if lips is None else JOINED_BY.join(map(str, sums)),
                       "search": _search(self.checkpoint,
                                         Recogniser(self.checkpoint).search_options(beam_size=settings.beam_size, **helps))}
-        helped = {one: str(value) for one in HELPS if (value := getattr(settings, one)) is not None}
+        if corrector is not None:
+            self.facts["search"] += f", corrected by {corrector.sha256[:12]}"
+        helped = {one: str(value) for one in (*HELPS, "correct") if (value := getattr(settings, one)) is not None}
         self.about = {"model": name, **helped, **({} if lips is None else {"lips": lips}), "training": self.checkpoint.training}
         self.needs_video = {"v"} if "a" in able else {"v", "av"}
         self.n_parallel_batches, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
@@ -148,7 +153,7 @@ class CheckpointSystem:
     def _losses(self, modality: str, memory: Memory, references: Sequence[str]) -> list[float | None]:
         """The loss of each reference, nats a token; None by two models, whose tokens differ."""
         recogniser = self.recognisers[modality]
-        if isinstance(recogniser, CombinedRecogniser):
+        if isinstance(memory, CombinedMemory):
             return [None] * len(references)
         tokens = [target_tokens(recogniser.tokenizer, text) for text in references]
         return [-round(one.mean().item(), 4) for one in recogniser.score(memory, tokens)]
@@ -185,10 +190,11 @@ def _short_name(name: str) -> str:
 
 
 def _help_names(settings: BenchmarkSettings) -> list[str]:
-    """What helps the search, as the name of a system says it: `lm grid-3gram`."""
+    """What helps the search, and what follows it, as the name of a system says it: `lm grid-3gram`, `corrected`."""
     models = [f"{name} {_short_name(path).removesuffix('.gz').removesuffix('.arpa')}" for name in ("lm", "rescore")
               if (path := getattr(settings, name)) is not None]
-    return models if settings.hotwords is None else [*models, "hotwords"]
+    return [*models, *(name for name, value in (("hotwords", settings.hotwords), ("corrected", settings.correct))
+                       if value is not None)]
 
 
 def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:

@@ -3,8 +3,10 @@
 import click
 
 from avsr import __version__
+from avsr.cli.align import align_command
 from avsr.cli.benchmark import benchmark_command
 from avsr.cli.console import CONTEXT, Commands
+from avsr.cli.correct import correct_command
 from avsr.cli.enrol import enrol_command
 from avsr.cli.explain import explain_command
 from avsr.cli.faces import faces_command
@@ -24,6 +26,7 @@ def main() -> None:
     """Speech recognition that reads lips: any talking video to text and subtitles."""
 
 
-for command in (transcribe_command, faces_command, fetch_command, prepare_command, pretrain_command, train_command,
-                benchmark_command, report_command, explain_command, import_command, enrol_command, lm_command):
+for command in (transcribe_command, align_command, faces_command, fetch_command, prepare_command, pretrain_command,
+                train_command, lm_command, correct_command, benchmark_command, report_command, explain_command,
+                import_command, enrol_command):
     main.add_command(command)

@@ -32,7 +32,7 @@ N_SHOWN = 5                                                 # ids that are named
                    "measured as one system, such as base+grid; may be repeated.")
 @click.option("--against", multiple=True, metavar="RECOGNISER",
               help="Another recogniser to measure in the same noise: faster-whisper:SIZE, pocketsphinx, "
-                   "pocketsphinx:FILE.gram; may be repeated.")
+                   "pocketsphinx:FILE.gram, hmm:FOLDER; may be repeated.")
 @click.option("--rows", "predictions", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="A file of another system's predictions, to be scored in the same way: lines of {\"id\", \"hypothesis\", "
                    "\"noise\", \"snr_db\"}; may be repeated.")

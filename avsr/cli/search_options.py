@@ -1,4 +1,4 @@
-"""The options of the search that several commands share: language models and hotwords."""
+"""The options that several commands share: language models and hotwords for the search, and correction after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Command = TypeVar("Command", bound="Callable[..., None]")
 
 
 def search_options(command: Command) -> Command:
-    """Add --lm, --rescore, --hotwords and their weights."""
+    """Add --lm, --rescore, --hotwords and their weights, and --correct."""
     for option in reversed((
             click.option("--lm", type=click.Path(), default=None, metavar="PATH",
                          help="A language model that joins the search: an ARPA file of words, plain or gzipped, or a model of "
@@ -27,6 +27,9 @@ def search_options(command: Command) -> Command:
             click.option("--hotwords", default=None, metavar="LIST",
                          help="Names and terms to expect: words with commas between, or a file with one a line."),
             click.option("--hotword-weight", type=Number(0, 100), default=None,
-                         help="How much more likely hotwords are, in nats a letter.  [default: 1.0]"))):
+                         help="How much more likely hotwords are, in nats a letter.  [default: 1.0]"),
+            click.option("--correct", type=click.Path(), default=None, metavar="MODEL",
+                         help="The folder of a model by `avsr correct train`, which reads what the search finds, and corrects "
+                              "the text where it is sure."))):
         command = option(command)
     return command

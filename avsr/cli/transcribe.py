@@ -123,6 +123,10 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
         with ProgressBar(quiet) as bars:
             checkpoint = _load(options, bars)
             options |= _open_helps(options, checkpoint, bars)            # once for all files
+            if options["correct"] is not None:
+                from avsr.correct import open_corrector
+
+                options["correct"] = open_corrector(options["correct"])
             output = _Output(names, folder, layout, distinct_stems(paths))
             _transcribe_all(files, checkpoint, options, bars, output)
 

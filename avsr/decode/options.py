@@ -53,7 +53,8 @@ class DecodeOptions:
 class Hypothesis:
     """A finished text: `tokens` without prompt and end; `logprob` their sum, end included.
 
-    lips: what the lips of another model had to do with it, None where they were not asked.
+    lips: what the lips of another model had to do with it, None where they were not asked. corrected_from: the text before
+    `--correct` changed it, None where it did not.
     """
 
     tokens: tuple[int, ...]
@@ -61,6 +62,7 @@ class Hypothesis:
     no_speech_prob: float = 0.0
     temperature: float = 0.0
     lips: LipsUse | None = None
+    corrected_from: str | None = None
 
     @property
     def avg_logprob(self) -> float:

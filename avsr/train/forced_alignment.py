@@ -33,7 +33,7 @@ Times = list[tuple[str, float, float]]
 
 def with_word_times(rows: Sequence[ManifestRow], model: str | Path, kept: Path, device: torch.device,
                     progress: Progress) -> list[ManifestRow]:
-    """The rows, where those without word times get them from `model` and the cached sound (align.py has the method).
+    """The rows, where those without word times get them from `model` and the cached sound (timing.py has the method).
 
     kept: a JSON Lines file of earlier results. Rows without sound, and those that are longer than the model can take, stay as
     they are. Raises BadConfig where the model does not transcribe audio, or not in the language of a row.

@@ -20,6 +20,7 @@ import torch
 from avsr import cropped, decode, media, selection, transcript
 from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.combine import CombinedCheckpoint, combine, open_recogniser
+from avsr.correct import Corrector, corrected, open_corrector
 from avsr.errors import AvsrError, BadMedia
 from avsr.lips import MouthCropSettings
 from avsr.lm import LanguageModel
@@ -84,6 +85,7 @@ class TranscribeSettings:
     initial_prompt: str | None = None
     condition_on_previous_text: bool = False
     carry_initial_prompt: bool = False
+    correct: str | Path | Corrector | None = None           # the folder of a corrector, or an opened one, see correct
 
     def __post_init__(self):
         check_settings(self)
@@ -115,6 +117,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     _check_search(checkpoint, options)
     check_model(checkpoint, modality, options)
     options = replace(options, **decode.open_external(options, checkpoint.tokenizer, progress))
+    corrector = None if options.correct is None else open_corrector(options.correct)
     mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
     want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
@@ -137,7 +140,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             speakers=options.speakers, speaker_model=options.speaker_model,
             save_lips=None if options.save_lips is None else Path(options.save_lips))
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, settings, progress=progress)
-        transcriber = _Transcriber(open_recogniser(checkpoint, used), used, language, options, video_use)
+        recogniser = corrected(open_recogniser(checkpoint, used), corrector, used)
+        transcriber = _Transcriber(recogniser, used, language, options, video_use)
         segments: list[Segment] = []
         for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):
             segments.append(segment)
@@ -357,4 +361,4 @@ def _segment(words: Sequence[transcript.Word], tokens: tuple[int, ...], text: de
     return Segment(
         "".join(word.text for word in words).strip(), words[0].start, words[-1].end, tuple(words), text.avg_logprob,
         decode.compression_ratio(recogniser.tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
-        float(np.mean(confidences)), round(start_s * FEATURE_RATE), lips=text.lips)
+        float(np.mean(confidences)), round(start_s * FEATURE_RATE), lips=text.lips, corrected_from=text.corrected_from)

@@ -1,7 +1,8 @@
-"""Transcripts as txt, srt, vtt, tsv and json, and their files.
+"""Transcripts as txt, srt, vtt, tsv, json, TextGrid and CTM, and their files.
 
     Transcript -> text of one format | files
-The formats are those of openai-whisper's command line, and the labels of speakers those of whisperX.
+The first five formats are those of openai-whisper's command line, and the labels of speakers those of whisperX; word_formats.py
+has the other two, which hold words and phones alone.
 """
 
 from __future__ import annotations
@@ -16,37 +17,45 @@ from avsr.errors import AvsrError
 from avsr.linebreak import one_line
 from avsr.output import write_files
 from avsr.transcript.cues import Cue, cues
+from avsr.transcript.word_formats import ctm, textgrid
 from avsr.transcript.words import LipsUse, Segment, Transcript, Word, of_speaker
 
-FORMATS = ("txt", "srt", "vtt", "tsv", "json")
+FORMATS = ("txt", "srt", "vtt", "tsv", "json")               # what `all` stands for, as in Whisper's command line
+WORD_FORMATS = ("textgrid", "ctm")
+SUFFIXES = {"textgrid": "TextGrid"}                         # where it is not the format's name: Praat writes it so
 
 
 def parse_formats(names: str) -> tuple[str, ...]:
-    """The formats named in `txt,srt` or `all`. Raises AvsrError for one that does not exist."""
+    """The formats named in `txt,srt` or `all`, which are Whisper's five. Raises AvsrError for one that does not exist."""
     wanted = [name.strip().lower() for name in names.split(",")]
     for name in wanted:
-        if name not in (*FORMATS, "all"):
-            raise AvsrError(f"{name!r} is not an output format.  Use any of {', '.join(FORMATS)}, or all.")
+        if name not in (*FORMATS, *WORD_FORMATS, "all"):
+            raise AvsrError(f"{name!r} is not an output format.  Use any of {', '.join((*FORMATS, *WORD_FORMATS))}, or all.")
     return FORMATS if "all" in wanted else tuple(dict.fromkeys(wanted))
 
 
-def format_transcript(transcript: Transcript, format: str, *, word_timestamps: bool = False, **layout) -> str:
-    """The transcript in one of FORMATS.
+def format_transcript(transcript: Transcript, format: str, *, word_timestamps: bool = False, stem: str = "", **layout) -> str:
+    """The transcript in one of FORMATS or WORD_FORMATS.
 
-    `word_timestamps` puts the words into json; `layout`, the options of `cues`, shapes srt and vtt.
+    `word_timestamps` puts the words into json; `layout`, the options of `cues`, shapes srt and vtt. stem: the name of the
+    recording in a ctm.
     Raises AvsrError for an unknown format or a limit below 1.
     """
     subtitles = cues(transcript, **layout)
     if format == "json":
         return _json(transcript, word_timestamps=word_timestamps)
+    if format == "textgrid":
+        return textgrid(transcript)
+    if format == "ctm":
+        return ctm(transcript, stem)
     if format not in WRITERS:
-        raise AvsrError(f"{format!r} is not one output format.  Use one of {', '.join(FORMATS)}.")
+        raise AvsrError(f"{format!r} is not one output format.  Use one of {', '.join((*FORMATS, *WORD_FORMATS))}.")
     return WRITERS[format](transcript, subtitles)
 
 
 def write(transcript: Transcript, formats: str | Iterable[str], *, output_dir: str | Path, stem: str,
           separate_speakers: bool = False, **options) -> list[Path]:
-    """Write `{stem}.{format}` for each format into `output_dir`, which is created if necessary.
+    """Write `{stem}.{format}` (`{stem}.TextGrid` for textgrid) for each format into `output_dir`, which is created if necessary.
 
     formats: a list of names, which may be empty, or what `parse_formats` takes. separate_speakers: also write
     `{stem}.{speaker}.vtt` for each speaker, see `of_speaker`. options: those of `format_transcript`.
@@ -55,7 +64,8 @@ def write(transcript: Transcript, formats: str | Iterable[str], *, output_dir: s
     folder, names = Path(output_dir), ()
     if formats:
         names = parse_formats(formats if isinstance(formats, str) else ",".join(formats))
-    texts = {folder / f"{stem}.{name}": format_transcript(transcript, name, **options) for name in names}
+    texts = {folder / f"{stem}.{SUFFIXES.get(name, name)}": format_transcript(transcript, name, stem=stem, **options)
+             for name in names}
     if separate_speakers:
         texts |= {folder / f"{stem}.{speaker}.vtt": format_transcript(of_speaker(transcript, speaker), "vtt", **options)
                   for speaker in transcript.speakers}
@@ -128,6 +138,7 @@ def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
     return {"id": i, "seek": int(part.seek), "start": _number(part.start, 3), "end": _number(part.end, 3), "text": part.text,
             "tokens": [int(token) for token in part.tokens], **{name: _number(getattr(part, name)) for name in measures},
             **_speaker_row(part.speakers), **_lips_row(part.lips),
+            **({} if part.corrected_from is None else {"corrected_from": part.corrected_from}),
             **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
 
 
@@ -135,7 +146,13 @@ def _word_row(word: Word) -> dict:
     """The confidence is also given as `probability`, which is Whisper's name for it."""
     confidence = _number(word.confidence)
     return {"word": word.text, "start": _number(word.start, 3), "end": _number(word.end, 3), "probability": confidence,
-            "confidence": confidence, **_speaker_row(word.speakers)}
+            "confidence": confidence, **_speaker_row(word.speakers), **_aligned_row(word)}
+
+
+def _aligned_row(word: Word) -> dict:
+    """What only the alignment of a given text knows: `phones`, and `interpolated` for a word that was not found."""
+    phones = [{"phone": one.name, "start": _number(one.start, 3), "end": _number(one.end, 3)} for one in word.phones]
+    return {**({"phones": phones} if phones else {}), **({"interpolated": True} if word.interpolated else {})}
 
 
 def _speaker_row(speakers: tuple[str, ...] | None) -> dict:

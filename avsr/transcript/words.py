@@ -6,14 +6,29 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
+class Phone:
+    """A speech sound of a word, by its name in ARPAbet without stress, as in CMUdict: `IY`, `SH`."""
+
+    name: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Word:
-    """One word. As in Whisper, `text` includes the space before the word, so that all words joined are the text."""
+    """One word. As in Whisper, `text` includes the space before the word, so that all words joined are the text.
+
+    phones: in order, where they were asked for. interpolated: whether the word of a given text was not found in the recording,
+    so that its times only lie between those of its neighbours, see avsr.align.
+    """
 
     text: str
     start: float
     end: float
     confidence: float | None = None                         # 0 to 1
     speakers: tuple[str, ...] | None = None                 # as in Segment
+    phones: tuple[Phone, ...] = ()
+    interpolated: bool = False
 
     @property
     def speaker(self) -> str | None:
@@ -41,6 +56,7 @@ class Segment:
 
     speakers: names of those who say it, such as SPEAKER_00, first the one who is heard best; empty if nobody in sight says it,
     None if nobody asked who does. lips: of the text of which this is a part, None where no second model read them.
+    corrected_from: the text of which this is a part as it was before `--correct`, None where that changed nothing.
     """
 
     text: str
@@ -56,6 +72,7 @@ class Segment:
     seek: int = 0                                           # log-mel column at which the speech segment began
     speakers: tuple[str, ...] | None = None
     lips: LipsUse | None = None
+    corrected_from: str | None = None
 
     @property
     def speaker(self) -> str | None:

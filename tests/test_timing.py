@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from avsr import align, media
+from avsr import media, timing
 from avsr.features import log_mel
 from avsr.rates import SAMPLE_RATE, SEGMENT_SAMPLES
 from avsr.text import Tokenizer
@@ -35,7 +35,7 @@ def plain_warp_cost(cost):
 @settings(max_examples=200, deadline=None)
 @given(COSTS)
 def test_the_path_is_the_cheapest_from_corner_to_corner(cost):
-    rows, columns = align.dtw(cost)
+    rows, columns = timing.dtw(cost)
     n, m = cost.shape
     assert (rows[0], columns[0], rows[-1], columns[-1]) == (0, 0, n - 1, m - 1)
     steps = set(zip(np.diff(rows), np.diff(columns), strict=True))
@@ -47,8 +47,8 @@ def test_a_path_along_a_valley():
     truth = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3])
     cost = np.ones((4, 10), np.float32)
     cost[truth, np.arange(10)] = -1
-    assert align.dtw(cost)[0].tolist() == truth.tolist()
-    starts, ends = align.token_times(cost)                  # the last row closes the path: three tokens
+    assert timing.dtw(cost)[0].tolist() == truth.tolist()
+    starts, ends = timing.token_times(cost)                  # the last row closes the path: three tokens
     np.testing.assert_allclose(starts, [0, 0.06, 0.10])
     np.testing.assert_allclose(ends, [0.06, 0.10, 0.12])
 
@@ -59,7 +59,7 @@ def test_a_path_along_a_valley():
 def test_the_median_is_scipys_inside(x, width):
     from scipy.signal import medfilt
 
-    ours, reach = align.median_filter(torch.from_numpy(x), width).numpy(), width // 2
+    ours, reach = timing.median_filter(torch.from_numpy(x), width).numpy(), width // 2
     np.testing.assert_array_equal(ours[..., reach:-reach], medfilt(x, (1, 1, width))[..., reach:-reach])
     edge = np.concatenate([x[..., reach:0:-1], x], axis=-1)  # reflected
     np.testing.assert_array_equal(ours[..., 0], np.median(edge[..., :width], axis=-1))
@@ -67,7 +67,7 @@ def test_the_median_is_scipys_inside(x, width):
 
 def test_the_median_leaves_short_inputs_alone():
     x = torch.randn(2, 3, 3)
-    assert torch.equal(align.median_filter(x, 7), x)
+    assert torch.equal(timing.median_filter(x, 7), x)
 
 
 # Words
@@ -82,7 +82,7 @@ def words_of(tokenizer, text, boundaries, chances=None):
     tokens, boundaries = tokenizer.encode(text), np.array(boundaries, float)
     assert len(tokens) == len(boundaries) - 1, [tokenizer.decode([t]) for t in tokens]
     chances = np.ones(len(tokens)) if chances is None else np.array(chances)
-    words = align._words(tokenizer, tokens, chances, boundaries[:-1], boundaries[1:], "en")
+    words = timing._words(tokenizer, tokens, chances, boundaries[:-1], boundaries[1:], "en")
     return [(word.text, round(word.start, 3), round(word.end, 3)) for word in words]
 
 
@@ -112,7 +112,7 @@ def test_words_stay_in_order_and_never_overlap(tokenizer, data):
     text = "".join(data.draw(st.lists(st.sampled_from([" one", " two", ",", ".", " (", ")", " naïve", "日"]), max_size=12)))
     tokens = tokenizer.encode(text)
     boundaries = np.sort(data.draw(hnp.arrays(np.int64, len(tokens) + 1, elements=st.integers(0, 100)))) / 50
-    words = align._words(tokenizer, tokens, np.ones(len(tokens)), boundaries[:-1], boundaries[1:], "en")
+    words = timing._words(tokenizer, tokens, np.ones(len(tokens)), boundaries[:-1], boundaries[1:], "en")
     assert "".join(word.text for word in words) == text
     times = [time for word in words for time in (word.start, word.end)]
     assert times == sorted(times)
@@ -126,7 +126,7 @@ def test_words_stay_in_order_and_never_overlap(tokenizer, data):
 def timed(checkpoint, audios, texts, **options):
     """Words of known texts: list of list of Word."""
     memory = checkpoint.model.encode(torch.stack([log_mel(audio, n_samples=SEGMENT_SAMPLES) for audio in audios]))
-    return align.align(
+    return timing.align(
         checkpoint.model, checkpoint.tokenizer, memory, [checkpoint.tokenizer.prompt("en")] * len(audios),
         [checkpoint.tokenizer.encode(text) for text in texts], [len(audio) / SAMPLE_RATE for audio in audios], language="en",
         **{"heads": checkpoint.alignment_heads} | options)
@@ -206,7 +206,7 @@ def test_a_batch_is_each_by_itself_and_silence_has_no_words(tiny_en, hello):
 
 @pytest.mark.slow
 def test_without_heads_the_upper_layers_are_looked_at(tiny_en, hello):
-    assert align.default_heads(tiny_en.model) == [(layer, head) for layer in (2, 3) for head in range(6)]
+    assert timing.default_heads(tiny_en.model) == [(layer, head) for layer in (2, 3) for head in range(6)]
     words, = timed(tiny_en, [hello], [HELLO], heads=())
     picked, = timed(tiny_en, [hello], [HELLO])
     assert np.median(np.abs([a.start - b.start for a, b in zip(words, picked, strict=True)])) < 0.2
@@ -220,7 +220,7 @@ def test_from_video_alone_words_have_times_too(tokenizer):
     model = AVSR(Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=2,
                       n_vocab=51_864, n_context=20)).eval()
     memory = model.encode(None, torch.rand(1, 10, 88, 88))
-    words, = align.align(model, tokenizer, memory, [tokenizer.prompt("en")], [tokenizer.encode(" one two")], [0.4],
+    words, = timing.align(model, tokenizer, memory, [tokenizer.prompt("en")], [tokenizer.encode(" one two")], [0.4],
                          language="en", heads=[(0, 0)])
     assert [word.text for word in words] == [" one", " two"]
     assert all(0 <= word.start <= word.end <= 0.4 for word in words)
