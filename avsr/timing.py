@@ -142,8 +142,8 @@ def _attention_logits(model: SpeechModel, layer: int, queries: Tensor, cache: Ca
 
 
 def is_trained(head: nn.Linear) -> bool:
-    """Whether a CTC head was trained. New ones lie within 1 / sqrt(inputs), where torch draws them; float16 rounds that by 0.05 %.
-    Of the shipped models' heads those that were trained reach 3.6 to 9.1 times as far, the others 0.9999."""
+    """Whether a CTC head was trained. New ones lie within 1 / sqrt(inputs), where torch draws them; float16 rounds that by
+    0.05 %. Of the shipped models' heads those that were trained reach 3.6 to 9.1 times as far, the others 0.9999."""
     return head.weight.abs().max().item() > 1.01 / math.sqrt(head.in_features)
 
 

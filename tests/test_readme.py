@@ -94,6 +94,9 @@ def place(tmp_path) -> Path:
     shutil.copy(ROOT / "data" / "demo" / "hello.mp4", place / "data" / "raw" / "talks")
     talking_face.write(place / "data" / "raw" / "mouths" / "mouth.mp4", "hello", size=96)
     (place / "data" / "raw" / "mouths" / "mouth.txt").write_text("hello")
+    (place / "data" / "text" / "bible").mkdir(parents=True)
+    for name, text in (("train", "in the beginning\nthe heaven and the earth\n"), ("valid", "the earth\n"), ("test", "a sea\n")):
+        (place / "data" / "text" / "bible" / f"{name}.txt").write_text(text)
     network = made_published.network("v")
     torch.save(made_published.published(network), place / "vsr_trlrs3vox2_base.pth")
     made_published.make_tokenizer(place / "spm" / "unigram")

@@ -7,7 +7,7 @@ two sections the text was not said, or what is said is not in the text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -52,12 +52,13 @@ class Misfit:
 @dataclass(frozen=True)
 class Matching:
     """sections and misfits: in order; every given word is in one of them. n_pieces, n_found: spoken words of the text, and
-    how many of them were heard."""
+    how many of them were heard. heard_at: the middle of given words that were heard, in seconds, by their numbers."""
 
     sections: tuple[Section, ...]
     misfits: tuple[Misfit, ...]
     n_pieces: int
     n_found: int
+    heard_at: Mapping[int, float]
 
     @property
     def unlike(self) -> float:
@@ -157,7 +158,9 @@ def match(given: Sequence[GivenWord], heard: Sequence[Word], duration_s: float, 
             start, end = _around_speech(matcher, runs, before.last, after.first, start, end)
             sections += _divided(before.last, after.first, start, end, cuts, longest_s, heard)
     found = sum(run.b - run.a for run in runs if run.same)
-    return Matching(tuple(sections), tuple(one for one in misfits), len(matcher.said), found)
+    heard_at = {matcher.of_said[run.a + k]: sum(matcher.times[run.c + k]) / 2
+                for run in runs if run.same for k in range(run.b - run.a)}
+    return Matching(tuple(sections), tuple(misfits), len(matcher.said), found, heard_at)
 
 
 def _merged(runs: Sequence[_Run]) -> list[_Run]:

@@ -81,11 +81,11 @@ class TranscribeSettings:
     audio_track: int | None = None
     video_track: int | None = None
     mouth_crop: str | None = None
+    correct: str | Path | Corrector | None = None           # the folder of a corrector, or an opened one, see correct
     task: str = "transcribe"
     initial_prompt: str | None = None
     condition_on_previous_text: bool = False
     carry_initial_prompt: bool = False
-    correct: str | Path | Corrector | None = None           # the folder of a corrector, or an opened one, see correct
 
     def __post_init__(self):
         check_settings(self)
