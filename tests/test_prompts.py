@@ -178,6 +178,8 @@ def test_the_prompts_spelling_of_a_name_is_followed(tiny_en):
     ("tiny_en", {"initial_prompt": " "}, "initial_prompt: it is empty.  Leave it out, or write what could come before."),
     ("tiny_en", {"initial_prompt": "M\udcfcller"}, 'initial_prompt "M\\udcfcller": it holds bytes that are no text in UTF-8.  '
      "Write it in UTF-8."),
+    ("tiny_en", {"initial_prompt": "bin", "correct": "corrector"}, "tiny.en: a corrector learnt without prompts, and "
+     "knows no --initial-prompt.  Leave out --correct, or --initial-prompt."),
     ("tiny_en", {"task": "sing"}, "task 'sing': not known.  Use one of transcribe, translate."),
     ("tiny_en", {"carry_initial_prompt": True}, "carry_initial_prompt: there is no prompt to carry.  Give one with "
      "--initial-prompt."),

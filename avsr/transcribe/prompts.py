@@ -47,6 +47,9 @@ def check_model(checkpoint: Checkpoint, modality: str, settings: TranscribeSetti
     if isinstance(checkpoint, CombinedCheckpoint) and modality != "a":
         raise AvsrError(f"{checkpoint.name}: the lips' model compares whole texts with the sound's, and knows no {asked[0]}.  "
                         f"Leave out --lips, or {' and '.join(asked)}.")
+    if settings.correct is not None:
+        raise AvsrError(f"{checkpoint.name}: a corrector learnt without prompts, and knows no {asked[0]}.  Leave out "
+                        f"--correct, or {' and '.join(asked)}.")
     if translates and not (checkpoint.tokenizer.languages and _takes_prompts(checkpoint)):
         raise AvsrError(f"{checkpoint.name}: writes only the language that it hears (1 known: {checkpoint.languages[0]}), and "
                         "does not translate.  Use a multilingual Whisper, such as --model base, or leave out --task.")
