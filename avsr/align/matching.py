@@ -92,18 +92,20 @@ class _Matcher:
         self.heard, self.times = [piece for piece, _ in pieces], [(word.start, word.end) for _, word in pieces]
 
     def runs(self) -> list[_Run]:
-        """The text and what was heard as runs of the same words and of others, by the least number of word errors."""
-        import jiwer
+        """The text and what was heard as runs of the same words and of others, with as many of the same as there can be.
+
+        The least number of word errors would not do: it takes words for mistaken that are only moved, as when the text lacks
+        five words and has five others.
+        """
+        from rapidfuzz.distance import Indel
 
         if not self.heard:
             return [_Run(0, len(self.said), 0, 0, False)]
-        found = jiwer.process_words(" ".join(self.said), " ".join(self.heard)).alignments[0]
-        chunks = [_Run(one.ref_start_idx, one.ref_end_idx, one.hyp_start_idx, one.hyp_end_idx, one.type == "equal")
-                  for one in found]
-        merged = _merged(chunks)
-        # One word in common between two long runs of others is there by chance, as `the` is in any two texts.
+        merged = _merged([_Run(one.src_start, one.src_end, one.dest_start, one.dest_end, one.tag == "equal")
+                          for one in Indel.opcodes(self.said, self.heard)])
+        # One word in common among many others is there by chance, as `the` is in any two texts.
         chance = [0 < i < len(merged) - 1 and run.same and run.b - run.a == 1
-                  and min(merged[i - 1].size, merged[i + 1].size) >= LONG_RUN for i, run in enumerate(merged)]
+                  and merged[i - 1].size + merged[i + 1].size >= LONG_RUN for i, run in enumerate(merged)]
         return _merged([replace(run, same=False) if by_chance else run for run, by_chance in zip(merged, chance, strict=True)])
 
     def misfit(self, run: _Run) -> Misfit | None:

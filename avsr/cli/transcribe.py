@@ -92,7 +92,7 @@ class _TranscribeCommand(click.Command):
               help="The network that tells who speaks: lr-asd, once fetched by `avsr fetch`, or a folder.  [default: our own]")
 @click.option("--separate-speakers", is_flag=True, hidden=True, help="A WebVTT file for each speaker: --speakers separate.")
 @click.option("--format", "-f", "formats", default=None, metavar="LIST",
-              help="Files to write: any of txt,srt,vtt,tsv,json (all of which are `all`), textgrid, ctm.  [default: txt where "
+              help="Files to write: any of txt,srt,vtt,tsv,json, or all of these; textgrid, ctm.  [default: txt where "
                    "--output-dir is given]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where to write them.  [default: here where --format is given]")
