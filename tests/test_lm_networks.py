@@ -186,6 +186,15 @@ def test_a_folder_comes_back_as_it_was(model, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["model.json", "model.safetensors", "tokenizer.json"]
 
 
+def test_a_recogniser_and_a_language_model_are_not_taken_for_each_other(model, tmp_path):
+    from avsr import checkpoint
+
+    with pytest.raises(BadCheckpoint, match=r"a language model, and no recogniser\.  Give it as --lm"):
+        checkpoint.load(model.save(tmp_path / "model"))
+    with pytest.raises(BadCheckpoint, match=r"no language model, but a network of the kind \"avsr\"\.  Name an ARPA file"):
+        open_language_model(checkpoint.SHIPPED / "grid")
+
+
 def test_the_tokenizer_must_be_the_recognisers(model, tmp_path):
     model.check(model.tokenizer)
     same = (tmp_path / "same.json")

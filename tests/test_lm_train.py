@@ -157,7 +157,7 @@ def test_a_gpt_can_begin_as_the_recognisers_decoder(written, tmp_path):
     from avsr import checkpoint
 
     path = written("gpt", "from_decoder = true\n")
-    with pytest.raises(BadConfig, match=r"from_decoder wants the sizes of the recogniser's decoder\.  Write kind = \"gpt\", and"):
+    with pytest.raises(BadConfig, match=r"from_decoder wants the sizes of the recogniser's decoder\.  Write kind ="):
         train_language_model(read_lm_config(path, SMALL), tmp_path / "run", TrainOptions())
     decoder = checkpoint.load("grid", lips=False).model.decoder
     sizes = (f"network.width={decoder.embedding.weight.shape[1]}", f"network.n_layers={len(decoder.blocks)}",

@@ -7,7 +7,7 @@ two sections the text was not said, or what is said is not in the text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -52,12 +52,13 @@ class Misfit:
 @dataclass(frozen=True)
 class Matching:
     """sections and misfits: in order; every given word is in one of them. n_pieces, n_found: spoken words of the text, and
-    how many of them were heard."""
+    how many of them were heard. heard_at: the middle of given words that were heard, in seconds, by their numbers."""
 
     sections: tuple[Section, ...]
     misfits: tuple[Misfit, ...]
     n_pieces: int
     n_found: int
+    heard_at: Mapping[int, float]
 
     @property
     def unlike(self) -> float:
@@ -91,18 +92,20 @@ class _Matcher:
         self.heard, self.times = [piece for piece, _ in pieces], [(word.start, word.end) for _, word in pieces]
 
     def runs(self) -> list[_Run]:
-        """The text and what was heard as runs of the same words and of others, by the least number of word errors."""
-        import jiwer
+        """The text and what was heard as runs of the same words and of others, with as many of the same as there can be.
+
+        The least number of word errors would not do: it takes words for mistaken that are only moved, as when the text lacks
+        five words and has five others.
+        """
+        from rapidfuzz.distance import Indel
 
         if not self.heard:
             return [_Run(0, len(self.said), 0, 0, False)]
-        found = jiwer.process_words(" ".join(self.said), " ".join(self.heard)).alignments[0]
-        chunks = [_Run(one.ref_start_idx, one.ref_end_idx, one.hyp_start_idx, one.hyp_end_idx, one.type == "equal")
-                  for one in found]
-        merged = _merged(chunks)
-        # One word in common between two long runs of others is there by chance, as `the` is in any two texts.
+        merged = _merged([_Run(one.src_start, one.src_end, one.dest_start, one.dest_end, one.tag == "equal")
+                          for one in Indel.opcodes(self.said, self.heard)])
+        # One word in common among many others is there by chance, as `the` is in any two texts.
         chance = [0 < i < len(merged) - 1 and run.same and run.b - run.a == 1
-                  and min(merged[i - 1].size, merged[i + 1].size) >= LONG_RUN for i, run in enumerate(merged)]
+                  and merged[i - 1].size + merged[i + 1].size >= LONG_RUN for i, run in enumerate(merged)]
         return _merged([replace(run, same=False) if by_chance else run for run, by_chance in zip(merged, chance, strict=True)])
 
     def misfit(self, run: _Run) -> Misfit | None:
@@ -157,7 +160,9 @@ def match(given: Sequence[GivenWord], heard: Sequence[Word], duration_s: float, 
             start, end = _around_speech(matcher, runs, before.last, after.first, start, end)
             sections += _divided(before.last, after.first, start, end, cuts, longest_s, heard)
     found = sum(run.b - run.a for run in runs if run.same)
-    return Matching(tuple(sections), tuple(one for one in misfits), len(matcher.said), found)
+    heard_at = {matcher.of_said[run.a + k]: sum(matcher.times[run.c + k]) / 2
+                for run in runs if run.same for k in range(run.b - run.a)}
+    return Matching(tuple(sections), tuple(misfits), len(matcher.said), found, heard_at)
 
 
 def _merged(runs: Sequence[_Run]) -> list[_Run]:

@@ -11,11 +11,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from avsr.errors import AvsrError
 from avsr.hmm.alignment import PhoneAligner
 from avsr.models.decoder import Memory
-from avsr.rates import SAMPLE_RATE
+from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.recogniser import Recogniser
 from avsr.stream import Window
 from avsr.text import ctc_classes, normalise, target_tokens
@@ -28,9 +29,10 @@ SPACE = 1                                                   # the CTC class of t
 
 
 class Method(Protocol):
-    """A way to time words. name: of METHODS."""
+    """A way to time words. name: of METHODS. longest_s: seconds of a window that it can take."""
 
     name: str
+    longest_s: float
 
     def align(self, window: Window, words: Sequence[str]) -> list[Word | None]:
         """A Word for each of `words`, which are said in this order in the window; None for a word that the method cannot spell.
@@ -47,7 +49,7 @@ class DoesNotFit(Exception):
 class Attention:
     """By the attention of a recogniser's decoder while it is given the text (teacher forcing), see timing.py."""
 
-    name = "attention"
+    name, longest_s = "attention", float(SEGMENT_SECONDS)
 
     def __init__(self, recogniser: Recogniser, modality: str, language: str):
         self.recogniser, self.modality, self.language = recogniser, modality, language
@@ -72,21 +74,22 @@ class CTC:
     """By the most likely path of CTC through the letters of the text (Graves et al. 2006), or through the decoder's tokens
     where CTC writes those. Raises AvsrError for a model without a trained CTC head for this modality."""
 
-    name = "ctc"
+    name, longest_s = "ctc", float(SEGMENT_SECONDS)
 
     def __init__(self, recogniser: Recogniser, modality: str, language: str):
         self.recogniser, self.modality, self.language = recogniser, modality, language
         self.head = {"a": "audio", "v": "video", "av": "fused"}[modality]
         self.of_tokens = recogniser.model.joint_ctc
-        heads = None if self.of_tokens else recogniser.model.ctc
-        if heads is not None and (self.head not in heads or not is_trained(heads[self.head])):
+        heads = recogniser.model.ctc
+        if isinstance(heads, nn.ModuleDict) and not (
+                self.head in heads and isinstance(head := heads[self.head], nn.Linear) and is_trained(head)):
             raise AvsrError(f"{recogniser.checkpoint.name}: it has no trained CTC head for this modality ({modality}).  Use "
                             "--model grid or an imported model, or --by attention.")
 
     def align(self, window: Window, words: Sequence[str]) -> list[Word | None]:
         """See Method."""
-        if self.of_tokens:
-            return Attention.align(self, window, words)     # timing.align takes CTC of itself where it writes the tokens
+        if self.of_tokens:                                  # timing.align takes CTC of itself where it writes the tokens
+            return Attention(self.recogniser, self.modality, self.language).align(window, words)
         memory = encoded(self.recogniser, window, self.modality)
         log_probs = self.recogniser.model.ctc_log_probs(memory)[self.head][0].double().cpu().numpy()
         rate = self.recogniser.model.memory_rate
@@ -105,14 +108,14 @@ class CTC:
                 continue
             a, b = own[0], own[-1]
             surest = [float(np.exp(log_probs[first[i]:last[i] + 1, classes[i]].max())) for i in own]
-            out.append(Word(text, first[a] / rate, (last[b] + 1) / rate, float(np.mean(surest))))
+            out.append(Word(text, float(first[a] / rate), float((last[b] + 1) / rate), float(np.mean(surest))))
         return out
 
 
 class HMM:
     """By the phones of a hidden Markov model on the sound, see hmm/alignment.py."""
 
-    name = "hmm"
+    name, longest_s = "hmm", 120.0                          # a minute takes 3 s, and 400 MB at two
 
     def __init__(self):
         self.aligner = PhoneAligner.open()
@@ -153,7 +156,7 @@ def open_method(name: str, recogniser: Recogniser, modality: str, language: str)
                             "attention.")
         return HMM()
     if name == "attention":
-        if recogniser.model.joint_ctc:
+        if recogniser.model.joint_ctc or recogniser.model.ctc_only:
             raise AvsrError(f"{recogniser.checkpoint.name}: this model's words are timed by its CTC.  Use --by ctc.")
         return Attention(recogniser, modality, language)
     return CTC(recogniser, modality, language)
@@ -164,7 +167,7 @@ def _best(recogniser: Recogniser, modality: str, language: str) -> str:
     sound, the decoder's attention anywhere else."""
     if "a" in modality and language == "en":
         return "hmm"
-    return "ctc" if recogniser.model.joint_ctc else "attention"
+    return "ctc" if recogniser.model.joint_ctc or recogniser.model.ctc_only else "attention"
 
 
 @torch.inference_mode()

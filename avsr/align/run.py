@@ -31,9 +31,9 @@ from avsr.stream import StreamReader, StreamSettings, Window
 from avsr.transcribe.run import load_models, transcribe
 from avsr.transcript import Segment, Transcript, Word
 
-SECTION_S = 20.0                                            # s, of a section for models that take 30 s, and for phones
-SENTENCE_S = 6.0                                            # s, for models that learnt from single sentences
-LONGEST_S = 28.0                                            # s: a longer section has no place at which to cut it
+SECTION_S = 20.0                                            # s, of a section for models that take 30 s
+SENTENCE_S = 6.0                                            # s, for models that learnt from single sentences, and for phones
+FAR_OFF_S = 0.8                                             # s from where a word was heard: phones were 2.2 s off once in 14
 SHOWN_WORDS = 4                                             # of a misfit in a message
 MOST_SHOWN = 5                                              # misfits in messages
 
@@ -75,13 +75,15 @@ def align(source: media.Source | media.Clip, *, text: str, model: str | Path | C
         heard = transcribe(source, model=checkpoint, modality=modality, language=language, device=device, progress=progress,
                            audio_track=options.audio_track, beam_size=1)
         words = given_words(text, heard.language, options.text_name)
-        longest = SECTION_S if checkpoint.pad_seconds is not None or by in ("auto", "hmm") else SENTENCE_S
+        method = open_method(by, Recogniser(checkpoint), heard.modality, heard.language)
+        longest = SECTION_S if checkpoint.pad_seconds is not None and not isinstance(method, HMM) else SENTENCE_S
         found = match(words, heard.words, heard.duration, longest_s=longest)
         name = media.source_name(source) if isinstance(source, str | Path) else "the recording"
         if found.unlike > options.max_unlike:
             raise AvsrError(_refusal(name, found, words, options))
-        method = open_method(by, Recogniser(checkpoint), heard.modality, heard.language)
         aligner = _Aligner(checkpoint, method, words, heard, options, progress)
+        if by == "auto" and isinstance(method, HMM) and not (checkpoint.model.joint_ctc or checkpoint.model.ctc_only):
+            aligner.second = open_method("attention", Recogniser(checkpoint), heard.modality, heard.language)
         timed = aligner.all(source, found)
     problems = (*heard.problems, *_problems(name, found, words), *aligner.problems)
     return Transcript(text.strip(), tuple(_segments(words, timed)), heard.language, checkpoint.name, heard.modality,
@@ -89,13 +91,15 @@ def align(source: media.Source | media.Clip, *, text: str, model: str | Path | C
 
 
 class _Aligner:
-    """Aligns the sections of a text one after another. problems: sentences about those that could not be aligned."""
+    """Aligns the sections of a text one after another. problems: sentences about those that could not be aligned. second: the
+    method for sections where the first is far from what was heard; None to believe the first."""
 
     def __init__(self, checkpoint: Checkpoint, method: Method, words: Sequence[GivenWord], heard: Transcript,
                  options: AlignSettings, progress: Progress):
         self.checkpoint, self.method, self.words, self.heard = checkpoint, method, words, heard
         self.options, self.progress = options, progress
         self.problems: list[str] = []
+        self.second: Method | None = None
         can = options.phones and "a" in heard.modality and heard.language == "en"
         self.phones = None if not can else method if isinstance(method, HMM) else HMM()
 
@@ -103,7 +107,10 @@ class _Aligner:
         """Every given word, with interpolated times where it could not be aligned."""
         timed: list[Word | None] = [None] * len(self.words)
         for section, window in self._windows(source, found.sections):
-            for number, word in zip(range(section.first, section.last), self._section(section, window), strict=True):
+            words = self._section(section, window, self.method)
+            if self.second is not None and self._is_far_off(section, words, found):
+                words = self._section(section, window, self.second)
+            for number, word in zip(range(section.first, section.last), words, strict=True):
                 if section.kept_first <= number < section.kept_last:
                     timed[number] = word
         return interpolated(self.words, in_order(timed), found.misfits, self.heard.duration)
@@ -128,24 +135,30 @@ class _Aligner:
                 last = max(span.start_frame + 1, min(span.end_frame, reader.n_frames))
                 yield section, reader.window(SpeechSegment(span.start_frame, last))
 
-    def _section(self, section: Section, window: Window) -> list[Word | None]:
+    def _is_far_off(self, section: Section, words: Sequence[Word | None], found: Matching) -> bool:
+        """Whether any word of a section is far from where it was heard."""
+        return any(number in found.heard_at and abs((word.start + word.end) / 2 - found.heard_at[number]) > FAR_OFF_S
+                   for number, word in enumerate(words, start=section.first) if word is not None)
+
+    def _section(self, section: Section, window: Window, method: Method) -> list[Word | None]:
         """The words of one section, with times from the start of the recording and phones if asked for."""
         texts = [word.text for word in self.words[section.first:section.last]]
-        seconds, start = window.segment.duration_s, window.segment.start_s
-        nothing = window.mouths is None if self.heard.modality == "v" else window.audio is None or len(window.audio) < MIN_SAMPLES
-        if nothing or seconds > LONGEST_S + 2:
-            self.problems.append(f"from {start:.1f} s to {start + seconds:.1f} s, {_shown(self.words, section.first, section.last)}, "
-                                 "the text could not be aligned: "
-                                 f"{'there is nothing to align it with' if nothing else 'too little of it was recognised there'}; "
-                                 "the times of its words are interpolated.")
-            return [None] * len(texts)
-        try:
-            with torch.inference_mode():
-                found = self.method.align(window, texts)
-        except DoesNotFit as error:
-            self.problems.append(f"from {start:.1f} s to {start + seconds:.1f} s, "
-                                 f"{_shown(self.words, section.first, section.last)}, the text is too long for the sound "
-                                 f"({error}); the times of its words are interpolated.")
+        start, problem, found = window.segment.start_s, None, []
+        sound = window.audio
+        if window.mouths is None if self.heard.modality == "v" else sound is None or len(sound) < MIN_SAMPLES:
+            problem = "there is nothing to align it with"
+        elif window.segment.duration_s > method.longest_s:
+            problem = f"too little of it was recognised there to cut it into parts of {method.longest_s:.0f} s"
+        else:
+            try:
+                with torch.inference_mode():
+                    found = method.align(window, texts)
+            except DoesNotFit as error:
+                problem = f"it is too long for the sound ({error})"
+        if problem is not None:
+            self.problems.append(f"from {start:.1f} s to {start + window.segment.duration_s:.1f} s the text "
+                                 f"{_shown(self.words, section.first, section.last)} could not be aligned: {problem}; the "
+                                 "times of its words are interpolated.")
             return [None] * len(texts)
         return [None if word is None else _moved(self._with_phones(word, window), start) for word in found]
 
@@ -249,8 +262,7 @@ def _problems(name: str, found: Matching, words: Sequence[GivenWord]) -> Iterato
             yield (f"{name}: {span} the text does not fit the sound: it has {_shown(words, one.first, one.last)}, and "
                    f"{_heard(one)} is heard; the times of these {counted(one.last - one.first, 'word')} are interpolated.")
         else:
-            yield (f"{name}: at {one.start_s:.1f} s {_shown(words, one.first, one.last)} is in the text and not heard; the times "
-                   f"of {counted(one.last - one.first, 'word')} are interpolated.")
-    if more := len(found.misfits) - MOST_SHOWN:
-        if more > 0:
-            yield f"{name}: {more} more such places, up to {found.misfits[-1].end_s:.1f} s."
+            yield (f"{name}: at {one.start_s:.1f} s {_shown(words, one.first, one.last)} is in the text and not heard; the "
+                   f"times of {counted(one.last - one.first, 'word')} are interpolated.")
+    if (more := len(found.misfits) - MOST_SHOWN) > 0:
+        yield f"{name}: {more} more such places, up to {found.misfits[-1].end_s:.1f} s."

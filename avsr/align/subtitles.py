@@ -102,6 +102,9 @@ def parse_subtitles(content: str, name: str) -> Subtitles:
     Raises AvsrError for a file without a cue. What cannot be read as a cue is counted in `problems` and stays as it is.
     """
     found = list(TIMES.finditer(content))
+    if not found:
+        raise AvsrError(f"{name}: there is no subtitle in it: no line such as 00:00:01,000 --> 00:00:02,500.  Name a .srt or "
+                        ".vtt file; a plain text goes with --text.")
     n_bad = len(ARROW.findall(content)) - len(found)
     cues, n_backwards = [], 0
     for match, following in zip(found, [*found[1:], None], strict=True):
@@ -110,9 +113,6 @@ def parse_subtitles(content: str, name: str) -> Subtitles:
         line_end = LINE_END.search(content, match.end())
         body = "" if line_end is None else _body(content[line_end.end():None if following is None else following.start()])
         cues.append(SubtitleCue(start, max(start, end), body, _said(body), match.span(1), match.span(6)))
-    if not cues:
-        raise AvsrError(f"{name}: there is no subtitle in it: no line such as 00:00:01,000 --> 00:00:02,500.  Name a .srt or .vtt "
-                        "file; a plain text goes with --text.")
     problems = []
     if n_bad:
         line = next(len(LINE_END.findall(content[:one.start()])) + 1 for one in ARROW.finditer(content)
@@ -128,7 +128,7 @@ def retime(source: media.Source | media.Clip, subtitles: Subtitles, *, model: st
            progress: Progress = no_progress, **settings) -> Retimed:
     """Subtitles with the times at which their words are said; see avsr.align.align for the other arguments and errors.
 
-    A cue begins with its first word. It ends with its last one, or stays for as long as before, if there is time until the next.
+    A cue begins with its first word. It ends with its last one, or stays for as long as before if the next begins later.
     """
     order = sorted(range(len(subtitles.cues)), key=lambda k: subtitles.cues[k].start)
     spoken = [k for k in order if subtitles.cues[k].said]
@@ -197,7 +197,7 @@ def _new_times(cues: Sequence[SubtitleCue], order: Sequence[int], own: dict[int,
         if len(around) < 3 or abs(own[k][0] - expected) <= FAR_OFF:
             kept[k] = own[k]
     times: dict[int, tuple[float, float]] = {}
-    for place, k in enumerate(order):
+    for k in order:
         if k in kept:
             times[k] = kept[k]
             continue

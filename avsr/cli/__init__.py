@@ -18,6 +18,7 @@ from avsr.cli.pretrain import pretrain_command
 from avsr.cli.report import report_command
 from avsr.cli.train import train_command
 from avsr.cli.transcribe import transcribe_command
+from avsr.cli.tune import tune_command
 
 
 @click.group(cls=Commands, context_settings=CONTEXT)
@@ -28,5 +29,5 @@ def main() -> None:
 
 for command in (transcribe_command, align_command, faces_command, fetch_command, prepare_command, pretrain_command,
                 train_command, lm_command, correct_command, benchmark_command, report_command, explain_command,
-                import_command, enrol_command):
+                import_command, enrol_command, tune_command):
     main.add_command(command)

@@ -70,8 +70,8 @@ def align_command(paths: tuple[str, ...], text: str | None, subtitles: str | Non
     files = FileQueue(paths)
     with report_errors(files.resume_hint):
         if (text is None) == (subtitles is None):
-            raise AvsrError("avsr align: there is no text to align.  Name it with --text, or old subtitles with --subtitles; avsr "
-                            "transcribe writes what is said." if text is None else
+            raise AvsrError("avsr align: there is no text to align.  Name it with --text, or old subtitles with --subtitles; "
+                            "avsr transcribe writes what is said." if text is None else
                             "avsr align: both a text and subtitles are given.  Name one of them.")
         layout = {"highlight_words": highlight_words, "max_words_per_line": max_words_per_line, "word_timestamps": True}
         if text == "-" and "-" in paths:
@@ -118,7 +118,8 @@ class _Place:
                                 "--format, and give the output the same suffix.")
             wanted = ("subtitles",) if output is not None else ()
         else:
-            wanted = parse_formats(formats) if formats else () if output is None else (names[suffix],) if file else ("textgrid",)
+            usual = () if output is None else ("textgrid",) if file is None else (names[suffix],)
+            wanted = parse_formats(formats) if formats else usual
             if file is not None and wanted != (names[suffix],):
                 raise AvsrError(f"{file}: --format asks for {formats}.  Leave out --format, or name a folder with --output.")
         folder = file.parent if file is not None else Path(output or ".")
@@ -133,7 +134,8 @@ def _given(paths: Sequence[str], text: str | None, suffixes: Sequence[str], subt
     assert name is not None, "one of them is given"
     if not Path(name).is_dir():
         if len(paths) > 1:
-            raise AvsrError(f"{name}: one text for {len(paths)} recordings.  Name a folder with a file NAME{suffixes[0]} for each.")
+            raise AvsrError(f"{name}: one text for {len(paths)} recordings.  Name a folder with a file NAME{suffixes[0]} for "
+                            "each.")
         return {paths[0]: name}
     out = {}
     for path in paths:
@@ -194,5 +196,5 @@ def _retime(path: str, given: str, encoding: str | None, options: dict, place: _
     write_file(target, subtitles.encoded(found.content))
     changes = sorted(new - old.start for old, (new, _) in zip(subtitles.cues, found.times, strict=True))
     if not bars.quiet:
-        print_status(f"{target}: {len(changes)} subtitles, moved by {changes[0]:+.2f} to {changes[-1]:+.2f} s, {found.moved} of "
-                     "them with their neighbours.")
+        print_status(f"{target}: {len(changes)} subtitles, moved by {changes[0]:+.2f} to {changes[-1]:+.2f} s, {found.moved} "
+                     "of them with their neighbours.")

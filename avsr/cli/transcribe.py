@@ -54,6 +54,17 @@ class _TranscribeCommand(click.Command):
               help="Use the sound (a), the video (v), both (av), or what the file and the model allow (auto).")
 @click.option("--language", default=None,
               help="The language's code or English name (de, German); a multilingual model detects it if it is not given.")
+@click.option("--task", type=click.Choice(["transcribe", "translate"]), default="transcribe",
+              help="translate: English text, whatever is spoken, by a multilingual Whisper (not turbo, which never learnt it). "
+                   "The times of its words are rough.")
+@click.option("--initial-prompt", default=None, metavar="TEXT",
+              help="A text that could come before, for names and style: Whisper follows its spelling in the first 30 s.")
+@click.option("--carry-initial-prompt", type=bool, default=False, metavar="BOOLEAN",
+              help="True: --initial-prompt counts for the whole recording.  [default: False, as in Whisper]")
+@click.option("--condition-on-previous-text", type=bool, default=False, metavar="BOOLEAN",
+              help="True: the text so far is the prompt of each next 30 s, as is usual in Whisper's own command line. Then "
+                   "--batch-size has no effect, which makes long recordings slower, and a mistake may be repeated.  "
+                   "[default: False]")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--beam-size", type=click.IntRange(1, 256), default=None,
               help="Hypotheses kept in the beam search; 1 is fastest.  [default: 5; for imported models their authors' 40]")
@@ -81,7 +92,8 @@ class _TranscribeCommand(click.Command):
               help="The network that tells who speaks: lr-asd, once fetched by `avsr fetch`, or a folder.  [default: our own]")
 @click.option("--separate-speakers", is_flag=True, hidden=True, help="A WebVTT file for each speaker: --speakers separate.")
 @click.option("--format", "-f", "formats", default=None, metavar="LIST",
-              help="Files to write: any of txt,srt,vtt,tsv,json, or all.  [default: txt where --output-dir is given]")
+              help="Files to write: any of txt,srt,vtt,tsv,json, or all of these; textgrid, ctm.  [default: txt where "
+                   "--output-dir is given]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where to write them.  [default: here where --format is given]")
 @click.option("--word-timestamps", is_flag=True, help="Write the time of each word to json.")

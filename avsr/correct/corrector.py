@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from avsr import decode
-from avsr.correct.folder import CorrectorParts, Guard, load_parts
+from avsr.correct.folder import NEVER, CorrectorParts, Guard, load_parts
 from avsr.correct.lists import Lists
 from avsr.correct.network import padded
 from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens
@@ -52,18 +52,18 @@ class Corrector:
 
     def __init__(self, parts: CorrectorParts, name: str = "corrector"):
         self.parts, self.name = parts, name
-        self.model, self.vocabulary, self.guard = parts.model, parts.vocabulary, parts.guard
+        self.model, self.vocabulary, self.guards = parts.model, parts.vocabulary, parts.guards
 
     @property
     def sha256(self) -> str:
-        """Of its weights and its guard, by which rows of a benchmark tell correctors apart."""
+        """Of its weights and its guards, by which rows of a benchmark tell correctors apart."""
         weights = b"".join(tensor.half().numpy().tobytes() for tensor in self.model.state_dict().values())
-        return hashlib.sha256(weights + repr(self.guard).encode()).hexdigest()
+        return hashlib.sha256(weights + repr(self.guards).encode()).hexdigest()
 
     @torch.inference_mode()
     def correct(self, lists: Sequence[Lists], own: Sequence[str]) -> list[Correction]:
         """The correction of each utterance. own: the recogniser's normalised texts. Lists that are empty or too long for the
-        network are not read."""
+        network are not read; of lists for which no guard was fitted no text is used."""
         out = [Correction(text, text, refused=self._why_unreadable(of)) for of, text in zip(lists, own, strict=True)]
         rows = [i for i, one in enumerate(out) if one.refused is None]
         if rows:
@@ -90,7 +90,7 @@ class Corrector:
                 text = before
             confidence = math.exp(logprob / (len(text.split()) + 1))
             one = Correction(text, before, 0.0 if text == before else logprob - score, confidence, kept, support(text, of))
-            out.append(replace(one, used=passes(self.guard, one)))
+            out.append(replace(one, used=passes(self.guards.get(kind_of(of), NEVER), one)))
         return out
 
     def _search(self, memory: Memory) -> list[tuple[tuple[int, ...], float]]:
@@ -116,6 +116,11 @@ class Corrector:
         scores = decode.teacher_forced_log_probs(cast("SpeechModel", self.model), memory, [[end]] * len(texts),
                                                  [one if fit else [] for one, fit in zip(tokens, fits, strict=True)], end)
         return [one.sum().item() if fit else -math.inf for one, fit in zip(scores, fits, strict=True)]
+
+
+def kind_of(lists: Lists) -> str:
+    """Which lists there are, as a guard is named: `a`, `v`, `av`, or `a+v+av` of two models."""
+    return "+".join(lists)
 
 
 def support(text: str, lists: Lists) -> float:

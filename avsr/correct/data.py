@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from avsr.config import Count, Share, TrainConfig
+from avsr.correct.corrector import kind_of
 from avsr.correct.lists import LabelledLists, Lists, NBest, read_file
 from avsr.correct.simulate import Confusions
 from avsr.correct.vocabulary import Vocabulary
@@ -158,7 +159,7 @@ def sentences(paths: Sequence[Path]) -> list[str]:
 
 def systems(one: LabelledLists) -> dict[str, tuple[Lists, str]]:
     """By recogniser the lists and the text of an utterance: the one that made them, and its models alone."""
-    out = {"+".join(one.lists): (one.lists, one.own)}
+    out = {kind_of(one.lists): (one.lists, one.own)}
     for modality in ("a", "v"):
         if modality in one.lists and len(one.lists) > 1:
             found: NBest = one.lists[modality]

@@ -39,13 +39,17 @@ class Guard:
     support: Annotated[float, Between(0, 1)] = 0.65
 
 
+NEVER = Guard(margin=1000.0, confidence=1.0, keep=0.0, support=1.0)
+
+
 @dataclass(frozen=True)
 class CorrectorParts:
-    """What a folder holds. training: facts for the reader: data, steps, scores."""
+    """What a folder holds. guards: by the lists that a recogniser has, such as `a` or `a+v+av`; of others nothing is corrected.
+    training: facts for the reader: data, steps, scores."""
 
     model: TextToText
     vocabulary: Vocabulary
-    guard: Guard = Guard()
+    guards: dict[str, Guard] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
 
@@ -53,7 +57,7 @@ class CorrectorParts:
 class _Description:
     kind: str
     dims: dict[str, Any]
-    guard: dict[str, Any]
+    guards: dict[str, dict[str, Any]]
     training: dict[str, Any]
     tokenizer_sha256: str
 
@@ -63,7 +67,8 @@ def save_parts(parts: CorrectorParts, folder: Path) -> Path:
     from safetensors.torch import save
 
     weights = {name: tensor.detach().half().contiguous().cpu() for name, tensor in parts.model.state_dict().items()}
-    about = _Description(KIND, asdict(parts.model.dims), asdict(parts.guard), parts.training, parts.vocabulary.tokenizer.sha256)
+    guards = {name: asdict(guard) for name, guard in parts.guards.items()}
+    about = _Description(KIND, asdict(parts.model.dims), guards, parts.training, parts.vocabulary.tokenizer.sha256)
     write_files({folder / DESCRIPTION: json.dumps(asdict(about), indent=1) + "\n", folder / WEIGHTS: save(weights),
                  folder / TOKENIZER: parts.vocabulary.path.read_bytes()},
                 lambda reason: f"{folder}: the corrector cannot be written ({reason}).  Make room, or choose another folder.")
@@ -73,7 +78,8 @@ def save_parts(parts: CorrectorParts, folder: Path) -> Path:
 def load_parts(folder: Path) -> CorrectorParts:
     """The corrector in a folder, on the CPU. Raises BadCheckpoint."""
     about = _describe(folder)
-    dims, guard = _table(TextDims, about.dims, folder), _table(Guard, about.guard, folder)
+    dims = _table(TextDims, about.dims, folder)
+    guards = {name: _table(Guard, guard, folder) for name, guard in about.guards.items()}
     vocabulary = Vocabulary(folder / TOKENIZER)
     if vocabulary.tokenizer.sha256 != about.tokenizer_sha256 or vocabulary.size != dims.n_vocab:
         raise BadCheckpoint(f"{folder}: its {TOKENIZER} is not the one that {DESCRIPTION} names.  {AGAIN}")
@@ -91,7 +97,7 @@ def load_parts(folder: Path) -> CorrectorParts:
     weights = read_safetensors(folder / WEIGHTS)
     check_finite(weights, folder / WEIGHTS)
     model.load_state_dict(weights, assign=True)
-    return CorrectorParts(model.eval().requires_grad_(False), vocabulary, guard, about.training)
+    return CorrectorParts(model.eval().requires_grad_(False), vocabulary, guards, about.training)
 
 
 def _describe(folder: Path) -> _Description:

@@ -20,7 +20,7 @@ from torch import nn
 from avsr.config import Config
 from avsr.correct.corrector import Correction, Corrector, passes
 from avsr.correct.data import CorrectConfig, TrainingData, systems
-from avsr.correct.folder import CorrectorParts, Guard, load_parts, save_parts
+from avsr.correct.folder import NEVER, CorrectorParts, Guard, load_parts, save_parts
 from avsr.correct.lists import Lists
 from avsr.correct.network import TextDims, TextToText
 from avsr.correct.vocabulary import Vocabulary, write_vocabulary
@@ -158,17 +158,18 @@ class _Trainer:
         state, done = self.state, self.state.step >= self.config.train.steps
         parts = load_parts(self.folder / "best" / f"step-{state.best[0][1]}")
         judged = judge(Corrector(parts), self.data)
-        guard = fit_guard(judged)
-        errors = [one.errors_text if passes(guard, one.correction) else one.errors_own for one in judged]
+        guards = fit_guards(judged)
+        errors = [one.errors_text if passes(guards[one.group[0]], one.correction) else one.errors_own for one in judged]
         scores = {"own": _percent(judged, [one.errors_own for one in judged]), "corrected": _percent(judged, errors)}
         training = {"step": state.best[0][1], "minutes": round(state.seconds / 60, 1), "scores": scores,
                     "lists": len(self.data.real), "texts": len(self.data.texts), "other_texts": len(self.data.others)}
-        target = save_parts(replace(parts, guard=guard, training=training), self.folder / "model")
+        target = save_parts(replace(parts, guards=guards, training=training), self.folder / "model")
         for old in (self.folder / "best").glob("step-*"):
             if old.name != f"step-{state.best[0][1]}":
                 shutil.rmtree(old)
-        self.options.say(f"guard: margin {guard.margin:g}, confidence {guard.confidence:g}, keep {guard.keep:g}, "
-                         f"support {guard.support:g}")
+        for name, guard in guards.items():
+            self.options.say(f"guard of {name}: margin {guard.margin:g}, confidence {guard.confidence:g}, keep {guard.keep:g}, "
+                             f"support {guard.support:g}")
         return Trained(self.folder, target, state.step, done, scores)
 
 
@@ -188,9 +189,15 @@ def judge(corrector: Corrector, data: TrainingData) -> list[Judged]:
     return out
 
 
+def fit_guards(judged: Sequence[Judged]) -> dict[str, Guard]:
+    """The guard of each recogniser."""
+    names = dict.fromkeys(one.group[0] for one in judged)
+    return {name: fit_guard([one for one in judged if one.group[0] == name]) for name in names}
+
+
 def fit_guard(judged: Sequence[Judged]) -> Guard:
     """The guard with the fewest errors among those that raise the errors of no group; of equals the strictest."""
-    best, least = Guard(margin=1000.0, confidence=1.0, keep=0.0, support=1.0), sum(one.errors_own for one in judged)
+    best, least = NEVER, sum(one.errors_own for one in judged)
     for values in product(reversed(MARGINS), reversed(CONFIDENCES), KEEPS, reversed(SUPPORTS)):
         guard = Guard(*values)
         gained: dict[tuple[str, float | None], int] = defaultdict(int)

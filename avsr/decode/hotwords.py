@@ -227,9 +227,9 @@ class HotwordScorer:
                 for letter, child in self.vocabulary.children[place].items():
                     after = self.hotwords.step(node, letter)
                     if after > ROOT or (after == ROOT and not place):
-                        now = (after, units + 1, ended) if after > ROOT else (ROOT, 0, True)
-                        rows |= {token: (now[1], now[2]) for token in self.vocabulary.tokens[child] if after > ROOT}
-                        todo.append((child, *now))
+                        gained, now_ended = (units + 1, ended) if after > ROOT else (0, True)
+                        rows |= {token: (gained, now_ended) for token in self.vocabulary.tokens[child] if after > ROOT}
+                        todo.append((child, after, gained, now_ended))
             values = torch.tensor(list(rows.values()), dtype=torch.float32).view(-1, 2)
             self.found[at] = torch.tensor(list(rows), dtype=torch.long), values[:, 0], values[:, 1]
         return self.found[at]

@@ -70,7 +70,9 @@ def estimate(sentences: Sequence[Sequence[str]], order: int, min_counts: Sequenc
     """
     words, tokens, sentence_of = _numbered(sentences)
     grams = list(_all_grams(tokens, sentence_of, order, len(words), progress))
-    discounts, fallbacks, orders = [], [], []
+    discounts: list[tuple[float, ...]] = []
+    fallbacks: list[int] = []
+    orders: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     below, spelt = np.full(1, 1 / (len(words) - 1)), np.zeros((1, 0), INT)
     kept_below, weights = np.ones(1, bool), []
     for n, some in enumerate(grams, 1):

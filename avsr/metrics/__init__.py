@@ -29,5 +29,5 @@ from avsr.metrics.phonemes import PHONEMES, VISEMES, Confusions, confusions, pro
 __all__ = ["NOTHING", "NO_HARM_TOLERANCE", "PHONEMES", "VISEMES", "Cell", "Confusions", "Estimate", "FaceEffect", "Gain",
            "Groups", "ModalityContributions", "Paired", "Perplexity", "Rate", "Score", "Shapley", "by_group", "cells", "cer",
            "check_normaliser", "columns", "condition_shapley", "confusions", "difference", "empty_references", "face_effect",
-           "gain", "gain_db", "no_harm", "paired", "perplexity", "perplexity_ratio", "pronunciations", "scored", "sentence_errors", "shapley",
-           "unimodal_cells", "wer", "word_errors", "worst_and_best_ids"]
+           "gain", "gain_db", "no_harm", "paired", "perplexity", "perplexity_ratio", "pronunciations", "scored",
+           "sentence_errors", "shapley", "unimodal_cells", "wer", "word_errors", "worst_and_best_ids"]

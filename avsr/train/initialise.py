@@ -21,6 +21,7 @@ from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.importers.whisper import is_whisper_weight
 from avsr.lips import MOUTH_CROPS
+from avsr.lm.config import LMConfig
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.blocks import TooLarge, outline
 from avsr.output import whole_file
@@ -85,7 +86,7 @@ def _letters(path: Path) -> Tokenizer:
     return Tokenizer(path)
 
 
-def model_path(name: str, config: Config) -> str | Path:
+def model_path(name: str, config: Config | LMConfig) -> str | Path:
     """A model's folder, relative to the config's, or the name itself where there is no such folder."""
     folder = config.path(name)
     return folder if name and os.path.isdir(folder) else name    # isdir is False for a name that is too long for a path

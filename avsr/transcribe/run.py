@@ -35,6 +35,7 @@ from avsr.schema import from_keywords
 from avsr.segment import VadOptions
 from avsr.stream import StreamReader, StreamSettings, Window, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
+from avsr.transcribe.prompts import Prompts, check_model, check_settings
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
 from avsr.transcribe.windows import WrittenWindow, joined, recognise, sentences
 from avsr.transcript import Segment, Transcript
@@ -56,7 +57,10 @@ class TranscribeSettings:
     .mp4 file. speakers: tell who of those in sight says each word, see transcript.Segment. speaker_model: by which network,
     see speakers.open_detector; None for the program's own. audio_track, video_track: which of several tracks to take,
     counted from 1; None for one with speech, and one with a face, see selection. mouth_crop: "none" takes each picture as
-    the mouth, see cropped.py; None cuts it out as the model wants.
+    the mouth, see cropped.py; None cuts it out as the model wants. task: "translate" writes English, whatever is spoken; for
+    multilingual Whispers. initial_prompt: a text that could come before the recording, for its names and style; the first
+    window is told it, with carry_initial_prompt every one. condition_on_previous_text: each window is told the text before
+    it, and waits for it. See prompts.Prompts.
     """
 
     beam_size: int | None = None
@@ -78,8 +82,13 @@ class TranscribeSettings:
     video_track: int | None = None
     mouth_crop: str | None = None
     correct: str | Path | Corrector | None = None           # the folder of a corrector, or an opened one, see correct
+    task: str = "transcribe"
+    initial_prompt: str | None = None
+    condition_on_previous_text: bool = False
+    carry_initial_prompt: bool = False
 
     def __post_init__(self):
+        check_settings(self)
         for name in ("beam_size", "batch_size", "audio_track", "video_track"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be at least 1.  Leave it out for the usual one.")
@@ -106,6 +115,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     language = _language_of(checkpoint, language)
     check_modality(checkpoint, modality)
     _check_search(checkpoint, options)
+    check_model(checkpoint, modality, options)
     options = replace(options, **decode.open_external(options, checkpoint.tokenizer, progress))
     corrector = None if options.correct is None else open_corrector(options.correct)
     mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
@@ -147,7 +157,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         speaker_problems = transcriber.speaker_names.problems(recording.name) if options.speakers else []
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments),
                           transcriber.language or "en", checkpoint.name, used, reason, reader.duration_s,
-                          (*recording.problems, *problems, *video_problems, *speaker_problems))
+                          (*recording.problems, *problems, *video_problems, *speaker_problems,
+                           *transcriber.prompts.problems(recording.name)), options.task)
 
 
 def load_models(model: str | Path | Checkpoint, lips: str | Path | Checkpoint | None, modality: str, device: torch.device,
@@ -212,7 +223,7 @@ class _Transcriber:
     def __init__(self, recogniser: Recogniser, modality: str, language: str | None, options: TranscribeSettings,
                  video_use: VideoUse):
         self.recogniser, self.modality, self.options, self.video_use = recogniser, modality, options, video_use
-        self.speaker_names = SpeakerNames()
+        self.speaker_names, self.prompts = SpeakerNames(), Prompts(recogniser, options)
         self.language = language or (None if recogniser.tokenizer.languages else "en")
         fallback_temperatures = tuple(t for t in decode.DecodeOptions().temperatures if t > options.temperature)
         self.search = recogniser.search_options(
@@ -237,6 +248,10 @@ class _Transcriber:
             n_workers = min(n_workers, max(1, len(first)))
             n_each = n_later = -(-max(1, len(first)) // n_workers)
         sizes = chain([n_each] * n_workers, repeat(n_later))    # in twos a search takes 1.4 times as long as in fours
+        if self.prompts.in_order:
+            n_workers, sizes = 1, repeat(1)
+        elif self.prompts.only_first:
+            sizes = chain([1], sizes)
         threads_before, n_threads = torch.get_num_threads(), max(1, n_cores() // n_workers)
         with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool:
             running: deque[Future[list[WrittenWindow]]] = deque()
@@ -251,8 +266,10 @@ class _Transcriber:
     def _batches(self, windows: Iterator[Window], sizes: Iterator[int], n_workers: int, pool: ThreadPoolExecutor,
                  running: deque[Future[list[WrittenWindow]]]) -> Iterator[WrittenWindow]:
         """The windows with their words, in order; `running` holds the batches that are not done."""
+        is_first = True
         while batch := list(islice(windows, next(sizes))):
-            running.append(pool.submit(self._transcribe_batch, batch))
+            running.append(pool.submit(self._transcribe_batch, batch, is_first))
+            is_first = False
             while len(running) > n_workers or (running and running[0].done()):
                 yield from running.popleft().result()
                 release_memory()                            # not after the last batch: the whole of most recordings is one
@@ -293,8 +310,9 @@ class _Transcriber:
                 and (self.video_use.needs_video or not is_silent(window.audio)))
 
     @torch.inference_mode()
-    def _transcribe_batch(self, batch: Sequence[Window]) -> list[WrittenWindow]:
-        """Some usable windows with their words, in order. Several threads may call this."""
+    def _transcribe_batch(self, batch: Sequence[Window], is_first: bool) -> list[WrittenWindow]:
+        """Some usable windows with their words, in order. Several threads may call this. is_first: of the recording."""
+        recogniser = self.prompts.recogniser(batch[0], is_first=is_first)
         memory = self._encode(batch)
         reliability = [None] * len(batch) if memory.reliability is None else memory.reliability.tolist()
         takes_30_s = self.recogniser.checkpoint.pad_seconds is not None
@@ -312,7 +330,9 @@ class _Transcriber:
             memory = memory.select(known.nonzero()[:, 0])
         self.video_use.count_reliability([window.mouths is not None for window in batch], memory)
         assert self.language is not None, "it was asked for, or is detected before the first batch"
-        return recognise(self.recogniser, batch, memory, self.search, self.language, encode=self._encode)
+        written = recognise(recogniser, batch, memory, self.search, self.language, encode=self._encode)
+        self.prompts.add(written)
+        return written
 
     def _encode(self, batch: Sequence[Window]) -> Memory:
         audio = None

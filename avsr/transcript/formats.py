@@ -34,7 +34,8 @@ def parse_formats(names: str) -> tuple[str, ...]:
     return FORMATS if "all" in wanted else tuple(dict.fromkeys(wanted))
 
 
-def format_transcript(transcript: Transcript, format: str, *, word_timestamps: bool = False, stem: str = "", **layout) -> str:
+def format_transcript(transcript: Transcript, format: str, *, word_timestamps: bool = False, stem: str = "",
+                      **layout) -> str:
     """The transcript in one of FORMATS or WORD_FORMATS.
 
     `word_timestamps` puts the words into json; `layout`, the options of `cues`, shapes srt and vtt. stem: the name of the
@@ -55,7 +56,7 @@ def format_transcript(transcript: Transcript, format: str, *, word_timestamps: b
 
 def write(transcript: Transcript, formats: str | Iterable[str], *, output_dir: str | Path, stem: str,
           separate_speakers: bool = False, **options) -> list[Path]:
-    """Write `{stem}.{format}` (`{stem}.TextGrid` for textgrid) for each format into `output_dir`, which is created if necessary.
+    """Write `{stem}.{format}` (`{stem}.TextGrid` for textgrid) for each format into `output_dir`, which is made if need be.
 
     formats: a list of names, which may be empty, or what `parse_formats` takes. separate_speakers: also write
     `{stem}.{speaker}.vtt` for each speaker, see `of_speaker`. options: those of `format_transcript`.
@@ -128,6 +129,7 @@ def _json(transcript: Transcript, *, word_timestamps: bool) -> str:
     content = {"text": transcript.text,
                "segments": [_segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
                **{name: getattr(transcript, name) for name in ("language", "model", "modality", "modality_reason")},
+               **({} if transcript.task == "transcribe" else {"task": transcript.task}),
                "duration": _number(transcript.duration, 3), "problems": list(transcript.problems)}
     return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -92,6 +92,7 @@ class Transcript:
     modality_reason: str                                    # one sentence
     duration: float
     problems: tuple[str, ...] = ()                          # what the user should know, a sentence each
+    task: str = "transcribe"                                # "translate" where the text is English, whatever `language` is said
 
     @property
     def words(self) -> tuple[Word, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "data" / "demo"))
 
-from talking_voice import speak
+from talking_voice import speak  # pyright: ignore[reportMissingImports]
 
 from avsr.align.subtitles import parse_subtitles, retime
 from avsr.rates import SAMPLE_RATE
