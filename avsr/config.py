@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from avsr.augment import MAX_VALUES, Augment
 from avsr.errors import BadConfig, quote
@@ -38,6 +38,7 @@ REMOVED = {
     "model.dims.n_heed": (lambda value: value == 0, "the audio gate was removed, as it gained nothing"),
 }
 
+Settings = TypeVar("Settings", bound=Any)
 Share = Annotated[float, Between(0, 1)]
 Count = Annotated[int, Between(1, 10**9)]
 CountOrNone = Annotated[int, Between(0, 10**9)]
@@ -162,6 +163,14 @@ class Config:
 def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[[str], None] = lambda sentence: None) -> Config:
     """A config file with `key=value` overrides (`train.lr=3e-4`). Raises BadConfig, which suggests the right key.
     warn: is called with a sentence for each key of a former version."""
+    config = read_settings(Config, path, overrides, warn)
+    _check(config, Path(path))
+    return config
+
+
+def read_settings(kind: type[Settings], path: str | Path, overrides: Sequence[str] = (),
+                  warn: Callable[[str], None] = lambda sentence: None) -> Settings:
+    """As `read_config`, for any dataclass of settings with the fields `name` and `folder`, before its values are compared."""
     path = Path(path)
     warnings: dict[str, None] = {}                              # in order, each sentence once
     values = _read(path, warnings)
@@ -170,8 +179,8 @@ def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[
     for sentence in warnings:
         warn(sentence)
     values.setdefault("name", path.resolve().parent.name)
-    config = replace(_build(Config, values, str(path), ""), folder=path.resolve().parent)
-    _check(config, path)
+    config = replace(_build(kind, values, str(path), ""), folder=path.resolve().parent)
+    check_name(config.name, path)
     return config
 
 
@@ -288,11 +297,15 @@ def _value(value: Any, hint: Any, path: str | Path, name: str, default: Any) -> 
         raise BadConfig(f"{path}: {error}.  {remedy}") from error
 
 
+def check_name(name: str, path: Path) -> None:
+    """Raises BadConfig where a run cannot have this name."""
+    if not name or name != Path(name).name or name == ".." or "\0" in name:
+        raise BadConfig(f"{path}: name is {quote(name)}, but must be a name for the run's folder within runs/.  "
+                        "Use letters, digits and dashes.")
+
+
 def _check(config: Config, path: Path) -> None:
     """Raises BadConfig for settings that do not go together, and where there is no data to train on."""
-    if not config.name or config.name != Path(config.name).name or config.name == ".." or "\0" in config.name:
-        raise BadConfig(f"{path}: name is {quote(config.name)}, but must be a name for the run's folder within runs/.  "
-                        "Use letters, digits and dashes.")
     if not config.train.steps and not config.reliability.variants:
         raise BadConfig(f"{path}: train.steps is 0, but must be above 0 where no reliability estimator is fitted after it.  "
                         f"Write train.steps = {TrainConfig.steps}, or set reliability.variants.")

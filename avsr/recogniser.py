@@ -20,13 +20,14 @@ from torch.nn.utils.rnn import pad_sequence
 from avsr import decode, timing
 from avsr.augment import centre
 from avsr.checkpoint import Checkpoint
-from avsr.decode import DecodeOptions, Hypothesis
+from avsr.decode import HELPS, DecodeOptions, Hypothesis
 from avsr.errors import BadCheckpoint
 from avsr.features import features
 from avsr.models.decoder import Cache, Memory
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
 from avsr.schema import InvalidValue, validate_table
 from avsr.tensorfiles import listed
+from avsr.text.tokenizers import WordTokens
 from avsr.transcript import Word
 
 if TYPE_CHECKING:
@@ -113,8 +114,10 @@ def batch_video(mouths: Video) -> tuple[Tensor, Tensor]:
 class Recogniser:
     """A model in use, on the device and in the precision of its weights. Gradients are the caller's to switch off."""
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint, *, task: str = "transcribe", previous: Sequence[int] = ()):
+        """task, previous: what the model is told before it writes, see Tokenizer.prompt."""
         self.checkpoint, self.model, self.tokenizer = checkpoint, checkpoint.model, checkpoint.tokenizer
+        self.task, self.previous = task, tuple(previous)
         weight = next(self.model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
 
@@ -188,7 +191,7 @@ class Recogniser:
         """DecodeOptions with the fields that are asked for; where one is None or absent, what the model wants, or else the
         default. Raises BadCheckpoint where the model wants something unknown."""
         remedy, name, wanted = "Install a newer avsr, or import the model again.", self.checkpoint.name, self.checkpoint.search
-        if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name != "lm"}):
+        if unknown := sorted(wanted.keys() - {field.name for field in fields(DecodeOptions) if field.name not in HELPS}):
             raise BadCheckpoint(f"{name}: its search settings {listed(unknown)} are not known here.  {remedy}")
         try:
             wanted = validate_table(DecodeOptions, wanted, "search.")
@@ -200,7 +203,15 @@ class Recogniser:
               language: str = "en") -> list[list[Word]]:
         """The words of texts, given as tokens, with their times; see timing.align. seconds: how long each utterance is."""
         return timing.align(self.model, self.tokenizer, memory, self._prompts(len(texts), language), texts, seconds,
-                           language=language, heads=self.checkpoint.alignment_heads)
+                            language=self.written_language(language), heads=self.checkpoint.alignment_heads)
+
+    def words(self, tokens: Sequence[int], language: str = "en") -> list[WordTokens]:
+        """The words of a text, one for each that `align` gives a time."""
+        return self.tokenizer.words(list(tokens), self.written_language(language))
+
+    def written_language(self, language: str) -> str:
+        """The language of the text, where `language` is spoken: a translation is English."""
+        return "en" if self.task == "translate" else language
 
     def score(self, memory: Memory, texts: Sequence[Sequence[int]], language: str = "en") -> list[Tensor]:
         """The log-probability of each token of given texts and of their end; see decode.token_log_probs."""
@@ -217,7 +228,7 @@ class Recogniser:
         return self.tokenizer.decode(tokens).strip()
 
     def _prompts(self, n: int, language: str) -> list[list[int]]:
-        return [self.tokenizer.prompt(language)] * n
+        return [self.tokenizer.prompt(language, task=self.task, previous=self.previous)] * n
 
 
 def _durations(audio: Audio | None, video: Video | None) -> list[float]:

@@ -50,7 +50,7 @@ def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
     assert positions is not None, "a memory has audio or video"
     delay = ATTENTION_DELAY.get(tuple((layer, head) for layer, head in heads), 0.0) if has_audio else 0.0
     heads = (list(heads) if has_audio else []) or default_heads(model)
-    n_prompt = len(prompts[0])
+    n_prompt, n_before = len(prompts[0]), prompts[0].index(tokenizer.start)             # before: <|startofprev|> and its text
     rows = [[*prompt, *text, tokenizer.end] for prompt, text in zip(prompts, texts, strict=True)]
     tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=tokenizer.end)
     queries: list[Tensor] = []
@@ -67,9 +67,9 @@ def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
         unpadded = positions.shape[1] if not has_audio or memory.audio_mask is None else int(memory.audio_mask[i].sum())
         n_positions = max(1, min(unpadded, round(duration * MEMORY_RATE)))
         attention = torch.stack([
-            _attention_logits(model, layer, queries[layer][i:i + 1, :len(row)], cache, i)[head, :, :n_positions]
+            _attention_logits(model, layer, queries[layer][i:i + 1, n_before:len(row)], cache, i)[head, :, :n_positions]
             for layer, head in heads])
-        starts, ends = (np.maximum(0, t - delay) for t in token_times(dtw_cost(attention, n_prompt)))
+        starts, ends = (np.maximum(0, t - delay) for t in token_times(dtw_cost(attention, n_prompt - n_before)))
         out.append(_words(tokenizer, text, probabilities, starts, ends, language))
     return out
 

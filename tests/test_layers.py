@@ -21,7 +21,7 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles
          "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest",
          "corpora",
          "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "hmm", "decode",
-         "timing", "recogniser", "combine", "correct", "results", "metrics", "modality", "train", "pretrain", "transcribe",
+         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "transcribe",
          "align", "find_speakers", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "cli",
          "__main__"]
 MODELS = ["blocks", "conformer", "recurrent", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]

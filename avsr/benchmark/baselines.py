@@ -137,7 +137,7 @@ def _faster_whisper(spec: str, what: str, options: BaselineOptions) -> Baseline:
     about = {"faster-whisper": metadata.version("faster-whisper"), "ctranslate2": metadata.version("ctranslate2"),
              "device": device + why, "threads": threads, "compute_type": "float32", **settings}
     size = Path(what).name if Path(what).is_dir() else what
-    facts = {"sha256": _sha256(folder / "model.bin"), "search": f"beam {options.beam_size}"}
+    facts = {"sha256": file_sha256(folder / "model.bin"), "search": f"beam {options.beam_size}"}
     return Baseline(f"faster-whisper:{size}", name, facts, about, transcribe_one)
 
 
@@ -226,7 +226,7 @@ def _pocketsphinx(spec: str, what: str, options: BaselineOptions) -> Baseline:
     # It keeps its own beams. With GRID's grammar in white noise at 20 dB it leaves most sentences unfinished; beams of 1e-64
     # (instead of 1e-48) took 8 times as long and left 42 % of the words wrong instead of 33 (six clips of the valid split).
     used = [*sorted(path for path in sounds.iterdir() if path.is_file()), words, search_file]
-    digest = _sha256(*used)                                 # also checks that they can be read: pocketsphinx crashes otherwise
+    digest = file_sha256(*used)                             # also checks that they can be read: pocketsphinx crashes otherwise
     decoder = _decoder(package, search_file, {"hmm": str(sounds), "dict": str(words), **arguments})
 
     def transcribe_one(sound: np.ndarray) -> str:
@@ -292,7 +292,7 @@ def _package(spec: str, name: str) -> ModuleType:
         raise AvsrError(f"{spec}: the package {name.replace('_', '-')} cannot be imported ({error}).  {REMEDY}.") from error
 
 
-def _sha256(*paths: Path) -> str:
+def file_sha256(*paths: Path) -> str:
     """The sha256 of files one after another. Raises MissingAsset for one that cannot be read."""
     digest = hashlib.sha256()
     for path in paths:

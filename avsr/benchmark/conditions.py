@@ -35,6 +35,13 @@ class BenchmarkSettings:
     level: str = "active"
     noise_config: str | None = None
     noise_manifest: str | None = None
+    lm: str | None = None                                   # what helps the search of `models`, see decode.HELPS
+    lm_weight: float | None = None
+    rescore: str | None = None
+    rescore_weight: float | None = None
+    hotwords: str | None = None
+    hotword_weight: float | None = None
+    correct: str | None = None                              # a corrector after `models`, see correct
     beam_size: int | None = None                            # None: the default of each model
     batch_size: int = 16
     max_missing: float = 0.25

@@ -27,6 +27,7 @@ import torch
 from avsr import __version__, noise
 from avsr.benchmark.baselines import open_baseline
 from avsr.benchmark.conditions import AudioCondition, BenchmarkSettings, Task, conditions, group_labels, noise_config
+from avsr.benchmark.hmm import HMM_PREFIX, open_hmm
 from avsr.benchmark.predictions import read_predictions
 from avsr.benchmark.recordings import Mixture, write_mixtures, write_samples
 from avsr.benchmark.systems import CheckpointSystem, Request, Result, System
@@ -169,10 +170,13 @@ class _BenchmarkRun:
         """Functions that load each system when its turn comes."""
         asked = self.settings
         for name, lips in product(asked.models, asked.lips or (None,)):
-            yield partial(CheckpointSystem, name, lips=lips, beam_size=asked.beam_size, device=asked.device,
-                          modalities=asked.modalities, progress=self.progress)
-        for name in asked.against if "a" in asked.modalities else ():
-            yield partial(open_baseline, name, device=asked.device, beam_size=asked.beam_size or DecodeOptions().beam_size)
+            yield partial(CheckpointSystem, name, lips=lips, settings=asked, progress=self.progress)
+        for name in asked.against:
+            if name.startswith(HMM_PREFIX):
+                yield partial(open_hmm, name, asked.modalities, self.path.parent)
+            elif "a" in asked.modalities:
+                yield partial(open_baseline, name, device=asked.device,
+                              beam_size=asked.beam_size or DecodeOptions().beam_size)
 
     def _measurable(self, condition: AudioCondition) -> list[ManifestRow]:
         """The utterances that have this condition: silent speech has no SNR."""

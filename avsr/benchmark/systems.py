@@ -15,11 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from avsr.benchmark.conditions import BenchmarkSettings
 from avsr.checkpoint import SHIPPED, Checkpoint, shipped
 from avsr.checkpoint.kept import kept_folder
-from avsr.combine import JOINED_BY, CombinedRecogniser, open_recogniser
+from avsr.combine import JOINED_BY, open_recogniser
+from avsr.combine.memory import CombinedMemory
+from avsr.correct import corrected, open_corrector
 from avsr.corrupt import Mouth
-from avsr.decode import DecodeOptions, Hypothesis
+from avsr.decode import HELPS, DecodeOptions, Hypothesis, open_external
 from avsr.errors import AvsrError
 from avsr.models.avsr import AVSR
 from avsr.models.decoder import Memory
@@ -82,26 +85,33 @@ class CheckpointSystem:
     By modality `none` it writes nothing; only the loss of the reference is computed.
     """
 
-    def __init__(self, name: str, *, lips: str | None = None, beam_size: int | None, device: str, modalities: Sequence[str],
-                 progress: Progress):
-        self.torch_device = pick_device(device)
+    def __init__(self, name: str, *, lips: str | None = None, settings: BenchmarkSettings, progress: Progress):
+        self.torch_device, modalities = pick_device(settings.device), settings.modalities
         uses_video = any("v" in one for one in modalities)
         self.checkpoint = load_models(name, lips, "auto" if uses_video else "a", self.torch_device, progress)
         names = [name] if lips is None else [name, lips]
-        self.name = JOINED_BY.join(map(_short_name, names))
+        helps = open_external(settings, self.checkpoint.tokenizer, progress)
+        self.name = ", ".join([JOINED_BY.join(map(_short_name, names)), *_help_names(settings)])
         # An imported network has one modality, so `none` tells nothing; neither does it of two models.
         able = self.checkpoint.modalities
         if isinstance(self.checkpoint.model, AVSR) and lips is None:
             able = ("none", *able)
         self.modalities = tuple(one for one in modalities if one in able)
-        self.recognisers = {one: open_recogniser(self.checkpoint, one) for one in self.modalities}
+        corrector = None if settings.correct is None else open_corrector(settings.correct)
+        self.recognisers = {one: corrected(open_recogniser(self.checkpoint, one), corrector, one) for one in self.modalities}
         # No fallback temperatures, which are random: one result for one sound.
-        self.options = {one: recogniser.search_options(beam_size=beam_size, temperatures=(0.0,))
+        # What helps the search of a pair helps that of the audio model, whose tokens it was checked with.
+        self.options = {one: recogniser.search_options(beam_size=settings.beam_size, temperatures=(0.0,),
+                                                       **({} if lips is not None and one == "v" else helps))
                         for one, recogniser in self.recognisers.items()}
         sums = [_sha256(one) for one in names]
         self.facts = {"sha256": sums[0] if lips is None else JOINED_BY.join(map(str, sums)),
-                      "search": _search(self.checkpoint, Recogniser(self.checkpoint).search_options(beam_size=beam_size))}
-        self.about = {"model": name, **({} if lips is None else {"lips": lips}), "training": self.checkpoint.training}
+                      "search": _search(self.checkpoint,
+                                        Recogniser(self.checkpoint).search_options(beam_size=settings.beam_size, **helps))}
+        if corrector is not None:
+            self.facts["search"] += f", corrected by {corrector.sha256[:12]}"
+        helped = {one: str(value) for one in (*HELPS, "correct") if (value := getattr(settings, one)) is not None}
+        self.about = {"model": name, **helped, **({} if lips is None else {"lips": lips}), "training": self.checkpoint.training}
         self.needs_video = {"v"} if "a" in able else {"v", "av"}
         self.n_parallel_batches, self.device = n_parallel_batches(self.torch_device), self.torch_device.type
         self.gate = _mean_gate(self.checkpoint)
@@ -143,7 +153,7 @@ class CheckpointSystem:
     def _losses(self, modality: str, memory: Memory, references: Sequence[str]) -> list[float | None]:
         """The loss of each reference, nats a token; None by two models, whose tokens differ."""
         recogniser = self.recognisers[modality]
-        if isinstance(recogniser, CombinedRecogniser):
+        if isinstance(memory, CombinedMemory):
             return [None] * len(references)
         tokens = [target_tokens(recogniser.tokenizer, text) for text in references]
         return [-round(one.mean().item(), 4) for one in recogniser.score(memory, tokens)]
@@ -179,9 +189,19 @@ def _short_name(name: str) -> str:
     return Path(name).resolve().parent.name if Path(name).name == "model" else Path(name).name
 
 
+def _help_names(settings: BenchmarkSettings) -> list[str]:
+    """What helps the search, and what follows it, as the name of a system says it: `lm grid-3gram`, `corrected`."""
+    models = [f"{name} {_short_name(path).removesuffix('.gz').removesuffix('.arpa')}" for name in ("lm", "rescore")
+              if (path := getattr(settings, name)) is not None]
+    return [*models, *(name for name, value in (("hotwords", settings.hotwords), ("corrected", settings.correct))
+                       if value is not None)]
+
+
 def _search(checkpoint: Checkpoint, options: DecodeOptions) -> str:
     """The `search` of rows."""
-    return f"beam {options.beam_size}" + (f", CTC {options.ctc_weight:g}" if checkpoint.model.joint_ctc else "")
+    weights = [f", {name} {getattr(options, weight):g}" for name, weight in HELPS.items() if getattr(options, name) is not None]
+    ctc = [f", CTC {options.ctc_weight:g}"] if checkpoint.model.joint_ctc else []
+    return "".join([f"beam {options.beam_size}", *ctc, *weights])
 
 
 def _mean_gate(checkpoint: Checkpoint) -> float | None:

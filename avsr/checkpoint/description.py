@@ -114,6 +114,8 @@ def describe(checkpoint: Checkpoint, sha256: dict[str, str]) -> dict:
 def read_description(folder: Path) -> Description:
     """model.json, with every field of its type, and the rates of this version. Raises BadCheckpoint."""
     values = current_fields(read_json(folder / "model.json"))
+    if values.get("network") == "language model":
+        raise BadCheckpoint(f"{folder}: a language model, and no recogniser.  Give it as --lm.")
     if values.get("network") == "lr_asd":
         raise BadCheckpoint(f"{folder}: a network that tells who speaks, and no recogniser.  Give it as --speaker-model.")
     if values.get("layout") not in (LAYOUT, *OLDER) or isinstance(values["layout"], bool | float):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from avsr.cli.console import CONTEXT, Number, ProgressBar, check_writable, print_status, report_errors
+from avsr.cli.search_options import search_options
 from avsr.errors import counted
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ N_SHOWN = 5                                                 # ids that are named
                    "measured as one system, such as base+grid; may be repeated.")
 @click.option("--against", multiple=True, metavar="RECOGNISER",
               help="Another recogniser to measure in the same noise: faster-whisper:SIZE, pocketsphinx, "
-                   "pocketsphinx:FILE.gram; may be repeated.")
+                   "pocketsphinx:FILE.gram, hmm:FOLDER; may be repeated.")
 @click.option("--rows", "predictions", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
               help="A file of another system's predictions, to be scored in the same way: lines of {\"id\", \"hypothesis\", "
                    "\"noise\", \"snr_db\"}; may be repeated.")
@@ -60,6 +61,7 @@ N_SHOWN = 5                                                 # ids that are named
               help="Write every mixture of speech and noise as a WAV file, for other recognisers.")
 @click.option("--beam-size", type=click.IntRange(1, 256), default=None,
               help="Hypotheses kept in the beam search; 1 is fastest.  [default: 5; for imported models their authors' 40]")
+@search_options
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=16, help="Utterances in a batch.")
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Largest share of frames without a face; beyond it an utterance is recognised by sound alone.")

@@ -19,6 +19,7 @@ from avsr.cli.console import (
     report_errors,
 )
 from avsr.cli.files import FileQueue, distinct_stems
+from avsr.cli.search_options import search_options
 
 if TYPE_CHECKING:
     from avsr.checkpoint import Checkpoint
@@ -53,14 +54,23 @@ class _TranscribeCommand(click.Command):
               help="Use the sound (a), the video (v), both (av), or what the file and the model allow (auto).")
 @click.option("--language", default=None,
               help="The language's code or English name (de, German); a multilingual model detects it if it is not given.")
+@click.option("--task", type=click.Choice(["transcribe", "translate"]), default="transcribe",
+              help="translate: English text, whatever is spoken, by a multilingual Whisper (not turbo, which never learnt it). "
+                   "The times of its words are rough.")
+@click.option("--initial-prompt", default=None, metavar="TEXT",
+              help="A text that could come before, for names and style: Whisper follows its spelling in the first 30 s.")
+@click.option("--carry-initial-prompt", type=bool, default=False, metavar="BOOLEAN",
+              help="True: --initial-prompt counts for the whole recording.  [default: False, as in Whisper]")
+@click.option("--condition-on-previous-text", type=bool, default=False, metavar="BOOLEAN",
+              help="True: the text so far is the prompt of each next 30 s, as is usual in Whisper's own command line. Then "
+                   "--batch-size has no effect, which makes long recordings slower, and a mistake may be repeated.  "
+                   "[default: False]")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--beam-size", type=click.IntRange(1, 256), default=None,
               help="Hypotheses kept in the beam search; 1 is fastest.  [default: 5; for imported models their authors' 40]")
 @click.option("--ctc-weight", type=Number(0, 1, max_open=True), default=None,
               help="Weight of CTC in the search, for imported models.  [default: their authors' 0.1]")
-@click.option("--lm", type=click.Path(), default=None, metavar="FILE",
-              help="A language model of words to help the search: an ARPA file, plain or gzipped.")
-@click.option("--lm-weight", type=Number(0, 100), default=None, help="Weight of the language model.  [default: 0.3]")
+@search_options
 @click.option("--batch-size", type=click.IntRange(1, 1024), default=8, help="Segments of up to 30 s recognised at once.")
 @click.option("--temperature", type=Number(0, 10), default=0.0,
               help="First temperature tried; 0 is beam search, and imported models support only beam search.")
@@ -82,7 +92,7 @@ class _TranscribeCommand(click.Command):
               help="The network that tells who speaks: lr-asd, once fetched by `avsr fetch`, or a folder.  [default: our own]")
 @click.option("--separate-speakers", is_flag=True, hidden=True, help="A WebVTT file for each speaker: --speakers separate.")
 @click.option("--format", "-f", "formats", default=None, metavar="LIST",
-              help="Files to write: any of txt,srt,vtt,tsv,json, or all of these; textgrid, ctm.  [default: txt where "
+              help="Files to write: any of txt,srt,vtt,tsv,json (all of which are `all`), textgrid, ctm.  [default: txt where "
                    "--output-dir is given]")
 @click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
               help="Where to write them.  [default: here where --format is given]")
@@ -113,12 +123,23 @@ def transcribe_command(paths: tuple[str, ...], formats: str | None, output_dir: 
             check_writable(folder)
         with ProgressBar(quiet) as bars:
             checkpoint = _load(options, bars)
-            if options["lm"] is not None:
-                from avsr.lm import open_language_model
+            options |= _open_helps(options, checkpoint, bars)            # once for all files
+            if options["correct"] is not None:
+                from avsr.correct import open_corrector
 
-                options["lm"] = open_language_model(options["lm"], bars)         # once for all files
+                options["correct"] = open_corrector(options["correct"])
             output = _Output(names, folder, layout, distinct_stems(paths))
             _transcribe_all(files, checkpoint, options, bars, output)
+
+
+def _open_helps(options: dict, checkpoint: Checkpoint, bars: ProgressBar) -> dict:
+    """The language models and hotwords of the search, opened."""
+    from types import SimpleNamespace
+
+    from avsr.decode import HELPS, helps_of, open_external
+
+    asked = SimpleNamespace(**{name: options[name] for pair in HELPS.items() for name in pair})
+    return open_external(asked, checkpoint.tokenizer, bars) if any(vars(asked).values()) else helps_of(asked)
 
 
 class _Output:

@@ -8,6 +8,7 @@ from avsr.checkpoint import Checkpoint
 from avsr.combine.checkpoint import JOINED_BY, CombinedCheckpoint, combine
 from avsr.combine.recogniser import CombinedRecogniser, ComparedText, Comparison
 from avsr.combine.weights import Evidence
+from avsr.errors import BadCheckpoint
 from avsr.recogniser import Recogniser
 
 __all__ = ["JOINED_BY", "CombinedCheckpoint", "CombinedRecogniser", "ComparedText", "Comparison", "Evidence", "combine",
@@ -15,7 +16,10 @@ __all__ = ["JOINED_BY", "CombinedCheckpoint", "CombinedRecogniser", "ComparedTex
 
 
 def open_recogniser(checkpoint: Checkpoint, modality: str) -> Recogniser:
-    """The recogniser of a checkpoint for a modality, `a`, `v` or `av`."""
+    """The recogniser of a checkpoint for a modality, `a`, `v` or `av`. Raises BadCheckpoint where it has learnt no text yet."""
+    if "valid_frame_errors" in checkpoint.training:         # of avsr pretrain
+        raise BadCheckpoint(f"{checkpoint.name}: pre-trained without text, so it writes none yet.  Train it with texts first:  "
+                            "avsr train CONFIG --set model.start=FOLDER")
     if not isinstance(checkpoint, CombinedCheckpoint):
         return Recogniser(checkpoint)
     if modality == "av":

@@ -36,7 +36,7 @@ class ComparedText:
 
     origin: `sound` or `lips`, whose search found it, `both` where both did, or `mixed` from words of the best of each.
     sound: -inf where its spelling was given up, see spelling.Known. lips: see weights.lips_score. total: sound, plus lips
-    times Evidence.weight.
+    times Evidence.weight, plus what language models and hotwords add, see decode.text_scores.
     """
 
     words: Words
@@ -57,11 +57,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Scored:
-    """The candidates of an utterance, scored by lips. scores: in nats a letter, of all; others: those that the sound did not
+    """The candidates of an utterance, scored by lips. scores: in nats a letter, of all; added: what all but the
+    sound add to the total of each; others: those that the sound did not
     find; known: the best total score of those that it found; by_lips: the texts by lips, the best first."""
 
     evidence: Evidence
     scores: dict[Words, float]
+    added: dict[Words, float]
     others: list[Candidate]
     known: float
     by_lips: list[Words]
@@ -134,7 +136,8 @@ class CombinedRecogniser(Recogniser):
         cache = self.sound.model.start(memory.sound)
         texts = self.sound.nbest(memory.sound, options, language, cache=cache.again())
         by_sound = [words_of(self.sound, one) for one in texts]
-        found = [self._scored(memory.select(torch.tensor([i])), own, list(by_lips[i])) for i, own in enumerate(by_sound)]
+        found = [self._scored(memory.select(torch.tensor([i])), own, list(by_lips[i]), options)
+                 for i, own in enumerate(by_sound)]
         known = Known([[self.detokenize(text.tokens) for text in of_one] for of_one in texts], [one.known for one in found],
                       cache)
         spelt = self.spelling.spell(memory.sound, [one.others for one in found], language, known=known)
@@ -146,16 +149,19 @@ class CombinedRecogniser(Recogniser):
         again = len(options.temperatures) > 1 and decode.fails(text, self.tokenizer, options)
         return text.lips.chosen == "sound" and (again or decode.is_silence(text, options))
 
-    def _scored(self, memory: CombinedMemory, by_sound: dict[Words, Hypothesis], by_lips: list[Words]) -> _Scored:
-        """The candidates of one utterance with their scores by lips."""
+    def _scored(self, memory: CombinedMemory, by_sound: dict[Words, Hypothesis], by_lips: list[Words],
+                options: DecodeOptions) -> _Scored:
+        """The candidates of one utterance with their scores by lips, and by language models and hotwords."""
         own, first = next(iter(by_sound.items()))
         evidence = Evidence(first.no_speech_prob, first.logprob / n_letters(own), memory.reliability.item())
         words = candidates(list(by_sound), by_lips)
         scores = {of: lips_score(None if one.ctc is None else one.ctc / n_letters(of), one.decoder / n_letters(of))
                   for of, one in zip(words, score_by_lips(self.lips, memory.lips, words), strict=True)}
-        known = max(text.logprob / n_letters(of) + evidence.weight * scores[of] for of, text in by_sound.items())
-        others = [Candidate(of, evidence.weight * scores[of]) for of in words if of not in by_sound]
-        return _Scored(evidence, scores, others, known, by_lips)
+        helped = decode.text_scores(options, [" ".join(of) for of in words])
+        added = {of: evidence.weight * scores[of] + one / n_letters(of) for of, one in zip(words, helped, strict=True)}
+        known = max(text.logprob / n_letters(of) + added[of] for of, text in by_sound.items())
+        others = [Candidate(of, added[of]) for of in words if of not in by_sound]
+        return _Scored(evidence, scores, added, others, known, by_lips)
 
     def _compared(self, found: _Scored, by_sound: dict[Words, Hypothesis], spelt: Sequence[Spelled]) -> Comparison:
         """The comparison of one utterance."""
@@ -167,7 +173,7 @@ class CombinedRecogniser(Recogniser):
             sound, lips = text.logprob / n_letters(of), found.scores[of]
             origin = ("both" if of in found.by_lips else "sound") if of in by_sound else (
                 "lips" if of in found.by_lips else "mixed")
-            compared.append(ComparedText(of, origin, sound, lips, sound + found.evidence.weight * lips))
+            compared.append(ComparedText(of, origin, sound, lips, sound + found.added[of]))
         compared.sort(key=lambda one: -one.total)
         best, by_lips = compared[0], next((of for of in found.by_lips if of), ())
         of_lips = best.words == by_lips

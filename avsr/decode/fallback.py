@@ -13,13 +13,13 @@ from torch import Tensor
 
 from avsr.decode.ctc import CTCPrefixScorer
 from avsr.decode.ctc_only import CTCScorer, ctc_frames, ctc_token_log_probs
+from avsr.decode.external import joins_search, rescored, scorers
 from avsr.decode.hybrid import HybridBeamSearch
 from avsr.decode.limits import TextLimits, compression_ratio, max_characters
 from avsr.decode.options import DecodeOptions, Hypothesis
 from avsr.decode.scorers import DecoderScorer, SuppressTokens, teacher_forced_log_probs
 from avsr.decode.search import search
-from avsr.decode.strategies import BeamSearch, Sampling
-from avsr.lm import FusionScorer
+from avsr.decode.strategies import BeamSearch, Sampling, ScoredTokens
 from avsr.models.decoder import Cache, Memory
 from avsr.models.protocol import SpeechModel
 from avsr.text import SentencePieceTokenizer, Tokenizer
@@ -64,7 +64,8 @@ def nbest(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
           cache: Cache | None = None) -> list[list[Hypothesis]]:
     """The texts that one beam search finds for each utterance, the best first: up to beam_size of them, or more.
 
-    As `decode` by its first attempt at temperature 0, without guards; at least one text. prompts: see `decode`. cache: that of
+    As `decode` by its first attempt at temperature 0, without guards; at least one text. A model that joins the search or
+    rescores decides the order; `logprob` is the network's own. prompts: see `decode`. cache: that of
     the memory before any token, where it is there already and the model's CTC does not write tokens.
     """
     if model.joint_ctc:
@@ -72,8 +73,31 @@ def nbest(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
     strategy = BeamSearch(memory.n_utterances, options, tokenizer.end, _limits(tokenizer, memory, options))
     filters = [text_filter(model, tokenizer, len(prompts[0]), suppress, suppress_begin)]
     best = _attempt(model, tokenizer, memory, prompts, filters, strategy, options, cache)
+    found = [_rescored(tokenizer, texts, options) for texts in strategy.nbest(length_penalty=options.length_penalty)]
+    if joins_search(options):
+        found = _own_scores(model, tokenizer, memory, prompts, found)
     return [[replace(one, tokens=tokens, logprob=logprob) for tokens, logprob in texts]
-            for one, texts in zip(best, strategy.nbest(length_penalty=options.length_penalty), strict=True)]
+            for one, texts in zip(best, found, strict=True)]
+
+
+def _rescored(tokenizer: Tokenizer | SentencePieceTokenizer, texts: list[ScoredTokens],
+              options: DecodeOptions) -> list[ScoredTokens]:
+    """The texts of an n-best list in the order that the model for rescoring gives them, with their scores as they were."""
+    if options.rescore is None:
+        return texts
+    added = rescored(options, [tokenizer.decode(tokens).strip() for tokens, _ in texts])
+    totals = [(logprob + more) / max(1, len(tokens)) ** options.length_penalty
+              for (tokens, logprob), more in zip(texts, added, strict=True)]
+    return [texts[i] for i in sorted(range(len(texts)), key=lambda i: -totals[i])]
+
+
+def _own_scores(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory,
+                prompts: list[list[int]], found: list[list[ScoredTokens]]) -> list[list[ScoredTokens]]:
+    """The texts with the network's own scores in place of those of a search that others joined."""
+    rows = torch.tensor([i for i, texts in enumerate(found) for _ in texts], device=memory.device)
+    flat = [tokens for texts in found for tokens, _ in texts]
+    own = iter(token_log_probs(model, tokenizer, memory.select(rows), [prompts[i] for i in rows.tolist()], flat))
+    return [[(tokens, next(own).sum().item()) for tokens, _ in texts] for texts in found]
 
 
 def _limits(tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, options: DecodeOptions) -> TextLimits:
@@ -99,10 +123,14 @@ def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, 
         scorer = CTCScorer(ctc_frames(model, tokenizer, memory), end=tokenizer.end)
     else:
         scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start, cache=cache)
-    lm = [] if isinstance(strategy, Sampling) else _lm(model, tokenizer, n_prompt, options)    # which draws from the network
-    texts = search([scorer, *lm], torch.tensor(prompts, device=memory.device), strategy, filters=filters,
+    helped = not isinstance(strategy, Sampling)             # which draws from the network alone
+    helps = scorers(options, tokenizer, n_prompt=n_prompt, n_vocab=model.dims.n_vocab) if helped else []
+    texts = search([scorer, *helps], torch.tensor(prompts, device=memory.device), strategy, filters=filters,
                    max_tokens=max_tokens, length_penalty=options.length_penalty)
-    if lm:                                                  # the guards judge the scores of the network itself
+    if helped and options.rescore is not None:
+        found = strategy.nbest(options.beam_size, length_penalty=options.length_penalty)
+        texts = [_rescored(tokenizer, one, options)[0] for one in found]
+    if joins_search(options):                               # the guards judge the scores of the network itself
         own = token_log_probs(model, tokenizer, memory, prompts, [tokens for tokens, _ in texts])
         texts = [(tokens, one.sum().item()) for (tokens, _), one in zip(texts, own, strict=True)]
     return [Hypothesis(tokens, logprob, no_speech)
@@ -135,19 +163,13 @@ def _nbest_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokeni
     ctc = CTCPrefixScorer(log_probs, lengths, end=tokenizer.end, weight=options.ctc_weight)
     strategy = HybridBeamSearch(lengths, size=options.beam_size, end=tokenizer.end)
     search([scorer], torch.tensor(prompts, device=memory.device), strategy,
-           partial_scorers=[ctc, *_lm(model, tokenizer, len(prompts[0]), options)],
+           partial_scorers=[ctc, *scorers(options, tokenizer, n_prompt=len(prompts[0]), n_vocab=model.dims.n_vocab)],
            pre_beam=int(options.pre_beam * options.beam_size), max_tokens=int(lengths.max()),
            length_penalty=options.length_penalty)
-    found = strategy.nbest(n, length_penalty=options.length_penalty)
+    several = max(n, options.beam_size) if options.rescore is not None else n
+    found = [_rescored(tokenizer, texts, options)[:n]
+             for texts in strategy.nbest(several, length_penalty=options.length_penalty)]
     return [[Hypothesis(tokens, logprob) for tokens, logprob in texts] for texts in found]
-
-
-def _lm(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, n_prompt: int,
-        options: DecodeOptions) -> list[FusionScorer]:
-    """The language model as a scorer, if there is one."""
-    if options.lm is None:
-        return []
-    return [options.lm.scorer(tokenizer, n_prompt=n_prompt, n_vocab=model.dims.n_vocab, weight=options.lm_weight)]
 
 
 def is_silence(text: Hypothesis, options: DecodeOptions) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from avsr.decode.hotwords import Hotwords
 from avsr.lm import LanguageModel
 from avsr.schema import Between
 from avsr.transcript import LipsUse
@@ -19,7 +20,9 @@ class DecodeOptions:
 
     ctc_weight, pre_beam: for models whose CTC head writes the decoder's tokens, see `decode`. The decoder has the rest of the
     weight, and CTC scores only the pre_beam * beam_size tokens that the decoder finds most likely.
-    lm: a language model, whose log-probabilities are added lm_weight times.
+    lm: a language model, whose log-probabilities are added lm_weight times in the search (shallow fusion).
+    rescore: a language model, whose log-probabilities of the whole texts of the n-best list are added rescore_weight times.
+    hotwords: words that are made more likely by hotword_weight nats a letter.
     temperatures: the first is used for everything, the next for what failed a guard, and so on; 0 is beam search.
     compression_ratio_threshold: a text that compresses better than this repeats itself.
     logprob_threshold: a text whose mean log-probability per token is below this is not trusted.
@@ -35,6 +38,10 @@ class DecodeOptions:
     pre_beam: Annotated[float, Between(1, 100)] = 1.5
     lm: LanguageModel | None = None
     lm_weight: Weight = 0.3
+    rescore: LanguageModel | None = None
+    rescore_weight: Weight = 0.3
+    hotwords: Hotwords | None = None
+    hotword_weight: Weight = 1.0
     temperatures: Annotated[tuple[Weight, ...], Between(1, 100)] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     compression_ratio_threshold: Weight | None = 2.4
     logprob_threshold: Annotated[float, Between(-100, 0)] | None = -1.0
@@ -46,7 +53,8 @@ class DecodeOptions:
 class Hypothesis:
     """A finished text: `tokens` without prompt and end; `logprob` their sum, end included.
 
-    lips: what the lips of another model had to do with it, None where they were not asked.
+    lips: what the lips of another model had to do with it, None where they were not asked. corrected_from: the text before
+    `--correct` changed it, None where it did not.
     """
 
     tokens: tuple[int, ...]
@@ -54,6 +62,7 @@ class Hypothesis:
     no_speech_prob: float = 0.0
     temperature: float = 0.0
     lips: LipsUse | None = None
+    corrected_from: str | None = None
 
     @property
     def avg_logprob(self) -> float:

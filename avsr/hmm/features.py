@@ -16,6 +16,7 @@ import numpy as np
 
 from avsr.rates import MOUTH_INPUT, N_FFT, SAMPLE_RATE, VIDEO_FPS
 
+N_WINDOW = 512                                              # samples of the FFT
 PRE_EMPHASIS = 0.97
 MIN_SPREAD = 1e-3                                           # of a coefficient that hardly changes, as in silence
 
@@ -54,9 +55,9 @@ def sound_features(audio: np.ndarray, settings: FeatureSettings = FeatureSetting
     import librosa
 
     n_frames = settings.n_frames(len(audio))
-    sound = np.pad(audio, (0, n_frames * settings.hop - len(audio)))
+    sound = np.pad(audio, (0, max(N_WINDOW, n_frames * settings.hop) - len(audio)))
     sound = np.append(sound[:1], sound[1:] - PRE_EMPHASIS * sound[:-1]).astype(np.float32)
-    cepstra = librosa.feature.mfcc(y=sound, sr=SAMPLE_RATE, n_mfcc=settings.n_cepstra, lifter=settings.lifter, n_fft=512,
+    cepstra = librosa.feature.mfcc(y=sound, sr=SAMPLE_RATE, n_mfcc=settings.n_cepstra, lifter=settings.lifter, n_fft=N_WINDOW,
                                    win_length=N_FFT, hop_length=settings.hop, n_mels=settings.n_mels, htk=True,
                                    pad_mode="constant").T[:n_frames]
     return normalised(with_deltas(cepstra, 5 if settings.hop == 160 else 9), spread=settings.variance).astype(np.float32)

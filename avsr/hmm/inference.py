@@ -114,16 +114,19 @@ def viterbi(network: Network, log_b: np.ndarray, places: np.ndarray, moves: np.n
         return out
 
     first = network.entry + log_b[0, places]
-    kept = [first]
+    kept, block = [first], first[None]
     for at in range(1, len(log_b), BLOCK):
-        kept.append(scores(log_b[at:at + BLOCK], kept[-1])[-1])
+        block = scores(log_b[at:at + BLOCK], kept[-1])
+        kept.append(block[-1])
     final = kept[-1] + network.leave
     at = int(final.argmax())
     path = np.empty(len(log_b), np.int64)
     path[-1] = at
     for number in range(len(kept) - 2, -1, -1):
         begin = 1 + number * BLOCK
-        best = np.concatenate([kept[number][None], scores(log_b[begin:begin + BLOCK], kept[number])])
+        if number < len(kept) - 2:                          # the last one is still there
+            block = scores(log_b[begin:begin + BLOCK], kept[number])
+        best = np.concatenate([kept[number][None], block])
         for t in range(len(best) - 2, -1, -1):
             group = slice(bounds[at], bounds[at + 1])
             sources = network.source[group]

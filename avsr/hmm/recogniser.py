@@ -2,8 +2,9 @@
 
     audio, mouths -> features -> log b = (1 - lips) log b_sound + lips log b_lips -> best path through the grammar -> text
 
-The model has mixtures of the sound for several levels of noise. The level under which the sound is most likely is taken; it is
-the estimate of the SNR that sets the streams' weights, so that nobody has to tell the recogniser how loud the noise is.
+The model has mixtures of the sound for clean speech and for speech in noise; those under which the sound is more likely are
+taken. The weight of the lips follows an estimate of the SNR from the sound alone, so that nobody has to tell the recogniser how
+loud the noise is.
 """
 
 from __future__ import annotations
@@ -21,27 +22,28 @@ from avsr.hmm.inference import Path as BestPath
 from avsr.hmm.inference import viterbi
 from avsr.hmm.model import HMM
 from avsr.hmm.networks import Arc, Network, compiled, slots
+from avsr.lips import MouthCropSettings
+from avsr.rates import N_FFT
 
 LIPS = "lips"
-
-
-@dataclass(frozen=True)
-class Level:
-    """A level of noise. stream: its mixtures of the sound.  lips: the weight of the lips by both; the sound has 1 - lips."""
-
-    stream: str
-    lips: float
+MOST_SNR = 100.0                                            # dB
 
 
 @dataclass(frozen=True)
 class WordRecogniser:
-    """model: its units are words.  arcs, network: the grammar.  levels: of noise, the clean one first."""
+    """model: its units are words.  arcs, network: the grammar.  streams: mixtures of the sound, the clean ones first.
+
+    lip_weights: dB and weight; below that estimate of the SNR, and above the one before, the lips have that weight by both.
+
+    mouth_crop: how the mouths that taught it were cut out."""
 
     model: HMM
     settings: FeatureSettings
     arcs: Sequence[Arc]
     network: Network
-    levels: Sequence[Level]
+    streams: Sequence[str]
+    lip_weights: Sequence[tuple[float, float]]
+    mouth_crop: MouthCropSettings
 
     @classmethod
     def open(cls, folder: Path) -> WordRecogniser:
@@ -57,8 +59,9 @@ class WordRecogniser:
     def of(cls, model: HMM) -> WordRecogniser:
         """The recogniser whose grammar, features and levels are in `model.about`."""
         arcs = slots(model.about["grammar"])
-        levels = [Level(stream, lips) for stream, lips in model.about["levels"]]
-        return cls(model, FeatureSettings.from_dict(model.about["features"]), arcs, compiled(arcs, model.units), levels)
+        weights = [(float(border), float(lips)) for border, lips in model.about["lip_weights"]]
+        return cls(model, FeatureSettings.from_dict(model.about["features"]), arcs, compiled(arcs, model.units),
+                   list(model.about["levels"]), weights, MouthCropSettings.from_dict(model.about["mouth_crop"]))
 
     def features(self, audio: np.ndarray, mouth: Mouth | None) -> dict[str, np.ndarray]:
         """What is observed of an utterance: "sound" (T, 39), and "lips" (T, D), which is NaN without a mouth."""
@@ -73,31 +76,47 @@ class WordRecogniser:
         if modality == "v" and not seen:
             return ""
         tables = self.tables(observed)
-        level = None if modality == "v" else self.level(tables)
-        return self.decode(tables, level, self.weight(modality if seen else "a", level))
+        if modality == "v":
+            return self.decode(tables, None, 1.0)
+        lips = self.lip_weight(estimated_snr(audio)) if modality == "av" and seen else 0.0
+        return self.decode(tables, self.stream(tables), lips)
 
     def tables(self, observed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """log b (T, N) of each stream."""
         states = np.arange(self.model.n_states)
-        streams = {level.stream: observed["sound"] for level in self.levels} | {LIPS: observed[LIPS]}
-        return {name: self.model.streams[name].log_likelihoods(features, states) for name, features in streams.items()}
+        observed = dict.fromkeys(self.streams, observed["sound"]) | {LIPS: observed[LIPS]}
+        return {name: self.model.streams[name].log_likelihoods(features, states) for name, features in observed.items()}
 
-    def level(self, tables: Mapping[str, np.ndarray]) -> Level:
-        """The level of noise under which the sound of the best path is most likely."""
-        found = [self._best(tables[level.stream]).log_probability for level in self.levels]
-        return self.levels[int(np.argmax(found))]
+    def stream(self, tables: Mapping[str, np.ndarray]) -> str:
+        """The mixtures under which the sound of the best path is most likely."""
+        return max(self.streams, key=lambda name: self._best(tables[name]).log_probability)
 
-    def weight(self, modality: str, level: Level | None) -> float:
-        """The weight of the lips by a modality."""
-        return {"a": 0.0, "v": 1.0, "av": 0.0 if level is None else level.lips}[modality]
+    def lip_weight(self, snr_db: float) -> float:
+        """The weight of the lips at an estimated SNR."""
+        return next((lips for border, lips in self.lip_weights if snr_db < border), self.lip_weights[-1][1])
 
-    def decode(self, tables: Mapping[str, np.ndarray], level: Level | None, lips: float) -> str:
-        """The text of the best path, with a weight of the lips from 0 to 1."""
-        sound = 0.0 if level is None or lips == 1 else (1 - lips) * tables[level.stream]
-        log_b = sound + (lips * tables[LIPS] if lips else 0.0)
+    def decode(self, tables: Mapping[str, np.ndarray], stream: str | None, lips: float) -> str:
+        """The text of the best path. stream: of the sound, or None.  lips: their weight, 0 to 1; the sound has the rest."""
+        log_b = lips * tables[LIPS]
+        if stream is not None:
+            log_b = log_b + (1 - lips) * tables[stream]
         arc = self.network.arc[self._best(log_b).positions]
         first = np.append(True, np.diff(arc) != 0) & (arc >= 0)
         return " ".join(self.arcs[one].word for one in arc[first])
 
     def _best(self, log_b: np.ndarray) -> BestPath:
         return viterbi(self.network, log_b, self.network.states, self.model.log_moves(self.network))
+
+
+def estimated_snr(audio: np.ndarray) -> float:
+    """dB by which the loud moments of a sound, its 95th percentile of power in 25 ms, are above the quiet ones, its 10th.
+
+    No SNR as a benchmark knows it: babble has quiet moments too, so it is compressed; but it rises with the SNR, which suffices
+    to choose a weight. Digital silence is clean: 100 dB.
+    """
+    n_windows = len(audio) // N_FFT
+    if not n_windows:
+        return MOST_SNR
+    power = (audio[:n_windows * N_FFT].astype(np.float64).reshape(n_windows, N_FFT)**2).mean(axis=1)
+    quiet, loud = np.quantile(power, [0.1, 0.95])
+    return float(min(MOST_SNR, 10 * np.log10(loud / quiet))) if quiet > 0 else MOST_SNR

@@ -103,12 +103,15 @@ class NGrams:
         return [self._score_text(normalise(text)) for text in texts]
 
     def _score_text(self, text: str) -> TextScore:
-        words = [word for one in text.split() for word in self.word_ids(one)]
-        context, logprob = (self.start,), 0.0
-        for word in (*words, self.end):
-            logprob += self.logprob(context, word)
+        words = [(word, len(one)) for one in text.split() for word in self.word_ids(one)]
+        context, logprob, unknown_logprob = (self.start,), 0.0, 0.0
+        for word, _ in (*words, (self.end, 0)):
+            found = self.logprob(context, word)
+            logprob += found
+            unknown_logprob += found if word == self.unknown else 0.0
             context = self.next_context(context, word)
-        return TextScore(logprob, len(words), len(text), words.count(self.unknown))
+        unknown = [n_letters for word, n_letters in words if word == self.unknown]
+        return TextScore(logprob, len(words), len(text), len(unknown), sum(unknown), unknown_logprob)
 
     def score(self, context: Sequence[str], word: str) -> float:
         """Natural log-probability of a word after others, all of them spelt as in the file."""

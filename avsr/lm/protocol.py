@@ -16,13 +16,16 @@ class TextScore:
     """How likely a text is to a language model.
 
     logprob: natural logarithm, the end of the sentence included. n_words, n_letters: of the normalised text, without its end;
-    letters count the spaces between words.  n_unknown: words that the model does not have, 0 where it scores parts of words.
+    letters count the spaces between words. n_unknown: words that the model does not have, 0 where it scores parts of words;
+    unknown_letters: the letters in them; unknown_logprob: what they have to do with logprob.
     """
 
     logprob: float
     n_words: int
     n_letters: int
     n_unknown: int = 0
+    unknown_letters: int = 0
+    unknown_logprob: float = 0.0
 
 
 class FusionScorer(Protocol):

@@ -3,7 +3,7 @@
     ResultRow  ->  Score(errors, words, ...);  Rate(percent, low, high, ...)
 Inside: counting (errors by jiwer) -> intervals (bootstrap over speakers) -> error_rates (WER, CER, sentences) -> compare (two
 systems) -> conditions (cells, no-harm criterion, SNR gain) -> contributions (Shapley values of sound and video) -> groups
-(differences between speakers); phonemes (confusions).
+(differences between speakers); phonemes (confusions); perplexity (of language models).
 """
 
 from avsr.metrics.compare import Paired, difference, paired
@@ -23,10 +23,11 @@ from avsr.metrics.counting import NOTHING, Score, check_normaliser, empty_refere
 from avsr.metrics.error_rates import Rate, cer, sentence_errors, wer
 from avsr.metrics.groups import FaceEffect, Groups, by_group, columns, face_effect
 from avsr.metrics.intervals import Estimate
+from avsr.metrics.perplexity import Perplexity, perplexity, perplexity_ratio
 from avsr.metrics.phonemes import PHONEMES, VISEMES, Confusions, confusions, pronunciations
 
 __all__ = ["NOTHING", "NO_HARM_TOLERANCE", "PHONEMES", "VISEMES", "Cell", "Confusions", "Estimate", "FaceEffect", "Gain",
-           "Groups", "ModalityContributions", "Paired", "Rate", "Score", "Shapley", "by_group", "cells", "cer",
+           "Groups", "ModalityContributions", "Paired", "Perplexity", "Rate", "Score", "Shapley", "by_group", "cells", "cer",
            "check_normaliser", "columns", "condition_shapley", "confusions", "difference", "empty_references", "face_effect",
-           "gain", "gain_db", "no_harm", "paired", "pronunciations", "scored", "sentence_errors", "shapley",
-           "unimodal_cells", "wer", "word_errors", "worst_and_best_ids"]
+           "gain", "gain_db", "no_harm", "paired", "perplexity", "perplexity_ratio", "pronunciations", "scored",
+           "sentence_errors", "shapley", "unimodal_cells", "wer", "word_errors", "worst_and_best_ids"]

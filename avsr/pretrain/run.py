@@ -91,7 +91,9 @@ class Pretrainer(Trainer):
         if self.rank:
             return Trained(self.folder, None, self.state.step, done, {})
         scores = self.validation(self.start, self.progress)
-        path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
+        made = self._checkpoint({})
+        made = replace(made, training={**made.training, "valid_frame_errors": scores})
+        path = checkpoint.save(made, self.folder / "model",
                                remedy=f"Make room, then {how_to_continue(self.folder)}.")
         return Trained(self.folder, path, self.state.step, done, scores)
 

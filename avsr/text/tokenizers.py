@@ -117,6 +117,7 @@ class Tokenizer(_TokenizerFile):
         self.start = self._id("<|startoftranscript|>")
         self.previous = self._id("<|startofprev|>")
         self.transcribe = self._id("<|transcribe|>")
+        self.translate = self._ids.get("<|translate|>")
         self.no_timestamps = self._id("<|notimestamps|>")
         self.no_speech = self._ids.get("<|nospeech|>", self._ids.get("<|nocaptions|>"))
         self.first_timestamp = self.no_timestamps + 1       # <|0.00|>, then one every 20 ms, named or not
@@ -135,12 +136,20 @@ class Tokenizer(_TokenizerFile):
         """The text of each token, "" for special ones. For 50,000 tokens this takes 0.1 s."""
         return ["" if token >= self.end else self.decode([token]) for token in range(self._tokenizer.get_vocab_size())]
 
-    def prompt(self, language: str | None) -> list[int]:
-        """The tokens with which every transcript begins. An English-only model ignores `language`."""
+    def prompt(self, language: str | None, *, task: str = "transcribe", previous: Sequence[int] = ()) -> list[int]:
+        """The tokens with which every transcript begins, as in Whisper (Radford et al. 2022, arXiv 2212.04356, figure 1).
+
+        task: "transcribe" writes the language that is spoken, "translate" English. previous: the tokens of a text that comes
+        before. An English-only model ignores `language`, and can only transcribe.
+        """
+        before = [self.previous, *previous] if len(previous) else []
         if not self.languages:
-            return [self.start, self.no_timestamps]
+            assert task == "transcribe", "an English-only model does not translate"
+            return [*before, self.start, self.no_timestamps]
         assert language is not None, "a multilingual model needs a language"
-        return [self.start, self.languages[language], self.transcribe, self.no_timestamps]
+        wanted = self.transcribe if task == "transcribe" else self.translate
+        assert wanted is not None, "a multilingual tokenizer has the token of every task"
+        return [*before, self.start, self.languages[language], wanted, self.no_timestamps]
 
     def encode(self, text: str) -> list[int]:
         """The tokens of plain text, without special tokens."""
@@ -183,8 +192,9 @@ class SentencePieceTokenizer(_TokenizerFile):
         self.texts = ["", *(piece.replace(WORD_BEGINS, " ") for piece in pieces[1:-1]), ""]
         self._upper = not any(piece != piece.upper() for piece in pieces[1:-1] if not piece.startswith("<"))
 
-    def prompt(self, language: str | None) -> list[int]:
-        """The token with which every text begins. There is one language."""
+    def prompt(self, language: str | None, *, task: str = "transcribe", previous: Sequence[int] = ()) -> list[int]:
+        """The token with which every text begins. There is one language and one task, and no text comes before."""
+        assert (task, len(previous)) == ("transcribe", 0), "only Whisper's tokens tell a task or a previous text"
         return [self.start]
 
     def encode(self, text: str) -> list[int]:

@@ -21,6 +21,7 @@ from avsr.config import Config
 from avsr.errors import BadCheckpoint, BadConfig
 from avsr.importers.whisper import is_whisper_weight
 from avsr.lips import MOUTH_CROPS
+from avsr.lm.config import LMConfig
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.blocks import TooLarge, outline
 from avsr.output import whole_file
@@ -85,7 +86,7 @@ def _letters(path: Path) -> Tokenizer:
     return Tokenizer(path)
 
 
-def model_path(name: str, config: Config) -> str | Path:
+def model_path(name: str, config: Config | LMConfig) -> str | Path:
     """A model's folder, relative to the config's, or the name itself where there is no such folder."""
     folder = config.path(name)
     return folder if name and os.path.isdir(folder) else name    # isdir is False for a name that is too long for a path
@@ -174,10 +175,10 @@ def training_facts(config: Config, step: int, scores: dict[str, float], hours_of
     """The facts of the training for readers of model.json."""
     return {"name": config.name, "start": config.model.start, "data": [Path(name).as_posix() for name in config.data.train],
             "hours_of_data": round(hours_of_data, 3), "step": step, "valid_wer": scores, "normaliser": NORMALISER,
-            "commit": _commit(), "torch": torch.__version__.partition("+")[0]}
+            "commit": commit(), "torch": torch.__version__.partition("+")[0]}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of this code, where it is in a clone."""
     try:
         out = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,

@@ -29,6 +29,7 @@ from avsr.checkpoint.old_names import current_tensor
 from avsr.config import Config
 from avsr.dataset import Examples, ManifestRow, label_words, read_prepared, share_of
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
+from avsr.lm.config import LMConfig
 from avsr.losses import Losses, LossModule
 from avsr.models.avsr import AVSR
 from avsr.models.blocks import WithDropout
@@ -358,7 +359,7 @@ class Trainer:
         return Trained(self.folder, path, state.step, done, scores)
 
 
-def learning_rate(config: Config, step: int) -> float:
+def learning_rate(config: Config | LMConfig, step: int) -> float:
     """Linear warm-up, then a cosine down to `final` times `lr` at the last step."""
     train = config.train
     if step < train.warmup:

@@ -20,9 +20,10 @@ import torch
 from avsr import cropped, decode, media, selection, transcript
 from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.combine import CombinedCheckpoint, combine, open_recogniser
+from avsr.correct import Corrector, corrected, open_corrector
 from avsr.errors import AvsrError, BadMedia
 from avsr.lips import MouthCropSettings
-from avsr.lm import LanguageModel, open_language_model
+from avsr.lm import LanguageModel
 from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
 from avsr.models.decoder import Memory
@@ -34,6 +35,7 @@ from avsr.schema import from_keywords
 from avsr.segment import VadOptions
 from avsr.stream import StreamReader, StreamSettings, Window, why_unreadable
 from avsr.text import LANGUAGE_NAMES, language_code
+from avsr.transcribe.prompts import Prompts, check_model, check_settings
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
 from avsr.transcribe.windows import WrittenWindow, joined, recognise, sentences
 from avsr.transcript import Segment, Transcript
@@ -45,22 +47,30 @@ MIN_RELIABILITY = 0.5                                       # of the video, to e
 class TranscribeSettings:
     """How to transcribe; what `avsr transcribe --help` lists under the same names.
 
-    beam_size: texts kept in the search, 1 is greedy; None for what the model wants, which is 5 for most. ctc_weight: for models
-    that have one, see decode.DecodeOptions. lm: the path of a language model, or an opened one, that counts with lm_weight.
-    batch_size: segments of up to 30 s that go through the network at once. temperature: the first of the temperatures
-    tried, see decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised
-    by audio alone. vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a
-    folder in which to write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says
-    each word, see transcript.Segment. speaker_model: by which network, see speakers.open_detector; None for the program's
-    own. audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and one with a
-    face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the model
-    wants.
+    beam_size: texts kept in the search, 1 is greedy; None for what the model wants, which is 5 for most. ctc_weight: for
+    models that have one, see decode.DecodeOptions. lm: the path of a language model, or an opened one, that counts with
+    lm_weight in the search; rescore: likewise, on the n-best lists that the search finds. hotwords: a list, words with
+    commas, or a file with one a line, see decode.Hotwords. batch_size: segments of up to 30 s that go through the network
+    at once. temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a segment's
+    frames that may lack a face before it is recognised by audio alone. vad: find speech first; without, all is taken as
+    speech, cut into segments of up to 30 s. save_lips: a folder in which to write the mouth crops as a small video; or its
+    .mp4 file. speakers: tell who of those in sight says each word, see transcript.Segment. speaker_model: by which network,
+    see speakers.open_detector; None for the program's own. audio_track, video_track: which of several tracks to take,
+    counted from 1; None for one with speech, and one with a face, see selection. mouth_crop: "none" takes each picture as
+    the mouth, see cropped.py; None cuts it out as the model wants. task: "translate" writes English, whatever is spoken; for
+    multilingual Whispers. initial_prompt: a text that could come before the recording, for its names and style; the first
+    window is told it, with carry_initial_prompt every one. condition_on_previous_text: each window is told the text before
+    it, and waits for it. See prompts.Prompts.
     """
 
     beam_size: int | None = None
     ctc_weight: float | None = None
     lm: str | Path | LanguageModel | None = None
     lm_weight: float | None = None
+    rescore: str | Path | LanguageModel | None = None
+    rescore_weight: float | None = None
+    hotwords: str | Path | Sequence[str] | decode.Hotwords | None = None
+    hotword_weight: float | None = None
     batch_size: int = 8
     temperature: float = 0.0
     max_missing: float = 0.25
@@ -71,15 +81,20 @@ class TranscribeSettings:
     audio_track: int | None = None
     video_track: int | None = None
     mouth_crop: str | None = None
+    correct: str | Path | Corrector | None = None           # the folder of a corrector, or an opened one, see correct
+    task: str = "transcribe"
+    initial_prompt: str | None = None
+    condition_on_previous_text: bool = False
+    carry_initial_prompt: bool = False
 
     def __post_init__(self):
+        check_settings(self)
         for name in ("beam_size", "batch_size", "audio_track", "video_track"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be at least 1.  Leave it out for the usual one.")
         if self.ctc_weight is not None and not 0 <= self.ctc_weight < 1:
             raise AvsrError(f"ctc_weight {self.ctc_weight}: must be from 0 to below 1.  Leave it out for the usual one.")
-        if self.lm_weight is not None and self.lm_weight < 0:
-            raise AvsrError(f"lm_weight {self.lm_weight}: must be at least 0.  Leave it out for the usual one.")
+        decode.check_weights(self)
         if not 0 <= self.max_missing <= 1:
             raise AvsrError(f"max_missing {self.max_missing}: must be a share from 0 to 1.  The usual one is 0.25.")
         if self.mouth_crop not in (None, "none"):
@@ -100,8 +115,9 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     language = _language_of(checkpoint, language)
     check_modality(checkpoint, modality)
     _check_search(checkpoint, options)
-    if isinstance(options.lm, str | Path):
-        options = replace(options, lm=open_language_model(options.lm, progress))
+    check_model(checkpoint, modality, options)
+    options = replace(options, **decode.open_external(options, checkpoint.tokenizer, progress))
+    corrector = None if options.correct is None else open_corrector(options.correct)
     mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
     want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
@@ -124,7 +140,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             speakers=options.speakers, speaker_model=options.speaker_model,
             save_lips=None if options.save_lips is None else Path(options.save_lips))
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, settings, progress=progress)
-        transcriber = _Transcriber(open_recogniser(checkpoint, used), used, language, options, video_use)
+        recogniser = corrected(open_recogniser(checkpoint, used), corrector, used)
+        transcriber = _Transcriber(recogniser, used, language, options, video_use)
         segments: list[Segment] = []
         for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):
             segments.append(segment)
@@ -140,7 +157,8 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         speaker_problems = transcriber.speaker_names.problems(recording.name) if options.speakers else []
         return Transcript("".join(f" {segment.text}" for segment in segments).strip(), tuple(segments),
                           transcriber.language or "en", checkpoint.name, used, reason, reader.duration_s,
-                          (*recording.problems, *problems, *video_problems, *speaker_problems))
+                          (*recording.problems, *problems, *video_problems, *speaker_problems,
+                           *transcriber.prompts.problems(recording.name)), options.task)
 
 
 def load_models(model: str | Path | Checkpoint, lips: str | Path | Checkpoint | None, modality: str, device: torch.device,
@@ -194,8 +212,6 @@ def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
     if not joint_ctc and options.ctc_weight is not None:
         raise AvsrError(f"{checkpoint.name}: its CTC, if any, spells letters, which cannot be weighed against its tokens.  "
                         "Leave out --ctc-weight, or use an imported model.")
-    if options.lm is None and options.lm_weight is not None:
-        raise AvsrError(f"lm_weight {options.lm_weight}: there is no language model for it.  Name one with --lm.")
 
 
 class _Transcriber:
@@ -207,11 +223,11 @@ class _Transcriber:
     def __init__(self, recogniser: Recogniser, modality: str, language: str | None, options: TranscribeSettings,
                  video_use: VideoUse):
         self.recogniser, self.modality, self.options, self.video_use = recogniser, modality, options, video_use
-        self.speaker_names = SpeakerNames()
+        self.speaker_names, self.prompts = SpeakerNames(), Prompts(recogniser, options)
         self.language = language or (None if recogniser.tokenizer.languages else "en")
         fallback_temperatures = tuple(t for t in decode.DecodeOptions().temperatures if t > options.temperature)
         self.search = recogniser.search_options(
-            beam_size=options.beam_size, ctc_weight=options.ctc_weight, lm=options.lm, lm_weight=options.lm_weight,
+            beam_size=options.beam_size, ctc_weight=options.ctc_weight, **decode.helps_of(options),
             temperatures=(options.temperature, *fallback_temperatures))
 
     def transcribe(self, windows: Iterable[Window]) -> Iterator[Segment]:
@@ -232,6 +248,10 @@ class _Transcriber:
             n_workers = min(n_workers, max(1, len(first)))
             n_each = n_later = -(-max(1, len(first)) // n_workers)
         sizes = chain([n_each] * n_workers, repeat(n_later))    # in twos a search takes 1.4 times as long as in fours
+        if self.prompts.in_order:
+            n_workers, sizes = 1, repeat(1)
+        elif self.prompts.only_first:
+            sizes = chain([1], sizes)
         threads_before, n_threads = torch.get_num_threads(), max(1, n_cores() // n_workers)
         with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool:
             running: deque[Future[list[WrittenWindow]]] = deque()
@@ -246,8 +266,10 @@ class _Transcriber:
     def _batches(self, windows: Iterator[Window], sizes: Iterator[int], n_workers: int, pool: ThreadPoolExecutor,
                  running: deque[Future[list[WrittenWindow]]]) -> Iterator[WrittenWindow]:
         """The windows with their words, in order; `running` holds the batches that are not done."""
+        is_first = True
         while batch := list(islice(windows, next(sizes))):
-            running.append(pool.submit(self._transcribe_batch, batch))
+            running.append(pool.submit(self._transcribe_batch, batch, is_first))
+            is_first = False
             while len(running) > n_workers or (running and running[0].done()):
                 yield from running.popleft().result()
                 release_memory()                            # not after the last batch: the whole of most recordings is one
@@ -288,8 +310,9 @@ class _Transcriber:
                 and (self.video_use.needs_video or not is_silent(window.audio)))
 
     @torch.inference_mode()
-    def _transcribe_batch(self, batch: Sequence[Window]) -> list[WrittenWindow]:
-        """Some usable windows with their words, in order. Several threads may call this."""
+    def _transcribe_batch(self, batch: Sequence[Window], is_first: bool) -> list[WrittenWindow]:
+        """Some usable windows with their words, in order. Several threads may call this. is_first: of the recording."""
+        recogniser = self.prompts.recogniser(batch[0], is_first=is_first)
         memory = self._encode(batch)
         reliability = [None] * len(batch) if memory.reliability is None else memory.reliability.tolist()
         takes_30_s = self.recogniser.checkpoint.pad_seconds is not None
@@ -307,7 +330,9 @@ class _Transcriber:
             memory = memory.select(known.nonzero()[:, 0])
         self.video_use.count_reliability([window.mouths is not None for window in batch], memory)
         assert self.language is not None, "it was asked for, or is detected before the first batch"
-        return recognise(self.recogniser, batch, memory, self.search, self.language, encode=self._encode)
+        written = recognise(recogniser, batch, memory, self.search, self.language, encode=self._encode)
+        self.prompts.add(written)
+        return written
 
     def _encode(self, batch: Sequence[Window]) -> Memory:
         audio = None
@@ -336,4 +361,4 @@ def _segment(words: Sequence[transcript.Word], tokens: tuple[int, ...], text: de
     return Segment(
         "".join(word.text for word in words).strip(), words[0].start, words[-1].end, tuple(words), text.avg_logprob,
         decode.compression_ratio(recogniser.tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
-        float(np.mean(confidences)), round(start_s * FEATURE_RATE), lips=text.lips)
+        float(np.mean(confidences)), round(start_s * FEATURE_RATE), lips=text.lips, corrected_from=text.corrected_from)

@@ -140,7 +140,7 @@ def _texts(recogniser: Recogniser, tasks: Sequence[_Task], memory: Memory, searc
 def _absolute(recogniser: Recogniser, speech: SpeechSegment, text: Hypothesis, words: Sequence[Word],
               language: str) -> Iterator[WrittenWord]:
     """The words of a text, whose times are from the start of a segment, with times from the start of the recording."""
-    for word, tokens in zip(words, recogniser.tokenizer.words(list(text.tokens), language), strict=True):
+    for word, tokens in zip(words, recogniser.words(text.tokens, language), strict=True):
         end = min(word.end, speech.duration_s)
         start = round(speech.start_s + min(word.start, end), 3)
         yield WrittenWord(replace(word, start=start, end=round(speech.start_s + end, 3)), tuple(tokens.tokens), text,

@@ -129,6 +129,7 @@ def _json(transcript: Transcript, *, word_timestamps: bool) -> str:
     content = {"text": transcript.text,
                "segments": [_segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
                **{name: getattr(transcript, name) for name in ("language", "model", "modality", "modality_reason")},
+               **({} if transcript.task == "transcribe" else {"task": transcript.task}),
                "duration": _number(transcript.duration, 3), "problems": list(transcript.problems)}
     return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -138,6 +139,7 @@ def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
     return {"id": i, "seek": int(part.seek), "start": _number(part.start, 3), "end": _number(part.end, 3), "text": part.text,
             "tokens": [int(token) for token in part.tokens], **{name: _number(getattr(part, name)) for name in measures},
             **_speaker_row(part.speakers), **_lips_row(part.lips),
+            **({} if part.corrected_from is None else {"corrected_from": part.corrected_from}),
             **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
 
 

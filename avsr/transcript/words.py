@@ -56,6 +56,7 @@ class Segment:
 
     speakers: names of those who say it, such as SPEAKER_00, first the one who is heard best; empty if nobody in sight says it,
     None if nobody asked who does. lips: of the text of which this is a part, None where no second model read them.
+    corrected_from: the text of which this is a part as it was before `--correct`, None where that changed nothing.
     """
 
     text: str
@@ -71,6 +72,7 @@ class Segment:
     seek: int = 0                                           # log-mel column at which the speech segment began
     speakers: tuple[str, ...] | None = None
     lips: LipsUse | None = None
+    corrected_from: str | None = None
 
     @property
     def speaker(self) -> str | None:
@@ -90,6 +92,7 @@ class Transcript:
     modality_reason: str                                    # one sentence
     duration: float
     problems: tuple[str, ...] = ()                          # what the user should know, a sentence each
+    task: str = "transcribe"                                # "translate" where the text is English, whatever `language` is said
 
     @property
     def words(self) -> tuple[Word, ...]:

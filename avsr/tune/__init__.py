@@ -1,1 +1,5 @@
-"""Weights of language models, rescoring, hotwords and correction, fitted on the validation split of a manifest."""
+"""Weights of language models, rescoring and hotwords, fitted on the validation split of a manifest."""
+
+from avsr.tune.run import WEIGHTS, Measured, Tuned, tune
+
+__all__ = ["WEIGHTS", "Measured", "Tuned", "tune"]
