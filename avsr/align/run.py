@@ -20,7 +20,7 @@ from avsr.align.given import GivenWord, given_words
 from avsr.align.matching import Matching, Misfit, Section, match
 from avsr.align.methods import HMM, METHODS, DoesNotFit, Method, open_method
 from avsr.checkpoint import Checkpoint
-from avsr.errors import AvsrError, counted, quote
+from avsr.errors import LONGEST_QUOTE, AvsrError, counted
 from avsr.names import DEFAULT_MODEL, INPUT_MODALITIES
 from avsr.rates import VIDEO_FPS
 from avsr.recogniser import MIN_SAMPLES, Recogniser
@@ -83,6 +83,9 @@ def align(source: media.Source | media.Clip, *, text: str, model: str | Path | C
         found = match(words, heard.words, heard.duration, longest_s=longest)
         name = media.source_name(source) if isinstance(source, str | Path) else "the recording"
         if found.unlike > options.max_unlike and found.letter_errors > options.max_unlike * LETTERS_TO_WORDS:
+            if not heard.words:
+                raise AvsrError(f"{name}: no word of it was recognised ({heard.modality_reason}), so it is not known where "
+                                f"{options.text_name} lies in it.  Use --max-unlike 1 to align it all the same.")
             raise AvsrError(_refusal(name, found, words, options))
         aligner = _Aligner(checkpoint, method, words, heard, options, progress)
         if by == "auto" and isinstance(method, HMM) and not (checkpoint.model.joint_ctc or checkpoint.model.ctc_only):
@@ -235,7 +238,12 @@ def _segments(given: Sequence[GivenWord], words: Sequence[Word]) -> Iterator[Seg
 def _shown(words: Sequence[GivenWord], first: int, last: int) -> str:
     """Some words of the text, as a message shows them."""
     shown = "".join(word.text for word in words[first:min(last, first + SHOWN_WORDS)]).strip()
-    return f"{quote(shown)}{' ...' if last - first > SHOWN_WORDS else ''}"
+    return f"{_quoted(shown)}{' ...' if last - first > SHOWN_WORDS else ''}"
+
+
+def _quoted(text: str) -> str:
+    """A text in quotes, in its own letters, cut off if it is long."""
+    return f'"{text}"' if len(text) <= LONGEST_QUOTE else f'"{text[:LONGEST_QUOTE]}..."'
 
 
 def _refusal(name: str, found: Matching, words: Sequence[GivenWord], options: AlignSettings) -> str:
@@ -252,7 +260,7 @@ def _refusal(name: str, found: Matching, words: Sequence[GivenWord], options: Al
 
 def _heard(misfit: Misfit) -> str:
     words = misfit.heard.split()
-    return f"{quote(' '.join(words[:SHOWN_WORDS]))}{' ...' if len(words) > SHOWN_WORDS else ''}" if words else "nothing"
+    return f"{_quoted(' '.join(words[:SHOWN_WORDS]))}{' ...' if len(words) > SHOWN_WORDS else ''}" if words else "nothing"
 
 
 def _problems(name: str, found: Matching, words: Sequence[GivenWord]) -> Iterator[str]:
