@@ -52,12 +52,15 @@ class Misfit:
 @dataclass(frozen=True)
 class Matching:
     """sections and misfits: in order; every given word is in one of them. n_pieces, n_found: spoken words of the text, and
-    how many of them were heard. heard_at: the middle of given words that were heard, in seconds, by their numbers."""
+    how many of them were heard. letter_errors: of what was heard, for each letter of the text. heard_at: the middle of given
+    words that were heard, in seconds, by their numbers.
+    """
 
     sections: tuple[Section, ...]
     misfits: tuple[Misfit, ...]
     n_pieces: int
     n_found: int
+    letter_errors: float
     heard_at: Mapping[int, float]
 
     @property
@@ -162,7 +165,8 @@ def match(given: Sequence[GivenWord], heard: Sequence[Word], duration_s: float, 
     found = sum(run.b - run.a for run in runs if run.same)
     heard_at = {matcher.of_said[run.a + k]: sum(matcher.times[run.c + k]) / 2
                 for run in runs if run.same for k in range(run.b - run.a)}
-    return Matching(tuple(sections), tuple(misfits), len(matcher.said), found, heard_at)
+    return Matching(tuple(sections), tuple(misfits), len(matcher.said), found, _letter_errors(matcher.said, matcher.heard),
+                    heard_at)
 
 
 def _merged(runs: Sequence[_Run]) -> list[_Run]:
@@ -178,9 +182,14 @@ def _merged(runs: Sequence[_Run]) -> list[_Run]:
 
 def _unlike(said: Sequence[str], heard: Sequence[str]) -> bool:
     """Whether two runs of words are so unlike that the recogniser did not just misspell."""
+    return _letter_errors(said, heard) > MOST_UNLIKE
+
+
+def _letter_errors(said: Sequence[str], heard: Sequence[str]) -> float:
+    """Errors for each letter of the text, spaces left out; 1 where nothing was heard."""
     import jiwer
 
-    return jiwer.cer("".join(said), "".join(heard)) > MOST_UNLIKE
+    return jiwer.cer("".join(said), "".join(heard)) if heard else 1.0
 
 
 def _around_speech(matcher: _Matcher, runs: Sequence[_Run], first: int, last: int, start: float,

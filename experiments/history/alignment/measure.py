@@ -47,7 +47,8 @@ def clips(path: Path, splits: list[str], limit: int) -> list[ManifestRow]:
 def window_of(row: ManifestRow, modality: str) -> Window:
     """A prepared clip as the stream reader would give it."""
     mouths = read_entry(row.base, row.cache) if "v" in modality else None
-    return Window(SpeechSegment(0, row.n_frames), sound_of(row) if "a" in modality else None, mouths)
+    return Window(SpeechSegment(0, row.n_frames), sound_of(row) if "a" in modality else None,
+                  mouths)  # pyright: ignore[reportArgumentType] cached mouths have what the model takes of Mouths
 
 
 def errors(method: Method, rows: list[ManifestRow], modality: str) -> Iterator[tuple[float, float]]:

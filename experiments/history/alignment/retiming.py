@@ -37,7 +37,7 @@ SENTENCES = (
     "Coffee and cake are sold in the garden.",
     "Thank you for coming, and enjoy your visit.",
 )
-VOICES = ("en-us+f2", "en-gb")
+VOICES = ("en-us+f2", "en-us")
 
 
 def made_speech(rng: np.random.Generator, voice: str) -> tuple[np.ndarray, list[tuple[float, float]]]:
