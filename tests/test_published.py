@@ -135,7 +135,7 @@ def test_its_search_is_its_authors_unless_told_otherwise(made, clip):
 @pytest.mark.parametrize(("settings", "says"), [
     ({"temperature": 0.4}, "a: its texts are searched, not drawn by chance"),
     ({"lm_weight": 0.5}, "lm_weight 0.5: there is no language model for it"),
-    ({"lm_weight": -1}, "lm_weight -1: must be at least 0"),
+    ({"lm_weight": -1}, "lm_weight -1: must be from 0 to 100"),
 ])
 def test_a_setting_without_effect_is_not_passed_over(made, clip, settings, says):
     with pytest.raises(AvsrError, match=says):

@@ -76,7 +76,7 @@ def estimate(sentences: Sequence[Sequence[str]], order: int, min_counts: Sequenc
     below, spelt = np.full(1, 1 / (len(words) - 1)), np.zeros((1, 0), INT)
     kept_below, weights = np.ones(1, bool), []
     for n, some in enumerate(grams, 1):
-        progress("estimating n-grams", n - 1, order, None)
+        progress("estimating n-grams", 0, None, None)
         adjusted = _adjusted(some, grams[n] if n < order else None)
         found = discounts_of(adjusted)
         fallbacks += [n] if found is None else []
@@ -118,7 +118,7 @@ def _all_grams(tokens: np.ndarray, sentence_of: np.ndarray, order: int, n_words:
     # ids[i]: the number of the n-gram whose last word is tokens[i]; -1 where that would begin before its sentence.
     ids = tokens
     for n in range(2, order + 1):
-        progress("counting n-grams", n - 1, order, None)
+        progress("counting n-grams", 0, None, None)
         whole = np.zeros(len(tokens), bool)
         whole[n - 1:] = sentence_of[n - 1:] == sentence_of[:len(tokens) - n + 1]
         at = np.nonzero(whole)[0]

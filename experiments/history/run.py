@@ -24,7 +24,7 @@ from avsr.tensorfiles import n_numbers, read_header
 HERE = Path(__file__).resolve().parent
 ROOT, RUNS = HERE.parents[1], Path("runs")
 LIST, ROWS, TUNED = Path("data/grid/story.jsonl"), RUNS / "history", RUNS / "history-tuned"
-SNRS, VALID_SNRS = "clean,10,0,-10", "clean,0"
+SNRS, VALID_SNRS = "clean,0,-10", "clean,0"
 MANY = 30                                                   # test clips of one speaker beyond which every third is taken
 NGRAMS = "runs/lm-grid-ngram/model.arpa.gz"
 WHISPER_LMS = {"n-gram": NGRAMS, "LSTM": "runs/lm-grid-whisper-lstm/model", "GPT": "runs/lm-grid-whisper-gpt/model"}
@@ -63,7 +63,7 @@ def systems() -> list[Measured]:
     out.append(Measured("Transformer, more training", "grid", ("--model", "grid"), "grid"))
     out.append(Measured("Whisper by sound", "Whisper tiny.en", ("--model", "tiny.en"), "tiny.en", "a"))
     for help_name, joined in (("lm", "in the search"), ("rescore", "on n-best lists")):
-        out += [Measured(f"Whisper + language model {joined}", f"+ {lm}", ("--model", "tiny.en"), "tiny.en", "a",
+        out += [Measured(f"Whisper, LM {joined}", f"+ {lm}, {help_name}", ("--model", "tiny.en"), "tiny.en", "a",
                          (help_name, path)) for lm, path in WHISPER_LMS.items()]
     correct = ("--correct", "runs/correct/model")
     out.append(Measured("Correction", "Whisper, corrected", ("--model", "tiny.en", *correct), "tiny.en", "a"))
@@ -137,7 +137,7 @@ def chosen_weight(one: Measured) -> list[str]:
         folder = TUNED / kept.stem
         modality = "a" if "a" in one.modality.split(",") else "av"
         typed = avsr("tune", "data/grid/manifest.jsonl", *one.options, f"--{name}", path, "--modality", modality, "--snr",
-                     VALID_SNRS, "--noise", "speech-shaped", "--weights", WEIGHTS, "--limit", "18", "-o", str(folder), "-q")
+                     VALID_SNRS, "--noise", "speech-shaped", "--weights", WEIGHTS, "--limit", "10", "-o", str(folder), "-q")
         done = subprocess.run(typed, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(typed)}\n{done.stderr}")

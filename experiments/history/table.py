@@ -19,7 +19,7 @@ from avsr.results import ResultRow
 
 HERE = Path(__file__).resolve().parent
 MODALITIES = {"a": "sound", "v": "lips", "av": "both"}
-SNRS = (None, 10.0, 0.0, -10.0)                             # dB in babble; None: clean
+SNRS = (None, 0.0, -10.0)                                   # dB in babble; None: clean
 GROUPS = {"known": ("s1",), "hardly known": ("s4", "s26", "s31"), "unknown": ("s23", "s30", "s33")}
 Rows = Sequence[ResultRow]
 
