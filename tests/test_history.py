@@ -1,4 +1,4 @@
-"""The story's page: every reference points at the line that it names, and every row of its table comes from the rows on disk."""
+"""The story's page: each reference points at the line that it names, and the table is that of the rows on disk."""
 
 import re
 import sys
