@@ -100,11 +100,11 @@ def draw(rows: Rows, facts: list[dict], path: Path) -> None:
     n_rows = -(-len(stations) // 3)
     with plot_style():
         figure = Figure(figsize=(9.6, 2.9 * n_rows), layout="constrained")
-        axes = figure.subplots(n_rows, 3, sharey=True, squeeze=False).flat
+        axes = list(figure.subplots(n_rows, 3, sharey=True, squeeze=False).flat)
         for axis, station in zip(axes, stations, strict=False):
             mine = [fact for fact in facts if fact["station"] == station]
             _draw_station(axis, rows, mine, station)
-        for axis in list(axes)[len(stations):]:
+        for axis in axes[len(stations):]:
             axis.set_axis_off()
         path.write_bytes(file_bytes(figure, "png", dpi=150))
 
@@ -116,8 +116,8 @@ def _draw_station(axis, rows: Rows, facts: list[dict], station: str) -> None:
             points = [(i, found.percent) for i, snr in enumerate(SNRS)
                       if (found := rate(select(rows, fact["system"], modality, snr))) is not None and found.percent is not None]
             if points:
-                label = f"{fact['short']}, {MODALITIES[modality]}" if len(facts) < 4 else fact["short"]
-                shade = colour if len(facts) < 4 else (SOUND, *OTHER_COLOURS, BOTH, VIDEO)[number % 7]
+                label = f"{fact['short']}, {MODALITIES[modality]}"
+                shade = (SOUND, *OTHER_COLOURS, BOTH, VIDEO)[number % 7] if len(facts) > 4 else colour
                 axis.plot(*zip(*points, strict=True), color=shade, linestyle=dashes[number % len(dashes)], marker="o",
                           markersize=3, label=label)
     axis.set_title(station)
