@@ -120,7 +120,7 @@ def _all_grams(tokens: np.ndarray, sentence_of: np.ndarray, order: int, n_words:
     for n in range(2, order + 1):
         progress("counting n-grams", 0, None, None)
         whole = np.zeros(len(tokens), bool)
-        whole[n - 1:] = sentence_of[n - 1:] == sentence_of[:len(tokens) - n + 1]
+        whole[n - 1:] = sentence_of[n - 1:] == sentence_of[:max(0, len(tokens) - n + 1)]
         at = np.nonzero(whole)[0]
         keys, first, which, counts = np.unique(ids[at - 1] * n_words + tokens[at], return_index=True, return_inverse=True,
                                                return_counts=True)
