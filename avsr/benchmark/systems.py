@@ -191,7 +191,7 @@ def _short_name(name: str) -> str:
 
 def _help_names(settings: BenchmarkSettings) -> list[str]:
     """What helps the search, and what follows it, as the name of a system says it: `lm grid-3gram`, `corrected`."""
-    models = [f"{name} {_short_name(path).removesuffix('.gz').removesuffix('.arpa')}" for name in ("lm", "rescore")
+    models = [f"{name} {_short_name(path.removesuffix('.gz').removesuffix('.arpa'))}" for name in ("lm", "rescore")
               if (path := getattr(settings, name)) is not None]
     return [*models, *(name for name, value in (("hotwords", settings.hotwords), ("corrected", settings.correct))
                        if value is not None)]

@@ -64,7 +64,7 @@ def _how_to_go_on(trained: Trained, arguments: str) -> str:
               help="A config of avsr train, of whose [data.noise] the noise is made; test noise must not be in it.")
 @click.option("--snr", default="clean,10,5,0,-5,-10", metavar="LIST",
               help="Signal-to-noise ratios in dB, and clean; one is drawn for each clip.")
-@click.option("--spoilt", type=Number(0, 1), default=0.0,
+@click.option("--corrupted", type=Number(0, 1), default=0.0,
               help="Share of mouths that are covered, blurred, shrunk or interrupted, where the lips have seen these clips.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=1, help="How often each clip is taken, in other noise.")
 @click.option("--beam-size", type=click.IntRange(1, 256), default=None, help="As in avsr transcribe.  [default: the model's]")
@@ -72,7 +72,7 @@ def _how_to_go_on(trained: Trained, arguments: str) -> str:
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar; errors are still shown.")
 def nbest_command(manifest: str, output: Path, model: str, lips: str | None, modality: str | None, noise: str, snr: str,
-                  spoilt: float, device: str, quiet: bool, **options) -> None:
+                  corrupted: float, device: str, quiet: bool, **options) -> None:
     """Write the n-best lists of a recogniser for the clips of a prepared MANIFEST into OUTPUT, as JSON Lines.
 
     A line holds id, reference, own (the recogniser's text), lists by modality (texts, scores in nats a letter), noise and
@@ -91,6 +91,6 @@ def nbest_command(manifest: str, output: Path, model: str, lips: str | None, mod
         modality = modality or ("a" if lips is None else "av")
         with ProgressBar(quiet, lines=True) as bars:
             checkpoint = load_models(model, lips, modality, pick_device(device), bars)
-            asked = CollectSettings(modality=modality, snrs=snrs, p_spoilt=spoilt, **options)
+            asked = CollectSettings(modality=modality, snrs=snrs, p_corrupted=corrupted, **options)
             n = collect(manifest, checkpoint, settings, output, asked, say=bars.print_line, progress=bars)
         print_status(f"{n} n-best lists in {output}.")

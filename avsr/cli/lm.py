@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Number, ProgressBar, print_result, print_status, report_errors
+from avsr.cli.console import CONTEXT, ProgressBar, print_result, print_status, report_errors
+from avsr.cli.train import training_options
 from avsr.errors import AvsrError
 
 if TYPE_CHECKING:
@@ -25,16 +26,7 @@ def lm_command() -> None:
 
 
 @lm_command.command("train", short_help="Train a language model as a config file says.")
-@click.argument("config", type=click.Path(dir_okay=False))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Override a setting of the config, such as train.lr=3e-4 or ngram.order=4.")
-@click.option("--output-dir", "-o", type=click.Path(file_okay=False), default=None, metavar="DIR",
-              help="Where the run is kept.  [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
-@click.option("--minutes", type=Number(0, 10**7, min_open=True), default=None,
-              help="Stop after so many minutes; --resume continues from there.")
-@click.option("--device", default="auto", help="auto, cpu or cuda.")
-@click.option("--quiet", "-q", is_flag=True, help="No lines and no progress bar; errors are still shown.")
+@training_options
 def train_command(config: str, overrides: tuple[str, ...], output_dir: str | None, resume: bool, minutes: float | None,
                   device: str, quiet: bool) -> None:
     """Train a language model as the file CONFIG says, a TOML such as those in experiments/history/lm/.

@@ -1,4 +1,4 @@
-"""Collects n-best lists of the recogniser that is to be corrected: clips of a manifest in noise, with spoilt mouths or not.
+"""Collects n-best lists of the recogniser that is to be corrected: clips of a manifest in noise, with corrupted mouths or not.
 
     manifest, models -> sound in noise, mouths -> read_lists -> lines of lists.jsonl
 The clips should be held out of the training of the recogniser, or the corrector learns from fewer errors than it will meet.
@@ -30,21 +30,21 @@ from avsr.runtime import Progress, no_progress
 from avsr.text import normalise
 from avsr.train.data import noise_mixer
 
-# How mouths are spoilt, and the lowest and highest amount. The lips of `grid` have seen the train clips of s1: without this
+# How mouths are corrupted, and the lowest and highest amount. The lips of `grid` have seen the train clips of s1: without this
 # they make next to no errors there.
-SPOILT = {"occlusion": (0.1, 0.6), "blur": (1.0, 6.0), "lowres": (8.0, 32.0), "dropped": (0.1, 0.7)}
+CORRUPTED = {"occlusion": (0.1, 0.6), "blur": (1.0, 6.0), "lowres": (8.0, 32.0), "dropped": (0.1, 0.7)}
 
 
 @dataclass(frozen=True)
 class CollectSettings:
     """What is collected. modality: see combine.open_recogniser. snrs: dB, drawn evenly for each clip, None for clean.
-    noise: a config, of whose section data.noise the noise is made. p_spoilt: share of mouths that are spoilt, see SPOILT.
-    rounds: how often each clip is taken, in other noise each time."""
+    noise: a config, of whose section data.noise the noise is made. p_corrupted: share of mouths that are corrupted, see
+    CORRUPTED. rounds: how often each clip is taken, in other noise each time."""
 
     split: str = "train"
     modality: str = "a"
     snrs: tuple[float | None, ...] = (None, 10.0, 5.0, 0.0, -5.0, -10.0)
-    p_spoilt: float = 0.0
+    p_corrupted: float = 0.0
     rounds: int = 1
     batch_size: int = 8
     beam_size: int | None = None
@@ -132,11 +132,11 @@ class _Collector:
         return mixed.audio, mixed.source, snr_db
 
     def _mouth(self, cached: Cached, rng: np.random.Generator) -> Mouth | None:
-        """The mouth, spoilt or not."""
+        """The mouth, corrupted or not."""
         if cached.images is None or cached.missing is None or "v" not in self.settings.modality:
             return None
-        if rng.random() >= self.settings.p_spoilt:
+        if rng.random() >= self.settings.p_corrupted:
             return Mouth(cached.images, cached.missing)
-        name = sorted(SPOILT)[int(rng.integers(len(SPOILT)))]
+        name = sorted(CORRUPTED)[int(rng.integers(len(CORRUPTED)))]
         assert name in CORRUPTIONS
-        return corrupt(cached.images, cached.missing, Corruption(name, round(float(rng.uniform(*SPOILT[name])), 2)), rng)
+        return corrupt(cached.images, cached.missing, Corruption(name, round(float(rng.uniform(*CORRUPTED[name])), 2)), rng)

@@ -42,7 +42,7 @@ class TextDoesNotFit(AvsrError):
 
 
 @dataclass(frozen=True)
-class Phone:
+class AlignedPhone:
     """A phone of ARPAbet without stress. start, end: seconds.
 
     logprob: mean over its frames of the log probability of its state, given the frame, if all states are as likely before (Witt
@@ -59,12 +59,12 @@ class Phone:
 @dataclass(frozen=True)
 class AlignedWord:
     """A word as it was given. start, end: seconds from the start of the sound.  phones: none for a word without sound, such as
-    a dash, which takes no time.  logprob: mean over its frames, see Phone; None without phones."""
+    a dash, which takes no time.  logprob: mean over its frames, see AlignedPhone; None without phones."""
 
     text: str
     start: float
     end: float
-    phones: tuple[Phone, ...]
+    phones: tuple[AlignedPhone, ...]
     logprob: float | None
 
 
@@ -98,14 +98,14 @@ class PhoneAligner:
         arcs = sentence([ways[i] for i in spoken], [words[i] for i in spoken])
         network = compiled(arcs, self.model.units)
         log_b, path = self._path(audio, network, [words[i] for i in spoken])
-        found: dict[int, tuple[Phone, ...]] = {}
+        found: dict[int, tuple[AlignedPhone, ...]] = {}
         for arc in dict.fromkeys(network.arc[path].tolist()):
             if arc >= 0:
                 phones = self._phones(network, path, log_b, arc, arcs[arc].units)
                 found[spoken[arcs[arc].source]] = self._shifted(phones, len(audio) / SAMPLE_RATE)
         return _placed(words, found)
 
-    def within(self, audio: np.ndarray, word: str, start: float, end: float) -> tuple[Phone, ...]:
+    def within(self, audio: np.ndarray, word: str, start: float, end: float) -> tuple[AlignedPhone, ...]:
         """The phones of a word whose times another method found, in seconds of `audio` (S,) float32.
 
         Where the time is too short for three vectors a phone, the phones share it evenly, with logprob None.
@@ -120,13 +120,13 @@ class PhoneAligner:
         shortest = min(sum(len(self.model.units[phone]) for phone in way) for way in ways)
         if last - first < shortest:
             edges = np.linspace(start, end, len(ways[0]) + 1)
-            return tuple(Phone(name, float(edges[i]), float(edges[i + 1]), None) for i, name in enumerate(ways[0]))
+            return tuple(AlignedPhone(name, float(edges[i]), float(edges[i + 1]), None) for i, name in enumerate(ways[0]))
         log_b = self._log_b(features[first:last])
         path = viterbi(network, log_b, network.states, self.model.log_moves(network)).positions
         arc = int(network.arc[path[0]])
         phones = self._phones(network, path, log_b, arc, ways[arc])
         edges = [start, *(start + phone.end for phone in phones[:-1]), end]
-        return tuple(Phone(phone.name, edges[i], edges[i + 1], phone.logprob) for i, phone in enumerate(phones))
+        return tuple(AlignedPhone(phone.name, edges[i], edges[i + 1], phone.logprob) for i, phone in enumerate(phones))
 
     def _features(self, audio: np.ndarray) -> np.ndarray:
         assert (audio.ndim, audio.dtype) == (1, np.float32), (audio.shape, audio.dtype)
@@ -148,7 +148,8 @@ class PhoneAligner:
         best = viterbi(network, log_b, network.states, self.model.log_moves(network))
         return log_b, best.positions
 
-    def _phones(self, network: Network, path: np.ndarray, log_b: np.ndarray, arc: int, names: Phones) -> tuple[Phone, ...]:
+    def _phones(self, network: Network, path: np.ndarray, log_b: np.ndarray, arc: int,
+                names: Phones) -> tuple[AlignedPhone, ...]:
         """The phones of one word on a path; times are the borders between vectors."""
         frames = np.flatnonzero(network.arc[path] == arc)
         step = self.settings.hop / SAMPLE_RATE
@@ -158,19 +159,19 @@ class PhoneAligner:
         out = []
         for number, name in enumerate(names):
             here = np.flatnonzero(unit == number)
-            out.append(Phone(name, float((frames[here[0]] - 0.5) * step), float((frames[here[-1]] + 0.5) * step),
+            out.append(AlignedPhone(name, float((frames[here[0]] - 0.5) * step), float((frames[here[-1]] + 0.5) * step),
                              float(own[here].mean())))
         return tuple(out)
 
-    def _shifted(self, phones: tuple[Phone, ...], duration: float) -> tuple[Phone, ...]:
+    def _shifted(self, phones: tuple[AlignedPhone, ...], duration: float) -> tuple[AlignedPhone, ...]:
         """Phones with the measured delay of the model's borders taken off, inside the sound."""
         delay = self.model.about.get("delay", 0.0)
         def moved(time: float) -> float:
             return min(max(0.0, time - delay), duration)
-        return tuple(Phone(one.name, moved(one.start), moved(one.end), one.logprob) for one in phones)
+        return tuple(AlignedPhone(one.name, moved(one.start), moved(one.end), one.logprob) for one in phones)
 
 
-def _placed(words: Sequence[str], found: dict[int, tuple[Phone, ...]]) -> list[AlignedWord]:
+def _placed(words: Sequence[str], found: dict[int, tuple[AlignedPhone, ...]]) -> list[AlignedWord]:
     """Every word with its phones; a word without phones is at the end of the one before."""
     out: list[AlignedWord] = []
     for i, word in enumerate(words):

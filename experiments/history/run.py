@@ -2,6 +2,7 @@
 
     uv run python experiments/history/run.py                # all stages in order, from data/grid; what is done is left out
     uv run python experiments/history/run.py --list         # the stages, and which are done
+    uv run python experiments/history/run.py clips          # data/grid/story.jsonl, the clips on which all are compared
     uv run python experiments/history/run.py rows table     # these alone
 A stage is one or more commands of `avsr`, which resume by themselves; what they write lies in runs/. See README.md.
 """
@@ -15,9 +16,10 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from avsr import manifest
+from avsr import checkpoint, manifest
 from avsr.checkpoint import SHIPPED
 from avsr.tensorfiles import n_numbers, read_header
 
@@ -105,7 +107,7 @@ def training() -> list[tuple[str, Path, list[list[str]]]]:
     out.append(("correct", RUNS / "correct" / "model" / "model.json", [
         [sys.executable, str(correct / "texts.py"), "data/text/grid-sentences.tsv", "data/grid/manifest.jsonl",
          "runs/correct/texts"],
-        avsr("correct", "nbest", "data/grid", str(lists / "train.jsonl"), *nbest, "--spoilt", "0.6"),
+        avsr("correct", "nbest", "data/grid", str(lists / "train.jsonl"), *nbest, "--corrupted", "0.6"),
         avsr("correct", "nbest", "data/grid", str(lists / "valid.jsonl"), *nbest, "--split", "valid", "--rounds", "2"),
         avsr("correct", "train", str(correct / "config.toml"), "-o", "runs/correct")]))
     return out
@@ -164,12 +166,23 @@ def measure(one: Measured) -> None:
 def facts_of(one: Measured, system: str) -> dict:
     """What the table says of a system beside its rows: parameters, minutes of training."""
     folder = SHIPPED / one.weights if (SHIPPED / one.weights).is_dir() else Path(one.weights)
-    tensors = folder / ("hmm.safetensors" if one.weights == "runs/hmm" else "model.safetensors")
-    parameters = n_numbers(read_header(tensors)) if tensors.exists() else 37_184_640 if one.weights == "tiny.en" else None
     log = folder.parent / "log.jsonl"
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     minutes = max((line["minutes"] for line in lines if "minutes" in line), default=None)
-    return {"station": one.station, "short": one.short, "system": system, "parameters": parameters, "minutes": minutes}
+    return {"station": one.station, "short": one.short, "system": system, "parameters": n_parameters(one), "minutes": minutes}
+
+
+@lru_cache
+def _loaded(name: str) -> int:
+    return sum(parameter.numel() for parameter in checkpoint.load(name).model.parameters())
+
+
+def n_parameters(one: Measured) -> int:
+    """The numbers in the recognisers of a system; those of a language model or corrector are not counted."""
+    options = dict(zip(one.options[::2], one.options[1::2], strict=True))
+    if "--against" in options:
+        return n_numbers(read_header(Path(options["--against"].removeprefix("hmm:")) / "hmm.safetensors"))
+    return sum(_loaded(options[name]) for name in ("--model", "--lips") if name in options)
 
 
 def gather() -> None:
@@ -216,6 +229,8 @@ def main() -> None:
         if (name in asked.stages or not asked.stages) and not left.exists():
             for command in commands:
                 run(command)
+    if asked.stages == ["clips"]:
+        make_list()
     first, step = map(int, asked.part.split("/"))
     if "rows" in asked.stages or not asked.stages:
         TUNED.mkdir(parents=True, exist_ok=True)

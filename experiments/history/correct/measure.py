@@ -1,6 +1,6 @@
 """What correction changes, measured on the lists of a benchmark's noise: the recogniser runs once for both texts.
 
-    uv run python experiments/history/correct/measure.py collect data/grid/combined.jsonl OUT.jsonl
+    uv run python experiments/history/correct/measure.py collect data/grid/story.jsonl OUT.jsonl
     uv run python experiments/history/correct/measure.py score runs/correct/model OUT.jsonl
 `collect` writes n-best lists of tiny.en with the lips of grid, in the babble that `avsr benchmark` makes for this manifest.
 `score` prints WER with intervals over speakers, for the pair and for each of the two alone, before and after.
