@@ -113,9 +113,13 @@ class PictureCropper:
                             "out or repeating some.")
 
 
-def open_cropping(mouth_crop: MouthCropSettings, recording: Recording) -> tuple[FaceTracker, MouthCropper] | tuple[
-        NoTracker, PictureCropper]:
-    """What finds faces in a recording and what cuts out their mouths; nothing is searched where the pictures are mouths."""
+def open_cropping(mouth_crop: MouthCropSettings, recording: Recording, key_interval: int | None = None) -> tuple[
+        FaceTracker, MouthCropper] | tuple[NoTracker, PictureCropper]:
+    """What finds faces in a recording and what cuts out their mouths; nothing is searched where the pictures are mouths.
+
+    key_interval: see FaceTracker; None for the usual one.
+    """
     if mouth_crop.face_landmarks is None:
         return NoTracker(), PictureCropper(mouth_crop, recording)
-    return FaceTracker(landmarks=mouth_crop.face_landmarks), MouthCropper(mouth_crop)
+    often = {} if key_interval is None else {"key_interval": key_interval}
+    return FaceTracker(landmarks=mouth_crop.face_landmarks, **often), MouthCropper(mouth_crop)

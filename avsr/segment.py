@@ -128,6 +128,14 @@ class VadSegmenter:
         first = min(step for step in begun if step is not None)
         return max(self._taken, self._frame(first - self._steps(self.options.pad)))
 
+    @property
+    def current(self) -> SpeechSegment | None:
+        """The segment that is not given yet, as far as it is known: from its padded start to the last step; None in silence."""
+        begun = self._speech if self._open is None else self._open[0]
+        if begun is None:
+            return None
+        return SpeechSegment(max(self._taken, self._frame(begun - self._steps(self.options.pad))), self._frame(self._n_steps))
+
     def update(self, probabilities: np.ndarray, levels: np.ndarray | None = None) -> list[SpeechSegment]:
         """The segments that the next probabilities (n,), one per STEP, complete. levels: (n,) dB; without them, speech without
         a pause is cut where it is least probable."""

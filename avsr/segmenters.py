@@ -55,6 +55,11 @@ class DetectedSpeech:
         """The frame before which no further segment begins."""
         return self._segmenter.settled
 
+    @property
+    def current(self) -> SpeechSegment | None:
+        """The segment that goes on, see VadSegmenter."""
+        return self._segmenter.current
+
     def update(self, clip: media.Clip) -> list[SpeechSegment]:
         assert clip.audio is not None, "speech cannot be detected without sound"
         return self._segmenter.update(self._probability.update(clip.audio), self._probability.levels)

@@ -10,7 +10,7 @@ All three get the same sound and the same mouths, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -75,7 +75,8 @@ class StreamSettings:
     extension: extend segments by what may be speech hidden in noise, see segment.SegmentExtension; this needs mouths and vad.
     speakers: find out who speaks when; this needs mouths. speaker_model: by which network, see speakers.open_detector.
     save_lips: a folder, or an .mp4 file, for a small video of the mouths. stage: the words before the name of the recording
-    when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain.
+    when `progress` is told. amplify: make very quiet sound louder, see media.Recording.gain. live: mouths are wanted soon,
+    see speakers.mouths.
     """
 
     vad: bool = True
@@ -86,6 +87,7 @@ class StreamSettings:
     save_lips: Path | None = None
     stage: str = "transcribing"
     amplify: bool = True
+    live: bool = False
 
 
 class StreamReader:
@@ -93,6 +95,7 @@ class StreamReader:
 
     Iterating over the reader gives one Window for each speech segment, as soon as its sound and its mouths are complete.
     For other windows, iterate over `clips`, take each `window` once its last frame is `settled`, and `forget` what is over.
+    For a recording that is still being made, `add` each Clip as it comes, and `end` it; the recording itself is not read.
 
     mouth_crop: how mouths are cut out; None reads the sound alone. on_tracks: called with the parts of face tracks as they
     become final.
@@ -140,27 +143,41 @@ class StreamReader:
     def clips(self, n_frames: int | None = None) -> Iterator[media.Clip]:
         """Decode the recording in Clips of `n_frames`; each Clip is given after its sound and its mouths have been kept."""
         usual = AUDIO_WINDOW_FRAMES if self.mouth_crop is None else VIDEO_WINDOW_FRAMES
-        gain = self.recording.gain if self.settings.amplify else 1.0
-        with ExitStack() as stack:
-            if self.mouth_crop is not None:
-                self._mouths = MouthStream(self.mouth_crop, self.recording, on_tracks=self.on_tracks,
-                                           sound=self._sound.of if self._can_compare else None,
-                                           keep_all=self.settings.save_lips is not None,
-                                           compared=None if self._detector is None else self._detector.mouth_crop)
-                stack.callback(self._mouths.tracker.close)
-            grey = self.mouth_crop is not None and self.mouth_crop.landmarks == MESH
+        grey = self.mouth_crop is not None and self.mouth_crop.landmarks == MESH
+        with closing(self):
             for clip in self.recording.windows(n_frames or usual, grey=grey):
-                self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
-                if clip.audio is not None:
-                    self.loudness.update(clip.audio)
-                    clip = replace(clip, audio=amplified(clip.audio, gain))
-                    self._sound.add(clip)
-                if self._mouths is not None:
-                    self._mouths.add(clip)
-                yield clip
-            if self._mouths is not None:
-                self._mouths.finish(self.n_frames)
-            self.ended = True
+                yield self.add(clip)
+            self.end()
+
+    def add(self, clip: media.Clip) -> media.Clip:
+        """Take in the next Clip: its faces are followed, its sound is kept. The Clip with the sound as it is used."""
+        if self._mouths is None and self.mouth_crop is not None:
+            self._mouths = self._open_mouths(self.mouth_crop)
+        self.n_frames, self.duration_s = clip.start_frame + clip.n_frames, clip.start_s + clip.duration_s
+        if clip.audio is not None:
+            self.loudness.update(clip.audio)
+            clip = replace(clip, audio=amplified(clip.audio, self.recording.gain if self.settings.amplify else 1.0))
+            self._sound.add(clip)
+        if self._mouths is not None:
+            self._mouths.add(clip)
+        return clip
+
+    def end(self) -> None:
+        """The recording has ended."""
+        if self._mouths is not None:
+            self._mouths.finish(self.n_frames)
+        self.ended = True
+
+    def close(self) -> None:
+        """Free the face finder."""
+        if self._mouths is not None:
+            self._mouths.tracker.close()
+
+    def _open_mouths(self, mouth_crop: MouthCropSettings) -> MouthStream:
+        return MouthStream(mouth_crop, self.recording, on_tracks=self.on_tracks,
+                           sound=self._sound.of if self._can_compare else None,
+                           keep_all=self.settings.save_lips is not None, live=self.settings.live,
+                           compared=None if self._detector is None else self._detector.mouth_crop)
 
     @property
     def settled(self) -> int:

@@ -22,6 +22,7 @@ from avsr.speakers.offset import BLOCK, MAX_OFFSET, Offset, OffsetFinder
 from avsr.speakers.paired import PairedCropper
 
 Sound = Callable[[SpeechSegment], np.ndarray | None]
+LIVE_KEY_INTERVAL = 6                 # frames from one search for faces to the next at most in a recording that is being made
 
 
 class MouthStream:
@@ -29,16 +30,19 @@ class MouthStream:
 
     on_tracks: called with the parts of face tracks as they become final. sound: gives the sound (S,) float32 of a segment, by
     which the offset is found; None where mouths stay as they are. keep_all: whether `all` has all mouths. compared: the crops
-    that tell who speaks, see Mouths.compared. Raises AvsrError where these cannot be had beside the others.
+    that tell who speaks, see Mouths.compared. live: faces are searched every LIVE_KEY_INTERVAL frames, so that mouths are
+    known soon: mostly 0.5 s after they are seen, where it is up to 2 s otherwise.
+
+    Raises AvsrError where these cannot be had beside the others.
     """
 
     cropper: MouthCropper | PictureCropper | PairedCropper
 
     def __init__(self, mouth_crop: MouthCropSettings, recording: media.Recording, *,
                  on_tracks: Callable[[list[FaceTrack]], None] | None, sound: Sound | None, keep_all: bool,
-                 compared: MouthCropSettings | None = None):
+                 compared: MouthCropSettings | None = None, live: bool = False):
         self.recording, self.on_tracks, self.sound, self.keep_all = recording, on_tracks, sound, keep_all
-        self.tracker, self.cropper = open_cropping(mouth_crop, recording)
+        self.tracker, self.cropper = open_cropping(mouth_crop, recording, LIVE_KEY_INTERVAL if live else None)
         if compared is not None and compared.size != mouth_crop.size:
             self.cropper = PairedCropper(mouth_crop, compared)
         self.lag = self.tracker.lag + mouth_crop.smooth

@@ -6,41 +6,30 @@ A recording is read in windows, so an hour needs no more memory than a minute. A
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from itertools import chain, groupby, islice, repeat
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from avsr import cropped, decode, media, selection, transcript
+from avsr import cropped, decode, media, selection
 from avsr.checkpoint import Checkpoint, load, may_use_video
 from avsr.combine import CombinedCheckpoint, combine, open_recogniser
 from avsr.correct import Corrector, corrected, open_corrector
 from avsr.errors import AvsrError, BadMedia
 from avsr.lips import MouthCropSettings
 from avsr.lm import LanguageModel
-from avsr.media.level import is_silent
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
-from avsr.models.decoder import Memory
 from avsr.names import DEFAULT_MODEL, INPUT_MODALITIES
-from avsr.rates import FEATURE_RATE
-from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
-from avsr.runtime import Progress, n_cores, n_parallel_batches, no_progress, pick_device, pick_dtype, prefetch, release_memory
+from avsr.runtime import Progress, no_progress, pick_device, pick_dtype, prefetch
 from avsr.schema import from_keywords
 from avsr.segment import VadOptions
-from avsr.stream import StreamReader, StreamSettings, Window, why_unreadable
+from avsr.stream import StreamReader, StreamSettings
 from avsr.text import LANGUAGE_NAMES, language_code
-from avsr.transcribe.prompts import Prompts, check_model, check_settings
-from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
-from avsr.transcribe.windows import WrittenWindow, joined, recognise, sentences
+from avsr.transcribe.prompts import check_model, check_settings
+from avsr.transcribe.transcriber import Transcriber
 from avsr.transcript import Segment, Transcript
-
-MIN_RELIABILITY = 0.5                                       # of the video, to extend a segment to where no speech was heard
 
 
 @dataclass(frozen=True)
@@ -112,9 +101,9 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
         raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(choices)}.")
     target = pick_device(device)
     checkpoint = load_models(model, lips, modality, target, progress)
-    language = _language_of(checkpoint, language)
+    language = language_of(checkpoint, language)
     check_modality(checkpoint, modality)
-    _check_search(checkpoint, options)
+    check_search(checkpoint, options)
     check_model(checkpoint, modality, options)
     options = replace(options, **decode.open_external(options, checkpoint.tokenizer, progress))
     corrector = None if options.correct is None else open_corrector(options.correct)
@@ -141,7 +130,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             save_lips=None if options.save_lips is None else Path(options.save_lips))
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, settings, progress=progress)
         recogniser = corrected(open_recogniser(checkpoint, used), corrector, used)
-        transcriber = _Transcriber(recogniser, used, language, options, video_use)
+        transcriber = Transcriber(recogniser, used, language, options, video_use)
         segments: list[Segment] = []
         for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):
             segments.append(segment)
@@ -189,7 +178,7 @@ def speech_options(checkpoint: Checkpoint) -> VadOptions:
     return usual if checkpoint.pad_seconds is not None else replace(usual, max_gap=usual.min_silence)
 
 
-def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
+def language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
     """The code of the language that was asked for. Raises AvsrError for one that the model does not write."""
     if language is None or language_code(language) in checkpoint.languages:
         return None if language is None else language_code(language)
@@ -203,7 +192,7 @@ def _language_of(checkpoint: Checkpoint, language: str | None) -> str | None:
                     f"Use {nearest} ({LANGUAGE_NAMES.get(nearest, nearest)}){more}.")
 
 
-def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
+def check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
     """Raises AvsrError for a setting that would have no effect."""
     joint_ctc = checkpoint.model.joint_ctc
     if joint_ctc and options.temperature:
@@ -212,153 +201,3 @@ def _check_search(checkpoint: Checkpoint, options: TranscribeSettings) -> None:
     if not joint_ctc and options.ctc_weight is not None:
         raise AvsrError(f"{checkpoint.name}: its CTC, if any, spells letters, which cannot be weighed against its tokens.  "
                         "Leave out --ctc-weight, or use an imported model.")
-
-
-class _Transcriber:
-    """Windows of one recording to segments of its transcript.
-
-    language: None until it is detected, which is done from the first batch.
-    """
-
-    def __init__(self, recogniser: Recogniser, modality: str, language: str | None, options: TranscribeSettings,
-                 video_use: VideoUse):
-        self.recogniser, self.modality, self.options, self.video_use = recogniser, modality, options, video_use
-        self.speaker_names, self.prompts = SpeakerNames(), Prompts(recogniser, options)
-        self.language = language or (None if recogniser.tokenizer.languages else "en")
-        fallback_temperatures = tuple(t for t in decode.DecodeOptions().temperatures if t > options.temperature)
-        self.search = recogniser.search_options(
-            beam_size=options.beam_size, ctc_weight=options.ctc_weight, **decode.helps_of(options),
-            temperatures=(options.temperature, *fallback_temperatures))
-
-    def transcribe(self, windows: Iterable[Window]) -> Iterator[Segment]:
-        """The segments of all windows in order, `batch_size` windows in the network at once.
-
-        On the CPU they are shared out to threads, each of which keeps to its own cores: the tensors of a decoding step are
-        too small for several cores to share one (2.3 times slower with two, on a machine with something else to do).
-        """
-        usable, n_workers = self._usable(windows), n_parallel_batches(self.recogniser.device)
-        n_each = n_later = -(-self.options.batch_size // n_workers)
-        if "v" in self.modality and n_workers > 1:          # reading faces takes time: begin as soon as there are a few windows
-            n_each = -(-n_each // 2)
-        first = list(islice(usable, n_each))
-        if first and self.language is None:
-            with torch.inference_mode():
-                self.language = self.recogniser.detect_language(self._encode(first))
-        if len(first) < n_each:                             # that was all: share it out
-            n_workers = min(n_workers, max(1, len(first)))
-            n_each = n_later = -(-max(1, len(first)) // n_workers)
-        sizes = chain([n_each] * n_workers, repeat(n_later))    # in twos a search takes 1.4 times as long as in fours
-        if self.prompts.in_order:
-            n_workers, sizes = 1, repeat(1)
-        elif self.prompts.only_first:
-            sizes = chain([1], sizes)
-        threads_before, n_threads = torch.get_num_threads(), max(1, n_cores() // n_workers)
-        with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool:
-            running: deque[Future[list[WrittenWindow]]] = deque()
-            try:
-                batches = self._batches(chain(first, usable), sizes, n_workers, pool, running)
-                yield from chain.from_iterable(map(self._segments, joined(batches)))
-            finally:
-                for future in running:
-                    future.cancel()
-                torch.set_num_threads(threads_before)       # the workers' setting reached MKL as a whole
-
-    def _batches(self, windows: Iterator[Window], sizes: Iterator[int], n_workers: int, pool: ThreadPoolExecutor,
-                 running: deque[Future[list[WrittenWindow]]]) -> Iterator[WrittenWindow]:
-        """The windows with their words, in order; `running` holds the batches that are not done."""
-        is_first = True
-        while batch := list(islice(windows, next(sizes))):
-            running.append(pool.submit(self._transcribe_batch, batch, is_first))
-            is_first = False
-            while len(running) > n_workers or (running and running[0].done()):
-                yield from running.popleft().result()
-                release_memory()                            # not after the last batch: the whole of most recordings is one
-        while running:
-            yield from running.popleft().result()
-
-    def _usable(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """The windows, cut where the speaker changes, that hold something to recognise, without mouths that cannot be read."""
-        whole = chain.from_iterable(map(self._extended_or_not, windows))
-        for window in chain.from_iterable(map(pieces, whole)):
-            self.speaker_names.count(window)
-            window = window if "v" in self.modality else replace(window, mouths=None)
-            window = self.video_use.without_turned_away(window)
-            unreadable = why_unreadable(window.mouths, self.options.max_missing, apart=window.apart)
-            self.video_use.count(window, unreadable)
-            window = window if unreadable is None else replace(window, mouths=None)
-            if self._is_usable(window):
-                yield window
-
-    @torch.inference_mode()
-    def _extended_or_not(self, window: Window) -> tuple[Window, ...]:
-        """The window; but if its segment was extended, and its mouths cannot be read or are not reliable, the windows without
-        that extension."""
-        if window.unextended is None:
-            return (window,)
-        if why_unreadable(window.mouths, self.options.max_missing, apart=window.apart) is not None:
-            return window.unextended
-        reliability = self._encode([window]).reliability if self.recogniser.estimates_reliability else None
-        return window.unextended if reliability is not None and reliability.item() < MIN_RELIABILITY else (window,)
-
-    def _is_usable(self, window: Window) -> bool:
-        if self.video_use.needs_video and window.mouths is None:
-            return False
-        if self.modality == "v":
-            return True
-        # Whisper writes "you" where there is nothing to hear.
-        return (window.audio is not None and len(window.audio) >= MIN_SAMPLES
-                and (self.video_use.needs_video or not is_silent(window.audio)))
-
-    @torch.inference_mode()
-    def _transcribe_batch(self, batch: Sequence[Window], is_first: bool) -> list[WrittenWindow]:
-        """Some usable windows with their words, in order. Several threads may call this. is_first: of the recording."""
-        recogniser = self.prompts.recogniser(batch[0], is_first=is_first)
-        memory = self._encode(batch)
-        reliability = [None] * len(batch) if memory.reliability is None else memory.reliability.tolist()
-        takes_30_s = self.recogniser.checkpoint.pad_seconds is not None
-        parts = [sentences(window, one, takes_30_s=takes_30_s) for window, one in zip(batch, reliability, strict=True)]
-        if len(parts) < sum(map(len, parts)):
-            batch = [part for window in parts for part in window if self._is_usable(part)]
-            if not batch:
-                return []
-            memory = self._encode(batch)
-        if self.video_use.only_in_distribution and not (known := in_distribution(memory)).all():
-            self.video_use.n_out_of_distribution += int((~known).sum())
-            if not known.any():
-                return []
-            batch = [window for window, one in zip(batch, known.tolist(), strict=True) if one]
-            memory = memory.select(known.nonzero()[:, 0])
-        self.video_use.count_reliability([window.mouths is not None for window in batch], memory)
-        assert self.language is not None, "it was asked for, or is detected before the first batch"
-        written = recognise(recogniser, batch, memory, self.search, self.language, encode=self._encode)
-        self.prompts.add(written)
-        return written
-
-    def _encode(self, batch: Sequence[Window]) -> Memory:
-        audio = None
-        if "a" in self.modality:
-            audio = [window.audio for window in batch if window.audio is not None]
-            assert len(audio) == len(batch), "only windows with audio are usable"
-        return self.recogniser.encode(audio, [window.mouths for window in batch], self.modality,
-                                      seconds=[window.segment.duration_s for window in batch])
-
-    def _segments(self, window: WrittenWindow) -> Iterator[Segment]:
-        """The segments of a window in order, cut where the speaker changes."""
-        for text, of_text in groupby(window.words, key=lambda one: one.text):
-            for persons, run in by_speaker(list(of_text), window.turns):
-                left = iter(run)
-                for group in transcript.segment([one.word for one in run]):
-                    tokens = tuple(token for one in islice(left, len(group)) for token in one.tokens)
-                    if "".join(word.text for word in group).strip():
-                        yield self.speaker_names.name(_segment(group, tokens, text, run[0].start_s, self.recogniser),
-                                                      persons)
-
-
-def _segment(words: Sequence[transcript.Word], tokens: tuple[int, ...], text: decode.Hypothesis, start_s: float,
-             recogniser: Recogniser) -> Segment:
-    """A segment of some words of a text that was recognised from `start_s` on."""
-    confidences = [word.confidence for word in words if word.confidence is not None]
-    return Segment(
-        "".join(word.text for word in words).strip(), words[0].start, words[-1].end, tuple(words), text.avg_logprob,
-        decode.compression_ratio(recogniser.tokenizer.decode(text.tokens)), text.no_speech_prob, text.temperature, tokens,
-        float(np.mean(confidences)), round(start_s * FEATURE_RATE), lips=text.lips, corrected_from=text.corrected_from)

@@ -22,7 +22,7 @@ from avsr.recogniser import Recogniser
 from avsr.speakers import ActiveSpeakerDetector, find_turns, split
 from avsr.stream import StreamReader, Window
 from avsr.text import normalise
-from avsr.transcribe import run, speakers
+from avsr.transcribe import run, speakers, transcriber
 
 WHOLE = 10**6                                               # frames: no segment is cut
 
@@ -124,11 +124,11 @@ def transcribed(conversation: Conversation, found: list[Window], model, modality
     options = run.TranscribeSettings(speakers=True)
     with media.open_recording(conversation.clip()) as recording:
         use = VideoUse(model, recording, modality, max_missing=0.25, only_in_distribution=False)
-    transcriber = run._Transcriber(Recogniser(model), modality, "en", options, use)
-    transcriber.speaker_names = Persons()
+    writer = transcriber.Transcriber(Recogniser(model), modality, "en", options, use)
+    writer.speaker_names = Persons()
     cut = [piece for window in found for piece in speakers.pieces(window, shortest)]
-    run.pieces = lambda window: [window]
-    return list(transcriber.transcribe(cut)), columns(conversation, found), len(cut)
+    transcriber.pieces = lambda window: [window]
+    return list(writer.transcribe(cut)), columns(conversation, found), len(cut)
 
 
 class Persons(speakers.SpeakerNames):
