@@ -114,6 +114,7 @@ class VideoUse:
         self.n_apart = 0                                                # segments whose lips and sound are out of step
         self.n_off_screen = 0                                           # segments in which nobody in sight speaks
         self.n_rated = self.n_unreliable = self.n_out_of_distribution = 0       # segments whose mouths went into the network
+        self.last_reliability: float | None = None                      # of the last segment with mouths
 
     def without_turned_away(self, window: Window) -> Window:
         """The window with the mouths of faces that are turned away masked, as those that are missing are."""
@@ -146,6 +147,7 @@ class VideoUse:
             values = [value for value, there in zip(reliability.tolist(), has_mouths, strict=True) if there]
             self.n_rated += len(values)
             self.n_unreliable += values.count(0.0)
+            self.last_reliability = values[-1] if values else None
 
     def outcome(self, reason: str) -> tuple[str, str, list[str]]:
         """The modality that was really used, why, and what the user should know. `reason`: why it was to be used.

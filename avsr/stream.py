@@ -215,6 +215,11 @@ class StreamReader:
         """The mouths of the person who most likely speaks; None where nobody is seen. audio: see speakers.choose_speaker."""
         return None if self._mouths is None else self._mouths.of(segment, audio)
 
+    @property
+    def n_unknown(self) -> int:
+        """How many of the last frames have faces that are not known yet, where somebody is followed."""
+        return 0 if self._mouths is None or self.ended else self._mouths.n_unknown
+
     def forget(self, before: int) -> None:
         """Drop sound and mouths from before a frame: no window that begins earlier will be asked for."""
         before = before if self._mouths is None else self._mouths.needed_from(before)
@@ -249,16 +254,21 @@ class _Sound:
         self.kept = [(start, samples) for start, samples in self.kept if start + samples_to_frames(len(samples)) > before]
 
 
-def why_unreadable(mouths: Mouths | None, max_missing: float, *, apart: bool = False) -> str | None:
+def why_unreadable(mouths: Mouths | None, max_missing: float, *, apart: bool = False, n_unknown: int = 0) -> str | None:
     """Why a segment cannot be lip-read: "missing" where too few frames show a face, "apart" where lips and sound are out of
     step, "still" where too few frames show a mouth that moves, None where nothing is wrong. max_missing: the largest share of
-    frames of which this may be true. apart: see Window."""
-    if mouths is None or mouths.missing.mean() > max_missing:
+    frames of which this may be true. apart: see Window. n_unknown: frames at the end that do not count, as their faces are not
+    known yet."""
+    if mouths is None or n_unknown >= len(mouths.missing):
+        return "missing"
+    known = len(mouths.missing) - n_unknown
+    missing = mouths.missing[:known]
+    if missing.mean() > max_missing:
         return "missing"
     if apart:
         return "apart"
-    motionless = sync.motionless(mouths.images, mouths.missing)
-    return "still" if (mouths.missing | motionless).mean() > max_missing else None
+    motionless = sync.motionless(mouths.images[:known], missing)
+    return "still" if (missing | motionless).mean() > max_missing else None
 
 
 def lips_path(place: Path, recording: str) -> Path:

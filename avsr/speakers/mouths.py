@@ -73,6 +73,12 @@ class MouthStream:
         held, settled = self.finder.first, self._n_frames - self.lag - max(0, self.offset.frames)
         return min(settled, held) if self._searching and held is not None else settled
 
+    @property
+    def n_unknown(self) -> int:
+        """How many of the last frames have mouths that are not final, while somebody is followed; 0 where nobody is."""
+        known = max((one.end_frame for one in self.kept), default=0)
+        return self._n_frames - known if self._n_frames - known <= self.lag else 0
+
     def of(self, segment: SpeechSegment, audio: np.ndarray | None = None) -> Mouths | None:
         """The mouths of the person who most likely speaks; None where nobody is seen. audio: see speakers.choose_speaker."""
         return choose_speaker(self.kept, segment.start_frame, segment.end_frame, audio)

@@ -69,9 +69,13 @@ class SpeakerNames:
         """The segment and its words with the names of the persons who say it; call it in the order of time."""
         if persons is None:
             return segment
-        self._named, self._unnamed = self._named or bool(persons), self._unnamed or not persons
-        names = tuple(f"SPEAKER_{self._numbers.setdefault(person, len(self._numbers)):02d}" for person in persons)
+        names = self.names(persons)
         return replace(segment, speakers=names, words=tuple(replace(word, speakers=names) for word in segment.words))
+
+    def names(self, persons: tuple[int, ...]) -> tuple[str, ...]:
+        """The names of the persons who say a word; call it in the order of time."""
+        self._named, self._unnamed = self._named or bool(persons), self._unnamed or not persons
+        return tuple(f"SPEAKER_{self._numbers.setdefault(person, len(self._numbers)):02d}" for person in persons)
 
     def problems(self, recording: str) -> list[str]:
         """A sentence if there is text and none of it has a speaker."""

@@ -62,8 +62,7 @@ class Transcriber:
             n_each = -(-n_each // 2)
         first = list(islice(usable, n_each))
         if first and self.language is None:
-            with torch.inference_mode():
-                self.language = self.recogniser.detect_language(self._encode(first))
+            self.find_language(first)
         if len(first) < n_each:                             # that was all: share it out
             n_workers = min(n_workers, max(1, len(first)))
             n_each = n_later = -(-max(1, len(first)) // n_workers)
@@ -83,6 +82,11 @@ class Transcriber:
                     future.cancel()
                 torch.set_num_threads(threads_before)       # the workers' setting reached MKL as a whole
 
+    @torch.inference_mode()
+    def find_language(self, windows: Sequence[Window]) -> None:
+        """Set the language to the one that is most likely spoken in some usable windows."""
+        self.language = self.recogniser.detect_language(self._encode(windows))
+
     def _batches(self, windows: Iterator[Window], sizes: Iterator[int], n_workers: int, pool: ThreadPoolExecutor,
                  running: deque[Future[list[WrittenWindow]]]) -> Iterator[WrittenWindow]:
         """The windows with their words, in order; `running` holds the batches that are not done."""
@@ -96,14 +100,15 @@ class Transcriber:
         while running:
             yield from running.popleft().result()
 
-    def usable(self, windows: Iterable[Window]) -> Iterator[Window]:
-        """The windows, cut where the speaker changes, that hold something to recognise, without mouths that cannot be read."""
+    def usable(self, windows: Iterable[Window], n_unknown: int = 0) -> Iterator[Window]:
+        """The windows, cut where the speaker changes, that hold something to recognise, without mouths that cannot be read.
+        n_unknown: see stream.why_unreadable."""
         whole = chain.from_iterable(map(self._extended_or_not, windows))
         for window in chain.from_iterable(map(pieces, whole)):
             self.speaker_names.count(window)
             window = window if "v" in self.modality else replace(window, mouths=None)
             window = self.video_use.without_turned_away(window)
-            unreadable = why_unreadable(window.mouths, self.options.max_missing, apart=window.apart)
+            unreadable = why_unreadable(window.mouths, self.options.max_missing, apart=window.apart, n_unknown=n_unknown)
             self.video_use.count(window, unreadable)
             window = window if unreadable is None else replace(window, mouths=None)
             if self._is_usable(window):
