@@ -50,6 +50,12 @@ class PicturePiece:
     time_s: float
 
 
+def missing_sound(heard_s: float, picture_s: float) -> np.ndarray | None:
+    """Silence (S,) float32 to go on with where a picture is far ahead of the sound, which has stopped; None where it is not."""
+    missing_s = picture_s - heard_s
+    return np.zeros(round((missing_s - LATE_SOUND_S / 2) * SAMPLE_RATE), np.float32) if missing_s > LATE_SOUND_S else None
+
+
 class GrowingFile:
     """A file of which bytes come in pieces: one thread feeds it, another reads, and waits where nothing has come."""
 
@@ -229,9 +235,10 @@ class GrowingContainer:
         time_s = self._time(frame, expected)
         if self._picture_s is not None and time_s < self._picture_s + CLOSEST_S:
             return
-        if self.has_audio and time_s - heard > LATE_SOUND_S:
+        silence = missing_sound(heard, time_s) if self.has_audio else None
+        if silence is not None:
             yield from self._rest()
-            yield from self._silence(time_s - heard - LATE_SOUND_S / 2)
+            yield from self._silence(len(silence) / SAMPLE_RATE)
         if self._converter is None:
             aspect = cast(av.VideoStream, next(one for one in self._streams if one.type == "video")).sample_aspect_ratio
             self._converter = FrameConverter(frame, aspect, LARGEST_SIDE)

@@ -140,10 +140,10 @@ def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
             "tokens": [int(token) for token in part.tokens], **{name: _number(getattr(part, name)) for name in measures},
             **_speaker_row(part.speakers), **_lips_row(part.lips),
             **({} if part.corrected_from is None else {"corrected_from": part.corrected_from}),
-            **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
+            **({"words": [word_row(word) for word in part.words]} if word_timestamps else {})}
 
 
-def _word_row(word: Word) -> dict:
+def word_row(word: Word) -> dict:
     """The confidence is also given as `probability`, which is Whisper's name for it."""
     confidence = _number(word.confidence)
     return {"word": word.text, "start": _number(word.start, 3), "end": _number(word.end, 3), "probability": confidence,
