@@ -122,7 +122,8 @@ def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, 
     if model.ctc_only:
         scorer = CTCScorer(ctc_frames(model, tokenizer, memory), end=tokenizer.end)
     else:
-        scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start, cache=cache)
+        scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start, cache=cache,
+                               draft=() if isinstance(strategy, Sampling) else options.draft)
     helped = not isinstance(strategy, Sampling)             # which draws from the network alone
     helps = scorers(options, tokenizer, n_prompt=n_prompt, n_vocab=model.dims.n_vocab) if helped else []
     texts = search([scorer, *helps], torch.tensor(prompts, device=memory.device), strategy, filters=filters,

@@ -25,6 +25,9 @@ class DecodeOptions:
     hotwords: words that are made more likely by hotword_weight nats a letter.
     temperatures: the first is used for everything, the next for what failed a guard, and so on; 0 is beam search.
     compression_ratio_threshold: a text that compresses better than this repeats itself.
+    draft: tokens with which the only utterance's text may begin, for a beam of 1 without CTC: they are read in one step, and
+    kept as far as the search would have written them, so that the same text is found sooner (speculative decoding, Leviathan,
+    Kalman and Matias 2023, with an earlier text as the draft).
     logprob_threshold: a text whose mean log-probability per token is below this is not trusted.
     no_speech_threshold: such a text is dropped if the no-speech token is more probable than this.
     """
@@ -47,6 +50,7 @@ class DecodeOptions:
     logprob_threshold: Annotated[float, Between(-100, 0)] | None = -1.0
     no_speech_threshold: Annotated[float, Between(0, 1)] | None = 0.6
     seed: Annotated[int, Between(0, 2**63 - 1)] = 0
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

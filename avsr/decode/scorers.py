@@ -47,26 +47,50 @@ class DecoderScorer:
     """
 
     def __init__(self, model: SpeechModel, memory: Memory, *, no_speech_token: int | None, start_token: int,
-                 weight: float = 1.0, cache: Cache | None = None):
-        """cache: that of `memory` before any token, where it is there already."""
+                 weight: float = 1.0, cache: Cache | None = None, draft: Sequence[int] = ()):
+        """cache: that of `memory` before any token, where it is there already. draft: see DecodeOptions; it counts where there
+        is one hypothesis of one utterance."""
         self.model, self.weight, self.n_utterances = model, weight, memory.n_utterances
         self.cache = model.start(memory) if cache is None else cache
         self.no_speech_token, self.start_token = no_speech_token, start_token
         self.no_speech = torch.zeros(self.n_utterances)
+        self.draft = list(draft)
+        self._ahead: Tensor | None = None                    # (L + 1, V) logits before and after each token of the draft
 
     def score(self, tokens: Tensor) -> Tensor:
         """(N, L) -> (N, V). The prompt, which is the same in all hypotheses of an utterance, is read once for each."""
+        if self._ahead is not None:
+            n_written = tokens.shape[1] - (self.cache.n_tokens - len(self.draft))
+            if n_written <= len(self.draft) and tokens[0, tokens.shape[1] - n_written:].tolist() == self.draft[:n_written]:
+                return self._ahead[n_written][None].clone()  # filters write into it
+            self.cache.truncate(tokens.shape[1] - 1)         # the text goes another way
+            self._ahead = None
         if self.cache.n_tokens:
             return self.model.step(tokens[:, self.cache.n_tokens:], self.cache)
         n_hypotheses = tokens.shape[0] // self.n_utterances
         prompt = tokens[::n_hypotheses]
+        if self.draft and len(tokens) == 1:
+            return self._read_draft(tokens)
         hidden = self.model.decoder.hidden(prompt, self.cache)
         if self.no_speech_token is not None:
-            at = (prompt[0] == self.start_token).nonzero()[0, 0]
-            self.no_speech = self.model.decoder.logits(hidden[:, at]).softmax(dim=-1)[:, self.no_speech_token].cpu()
+            self.no_speech = self._no_speech(prompt, hidden)
         rows = torch.arange(self.n_utterances, device=tokens.device).repeat_interleave(n_hypotheses)
         self.cache.select_rows(rows)
         return self.model.decoder.logits(hidden[:, -1])[rows]
+
+    def _read_draft(self, prompt: Tensor) -> Tensor:
+        """Read the prompt and the draft in one step: (1, V), the logits of the first token."""
+        draft = torch.tensor([self.draft], dtype=prompt.dtype, device=prompt.device)
+        hidden = self.model.decoder.hidden(torch.cat([prompt, draft], dim=1), self.cache)
+        if self.no_speech_token is not None:
+            self.no_speech = self._no_speech(prompt, hidden)
+        self._ahead = self.model.decoder.logits(hidden[0, prompt.shape[1] - 1:])
+        return self._ahead[0][None].clone()
+
+    def _no_speech(self, prompt: Tensor, hidden: Tensor) -> Tensor:
+        """(B,) the probability of that token right after the start token, given the decoder's states (B, L, D)."""
+        at = (prompt[0] == self.start_token).nonzero()[0, 0]
+        return self.model.decoder.logits(hidden[:, at]).softmax(dim=-1)[:, self.no_speech_token].cpu()
 
     def select(self, rows: Tensor, utterances: Tensor | None) -> None:
         """See Scorer."""

@@ -16,6 +16,9 @@ from avsr.text import normalise
 from avsr.transcribe.windows import WrittenWord
 
 SAME = 1e-6                           # seconds
+# How many times longer a word waits of which the model is not sure at all. On 20 of GRID's valid clips one after another
+# `default` has 0.0 % WER, and 4.2 with 0 and a stable_s that gives the same delay.
+UNSURE = 2.0
 
 
 class Agreement:
@@ -44,9 +47,19 @@ class Agreement:
                 break
             since[i] = self._since[i]
         n_final = next((i for i, (one, first) in enumerate(zip(tail, since, strict=True))
-                        if now_s - first < self.stable_s - SAME or one.word.end > edge_s), len(tail))
+                        if now_s - first < self._needed(one) - SAME or one.word.end > edge_s), len(tail))
         self._since = since[n_final:]
         return self._commit(tail[:n_final], tail[n_final:])
+
+    def _needed(self, one: WrittenWord) -> float:
+        """For how many seconds looks must agree on a word: stable_s where the model is sure of it, longer where it is not."""
+        confidence = 1.0 if one.word.confidence is None else one.word.confidence
+        return self.stable_s * (1 + UNSURE * (1 - confidence))
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens of all words of the segment as they were last written."""
+        return tuple(token for one in (*self.committed, *self.pending) for token in one.tokens)
 
     def finish(self, words: Sequence[WrittenWord]) -> list[WrittenWord]:
         """The words of the last look; all of them are committed that come after the committed ones."""

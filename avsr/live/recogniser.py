@@ -49,7 +49,7 @@ class LiveSettings:
     """
 
     step_s: float = 0.3
-    stable_s: float = 0.6
+    stable_s: float = 0.4
     edge_s: float = 0.2
     pause_s: float = 0.3
     beam_size: int | None = None
@@ -255,6 +255,7 @@ class LiveRecogniser:
         parts = halves(whole) if segment.duration_s > longest else []
         writers = next((one for one in self._writers if segment.duration_s <= one.longest_s), self._writers[-1])
         writer = writers.quick if quick else writers.full
+        writer.search = replace(writer.search, draft=self._agreement.tokens if quick else ())
         usable = list(writer.usable(parts or [whole], self._n_unknown(segment)))
         if not usable:
             return []

@@ -107,6 +107,10 @@ class Cache:
         buffer[0, :, :, past:n_tokens], buffer[1, :, :, past:n_tokens] = keys, values
         return buffer[0, :, :, :n_tokens], buffer[1, :, :, :n_tokens]
 
+    def truncate(self, n_tokens: int) -> None:
+        """Forget all tokens after the first `n_tokens`."""
+        self.own = [(keys[:, :, :n_tokens], values[:, :, :n_tokens]) for keys, values in self.own]
+
     def select_rows(self, rows: Tensor) -> None:
         """Keep these hypotheses (N',) in this order; they must stay with their utterances."""
         n_tokens = self.n_tokens
