@@ -53,6 +53,7 @@ from avsr.serve.session import ContainerSource, LiveSession, LiveSource, error_m
 WAITING = 2**22                       # bytes that wait to be decoded before no more are taken from the socket: some seconds
 START_S = 10.0                        # seconds in which the first message must come
 POLL_S = 0.02
+CHECK_S = 0.25                        # seconds after which it is seen that a session has ended by itself
 TO_SEND_S = 10.0                      # seconds that a client may take to receive a message before it counts as gone
 OVER, TRY_LATER, REFUSED = 1000, 1013, 1008                  # why a socket is closed, by RFC 6455
 
@@ -152,22 +153,54 @@ def live_router(open_live: Callable[..., LiveRecogniser], finish: Callable[[Live
             await socket.close(REFUSED, "another site's page")           # before it is accepted, so the answer is 403
             return
         await socket.accept()
-        token = object()
+        inbox, token = _Inbox(socket, limits.message_bytes), object()
         try:
-            start = await _start(socket, limits)
+            start = await _start(socket, inbox, limits)
             if len(running) >= limits.sessions:
                 raise Refused(f"{len(running)} live recordings are going on, the most that this server takes.  Try again later.",
                               code="rate_limit_exceeded", type="rate_limit_error", closing=TRY_LATER)
             running.add(token)
-            await _follow(socket, start, open_live, finish, limits)
+            await _follow(socket, inbox, start, open_live, finish, limits)
         except Refused as error:
             await _refuse(socket, error)
         except (WebSocketDisconnect, RuntimeError):          # RuntimeError: it was sent to after it had gone
             pass
         finally:
+            inbox.close()
             running.discard(token)
 
     return router
+
+
+class _Inbox:
+    """What a client sends, one message after another; to stop waiting for one loses nothing."""
+
+    def __init__(self, socket: WebSocket, message_bytes: int):
+        self.socket, self.message_bytes = socket, message_bytes
+        self._next: asyncio.Task[Any] | None = None
+
+    async def get(self, patience_s: float) -> bytes | str | None:
+        """The next message; None where none comes in time. Raises WebSocketDisconnect where the client has gone, and Refused
+        for a message that is too large."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self.socket.receive())
+        done, _ = await asyncio.wait({self._next}, timeout=patience_s)
+        if not done:
+            return None
+        message, self._next = self._next.result(), None
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", OVER))
+        content = message.get("bytes")
+        content = message.get("text") if content is None else content
+        if len(content) > self.message_bytes:
+            raise Refused(f"A message has {len(content)} bytes, and {self.message_bytes} are allowed.  Send media in smaller "
+                          "pieces.", code="message_too_large")
+        return content
+
+    def close(self) -> None:
+        """Wait for nothing more."""
+        if self._next is not None:
+            self._next.cancel()
 
 
 async def _refuse(socket: WebSocket, error: Refused) -> None:
@@ -176,12 +209,11 @@ async def _refuse(socket: WebSocket, error: Refused) -> None:
         await socket.close(error.closing)
 
 
-async def _start(socket: WebSocket, limits: LiveLimits) -> LiveStart:
-    message = await _receive(socket, START_S)
-    text = message.get("text")
-    if text is None or len(text) > limits.message_bytes:
+async def _start(socket: WebSocket, inbox: _Inbox, limits: LiveLimits) -> LiveStart:
+    message = await inbox.get(START_S)
+    if not isinstance(message, str):
         raise Refused('The first message must be a JSON text with "type": "start".', param="type")
-    start = read_start(text)
+    start = read_start(message)
     if limits.api_key is not None:
         scheme, _, given = socket.headers.get("authorization", "").partition(" ")
         given = given.strip() if scheme.lower() == "bearer" else start.api_key or ""
@@ -191,27 +223,10 @@ async def _start(socket: WebSocket, limits: LiveLimits) -> LiveStart:
     return start
 
 
-async def _receive(socket: WebSocket, patience_s: float) -> Any:
-    """The next message. Raises Refused where none comes in time, WebSocketDisconnect where the client has gone."""
-    try:
-        message = await asyncio.wait_for(socket.receive(), patience_s)
-    except TimeoutError:
-        raise Refused(f"Nothing has come for {patience_s:.0f} s, so the recording was ended.", code="timeout") from None
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", OVER))
-    return message
-
-
-async def _follow(socket: WebSocket, start: LiveStart, open_live: Callable[..., LiveRecogniser],
+async def _follow(socket: WebSocket, inbox: _Inbox, start: LiveStart, open_live: Callable[..., LiveRecogniser],
                   finish: Callable[[LiveRecogniser], Any], limits: LiveLimits) -> None:
     """Recognise until the client ends the recording, or goes away."""
     loop = asyncio.get_running_loop()
-    try:
-        recogniser = await asyncio.to_thread(open_live, modality=start.modality, language=start.language,
-                                             has_audio=start.sound, has_video=start.picture,
-                                             settings=LiveSettings(speakers=start.speakers))
-    except AvsrError as error:
-        raise Refused(str(error)) from error
 
     def send(message: dict[str, Any]) -> None:               # in a thread of the session
         sending = asyncio.run_coroutine_threadsafe(socket.send_json(message), loop)
@@ -221,18 +236,32 @@ async def _follow(socket: WebSocket, start: LiveStart, open_live: Callable[..., 
             sending.cancel()
             raise OSError("the client has gone") from error
 
+    recogniser, ready = await asyncio.to_thread(_open, start, open_live)
     source = open_source(start, recogniser)
     session = LiveSession(source, recogniser, send, finish, longest_s=limits.duration_s)
     try:
-        await socket.send_json(_ready(recogniser))
         session.start()
-        await _feed(socket, source, session, limits)
+        await socket.send_json(ready)
+        await _feed(inbox, source, session, limits)
         while not session.is_over:                           # the rest; who goes away now wants none of it
-            with suppress(Refused):
-                await _receive(socket, POLL_S)
+            await inbox.get(POLL_S)
         await socket.close(OVER)
     finally:
         session.stop()
+        while not session.is_over:                           # until then it counts as one of the sessions
+            await asyncio.sleep(POLL_S)
+
+
+def _open(start: LiveStart, open_live: Callable[..., LiveRecogniser]) -> tuple[LiveRecogniser, dict[str, Any]]:
+    """The recogniser, and the message that says that it is ready."""
+    try:
+        live = open_live(modality=start.modality, language=start.language, has_audio=start.sound, has_video=start.picture,
+                         settings=LiveSettings(speakers=start.speakers))
+    except AvsrError as error:
+        raise Refused(str(error)) from error
+    lag = live.reader.lag if "v" in live.modality else 0
+    return live, {"type": "ready", "model": live.checkpoint.name, "modality": live.modality,
+                  "lips_delay_s": frames_to_seconds(lag)}
 
 
 def open_source(start: LiveStart, recogniser: LiveRecogniser) -> LiveSource:
@@ -241,34 +270,24 @@ def open_source(start: LiveStart, recogniser: LiveRecogniser) -> LiveSource:
     return ContainerSource(**use) if start.media == "webm" else PcmMessages(start.sample_rate, **use)
 
 
-def _ready(recogniser: LiveRecogniser) -> dict[str, Any]:
-    lag = recogniser.reader.lag if "v" in recogniser.modality else 0
-    return {"type": "ready", "model": recogniser.checkpoint.name, "modality": recogniser.modality,
-            "lips_delay_s": frames_to_seconds(lag)}
-
-
-async def _feed(socket: WebSocket, source: LiveSource, session: LiveSession, limits: LiveLimits) -> None:
+async def _feed(inbox: _Inbox, source: LiveSource, session: LiveSession, limits: LiveLimits) -> None:
     """Take in what the client sends until it ends the recording. Where much waits, no more is taken from the socket."""
+    waited_s = 0.0
     while not session.is_over:
         if source.n_waiting > WAITING:
             await asyncio.sleep(POLL_S)
             continue
-        message = await _next_message(socket, session, limits)
-        data, text = message.get("bytes"), message.get("text")
-        if len(data or text or "") > limits.message_bytes:
-            raise Refused(f"A message has {len(data or text or '')} bytes, and {limits.message_bytes} are allowed.  Send media "
-                          "in smaller pieces.", code="message_too_large")
-        if data is not None:
-            source.feed(data)
-        elif text is not None and _is_end(text):
+        message = await inbox.get(CHECK_S)
+        waited_s = waited_s + CHECK_S if message is None else 0.0
+        if waited_s > limits.idle_s:
+            raise Refused(f"Nothing has come for {limits.idle_s:.0f} s, so the recording was ended.", code="timeout")
+        if isinstance(message, bytes):
+            source.feed(message)
+        elif message is not None and _is_end(message):
             source.end()
             return
-        elif text is not None:
+        elif message is not None:
             raise Refused('After the first message only media and {"type": "end"} may come.', param="type")
-
-
-async def _next_message(socket: WebSocket, session: LiveSession, limits: LiveLimits) -> Any:
-    return await _receive(socket, limits.idle_s)
 
 
 def _is_end(text: str) -> bool:
