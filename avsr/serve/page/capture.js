@@ -121,6 +121,7 @@ export class Capture {
 
   // Ends camera and microphone.
   stop() {
+    if (this.stopped) return;
     this.stopped = true;
     clearTimeout(this.timer);
     if (this.waiting) this.video.cancelVideoFrameCallback(this.waiting);

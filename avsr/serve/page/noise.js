@@ -2,16 +2,18 @@
 
 import { inNoise } from "./server.js";
 
-const MEANS = [[15, "hardly to be heard"], [5, "a lively room"], [-2, "as loud as the voice"], [-10, "louder than the voice"],
-               [-Infinity, "the voice is all but gone"]];
+const MEANS = [[13, "hardly any noise"], [4, "a lively room"], [-3, "as loud as the voice"], [-12, "louder than the voice"],
+               [-Infinity, "hardly a voice"]];          // by signal-to-noise ratio, dB
 const WAYS = ["a", "v", "av"];
+
+function decibels(level) { return `${level > 0 ? "+" : level < 0 ? "−" : ""}${Math.abs(level)} dB`; }
 
 export class Noise {
   // recording(): the file that is shown. key(): the API key.
   constructor(place, { recording, key }) {
     const find = name => place.querySelector(`#${name}`);
-    Object.assign(this, { place, recording, key, form: find("noise-form"), status: find("noise-status"), says: find("snr-says"),
-                          results: find("noisy"), sound: find("noisy-sound"), slider: find("snr") });
+    Object.assign(this, { place, recording, key, form: find("noise-form"), status: find("noise-status"), says: find("level-says"),
+                          results: find("noisy"), sound: find("noisy-sound"), slider: find("level") });
     this.texts = Object.fromEntries(WAYS.map(way => [way, find(`by-${way}`)]));
     this.form.addEventListener("submit", event => { event.preventDefault(); this.read(); });
     this.slider.addEventListener("input", () => this.tell());
@@ -33,11 +35,13 @@ export class Noise {
   }
 
   tell() {
-    const level = Number(this.slider.value);
-    const text = `${level > 0 ? "+" : level < 0 ? "−" : ""}${Math.abs(level)} dB, ${MEANS.find(([from]) => level >= from)[1]}`;
+    const text = `SNR ${decibels(this.snr)}, ${MEANS.find(([from]) => this.snr >= from)[1]}`;
     this.says.textContent = text;
     this.slider.setAttribute("aria-valuetext", text);
   }
+
+  // Signal-to-noise ratio in dB: the slider goes towards more noise.
+  get snr() { return -Number(this.slider.value); }
 
   async read() {
     this.controller?.abort();
@@ -46,14 +50,14 @@ export class Noise {
     const kind = new FormData(this.form).get("kind");
     this.status.textContent = "Mixing and reading…";
     try {
-      const answer = await inNoise(this.recording(), { noise: kind, snr_db: this.slider.value, modalities: wanted.join(",") },
+      const answer = await inNoise(this.recording(), { noise: kind, snr_db: this.snr, modalities: wanted.join(",") },
                                    this.key(), controller.signal);
       if (answer.texts.v) this.byLips = answer.texts.v;
       this.fill({ ...answer.texts, ...(this.byLips && { v: this.byLips }) });
       this.sound.src = `data:audio/wav;base64,${answer.sound}`;
       this.results.hidden = false;
       const part = answer.cut ? ` Only the first ${Math.round(answer.duration)} s were read.` : "";
-      this.status.textContent = `Read with ${kind === "white" ? "white noise" : "babble"} at ${answer.snr_db.toFixed(1)} dB.${part}`;
+      this.status.textContent = `Read with ${kind === "white" ? "white noise" : "babble"} at an SNR of ${decibels(Math.round(answer.snr_db))}.${part}`;
     } catch (error) {
       if (error.name !== "AbortError") this.status.textContent = error.message;
     }
