@@ -18,6 +18,15 @@ settings.register_profile("avsr", deadline=None)
 settings.load_profile("avsr")
 
 
+def pytest_configure(config):
+    """Start what imports for all processes of the run; it imports when a test first asks."""
+    if not hasattr(config, "workerinput"):
+        from forked import Importer
+
+        importer = Importer()
+        config.add_cleanup(importer.close)
+
+
 def pytest_collection_modifyitems(items):
     """Put the README's walk first, which takes as long as a hundred other tests: at the end one process would wait for it."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
@@ -65,7 +74,7 @@ def forked():
     """`forked.run(words, folder)` runs `avsr` with these words in a process of its own, without importing torch anew."""
     from forked import Commands
 
-    with Commands(dict(os.environ)) as commands:
+    with Commands() as commands:
         yield commands
 
 
