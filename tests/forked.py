@@ -83,14 +83,15 @@ class Commands:
         """What `python -c CODE ARGUMENTS` does, to its end. For code that must import what it uses by itself, start Python."""
         return self.start(["-c", code, *arguments], folder, **environment).completed()
 
-    def start(self, words: Sequence[object], folder: Path | None = None, *, terminal: int | None = None, group: bool = False,
-              **environment: str | None) -> Program:
-        """Begin a command of `avsr`, or `-c CODE ARGUMENTS` of Python. terminal: a pty for standard output and standard error;
-        group: whether it leads a process group of its own; a variable that is None is taken away."""
-        program = Program([str(word) for word in words], self, terminal)
+    def start(self, words: Sequence[object], folder: Path | None = None, *, out: int | None = None, err: int | None = None,
+              group: bool = False, **environment: str | None) -> Program:
+        """Begin a command of `avsr`, or `-c CODE ARGUMENTS` of Python. out, err: descriptors of what it is to write to, such as a
+        terminal; group: whether it leads a process group of its own; a variable that is None is taken away."""
+        program = Program([str(word) for word in words], self)
         variables = {name: value for name, value in {**self.environment, **environment}.items() if value is not None}
-        program.pid = self._ask(words=program.words, folder=str(folder or Path.cwd()), out=program.place(program.out),
-                                err=program.place(program.err), environment=variables, group=group)
+        program.pid = self._ask(words=program.words, folder=str(folder or Path.cwd()), environment=variables, group=group,
+                                out=_place(program.out.fileno() if out is None else out),
+                                err=_place(program.err.fileno() if err is None else err))
         return program
 
     def _ask(self, **request: object) -> int | None:
@@ -102,18 +103,14 @@ class Commands:
 
 
 class Program:
-    """A program that was started. pid: its number; out, err: files with what it has written so far, None on a terminal."""
+    """A program that was started. pid: its number; out, err: files with what it has written there so far."""
 
     pid: int
 
-    def __init__(self, words: list[str], commands: Commands, terminal: int | None):
-        self.words, self.commands, self.terminal = words, commands, terminal
-        self.out, self.err = (tempfile.TemporaryFile() if terminal is None else None for _ in range(2))
+    def __init__(self, words: list[str], commands: Commands):
+        self.words, self.commands = words, commands
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self.returncode: int | None = None
-
-    def place(self, file) -> str:
-        """Where another process opens this file, or the terminal."""
-        return f"/proc/{os.getpid()}/fd/{self.terminal if file is None else file.fileno()}"
 
     def poll(self) -> int | None:
         """The exit status, minus the number of the signal that ended it, or None while it runs."""
@@ -150,6 +147,11 @@ class Program:
             return subprocess.CompletedProcess(self.words, self.wait(), self.stdout, self.stderr)
 
 
+def _place(descriptor: int) -> str:
+    """Where another process opens what this one has open."""
+    return f"/proc/{os.getpid()}/fd/{descriptor}"
+
+
 def _text(file) -> str:
     file.seek(0)
     return file.read().decode()
@@ -182,18 +184,21 @@ def serve(connection: socket.socket) -> None:
             if number := request.get("wait") or request.get("poll"):
                 ended, status = os.waitpid(number, 0 if "wait" in request else os.WNOHANG)
                 answer = os.waitstatus_to_exitcode(status) if ended else None
-            elif not (answer := os.fork()):
-                os.close(connection.detach())
-                become(**request)
+            else:
+                ends = [os.open(request.pop(name), os.O_RDWR | os.O_NOCTTY) for name in ("out", "err")]
+                if not (answer := os.fork()):
+                    os.close(connection.detach())
+                    become(*ends, **request)
+                for end in ends:
+                    os.close(end)
             connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def become(words: list[str], folder: str, out: str, err: str, environment: dict[str, str], group: bool) -> None:
+def become(out: int, err: int, words: list[str], folder: str, environment: dict[str, str], group: bool) -> None:
     """Be the program `avsr`, or Python, with these words; never returns."""
     if group:
         os.setsid()
-    for path, mode, number in (("/dev/null", os.O_RDONLY, 0), (out, os.O_WRONLY, 1), (err, os.O_WRONLY, 2)):
-        opened = os.open(path, mode | os.O_NOCTTY)
+    for opened, number in ((os.open("/dev/null", os.O_RDONLY), 0), (out, 1), (err, 2)):
         os.dup2(opened, number)
         os.close(opened)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
