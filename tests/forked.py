@@ -32,7 +32,7 @@ from types import ModuleType
 # What is imported before the first command. None of it starts a thread where OMP_NUM_THREADS is 1, as conftest.py sets it.
 IMPORTED = ("torch", "av", "avsr.transcribe.run", "avsr.cli", "torchvision.transforms.v2", "scipy.signal", "scipy.stats", "cv2",
             "mediapipe", "librosa.feature.spectral", "matplotlib.figure", "rich.progress")
-# console.limit_openmp_spinning comes too late for a torch that is imported already: commands took twice as long.
+# conftest.py sets these; console.limit_openmp_spinning comes too late for a torch that is imported already.
 OPENMP = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 SOCKET = "AVSR_TESTS_FORK"
 
