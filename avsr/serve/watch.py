@@ -33,8 +33,8 @@ class InputWatch:
             loud = len(piece.samples) and float(np.abs(piece.samples).max()) > SILENT
             self._silent_s = 0.0 if loud else self._silent_s + length_s
             if self._silent_s > AFTER_S:
-                yield from self._once("silent", f"The microphone has given only silence for {AFTER_S:.0f} s: it may be muted, or "
-                                                "another one may be meant.  Unmute it, or choose another.")
+                yield from self._once("silent", f"The microphone has given only silence for {AFTER_S:.0f} s: it may be muted.  "
+                                                "Unmute it, or choose another.")
         else:
             self._times = [one for one in self._times if one > piece.time_s - AFTER_S] + [piece.time_s]
             lasted = self._times[-1] - self._times[0]
