@@ -18,7 +18,7 @@ import made_published
 import pytest
 import talking_face
 import torch
-from forked import EVERYTHING, Commands
+from forked import Commands
 from made_server import publisher, zipped
 
 from avsr import manifest
@@ -134,7 +134,7 @@ def test_the_readme_read_from_top_to_bottom(place, grid_files, face_detector):
     pytest.importorskip("pocketsphinx")
     walked = [(typed, printed) for typed, printed in commands() if not typed.startswith(TESTS)]
     with (publisher(grid_files) as server,
-          Commands(newcomers_environment(place, AVSR_ZENODO=server.api), EVERYTHING) as forked):
+          Commands(newcomers_environment(place, AVSR_ZENODO=server.api)) as forked):
         for typed, printed in walked:
             done = run(typed, place, forked)
             print(f"$ {typed}\n{done.stderr}{done.stdout}-> status {done.returncode}")     # the log, shown with pytest -s
