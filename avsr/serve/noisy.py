@@ -66,9 +66,9 @@ def read_in_noise(source: File, *, noise: str, snr_db: float, read: Read, modali
     """Add noise to a recording's first LONGEST_S seconds and read it by each modality.
 
     source: a file, as bytes or open. noise: one of NOISES. babble: where babble comes from; None for the recording's own
-    voices. The same seed gives the same noise. A modality that the model cannot use, or for which there is no picture, is refused by a
-    sentence; all others are read. The lips are read as those of a recording without sound, so that lips which are not believed
-    give no text. Raises BadMedia where there is no sound to which noise could be added, AvsrError for another noise or level.
+    voices. The same seed gives the same noise. A modality that the model cannot use, or for which there is no picture, is
+    refused by a sentence; all others are read. The lips are read as those of a recording without sound, so that lips which are
+    not believed give no text. Raises BadMedia where there is no sound, AvsrError for another noise or level.
     """
     if noise not in NOISES:
         raise AvsrError(f"noise {noise}: not known.  Use one of {', '.join(NOISES)}.")

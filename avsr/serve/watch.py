@@ -12,7 +12,7 @@ from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 
 AFTER_S = 3.0                         # seconds before anything is said
 SILENT = 1e-4                         # -80 dB of full scale: a microphone that is on gives more noise of its own
-SLOW_FPS = 15.0                       # pictures a second below which lips are hard to read: phones of 60 ms are left out
+SLOW_FPS = 12.0                       # pictures a second, below which many sounds of 60 to 80 ms fall between two of them
 NO_FACE_S = 4.0
 
 
