@@ -72,7 +72,7 @@ class GrowingFile:
         """Bytes that were fed and not read."""
         return len(self._bytes)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes, /) -> None:
         """Append bytes. Never waits: whoever feeds looks at n_waiting."""
         with self._changed:
             self._bytes += data

@@ -60,11 +60,10 @@ def with_sound(source: str | Path | bytes | BinaryIO, audio: np.ndarray, *, sile
             sound = None if silent else made.add_stream("pcm_f32le", rate=SAMPLE_RATE, layout="mono")
             if picture is not None and copy is not None:
                 _copy_packets(container, picture, made, copy, len(audio) / SAMPLE_RATE)
-            for start in range(0, 0 if sound is None else len(audio), SAMPLE_RATE):
-                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio[None, start : start + SAMPLE_RATE]), "flt", "mono")
-                frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
-                made.mux(sound.encode(frame))
-            made.mux([] if sound is None else sound.encode(None))
+            if sound is not None:
+                for start in range(0, len(audio), SAMPLE_RATE):
+                    _encode_sound(made, sound, audio[start : start + SAMPLE_RATE], start, "flt")
+                made.mux(sound.encode(None))
     finally:
         opener.close()
     return out.getvalue()
@@ -146,9 +145,10 @@ def _audio_stream(container: OutputContainer) -> av.AudioStream:
     return container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
 
 
-def _encode_sound(container: OutputContainer, stream: av.AudioStream, samples: np.ndarray, start: int) -> None:
+def _encode_sound(container: OutputContainer, stream: av.AudioStream, samples: np.ndarray, start: int,
+                  format: str = "fltp") -> None:
     if not len(samples):
         return
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), "fltp", "mono")
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), format, "mono")
     frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
     container.mux(stream.encode(frame))

@@ -14,7 +14,9 @@ from avsr.checkpoint import Checkpoint
 from avsr.runtime import n_cores
 from avsr.serve.guard import Guard
 from avsr.serve.jobs import Jobs
+from avsr.serve.live import live_router
 from avsr.serve.models import ServedModel
+from avsr.serve.pages import page_router
 from avsr.serve.problems import add_handlers
 from avsr.serve.settings import ServeSettings
 from avsr.serve.transcriptions import Work, openai_router
@@ -42,7 +44,8 @@ def create_app(model: Checkpoint | ServedModel, settings: ServeSettings | None =
     app = FastAPI(title="avsr", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
                   description="Speech recognition that reads lips, by OpenAI's transcription interface.")
     app.state.work = work = Work(served, jobs, settings, batches)
-    app.include_router(openai_router(work))
+    for router in (openai_router(work), live_router(work), page_router(work)):
+        app.include_router(router)
 
     @app.get("/health", summary="Whether the server is ready.")
     async def health() -> JSONResponse:

@@ -22,7 +22,7 @@ IMPOSSIBLE = {"known_speaker_names[]": "no voice is compared; speakers are told 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asks for; the fields are those of OpenAI's interface, and modality, lips and mouths ours."""
+    """What a request asks for; the fields are those of OpenAI's interface, and modality, lips, mouths and speakers ours."""
 
     file: UploadFile
     task: str
@@ -36,6 +36,7 @@ class Asked:
     modality: str
     lips: str | None
     mouths: bool
+    speakers: bool
 
 
 def read_form(form: FormData, task: str) -> Asked:
@@ -55,7 +56,8 @@ def read_form(form: FormData, task: str) -> Asked:
         _one_of(one, GRANULARITIES, "timestamp_granularities[]")
     asked = Asked(files[0], task, _text(form, "model", "") or "", _text(form, "language"), _text(form, "prompt"),
                   _temperature(_text(form, "temperature")), _text(form, "response_format") or "json", granularities,
-                  _flag(form, "stream"), _text(form, "modality") or "auto", _text(form, "lips"), _flag(form, "mouths"))
+                  _flag(form, "stream"), _text(form, "modality") or "auto", _text(form, "lips"), _flag(form, "mouths"),
+                  _flag(form, "speakers"))
     _one_of(asked.response_format, FORMATS, "response_format")
     _one_of(asked.modality, ("auto", *INPUT_MODALITIES), "modality")
     if granularities and asked.response_format != "verbose_json":

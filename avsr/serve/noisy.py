@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,11 +27,12 @@ from avsr.rates import SAMPLE_RATE
 from avsr.transcript import Transcript
 
 LONGEST_S = 30.0                      # seconds of a recording that are read; each way takes about as long as `transcribe`
-SPEEDS = (Fraction(4, 5), Fraction(7, 8), Fraction(15, 16), Fraction(15, 14), Fraction(8, 7), Fraction(5, 4))     # of the copies
+SPEEDS = tuple(Fraction(*speed) for speed in ((4, 5), (7, 8), (15, 16), (15, 14), (8, 7), (5, 4)))           # of the copies
 NOISES = ("babble", "white")
 LOUDEST_DB = -40.0                    # voice over noise at which nothing of the voice is left
 FINEST_DB = 60.0
 
+File = bytes | BinaryIO
 Read = Callable[[bytes, str], Transcript]
 """Reads a recording (a file's content) by a modality: a, av, or auto for one without sound."""
 
@@ -51,19 +53,22 @@ class NoisyReading:
 
     def row(self) -> dict:
         """As JSON: the sound is base64 of a WAV file, a text has its confidence."""
-        texts = {way: {"text": one.text, "problem": None if one.text else next(iter(one.problems), "no words")} for way, one in self.transcripts.items()}
+        texts = {way: {"text": one.text, "problem": None if one.text else _why_empty(one)}
+                 for way, one in self.transcripts.items()}
+        texts |= {way: {"text": "", "problem": why} for way, why in self.refused.items()}
         return {"snr_db": round(self.snr_db, 3), "duration": round(len(self.audio) / SAMPLE_RATE, 3), "cut": self.is_cut,
                 "sound": base64.b64encode(wav(self.audio)).decode(),
-                "texts": texts | {way: {"text": "", "problem": why} for way, why in self.refused.items()}}
+                "texts": texts}
 
 
-def read_in_noise(source: media.Source, *, noise: str, snr_db: float, read: Read, modalities: Sequence[str] = INPUT_MODALITIES,
+def read_in_noise(source: File, *, noise: str, snr_db: float, read: Read, modalities: Sequence[str] = INPUT_MODALITIES,
                   babble: NoiseSource | None = None, seed: int = 0) -> NoisyReading:
     """Add noise to a recording's first LONGEST_S seconds and read it by each modality.
 
-    noise: one of NOISES. babble: where babble comes from; None for the recording's own voices. The same seed gives the same
-    noise. A modality that the model cannot use, or for which there is no picture, is refused by a sentence; all others are
-    read. The lips are read as those of a recording without sound, so lips that are not believed give no text. Raises BadMedia where there is no sound to which noise could be added, AvsrError for another noise or level.
+    source: a file, as bytes or open. noise: one of NOISES. babble: where babble comes from; None for the recording's own
+    voices. The same seed gives the same noise. A modality that the model cannot use, or for which there is no picture, is
+    refused by a sentence; all others are read. The lips are read as those of a recording without sound, so that lips which are
+    not believed give no text. Raises BadMedia where there is no sound, AvsrError for another noise or level.
     """
     if noise not in NOISES:
         raise AvsrError(f"noise {noise}: not known.  Use one of {', '.join(NOISES)}.")
@@ -81,16 +86,26 @@ def read_in_noise(source: media.Source, *, noise: str, snr_db: float, read: Read
             transcripts[modality] = (read(with_sound(source, mixed.audio, silent=True), "auto") if modality == "v" else
                                      read(noisy, modality))
         except AvsrError as error:
-            refused[modality] = str(error).partition("  ")[0]
+            refused[modality] = _plain(str(error))
     peak = float(np.abs(mixed.audio).max())
     return NoisyReading(mixed.audio / max(1.0, peak), mixed.snr_db, is_cut, transcripts, refused)
 
 
-def beginning(source: media.Source) -> tuple[np.ndarray, bool]:
+def _why_empty(transcript: Transcript) -> str:
+    return _plain(transcript.problems[-1]) if transcript.problems else "No words were found."
+
+
+def _plain(problem: str) -> str:
+    """A problem without the name of the recording and the remedies of the command line."""
+    sentence = problem.partition("  ")[0].removeprefix("recording: ")
+    return sentence[:1].upper() + sentence[1:]
+
+
+def beginning(source: File) -> tuple[np.ndarray, bool]:
     """The sound (S,) float32 of the first LONGEST_S seconds, and whether there is more. Raises BadMedia without sound."""
     with media.open_recording(source, want_video=False) as recording:
         if not recording.has_audio or recording.is_silent:
-            raise BadMedia(f"{recording.name}: there is no sound in it, so no noise can be added to it.  Use another recording.")
+            raise BadMedia(f"{recording.name}: there is no sound in it to which noise could be added.  Use another recording.")
         parts, n_samples, longest = [], 0, round(LONGEST_S * SAMPLE_RATE)
         for clip in recording.windows():
             assert clip.audio is not None

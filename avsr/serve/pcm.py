@@ -1,9 +1,9 @@
 """Sound as PCM and pictures as JPEG, in messages as they are taken: what a page sends that has no time to lose.
 
     messages -> PcmMessages -> SoundPiece, PicturePiece
-A message is one byte and what follows it: 1 and 16-bit little-endian mono PCM; 2, the time in seconds as a little-endian float64,
-and a JPEG. Nothing waits for a coder: sound and pictures are complete in a Clip 0.05 s after they were taken, where a browser's
-MediaRecorder takes 0.16 s.
+A message is one byte and what follows it: 1 and 16-bit little-endian mono PCM; 2, the time in seconds as a little-endian
+float64, and a JPEG. Nothing waits for a coder: Chromium 156 sends sound 0.04 s after it was taken, as pieces last 0.02 s, and
+pictures 0.02 s; in 95 of 100 cases within 0.05 and 0.03 s. By its MediaRecorder it takes 0.16 s, see live/container.py.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PcmMessages:
         self._n_samples, self._n_damaged = 0, 0
         self._picture_s: float | None = None
 
-    def feed(self, message: bytes) -> None:
+    def feed(self, message: bytes, /) -> None:
         """The next message. Never waits: whoever feeds looks at n_waiting."""
         with self._changed:
             self._messages.append(message)
@@ -132,8 +132,8 @@ class PcmMessages:
         """Whether a picture of this time is wanted. Raises BadMedia for a time that no clock gives."""
         latest = max(self._picture_s or 0.0, self._n_samples / SAMPLE_RATE)
         if not math.isfinite(time_s) or time_s > latest + LONGEST_GAP_S:
-            raise BadMedia(f"live: the time of a picture is {time_s:.1f} s, and sound and pictures have come up to {latest:.1f} "
-                           f"s, which is more than {LONGEST_GAP_S:.0f} s before.  Count from the start, in seconds.")
+            raise BadMedia(f"live: the time of a picture is {time_s:.1f} s, and sound and pictures have come up to "
+                           f"{latest:.1f} s, more than {LONGEST_GAP_S:.0f} s before.  Count from the start, in seconds.")
         return self._picture_s is None or time_s >= self._picture_s + CLOSEST_S
 
     def _decoded(self, jpeg: bytes) -> np.ndarray | None:

@@ -7,20 +7,20 @@ Where recognition falls behind, what has come is taken in first, and the text is
 from __future__ import annotations
 
 import base64
-import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
 import numpy as np
 
-from avsr.errors import AvsrError, BadMedia
+from avsr.errors import BadMedia
 from avsr.live import ClipAssembler, LiveRecogniser, LiveUpdate
 from avsr.live.container import GrowingContainer, GrowingFile, PicturePiece, SoundPiece
 from avsr.media import Clip
+from avsr.serve.problems import as_api_error
 from avsr.serve.watch import InputWatch
 from avsr.transcript import Word
 from avsr.transcript.formats import word_row
@@ -36,7 +36,7 @@ Send = Callable[[dict[str, Any]], None]
 class LiveSource(Protocol):
     """What gives the pieces of a recording, in a thread of its own."""
 
-    def feed(self, message: bytes) -> None:
+    def feed(self, data: bytes, /) -> None:
         """Take in what came; never waits."""
     def end(self) -> None:
         """Nothing more comes."""
@@ -76,19 +76,21 @@ class LiveSession:
     """Recognises what a LiveSource gives, and sends messages; see live.py.
 
     live: recognises; it is closed here. send: called in another thread; it may wait, and raises OSError where nobody listens.
-    finish: what the last message holds, given the recogniser. longest_s: seconds after which the recording is ended.
+    transcript: gives what the last message holds. longest_s: seconds after which the recording is ended.
     """
 
-    def __init__(self, source: LiveSource, live: LiveRecogniser, send: Send, finish: Callable[[LiveRecogniser], Any], *,
+    def __init__(self, source: LiveSource, live: LiveRecogniser, send: Send, transcript: Callable[[], Any], *,
+                
                  longest_s: float):
-        self.source, self.live, self.send, self.finish, self.longest_s = source, live, send, finish, longest_s
+        self.source, self.live, self.send, self.transcript, self.longest_s = source, live, send, transcript, longest_s
         self._queue: queue.Queue[Piece | None] = queue.Queue(QUEUED)
         self._stopped = threading.Event()
-        self._failure: AvsrError | None = None
+        self._failure: Exception | None = None
         has_audio, has_video = live.recording.has_audio, live.recording.has_video
         self._assembler = ClipAssembler(has_audio=has_audio, has_video=has_video)
         self._watch = InputWatch(has_audio=has_audio, has_video=has_video and "v" in live.modality)
-        self._end_s, self._looked_s, self._mouth_s = 0.0, 0.0, None      # of the recording; at the last update; of the last mouth
+        self._end_s, self._looked_s = 0.0, 0.0               # of the recording, now and at the last update
+        self._mouth_s: float | None = None                   # when the mouth that was sent last was seen
         self._clock_zero: float | None = None                # when 0 s of the recording was, by time.monotonic
         self._threads = [threading.Thread(target=target, name=f"live {name}", daemon=True)
                          for name, target in (("decoding", self._decode), ("recognition", self._recognise))]
@@ -113,11 +115,8 @@ class LiveSession:
             for piece in self.source:
                 if not self._put(piece):
                     return
-        except AvsrError as error:
+        except Exception as error:
             self._failure = error
-        except Exception:
-            logging.getLogger(__name__).exception("live: decoding failed")
-            self._failure = AvsrError("live: this recording could not be decoded.  Try another kind of recording.")
         self._put(None)
 
     def _put(self, piece: Piece | None) -> bool:
@@ -138,13 +137,10 @@ class LiveSession:
                     self._follow()
                     if not self._stopped.is_set():
                         self._end()
-            except AvsrError as error:
-                self._send_error(error)
             except OSError:
                 return                                       # nobody listens any more
-            except Exception:
-                logging.getLogger(__name__).exception("live: recognition failed")
-                self._send_error(None)
+            except Exception as error:                       # what is no AvsrError goes into the log
+                self._send_error(error)
 
     def _follow(self) -> None:
         """Recognise while the recording goes on."""
@@ -191,7 +187,7 @@ class LiveSession:
         self._take(self._assembler.finish())
         self._report(self.live.finish())
         self.live.recording.problems += self.source.problems
-        self.send({"type": "done", "transcript": self.finish(self.live)})
+        self.send({"type": "done", "transcript": self.transcript()})
 
     def _report(self, update: LiveUpdate) -> None:
         self._looked_s = update.end_s
@@ -204,18 +200,9 @@ class LiveSession:
         for problem in self._watch.look(update):
             self.send({"type": "problem", "message": problem})
 
-    def _send_error(self, error: AvsrError | None) -> None:
-        try:
-            self.send(error_message("live: the server failed, and has written why into its log.  Begin again.", code=None,
-                                    type="server_error") if error is None else error_message(str(error)))
-        except OSError:
-            return
-
-
-def error_message(message: str, *, param: str | None = None, code: str | None = None,
-                  type: str = "invalid_request_error") -> dict[str, Any]:
-    """An error in the shape that OpenAI's interface gives it."""
-    return {"type": "error", "error": {"message": message, "type": type, "param": param, "code": code}}
+    def _send_error(self, error: Exception) -> None:
+        with suppress(OSError):
+            self.send({"type": "error", **as_api_error(error).content})
 
 
 def rows(words: tuple[Word, ...]) -> list[dict[str, Any]]:

@@ -111,7 +111,7 @@ def _transcribed(work: Work, asked: Asked, job: Job,
         transcript = work.transcribe(
             asked.file.file, job, lips=asked.lips, modality=asked.modality, on_segment=on_segment, language=asked.language,
             task=asked.task, initial_prompt=asked.prompt, temperature=asked.temperature,
-            speakers=asked.response_format == "diarized_json", save_lips=place if asked.mouths else None)
+            speakers=asked.speakers or asked.response_format == "diarized_json", save_lips=place if asked.mouths else None)
         return transcript, base64.b64encode(place.read_bytes()).decode() if place.exists() else None
 
 
@@ -178,4 +178,5 @@ FORM_SCHEMA = {"requestBody": {"required": True, "content": {"multipart/form-dat
         "stream": _field("boolean", "Events while the text is found."),
         "modality": _field("string", "Our own: auto, a (sound), v (lips) or av."),
         "lips": _field("string", "Our own: the second model that the server was started with, or none."),
+        "speakers": _field("boolean", "Our own: verbose_json also says who speaks, as diarized_json does."),
         "mouths": _field("boolean", "Our own: verbose_json also has the mouth that was read, as a video in base64.")}}}}}}

@@ -12,7 +12,7 @@ from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 
 AFTER_S = 3.0                         # seconds before anything is said
 SILENT = 1e-4                         # -80 dB of full scale: a microphone that is on gives more noise of its own
-SLOW_FPS = 15.0                       # pictures a second below which lips are hard to read: phones of 60 ms are left out
+SLOW_FPS = 12.0                       # pictures a second, below which many sounds of 60 to 80 ms fall between two of them
 NO_FACE_S = 4.0
 
 
@@ -33,8 +33,8 @@ class InputWatch:
             loud = len(piece.samples) and float(np.abs(piece.samples).max()) > SILENT
             self._silent_s = 0.0 if loud else self._silent_s + length_s
             if self._silent_s > AFTER_S:
-                yield from self._once("silent", f"The microphone has given only silence for {AFTER_S:.0f} s: it may be muted, or "
-                                                "another one may be meant.  Unmute it, or choose another.")
+                yield from self._once("silent", f"The microphone has given only silence for {AFTER_S:.0f} s: it may be muted.  "
+                                                "Unmute it, or choose another.")
         else:
             self._times = [one for one in self._times if one > piece.time_s - AFTER_S] + [piece.time_s]
             lasted = self._times[-1] - self._times[0]

@@ -12,7 +12,7 @@ const options = find("options"), problems = find("problems"), status = find("sta
 const words = new Words(find("text"), find("detail"), play);
 const noise = new Noise(find("noise"), { recording: () => now.file, key });
 let now = {};                                                // what is shown: file, transcript, live, controller, offset, ...
-let server = { modalities: [], name: "" };
+let server = { modalities: [] };
 
 function key() { return options.elements.key.value; }
 function chosen() {
@@ -88,14 +88,14 @@ async function readFile(file) {
 function fileEvent(event) {
   if (event.type === "transcript.text.segment") {
     const { type, ...segment } = event;
-    now.segments.push(segment);
+    now.segments.push(segment);                              // as they come: the page knows their times before all is read
     words.add(rowsOf(segment));
     announce(segment.text);
     say(`Read up to ${segment.end.toFixed(0)} s…`);
   } else if (event.type === "transcript.text.done") {
-    const { type, ...rest } = event;
-    now.transcript = { segments: now.segments, ...rest };
-    showMouths(event.mouths);
+    const { type, mouths, ...transcript } = event;
+    now.transcript = transcript;
+    showMouths(mouths);
   }
 }
 
@@ -272,16 +272,22 @@ const here = ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);
 find("privacy").textContent = here ?
   "Live video leaves neither this machine nor its memory. Nothing is kept: a file is read, and its copy is gone when it is done." :
   `What you give goes to ${location.hostname} and no further. Live video stays in its memory, and nothing is kept.`;
-try {
+async function learnOfServer() {
   server = await about();
-  find("about").textContent = `Model ${server.model}, avsr ${server.version}`;
+  if (server.status === "loading") {
+    say("The model is being loaded…");
+    await new Promise(done => setTimeout(done, 500));
+    return learnOfServer();
+  }
+  if (status.textContent === "The model is being loaded…") say("");
+  find("about").textContent = `Model ${server.id}, avsr ${server.version}`;
   find("key-field").hidden = !server.needs_key;
   noise.describe(server);
   for (const radio of options.elements.modality) {
     if (radio.value === "auto" || server.modalities.includes(radio.value)) continue;
     radio.disabled = true;
-    radio.parentElement.title = `The model ${server.model} cannot do this.`;
+    radio.parentElement.title = `The model ${server.id} cannot do this.`;
   }
-} catch (error) {
-  warn(error.message);
 }
+
+learnOfServer().catch(error => warn(error.message));
