@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avsr.cli.console import CONTEXT, Number, ProgressBar, check_writable, print_status, report_errors
+from avsr.cli.console import (
+    CONTEXT,
+    Number,
+    ProgressBar,
+    check_writable,
+    limit_openmp_spinning,
+    print_result,
+    print_status,
+    report_errors,
+)
 from avsr.cli.search_options import search_options
 from avsr.errors import counted
 
@@ -69,6 +78,12 @@ N_SHOWN = 5                                                 # ids that are named
 @click.option("--normaliser", type=click.Choice(["avsr", "whisper"]), default="avsr",
               help="How reports are to compare the texts: by our rules, or by Whisper's EnglishTextNormalizer, as many papers "
                    "do (English only).")
+@click.option("--live", is_flag=True, default=False,
+              help="Play the recordings as if they were being made, and measure the delay of each word as well. Clean sound "
+                   "only; needs times of words in MANIFEST.")
+@click.option("--agreement", default="0.4", metavar="LIST",
+              help="With --live: seconds for which the text must stay the same before a word is committed; several draw the "
+                   "curve of errors against delay.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions: tuple[Path, ...], save_audio: Path | None,
@@ -78,6 +93,9 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions
     Every utterance gets the same noise in every run, on every machine. Look at the rows with avsr report.
     """
     with report_errors("Its rows are kept.  Give the same command again; it goes on where it was stopped."):
+        live, agreement = options.pop("live"), options.pop("agreement")
+        if live:
+            return _benchmark_live(manifest, output_dir, quiet, agreement, options)
         settings = _settings(options, predictions)
         check_writable(output_dir)
         from avsr.benchmark.run import CallOptions, benchmark  # heavy imports wait until the options are known to be sound
@@ -87,6 +105,44 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions
             done = benchmark(manifest, output_dir, settings, predictions=predictions, save_audio=save_audio, options=call)
         if not quiet:
             _show(done)
+
+
+def _benchmark_live(manifest: Path, output_dir: Path, quiet: bool, agreement: str, options: dict) -> None:
+    """Measure delays and errors of live recognition, and write rows, table and plot."""
+    from avsr.errors import AvsrError
+
+    context = click.get_current_context()
+    usable = {"manifest", "split", "models", "lips", "modality", "limit", "device", "output_dir", "quiet", "live", "agreement"}
+    given = [name for name in context.params if name not in usable
+             and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if given:
+        raise AvsrError(f"--live: it measures clean recordings as they come, and --{given[0].replace('_', '-')} has no meaning "
+                        "there.  Leave it out.")
+    try:
+        agreements = tuple(float(one) for one in agreement.split(","))
+    except ValueError as error:
+        raise AvsrError(f"--agreement {agreement}: not a list of seconds.  Write it as 0.2,0.4,0.8.") from error
+    check_writable(output_dir)
+    asked = context.get_parameter_source("modality") is click.core.ParameterSource.COMMANDLINE
+    limit_openmp_spinning()
+    from avsr.benchmark.live import LiveBenchmarkSettings, measure_live
+    from avsr.html.plot import file_bytes
+    from avsr.html.table import markdown
+    from avsr.output import write_file
+    from avsr.report.live import live_figure, live_table
+
+    settings = LiveBenchmarkSettings(
+        models=options["models"] or ("default",), lips=options["lips"], split=options["split"], agreements=agreements,
+        modalities=tuple(options["modality"].split(",")) if asked else ("av",), limit=options["limit"],
+        device=options["device"])
+    with ProgressBar(quiet) as bars:
+        rows = measure_live(manifest, output_dir, settings, progress=bars)
+    table = markdown(live_table(rows))
+    write_file(output_dir / "live.md", table)
+    write_file(output_dir / "live.png", file_bytes(live_figure(rows), "png"))
+    if not quiet:
+        print_result(table, lines=True)
+        print_status(f"Rows, table and plot are in {output_dir}: live.jsonl, live.md, live.png.")
 
 
 def _settings(options: dict, predictions: tuple[Path, ...]) -> BenchmarkSettings:

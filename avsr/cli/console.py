@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from avsr.cli.stopping import Stopped, leave, stoppable
+from avsr.cli.stopping import Stopped, Stopping, leave, stoppable
 from avsr.errors import AvsrError, BadOutput
 from avsr.names import escape_controls
 from avsr.runtime import is_first_process
@@ -77,9 +77,9 @@ def _escaped_errors() -> Iterator[None]:
 
 
 @contextmanager
-def report_errors(go_on: Callable[[], str] | str = "Give the same command again; it begins anew.") -> Iterator[None]:
+def report_errors(go_on: Callable[[], str] | str = "Give the same command again; it begins anew.") -> Iterator[Stopping]:
     """Print an error of the block as one sentence and exit with status 1. A closed pipe, as in `| head`, gives no message.
-    Ctrl-C and SIGTERM end the program as stopping.py describes.
+    Ctrl-C and SIGTERM end the program as stopping.py describes, and as the Stopping that is given may change.
 
     go_on: what is left after a stop and what the user should do next, in one or two sentences; or a function that returns it.
     """
@@ -90,8 +90,8 @@ def report_errors(go_on: Callable[[], str] | str = "Give the same command again;
     # If the home folder cannot be written, matplotlib keeps its fonts in a temporary folder and warns in two long lines.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        with stoppable(end):
-            yield
+        with stoppable(end) as stopping:
+            yield stopping
     except Stopped as signalled:
         end(signalled.number)
     except AvsrError as error:

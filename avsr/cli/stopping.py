@@ -31,24 +31,53 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
+class Stopping:
+    """How a block ends at a signal. grace_s: seconds after which the process is ended if the block has not."""
+
+    grace_s = GRACE_S
+
+    @contextmanager
+    def politely(self, ask: Callable[[], None], grace_s: float) -> Iterator[None]:
+        """Within this part of the block the first signal only calls `ask`, and the part has `grace_s` to end; a second signal
+        ends the process. Where the block is not stoppable, Ctrl-C calls `ask` as well if this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def first(number: int, _: object) -> None:
+            signal.signal(number, handlers[number])
+            ask()
+
+        handlers = {number: signal.getsignal(number) for number in NAMES if signal.getsignal(number) is not signal.SIG_IGN}
+        self.grace_s = grace_s
+        for number in handlers:
+            signal.signal(number, first)
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
 @contextmanager
-def stoppable(leave: Callable[[int], None]) -> Iterator[None]:
+def stoppable(leave: Callable[[int], None]) -> Iterator[Stopping]:
     """Within the block, SIGINT and SIGTERM raise Stopped in the main thread. If that is still in the block after GRACE_S, or at
     a second signal, another thread calls `leave(number)`, which must end the process.
 
     An ignored signal stays ignored, as nohup and a shell's `&` want it. In other threads than the main one, which receive no
     signals, nothing changes; nor on Windows, where select cannot wait for a pipe: Ctrl-C raises KeyboardInterrupt there.
     """
+    stopping = Stopping()
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
-        yield
+        yield stopping
         return
     receiver, sender = os.pipe()
     os.set_blocking(sender, False)                          # as signal.set_wakeup_fd wants it
-    threading.Thread(target=_wait_and_leave, args=(receiver, leave), daemon=True).start()
+    threading.Thread(target=_wait_and_leave, args=(receiver, leave, stopping), daemon=True).start()
     handlers = {number: signal.signal(number, _raise) for number in NAMES if signal.getsignal(number) is not signal.SIG_IGN}
     before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     try:
-        yield
+        yield stopping
     finally:
         signal.set_wakeup_fd(before)
         os.close(sender)                                    # which ends the other thread
@@ -60,11 +89,11 @@ def _raise(number: int, _: object) -> None:
     raise Stopped(number)
 
 
-def _wait_and_leave(receiver: int, leave: Callable[[int], None]) -> None:
+def _wait_and_leave(receiver: int, leave: Callable[[int], None], stopping: Stopping) -> None:
     """Wait for a signal, then for the main thread to leave the block, which closes the other end of the pipe."""
     number = _next(receiver, None)
     if number is not None:
-        second = _next(receiver, time.monotonic() + GRACE_S)
+        second = _next(receiver, time.monotonic() + stopping.grace_s)
         if second is not None:
             leave(number)
     os.close(receiver)

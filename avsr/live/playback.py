@@ -1,6 +1,6 @@
 """Recordings played as if they were being made: when is each word committed, with and without the time of computing?
 
-    media.Recording -> pieces at the times at which they would have come -> LiveRecogniser -> Played: words with their times
+    Clips of a recording -> pieces at the times at which they would have come -> LiveRecogniser -> Played: words with times
 The times are those of a simulated clock, to which the seconds that each step really took are added, so that a recording
 that leaves time to spare is played faster than it was made. A recording of 30 minutes shows in 10 whether recognition keeps up.
 """
@@ -8,7 +8,7 @@ that leaves time to spare is played faster than it was made. A recording of 30 m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from avsr import media
@@ -47,9 +47,12 @@ class Played:
     transcript: Transcript | None = None
 
 
-def play(recording: media.Recording, live: LiveRecogniser, *, grey: bool = True,
+def play(clips: Iterable[media.Clip], live: LiveRecogniser, *,
          on_update: Callable[[LiveUpdate, float], None] | None = None) -> Played:
-    """Play a recording to a live recogniser. on_update: called with each update and the clock in seconds."""
+    """Play a recording, given in consecutive Clips of a few frames, to a live recogniser; each comes when its last frame ends.
+
+    on_update: called with each update and the clock in seconds.
+    """
     played, now = Played(), 0.0
 
     def taken(update: LiveUpdate, clock: float) -> None:
@@ -58,8 +61,7 @@ def play(recording: media.Recording, live: LiveRecogniser, *, grey: bool = True,
         if on_update is not None:
             on_update(update, clock)
 
-    clips = _with_next(recording.windows(PIECE_FRAMES, grey=grey))
-    for clip, following in clips:
+    for clip, following in _with_next(iter(clips)):
         now = max(now, frames_to_seconds(clip.start_frame + clip.n_frames))
         began = time.perf_counter()
         live.add(clip)

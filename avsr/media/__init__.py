@@ -11,9 +11,9 @@ and sound files).
 """
 
 from avsr.media.contents import Contents, TrackInfo
-from avsr.media.recording import Clip, Recording, Source, open_recording, read, windows
+from avsr.media.recording import Clip, Recording, Source, join, open_recording, read, windows
 from avsr.media.source import reopenable, source_name
 from avsr.media.write import write, write_clips
 
-__all__ = ["Clip", "Contents", "Recording", "Source", "TrackInfo", "open_recording", "read", "reopenable", "source_name",
-           "windows", "write", "write_clips"]
+__all__ = ["Clip", "Contents", "Recording", "Source", "TrackInfo", "join", "open_recording", "read", "reopenable",
+           "source_name", "windows", "write", "write_clips"]

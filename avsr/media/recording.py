@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -62,6 +62,18 @@ class Clip:
         if self.video is None and self.audio is not None:
             return len(self.audio) / SAMPLE_RATE
         return frames_to_seconds(self.n_frames)
+
+    def part(self, first: int | None, last: int | None) -> Clip | None:
+        """The frames from `first` to before `last`, counted from the start of the recording; None where it has none."""
+        low = max(0, (first or 0) - self.start_frame)
+        high = self.n_frames if last is None else min(self.n_frames, last - self.start_frame)
+        if low >= high:
+            return None
+        if (low, high) == (0, self.n_frames):
+            return self
+        cut = {name: None if (own := getattr(self, name)) is None else own[low:high] for name in ("video", "shown", "chroma")}
+        audio = None if self.audio is None else self.audio[frames_to_samples(low):frames_to_samples(high)]
+        return Clip(**cut, audio=audio, start_frame=self.start_frame + low)
 
 
 Source = str | Path | bytes | BinaryIO | np.ndarray | Clip
@@ -242,12 +254,16 @@ def windows(source: Source, n_frames: int = 100, **options) -> Iterator[Clip]:
 def read(source: Source, **options) -> Clip:
     """The whole recording as one Clip: 3 bytes a pixel are held in memory. Options and errors as `open_recording`."""
     with open_recording(source, **options) as recording:
-        clips = list(recording.windows())
-        if len(clips) == 1:
-            return clips[0]
-        join = {name: np.concatenate([getattr(clip, name) for clip in clips])
-                for name in ("video", "shown", "audio", "chroma") if getattr(clips[0], name) is not None}
-        return Clip(**join, start_frame=clips[0].start_frame)
+        return join(list(recording.windows()))
+
+
+def join(clips: Sequence[Clip]) -> Clip:
+    """Consecutive Clips of one recording as one Clip."""
+    if len(clips) == 1:
+        return clips[0]
+    joined = {name: np.concatenate([getattr(clip, name) for clip in clips])
+              for name in ("video", "shown", "audio", "chroma") if getattr(clips[0], name) is not None}
+    return Clip(**joined, start_frame=clips[0].start_frame)
 
 
 def _checked_waveform(audio: np.ndarray) -> np.ndarray:
