@@ -33,9 +33,9 @@ SHORTER = {
     "prepare folder data/raw/talks": "--max-disagreement 1 --min-confidence 0 --min-word-confidence 0 --min-in-step -100",
     "pretrain": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150 "
                 "--set pretrain.clusters=4 --set pretrain.clips=4",
-    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150",
+    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150 --set data.share=0.4",
     "train experiments/grid": "--set model.dims.n_context=40",
-    "train experiments/whisper_lips": "--set reliability.rows=4 --set reliability.variants=1 "
+    "train experiments/whisper_lips": "--set reliability.rows=2 --set reliability.variants=1 "
                                       "--set reliability.contrastive_steps=2 --set reliability.steps=2",
     "benchmark": "--snr clean,0 --corrupt-snr clean --limit 2 --beam-size 1",
 }

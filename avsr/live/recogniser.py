@@ -24,6 +24,7 @@ from avsr.live.segments import LiveSegments
 from avsr.modality import VideoUse, check_modality, decide
 from avsr.rates import VIDEO_FPS, frames_to_seconds
 from avsr.segment import SpeechSegment
+from avsr.speakers import CONTEXT
 from avsr.stream import StreamReader, StreamSettings
 from avsr.transcribe.run import TranscribeSettings, check_search, language_of
 from avsr.transcribe.speakers import SpeakerNames, by_speaker
@@ -193,8 +194,8 @@ class LiveRecogniser:
         if open_now is not None:
             committed += self._look(open_now)
             committed += self._cut_if_long(open_now)
-        before = self.reader.n_frames if open_now is None else self._start
-        self.reader.forget(min(before, self.segments.settled))
+        needed = self.segments.settled if open_now is None else self._start
+        self.reader.forget(needed - (CONTEXT if self.settings.speakers else 0))
         return self._updated(committed)
 
     def finish(self) -> LiveUpdate:
