@@ -10,9 +10,9 @@ import pytest
 from avsr import media
 from avsr.rates import VIDEO_FPS
 
-FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
-         "--autoplay-policy=no-user-gesture-required", "--window-size=1280,900"]
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update", "--disable-sync",
+         "--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required", "--window-size=1280,900"]
 
 
 def film(clip, folder):
@@ -43,9 +43,9 @@ class Browser:
 
         options = webdriver.ChromeOptions()
         options.binary_location = programs[0]
-        camera, microphone = devices or (None, None)
-        more = [f"--use-file-for-fake-video-capture={camera}", f"--use-file-for-fake-audio-capture={microphone}"] if devices else []
-        for flag in [*FLAGS, *more, *flags, "--use-fake-ui-for-media-stream" if allow else "--deny-permission-prompts",
+        kinds = ("video", "audio") if devices else ()
+        given = [f"--use-file-for-fake-{kind}-capture={path}" for kind, path in zip(kinds, devices or (), strict=True)]
+        for flag in [*FLAGS, *given, *flags, "--use-fake-ui-for-media-stream" if allow else "--deny-permission-prompts",
                      f"--user-data-dir={folder / 'profile'}"]:
             options.add_argument(flag)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

@@ -8,10 +8,10 @@ import pytest
 from places import ROOT
 
 pytest.importorskip("fastapi")
-from browsing import Browser, film  # noqa: E402
-from serving import served  # noqa: E402
+from browsing import Browser, film
+from serving import served
 
-from avsr import checkpoint, media  # noqa: E402
+from avsr import checkpoint, media
 
 pytestmark = pytest.mark.slow
 DEMO = ROOT / "data" / "demo" / "hello.mp4"
