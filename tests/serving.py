@@ -22,5 +22,5 @@ def served(checkpoint, **settings):
     try:
         yield f"127.0.0.1:{listening.getsockname()[1]}"
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         thread.join(5)

@@ -2,15 +2,16 @@
 
 The client begins with a text message, JSON; all fields but `type` may be left out, and this shows what they are then:
 
-    {"type": "start", "media": "webm", "sample_rate": 16000, "modality": "auto", "language": null, "speakers": false,
-     "sound": true, "picture": true, "api_key": null}
+    {"type": "start", "media": "webm", "modality": "auto", "language": null, "speakers": false, "sound": true,
+     "picture": true, "api_key": null}
 
-media: `webm` for a container, `pcm` for sound and pictures apart. modality: auto, a (sound), v (lips), av. sound, picture: what
-will come. api_key: for pages, which cannot set the header Authorization. Then come binary messages. For webm each holds
-the next bytes of the container, as a browser's MediaRecorder gives them; it may be any other that FFmpeg reads from a pipe.
-For pcm the first byte of each tells what follows: 1, sound, 16-bit little-endian mono PCM; 2, a picture, its time in seconds
-from the start of the sound as a little-endian float64, and a JPEG. `{"type": "end"}` ends the recording. Whoever closes the
-socket without it wants nothing more: all that is in memory is dropped.
+media: `webm` for a container, `pcm` for sound and pictures apart; then `sample_rate` is that of the sound, 16 kHz if it is
+left out. modality: auto, a (sound), v (lips), av. sound, picture: what will come. api_key: for pages, which cannot set the
+header Authorization. Then come binary messages. For webm each holds the next bytes of the container, as a browser's
+MediaRecorder gives them; it may be any other that FFmpeg reads from a pipe. For pcm the first byte of each tells what follows:
+1, sound, 16-bit little-endian mono PCM; 2, a picture, its time in seconds from the start of the sound as a little-endian
+float64, and a JPEG. `{"type": "end"}` ends the recording. Whoever closes the socket without it wants nothing more: all that is
+in memory is dropped.
 
 The server sends text messages, JSON:
 

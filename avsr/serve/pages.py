@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import UploadFile
 
 from avsr import __version__
+from avsr.modality import check_modality
 from avsr.names import INPUT_MODALITIES
 from avsr.noise import NoiseSource
 from avsr.serve.answers import MEDIA_TYPES
@@ -98,6 +99,8 @@ async def _noisy(request: Request, work: Work, babble: NoiseSource | None) -> Re
 
         def work_on(job: Job) -> dict[str, Any]:
             def read(source: bytes, modality: str) -> Transcript:
+                if modality == "auto":                       # lips alone, if they are believed
+                    check_modality(work.model.for_request(None, "v"), "v")
                 return work.transcribe(source, job, modality=modality)
 
             ways = [one for one in str(form.get("modalities", "a,v,av")).split(",") if one in INPUT_MODALITIES]
@@ -125,9 +128,10 @@ def transcript_of(row: Mapping[str, Any]) -> Transcript:
 
 
 def _segment(row: Mapping[str, Any]) -> Segment:
-    words = tuple(Word(str(one["word"]), _seconds(one["start"]), _seconds(one["end"]), speakers=_speakers(one))
-                  for one in row.get("words") or ())
-    return Segment(str(row["text"]), _seconds(row["start"]), _seconds(row["end"]), words, speakers=_speakers(row))
+    speakers = _speakers(row)
+    words = tuple(Word(str(one["word"]), _seconds(one["start"]), _seconds(one["end"]),
+                       speakers=_speakers(one) if "speaker" in one else speakers) for one in row.get("words") or ())
+    return Segment(str(row["text"]), _seconds(row["start"]), _seconds(row["end"]), words, speakers=speakers)
 
 
 def _seconds(value: Any) -> float:

@@ -286,7 +286,9 @@ async function learnOfServer() {
   for (const radio of options.elements.modality) {
     if (radio.value === "auto" || server.modalities.includes(radio.value)) continue;
     radio.disabled = true;
-    radio.parentElement.title = `The model ${server.id} cannot do this.`;
+    find("cannot").textContent = server.reads_lips ? `The model ${server.id} cannot go by one of the two alone.` :
+      `The model ${server.id} does not read lips.`;
+    find("cannot").hidden = false;
   }
 }
 
