@@ -44,6 +44,8 @@ SHORTER = {
     "train experiments/whisper_lips": "--set reliability.rows=2 --set reliability.variants=1 "
                                       "--set reliability.contrastive_steps=2 --set reliability.steps=2",
     "benchmark": "--snr clean,0 --corrupt-snr clean --limit 2 --beam-size 1",
+    "benchmark data/grid --model default --corrupt": "--limit 1",
+    "benchmark data/grid --against": "--limit 1",
     "live": "--video data/demo/hello.mp4",                  # in place of a camera and a microphone
 }
 SERVER = "http://127.0.0.1:8000"                            # of `avsr serve`; in the walk at a port that is free
@@ -179,8 +181,8 @@ def listen(words: list[str], place: Path, forked: Commands) -> subprocess.Comple
 
 
 def run(typed: str, place: Path, forked: Commands, server: Server) -> subprocess.CompletedProcess:
-    """One command as a newcomer's shell would run it. The first one, which the README shows with $, and curl are started; others
-    are forked."""
+    """One command as a newcomer's shell would run it. The first one, which the README shows with $, and curl are started;
+    others are forked."""
     words = shlex.split(typed.replace(SERVER, server.address), comments=True)
     if words[0] == "python":
         return forked.run(words[1:], place)
