@@ -10,7 +10,7 @@ from places import ROOT, SHARED
 
 # Two threads that share cores with other work wait for each other: a ResNet-18 took 0.5 s instead of 0.04 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# As the command line does for itself (console.limit_openmp_spinning): to transcribe the demo took 7.4 s of processor time, not 1.8.
+# As the command line does for itself (console.limit_openmp_spinning): the demo took 7.4 s of processor time, not 1.8.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # Where Python is told to write no bytecode, each of the 150 programs that tests start would compile torch anew: 3 to 6 s each.

@@ -4,8 +4,8 @@
         commands.run(["transcribe", "clip.mp4"], folder) -> CompletedProcess
         commands.python("import torch; print(torch.__version__)") -> CompletedProcess
         commands.start(["serve"], folder) -> Program, which may be asked, sent a signal and waited for
-To start Python and import torch takes 2 s of processor time, torchvision, mediapipe and librosa 5 s more, and to end such a process
-as Python does 1.6 s, in which it visits every object of every module. A fork takes 0.02 s, and os._exit no time.
+To start Python and import torch takes 2 s of processor time, torchvision, mediapipe and librosa 5 s more, and to end such a
+process as Python does 1.6 s, in which it visits every object of every module. A fork takes 0.02 s, and os._exit no time.
 One process of a test run imports, when the first test asks: conftest.py starts it, and AVSR_TESTS_FORK names its socket.
 """
 
@@ -74,7 +74,8 @@ class Commands:
         self.server.close()
         self.socket.close()
 
-    def run(self, words: Sequence[object], folder: Path | None = None, **environment: str | None) -> subprocess.CompletedProcess:
+    def run(self, words: Sequence[object], folder: Path | None = None,
+            **environment: str | None) -> subprocess.CompletedProcess:
         """One command of `avsr` to its end, its standard input empty, these variables set besides."""
         return self.start(words, folder, **environment).completed()
 
@@ -85,8 +86,8 @@ class Commands:
 
     def start(self, words: Sequence[object], folder: Path | None = None, *, out: int | None = None, err: int | None = None,
               group: bool = False, **environment: str | None) -> Program:
-        """Begin a command of `avsr`, or `-c CODE ARGUMENTS` of Python. out, err: descriptors of what it is to write to, such as a
-        terminal; group: whether it leads a process group of its own; a variable that is None is taken away."""
+        """Begin a command of `avsr`, or `-c CODE ARGUMENTS` of Python. out, err: descriptors of what it is to write to, such as
+        a terminal; group: whether it leads a process group of its own; a variable that is None is taken away."""
         program = Program([str(word) for word in words], self)
         variables = {name: value for name, value in {**self.environment, **environment}.items() if value is not None}
         program.pid = self._ask(words=program.words, folder=str(folder or Path.cwd()), environment=variables, group=group,
@@ -109,7 +110,7 @@ class Program:
 
     def __init__(self, words: list[str], commands: Commands):
         self.words, self.commands = words, commands
-        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()     # noqa: SIM115
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -141,10 +142,10 @@ class Program:
     def stderr(self) -> str:
         return _text(self.err)
 
-    def completed(self) -> subprocess.CompletedProcess:
-        """What came of it, when it has ended."""
+    def completed(self, timeout: float | None = None) -> subprocess.CompletedProcess:
+        """What came of it, when it has ended. Raises subprocess.TimeoutExpired after `timeout` seconds."""
         with self.out, self.err:
-            return subprocess.CompletedProcess(self.words, self.wait(), self.stdout, self.stderr)
+            return subprocess.CompletedProcess(self.words, self.wait(timeout), self.stdout, self.stderr)
 
 
 def _place(descriptor: int) -> str:
@@ -227,7 +228,7 @@ def become(out: int, err: int, words: list[str], folder: str, environment: dict[
 
 
 def leave(status: int) -> None:
-    """End as Python does, but without a visit to every object: other threads, what is registered for the end, what is written."""
+    """End as Python does, but for the visit to every object: other threads, what is registered for the end, what is written."""
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -214,13 +214,11 @@ def environment():
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on(folder, tmp_path, whole):
+def test_a_run_that_was_killed_goes_on(forked, folder, tmp_path, whole):
     config(folder)
-    (tmp_path / "script.py").write_text(SCRIPT)
     run = tmp_path / "run"
     overrides = [*BUSY, "train.save_every=1"]
-    process = subprocess.Popen([sys.executable, tmp_path / "script.py", folder / "config.toml", run, "0.3", *overrides],
-                               env=environment())
+    process = forked.start(["-c", SCRIPT, folder / "config.toml", run, "0.3", *overrides], **environment())
     try:
         deadline = time.monotonic() + 300
         while not (run / "state.json").exists() or json.loads((run / "state.json").read_text())["step"] < 3:
@@ -394,7 +392,7 @@ def test_a_loss_that_is_no_number_stops_with_the_ids(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_older_state(folder, tmp_path):
+def test_a_full_disk_leaves_the_older_state(forked, folder, tmp_path):
     """A limit on the size of files stands for the disk."""
     train(config(folder), tmp_path / "run", TrainOptions(minutes=1e-9))
     before = state(tmp_path / "run")
@@ -416,7 +414,7 @@ try:
 except AvsrError as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    done = forked.python(code, **environment())
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith(f"BadOutput: {tmp_path / 'run'}: the training state cannot be written")

@@ -38,6 +38,11 @@ class Protocol(H11Protocol):
         if self.cycle is not None:
             self._patience.cancel()
 
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        """The connection becomes a WebSocket, which another object follows."""
+        self._patience.cancel()
+        super().handle_websocket_upgrade(event)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         self._patience.cancel()
@@ -66,13 +71,18 @@ def listen(settings: ServeSettings) -> socket.socket:
     return listening
 
 
-def serve(app: FastAPI, settings: ServeSettings, listening: socket.socket, *, started: Callable[[], None]) -> None:
-    """Answer until the main thread is told to stop, or the server fails. started: called once it answers."""
+def make_server(app: FastAPI, settings: ServeSettings) -> uvicorn.Server:
+    """The server of an app; its coroutine `serve` runs it, and `should_exit` ends it."""
     Protocol.header_s = settings.slow_s
     config = uvicorn.Config(app, http=Protocol, ws_max_size=MESSAGE_BYTES, access_log=False, log_level="warning",
                             limit_concurrency=CONNECTIONS, h11_max_incomplete_event_size=HEADER_BYTES, server_header=False,
                             timeout_graceful_shutdown=GRACE_S, lifespan="on", ws_max_queue=8)
-    server = uvicorn.Server(config)
+    return uvicorn.Server(config)
+
+
+def serve(app: FastAPI, settings: ServeSettings, listening: socket.socket, *, started: Callable[[], None]) -> None:
+    """Answer until the main thread is told to stop, or the server fails. started: called once it answers."""
+    server = make_server(app, settings)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listening])), name="server")
     thread.start()
     try:
