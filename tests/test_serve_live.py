@@ -225,6 +225,16 @@ def test_only_so_many_at_once_and_who_goes_away_stops_the_work(server):
     again.close()
 
 
+def test_a_recording_is_ended_at_the_longest_that_is_allowed(model, hello):
+    with served(model, max_minutes=0.025) as server:
+        socket = opened(server, media="pcm", modality="a", picture=False)
+        socket.send(sound(hello[: 4 * SAMPLE_RATE]))
+        *_, problem, text, done = messages(socket)
+    assert problem["message"] == "The recording has reached 2 s, the longest that this server takes, so it was ended."
+    assert (text["type"], done["type"]) == ("text", "done")
+    assert done["transcript"]["duration"] < 5
+
+
 def test_a_message_that_is_too_large_ends_it(server):
     socket = opened(server, media="pcm", modality="a", picture=False)
     socket.recv()

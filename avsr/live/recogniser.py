@@ -270,7 +270,9 @@ class LiveRecogniser:
         if self.language is None:
             writer.find_language(usable)
             self._set_language(writer.language)
-        return [one for window in writer.write(usable, False) for one in self._named(window)]
+        words = [one for window in writer.write(usable, False) for one in self._named(window)]
+        self._believed = writer.video_use.last_reliability
+        return words
 
     def _set_language(self, language: str | None) -> None:
         self.language = language
@@ -306,7 +308,7 @@ class LiveRecogniser:
     def _updated(self, committed: Sequence[Word]) -> LiveUpdate:
         mouth, mouth_s = self._latest_mouth()
         return LiveUpdate(tuple(committed), tuple(one.word for one in self._agreement.pending), self.reader.duration_s, mouth,
-                          mouth_s, self._writers[0].quick.video_use.last_reliability)
+                          mouth_s, self._believed)
 
     def _latest_mouth(self) -> tuple[np.ndarray | None, float | None]:
         """The newest mouth of the person who is watched, and when it was seen."""

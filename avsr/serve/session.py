@@ -145,7 +145,7 @@ class LiveSession:
     def _follow(self) -> None:
         """Recognise while the recording goes on."""
         n_added = 0
-        while (piece := self._next()) is not None and self._end_s < self.longest_s:
+        while self._end_s < self.longest_s and (piece := self._next()) is not None:
             n_added += 1
             self._add(piece)
             if n_added >= AT_ONCE or self._queue.empty():

@@ -9,7 +9,7 @@ import { percent, Words } from "./words.js";
 const find = name => document.getElementById(name);
 const player = find("player"), mouthVideo = find("mouth-video"), mouthPicture = find("mouth-picture");
 const options = find("options"), problems = find("problems"), status = find("status");
-const words = new Words(find("text"), find("detail"), play);
+const words = new Words(find("text"), find("detail"), ["detail", "how", "legend"].map(find), play);
 const noise = new Noise(find("noise"), { recording: () => now.file, key });
 let now = {};                                                // what is shown: file, transcript, live, controller, offset, ...
 let server = { modalities: [] };
@@ -51,7 +51,9 @@ function begin() {
   for (const name of ["detail", "log"]) find(name).textContent = "";
   for (const video of [player, mouthVideo]) { video.srcObject = null; video.removeAttribute("src"); video.load(); }
   player.className = "";
+  player.hidden = false;
   player.controls = true;
+  document.body.classList.remove("live");
   believe(null);
   find("result").hidden = false;
   document.body.classList.add("busy");
@@ -76,12 +78,13 @@ async function readFile(file) {
   const fields = { modality, ...(speakers && { speakers: "true" }) };
   try {
     await transcribe(file, fields, key(), mine.controller.signal, event => mine === now && fileEvent(event));
-    if (mine === now) finish(mine.transcript, `${file.name} is read.`);
+    if (mine === now) finish(mine.transcript, `${file.name} is read.${now.unplayable ? " The browser cannot play it." : ""}`);
   } catch (error) {
     if (error.name === "AbortError" || mine !== now) return;
     if (!(error instanceof ServerError)) throw error;
     say("");
-    warn(error.message);
+    warn(error.message.replace(/^(recording|file): /, `${file.name}: `));
+    find("result").hidden = !words.words.length;
   }
 }
 
@@ -110,12 +113,14 @@ function showMouths(mouths) {
   const bytes = Uint8Array.from(atob(mouths), letter => letter.charCodeAt(0));
   mouthVideo.src = addressOf(new Blob([bytes], { type: "video/mp4" }));
   mouthVideo.hidden = find("mouth").hidden = false;
-  believe(now.segments[0]?.lips_reliability);
+  const [first] = now.segments;
+  if (first) mouthVideo.currentTime = (first.start + first.end) / 2;       // before, nobody may be in sight
+  believe(first?.lips_reliability);
 }
 
 function finish(transcript, sentence) {
   now.transcript = transcript;
-  for (const problem of transcript.problems ?? []) warn(problem);
+  for (const problem of transcript.problems ?? []) warn(problem.replace(/^recording: /, `${now.file?.name ?? "live"}: `));
   say(words.words.length ? sentence : "No words were found.");
   find("downloads").hidden = !words.words.length;
   noise.show(Boolean(now.file) && server.modalities.includes("a"));
@@ -135,6 +140,8 @@ async function goLive() {
   const mine = begin();
   say("Waiting for the camera and the microphone…");
   player.controls = false;
+  document.body.classList.add("live");
+  status.scrollIntoView({ block: "start" });
   mine.live = new Live(player, chosen(), {
     stream: stream => {
       player.classList.toggle("mirror", stream.getVideoTracks().length > 0);
@@ -161,6 +168,7 @@ async function goLive() {
     mine.live.close();
     if (!(error instanceof CaptureError)) throw error;
     find("result").hidden = true;
+    document.body.classList.remove("live");
     say("");
     warn(error.message);
   }
@@ -179,6 +187,7 @@ function clock(seconds) { return `${Math.floor(seconds / 60)}:${String(Math.floo
 
 function liveOver(blob, offset, transcript) {
   find("stop").hidden = true;
+  document.body.classList.remove("live");
   words.setPending([]);
   player.srcObject = null;
   player.classList.remove("mirror");
@@ -196,10 +205,10 @@ function liveOver(blob, offset, transcript) {
 // ---- play a word
 
 function play(start, end) {
-  if (!player.src) return;
+  if (!player.src || now.unplayable) return;
   player.currentTime = Math.max(0, start - now.offset - 0.12);
   now.until = end - now.offset + 0.12;
-  player.play().catch(() => warn("The browser cannot play this recording, so words cannot be heard.  Convert it to MP4."));
+  player.play().catch(() => {});                            // it was paused at once, by another word
   follow();
 }
 
@@ -229,7 +238,7 @@ player.addEventListener("loadedmetadata", () => {
     player.currentTime = 1e9;
   }
 });
-player.addEventListener("error", () => player.src && say(`${status.textContent} The browser cannot play it.`));
+player.addEventListener("error", () => { if (player.src) player.hidden = now.unplayable = true; });
 
 // ---- download
 

@@ -4,9 +4,11 @@ const SURE = 0.8, UNSURE = 0.5;
 
 export class Words {
   // play(start, end): called for the word that was clicked or entered; times in seconds.
-  constructor(place, detail, play) {
+  // about: what is shown only where there are words.
+  constructor(place, detail, about, play) {
     this.place = place;
     this.detail = detail;
+    this.about = about;
     this.play = play;
     this.clear();
     place.addEventListener("click", event => this.choose(event.target));
@@ -21,6 +23,7 @@ export class Words {
     this.speakers = [];
     this.last = null;                                        // paragraph, speaker and end of the last word
     this.pending = null;
+    for (const one of this.about) one.hidden = true;
   }
 
   // Words that will not change. newParagraph: whether they begin one.
@@ -37,6 +40,7 @@ export class Words {
       this.last.end = row.end;
       this.words.push({ ...row, element });
     }
+    for (const one of this.about) one.hidden = !this.words.length;
   }
 
   // Words that follow and may change.
