@@ -44,7 +44,6 @@ SHORTER = {
     "train experiments/whisper_lips": "--set reliability.rows=2 --set reliability.variants=1 "
                                       "--set reliability.contrastive_steps=2 --set reliability.steps=2",
     "benchmark": "--snr clean,0 --corrupt-snr clean --limit 2 --beam-size 1",
-    "benchmark data/grid --model default --corrupt": "--limit 1",
     "benchmark data/grid --against": "--limit 1",
     "live": "--video data/demo/hello.mp4",                  # in place of a camera and a microphone
 }

@@ -5,8 +5,7 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
+import socket
 import time
 from collections import Counter
 from dataclasses import replace
@@ -236,14 +235,17 @@ def test_a_run_that_was_killed_goes_on(forked, folder, tmp_path, whole):
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does_in_two_goes(folder, tmp_path):
+def test_two_processes_do_what_one_does_in_two_goes(forked, folder, tmp_path):
+    """With the variables that torchrun sets; test_console.py starts two by torchrun itself."""
     config(folder)
-    (tmp_path / "script.py").write_text(SCRIPT)
     settings = ["train.steps=2", "data.p_audio_visual=0.5", "data.p_audio=0.2", "data.frames=30", "train.clip=1000"]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           tmp_path / "script.py", folder / "config.toml", tmp_path / "two", "0", *settings],
-                          env=environment(), capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    words = ["-c", SCRIPT, folder / "config.toml", tmp_path / "two", "0", *settings]
+    both = [forked.start(words, **environment() | group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    for process in both:
+        assert process.wait(timeout=900) == 0, process.stderr
     first, second = (load_file(tmp_path / "two" / f"rank-{rank}.safetensors") for rank in (0, 1))
     assert same(first, second)
     train(config(folder, *settings, "train.accumulate=2"), tmp_path / "one")

@@ -17,7 +17,7 @@ import torch
 from avsr import decode, media, transcript
 from avsr.checkpoint import Checkpoint
 from avsr.combine import open_recogniser
-from avsr.errors import AvsrError
+from avsr.errors import AvsrError, NoFace
 from avsr.lips import MouthCropSettings
 from avsr.live.agreement import Agreement
 from avsr.live.segments import LiveSegments
@@ -45,8 +45,9 @@ class LiveSettings:
 
     step_s: seconds of new recording after which the text is looked at again. stable_s: a word is committed once all looks for
     so many seconds agree on it. edge_s: a word that ends within so many seconds of the edge of the sound, or of the mouths
-    where the lips count, is not committed yet. beam_size: of the search at the end of a segment; None for the usual one.
-    max_missing, speakers, speaker_model: as in TranscribeSettings.
+    where the lips count, is not committed yet; mouths are known 0.3 s after they are seen, 0.5 s at most while a face is
+    followed. pause_s: a segment ends after so many seconds of silence. beam_size: of the search at the end of a segment; None
+    for the usual one. max_missing, speakers, speaker_model: as in TranscribeSettings.
     """
 
     step_s: float = 0.3
@@ -207,9 +208,15 @@ class LiveRecogniser:
     def transcript(self) -> Transcript:
         """What was said in the segments that ended, and what is committed of the open one."""
         segments = [*self._done, *self._segments(self._agreement.committed, None)]
+        used, reason, problems = self.modality, self.reason, []
+        if self._writers[0].full.video_use.n_segments:
+            try:
+                used, reason, problems = self._writers[0].full.video_use.outcome(reason)
+            except NoFace as error:                          # too late to refuse the recording
+                problems = [str(error)]
         return Transcript("".join(f" {one.text}" for one in segments).strip(), tuple(segments), self.language or "en",
-                          self.checkpoint.name, self.modality, self.reason, self.reader.duration_s,
-                          tuple(self.recording.problems))
+                          self.checkpoint.name, used, reason, self.reader.duration_s,
+                          (*self.recording.problems, *problems))
 
     def _take_closed(self) -> list[SpeechSegment]:
         closed, self._closed = self._closed, []

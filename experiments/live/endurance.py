@@ -28,7 +28,10 @@ from avsr.runtime import pick_device
 from avsr.transcribe.run import load_models
 
 
-def played(utterances: list[tuple[Utterance, Path]], minutes: float, starts: list[tuple[float, Utterance]]) -> Iterator[media.Clip]:
+Starts = list[tuple[float, Utterance]]
+
+
+def played(utterances: list[tuple[Utterance, Path]], minutes: float, starts: Starts) -> Iterator[media.Clip]:
     """Utterances again and again as one recording; `starts` gets when each begins, in seconds."""
     start = 0
     for utterance, path in cycle(utterances):
@@ -58,7 +61,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     options = parser.parse_args()
     path = manifest_path(options.manifest)
-    rows = [(one, path.parent / one.media) for one in read(path) if (one.speaker, one.split) == (options.speaker, options.split)]
+    wanted = options.speaker, options.split
+    rows = [(one, path.parent / one.media) for one in read(path) if (one.speaker, one.split) == wanted]
     checkpoint = load_models(options.model, options.lips, options.modality, pick_device("cpu"))
     minute, starts, behind = 0, [], []
 
@@ -76,12 +80,12 @@ def main() -> None:
     report(done.words, starts)
 
 
-def report(words: list[EmittedWord], starts: list[tuple[float, Utterance]]) -> None:
+def report(words: list[EmittedWord], starts: Starts) -> None:
     """Print the delays of the first and the second half, computation-unaware and -aware."""
     half = len(starts) // 2
     for name, part in (("first half", starts[:half]), ("second half", starts[half:])):
-        delays = np.array([delay for start_s, one in part
-                           for delay in delays_of(one, start_s, [word for word in words if start_s <= word.word.end < start_s + 9])])
+        near = {start_s: [word for word in words if start_s <= word.word.end < start_s + 9] for start_s, _ in part}
+        delays = np.array([delay for start_s, one in part for delay in delays_of(one, start_s, near[start_s])])
         unaware, aware = np.percentile(delays, [50, 95], axis=0).T
         print(f"{name}: median {unaware[0]:.2f} s, 95 % {unaware[1]:.2f} s; with computing {aware[0]:.2f} s, {aware[1]:.2f} s; "
               f"{len(delays)} words")
