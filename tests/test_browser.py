@@ -240,9 +240,10 @@ def test_a_model_that_cannot_read_lips_says_so(browser, tiny_en):
 
 @pytest.mark.parametrize(("flags", "allow", "sentence"), [
     ((), False, "The browser may not use the camera or the microphone.  Allow it"),
-    (("--use-fake-device-for-media-stream=device-count=0",), True, "No camera"),
+    (("--use-fake-device-for-media-stream=device-count=0",), True, "No camera is connected, so only sound is used."),
+    (("--use-fake-device-for-media-stream=fps=7",), True, "The camera gives 7 pictures a second"),
 ])
-def test_no_permission_and_no_camera_are_told_in_a_sentence(server, tmp_path, flags, allow, sentence):
+def test_no_permission_no_camera_and_a_slow_one_are_told_in_a_sentence(server, tmp_path, flags, allow, sentence):
     browser = Browser(tmp_path, *flags, allow=allow)
     try:
         browser.open(server)
