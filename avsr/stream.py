@@ -216,6 +216,15 @@ class StreamReader:
         return None if self._mouths is None else self._mouths.of(segment, audio)
 
     @property
+    def lag(self) -> int:
+        """After how many frames a mouth is final, at most; 0 where no mouths are read."""
+        if self.mouth_crop is None:
+            return 0
+        if self._mouths is None:
+            self._mouths = self._open_mouths(self.mouth_crop)
+        return self._mouths.lag
+
+    @property
     def n_unknown(self) -> int:
         """How many of the last frames have faces that are not known yet, where somebody is followed."""
         return 0 if self._mouths is None or self.ended else self._mouths.n_unknown

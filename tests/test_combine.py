@@ -178,8 +178,9 @@ def test_a_text_for_which_the_lips_have_no_room_is_left_to_the_sound(grid, face)
 def test_another_language_is_left_to_the_sound(tiny_en, grid, hello, face):
     recogniser = CombinedRecogniser(combine(tiny_en, grid))
     memory = replace(recogniser.encode([hello], [face], "av"), reliability=torch.ones(1))
-    assert recogniser.decode(memory, ONCE, "de") == recogniser.sound.decode(memory.sound, ONCE, "de")
-    assert recogniser.decode(memory, ONCE, "de")[0].lips is None
+    found = recogniser.decode(memory, ONCE, "de")
+    assert found == recogniser.sound.decode(memory.sound, ONCE, "de")
+    assert found[0].lips is None
 
 
 

@@ -15,11 +15,13 @@ import sys
 import termios
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from forked import Commands
 from hypothesis import given
 from hypothesis import strategies as st
 from made_corpus import CONFIG, corpus
@@ -119,12 +121,12 @@ def test_an_argument_that_is_refused_cannot_either():
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", done.output)
 
 
-def test_results_are_harmless_on_a_terminal_and_as_they_are_in_a_pipe(capsys):
+def test_results_are_harmless_on_a_terminal_and_as_they_are_in_a_pipe(capsys, forked):
     print_result(NASTY)
     assert capsys.readouterr().out == f"{NASTY}\n"
     code = (f"from avsr.cli.console import ProgressBar, print_result\nprint_result({NASTY!r})\n"
             f"with ProgressBar(False) as bars:\n    bars({NASTY!r}, 1, 2, 's')")
-    seen = raw([sys.executable, "-c", code])
+    seen = raw(forked, code)
     assert HARMLESS in seen
     assert not re.search("\x1b\\[2Jclip|[\u202e\x9b]", seen)
 
@@ -165,23 +167,25 @@ def read_to_end(terminal: int) -> bytes:
     return seen
 
 
-def raw(command: list[str]) -> str:
-    """What a command writes to a terminal, on standard output and standard error, as it is."""
+def raw(forked: Commands, code: str) -> str:
+    """What a piece of Python writes to a terminal, on standard output and standard error, as it is."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs)
+    program = forked.start(["-c", code], out=theirs, err=theirs)
     os.close(theirs)
     seen = read_to_end(ours)
-    assert process.wait() == 0
+    assert program.wait() == 0
     return seen.decode()
 
 
-def watch(*command: object, width: int = 160, **environment: str) -> tuple[int, dict[str, set[str]], str]:
-    """Run a command on a terminal: its exit status, by stage all amounts that its bar showed, and the whole text."""
+def watch(start, *words: object, width: int = 160, **environment: str) -> tuple[int, dict[str, set[str]], str]:
+    """Run a program on a terminal: its exit status, by stage all amounts that its bar showed, and the whole text.
+
+    start: what begins it, as forked.Commands.start does."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR", "RANK")}
-    process = subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=theirs,
-                               env={**env, "TERM": "xterm-256color", **environment})
+    with open(os.devnull, "wb") as nowhere:
+        plain = dict.fromkeys(("COLUMNS", "LINES", "NO_COLOR", "RANK"))
+        process = start(words, out=nowhere.fileno(), err=theirs, **plain | {"TERM": "xterm-256color"} | environment)
     os.close(theirs)
     seen = read_to_end(ours)
     text = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
@@ -192,8 +196,17 @@ def watch(*command: object, width: int = 160, **environment: str) -> tuple[int, 
     return process.wait(), bars, text
 
 
-def avsr(*arguments: object, **environment: str) -> tuple[int, dict[str, set[str]], str]:
-    return watch(sys.executable, "-m", "avsr", *arguments, **environment)
+def torchrun(words, *, out: int, err: int, **environment: str | None) -> subprocess.Popen:
+    """Begin two processes of Python."""
+    command = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *words)
+    variables = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
+    return subprocess.Popen(list(map(str, command)), stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=variables)
+
+
+@pytest.fixture
+def avsr(forked):
+    """`avsr(*words)` runs a command on a terminal, see watch."""
+    return partial(watch, forked.start)
 
 
 def check(bars: dict[str, set[str]], expected: dict[str, str]) -> None:
@@ -228,7 +241,7 @@ def model(folder, **dims):
 
 
 @pytest.mark.slow
-def test_training_shows_word_times_steps_validation_and_lessons(made, tmp_path):
+def test_training_shows_word_times_steps_validation_and_lessons(avsr, made, tmp_path):
     status, bars, text = avsr("train", made / "config.toml", "-o", tmp_path / "run")
     assert status == 0, text
     check(bars, {"finding word times": r"\d+ of 12 utterances", "training": r"\d+ of 10 steps",
@@ -241,8 +254,7 @@ def test_training_shows_word_times_steps_validation_and_lessons(made, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_speak_with_one_voice(made, tmp_path):
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    status, bars, text = watch(*torchrun, "-m", "avsr", "train", made / "config.toml", "-o", tmp_path / "run", "--device",
+    status, bars, text = watch(torchrun, "-m", "avsr", "train", made / "config.toml", "-o", tmp_path / "run", "--device",
                                "cpu", "--set", "train.steps=2", "--set", "reliability.variants=0")
     assert status == 0, text
     assert bars["training"] >= {"0 of 2 steps"}
@@ -251,7 +263,7 @@ def test_two_processes_speak_with_one_voice(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_benchmark_shows_noise_files_and_rows(made, tmp_path):
+def test_a_benchmark_shows_noise_files_and_rows(avsr, made, tmp_path):
     model(made / "random")
     status, bars, text = avsr("benchmark", made, "--split", "train", "--model", made / "random", "--noise", "white", "--snr",
                               "clean,0", "--noise-config", "none", "--limit", 4, "--modality", "a,v", "-o", tmp_path / "out",
@@ -265,7 +277,7 @@ def test_a_benchmark_shows_noise_files_and_rows(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_preparing_shows_utterances(tmp_path):
+def test_preparing_shows_utterances(avsr, tmp_path):
     source = tmp_path / "mine"
     source.mkdir()
     for name in ("one", "two"):
@@ -277,7 +289,7 @@ def test_preparing_shows_utterances(tmp_path):
 
 
 @pytest.mark.slow
-def test_transcribing_shows_seconds_of_the_recording_and_names_it_as_it_is(made, tmp_path):
+def test_transcribing_shows_seconds_of_the_recording_and_names_it_as_it_is(avsr, made, tmp_path):
     (tmp_path / "a [b] talk.mp4").symlink_to(HELLO)         # in square brackets: no markup
     status, bars, text = avsr("transcribe", tmp_path / "a [b] talk.mp4", HELLO, "--model", made / "teacher", "--modality", "a",
                               "--beam-size", 1)
@@ -286,7 +298,7 @@ def test_transcribing_shows_seconds_of_the_recording_and_names_it_as_it_is(made,
 
 
 @pytest.mark.slow
-def test_explaining_shows_what_it_does(made, tmp_path):
+def test_explaining_shows_what_it_does(avsr, made, tmp_path):
     status, bars, text = avsr("explain", HELLO, "--model", made / "teacher", "-o", tmp_path / "out")
     assert status == 0, text
     check(bars, {"loading the model": "", "reading hello.mp4": r"\d of 6 s", "encoding": "",
@@ -294,7 +306,7 @@ def test_explaining_shows_what_it_does(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_download_shows_bytes(tmp_path):
+def test_a_download_shows_bytes(avsr, tmp_path):
     (tmp_path / "hub" / "me" / "model").mkdir(parents=True)
     (tmp_path / "hub" / "me" / "model" / "config.json").write_text(json.dumps({"spare": "x" * 300_000}))
     with hub(tmp_path / "hub") as server:
@@ -306,13 +318,13 @@ def test_a_download_shows_bytes(tmp_path):
     check(bars, {"loading the model": "", "downloading config.json of me/model": "300 of 300 kB"})
 
 
-def test_on_a_narrow_terminal_the_name_is_cut_and_the_amount_is_not():
+def test_on_a_narrow_terminal_the_name_is_cut_and_the_amount_is_not(forked):
     code = ("from avsr.cli.console import ProgressBar\nwith ProgressBar(False) as bars:\n"
             "    bars('downloading model.safetensors of openai/whisper-large-v3-turbo', 1.5e9, 3.2e9, 'bytes')")
-    _, bars, _ = watch(sys.executable, "-c", code, width=80)
+    _, bars, _ = watch(forked.start, "-c", code, width=80)
     ((stage, amounts),) = bars.items()
     assert (stage, amounts) == ("downloading model.saf…", {"1.50 of 3.20 GB"})
-    assert watch(sys.executable, "-c", code, RANK="1")[1:] == ({}, "")               # torchrun's second, on the same terminal
+    assert watch(forked.start, "-c", code, RANK="1")[1:] == ({}, "")               # torchrun's second, on the same terminal
 
 
 # Numbers that are typed

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -627,9 +625,8 @@ def test_help_says_what_half_costs():
 
 
 @pytest.mark.slow
-def test_the_command_as_it_is_typed(published, tmp_path, ears):
-    command = [sys.executable, "-m", "avsr", "import", str(published(ears)), "--output-dir", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+def test_the_command_as_it_is_typed(forked, published, tmp_path, ears):
+    done = forked.run(["import", published(ears), "--output-dir", tmp_path / "out"])
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n"), done.stderr
     assert "40 tokens" in done.stderr
     assert "Warning" not in done.stderr

@@ -195,7 +195,7 @@ for one in sorted(t.spoken(*ids), key=lambda one: one.id):
 
 @pytest.mark.slow
 def test_another_process_makes_the_same_bits(folder):
-    def run(output, ids, names, seed):
+    def run(output, ids, names, seed):                      # a seed that Python reads when it starts
         return subprocess.run([sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder), output, ids, names],
                               env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
 

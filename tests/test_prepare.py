@@ -5,8 +5,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import Commands, Program
 from made_limits import ends_within
 from tracking import crop, track_faces
 
@@ -76,10 +75,9 @@ def faked(monkeypatch):
     monkeypatch.setattr(prepare, "work", fake_work)
 
 
-def start(folder: Path, *arguments) -> subprocess.Popen:
+def start(forked: Commands, folder: Path, *arguments) -> Program:
     code = f"import test_prepare; test_prepare.run_fake({str(folder)!r}, *{arguments!r})"
-    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(TESTS)},
-                            start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return forked.start(["-c", f"import sys; sys.path.insert(0, {str(TESTS)!r}); {code}"], group=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -88,10 +86,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
+def undisturbed(tmp_path_factory, forked) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "out"
-    process = start(folder, 1)
-    assert process.wait() == 0, process.stdout.read()
+    process = start(forked, folder, 1)
+    assert process.wait() == 0, process.stderr
     return folder
 
 
@@ -121,12 +119,12 @@ def test_any_number_of_workers_writes_the_same_bytes(undisturbed, tmp_path, fake
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_leaves_what_an_undisturbed_run_leaves(undisturbed):
+def test_killed_at_random_moments_it_leaves_what_an_undisturbed_run_leaves(undisturbed, forked):
     folder = undisturbed.with_name("killed")                 # beside it, so that relative paths are the same
     rng = random.Random(time.time_ns())
     lines = [0]
     for _ in range(4):
-        process = start(folder)
+        process = start(forked, folder)
         goal = lines[-1] + rng.randint(1, 12)
         while process.poll() is None and lines_of(folder) < goal:
             time.sleep(0.002)
@@ -136,8 +134,8 @@ def test_killed_at_random_moments_it_leaves_what_an_undisturbed_run_leaves(undis
         process.wait()
         lines.append(lines_of(folder))
     assert lines[-1] >= 4
-    process = start(folder)
-    assert process.wait() == 0, process.stdout.read()
+    process = start(forked, folder)
+    assert process.wait() == 0, process.stderr
     assert contents(folder) == contents(undisturbed)
     ids = Counter(json.loads(line).get("id") for line in (folder / "journal.jsonl").read_text().splitlines())
     assert max(ids.values()) == 1                            # nothing was done twice but what was in hand
@@ -194,13 +192,16 @@ def test_a_mistake_of_ours_is_not_taken_for_a_bad_clip(tmp_path, faked):
 
 
 @pytest.mark.slow
-def test_workers_end_with_a_process_that_is_killed(tmp_path):
-    code = (f"import test_prepare; test_prepare.prepare.work = test_prepare.fake_work; "
+def test_workers_end_with_a_process_that_is_killed(tmp_path, forked):
+    code = (f"import sys; sys.path.insert(0, {str(TESTS)!r}); import test_prepare; "
+            f"test_prepare.prepare.work = test_prepare.fake_work; "
             f"test_prepare.prepare.prepare([test_prepare.Utterance('u000sleep', '0.mp4', 'text')], {str(tmp_path)!r})")
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(TESTS)},
-                               stdout=subprocess.PIPE, text=True)
-    worker = int(process.stdout.readline())
-    process.kill()
+    process = forked.start(["-c", code])
+    while not process.stdout.endswith("\n"):
+        assert process.poll() is None, process.stderr
+        time.sleep(0.01)
+    worker = int(process.stdout)
+    process.send_signal(signal.SIGKILL)
     process.wait()
     assert ends_within(worker, 3)
 
@@ -211,18 +212,18 @@ def test_more_workers_than_the_machine_bears_are_refused():
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(undisturbed):
+def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(undisturbed, forked):
     # RLIMIT_FSIZE stands in for a disk that is full: the write of a shard fails in the middle, with EFBIG for ENOSPC.
     folder = undisturbed.with_name("full")
-    process = start(folder, 2, 100_000)
-    text = process.communicate()[0]
-    assert process.returncode == 1
+    process = start(forked, folder, 2, 100_000)
+    assert process.wait() == 1
+    text = process.stderr
     assert "BadOutput" in text.splitlines()[-1]
     assert "File too large after" in text
     assert "Make room and run the same command again: what is done is kept." in text
     assert 1 < lines_of(folder) < N_MADE_UP
-    process = start(folder)
-    assert process.wait() == 0, process.stdout.read()
+    process = start(forked, folder)
+    assert process.wait() == 0, process.stderr
     assert contents(folder) == contents(undisturbed)
 
 
@@ -364,48 +365,48 @@ def test_real_clips_one_path_for_training_and_use(real_data, tmp_path):
     assert (tmp_path / "out" / rows["whole"].media).resolve() == whole.resolve()
 
 
-def avsr(*arguments, **options) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "avsr", "prepare", *map(str, arguments)], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+@pytest.fixture
+def avsr(forked):
+    """`avsr(*arguments, **options)` starts `avsr prepare`."""
+    return lambda *arguments, **options: forked.start(["prepare", *arguments], **options)
 
 
 @pytest.mark.slow
-def test_the_command_killed_and_resumed_on_real_clips(real_data, tmp_path):
+def test_the_command_killed_and_resumed_on_real_clips(avsr, real_data, tmp_path):
     for path in grid_clips(real_data, "s30", 2) + grid_clips(real_data, "s1", 1):
         (tmp_path / "grid" / path.parent.name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "grid" / path.parent.name / path.name).symlink_to(path)
     one = avsr("grid", tmp_path / "grid", tmp_path / "one", "--workers", 2)
-    two = avsr("grid", tmp_path / "grid", tmp_path / "two", "--workers", 1, start_new_session=True)
+    two = avsr("grid", tmp_path / "grid", tmp_path / "two", "--workers", 1, group=True)
     while two.poll() is None and lines_of(tmp_path / "two") < 2:
         time.sleep(0.01)
     os.killpg(two.pid, signal.SIGKILL)
-    two.communicate()
-    out, told = avsr("grid", tmp_path / "grid", tmp_path / "two", "--workers", 1).communicate()
-    assert out == ""
-    assert "3 utterances, " in told
-    assert "of them by an earlier run" in told
-    assert one.communicate()[0] == ""
-    assert one.returncode == 0
+    two.wait()
+    three = avsr("grid", tmp_path / "grid", tmp_path / "two", "--workers", 1).completed()
+    assert three.stdout == ""
+    assert "3 utterances, " in three.stderr
+    assert "of them by an earlier run" in three.stderr
+    one = one.completed()
+    assert (one.returncode, one.stdout) == (0, "")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 @pytest.mark.slow
-def test_mouths_for_the_lip_readers_of_others(real_data, tmp_path, face_detector):
+def test_mouths_for_the_lip_readers_of_others(avsr, real_data, tmp_path, face_detector):
     """--mouth-crop: as cropped live with those settings, bit for bit, and what it is stands beside the manifest."""
     path = grid_clips(real_data, "s23", 1)[0]
     (tmp_path / "in" / "s23").mkdir(parents=True)
     (tmp_path / "in" / "s23" / path.name).symlink_to(path)
     command = ("grid", tmp_path / "in", tmp_path / "out", "--quiet", "--workers", 1)
-    process = avsr(*command, "--mouth-crop", "auto-avsr")
-    assert process.communicate() == ("", "")
-    assert process.returncode == 0
+    done = avsr(*command, "--mouth-crop", "auto-avsr").completed()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     recipe = lips.MOUTH_CROPS["auto-avsr"]
     assert cache.read_mouth_crop(tmp_path / "out") == recipe
     clip = media.read(path)
     (track,) = track_faces(clip, landmarks=recipe.landmarks)
     (row,) = manifest.read(tmp_path / "out" / "manifest.jsonl")
     assert np.array_equal(cache.read_entry(tmp_path / "out", row.cache).images, crop(clip, track, recipe).images)
-    told = avsr(*command).communicate()[1]
+    told = avsr(*command).completed().stderr
     assert "mouth_crop.landmarks: blazeface-full-range-4 against mediapipe-mesh-478" in told
     assert "into an empty folder" in told
 
@@ -424,7 +425,7 @@ def test_every_mouth_crop_can_be_asked_for_and_wants_its_own_file(tmp_path, monk
 
 
 @pytest.mark.slow
-def test_broken_files_are_counted_with_reasons(real_data, tmp_path):
+def test_broken_files_are_counted_with_reasons(avsr, real_data, tmp_path):
     (tmp_path / "in").mkdir()
     names = ("*0byte.mpg", "*webcam*.mp4", "*trump5*.mp4")      # empty; no sound, 44 bytes; no face in most frames
     broken = [path for name in names for path in (real_data / "broken").glob(name)]
@@ -432,9 +433,9 @@ def test_broken_files_are_counted_with_reasons(real_data, tmp_path):
     for path in [*broken, good]:
         (tmp_path / "in" / path.name).symlink_to(path)
         (tmp_path / "in" / path.with_suffix(".txt").name).write_text("some words")
-    process = avsr("folder", tmp_path / "in", tmp_path / "out", "--modality", "av")
-    _, told = process.communicate()
-    assert process.returncode == 1
+    done = avsr("folder", tmp_path / "in", tmp_path / "out", "--modality", "av").completed()
+    told = done.stderr
+    assert done.returncode == 1
     assert "utterances dropped" in told.splitlines()[-1]
     listed = (tmp_path / "out" / "dropped.tsv").read_text().splitlines()[1:]
     reasons = Counter(line.split("\t")[1].partition(":")[0] for line in listed)

@@ -1,7 +1,8 @@
 """The newcomer's road: the README's own commands, in their order, in an empty folder with nothing beside it and an empty home.
 
 GRID comes from a server on this machine that publishes it as its authors do, with clips that the demo's generator makes.
-Commands that would run for hours get options that make them short; what is typed otherwise is what the README says.
+Commands that would run for hours get options that make them short; what is typed otherwise is what the README says. A server is
+asked for its page and by the commands that follow, and what listens to a microphone gets a clip; both end by Ctrl-C.
 """
 
 import gzip
@@ -10,15 +11,20 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
+from urllib.parse import urljoin
 
 import made_published
 import pytest
 import talking_face
 import torch
-from forked import EVERYTHING, Commands
+from forked import Commands, Program
 from made_server import publisher, zipped
 
 from avsr import manifest
@@ -33,12 +39,16 @@ SHORTER = {
     "prepare folder data/raw/talks": "--max-disagreement 1 --min-confidence 0 --min-word-confidence 0 --min-in-step -100",
     "pretrain": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150 "
                 "--set pretrain.clusters=4 --set pretrain.clips=4",
-    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150",
+    "train": "--set train.steps=2 --set train.valid_every=2 --set data.workers=0 --set data.frames=150 --set data.share=0.4",
     "train experiments/grid": "--set model.dims.n_context=40",
-    "train experiments/whisper_lips": "--set reliability.rows=4 --set reliability.variants=1 "
+    "train experiments/whisper_lips": "--set reliability.rows=2 --set reliability.variants=1 "
                                       "--set reliability.contrastive_steps=2 --set reliability.steps=2",
     "benchmark": "--snr clean,0 --corrupt-snr clean --limit 2 --beam-size 1",
+    "benchmark data/grid --against": "--limit 1",
+    "live": "--video data/demo/hello.mp4",                  # in place of a camera and a microphone
 }
+SERVER = "http://127.0.0.1:8000"                            # of `avsr serve`; in the walk at a port that is free
+SPOKEN = "made by a computer"                               # in the demo clip
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -62,7 +72,7 @@ def commands() -> list[tuple[str, str]]:
 
 def test_every_block_is_one_that_the_walk_runs():
     for typed, _ in commands():
-        assert typed.startswith(("uv run avsr ", *TESTS, "python -c ")), typed
+        assert typed.startswith(("uv run avsr ", "curl ", *TESTS, "python -c ")), typed
     said = [words[3] for words in (typed.split() for typed, _ in commands()) if words[:3] == ["uv", "run", "avsr"]]
     for needed in ("transcribe", "faces", "fetch", "prepare", "train", "benchmark", "report", "explain", "import"):
         assert needed in said, f"the README shows no avsr {needed}"
@@ -91,7 +101,8 @@ def place(tmp_path) -> Path:
     shutil.copytree(ROOT / "data" / "demo", place / "data" / "demo", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("talks", "mouths"):
         (place / "data" / "raw" / name).mkdir(parents=True)
-    shutil.copy(ROOT / "data" / "demo" / "hello.mp4", place / "data" / "raw" / "talks")
+    for name in ("data/raw/talks/hello.mp4", "talk.mp4"):
+        shutil.copy(ROOT / "data" / "demo" / "hello.mp4", place / name)
     talking_face.write(place / "data" / "raw" / "mouths" / "mouth.mp4", "hello", size=96)
     (place / "data" / "raw" / "mouths" / "mouth.txt").write_text("hello")
     (place / "data" / "text" / "bible").mkdir(parents=True)
@@ -105,23 +116,97 @@ def place(tmp_path) -> Path:
     return place
 
 
-def run(typed: str, place: Path, forked: Commands) -> subprocess.CompletedProcess:
-    """One command as a newcomer's shell would run it. Python and what follows $ are started, others forked."""
-    words = shlex.split(typed, comments=True)
+class Server:
+    """`avsr serve` as the walk started it last, at a port that is free; `address` is where it answers."""
+
+    def __init__(self, forked: Commands):
+        self.forked, self.program, self.address = forked, None, SERVER
+
+    def __enter__(self):
+        return self
+
+    def start(self, words: list[str], place: Path) -> subprocess.CompletedProcess:
+        """Start it in place of another, wait until it says its address, and ask it for the page and for what that needs."""
+        self.end()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+        self.program = self.forked.start([*words, "--port", port], place)
+        wait_for(self.program, lambda: f"Open {self.address} " in self.program.stderr)
+        page = asked(f"{self.address}/")
+        needed = re.findall(r'(?:src|href)="([^":#]+)"', page)
+        assert "<title>" in page
+        assert any(name.endswith((".js", ".mjs")) for name in needed)
+        for name in needed:
+            assert asked(urljoin(f"{self.address}/", name))
+        return subprocess.CompletedProcess(words, 0, "", self.program.stderr)
+
+    def end(self) -> None:
+        """End it by Ctrl-C."""
+        if self.program is not None:
+            program, self.program = self.program, None
+            program.send_signal(signal.SIGINT)
+            done = program.completed(timeout=30)
+            assert (done.returncode, done.stdout) == (130, ""), done.stderr
+            assert done.stderr.splitlines()[-1].startswith("stopped by Ctrl-C: "), done.stderr
+            assert "Traceback" not in done.stderr
+
+    def __exit__(self, *_):
+        self.end()
+
+
+def asked(address: str) -> str:
+    """What a server answers to a browser; fails where that is an error."""
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        return answer.read().decode("utf-8", "replace")
+
+
+def wait_for(program: Program, come) -> None:
+    """Wait until `come()` holds; the test fails where the program ends before, or after two minutes."""
+    until = time.monotonic() + 120
+    while not come():
+        assert program.poll() is None, program.stderr
+        assert time.monotonic() < until, program.stderr
+        time.sleep(0.05)
+
+
+def listen(words: list[str], place: Path, forked: Commands) -> subprocess.CompletedProcess:
+    """`avsr live`, ended by Ctrl-C when it has written the first words, which is its usual end: it has status 0 here."""
+    program = forked.start(words, place)
+    wait_for(program, lambda: "Hello" in program.stdout)
+    program.send_signal(signal.SIGINT)
+    return program.completed(timeout=60)
+
+
+def run(typed: str, place: Path, forked: Commands, server: Server) -> subprocess.CompletedProcess:
+    """One command as a newcomer's shell would run it. The first one, which the README shows with $, and curl are started;
+    others are forked."""
+    words = shlex.split(typed.replace(SERVER, server.address), comments=True)
     if words[0] == "python":
-        words[0] = sys.executable
-    else:
-        shorter = [option for start, options in SHORTER.items() if " ".join(words[3:]).startswith(start)
-                   for option in options.split()]
-        if f"$ {typed}" not in README:
-            return forked.run([*words[3:], *shorter], place)
-        words = [str(Path(sys.executable).with_name("avsr")), *words[3:], *shorter]
+        return forked.run(words[1:], place)
+    if words[0] == "curl":
+        done = subprocess.run(words, cwd=place, env=forked.environment, capture_output=True, text=True, timeout=120)
+        answer = (place / words[words.index("-o") + 1]).read_text() if "-o" in words else done.stdout
+        assert SPOKEN in answer if "/v1/audio/" in typed else answer and '"error"' not in answer, f"{typed}\n{answer}"
+        return done
+    shorter = [option for start, options in SHORTER.items() if " ".join(words[3:]).startswith(start)
+               for option in options.split()]
+    words = [*words[3:], *shorter]
+    if words[0] == "serve":
+        return server.start(words, place)
+    if words[0] == "live" and "--type" not in words:
+        return listen(words, place, forked)
+    if f"$ {typed}" not in README:
+        return forked.run(words, place)
+    words = [str(Path(sys.executable).with_name("avsr")), *words]
     return subprocess.run(words, cwd=place, env=forked.environment, capture_output=True, text=True, timeout=600)
 
 
 def newcomers_environment(place: Path, **variables: str) -> dict[str, str]:
-    """An empty home, none of our variables, nothing on a hub."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AVSR_", "XDG_", "HF_"))}
+    """An empty home, none of our variables, nothing on a hub, no desktop."""
+    ours = ("AVSR_", "XDG_", "HF_", "DISPLAY", "WAYLAND_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     home = place.parent / "home"
     home.mkdir(exist_ok=True)
     return {**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", **variables}
@@ -134,11 +219,13 @@ def test_the_readme_read_from_top_to_bottom(place, grid_files, face_detector):
     pytest.importorskip("pocketsphinx")
     walked = [(typed, printed) for typed, printed in commands() if not typed.startswith(TESTS)]
     with (publisher(grid_files) as server,
-          Commands(newcomers_environment(place, AVSR_ZENODO=server.api), EVERYTHING) as forked):
+          Commands(newcomers_environment(place, AVSR_ZENODO=server.api)) as forked, Server(forked) as served):
         for typed, printed in walked:
-            done = run(typed, place, forked)
+            done = run(typed, place, forked, served)
             print(f"$ {typed}\n{done.stderr}{done.stdout}-> status {done.returncode}")     # the log, shown with pytest -s
-            assert done.returncode == 0, f"{typed}\n{done.stderr}"
+            no_desktop = "avsr live" in typed and "--type" in typed     # nor could it be told what it typed: it says so
+            assert done.returncode == int(no_desktop), f"{typed}\n{done.stderr}"
+            assert done.stderr.count("error: ") == int(no_desktop), f"{typed}\n{done.stderr}"
             assert "Traceback" not in done.stderr
             assert done.stdout == printed or not printed, typed
     splits = {row.split for row in manifest.read(place / "data" / "grid" / "manifest.jsonl")}

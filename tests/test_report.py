@@ -534,12 +534,13 @@ def test_texts_are_compared_by_the_normaliser_asked_for_and_the_page_names_it(ti
 
 # --- the command ---
 
-def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "avsr", "report", *map(str, arguments)], capture_output=True, text=True)
+@pytest.fixture
+def command(forked):
+    return lambda *arguments: forked.run(["report", *arguments])
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_table_and_says_where_the_rest_is(tiny, tmp_path):
+def test_the_command_prints_the_table_and_says_where_the_rest_is(command, tiny, tmp_path):
     made = report([tiny], tmp_path / "function", settings=QUICK)
     done = command(tiny, "--output_dir", tmp_path / "out", "--format", "svg", "--group-by", "sex", "--title", "In noise")
     assert (done.returncode, done.stdout.strip()) == (0, made.summary.strip())
@@ -552,7 +553,7 @@ def test_the_command_prints_the_table_and_says_where_the_rest_is(tiny, tmp_path)
     (["nowhere"], "error: nowhere: no such folder.  Give"),
     (["nowhere", "--where", "speaker"], "error: --where speaker: it names no column and value.  Write it as speaker=s1."),
     (["nowhere", "--format", "jpeg"], "error: --format jpeg: figures are written as png, svg, pdf.  Use any of these.")])
-def test_the_command_fails_in_one_sentence(arguments, message):
+def test_the_command_fails_in_one_sentence(command, arguments, message):
     done = command(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(message)

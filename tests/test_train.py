@@ -5,8 +5,7 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
+import socket
 import time
 from collections import Counter
 from dataclasses import replace
@@ -214,13 +213,11 @@ def environment():
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on(folder, tmp_path, whole):
+def test_a_run_that_was_killed_goes_on(forked, folder, tmp_path, whole):
     config(folder)
-    (tmp_path / "script.py").write_text(SCRIPT)
     run = tmp_path / "run"
     overrides = [*BUSY, "train.save_every=1"]
-    process = subprocess.Popen([sys.executable, tmp_path / "script.py", folder / "config.toml", run, "0.3", *overrides],
-                               env=environment())
+    process = forked.start(["-c", SCRIPT, folder / "config.toml", run, "0.3", *overrides], **environment())
     try:
         deadline = time.monotonic() + 300
         while not (run / "state.json").exists() or json.loads((run / "state.json").read_text())["step"] < 3:
@@ -238,14 +235,17 @@ def test_a_run_that_was_killed_goes_on(folder, tmp_path, whole):
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does_in_two_goes(folder, tmp_path):
+def test_two_processes_do_what_one_does_in_two_goes(forked, folder, tmp_path):
+    """With the variables that torchrun sets; test_console.py starts two by torchrun itself."""
     config(folder)
-    (tmp_path / "script.py").write_text(SCRIPT)
     settings = ["train.steps=2", "data.p_audio_visual=0.5", "data.p_audio=0.2", "data.frames=30", "train.clip=1000"]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           tmp_path / "script.py", folder / "config.toml", tmp_path / "two", "0", *settings],
-                          env=environment(), capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    words = ["-c", SCRIPT, folder / "config.toml", tmp_path / "two", "0", *settings]
+    both = [forked.start(words, **environment() | group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    for process in both:
+        assert process.wait(timeout=900) == 0, process.stderr
     first, second = (load_file(tmp_path / "two" / f"rank-{rank}.safetensors") for rank in (0, 1))
     assert same(first, second)
     train(config(folder, *settings, "train.accumulate=2"), tmp_path / "one")
@@ -394,7 +394,7 @@ def test_a_loss_that_is_no_number_stops_with_the_ids(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_older_state(folder, tmp_path):
+def test_a_full_disk_leaves_the_older_state(forked, folder, tmp_path):
     """A limit on the size of files stands for the disk."""
     train(config(folder), tmp_path / "run", TrainOptions(minutes=1e-9))
     before = state(tmp_path / "run")
@@ -416,7 +416,7 @@ try:
 except AvsrError as error:
     sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    done = forked.python(code, **environment())
     assert done.returncode == 1
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith(f"BadOutput: {tmp_path / 'run'}: the training state cannot be written")

@@ -17,6 +17,7 @@ from avsr.cli.lm import lm_command
 from avsr.cli.prepare import prepare_command
 from avsr.cli.pretrain import pretrain_command
 from avsr.cli.report import report_command
+from avsr.cli.serve import serve_command
 from avsr.cli.train import train_command
 from avsr.cli.transcribe import transcribe_command
 from avsr.cli.tune import tune_command
@@ -30,5 +31,5 @@ def main() -> None:
 
 for command in (transcribe_command, live_command, align_command, faces_command, fetch_command, prepare_command,
                 pretrain_command, train_command, lm_command, correct_command, benchmark_command, report_command,
-                explain_command, import_command, enrol_command, tune_command):
+                explain_command, import_command, enrol_command, tune_command, serve_command):
     main.add_command(command)

@@ -17,13 +17,14 @@ import torch
 from avsr import decode, media, transcript
 from avsr.checkpoint import Checkpoint
 from avsr.combine import open_recogniser
-from avsr.errors import AvsrError
+from avsr.errors import AvsrError, NoFace
 from avsr.lips import MouthCropSettings
 from avsr.live.agreement import Agreement
 from avsr.live.segments import LiveSegments
 from avsr.modality import VideoUse, check_modality, decide
 from avsr.rates import VIDEO_FPS, frames_to_seconds
 from avsr.segment import SpeechSegment
+from avsr.speakers import CONTEXT
 from avsr.stream import StreamReader, StreamSettings
 from avsr.transcribe.run import TranscribeSettings, check_search, language_of
 from avsr.transcribe.speakers import SpeakerNames, by_speaker
@@ -44,8 +45,9 @@ class LiveSettings:
 
     step_s: seconds of new recording after which the text is looked at again. stable_s: a word is committed once all looks for
     so many seconds agree on it. edge_s: a word that ends within so many seconds of the edge of the sound, or of the mouths
-    where the lips count, is not committed yet. beam_size: of the search at the end of a segment; None for the usual one.
-    max_missing, speakers, speaker_model: as in TranscribeSettings.
+    where the lips count, is not committed yet; mouths are known 0.3 s after they are seen, 0.5 s at most while a face is
+    followed. pause_s: a segment ends after so many seconds of silence. beam_size: of the search at the end of a segment; None
+    for the usual one. max_missing, speakers, speaker_model: as in TranscribeSettings.
     """
 
     step_s: float = 0.3
@@ -193,8 +195,8 @@ class LiveRecogniser:
         if open_now is not None:
             committed += self._look(open_now)
             committed += self._cut_if_long(open_now)
-        before = self.reader.n_frames if open_now is None else self._start
-        self.reader.forget(min(before, self.segments.settled))
+        needed = self.segments.settled if open_now is None else self._start
+        self.reader.forget(needed - (CONTEXT if self.settings.speakers else 0))
         return self._updated(committed)
 
     def finish(self) -> LiveUpdate:
@@ -206,9 +208,15 @@ class LiveRecogniser:
     def transcript(self) -> Transcript:
         """What was said in the segments that ended, and what is committed of the open one."""
         segments = [*self._done, *self._segments(self._agreement.committed, None)]
+        used, reason, problems = self.modality, self.reason, []
+        if self._writers[0].full.video_use.n_segments:
+            try:
+                used, reason, problems = self._writers[0].full.video_use.outcome(reason)
+            except NoFace as error:                          # too late to refuse the recording
+                problems = [str(error)]
         return Transcript("".join(f" {one.text}" for one in segments).strip(), tuple(segments), self.language or "en",
-                          self.checkpoint.name, self.modality, self.reason, self.reader.duration_s,
-                          tuple(self.recording.problems))
+                          self.checkpoint.name, used, reason, self.reader.duration_s,
+                          (*self.recording.problems, *problems))
 
     def _take_closed(self) -> list[SpeechSegment]:
         closed, self._closed = self._closed, []
@@ -262,7 +270,9 @@ class LiveRecogniser:
         if self.language is None:
             writer.find_language(usable)
             self._set_language(writer.language)
-        return [one for window in writer.write(usable, False) for one in self._named(window)]
+        words = [one for window in writer.write(usable, False) for one in self._named(window)]
+        self._believed = writer.video_use.last_reliability
+        return words
 
     def _set_language(self, language: str | None) -> None:
         self.language = language
@@ -298,7 +308,7 @@ class LiveRecogniser:
     def _updated(self, committed: Sequence[Word]) -> LiveUpdate:
         mouth, mouth_s = self._latest_mouth()
         return LiveUpdate(tuple(committed), tuple(one.word for one in self._agreement.pending), self.reader.duration_s, mouth,
-                          mouth_s, self._writers[0].quick.video_use.last_reliability)
+                          mouth_s, self._believed)
 
     def _latest_mouth(self) -> tuple[np.ndarray | None, float | None]:
         """The newest mouth of the person who is watched, and when it was seen."""

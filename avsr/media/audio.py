@@ -47,13 +47,16 @@ class Downmixer:
         return samples[self._channel]
 
 
-class _Resampler:
-    """Makes a stretch of sound without a break 16 kHz mono, a second at a time: 26,000 frames one by one would take 2 s."""
+class Resampler:
+    """Makes a stretch of sound without a break 16 kHz mono, a second at a time: 26,000 frames one by one would take 2 s.
 
-    def __init__(self, frame: av.AudioFrame):
+    frame: the first one, which tells the form of all. block_s: seconds of sound that are converted at a time.
+    """
+
+    def __init__(self, frame: av.AudioFrame, block_s: float = 1.0):
         self.rate, self.n_channels = frame.sample_rate, frame.layout.nb_channels
-        self.form = _form(frame)
-        self.block = min(self.rate, MAX_HELD // self.n_channels)
+        self.form = form_of(frame)
+        self.block = min(max(1, round(self.rate * block_s)), MAX_HELD // self.n_channels)
         self.fifo = AudioFifo()
         # Packed: PyAV finds the planes of a frame by counting pointers until a null, and there is none after the eighth.
         self.resampler = av.AudioResampler("flt", frame.layout, SAMPLE_RATE)
@@ -61,7 +64,7 @@ class _Resampler:
         self.n_in = self.n_out = 0
 
     def push(self, frame: av.AudioFrame) -> list[np.ndarray]:
-        """Take a frame in; (n,) float32 comes out about once a second, several from a frame of several seconds."""
+        """Take a frame in; (n,) float32 comes out about once a block, several from a frame of several blocks."""
         frame.pts = None                                     # the fifo insists on counting by itself
         self.fifo.write(frame)
         self.n_in += frame.samples
@@ -84,7 +87,8 @@ class _Resampler:
         return samples
 
 
-def _form(frame: av.AudioFrame) -> tuple:
+def form_of(frame: av.AudioFrame) -> tuple:
+    """What must stay the same for one Resampler: the kind of samples, the channels, the rate."""
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
@@ -101,11 +105,11 @@ def _resampled(decoder: StreamDecoder) -> Iterator[tuple[float | None, np.ndarra
         frame = cast(av.AudioFrame, frame)
         if not frame.samples:
             continue
-        if resampler is None or abs(time - pts.due) > jitter or resampler.form != _form(frame):
+        if resampler is None or abs(time - pts.due) > jitter or resampler.form != form_of(frame):
             for samples in _rest(decoder, resampler):
                 yield start, samples
                 start = None
-            resampler, start, pts.due = _Resampler(frame), time - decoder.zero, time
+            resampler, start, pts.due = Resampler(frame), time - decoder.zero, time
         pts.due += frame.samples / frame.sample_rate
         decoder.end = pts.due
         made = _converted(decoder, resampler.push, frame)
@@ -119,7 +123,7 @@ def _resampled(decoder: StreamDecoder) -> Iterator[tuple[float | None, np.ndarra
         start = None
 
 
-def _rest(decoder: StreamDecoder, resampler: _Resampler | None) -> list[np.ndarray]:
+def _rest(decoder: StreamDecoder, resampler: Resampler | None) -> list[np.ndarray]:
     """The sound that is still inside a resampler, finite."""
     if resampler is None:
         return []

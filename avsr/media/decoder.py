@@ -103,22 +103,34 @@ class Opener:
 
     def open(self) -> InputContainer:
         """A fresh demuxer at the start of the source. The caller closes it."""
-        # "file:" keeps a colon in a name from being a protocol. The white lists keep out text drawn as pictures, still
-        # pictures and play lists: those open other files, go to the net, or wait for ever for what is to come.
+        # "file:" keeps a colon in a name from being a protocol.
         file = _SharedFile(self.file) if self.path is None else f"file:{self.path}"
-        formats = {name for name in av.formats_available if not name.endswith("_pipe")} - NOT_RECORDINGS
-        options = {"protocol_whitelist": "file", "format_whitelist": ",".join(formats)}
         try:
-            return av.open(file, mode="r", metadata_errors="ignore", options=options)
+            return av.open(file, mode="r", metadata_errors="ignore", options=open_options())
         except PermissionError as error:
             raise self._forbidden() from error
         except (FFmpegError, OSError, ValueError, TypeError) as error:       # TypeError: a file in text mode
-            mistaken = mistaken_for_recording(self._begin())
-            if mistaken is not None:
-                raise BadMedia(f"{self.name}: this is {mistaken[0]}, not a recording.  {mistaken[1]}") from error
-            reason = getattr(error, "strerror", None) or str(error)
-            raise BadMedia(f"{self.name}: this cannot be read as a recording ({reason}).  Give a sound or video file; "
-                           "if a player does not open it either, get it again.") from error
+            raise unreadable(self.name, self._begin(), error) from error
+
+
+def open_options() -> dict[str, str]:
+    """FFmpeg's options for opening what others made.
+
+    The white lists keep out text drawn as pictures, still pictures and play lists: those open other files, go to the net, or
+    wait for ever for what is to come.
+    """
+    formats = {name for name in av.formats_available if not name.endswith("_pipe")} - NOT_RECORDINGS
+    return {"protocol_whitelist": "file", "format_whitelist": ",".join(formats)}
+
+
+def unreadable(name: str, begins: bytes, error: Exception) -> BadMedia:
+    """The error for a recording that cannot be opened. begins: its first bytes."""
+    mistaken = mistaken_for_recording(begins)
+    if mistaken is not None:
+        return BadMedia(f"{name}: this is {mistaken[0]}, not a recording.  {mistaken[1]}")
+    reason = getattr(error, "strerror", None) or str(error)
+    return BadMedia(f"{name}: this cannot be read as a recording ({reason}).  Give a sound or video file; "
+                    "if a player does not open it either, get it again.")
 
 
 class StreamDecoder:
@@ -140,7 +152,7 @@ class StreamDecoder:
         self._pts: PtsCorrector | None = None
         self.end = self.zero = 0.0
         if stream.codec_context:
-            self.failure = _prepare_decoder(stream) or self.failure
+            self.failure = prepare_decoder(stream) or self.failure
         self._frames = self._decode() if stream.codec_context else iter(())
         self.first = next(self._frames, None)
         claimed = None if self.first is None else self._claimed(self.first)
@@ -194,7 +206,7 @@ class StreamDecoder:
                     self.count_damage(None if pts is None or not unit else float(pts * unit))
                 continue
             for frame in frames:
-                failure = _unusable(frame)
+                failure = why_unusable(frame)
                 if failure is None:
                     yield frame
                 else:
@@ -240,7 +252,7 @@ def header_start(stream: Stream) -> float | None:
     return float(stream.start_time * stream.time_base)
 
 
-def _prepare_decoder(stream: Stream) -> str | None:
+def prepare_decoder(stream: Stream) -> str | None:
     """Set what must be set before the first packet is decoded. Returns the reason in case nothing can be decoded."""
     if stream.type == "video":
         context = cast(av.VideoStream, stream).codec_context
@@ -258,7 +270,7 @@ def _prepare_decoder(stream: Stream) -> str | None:
     return None
 
 
-def _unusable(frame: av.VideoFrame | av.AudioFrame) -> str | None:
+def why_unusable(frame: av.VideoFrame | av.AudioFrame) -> str | None:
     """Why a decoded frame cannot be used, as a part of a sentence; None where nothing is wrong."""
     if isinstance(frame, av.VideoFrame):
         return None

@@ -36,7 +36,7 @@ class VideoFrames:
     scale: float = 1.0
 
 
-class _FrameConverter:
+class FrameConverter:
     """Turns decoded frames into upright arrays, RGB or grey, all of the size of the first."""
 
     def __init__(self, first: av.VideoFrame, aspect: Fraction | None, max_side: int):
@@ -91,7 +91,7 @@ def _turned(frame: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 
 def resample_video(decoder: StreamDecoder, max_side: int) -> VideoFrames:
     """The frames of a video stream, none of them with a side of more than `max_side` pixels."""
-    convert = _FrameConverter(cast(av.VideoFrame, decoder.first), _video(decoder).sample_aspect_ratio, max_side)
+    convert = FrameConverter(cast(av.VideoFrame, decoder.first), _video(decoder).sample_aspect_ratio, max_side)
     return VideoFrames(convert.size, lambda grey: _on_grid(decoder, convert.grey if grey else convert.rgb), convert.scale)
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
+from av.stream import Stream
 
 from avsr.errors import BadOutput
+from avsr.media.decoder import Opener
 from avsr.media.recording import Clip
+from avsr.media.timestamps import read_packets
 from avsr.output import reason_of, whole_file
 from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 
@@ -39,6 +44,45 @@ def write_clips(clips: Iterable[Clip], path: str | Path, *, crf: int = 12) -> No
     """
     parts = (part for clip in clips for part in _parts(clip.video, clip.audio, Fraction(VIDEO_FPS)))
     _write(parts, path, Fraction(VIDEO_FPS), crf)
+
+
+def with_sound(source: str | Path | bytes | BinaryIO, audio: np.ndarray, *, silent: bool = False) -> bytes:
+    """A recording's picture as it is, not decoded, with another sound, as a Matroska file.
+
+    audio: (S,) float32 mono, SAMPLE_RATE, from the start of the recording on; it is stored as it is, beyond 1.0 too. The
+    pictures end where it ends. silent: leave the sound out. Raises BadMedia where the recording cannot be opened.
+    """
+    opener, out = Opener(source), BytesIO()
+    try:
+        with opener.open() as container, av.open(out, "w", format="matroska") as made:
+            picture = container.streams.best("video")
+            copy = None if picture is None or picture.codec_context is None else made.add_stream_from_template(picture)
+            sound = None if silent else made.add_stream("pcm_f32le", rate=SAMPLE_RATE, layout="mono")
+            if picture is not None and copy is not None:
+                _copy_packets(container, picture, made, copy, len(audio) / SAMPLE_RATE)
+            if sound is not None:
+                for start in range(0, len(audio), SAMPLE_RATE):
+                    _encode_sound(made, sound, audio[start : start + SAMPLE_RATE], start, "flt")
+                made.mux(sound.encode(None))
+    finally:
+        opener.close()
+    return out.getvalue()
+
+
+def _copy_packets(container: InputContainer, picture: Stream, made: OutputContainer, copy: Stream, end_s: float) -> None:
+    """Copy the pictures that begin before `end_s` seconds."""
+    unit = picture.time_base
+    assert unit is not None
+    zero = round((container.start_time or 0) / 1_000_000 / unit)
+    for packet in read_packets(container, [picture], lambda: None):
+        if not packet.size or packet.pts is None:            # the last, empty one
+            continue
+        decoded = packet.pts if packet.dts is None else packet.dts           # Matroska has no dts for the first
+        if (decoded - zero) * unit >= end_s:
+            break
+        packet.pts, packet.dts = packet.pts - zero, decoded - zero if packet.dts is not None else None
+        packet.stream = copy
+        made.mux(packet)
 
 
 Part = tuple[np.ndarray | None, np.ndarray | None]
@@ -101,9 +145,10 @@ def _audio_stream(container: OutputContainer) -> av.AudioStream:
     return container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
 
 
-def _encode_sound(container: OutputContainer, stream: av.AudioStream, samples: np.ndarray, start: int) -> None:
+def _encode_sound(container: OutputContainer, stream: av.AudioStream, samples: np.ndarray, start: int,
+                  format: str = "fltp") -> None:
     if not len(samples):
         return
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), "fltp", "mono")
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), format, "mono")
     frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
     container.mux(stream.encode(frame))

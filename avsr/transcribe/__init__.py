@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from avsr import media
     from avsr.checkpoint import Checkpoint
+    from avsr.transcribe.batches import SharedBatches
     from avsr.transcript import Segment, Transcript
 
 
 def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL,
                lips: str | Path | Checkpoint | None = None, modality: str = "auto", language: str | None = None,
                device: str = "auto", on_segment: Callable[[Segment], None] | None = None,
-               progress: Progress = no_progress, **settings) -> Transcript:
+               progress: Progress = no_progress, shared: SharedBatches | None = None, **settings) -> Transcript:
     """What is said in a recording.
 
     source: a file's path, its address (https://..., s3://...), `-` for standard input, its bytes, an open file, a waveform (S,)
@@ -34,11 +35,12 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     language: its code or English name, as in Whisper (de, German); if None, a multilingual model detects it.
     on_segment: called with each segment as it is found. progress: called as runtime.Progress says, with bytes of
     what is downloaded, and then with seconds of the recording.
-    settings: fields of TranscribeSettings.
+    shared: batches that calls in several threads fill together, see batches.SharedBatches. settings: fields of
+    TranscribeSettings.
 
     Raises BadMedia, NoFace, BadCheckpoint, MissingAsset; lesser problems are listed in the transcript's `problems`.
     """
     from avsr.transcribe import run
 
     return run.transcribe(source, model=model, lips=lips, modality=modality, language=language, device=device,
-                          on_segment=on_segment, progress=progress, **settings)
+                          on_segment=on_segment, progress=progress, shared=shared, **settings)

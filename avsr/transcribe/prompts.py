@@ -105,6 +105,11 @@ class Prompts:
         """Whether the first window alone has a prompt, so that it cannot share a batch with others."""
         return bool(self.initial) and not self.in_order and not self.settings.carry_initial_prompt
 
+    def are_alike(self, other: Prompts) -> bool:
+        """Whether neither has a prompt of its own, and the task is the same, so that one batch may hold windows of both."""
+        return (not self.initial and not other.initial and not self.in_order and not other.in_order
+                and self.settings.task == other.settings.task == self.base.task)
+
     def recogniser(self, window: Window, *, is_first: bool) -> Recogniser:
         """The recogniser for a window, and for what is in one batch with it. is_first: of the recording."""
         previous = self._previous(window, is_first)

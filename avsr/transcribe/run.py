@@ -27,6 +27,7 @@ from avsr.schema import from_keywords
 from avsr.segment import VadOptions
 from avsr.stream import StreamReader, StreamSettings
 from avsr.text import LANGUAGE_NAMES, language_code
+from avsr.transcribe.batches import SharedBatches
 from avsr.transcribe.prompts import check_model, check_settings
 from avsr.transcribe.transcriber import Transcriber
 from avsr.transcript import Segment, Transcript
@@ -94,7 +95,7 @@ class TranscribeSettings:
 def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpoint = DEFAULT_MODEL,
                lips: str | Path | Checkpoint | None = None, modality: str = "auto", language: str | None = None,
                device: str = "auto", on_segment: Callable[[Segment], None] | None = None,
-               progress: Progress = no_progress, **settings) -> Transcript:
+               progress: Progress = no_progress, shared: SharedBatches | None = None, **settings) -> Transcript:
     """See avsr.transcribe.transcribe."""
     options = from_keywords(TranscribeSettings, settings, "transcribe")
     if modality not in (choices := ("auto", *INPUT_MODALITIES)):
@@ -130,7 +131,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             save_lips=None if options.save_lips is None else Path(options.save_lips))
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, settings, progress=progress)
         recogniser = corrected(open_recogniser(checkpoint, used), corrector, used)
-        transcriber = Transcriber(recogniser, used, language, options, video_use)
+        transcriber = Transcriber(recogniser, used, language, options, video_use, shared)
         segments: list[Segment] = []
         for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):
             segments.append(segment)

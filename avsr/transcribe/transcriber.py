@@ -23,6 +23,7 @@ from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
 from avsr.runtime import n_cores, n_parallel_batches, release_memory
 from avsr.stream import Window, why_unreadable
+from avsr.transcribe.batches import SharedBatches
 from avsr.transcribe.prompts import Prompts
 from avsr.transcribe.speakers import SpeakerNames, by_speaker, pieces
 from avsr.transcribe.windows import WrittenWindow, joined, recognise, sentences
@@ -41,7 +42,9 @@ class Transcriber:
     """
 
     def __init__(self, recogniser: Recogniser, modality: str, language: str | None, options: TranscribeSettings,
-                 video_use: VideoUse):
+                 video_use: VideoUse, shared: SharedBatches | None = None):
+        """shared: by whom windows of several recordings go through the network together; None for a pool of its own."""
+        self.shared = shared
         self.recogniser, self.modality, self.options, self.video_use = recogniser, modality, options, video_use
         self.speaker_names, self.prompts = SpeakerNames(), Prompts(recogniser, options)
         self.language = language or (None if recogniser.tokenizer.languages else "en")
@@ -56,6 +59,9 @@ class Transcriber:
         On the CPU they are shared out to threads, each of which keeps to its own cores: the tensors of a decoding step are
         too small for several cores to share one (2.3 times slower with two, on a machine with something else to do).
         """
+        if self.shared is not None:
+            yield from self._transcribe_shared(self.shared, self.usable(windows))
+            return
         usable, n_workers = self.usable(windows), n_parallel_batches(self.recogniser.device)
         n_each = n_later = -(-self.options.batch_size // n_workers)
         if "v" in self.modality and n_workers > 1:          # reading faces takes time: begin as soon as there are a few windows
@@ -82,17 +88,33 @@ class Transcriber:
                     future.cancel()
                 torch.set_num_threads(threads_before)       # the workers' setting reached MKL as a whole
 
+    def _transcribe_shared(self, shared: SharedBatches, usable: Iterator[Window]) -> Iterator[Segment]:
+        """As `transcribe`, each window by itself into batches that other recordings share."""
+        first = list(islice(usable, 1))
+        if first and self.language is None:
+            self.find_language(first)
+        n_running = 0 if self.prompts.in_order else self.options.batch_size
+        running: deque[Future[list[WrittenWindow]]] = deque()
+        try:
+            batches = self._batches(chain(first, usable), repeat(1), n_running, shared, running)
+            yield from chain.from_iterable(map(self.segments, joined(batches)))
+        finally:
+            for future in running:
+                future.cancel()
+
     @torch.inference_mode()
     def find_language(self, windows: Sequence[Window]) -> None:
         """Set the language to the one that is most likely spoken in some usable windows."""
         self.language = self.recogniser.detect_language(self._encode(windows))
 
-    def _batches(self, windows: Iterator[Window], sizes: Iterator[int], n_workers: int, pool: ThreadPoolExecutor,
+    def _batches(self, windows: Iterator[Window], sizes: Iterator[int], n_workers: int,
+                 pool: ThreadPoolExecutor | SharedBatches,
                  running: deque[Future[list[WrittenWindow]]]) -> Iterator[WrittenWindow]:
         """The windows with their words, in order; `running` holds the batches that are not done."""
         is_first = True
         while batch := list(islice(windows, next(sizes))):
-            running.append(pool.submit(self.write, batch, is_first))
+            running.append(pool.write(self, batch, is_first) if isinstance(pool, SharedBatches) else
+                           pool.submit(self.write, batch, is_first))
             is_first = False
             while len(running) > n_workers or (running and running[0].done()):
                 yield from running.popleft().result()
@@ -138,26 +160,64 @@ class Transcriber:
     def write(self, batch: Sequence[Window], is_first: bool) -> list[WrittenWindow]:
         """Some usable windows with their words, in order. Several threads may call this. is_first: of the recording."""
         recogniser = self.prompts.recogniser(batch[0], is_first=is_first)
-        memory = self._encode(batch)
-        reliability = [None] * len(batch) if memory.reliability is None else memory.reliability.tolist()
-        takes_30_s = self.recogniser.checkpoint.pad_seconds is not None
-        parts = [sentences(window, one, takes_30_s=takes_30_s) for window, one in zip(batch, reliability, strict=True)]
-        if len(parts) < sum(map(len, parts)):
-            batch = [part for window in parts for part in window if self._is_usable(part)]
-            if not batch:
-                return []
-            memory = self._encode(batch)
-        if self.video_use.only_in_distribution and not (known := in_distribution(memory)).all():
-            self.video_use.n_out_of_distribution += int((~known).sum())
-            if not known.any():
-                return []
-            batch = [window for window, one in zip(batch, known.tolist(), strict=True) if one]
-            memory = memory.select(known.nonzero()[:, 0])
-        self.video_use.count_reliability([window.mouths is not None for window in batch], memory)
-        assert self.language is not None, "it was asked for, or is detected before the first batch"
-        written = recognise(recogniser, batch, memory, self.search, self.language, encode=self._encode)
+        written = [window for _, window in self._write([self] * len(batch), batch, recogniser)]
         self.prompts.add(written)
         return written
+
+    def writes_like(self, other: Transcriber) -> bool:
+        """Whether windows of both may be in one batch: the same model, modality, language and search, and no prompts."""
+        return (self.recogniser.checkpoint is other.recogniser.checkpoint and self.search == other.search
+                and (self.modality, self.language) == (other.modality, other.language)
+                and self.video_use.only_in_distribution == other.video_use.only_in_distribution
+                and self.prompts.are_alike(other.prompts))
+
+    @torch.inference_mode()
+    def write_together(self, owners: Sequence[Transcriber], windows: Sequence[Window]) -> list[tuple[int, WrittenWindow]]:
+        """Usable windows of several recordings with their words, in order, and which of `windows` each comes from: one may be
+        cut, or left out. owners: the transcriber of each, which must write like this one."""
+        return self._write(owners, windows, self.recogniser)
+
+    def _write(self, owners: Sequence[Transcriber], windows: Sequence[Window],
+               recogniser: Recogniser) -> list[tuple[int, WrittenWindow]]:
+        batch, memory = self._cut_and_encode(owners, windows)
+        if batch and self.video_use.only_in_distribution:
+            batch, memory = self._in_distribution(owners, batch, memory)
+        if not batch:
+            return []
+        mine = [owners[number] for number, _ in batch]
+        for owner in dict.fromkeys(mine):
+            rows = [row for row, one in enumerate(mine) if one is owner]
+            own = memory if len(rows) == len(mine) else memory.select(torch.tensor(rows, device=memory.device))
+            owner.video_use.count_reliability([batch[row][1].mouths is not None for row in rows], own)
+        assert self.language is not None, "it was asked for, or is detected before the first batch"
+        reliability = _reliability(memory)
+        written = recognise(recogniser, [window for _, window in batch], memory, self.search, self.language,
+                            encode=self._encode)
+        return [(number, replace(text, reliability=None if window.mouths is None else one))
+                for (number, window), text, one in zip(batch, written, reliability, strict=True)]
+
+    def _cut_and_encode(self, owners: Sequence[Transcriber],
+                        windows: Sequence[Window]) -> tuple[list[tuple[int, Window]], Memory]:
+        """Windows, cut where a model that writes single sentences needs it, with their numbers; and their memory."""
+        memory = self._encode(windows)
+        takes_30_s = self.recogniser.checkpoint.pad_seconds is not None
+        parts = [sentences(window, one, takes_30_s=takes_30_s)
+                 for window, one in zip(windows, _reliability(memory), strict=True)]
+        if len(parts) == sum(map(len, parts)):
+            return list(enumerate(windows)), memory
+        cut = [(number, part) for number, of_one in enumerate(parts) for part in of_one if owners[number]._is_usable(part)]
+        return cut, self._encode([part for _, part in cut]) if cut else memory
+
+    def _in_distribution(self, owners: Sequence[Transcriber], batch: list[tuple[int, Window]],
+                         memory: Memory) -> tuple[list[tuple[int, Window]], Memory]:
+        """What of a batch shows mouths like those of the training data; the others are counted."""
+        known = in_distribution(memory)
+        if known.all():
+            return batch, memory
+        for (number, _), one in zip(batch, known.tolist(), strict=True):
+            owners[number].video_use.n_out_of_distribution += not one
+        rows = known.nonzero()[:, 0]
+        return [batch[row] for row in rows.tolist()], memory.select(rows)
 
     def _encode(self, batch: Sequence[Window]) -> Memory:
         audio = None
@@ -175,12 +235,17 @@ class Transcriber:
                 for group in transcript.segment([one.word for one in run]):
                     tokens = tuple(token for one in islice(left, len(group)) for token in one.tokens)
                     if "".join(word.text for word in group).strip():
-                        yield self.speaker_names.name(segment_of(group, tokens, text, run[0].start_s, self.recogniser),
-                                                      persons)
+                        segment = segment_of(group, tokens, text, run[0].start_s, self.recogniser)
+                        yield self.speaker_names.name(replace(segment, lips_reliability=window.reliability), persons)
+
+
+def _reliability(memory: Memory) -> list[float] | list[None]:
+    """Of the lips of each utterance; None where the model does not estimate it."""
+    return [None] * memory.n_utterances if memory.reliability is None else memory.reliability.tolist()
 
 
 def segment_of(words: Sequence[transcript.Word], tokens: tuple[int, ...], text: decode.Hypothesis, start_s: float,
-             recogniser: Recogniser) -> Segment:
+               recogniser: Recogniser) -> Segment:
     """A segment of some words of a text that was recognised from `start_s` on."""
     confidences = [word.confidence for word in words if word.confidence is not None]
     return Segment(

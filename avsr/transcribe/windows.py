@@ -47,11 +47,15 @@ class WrittenWord:
 
 @dataclass(frozen=True)
 class WrittenWindow:
-    """A window's segment, its words in order, and who speaks when in it, see stream.Window."""
+    """A window's segment, its words in order, and who speaks when in it, see stream.Window.
+
+    reliability: of the lips, 0 to 1; None without mouths, and where the model does not estimate it.
+    """
 
     segment: SpeechSegment
     words: tuple[WrittenWord, ...]
     turns: tuple[SpeakerTurn, ...] | None = None
+    reliability: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from avsr.errors import AvsrError
 from avsr.linebreak import one_line
@@ -126,25 +127,31 @@ WRITERS = {"txt": _txt, "srt": _srt, "vtt": _vtt, "tsv": _tsv}
 
 
 def _json(transcript: Transcript, *, word_timestamps: bool) -> str:
-    content = {"text": transcript.text,
-               "segments": [_segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
+    return json.dumps(json_content(transcript, word_timestamps=word_timestamps), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def json_content(transcript: Transcript, *, word_timestamps: bool) -> dict[str, Any]:
+    """What the format json holds, as plain values: Whisper's fields and ours."""
+    return {"text": transcript.text,
+               "segments": [segment_row(i, part, word_timestamps) for i, part in enumerate(transcript.segments)],
                **{name: getattr(transcript, name) for name in ("language", "model", "modality", "modality_reason")},
                **({} if transcript.task == "transcribe" else {"task": transcript.task}),
                "duration": _number(transcript.duration, 3), "problems": list(transcript.problems)}
-    return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _segment_row(i: int, part: Segment, word_timestamps: bool) -> dict:
+def segment_row(i: int, part: Segment, word_timestamps: bool) -> dict[str, Any]:
+    """A segment as the format json has it. i: its number."""
     measures = ("temperature", "avg_logprob", "compression_ratio", "no_speech_prob", "confidence")
     return {"id": i, "seek": int(part.seek), "start": _number(part.start, 3), "end": _number(part.end, 3), "text": part.text,
             "tokens": [int(token) for token in part.tokens], **{name: _number(getattr(part, name)) for name in measures},
             **_speaker_row(part.speakers), **_lips_row(part.lips),
             **({} if part.corrected_from is None else {"corrected_from": part.corrected_from}),
-            **({"words": [_word_row(word) for word in part.words]} if word_timestamps else {})}
+            **({} if part.lips_reliability is None else {"lips_reliability": _number(part.lips_reliability, 3)}),
+            **({"words": [word_row(word) for word in part.words]} if word_timestamps else {})}
 
 
-def _word_row(word: Word) -> dict:
-    """The confidence is also given as `probability`, which is Whisper's name for it."""
+def word_row(word: Word) -> dict[str, Any]:
+    """A word as the format json has it. The confidence is also given as `probability`, which is Whisper's name for it."""
     confidence = _number(word.confidence)
     return {"word": word.text, "start": _number(word.start, 3), "end": _number(word.end, 3), "probability": confidence,
             "confidence": confidence, **_speaker_row(word.speakers), **_aligned_row(word)}

@@ -57,6 +57,7 @@ class Segment:
     speakers: names of those who say it, such as SPEAKER_00, first the one who is heard best; empty if nobody in sight says it,
     None if nobody asked who does. lips: of the text of which this is a part, None where no second model read them.
     corrected_from: the text of which this is a part as it was before `--correct`, None where that changed nothing.
+    lips_reliability: how far the lips were believed, 0 to 1; None where they were not used, or the model does not say.
     """
 
     text: str
@@ -73,6 +74,7 @@ class Segment:
     speakers: tuple[str, ...] | None = None
     lips: LipsUse | None = None
     corrected_from: str | None = None
+    lips_reliability: float | None = None
 
     @property
     def speaker(self) -> str | None:
