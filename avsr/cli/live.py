@@ -257,7 +257,7 @@ def _type_held(checkpoint: Checkpoint, source: LiveSource, options: dict, key: s
             while keyboard.held and not stop.is_set():       # a file may end before the key is released
                 time.sleep(0.02)
             if text and not stop.is_set():
-                view.warn(keyboard.type(f"{text} "))
+                view.warn(keyboard.type(text))
 
 
 def _held_text(checkpoint: Checkpoint, source: LiveSource, options: dict, view: LiveView,

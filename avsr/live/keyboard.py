@@ -77,6 +77,7 @@ class Keyboard:
 
     def __exit__(self, *_) -> None:
         self._listener.stop()
+        threading.Thread.join(self._listener, 2)             # its own join would raise what happened in it
 
     def _press(self, key: Any, injected: bool = False) -> None:
         with self._lock:
@@ -99,22 +100,28 @@ class Keyboard:
             return self.key in self._down or time.monotonic() - self._released_s < RELEASE_S
 
     def type(self, text: str) -> list[str]:
-        """Type a text, of which only what `typable` leaves. Returns sentences about what could not be typed.
+        """Type a text, of which only what `typable` leaves, and a space. Returns sentences about what could not be typed.
 
         It waits while a modifier key is held, because letters would become commands: Ctrl and q closes programs.
         """
         missing = []
-        letters = typable(text)
+        letters = f"{typable(text)} ".lstrip()
         for i, letter in enumerate(letters):
             if not self._wait_for_release():
                 return [f"--type: {len(letters) - i} letters were not typed, because a modifier key was held for "
                         f"{PATIENCE_S:.0f} s.  Let go of it."]
-            try:
+            if self._has_key(letter):
                 self._controller.type(letter)
-            except self._controller.InvalidCharacterException:
+            else:
                 missing.append(letter)
-        return [] if not missing else [f"--type: the keyboard has no way to type {' '.join(dict.fromkeys(missing))}.  Add a "
-                                       "layout that has."]
+        return [] if not missing else [f"--type: the keyboard layout has no {' '.join(dict.fromkeys(missing))}, so "
+                                       f"{len(missing)} letters were left out.  Choose another layout, or copy the text."]
+
+    def _has_key(self, letter: str) -> bool:
+        """Whether the keyboard's layout has the letter. On X11 pynput would lend it a spare key, of which programs learn too
+        late: "Größe" became "Grööe" on a US layout, and a wrong letter is worse than a missing one."""
+        layout = getattr(self._controller, "keyboard_mapping", None)
+        return layout is None or self._controller._key_to_keysym(self._pynput.KeyCode.from_char(letter)) in layout
 
     def _wait_for_release(self) -> bool:
         until = time.monotonic() + PATIENCE_S

@@ -103,11 +103,14 @@ class Microphone:
     def problem(self) -> str | None:
         """A sentence for the user where the microphone seems to be muted; said once until sound comes again."""
         level_db = self._quiet.told()
-        if level_db is None:
-            return None
-        level = "its samples are all zero" if level_db <= FLOOR_DB else f"{level_db:.0f} dB of full scale at its loudest"
-        return (f"microphone {self.name}: no sound came for {MUTED_S:.0f} s ({level}).  Turn its mute off, "
-                f"{_allow()}or choose another with --microphone; {LIST}")
+        return None if level_db is None else muted_sentence(self.name, level_db)
+
+
+def muted_sentence(name: str, level_db: float) -> str:
+    """That a microphone seems to be muted. level_db: the loudest that it gave, in dB of full scale."""
+    level = "its samples are all zero" if level_db <= FLOOR_DB else f"{level_db:.0f} dB of full scale at its loudest"
+    return (f"microphone {name}: no sound came for {MUTED_S:.0f} s ({level}).  Turn its mute off, {_allow()}or choose another "
+            f"with --microphone; {LIST}")
 
 
 class _Quiet:
