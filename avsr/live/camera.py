@@ -23,7 +23,7 @@ from avsr.errors import AvsrError
 if TYPE_CHECKING:
     import cv2
 
-SIZE = (640, 480)                     # pixels that are asked for; a camera may give others
+SIZE = (4 * 160, 3 * 160)                     # pixels that are asked for; a camera may give others
 LARGEST_SIDE = 1280                   # larger pictures are scaled down at once
 ENOUGH_FPS = 20.0                     # below it the movement of lips is lost
 MEASURED_S = 3.0                      # seconds over which the pictures are counted
