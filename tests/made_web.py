@@ -20,6 +20,11 @@ class Served:
     def __init__(self, address: str, app):
         self.address, self.app, self.jobs = address, app, app.state.work.jobs
 
+    @property
+    def host(self) -> str:
+        """Its address without http://, as a WebSocket needs it."""
+        return self.address.removeprefix("http://")
+
     def wait_until_idle(self, seconds: float = 20.0) -> None:
         """Wait until no request has a place. Fails after some seconds."""
         until = time.monotonic() + seconds

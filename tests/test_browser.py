@@ -9,9 +9,10 @@ from places import ROOT
 
 pytest.importorskip("fastapi")
 from browsing import Browser, film
-from serving import served
+from made_web import served
 
 from avsr import checkpoint, media
+from avsr.serve.settings import ServeSettings
 
 pytestmark = pytest.mark.slow
 DEMO = ROOT / "data" / "demo" / "hello.mp4"
@@ -25,8 +26,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def server(model):
-    with served(model) as address:
-        yield address
+    with served(model) as running:
+        yield running.host
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +205,8 @@ def test_live_text_comes_while_one_speaks_and_stays_playable(browser, server):
 
 
 def test_a_server_that_has_gone_is_told_in_a_sentence(browser, model):
-    with served(model) as address:
-        browser.open(address)
+    with served(model) as running:
+        browser.open(running.host)
         browser.find("go-live").click()
         browser.wait("document.getElementById('status').textContent.startsWith('Listening') || "
                      "document.getElementById('status').textContent.includes('behind')", 30)
@@ -217,8 +218,8 @@ def test_a_server_that_has_gone_is_told_in_a_sentence(browser, model):
 
 
 def test_a_key_is_asked_for_on_the_page(browser, model):
-    with served(model, api_key="secret") as address:
-        browser.open(address)
+    with served(model, ServeSettings(api_key="secret")) as running:
+        browser.open(running.host)
         assert browser.shown("key-field")
         browser.upload(DEMO)
         browser.wait("document.getElementById('problems').children.length")
@@ -231,17 +232,18 @@ def test_a_key_is_asked_for_on_the_page(browser, model):
 
 
 def test_a_model_that_cannot_read_lips_says_so(browser, tiny_en):
-    with served(tiny_en) as address:
-        browser.open(address)
+    with served(tiny_en) as running:
+        browser.open(running.host)
         assert browser.find("cannot").text == "The model tiny.en does not read lips."
         assert browser.js("document.querySelector('[value=v]').disabled")
 
 
 @pytest.mark.parametrize(("flags", "allow", "sentence"), [
     ((), False, "The browser may not use the camera or the microphone.  Allow it"),
-    (("--use-fake-device-for-media-stream=device-count=0",), True, "No camera"),
+    (("--use-fake-device-for-media-stream=device-count=0",), True, "No camera is connected, so only sound is used."),
+    (("--use-fake-device-for-media-stream=fps=7",), True, "The camera gives 7 pictures a second"),
 ])
-def test_no_permission_and_no_camera_are_told_in_a_sentence(server, tmp_path, flags, allow, sentence):
+def test_no_permission_no_camera_and_a_slow_one_are_told_in_a_sentence(server, tmp_path, flags, allow, sentence):
     browser = Browser(tmp_path, *flags, allow=allow)
     try:
         browser.open(server)

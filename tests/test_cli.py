@@ -36,7 +36,7 @@ def test_its_arguments_are_those_of_the_function():
 
     typed = {option.name: option.default for option in transcribe_command.params if option.name not in OF_THE_OUTPUT}
     function = {name: parameter.default for name, parameter in inspect.signature(transcribe).parameters.items()
-                if name not in ("source", "on_segment", "progress", "settings")}
+                if name not in ("source", "on_segment", "progress", "shared", "settings")}
     assert typed == function | {field.name: field.default for field in fields(TranscribeSettings)}
     assert all(option.help for option in transcribe_command.params if isinstance(option, click.Option))
 
@@ -169,7 +169,7 @@ def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
 
     context = benchmark_command.make_context("benchmark", ["data/grid"])
     options = {name: value for name, value in context.params.items()
-               if name not in ("manifest", "output_dir", "quiet", "predictions", "save_audio")}
+               if name not in ("manifest", "output_dir", "quiet", "predictions", "save_audio", "live", "agreement")}
     assert _settings(dict(options), ()) == BenchmarkSettings()
     assert _settings(dict(options), (Path("theirs.jsonl"),)).models == ()
     assert all(option.help for option in benchmark_command.params if isinstance(option, click.Option))

@@ -10,7 +10,7 @@ import soundfile
 from places import ROOT
 
 pytest.importorskip("fastapi")
-from serving import served
+from made_web import served
 
 from avsr import checkpoint, media, transcribe
 from avsr.errors import AvsrError, BadMedia
@@ -95,7 +95,7 @@ ROW = {"text": "a < b", "language": "english", "duration": 2.0, "segments": [
 
 
 def test_the_page_gets_its_files_and_subtitles_and_sentences(tiny_en):
-    with served(tiny_en) as address, httpx.Client(base_url=f"http://{address}") as client:
+    with served(tiny_en) as running, httpx.Client(base_url=running.address) as client:
         page = client.get("/")
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert "'unsafe-inline'" not in page.headers["content-security-policy"]

@@ -184,7 +184,9 @@ def run(typed: str, place: Path, forked: Commands, server: Server) -> subprocess
     others are forked."""
     words = shlex.split(typed.replace(SERVER, server.address), comments=True)
     if words[0] == "python":
-        return forked.run(words[1:], place)
+        done = forked.run(words[1:], place)
+        assert SPOKEN in done.stdout or SERVER not in typed, done.stderr
+        return done
     if words[0] == "curl":
         done = subprocess.run(words, cwd=place, env=forked.environment, capture_output=True, text=True, timeout=120)
         answer = (place / words[words.index("-o") + 1]).read_text() if "-o" in words else done.stdout
@@ -209,7 +211,7 @@ def newcomers_environment(place: Path, **variables: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     home = place.parent / "home"
     home.mkdir(exist_ok=True)
-    return {**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", **variables}
+    return {**kept, "HOME": str(home), "HF_HUB_OFFLINE": "1", "no_proxy": "127.0.0.1", **variables}
 
 
 @pytest.mark.slow

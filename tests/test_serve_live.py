@@ -16,13 +16,14 @@ from places import ROOT
 
 pytest.importorskip("fastapi")
 websockets = pytest.importorskip("websockets")
-from serving import served  # noqa: E402
+from made_web import served  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
 from avsr import checkpoint  # noqa: E402
 from avsr.live.container import PicturePiece, SoundPiece  # noqa: E402
 from avsr.rates import SAMPLE_RATE  # noqa: E402
 from avsr.serve.pcm import PcmMessages  # noqa: E402
+from avsr.serve.settings import ServeSettings  # noqa: E402
 from avsr.serve.watch import InputWatch  # noqa: E402
 
 CHROMIUM = (ROOT / "tests" / "recordings" / "chromium.webm").read_bytes()
@@ -35,8 +36,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def server(model):
-    with served(model) as address:
-        yield address
+    with served(model) as running:
+        yield running.host
 
 
 def opened(server, **start):
@@ -198,7 +199,8 @@ def test_the_servers_own_page_may_connect(server):
 
 
 def test_a_key_is_asked_for(model):
-    with served(model, api_key="secret") as server:
+    with served(model, ServeSettings(api_key="secret")) as running:
+        server = running.host
         assert only_error(opened(server, media="pcm"))["code"] == "invalid_api_key"
         assert only_error(opened(server, media="pcm", api_key="wrong"))["type"] == "authentication_error"
         socket = opened(server, media="pcm", modality="a", picture=False, api_key="secret")
@@ -226,8 +228,8 @@ def test_only_so_many_at_once_and_who_goes_away_stops_the_work(server):
 
 
 def test_a_recording_is_ended_at_the_longest_that_is_allowed(model, hello):
-    with served(model, max_minutes=0.025) as server:
-        socket = opened(server, media="pcm", modality="a", picture=False)
+    with served(model, ServeSettings(max_minutes=0.025)) as running:
+        socket = opened(running.host, media="pcm", modality="a", picture=False)
         socket.send(sound(hello[: 4 * SAMPLE_RATE]))
         *_, problem, text, done = messages(socket)
     assert problem["message"] == "The recording has reached 2 s, the longest that this server takes, so it was ended."

@@ -27,7 +27,6 @@ from avsr.rates import VIDEO_FPS, frames_to_seconds
 from avsr.runtime import pick_device
 from avsr.transcribe.run import load_models
 
-
 Starts = list[tuple[float, Utterance]]
 
 
