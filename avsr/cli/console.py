@@ -50,9 +50,10 @@ def print_status(message: str, *, lines: bool = False) -> None:
     print(escape_controls(message, lines=lines), file=sys.stderr, flush=True)
 
 
-def print_result(text: str, *, lines: bool = False) -> None:
-    """Print a line of results on standard output: on a terminal as `print_status` does, in a file or a pipe unchanged."""
-    print(escape_controls(text, lines=lines) if sys.stdout.isatty() else text, flush=True)
+def print_result(text: str, *, lines: bool = False, end: str = "\n") -> None:
+    """Print a line of results on standard output: on a terminal as `print_status` does, in a file or a pipe unchanged.
+    end: what follows the text; nothing where the line goes on."""
+    print(escape_controls(text, lines=lines) if sys.stdout.isatty() else text, end=end, flush=True)
 
 
 class Commands(click.Group):

@@ -22,7 +22,7 @@ SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？", "؟", "।")
 
 
 class LiveView:
-    """Prints committed words on standard output, a line for each sentence. Use it in `with`.
+    """Prints committed words on standard output as soon as they are, a line for each sentence. Use it in `with`.
 
     On a terminal the current line is shown at once, with the pending words dim after it and a status line below; where only
     standard error is a terminal, it shows the status line. quiet: no status line and no warnings.
@@ -77,15 +77,17 @@ class LiveView:
 
         if self._last is not None and (word.speakers != self._last.speakers or word.start - self._last.end > PAUSE_S):
             self.end_line()
-        self._line = self._line + word.text if self._line else label(word.speakers) + word.text.lstrip()
-        self._last = word
+        added = word.text if self._line else label(word.speakers) + word.text.lstrip()
+        if not self._here:                                   # a terminal shows the line in one piece, see _picture
+            print_result(added, end="")
+        self._line, self._last = self._line + added, word
         if word.text.rstrip().endswith(SENTENCE_ENDS) or len(self._line) > LONG_LINE:
             self.end_line()
 
     def end_line(self) -> None:
         """The line is complete: another begins with the next word."""
-        if self._line.strip():
-            print_result(self._line.strip())
+        if self._line:
+            print_result(self._line.strip() if self._here else "")
         self._line, self._last = "", None
 
     def _picture(self, update: LiveUpdate, status: str):

@@ -72,10 +72,11 @@ class Agreement:
         self._since = self._since[n_before:]
         return self._commit(self.pending[:n_before], self.pending[n_before:])
 
-    def leave(self) -> list[WrittenWord]:
-        """The committed words, which later looks will not hear any more."""
-        committed, self.committed = self.committed, []
-        return committed
+    def leave(self, before_s: float = float("inf")) -> list[WrittenWord]:
+        """The committed words that end before a time, which later looks will not hear any more."""
+        n_left = next((i for i, one in enumerate(self.committed) if one.word.end > before_s), len(self.committed))
+        left, self.committed = self.committed[:n_left], self.committed[n_left:]
+        return left
 
     def _commit(self, new: list[WrittenWord], rest: list[WrittenWord]) -> list[WrittenWord]:
         end = self.committed[-1].word.end if self.committed else 0.0

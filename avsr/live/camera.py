@@ -23,12 +23,12 @@ from avsr.errors import AvsrError
 if TYPE_CHECKING:
     import cv2
 
-SIZE = (4 * 160, 3 * 160)                     # pixels that are asked for; a camera may give others
+SIZE = (4 * 160, 3 * 160)             # pixels that are asked for (VGA); a camera may give others
 LARGEST_SIDE = 1280                   # larger pictures are scaled down at once
 ENOUGH_FPS = 20.0                     # below it the movement of lips is lost
 MEASURED_S = 3.0                      # seconds over which the pictures are counted
 STOPPED_S = 2.0                       # without a picture for so long, the camera has stopped
-QUEUE_BYTES = 2**27                   # of pictures that wait at most: 5 s at 640x480 and 30 a second; the oldest are lost
+QUEUE_BYTES = 2**27                   # of pictures that wait at most: 5 s of VGA, 30 a second; the oldest are lost
 OPEN_MS, READ_MS = 8_000, 4_000       # the longest that a camera in the network may take
 MOST_INDICES = 4                      # cameras that are looked for where the system lists none
 

@@ -76,8 +76,10 @@ class Keyboard:
         return self
 
     def __exit__(self, *_) -> None:
-        self._listener.stop()
-        threading.Thread.join(self._listener, 2)             # its own join would raise what happened in it
+        self._listener.stop()                                # on X11 its thread ends at the next key, so nobody waits for it
+        display = vars(self._controller).pop("_display", None)       # pynput closes it late, when X may be gone
+        if display is not None:
+            display.close()
 
     def _press(self, key: Any, injected: bool = False) -> None:
         with self._lock:
