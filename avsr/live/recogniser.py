@@ -1,8 +1,8 @@
 """`LiveRecogniser`: Clips in, as they come; words out, as soon as they will not change.
 
     Clip -> StreamReader (faces, mouths, sound), LiveSegments (where somebody speaks)
-    open segment -> Transcriber, quick search -> words -> Agreement -> committed and pending words
-    segment that ended -> Transcriber, full search -> Agreement: the rest is committed -> Segments of the transcript
+    open segment -> Transcriber, one attempt -> words -> Agreement -> committed and pending words
+    segment that ended -> Transcriber, with its guards -> Agreement: the rest is committed -> Segments of the transcript
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ from avsr.transcript import Segment, Transcript, Word
 # by both 2.5, 1.7 and 1.7. The encoder takes 0.23, 0.11 and 0.06 s of two cores.
 PADS_S = ((10, 7.0), (15, 14.0))
 LONGEST_S = 12.0                      # a longer piece loses its first half
-# By sound and lips, speech before a pause of up to CONTEXT_GAP_S stays in sight as context while the lips do not count, as in
-# VadOptions.max_gap. On 25 of GRID's valid clips one after another: 2.0 % WER, median delay 0.85 s without computing; without
-# context 4.0 % and 1.15 s. By sound alone context makes Whisper leave out words (37 to 42 % WER), so there it has none.
+# A pause of up to CONTEXT_GAP_S before a segment stays in sight, and by sound and lips, while the lips do not count, the speech
+# before it, as in VadOptions.max_gap. On 25 of GRID's valid clips one after another: 2.0 % WER, median delay 0.85 s without
+# computing; where segments begin 0.3 s before speech 4.0 % and 1.1 s. By sound alone speech as context makes Whisper leave out
+# words (45 in place of 41 % WER).
 CONTEXT_GAP_S = 2.0
 
 
@@ -50,7 +51,8 @@ class LiveSettings:
     step_s: seconds of new recording after which the text is looked at again. stable_s: a word is committed once all looks for
     so many seconds agree on it. edge_s: a word that ends within so many seconds of the edge of the sound, or of the mouths
     where the lips count, is not committed yet; mouths are known 0.3 s after they are seen, 0.5 s at most while a face is
-    followed. pause_s: a segment ends after so many seconds of silence. beam_size: of the search at the end of a segment. max_missing, speakers, speaker_model: as in TranscribeSettings.
+    followed. pause_s: a segment ends after so many seconds of silence. beam_size: of the search at the end of a segment.
+    max_missing, speakers, speaker_model: as in TranscribeSettings.
     """
 
     step_s: float = 0.3
@@ -247,9 +249,8 @@ class LiveRecogniser:
         return [one.word for one in new]
 
     def _continue(self, segment: SpeechSegment) -> None:
-        """Keep the speech before a segment as its context, if there is any, unless the pause between them is long."""
-        nothing = not (self._agreement.committed or self._agreement.pending)
-        if nothing or segment.start_frame - self._ended > CONTEXT_GAP_S * VIDEO_FPS:
+        """Keep the pause before a segment, and what is before that, in sight, unless the pause is long."""
+        if segment.start_frame - self._ended > CONTEXT_GAP_S * VIDEO_FPS:
             self._begin_anew(segment.start_frame)
 
     def _begin_anew(self, frame: int) -> None:
