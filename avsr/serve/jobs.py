@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from avsr.runtime import Unit
+from avsr.runtime import Unit, release_memory
 from avsr.serve.problems import RETRY_S, ApiError
 
 T = TypeVar("T")
@@ -96,8 +96,14 @@ class Jobs:
         """Put a job into the queue."""
         self._jobs.add(job)
         job.future.add_done_callback(lambda _: self._jobs.discard(job))
-        self._pool.submit(job.run)
+        self._pool.submit(self._run, job)
         return job
+
+    def _run(self, job: Job) -> None:
+        job.run()
+        self._jobs.discard(job)
+        if not self._jobs:                                   # nobody waits for the time that this takes
+            release_memory()
 
     def close(self) -> None:
         """Cancel all jobs, and end."""

@@ -9,11 +9,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from avsr.errors import AvsrError, BadMedia, MissingAsset, NoFace
 
 LOG = logging.getLogger("avsr.serve")
 INVALID, SERVER = "invalid_request_error", "server_error"
+GONE = 499                                                  # the status that nginx logs for a client that went away
 RETRY_S = 5                                                 # what a client is told to wait where the queue is full
 
 
@@ -67,10 +69,13 @@ def add_handlers(app: FastAPI) -> None:
         message, code = known.get(error.status_code, (unreadable, "bad_request"))
         return ApiError(error.status_code, message, code=code).response
 
+    async def gone(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(None, GONE)                      # nobody will read it
+
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         return ApiError(400, "The request cannot be read.  Send the form as OpenAI's interface has it.",
                         code="bad_request").response
 
-    for kind, handler in ((ApiError, api_error), (AvsrError, api_error), (HTTPException, http_error),
+    for kind, handler in ((ClientDisconnect, gone), (ApiError, api_error), (AvsrError, api_error), (HTTPException, http_error),
                           (RequestValidationError, invalid), (Exception, api_error)):
         app.add_exception_handler(kind, handler)

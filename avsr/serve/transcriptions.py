@@ -23,13 +23,11 @@ from avsr.serve.answers import answer, done_event, error_event, segment_events
 from avsr.serve.form import FIELD_BYTES, MOST_FIELDS, Asked, read_form
 from avsr.serve.jobs import Cancelled, Job, Jobs, finished
 from avsr.serve.models import ServedModel
-from avsr.serve.problems import as_api_error
+from avsr.serve.problems import GONE, as_api_error
 from avsr.serve.settings import ServeSettings
 from avsr.transcribe import transcribe
 from avsr.transcribe.batches import SharedBatches
 from avsr.transcript import Segment, Transcript
-
-GONE = 499                                                  # the status that nginx logs for a client that went away
 
 
 @dataclass(frozen=True)
