@@ -45,10 +45,13 @@ def test_what_cannot_be_done_is_told_in_one_sentence(forked, tmp_path, words, me
 def test_ctrl_c_ends_politely_with_the_last_words(tmp_path):
     with subprocess.Popen([sys.executable, "-m", "avsr", "live", "--video", str(HELLO), "--modality", "a"], cwd=ROOT,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert "Ctrl-C ends it" in running.stderr.readline()
-        assert running.stdout.read(5) == "Hello"             # a word comes as soon as it is committed, not with its line
-        running.send_signal(signal.SIGINT)
-        out, problems = running.communicate(timeout=30)
+        try:
+            assert "Ctrl-C ends it" in running.stderr.readline()
+            assert running.stdout.read(5) == "Hello"         # a word comes as soon as it is committed, not with its line
+            running.send_signal(signal.SIGINT)
+            out, problems = running.communicate(timeout=30)
+        finally:
+            running.kill()                                   # or a failure would wait for ever
     assert running.returncode == 0, problems
     assert out.endswith("\n")
     assert "read the words on my lips" not in out
@@ -62,12 +65,15 @@ def test_what_is_said_while_a_key_is_held_is_typed_in_the_window(tmp_path):
     with closing(Desktop(tmp_path)) as desktop, subprocess.Popen(
             [sys.executable, "-m", "avsr", "live", "--type", "--video", str(HELLO), "--modality", "a"], cwd=ROOT,
             env=desktop.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-        assert running.stderr.readline().startswith("Hold ctrl_r while you speak or mouth")
-        desktop.press("Control_R")
-        time.sleep(4)
-        assert desktop.text == ""                            # nothing is typed before the key is released
-        desktop.release("Control_R")
-        wait_until(lambda: "computer" in desktop.text, 15)
-        running.send_signal(signal.SIGINT)
-        assert running.wait(30) == 0
-        assert "<" not in desktop.text
+        try:
+            assert running.stderr.readline().startswith("Hold ctrl_r while you speak or mouth")
+            desktop.press("Control_R")
+            time.sleep(4)
+            assert desktop.text == ""                        # nothing is typed before the key is released
+            desktop.release("Control_R")
+            wait_until(lambda: "computer" in desktop.text, 30)
+            running.send_signal(signal.SIGINT)
+            assert running.wait(30) == 0
+            assert "<" not in desktop.text
+        finally:
+            running.kill()                                   # or a failure would wait for ever

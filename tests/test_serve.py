@@ -238,17 +238,18 @@ def test_the_command_answers_while_the_model_loads_refuses_a_taken_port_and_ends
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "avsr", "serve", "--port", str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if line.startswith("Open http://"):
-                break
-        state = httpx.get(f"http://127.0.0.1:{port}/health").json()
-        assert state["status"] in ("loading", "ok")
-        second = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
-        assert second.returncode == 1
-        assert f"port {port}: another program listens there" in second.stderr
-        process.terminate()
-        said = process.stderr.read()
-        assert process.wait(10) == 128 + 15
+        try:
+            assert any(line.startswith("Open http://") for line in process.stderr)
+            state = httpx.get(f"http://127.0.0.1:{port}/health").json()
+            assert state["status"] in ("loading", "ok")
+            second = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+            assert second.returncode == 1
+            assert f"port {port}: another program listens there" in second.stderr
+            process.terminate()
+            said = process.stderr.read()
+            assert process.wait(10) == 128 + 15
+        finally:
+            process.kill()                                  # or a failure would wait for ever
     assert said.startswith("stopped by SIGTERM: The server answers no more")
     assert "Traceback" not in said
 
