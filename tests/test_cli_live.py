@@ -54,7 +54,6 @@ def test_ctrl_c_ends_politely_with_the_last_words(tmp_path):
             running.kill()                                   # or a failure would wait for ever
     assert running.returncode == 0, problems
     assert out.endswith("\n")
-    assert "read the words on my lips" not in out
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 import ctypes.util
 import os
 import sys
+import tempfile
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,14 +128,13 @@ def test_a_number_without_a_camera_names_the_device():
 
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="the system has no such permissions")
-def test_a_camera_that_the_user_may_not_open_is_told_with_the_remedy(tmp_path):
-    device = tmp_path / "video0"
-    os.mkfifo(device, 0)
-    tmp_path.chmod(0o755)
-    for folder in (tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    with without_root(), pytest.raises(AvsrError, match=r"this user may not open .*video0.  Join the group that may"):
-        Camera(str(device))
+def test_a_camera_that_the_user_may_not_open_is_told_with_the_remedy():
+    with tempfile.TemporaryDirectory() as folder:            # pytest's own folders are closed to other users
+        device = Path(folder) / "video0"
+        os.mkfifo(device, 0)
+        Path(folder).chmod(0o755)
+        with without_root(), pytest.raises(AvsrError, match=r"this user may not open .*video0.  Join the group that may"):
+            Camera(str(device))
 
 
 def test_the_cameras_of_this_machine_are_listed():

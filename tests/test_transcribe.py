@@ -272,7 +272,8 @@ def test_what_noise_hides_is_read_from_reliable_video(real_data, tiny_en, with_l
     assert said(said_to_be_trained, "av") == whole, "no reliability estimator"
     for reliability, expected in ((0.5, whole), (0.49, found)):
         set_reliability(said_to_be_trained.model, reliability, monkeypatch)
-        assert said(said_to_be_trained, "av") == expected
+        by_both = said(said_to_be_trained, "av")
+        assert tuple(replace(one, lips_reliability=None) for one in by_both) == expected
 
 
 @pytest.mark.slow
