@@ -16,7 +16,7 @@ from avsr import media
 from avsr.checkpoint import Checkpoint
 from avsr.errors import AvsrError, BadMedia, NoFace, counted
 from avsr.media.level import FLOOR_DB, decibels
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.names import MODALITY_NAMES
 from avsr.stream import Window
 

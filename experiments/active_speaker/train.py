@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsr.augment import centre
-from avsr.lips import MouthCropSettings
+from avsr.lips import MouthCropSettings, centre
 from avsr.rates import FEATURES_PER_FRAME
 from avsr.speakers.network import DESCRIPTION, WEIGHTS, ActiveSpeakerNetwork, Dims, packed
 
