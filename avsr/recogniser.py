@@ -84,7 +84,7 @@ def batch_audio(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | Non
     with digital silence, as openai/whisper does: that made tiny.en stop early, and gave 30.2 instead of 27.7 % WER on
     GRID's validation clips.
     """
-    mels = [features(_without_trailing_zeros(one), n_mels) for one in audio]
+    mels = [torch.from_numpy(features(_without_trailing_zeros(one), n_mels)) for one in audio]
     if pad_seconds is not None:
         n_columns = pad_seconds * FEATURE_RATE
         padded = [F.pad(mel[:n_columns], (0, 0, 0, max(0, n_columns - len(mel)))) for mel in mels]

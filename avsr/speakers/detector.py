@@ -121,9 +121,9 @@ class ActiveSpeakerDetector:
         before = min(first, -(-N_FFT // SAMPLES_PER_FRAME))  # frames of sound, so that the first window is as in the whole
         start, n_samples = (first - before) * SAMPLES_PER_FRAME, (before + len(images) + 1) * SAMPLES_PER_FRAME
         part = audio[start : start + n_samples]
-        samples = torch.zeros(n_samples)
-        samples[: len(part)] = torch.from_numpy(np.ascontiguousarray(part, np.float32))
-        power = mel_power(samples, self.network.dims.n_mels)
+        samples = np.zeros(n_samples, np.float32)
+        samples[: len(part)] = part
+        power = torch.from_numpy(mel_power(samples, self.network.dims.n_mels))
         here = slice(before * FEATURES_PER_FRAME, (before + len(images)) * FEATURES_PER_FRAME)
         return video, self.network.audio(power[None, here])
 
