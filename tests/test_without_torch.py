@@ -23,7 +23,8 @@ settings = StreamSettings(speakers=True, extension=True)
 with selection.open_recording(sys.argv[1]) as recording:
     (window,) = StreamReader(recording, MouthCropSettings(), settings)
 assert not window.mouths.missing.any() and len(window.turns) == 1 and window.audio.any()
-noisy = mix(window.audio, np.random.default_rng(0).normal(0, 0.1, len(window.audio)).astype(np.float32), 0.0).audio
+rng = np.random.default_rng(0)
+noisy = mix(window.audio, rng.normal(0, 0.1, len(window.audio)).astype(np.float32), 0.0, rng=rng).audio
 assert len(noisy) == len(window.audio)
 assert features(window.audio, 80).shape == (4 * len(window.mouths.images), 80)
 assert features(window.audio, 0).shape == (len(window.audio), 1)

@@ -88,13 +88,12 @@ class ActiveSpeakerNetwork:
 
         mouths: (T, 88, 88) uint8. seen: (T,) bool. power: (4T, n_mels) float32 in mel bands, see features.mel_power.
         """
-        video, sound = self._encoder.run(["video", "sound"], {"mouths": halved(mouths), "seen": seen, "power": power})
-        return video, sound
+        found = self._encoder.run(["video", "sound"], {"mouths": halved(mouths), "seen": seen, "power": power})
+        return np.asarray(found[0]), np.asarray(found[1])
 
     def score(self, video: np.ndarray, sound: np.ndarray) -> np.ndarray:
         """What `encode` returned -> log-odds (T,) float32 that the mouth makes the sound in each frame."""
-        (scores,) = self._scorer.run(["scores"], {"video": video, "sound": sound})
-        return scores
+        return np.asarray(self._scorer.run(["scores"], {"video": video, "sound": sound})[0])
 
     def cosines(self, video: np.ndarray, sound: np.ndarray) -> np.ndarray:
         """How alike mouth and sound are in each frame, (T,) float32 in -1..1."""
