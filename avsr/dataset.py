@@ -196,7 +196,7 @@ class Examples:
             if cached.audio is None:
                 raise BadManifest(f"{utterance.id}: sound was asked for, but its cache holds none.  Prepare it again.")
             sound = self._sound(cached.audio, utterance, spec, rng)
-            mel, n_frames = features(sound, self.n_mels).numpy(), samples_to_frames(len(sound))
+            mel, n_frames = features(sound, self.n_mels), samples_to_frames(len(sound))
         if "v" in spec.modality:
             mouths, seen, seed = self._mouths(cached, utterance, spec, rng)
             n_frames = len(mouths)

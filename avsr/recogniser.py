@@ -86,7 +86,7 @@ def batch_audio(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | Non
     with digital silence, as openai/whisper does: that made tiny.en stop early, and gave 30.2 instead of 27.7 % WER on
     GRID's validation clips.
     """
-    mels = [features(_without_trailing_zeros(one), n_mels).numpy() for one in audio]
+    mels = [features(_without_trailing_zeros(one), n_mels) for one in audio]
     n_columns = max(map(len, mels)) if pad_seconds is None else pad_seconds * FEATURE_RATE
     batch = np.zeros((len(mels), n_columns, mels[0].shape[1]), np.float32)
     for row, mel in zip(batch, mels, strict=True):

@@ -359,7 +359,7 @@ def real_pieces(hello, real_data):
 @torch.inference_mode()
 @pytest.mark.parametrize("temperatures", [(0.0,), (0.6,)])
 def test_a_batch_of_real_pieces_is_each_by_itself(tiny_en, hello, real_data, temperatures):
-    mel = torch.stack([log_mel(audio, n_samples=SEGMENT_SAMPLES) for audio in real_pieces(hello, real_data)])
+    mel = torch.stack([torch.from_numpy(log_mel(audio, n_samples=SEGMENT_SAMPLES)) for audio in real_pieces(hello, real_data)])
     prompt, options = tiny_en.tokenizer.prompt("en"), DecodeOptions(temperatures=temperatures, beam_size=3, best_of=2)
     memory = tiny_en.model.encode(mel)
 

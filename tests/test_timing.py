@@ -125,7 +125,8 @@ def test_words_stay_in_order_and_never_overlap(tokenizer, data):
 @torch.inference_mode()
 def timed(checkpoint, audios, texts, **options):
     """Words of known texts: list of list of Word."""
-    memory = checkpoint.model.encode(torch.stack([log_mel(audio, n_samples=SEGMENT_SAMPLES) for audio in audios]))
+    mels = [torch.from_numpy(log_mel(audio, n_samples=SEGMENT_SAMPLES)) for audio in audios]
+    memory = checkpoint.model.encode(torch.stack(mels))
     return timing.align(
         checkpoint.model, checkpoint.tokenizer, memory, [checkpoint.tokenizer.prompt("en")] * len(audios),
         [checkpoint.tokenizer.encode(text) for text in texts], [len(audio) / SAMPLE_RATE for audio in audios], language="en",
@@ -182,7 +183,7 @@ def test_words_of_grid_are_where_people_marked_them_and_no_worse_than_faster_whi
     for (audio, words), text, found in zip(truth, texts, ours, strict=True):
         assert len(found) == len(words)
         segment = {"seek": 0, "tokens": checkpoint.tokenizer.encode(text), "start": 0.0, "end": len(audio) / SAMPLE_RATE}
-        features = log_mel(audio, n_samples=SEGMENT_SAMPLES).T.contiguous().numpy()
+        features = np.ascontiguousarray(log_mel(audio, n_samples=SEGMENT_SAMPLES).T)
         model.add_word_timestamps([[segment]], spelling, model.encode(features), len(audio) // 160, "\"'“¿([{-",
                                   "\"'.。,，!！?？:：”)]}、", 0.0)
         errors["ours"] += [abs(word.start - start) for word, (_, start, _) in zip(found, words, strict=True)]

@@ -18,8 +18,9 @@ from avsr.schema import Between, InvalidValue, Printable, read_json, validate_ta
 from avsr.text import SentencePieceTokenizer, Tokenizer
 
 if TYPE_CHECKING:
-    from avsr.models.avsr import AVSR, Dims
-    from avsr.models.hybrid import HybridAVSR, HybridDims
+    from avsr.models.avsr import Dims
+    from avsr.models.hybrid import HybridDims
+    from avsr.models.protocol import SpeechModel
 
 LAYOUT, OLDER = 2, (1,)                                     # of model.json; a newer one is refused, see old_names for 1
 RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
@@ -41,7 +42,7 @@ class Checkpoint:
     """
 
     name: str
-    model: AVSR | HybridAVSR
+    model: SpeechModel
     tokenizer: Tokenizer | SentencePieceTokenizer
     mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
     video_trained: bool = False
@@ -88,6 +89,7 @@ class Description:
     base: Annotated[str, Printable(4096)] | None = None
     network: Annotated[str, Printable(100)] = "avsr"
     search: dict[str, Any] = field(default_factory=dict)
+    onnx: dict[str, Any] = field(default_factory=dict)      # of an export, see exported.py
 
     def facts(self) -> dict[str, Any]:
         """The fields that a Checkpoint has too."""
@@ -99,7 +101,7 @@ def _shared() -> list[str]:
     return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "mouth_crop")]
 
 
-def network_of(model: AVSR | HybridAVSR) -> str:
+def network_of(model: SpeechModel) -> str:
     """The kind of network, as model.json names it."""
     return type(model).__name__.removesuffix("AVSR").lower() or "avsr"
 

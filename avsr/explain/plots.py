@@ -103,7 +103,7 @@ def log_mels(given: Input) -> dict[str, np.ndarray]:
     if given.sound is None or given.clean is None:
         return {}
     sounds = {"sound": given.sound} if given.noise is None else {"as recorded": given.clean, "in noise": given.sound}
-    return {name: log_mel(sound).numpy() for name, sound in sounds.items()}
+    return {name: log_mel(sound) for name, sound in sounds.items()}
 
 
 def make_plot(name: str, figure: Figure) -> Plot:
