@@ -22,7 +22,6 @@ from avsr.stream import Window
 
 if TYPE_CHECKING:                                           # so that a model without torch does not need it here
     from avsr.checkpoint import Checkpoint
-    from avsr.models.decoder import Memory
 
 
 def check_modality(checkpoint: Checkpoint, modality: str) -> None:

@@ -23,7 +23,6 @@ from avsr.features import features
 from avsr.lips import centre
 from avsr.memory import Memory
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
-from avsr.runtime import Processor
 from avsr.schema import InvalidValue, validate_table
 from avsr.tensorfiles import listed
 from avsr.text.tokenizers import WordTokens
@@ -123,8 +122,8 @@ class Recogniser:
         self.task, self.previous = task, tuple(previous)
 
     @property
-    def device(self) -> torch.device | Processor:
-        """Where the model runs."""
+    def device(self) -> torch.device:
+        """Where the model runs; a runtime.Processor for an export."""
         return self.model.device
 
     @property

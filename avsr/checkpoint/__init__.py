@@ -49,8 +49,8 @@ def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "c
     checkpoint = _load(str(name), lips, progress, ())
     if isinstance(checkpoint.model, OnnxModel):
         if str(device) != "cpu":
-            raise BadCheckpoint(f"{name}: an export, which runs on the processor alone, and {device} was asked for.  Use --device "
-                                "cpu, or the model that it was made from.")
+            raise BadCheckpoint(f"{name}: an export, which runs on the processor alone, and {device} was asked for.  Use "
+                                "--device cpu, or the model that it was made from.")
         return checkpoint
     if checkpoint.model.joint_ctc:                          # its search compares sums of log-probabilities over a whole text
         dtype = None

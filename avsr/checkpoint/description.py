@@ -18,9 +18,8 @@ from avsr.schema import Between, InvalidValue, Printable, read_json, validate_ta
 from avsr.text import SentencePieceTokenizer, Tokenizer
 
 if TYPE_CHECKING:
-    from avsr.models.avsr import Dims
-    from avsr.models.hybrid import HybridDims
-    from avsr.models.protocol import SpeechModel
+    from avsr.models.avsr import AVSR, Dims
+    from avsr.models.hybrid import HybridAVSR, HybridDims
 
 LAYOUT, OLDER = 2, (1,)                                     # of model.json; a newer one is refused, see old_names for 1
 RATES = ("SAMPLE_RATE", "VIDEO_FPS", "HOP", "N_FFT", "MOUTH_SIZE", "MOUTH_INPUT")
@@ -34,6 +33,7 @@ Place = Annotated[int, Between(0, 2**10)]                   # of a layer, or of 
 class Checkpoint:
     """A network with everything that its use needs.
 
+    model: of torch; or of an export an OnnxModel, which has all of SpeechModel, and nothing to train.
     pad_seconds: length to which sound is padded with silence before it is encoded (Whisper's 30), None for none.
     video_trained: whether the video encoder is trained. base: the model from which unchanged weights come.
     suppress, suppress_begin, alignment_heads: see importers.whisper.WhisperSettings.
@@ -42,7 +42,7 @@ class Checkpoint:
     """
 
     name: str
-    model: SpeechModel
+    model: AVSR | HybridAVSR
     tokenizer: Tokenizer | SentencePieceTokenizer
     mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
     video_trained: bool = False
@@ -101,7 +101,7 @@ def _shared() -> list[str]:
     return [f.name for f in fields(Checkpoint) if f.name not in ("model", "tokenizer", "mouth_crop")]
 
 
-def network_of(model: SpeechModel) -> str:
+def network_of(model: AVSR | HybridAVSR) -> str:
     """The kind of network, as model.json names it."""
     return type(model).__name__.removesuffix("AVSR").lower() or "avsr"
 

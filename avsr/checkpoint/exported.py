@@ -10,7 +10,7 @@ import ctypes
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from avsr.assets import cache_folder
 from avsr.checkpoint.description import COPY, Checkpoint, Description, read_mouth_crop
@@ -20,6 +20,9 @@ from avsr.models.onnx import OnnxDims, OnnxModel
 from avsr.names import file_name
 from avsr.schema import Between, InvalidValue, OneOf, read_json, validate_table
 from avsr.text import open_tokenizer
+
+if TYPE_CHECKING:
+    from avsr.models.avsr import AVSR
 
 KIND = "onnx"                                               # of the network, in model.json
 WEIGHTS_FILE, GRAPH = "weights.bin", "{}.onnx"
@@ -51,9 +54,10 @@ def load_exported(folder: Path, about: Description, *, with_video: bool) -> Chec
         raise BadCheckpoint(f"{folder}: its tokenizer has {tokenizer.n_tokens} tokens, and its network {dims.n_vocab}.  {COPY}")
     model = OnnxModel(dims, facts.modalities, checked.graph, pads=about.pad_seconds is not None,
                       estimates_reliability=facts.estimates_reliability, name=about.name)
-    video_trained = about.video_trained and with_video
-    return Checkpoint(model=model if with_video else model.without_video(), tokenizer=tokenizer,
-                      mouth_crop=read_mouth_crop(about, folder), **about.facts() | {"video_trained": video_trained})
+    values: dict[str, Any] = about.facts() | {"video_trained": about.video_trained and with_video}
+    network = cast("AVSR", model if with_video else model.without_video())
+    return Checkpoint(model=network, tokenizer=tokenizer,
+                      mouth_crop=read_mouth_crop(about, folder), **values)
 
 
 class _Checked:

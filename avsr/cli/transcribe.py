@@ -159,7 +159,8 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     limit_openmp_spinning()
     from avsr.transcribe.run import load_models
 
-    checkpoint = load_models(options["model"], options.pop("lips"), options["modality"], options["device"], bars, kept_export=True)
+    checkpoint = load_models(options["model"], options.pop("lips"), options["modality"], options["device"], bars,
+                             kept_export=True)
     gc.freeze()                                             # collecting the modules again costs 0.5 s when the program ends
     return checkpoint
 

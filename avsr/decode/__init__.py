@@ -24,6 +24,6 @@ from avsr.decode.search import search
 from avsr.decode.strategies import BeamSearch, Sampling, SearchStrategy
 
 __all__ = ["HELPS", "BeamSearch", "DecodeOptions", "DecoderScorer", "Hotwords", "Hypothesis", "LogitFilter", "PartialScorer",
-           "Sampling", "Scorer", "SearchStrategy", "SuppressTokens", "TextLimits", "check_weights", "compression_ratio", "decode",
-           "fails", "helps_of", "is_silence", "nbest", "open_external", "search", "teacher_forced_log_probs", "text_filter",
-           "text_scores", "token_log_probs"]
+           "Sampling", "Scorer", "SearchStrategy", "SuppressTokens", "TextLimits", "check_weights", "compression_ratio",
+           "decode", "fails", "helps_of", "is_silence", "nbest", "open_external", "search", "teacher_forced_log_probs",
+           "text_filter", "text_scores", "token_log_probs"]

@@ -81,8 +81,9 @@ class DecoderScorer:
         """Read the prompt and the draft in one step: (1, V), the logits of the first token."""
         n_prompt = prompt.shape[1]
         written = append(prompt, like(prompt, np.array([self.draft])))
-        self._ahead = self._read_prompt(written, range(n_prompt - 1, n_prompt + len(self.draft)))[0]
-        return copy(self._ahead[0][None])
+        ahead = self._read_prompt(written, range(n_prompt - 1, n_prompt + len(self.draft)))[0]
+        self._ahead = ahead
+        return copy(ahead[0][None])
 
     def _read_prompt(self, tokens: Array, positions: Sequence[int]) -> Array:
         """Read the first tokens (B, L) of each utterance, and find `no_speech`: (B, K, V), the logits after K positions."""

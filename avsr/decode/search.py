@@ -19,7 +19,8 @@ def search(scorers: Sequence[Scorer], prompt: Array, strategy: SearchStrategy, *
 
     prompt: (B, P) int64, of the library and on the device of the scores. The first scorer's logits are normalised after the
     filters; those of further ones are added as they are. partial_scorers: score only the `pre_beam` tokens that the first
-    scorer finds most likely, and the end; then no other token can be written. Utterances that are done leave the batch. Raises BadCheckpoint where scores are NaN.
+    scorer finds most likely, and the end; then no other token can be written. Utterances that are done leave the batch. Raises
+    BadCheckpoint where scores are NaN.
     """
     size, n_prompt = strategy.size, prompt.shape[1]
     tokens = repeat(prompt, size)

@@ -173,7 +173,7 @@ class Sampling(_BatchSearch):
         ends = (chosen == self.end).reshape(self.ended.shape) & ~self.ended
         for place, number in np.argwhere(ends).tolist():
             self._end(tokens, place, number)
-        return np.arange(len(chosen)), chosen, self.ended.all(axis=1)
+        return np.arange(len(chosen)), chosen, np.all(self.ended, axis=1)
 
     def _end(self, tokens: Array, place: int, number: int) -> None:
         """Count a text as finished."""

@@ -148,7 +148,8 @@ class GraphMaker:
     def _encode_audio(self) -> Graph:
         width = self.dims.n_mels or 1
         columns = N_COLUMNS if self.dims.n_mels else N_COLUMNS * 160
-        inputs, axes = {"mel": torch.randn(N_UTTERANCES, columns, width)}, {"mel": (0, 1)}
+        inputs = {"mel": torch.randn(N_UTTERANCES, columns, width)}
+        axes: dict[str, tuple[int, ...]] = {"mel": (0, 1)}
         if not self.pads:
             inputs["lengths"], axes["lengths"] = torch.tensor([columns, columns - 32]), (0,)
         return Graph("encode_audio", self.encode_audio, inputs, axes, ("states",))

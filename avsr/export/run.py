@@ -15,7 +15,7 @@ from avsr.checkpoint.exported import GRAPH, KIND, WEIGHTS_FILE
 from avsr.checkpoint.folder import TOKENIZER, sha256_of
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput
 from avsr.models.onnx import OnnxDims, OnnxModel
-from avsr.output import reason_of, write_files
+from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
 
 PACKAGES = ("onnx", "onnxscript")
@@ -71,11 +71,11 @@ def check(checkpoint: Checkpoint) -> None:
     if isinstance(model, OnnxModel):
         raise BadCheckpoint(f"{name}: is exported already.  Export the model that it was made from.")
     if model.joint_ctc:
-        raise BadCheckpoint(f"{name}: its search adds CTC's scores of the decoder's tokens, which only torch computes here, so it "
-                            "cannot be exported.  Use it by its own folder.")
+        raise BadCheckpoint(f"{name}: its search adds CTC's scores of the decoder's tokens, which only torch computes here, so "
+                            "it cannot be exported.  Use it by its own folder.")
     if model.ctc_only:
-        raise BadCheckpoint(f"{name}: it has no decoder, and the search by CTC alone needs torch, so it cannot be exported.  Use "
-                            "it by its own folder.")
+        raise BadCheckpoint(f"{name}: it has no decoder, and the search by CTC alone needs torch, so it cannot be exported.  "
+                            "Use it by its own folder.")
 
 
 def _write(checkpoint: Checkpoint, folder: Path, int8: bool, source: dict, progress: Progress) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ def _write(checkpoint: Checkpoint, folder: Path, int8: bool, source: dict, progr
         progress("exporting", len(graphs), len(graphs), "files")
     (folder / TOKENIZER).write_bytes(checkpoint.tokenizer.path.read_bytes())
     sha256 = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-    write_files({folder / "model.json": _describe(checkpoint, sha256, int8, source)})
+    (folder / "model.json").write_text(_describe(checkpoint, sha256, int8, source), encoding="utf-8")
     return tuple(names)
 
 

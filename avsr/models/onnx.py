@@ -152,7 +152,7 @@ class OnnxModel:
             if name == "video" or not self.pads or mask is not None:
                 rest[f"{name}_mask"] = np.ones(states.shape[:2], bool) if mask is None else mask
         modality = _modality(memory.audio, memory.video)
-        if modality == "av" and self.reliability:
+        if modality == "av" and memory.reliability is not None:
             rest["reliability"] = memory.reliability
         heads, inside = self.dims.n_heads, self.dims.width // self.dims.n_heads
         nothing = np.zeros((memory.n_utterances, heads, 0, inside), np.float32)

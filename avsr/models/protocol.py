@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -111,11 +111,11 @@ class SpeechModel(Protocol):
         """A cache for decoding from a Memory, without any tokens."""
         ...
 
-    def step(self, tokens: Array, cache: SearchCache) -> Array:
+    def step(self, tokens: Array, cache: Any) -> Array:
         """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 of what follows the last; the cache grows."""
         ...
 
-    def read(self, tokens: Array, cache: SearchCache, positions: Sequence[int]) -> Array:
+    def read(self, tokens: Array, cache: Any, positions: Sequence[int]) -> Array:
         """As `step`, with the logits (N, K, V) of what follows the tokens at K positions."""
         ...
 

@@ -166,8 +166,8 @@ def load_models(model: str | Path | Checkpoint, lips: str | Path | Checkpoint | 
     other = lips if isinstance(lips, Checkpoint) else load_model(lips, "v", device, progress)
     for one in (sound, other):
         if isinstance(one.model, OnnxModel):
-            raise BadCheckpoint(f"{one.name}: an export, which --lips cannot join to another model.  Use the model that it was made "
-                                "from.")
+            raise BadCheckpoint(f"{one.name}: an export, which --lips cannot join to another model.  Use the model that it was "
+                                "made from.")
     both = combine(sound, other)
     return both.lips if modality == "v" else both
 
