@@ -18,13 +18,12 @@ from avsr import decode, timing
 from avsr.arrays import Array, like, log_softmax, repeat, to_numpy
 from avsr.checkpoint import Checkpoint
 from avsr.decode import HELPS, DecodeOptions, Hypothesis
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, listed
 from avsr.features import features
 from avsr.lips import centre
 from avsr.memory import Memory
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
 from avsr.schema import InvalidValue, validate_table
-from avsr.tensorfiles import listed
 from avsr.text.tokenizers import WordTokens
 from avsr.transcript import Word
 

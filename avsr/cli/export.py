@@ -36,8 +36,8 @@ def export_command(model: str, output_dir: Path | None, kind: str, int8: bool, q
         from avsr.export import export
 
         if output_dir is None and Path(model).exists() and "/" in model:
-            raise BadCheckpoint(f"{model}: exports are kept by a model's name, and this is a path.  Name a folder for the export "
-                                "with --output-dir.")
+            raise BadCheckpoint(f"{model}: exports are kept by a model's name, and this is a path.  Name a folder for the "
+                                "export with --output-dir.")
         checkpoint = load(model, lips=may_use_video(model), progress=bars)
         exported = export(checkpoint, output_dir or kept_export(model), int8=int8, source=identity(folder_of(model)),
                           progress=bars)

@@ -16,8 +16,8 @@ from typing import Annotated
 import torch
 
 from avsr import decode
-from avsr.combine import CombinedRecogniser, Comparison
 from avsr.combine.memory import CombinedMemory
+from avsr.combine.recogniser import CombinedRecogniser, Comparison
 from avsr.combine.scores import n_letters
 from avsr.decode import DecodeOptions, Hypothesis, TextLimits
 from avsr.decode.limits import max_characters

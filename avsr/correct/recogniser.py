@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import torch
 
-from avsr.combine import CombinedRecogniser
 from avsr.combine.memory import CombinedMemory
+from avsr.combine.recogniser import CombinedRecogniser
 from avsr.combine.spelling import Candidate, SpellingSearch
 from avsr.correct.corrector import Correction, Corrector
 from avsr.correct.lists import FoundLists, read_lists

@@ -14,8 +14,10 @@ from avsr.checkpoint.description import describe
 from avsr.checkpoint.exported import GRAPH, KIND, WEIGHTS_FILE
 from avsr.checkpoint.folder import TOKENIZER, sha256_of
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.models.hybrid import HybridAVSR
 from avsr.models.onnx import OnnxDims, OnnxModel
 from avsr.output import reason_of
+from avsr.rates import MEMORY_RATE, SAMPLE_RATE
 from avsr.runtime import Progress, no_progress
 
 PACKAGES = ("onnx", "onnxscript")
@@ -82,7 +84,9 @@ def _write(checkpoint: Checkpoint, folder: Path, int8: bool, source: dict, progr
     from avsr.export.files import SharedWeights, quantised, traced
     from avsr.export.graphs import GraphMaker
 
-    maker = GraphMaker(checkpoint.model, pads=checkpoint.pad_seconds is not None)
+    model = checkpoint.model
+    assert not isinstance(model, HybridAVSR), "see check"
+    maker = GraphMaker(model, pads=checkpoint.pad_seconds is not None)
     names = []
     with (folder / WEIGHTS_FILE).open("wb") as file:
         weights = SharedWeights(file, WEIGHTS_FILE)
@@ -106,7 +110,8 @@ def _describe(checkpoint: Checkpoint, sha256: dict[str, str], int8: bool, source
     import json
 
     dims = checkpoint.model.dims
-    samples = 2 if dims.n_mels else checkpoint.model.audio.wave.samples
+    assert dims.n_context is not None, "only hybrid networks have no limit, see check"
+    samples = 2 if dims.n_mels else SAMPLE_RATE // MEMORY_RATE
     sizes = OnnxDims(dims.width, dims.n_heads, dims.n_mels, dims.n_decoder_layers, dims.n_vocab, dims.n_context, samples)
     about = describe(checkpoint, sha256) | {"network": KIND, "dims": asdict(sizes), "base": None, "onnx": {
         "modalities": list(checkpoint.model.modalities), "estimates_reliability": checkpoint.model.reliability is not None,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from avsr import cropped, decode, media, selection
 from avsr.checkpoint import Checkpoint, export_for, folder_of, load, may_use_video
 from avsr.combine import CombinedCheckpoint, combine, open_recogniser
-from avsr.correct import Corrector, corrected, open_corrector
 from avsr.errors import AvsrError, BadCheckpoint, BadMedia
 from avsr.lips import MouthCropSettings
 from avsr.lm import LanguageModel
@@ -34,6 +33,8 @@ from avsr.transcript import Segment, Transcript
 
 if TYPE_CHECKING:
     import torch
+
+    from avsr.correct import Corrector
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     check_search(checkpoint, options)
     check_model(checkpoint, modality, options)
     options = replace(options, **decode.open_external(options, checkpoint.tokenizer, progress))
-    corrector = None if options.correct is None else open_corrector(options.correct)
+    corrector = _open_corrector(options.correct)
     mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
     want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
@@ -132,7 +133,11 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             speakers=options.speakers, speaker_model=options.speaker_model,
             save_lips=None if options.save_lips is None else Path(options.save_lips))
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, settings, progress=progress)
-        recogniser = corrected(open_recogniser(checkpoint, used), corrector, used)
+        recogniser = open_recogniser(checkpoint, used)
+        if corrector is not None:
+            from avsr.correct import corrected
+
+            recogniser = corrected(recogniser, corrector, used)
         transcriber = Transcriber(recogniser, used, language, options, video_use, shared)
         segments: list[Segment] = []
         for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):
@@ -151,6 +156,15 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
                           transcriber.language or "en", checkpoint.name, used, reason, reader.duration_s,
                           (*recording.problems, *problems, *video_problems, *speaker_problems,
                            *transcriber.prompts.problems(recording.name)), options.task)
+
+
+def _open_corrector(asked: str | Path | Corrector | None) -> Corrector | None:
+    """The corrector that was asked for. Only those who ask for one need torch for it."""
+    if asked is None:
+        return None
+    from avsr.correct import open_corrector
+
+    return open_corrector(asked)
 
 
 def load_models(model: str | Path | Checkpoint, lips: str | Path | Checkpoint | None, modality: str,
