@@ -56,17 +56,14 @@ def mel_power(samples: np.ndarray, n_mels: int) -> np.ndarray:
     """Power in each mel band (..., S // HOP, n_mels) float32 of sound (..., S) float32, S at least N_FFT, a frame each HOP."""
     n_frames, filters, edge = samples.shape[-1] // HOP, mel_filters(n_mels).T, N_FFT // 2       # Whisper drops the last frame
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
-    windowed, spectrum = np.empty((BLOCK, N_FFT), np.float32), np.empty((BLOCK, edge + 1), np.complex64)
-    squares = spectrum.view(np.float32)                     # of real and imaginary parts by turns
     out = np.empty((*samples.shape[:-1], n_frames, n_mels), np.float32)
     for place in np.ndindex(samples.shape[:-1]):
         padded = np.pad(samples[place], edge, mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
         for start in range(0, n_frames, BLOCK):
-            n = min(BLOCK, n_frames - start)
-            np.multiply(frames[start : start + n], window, out=windowed[:n])
-            np.square(np.fft.rfft(windowed[:n], out=spectrum[:n]).view(np.float32), out=squares[:n])
-            np.matmul(squares[:n, 0::2] + squares[:n, 1::2], filters, out=out[place][start : start + n])
+            here = slice(start, min(start + BLOCK, n_frames))
+            spectrum = np.fft.rfft(frames[here] * window)   # 32 bits; 64 before NumPy 2
+            np.matmul(np.square(spectrum.real) + np.square(spectrum.imag), filters, out=out[place][here])
     return out
 
 
