@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from avsr import noise
-from avsr.augment import Augment, augment_sound, centre, hide_frames, make_unreadable, speed
+from avsr.augment import Augment, augment_sound, hide_frames, make_unreadable, speed
 from avsr.cache import Cached, read_entry
 from avsr.corrupt import Mouth, fitted
 from avsr.errors import BadManifest
 from avsr.features import features
+from avsr.lips import centre
 from avsr.manifest import CacheEntry, TimedWord, Utterance, manifest_path, read
 from avsr.rates import VIDEO_FPS, samples_to_frames
 from avsr.text import Tokenizer, ctc_classes, normalise, target_tokens

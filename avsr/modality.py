@@ -16,12 +16,12 @@ import numpy as np
 from avsr import media
 from avsr.errors import AvsrError, BadMedia, NoFace, counted
 from avsr.media.level import FLOOR_DB, decibels
+from avsr.memory import Memory
 from avsr.names import MODALITY_NAMES
 from avsr.stream import Window
 
 if TYPE_CHECKING:                                           # so that a model without torch does not need it here
     from avsr.checkpoint import Checkpoint
-    from avsr.models.decoder import Memory
 
 
 def check_modality(checkpoint: Checkpoint, modality: str) -> None:

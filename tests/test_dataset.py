@@ -8,10 +8,11 @@ import pytest
 from made_corpus import FRAMES, WORDS, corpus, say, utterance
 
 from avsr import cache, manifest, noise
-from avsr.augment import Augment, centre
+from avsr.augment import Augment
 from avsr.dataset import NO_LABEL, SILENCE, Examples, ExampleSpec, ManifestRow, frame_labels, label_words, read_prepared
 from avsr.errors import BadManifest
 from avsr.features import log_mel
+from avsr.lips import centre
 from avsr.manifest import TimedWord
 from avsr.text import write_characters
 

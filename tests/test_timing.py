@@ -59,15 +59,15 @@ def test_a_path_along_a_valley():
 def test_the_median_is_scipys_inside(x, width):
     from scipy.signal import medfilt
 
-    ours, reach = timing.median_filter(torch.from_numpy(x), width).numpy(), width // 2
+    ours, reach = timing.median_filter(x, width), width // 2
     np.testing.assert_array_equal(ours[..., reach:-reach], medfilt(x, (1, 1, width))[..., reach:-reach])
     edge = np.concatenate([x[..., reach:0:-1], x], axis=-1)  # reflected
     np.testing.assert_array_equal(ours[..., 0], np.median(edge[..., :width], axis=-1))
 
 
 def test_the_median_leaves_short_inputs_alone():
-    x = torch.randn(2, 3, 3)
-    assert torch.equal(timing.median_filter(x, 7), x)
+    x = np.random.default_rng(0).standard_normal((2, 3, 3))
+    assert np.array_equal(timing.median_filter(x, 7), x)
 
 
 # Words

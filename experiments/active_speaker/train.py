@@ -21,7 +21,7 @@ from network import TorchNetwork
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsr.augment import centre
+from avsr.lips import centre
 from avsr.rates import FEATURES_PER_FRAME
 from avsr.speakers.network import Dims, halved
 
