@@ -23,6 +23,9 @@ LABEL_OPTIONS = ("second_model", "language", "min_confidence", "min_word_confide
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--workers", type=click.IntRange(1, 1024), default=None, help="Processes.  [default: one on each core]")
+@click.option("--cluster", default=None, metavar="ADDRESS",
+              help="Do the work on a Ray cluster: ray for one on this machine, ray:HOST:PORT on a machine of a cluster, "
+                   "ray://HOST:PORT from elsewhere.  [default: processes of this machine]")
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Largest share of frames without a face; beyond it an utterance is dropped.")
 @click.option("--max-dropped", type=Number(0, 1), default=0.05,

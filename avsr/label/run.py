@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from avsr import assets, faces, manifest
+from avsr import assets, faces, manifest, workers
 from avsr.errors import BadOutput, counted
 from avsr.label import readings
 from avsr.label.journal import LabelJournal, RecordingEnd
@@ -28,10 +28,10 @@ from avsr.label.result import CLIPS, LabelledCorpus, Recording
 from avsr.manifest import Dropped, Problem, Utterance
 from avsr.names import file_name
 from avsr.output import write_file
-from avsr.prepare import PrepareSettings, conclude, pool
+from avsr.prepare import PrepareSettings, conclude
 from avsr.prepare.crop import Outcome
 from avsr.prepare.journal import Journal, identity
-from avsr.runtime import Progress, n_cores, no_progress
+from avsr.runtime import Progress, no_progress
 
 DIED = "worker died"
 
@@ -46,6 +46,7 @@ def label(recordings: Sequence[Recording], folder: str | Path, *, settings: Labe
     labels or a cache made in another way, BadOutput where it cannot write.
     """
     prepare, folder = prepare or PrepareSettings(), Path(os.path.realpath(folder))
+    workers.check_cluster(prepare.cluster)
     prepare = replace(prepare, max_missing=settings.limits.max_missing)
     if "v" in prepare.modality and (landmarks := prepare.mouth_crop.face_landmarks) is not None:
         assets.find(faces.asset_of(landmarks))
@@ -105,7 +106,8 @@ class _Run:
 
         tell()
         task = partial(work, settings=self.settings, prepare=self.prepare)
-        for number, end in pool.run(task, jobs, self.prepare.workers or n_cores(), on_part=take):
+        gpu = self.settings.device.startswith("cuda")
+        for number, end in workers.run(task, jobs, self.prepare.workers, cluster=self.prepare.cluster, gpu=gpu, on_part=take):
             self.labels.add(end or RecordingEnd(jobs[number].media, 0.0, 0, reason=DIED))
             order.end(number)
             shares[number] = 1.0

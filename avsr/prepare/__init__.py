@@ -2,8 +2,9 @@
 
     Utterances -> jobs (one recording each) -> worker processes -> shards, journal -> manifest.jsonl, dropped.tsv,
     problems.tsv, contact_sheets/
-Worker processes crop (crop.py, pool.py). This process alone writes (journal.py), in the order of the corpus, so the bytes are
-the same with any number of workers and however often the run was killed in between. contact_sheets.py shows the mouths.
+Worker processes crop (crop.py), here or on a cluster (avsr.workers). This process alone writes (journal.py), in the order of the
+corpus, so the bytes are the same with any number of workers and however often the run was killed in between. contact_sheets.py
+shows the mouths.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr import assets, faces, manifest
+from avsr import assets, faces, manifest, workers
 from avsr.errors import BadManifest, BadOutput, counted
 from avsr.manifest import Dropped, Problem, Utterance
-from avsr.prepare import pool
 from avsr.prepare.contact_sheets import write_contact_sheets
 from avsr.prepare.crop import Job, Outcome, PrepareSettings, no_faces, work
 from avsr.prepare.journal import Done, Journal, identity
-from avsr.runtime import Progress, n_cores, no_progress
+from avsr.runtime import Progress, no_progress
 
 __all__ = ["PrepareSettings", "Prepared", "prepare"]
 
@@ -135,6 +135,7 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
     and MissingAsset.
     """
     settings = settings or PrepareSettings()
+    workers.check_cluster(settings.cluster)
     folder = Path(os.path.realpath(folder))
     everything = [relative_to_manifest(utterance, folder) for utterance in utterances]
     _check_ids(everything)
@@ -201,7 +202,8 @@ def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, 
         return sum(len(one.packed.blob) for outcomes in early.values() for one in outcomes if one.packed) > HELD_BYTES
 
     progress("preparing", n_done, n_total, "utterances")
-    for number, outcomes in pool.run(partial(work, settings=settings), jobs, settings.workers or n_cores(), hold=hold):
+    task = partial(work, settings=settings)
+    for number, outcomes in workers.run(task, jobs, settings.workers, cluster=settings.cluster, hold=hold):
         early[number] = outcomes or [Outcome(utterance.id, dropped=DIED) for utterance in jobs[number].utterances]
         n_done += len(early[number])
         progress("preparing", n_done, n_total, "utterances")
