@@ -19,7 +19,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles", "textfiles", "folders", "remote",
          "workers", "download", "assets", "fetch", "media", "faces", "sync", "lips", "cropped", "features", "segment",
          "selection", "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript",
-         "manifest", "corpora", "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "hmm", "decode",
+         "manifest", "corpora",
+         "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "hmm", "decode",
          "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "transcribe",
          "align", "find_speakers", "live", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "serve", "cli",
          "__main__"]

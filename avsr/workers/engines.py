@@ -20,8 +20,8 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int | None = None, *, cluste
     n_workers: jobs that are done at once; None for one on each core of this machine, or of the cluster. cluster: None for
     processes on this machine, or the address of a Ray cluster, see address.parse. gpu: whether a job takes one of the cluster's
     GPUs. hold: while it is true, no job is begun until the running ones are done. on_part: called with the number of a job and
-    each part of its result, as soon as it is made; by Ray, when the job is done. A job whose worker died is begun anew, and then
-    its first parts may come twice.
+    each part of its result, as soon as it is made; by Ray, when the job is done. A job whose worker died is begun anew, and
+    then its first parts may come twice.
     Raises AvsrError if no worker can be started or the cluster cannot be used, and what `work` raises of that kind;
     RuntimeError for a mistake in `work`.
     """

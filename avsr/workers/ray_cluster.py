@@ -28,7 +28,7 @@ LOST = 50                             # losses of the machine a job was on, afte
 LOOK_S = 5.0                          # seconds between looks at how many cores the cluster has
 # Statistics are not sent, and what is not for the user is not printed; values that the user has set are kept. Without the last
 # one, `uv run` would copy the whole folder to each machine and install it there.
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1", "RAY_DEDUP_LOGS": "0",
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
