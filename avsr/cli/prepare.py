@@ -92,7 +92,8 @@ def prepare_command(context: click.Context, corpus: str, source: Path, output: P
                             "the recogniser that is to write the texts.")
         found = CORPORA[corpus](source, split_list=split_list)
         with ProgressBar(quiet, lines=True) as bars:
-            prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)
+            prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars,
+                               dashboard=bars.note)
         if not quiet:
             print_status(prepared.summary(), lines=True)
         prepared.check()
@@ -106,7 +107,8 @@ def _label(source: Path, output: Path, prepare: PrepareSettings, model: str, opt
     settings = LabelSettings(model, second, device, LabelLimits(**options, max_missing=prepare.max_missing))
     recordings, dropped = find_recordings(source)
     with ProgressBar(quiet, lines=True) as bars:
-        corpus = label(recordings, output, settings=settings, prepare=prepare, dropped=dropped, progress=bars)
+        corpus = label(recordings, output, settings=settings, prepare=prepare, dropped=dropped, progress=bars,
+                       dashboard=bars.note)
     if not quiet:
         print_status(corpus.summary(), lines=True)
     corpus.check()

@@ -23,8 +23,10 @@ from avsr.errors import BadManifest, BadOutput, counted
 from avsr.manifest import Dropped, Problem, Utterance
 from avsr.prepare.contact_sheets import write_contact_sheets
 from avsr.prepare.crop import Job, Outcome, PrepareSettings, no_faces, work
+from avsr.prepare.dashboard import Dashboard, Tell, tell_nobody
 from avsr.prepare.journal import Done, Journal, identity
 from avsr.prepare.storage import Storage
+from avsr.rates import SAMPLE_RATE, VIDEO_FPS
 from avsr.runtime import Progress, no_progress
 
 __all__ = ["PrepareSettings", "Prepared", "prepare"]
@@ -126,12 +128,13 @@ class Prepared:
 
 
 def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: PrepareSettings | None = None,
-            dropped: Sequence[Dropped] = (), progress: Progress = no_progress) -> Prepared:
+            dropped: Sequence[Dropped] = (), progress: Progress = no_progress, dashboard: Tell = tell_nobody) -> Prepared:
     """Crop, pack and check `utterances` into `folder`, from where an earlier run stopped.
 
     utterances: media paths absolute, addresses, or relative to the current folder. folder: also an address such as
     s3://bucket/prepared, see storage.py. dropped: what the corpus reader could not use,
     which is listed with the rest. progress: called with utterances done, those of earlier runs included.
+    dashboard: called with the line of dashboard.py.
 
     Writes manifest.jsonl (in the order of `utterances`), shards, dropped.tsv, problems.tsv and contact_sheets/.
     Raises BadManifest for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write,
@@ -155,7 +158,7 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
             done = {utterance.id for utterance in everything if _is_done(journal.rows.get(utterance.id), utterance, settings)}
             jobs = _jobs([utterance for utterance in everything if utterance.id not in done], folder)
             try:
-                _work_off(jobs, journal, settings, len(everything), len(done), progress)
+                _work_off(jobs, journal, settings, _Watch(progress, dashboard, len(everything), len(done)))
                 journal.finish()
             except OSError as error:
                 raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of "
@@ -202,8 +205,23 @@ def _jobs(utterances: Sequence[Utterance], folder: Path) -> list[Job]:
             for media, theirs in by_media.items()]
 
 
-def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, n_total: int, n_done: int,
-              progress: Progress) -> None:
+class _Watch:
+    """Tells the callbacks how far a run is."""
+
+    def __init__(self, progress: Progress, tell: Tell, n_total: int, n_done: int):
+        self.progress, self.tell, self.board, self.n_total = progress, tell, Dashboard(n_total, n_done), n_total
+        progress("preparing", n_done, n_total, "utterances")
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Count the outcomes of a job."""
+        for one in outcomes:
+            frames, samples = (one.packed.n_frames, one.packed.n_samples) if one.packed else (0, 0)
+            self.board.add(1, max(frames / VIDEO_FPS, samples / SAMPLE_RATE), one.dropped)
+        self.progress("preparing", self.board.n, self.n_total, "utterances")
+        self.tell(self.board.line())
+
+
+def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, watch: _Watch) -> None:
     """Do the jobs, and add the outcomes to the journal in the order of the jobs."""
     early: dict[int, list[Outcome]] = {}                     # done before jobs that come before them
     next_job = 0
@@ -211,12 +229,10 @@ def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, 
     def hold() -> bool:
         return sum(len(one.packed.blob) for outcomes in early.values() for one in outcomes if one.packed) > HELD_BYTES
 
-    progress("preparing", n_done, n_total, "utterances")
     task = partial(work, settings=settings)
     for number, outcomes in workers.run(task, jobs, settings.workers, cluster=settings.cluster, hold=hold):
         early[number] = outcomes or [Outcome(utterance.id, dropped=DIED) for utterance in jobs[number].utterances]
-        n_done += len(early[number])
-        progress("preparing", n_done, n_total, "utterances")
+        watch.add(early[number])
         while next_job in early:
             for outcome, utterance in zip(early.pop(next_job), jobs[next_job].utterances, strict=True):
                 journal.add(outcome, utterance)

@@ -18,6 +18,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+from avsr import remote
 from avsr.errors import AvsrError
 from avsr.runtime import exit_with_parent
 from avsr.workers.work import ONE_THREAD, STUCK_S, TRIES, Work, use_one_thread
@@ -76,6 +77,8 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int, *, hold: Callable[[], b
                     failed_starts = 0
                 elif message == "done" and number is not None:
                     yield number, result
+                elif message == "retries":
+                    remote.add_retries(result)
                 elif message == "part" and number is not None:
                     on_part(number, result)
                 elif message == "error":
@@ -126,7 +129,10 @@ def _serve(pipe: Connection, work: Work) -> None:
         while True:
             job = pipe.recv()
             try:
+                before = remote.n_retries()
                 message = "done", work(job, lambda *part: pipe.send(("part", *part) if part else ("tick", None)))
+                if n_retries := remote.n_retries() - before:
+                    pipe.send(("retries", n_retries))
             except AvsrError as error:                       # such as a model that is not there
                 message = "error", str(error)
             except Exception:                                # a bug in avsr, shown by the main process

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from avsr import __version__
+from avsr import __version__, remote
 from avsr.errors import AvsrError
 from avsr.workers.address import check_cluster, parse
 from avsr.workers.work import ONE_THREAD, TRIES, Work
@@ -45,7 +45,8 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int | None, cluster: str, *,
                     if outcome is None:
                         yield number, None
                         continue
-                    parts, result = outcome
+                    parts, result, n_retries = outcome
+                    remote.add_retries(n_retries)
                     for part in parts:
                         on_part(number, part)
                     yield number, result

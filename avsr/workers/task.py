@@ -1,6 +1,6 @@
 """What a worker of a cluster does with a job; it runs on a machine that has this program, too.
 
-    bytes of `work`, bytes of a job -> ("done", (parts, result)), ("error", sentence) or ("failed", traceback)
+    bytes of `work`, bytes of a job -> ("done", (parts, result, n_retries)), ("error", sentence) or ("failed", traceback)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from avsr import remote
 from avsr.errors import AvsrError
 from avsr.workers.work import STUCK_S, Work, use_one_thread
 
@@ -20,6 +21,7 @@ from avsr.workers.work import STUCK_S, Work, use_one_thread
 def do(work: bytes, job: bytes) -> tuple[str, Any]:
     """The outcome of a job: its kind, and what belongs to it. The process ends if the job gives no sign of life for STUCK_S."""
     parts: list[Any] = []
+    before = remote.n_retries()
 
     def tick(*part: Any) -> None:
         parts.extend(part)
@@ -28,7 +30,8 @@ def do(work: bytes, job: bytes) -> tuple[str, Any]:
 
     try:
         tick()
-        return "done", (parts, _loaded(work)(pickle.loads(job), tick))
+        result = _loaded(work)(pickle.loads(job), tick)
+        return "done", (parts, result, remote.n_retries() - before)
     except AvsrError as error:
         return "error", str(error)
     except Exception:                                        # a bug in avsr, shown by the process that gave the job
