@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from avsr import assets, faces, manifest, workers
+from avsr import assets, faces, manifest, remote, workers
 from avsr.errors import BadOutput, counted
 from avsr.label import readings
 from avsr.label.journal import LabelJournal, RecordingEnd
@@ -47,6 +47,9 @@ def label(recordings: Sequence[Recording], folder: str | Path, *, settings: Labe
     asked for and cannot be, BadManifest for a folder with labels or a cache made in another way, BadOutput where it cannot
     write.
     """
+    if remote.as_address(folder):
+        raise BadOutput(f"{remote.shown(folder)}: labels are written into a folder of this machine.  Name one, and copy it to "
+                        "the storage when it is done.")
     prepare, folder = prepare or PrepareSettings(), Path(os.path.realpath(folder))
     workers.check_cluster(prepare.cluster)
     prepare = replace(prepare, max_missing=settings.limits.max_missing)

@@ -60,7 +60,8 @@ class _Tasks:
     def __init__(self, ray: ModuleType, work: Work, jobs: Sequence[Any], cluster: str, n_workers: int | None, *, gpu: bool):
         self.ray, self.jobs, self.cluster, self.n_workers, self.gpu = ray, jobs, cluster, n_workers, gpu
         self.work = ray.put(ray.cloudpickle.dumps(work))
-        self.function = ray.remote(max_retries=0, num_cpus=1, num_gpus=int(gpu), runtime_env={"env_vars": ONE_THREAD})(_task())
+        options = {"max_retries": 0, "num_cpus": 1, "num_gpus": int(gpu), "runtime_env": {"env_vars": ONE_THREAD}}
+        self.function = ray.remote(**options)(_task(os.getcwd()))
         self.waiting = deque(range(len(jobs)))
         self.running: dict[Any, int] = {}
         self.tries, self.lost = [0] * len(jobs), [0] * len(jobs)
@@ -131,7 +132,7 @@ class _Tasks:
             self.ray.cancel(task, force=True)
 
 
-def _task() -> Callable[[bytes, bytes], tuple[str, Any]]:
+def _task(folder: str) -> Callable[[bytes, bytes], tuple[str, Any]]:
     """The function of a task, which travels by value, as that machine may have no avsr, or another version of it."""
     expected = __version__
 
@@ -146,7 +147,7 @@ def _task() -> Callable[[bytes, bytes], tuple[str, Any]]:
             return "version", (platform.node(), version)
         from avsr.workers.task import do
 
-        return do(work, job)
+        return do(work, job, folder)
 
     return job
 

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import pickle
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +20,11 @@ from avsr.errors import AvsrError
 from avsr.workers.work import STUCK_S, Work, use_one_thread
 
 
-def do(work: bytes, job: bytes) -> tuple[str, Any]:
-    """The outcome of a job: its kind, and what belongs to it. The process ends if the job gives no sign of life for STUCK_S."""
+def do(work: bytes, job: bytes, folder: str) -> tuple[str, Any]:
+    """The outcome of a job: its kind, and what belongs to it. folder: what relative paths are relative to.
+
+    The process ends if the job gives no sign of life for STUCK_S.
+    """
     parts: list[Any] = []
     before = remote.n_retries()
 
@@ -28,6 +33,8 @@ def do(work: bytes, job: bytes) -> tuple[str, Any]:
         # A thread of C code, which ends the process even while other C code never returns.
         faulthandler.dump_traceback_later(STUCK_S, exit=True, file=sys.__stderr__ or sys.stderr)
 
+    with suppress(OSError):                                  # a machine that lacks the folder lacks the files in it, too
+        os.chdir(folder)
     try:
         tick()
         result = _loaded(work)(pickle.loads(job), tick)
