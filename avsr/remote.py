@@ -121,7 +121,7 @@ class _Ranges(RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self.size, self.position + len(buffer))
+        end = min(self.size, self.position + min(len(buffer), RANGE))
         data = read_bytes(self.place, self.position, end) if end > self.position else b""
         buffer[:len(data)] = data
         self.position += len(data)
