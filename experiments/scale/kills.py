@@ -3,7 +3,7 @@
     clips -> avsr prepare (undisturbed), avsr prepare --cluster ray (killed) -> sha256 of manifest, tables and shards of both
 
     uv run python experiments/scale/kills.py data/raw/grid out/kills --clips 60 --kills 20
-    uv run python experiments/scale/kills.py data/raw/grid out/kills --clips 60 --kills 0 --engine ray --engine pool
+    uv run python experiments/scale/kills.py data/raw/grid out/kills --clips 60 --kills 0 --engine pool --engine ray
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -36,17 +35,19 @@ def main() -> None:
     options = parser.parse_args()
     shutil.rmtree(options.output, ignore_errors=True)
     corpus = some_clips(options.grid, options.output / "in", options.clips)
-    for engine in options.engine or ["pool"]:
-        timed(corpus, options.output / engine, engine)
+    engines = options.engine or ["pool"]
+    folders = [options.output / f"{engine}-{number}" for number, engine in enumerate(engines, start=1)]
+    for engine, folder in zip(engines, folders, strict=True):
+        timed(corpus, folder, engine)
     if options.kills:
         rng, left, number = random.Random(options.seed), options.kills, 0
         while left:                                          # a run that ends before it was killed often enough is followed by
             number += 1                                      # another one
             folder = options.output / f"killed-{number}"
             left -= disturbed(corpus, folder, left, options.mean_s, rng)
-            compare(options.output / (options.engine or ["pool"])[0], folder)
-    for engine in (options.engine or ["pool"])[1:]:
-        compare(options.output / (options.engine or ["pool"])[0], options.output / engine)
+            compare(folders[0], folder)
+    for folder in folders[1:]:
+        compare(folders[0], folder)
 
 
 def some_clips(grid: Path, folder: Path, n: int) -> Path:
@@ -72,20 +73,35 @@ def start(corpus: Path, folder: Path, engine: str) -> subprocess.Popen[str]:
 
 
 def timed(corpus: Path, folder: Path, engine: str) -> None:
-    """Prepare without disturbance, and print the wall time and the processor time of all processes, the start apart."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    """Prepare without disturbance, and print wall and processor time of all its processes, those until the first utterance
+    apart."""
+    began, first, spent = time.monotonic(), None, {}
     process = start(corpus, folder, engine)
-    first = None
     while process.poll() is None:
+        spent |= processor_times(process.pid)
         if first is None and n_lines(folder) > 1:
-            first = time.monotonic()
-        time.sleep(0.02)
-    end = time.monotonic()
+            first = time.monotonic() - began, sum(spent.values())
+        time.sleep(0.1)
     assert process.returncode == 0, process.communicate()[1]
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f"{engine}: {end - began:.1f} s wall, {(first or end) - began:.1f} s of them to the first utterance; {cpu:.1f} s CPU",
-          flush=True)
+    assert first is not None
+    wall_s, cpu_s = time.monotonic() - began, sum(spent.values())
+    print(f"{folder.name}: {first[0]:.1f} s wall and {first[1]:.1f} s CPU until the first utterance, then "
+          f"{wall_s - first[0]:.1f} s wall and {cpu_s - first[1]:.1f} s CPU", flush=True)
+
+
+def processor_times(root: int) -> dict[int, float]:
+    """Seconds of processor time of a process and all below it, by process. Ray's workers are in sessions of their own."""
+    rows = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        rows[int(path.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    below = {root}
+    for _ in range(5):
+        below |= {pid for pid, (parent, _) in rows.items() if parent in below}
+    return {pid: rows[pid][1] for pid in below if pid in rows}
 
 
 def disturbed(corpus: Path, folder: Path, n_kills: int, mean_s: float, rng: random.Random) -> int:
