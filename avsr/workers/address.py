@@ -19,7 +19,7 @@ def parse(cluster: str) -> str | None:
     Raises AvsrError.
     """
     kind, _, place = cluster.partition(":")
-    if kind == "ray" and not place:
+    if cluster == "ray":
         return None
     if kind == "ray" and place == "auto":
         return place
