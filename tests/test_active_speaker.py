@@ -95,11 +95,25 @@ def test_a_damaged_network_is_refused_by_name(tmp_path):
     about = json.loads((folder / "network.json").read_text())
     about["dims"]["width"] += 1
     (folder / "network.json").write_text(json.dumps(about))
-    with pytest.raises(BadCheckpoint, match="its weights do not fit its dims"):
+    with pytest.raises(BadCheckpoint, match=r"encode\.onnx: its weights do not fit the dims in network\.json"):
         ActiveSpeakerDetector(folder).scores(*made(5)[:2])
     folder = tmp_path / "third"
     shutil.copytree(detector.SHIPPED, folder)
     about["mouth_crop"]["smooth"] += 1
     (folder / "network.json").write_text(json.dumps(about))
     with pytest.raises(BadCheckpoint, match="its mouths are cropped otherwise"):
+        ActiveSpeakerDetector(folder).scores(*made(5)[:2])
+
+
+@pytest.mark.parametrize("file", ["encode.onnx", "score.onnx"])
+def test_a_graph_that_is_missing_or_cut_off_is_refused_by_name(tmp_path, file):
+    folder = tmp_path / "cut"
+    shutil.copytree(detector.SHIPPED, folder)
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadCheckpoint, match=rf"{file}: cannot be read as a network \(.*\)\.  Install avsr again\."):
+        ActiveSpeakerDetector(folder).scores(*made(5)[:2])
+    folder = folder.rename(tmp_path / "without")
+    (folder / file).unlink()
+    with pytest.raises(BadCheckpoint, match=rf"{file}: cannot be read as a network"):
         ActiveSpeakerDetector(folder).scores(*made(5)[:2])

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
 from avsr.checkpoint.old_names import AudioGate, current_dims, current_tensor
-from avsr.errors import BadCheckpoint, BadOutput, quote
+from avsr.errors import BadCheckpoint, BadOutput, listed, quote
 from avsr.models.avsr import Dims
 from avsr.output import reason_of, whole_file
 from avsr.schema import Between, InvalidValue, Printable, read_json, validate_table
-from avsr.tensorfiles import listed, read_safetensors
+from avsr.tensorfiles import read_safetensors
 
 STATE = "state.json"
 OLDER = "Resume with the version of avsr that began the run, or start a new run with --output-dir."

@@ -1,0 +1,161 @@
+"""Writes an active-speaker network as `avsr` runs it: two ONNX graphs and a description (avsr/speakers/network.py).
+
+    uv run --extra export experiments/active_speaker/export.py OLD -o avsr/weights/active_speaker
+
+OLD: a folder of network.json and model.safetensors, as train.py wrote it before it wrote graphs. train.py calls `export`.
+The weights lie in the graphs under their names in torch, so `read_weights` takes them back, to train on or to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from network import TorchNetwork
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from avsr.lips import MouthCropSettings
+from avsr.rates import FEATURES_PER_FRAME, MOUTH_INPUT
+from avsr.schema import read_json
+from avsr.speakers.network import DESCRIPTION, DIMS, ENCODER, SCORER, Dims
+
+OPSET = 20                                                  # the first that has Gelu
+PACKED, SCALE, HALF = ".int8", ".scale", ".half"            # follow the name of weights in the names of what is stored of them
+FRAMES = 50                                                 # of the example that is traced; any number runs
+
+
+class Encode(nn.Module):
+    """Both encoders of a network, without the dimension of a batch."""
+
+    def __init__(self, network: TorchNetwork):
+        super().__init__()
+        self.video, self.audio = network.video, network.audio
+
+    def forward(self, mouths: Tensor, seen: Tensor, power: Tensor) -> tuple[Tensor, Tensor]:
+        """(T, 44, 44), (T,) bool, (4T, n_mels) -> (E + 3, T), (E + 2, T)."""
+        return self.video(mouths[None], seen[None])[0], self.audio(power[None])[0]
+
+
+class Score(nn.Module):
+    """The head of a network, without the dimension of a batch."""
+
+    def __init__(self, network: TorchNetwork):
+        super().__init__()
+        self.dims, self.join, self.blocks, self.out = network.dims, network.join, network.blocks, network.out
+
+    def forward(self, video: Tensor, sound: Tensor) -> Tensor:
+        """(E + 3, T), (E + 2, T) -> (T,)."""
+        return TorchNetwork.forward(self, video[None], sound[None])[0]
+
+    _parts = TorchNetwork._parts
+
+
+def export(network: TorchNetwork, folder: Path, training: Mapping[str, Any]) -> None:
+    """Write the folder that avsr.speakers.network reads, with weights in 8 bits. training: what is said of how it was made."""
+    network.eval()
+    dims = network.dims
+    mouths = torch.zeros(FRAMES, MOUTH_INPUT // 2, MOUTH_INPUT // 2)
+    seen, power = torch.ones(FRAMES, dtype=torch.bool), torch.zeros(FRAMES * FEATURES_PER_FRAME, dims.n_mels)
+    with torch.inference_mode():
+        video, sound = Encode(network)(mouths, seen, power)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, module, given, inputs, outputs in (
+            (ENCODER, Encode(network), (mouths, seen, power), ("mouths", "seen", "power"), ("video", "sound")),
+            (SCORER, Score(network), (video.clone(), sound.clone()), ("video", "sound"), ("scores",))):
+        onnx.save(graph(module.eval(), given, inputs, outputs, dims), str(folder / name))
+    about = {DIMS: json.loads(dims.written()), "scale": float(network.scale.detach().exp()),
+             "mouth_crop": MouthCropSettings().to_dict(), "training": training}
+    (folder / DESCRIPTION).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def graph(module: nn.Module, given: tuple[Tensor, ...], inputs: tuple[str, ...], outputs: tuple[str, ...],
+          dims: Dims) -> onnx.ModelProto:
+    """A module as an ONNX graph of any number of frames, which is the last dimension of what is encoded, else the first."""
+    axes = {name: {1 if name in ("video", "sound") else 0: "columns" if name == "power" else "frames"}
+            for name in (*inputs, *outputs)}
+    file = io.BytesIO()
+    torch.onnx.export(module, given, file, input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes,
+                      opset_version=OPSET, training=torch.onnx.TrainingMode.PRESERVE, dynamo=False)
+    model = onnx.load_from_string(file.getvalue())
+    pack(model.graph)
+    for node in model.graph.node:
+        node.ClearField("name")                             # the path through the modules, a tenth of the file
+        node.ClearField("doc_string")
+    helper.set_model_props(model, {DIMS: dims.written()})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def pack(there: onnx.GraphProto) -> None:
+    """Store the weights of convolutions and linear layers in 8 bits with a scale for each channel that comes out, and other
+    weights in 16."""
+    for tensor in list(there.initializer):
+        value = numpy_helper.to_array(tensor)
+        if value.dtype != np.float32 or not value.ndim or "." not in tensor.name:
+            continue
+        there.initializer.remove(tensor)
+        if value.ndim > 1:
+            scale = np.maximum(np.abs(value.reshape(len(value), -1)).max(axis=1), 1e-12) / np.float32(127)
+            whole = np.round(value / scale.reshape(-1, *[1] * (value.ndim - 1))).astype(np.int8)
+            there.initializer.extend([numpy_helper.from_array(whole, tensor.name + PACKED),
+                                      numpy_helper.from_array(scale.astype(np.float32), tensor.name + SCALE)])
+            node = helper.make_node("DequantizeLinear", [tensor.name + PACKED, tensor.name + SCALE], [tensor.name], axis=0)
+        else:
+            there.initializer.append(numpy_helper.from_array(value.astype(np.float16), tensor.name + HALF))
+            node = helper.make_node("Cast", [tensor.name + HALF], [tensor.name], to=TensorProto.FLOAT)
+        there.node.insert(0, node)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights in the graphs of a folder, under the names and in the shapes that they have in torch, float32."""
+    found = {}
+    for name in (ENCODER, SCORER):
+        stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(str(folder / name)).graph.initializer}
+        for key, value in stored.items():
+            if key.endswith(PACKED):
+                weights = key.removesuffix(PACKED)
+                scale = stored[weights + SCALE]
+                found[weights] = torch.from_numpy(value * scale.reshape(-1, *[1] * (value.ndim - 1)))
+            elif key.endswith(HALF):
+                found[key.removesuffix(HALF)] = torch.from_numpy(value.astype(np.float32))
+    return found
+
+
+def read_network(folder: Path) -> TorchNetwork:
+    """The network of a folder in torch, to train on or to compare."""
+    about = read_json(folder / DESCRIPTION)
+    network = TorchNetwork(Dims(**{name: tuple(value) if isinstance(value, list) else value
+                                   for name, value in about[DIMS].items()}))
+    weights = {"scale": torch.tensor(about["scale"]).log(), **read_weights(folder)}
+    counts = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    network.load_state_dict({**weights, **counts})
+    return network.eval()
+
+
+def read_old(folder: Path) -> TorchNetwork:
+    """The network of a folder of network.json and model.safetensors."""
+    from safetensors.torch import load_file
+
+    dims = read_json(folder / DESCRIPTION)[DIMS]
+    network = TorchNetwork(Dims(**{name: tuple(value) if isinstance(value, list) else value for name, value in dims.items()}))
+    stored = load_file(folder / "model.safetensors")
+    network.load_state_dict({
+        name: value.float() * stored[name + SCALE].view(-1, *[1] * (value.ndim - 1)) if name + SCALE in stored else value
+        for name, value in stored.items() if not name.endswith(SCALE)})
+    return network.eval()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("old", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    export(read_old(args.old), args.output, read_json(args.old / DESCRIPTION)["training"])
