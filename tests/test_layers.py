@@ -17,7 +17,7 @@ from avsr.transcribe import run as transcribe_run
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
 ORDER = ["errors", "names", "arrays", "memory", "output", "rates", "runtime", "schema", "tensorfiles", "textfiles", "folders",
-         "remote",
+         "remote", "workers",
          "download", "assets", "fetch", "media", "faces", "sync", "lips", "cropped", "features", "segment", "selection",
          "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest",
          "corpora",
