@@ -21,9 +21,9 @@ ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles
          "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest",
          "corpora",
          "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "hmm", "decode",
-         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "transcribe",
-         "align", "find_speakers", "live", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "serve", "cli",
-         "__main__"]
+         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "plan",
+         "transcribe", "align", "find_speakers", "live", "benchmark", "tune", "html", "label", "enrol", "explain", "report",
+         "serve", "cli", "__main__"]
 MODELS = ["blocks", "conformer", "recurrent", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -50,8 +50,8 @@ def exposed_data_parallel_s(ring: Ring, gradients: float, backward_s: float) -> 
     if ring.n == 1:
         return 0.0
     last = min(gradients, BUCKET_BYTES)
-    return ring.all_reduce_s(last) + max(0.0, ring.all_reduce_s(gradients - last) - ring.device.overlap * backward_s
-                                         if gradients > last else 0.0)
+    others = (gradients - last) / BUCKET_BYTES * ring.all_reduce_s(BUCKET_BYTES)
+    return ring.all_reduce_s(last) + max(0.0, others - ring.device.overlap * backward_s)
 
 
 def exposed_sharded_s(ring: Ring, gathered: float, gradients: float, forward_s: float, backward_s: float) -> float:

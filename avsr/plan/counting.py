@@ -11,7 +11,7 @@ import weakref
 from collections import Counter as Tally
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,16 +31,15 @@ from avsr.config import Config
 from avsr.errors import BadConfig
 from avsr.losses import LossModule
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.blocks import WithDropout
+from avsr.models.blocks import WithDropout, outline
 from avsr.rates import FEATURES_PER_FRAME, MEMORY_PER_FRAME, MOUTH_INPUT, SAMPLES_PER_FRAME, SEGMENT_FRAMES, VIDEO_FPS
 from avsr.schema import InvalidValue, validate_table
 from avsr.text import write_characters
-from avsr.train.initialise import model_path, rate
+from avsr.train.initialise import model_path
+from avsr.train.optimiser import freeze_batch_norms, freeze_weights
 
 LETTERS_PER_S = 15                                          # of read and prepared English; a token of Whisper's has about 4
 LETTERS_PER_TOKEN = 4
-# What CUDA's autocast computes in float32 and the CPU's, which counts here, does not.
-IN_FLOAT32 = (F.layer_norm, F.softmax, F.log_softmax)
 WITHOUT_WORK = ("prim.", "aten.empty", "aten.detach", "aten.alias", "aten.lift_fresh", "aten._unsafe_view", "aten.new_empty")
 
 
@@ -126,9 +124,12 @@ def network_of(config: Config) -> Network:
         start, pad_seconds, letters = base.model.dims, base.pad_seconds, base.model.dims.n_vocab < 1000
         if not base.video_trained:                          # as avsr train gives a Whisper new lips
             start = replace(start, video_frontend="compact", video_width=256, n_ctc=29)
+    known = {one.name for one in fields(Dims)}
+    if unknown := sorted(config.model.dims.keys() - known):
+        raise BadConfig(f"{config.name}: model.dims.{unknown[0]} is not a dimension.  Known are {', '.join(sorted(known))}.")
     try:
         dims = replace(start, **validate_table(Dims, config.model.dims, "model.dims."))
-    except (InvalidValue, TypeError, ValueError) as error:
+    except (InvalidValue, ValueError) as error:
         raise BadConfig(f"{config.name}: model.dims do not go together ({error}).  Change them; avsr/models/avsr.py lists "
                         "all.") from error
     return Network(dims, None if pad_seconds is None else round(pad_seconds * VIDEO_FPS), letters)
@@ -145,17 +146,14 @@ def shapes(config: Config, network: Network, clip_seconds: float) -> dict[str, t
             for name, share in shares.items() if share > 1e-9}
 
 
-@contextmanager
-def without_contents(config: Config, network: Network, n_labels: int) -> Iterator[LossModule]:
-    """The loss module of a training, whose tensors have shapes and no contents in this context. n_labels: as LossModule's."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        module = LossModule(AVSR(network.dims), config.loss, n_labels)
-        for part in module.modules():
-            if isinstance(part, WithDropout):
-                part.dropout = config.train.dropout
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(rate(config, name.removeprefix("model.")) > 0)
-        yield module
+def without_contents(config: Config, network: Network, n_labels: int) -> LossModule:
+    """The loss module of a training, whose tensors have shapes and no contents. n_labels: as LossModule's."""
+    module = LossModule(outline(AVSR, network.dims), config.loss, n_labels).to("meta")
+    for part in module.modules():
+        if isinstance(part, WithDropout):
+            part.dropout = config.train.dropout
+    freeze_weights(module, config)
+    return module
 
 
 def count_weights(module: nn.Module) -> Weights:
@@ -171,9 +169,10 @@ def count_weights(module: nn.Module) -> Weights:
 
 def count_step(module: LossModule, network: Network, shape: BatchShape, *, autocast: bool,
                recompute: bool = False) -> StepCount:
-    """Count a pass forward and backward. autocast: in bfloat16, as on a GPU; else in float32. recompute: whether the blocks'
-    activations are computed again when the gradient needs them. Needs `without_contents`."""
+    """Count a pass forward and backward. module: of `without_contents`; its dtype is changed. autocast: in bfloat16, as on a
+    GPU; else in float32. recompute: whether the blocks' activations are computed again when the gradient needs them."""
     module.train()
+    freeze_batch_norms(module)
     plain = _count(module, network, shape, autocast)
     if not recompute:
         return plain
@@ -182,19 +181,24 @@ def count_step(module: LossModule, network: Network, shape: BatchShape, *, autoc
 
 
 def _count(module: LossModule, network: Network, shape: BatchShape, autocast: bool) -> StepCount:
-    counter = OperationCounter()
+    counter, dtype = OperationCounter(), torch.bfloat16 if autocast else torch.float32
+    module.to(dtype)
     hooks = [parameter.register_post_accumulate_grad_hook(_drop_gradient) for parameter in module.parameters()
              if parameter.requires_grad]
-    with counter, _Float32() if autocast else nullcontext():
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            total = _forward(module, network, shape)
+    if autocast:                                            # which computes norms in float32
+        hooks += [hook for norm in module.modules() if isinstance(norm, nn.LayerNorm)
+                  for hook in (norm.float().register_forward_pre_hook(_to_float32), norm.register_forward_hook(_to_bfloat16))]
+    with counter, FusedAttention():
+        total = _forward(module, network, shape, dtype)
         forward = counter.take()
         if total.requires_grad:
             total.backward()
         backward = counter.take()
     for hook in hooks:
         hook.remove()
-    return StepCount(shape, forward, backward, counter.most, forward.flops + backward.flops)
+    # autocast keeps a copy of the weights in bfloat16 for the length of a step.
+    copies = 2 * sum(p.numel() for p in module.parameters()) if autocast else 0
+    return StepCount(shape, forward, backward, counter.most + copies, forward.flops + backward.flops)
 
 
 @contextmanager
@@ -203,7 +207,8 @@ def _recomputed(model: AVSR) -> Iterator[None]:
     changed = [block for stack in model.modules() if isinstance(stack, nn.ModuleList) for block in stack
                if type(block).forward is not nn.Module.forward]
     for block in changed:
-        block.forward = partial(recomputing, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = partial(recomputing, block.forward, use_reentrant=False, preserve_rng_state=False,
+                                context_fn=lambda: (nullcontext(), FusedAttention()))
     try:
         yield
     finally:
@@ -216,18 +221,19 @@ def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _forward(module: LossModule, network: Network, shape: BatchShape) -> Tensor:
+def _forward(module: LossModule, network: Network, shape: BatchShape, dtype: torch.dtype) -> Tensor:
     """What LossModule.forward computes where weights take part, on zeros. The losses themselves have no FLOPs."""
     model, config, (n, frames) = module.model, module.config, (shape.n_clips, shape.n_frames)
+    zeros = partial(torch.zeros, dtype=dtype, device="meta")
     mel = mel_lengths = mouths = seen = None
     if "a" in shape.modality:
         columns, width = FEATURES_PER_FRAME, model.dims.n_mels
         if not model.dims.n_mels:
             columns, width = SAMPLES_PER_FRAME, 1
-        mel = torch.zeros(n, columns * (network.pad_frames or frames), width)
-        mel_lengths = None if network.pad_frames else torch.full((n,), columns * frames)
+        mel = zeros(n, columns * (network.pad_frames or frames), width)
+        mel_lengths = None if network.pad_frames else torch.full((n,), columns * frames, device="meta")
     if "v" in shape.modality:
-        mouths, seen = torch.zeros(n, frames, MOUTH_INPUT, MOUTH_INPUT), torch.ones(n, frames, dtype=torch.bool)
+        mouths, seen = zeros(n, frames, MOUTH_INPUT, MOUTH_INPUT), zeros(n, frames, dtype=torch.bool)
     memory = model.encode(mel, mouths, mel_lengths=mel_lengths, seen=seen)
     logits: list[Tensor] = []
     if config.frames:
@@ -237,17 +243,29 @@ def _forward(module: LossModule, network: Network, shape: BatchShape) -> Tensor:
     if model.dims.n_ctc and any(getattr(config, f"ctc_{name}") for name in ("audio", "video", "fused")):
         logits += [log_probs for name, log_probs in model.ctc_log_probs(memory).items() if getattr(config, f"ctc_{name}")]
     if config.attention and not model.ctc_only:
-        logits.append(model.decoder(torch.zeros(n, shape.n_tokens, dtype=torch.long),
+        logits.append(model.decoder(zeros(n, shape.n_tokens, dtype=torch.long),
                                     model.start(replace(memory, reliability=None))))
-    return sum((one.float().log_softmax(dim=-1).mean() for one in logits), torch.zeros(()))
+    return sum((one.float().log_softmax(dim=-1).mean() for one in logits), zeros((), dtype=torch.float32))
 
 
-class _Float32(TorchFunctionMode):
-    """The operations that CUDA's autocast computes in float32, computed in float32."""
+def _to_float32(norm: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+    return (arguments[0].float(),)
+
+
+def _to_bfloat16(norm: nn.Module, arguments: tuple[Tensor], out: Tensor) -> Tensor:
+    return out.bfloat16()
+
+
+class FusedAttention(TorchFunctionMode):
+    """Attention by the kernel that never holds all its weights, which devices choose and tensors without contents do not."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in IN_FLOAT32 and args and isinstance(args[0], Tensor) and args[0].dtype == torch.bfloat16:
-            args = (args[0].float(), *args[1:])
+        if func is F.scaled_dot_product_attention:
+            query, keys, values = args
+            mask = (kwargs or {}).get("attn_mask")
+            if mask is not None:
+                mask = torch.zeros(mask.shape, dtype=query.dtype, device=query.device)
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, keys, values, attn_mask=mask)[0]
         return func(*args, **(kwargs or {}))
 
 

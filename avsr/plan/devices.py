@@ -18,9 +18,10 @@ from avsr.runtime import memory_bytes
 GPU_FLOPS_SHARE = 0.4
 GPU_BANDWIDTH_SHARE = 0.7
 GPU_OVERLAP = 0.8
-# Measured on one H200: steps of experiments/grid took 47 ms by sound, 41 by lips, 88 by both (medians; LOG.md, 2026-11-26),
-# with 854, 766 and 1891 operations that take 1 to 3 ms by themselves. So small networks wait for Python to ask for them.
-GPU_LAUNCH_S = 50e-6
+# Measured on one H200: steps of experiments/grid took 47 ms by sound, 41 by lips, 88 by both (medians; LOG.md, 2026-11-26).
+# They have 602, 547 and 1356 operations, whose products and memory traffic take 1 to 4 ms. So small networks wait for Python to
+# launch operations. 70 us for each, all else of a step included, are within 10 % of the three.
+GPU_LAUNCH_S = 70e-6
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def devices_of(names: Sequence[str]) -> list[Device]:
     for name in names:
         if name not in DEVICES:
             nearest = get_close_matches(name, DEVICES, 1, 0.3)
-            raise AvsrError(f"--gpu {name}: not a kind this program knows.  " + (f"Did you mean {nearest[0]}?  " if nearest else "")
-                            + f"Known are {', '.join(DEVICES)}.")
+            hint = f"Did you mean {nearest[0]}?  " if nearest else ""
+            raise AvsrError(f"--gpu {name}: not a kind of device this program knows.  {hint}Known are {', '.join(DEVICES)}.")
         out.append(DEVICES[name])
     return out

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from avsr.batch import Batch
 from avsr.config import Config
@@ -22,7 +23,7 @@ from avsr.plan.devices import DEVICES
 from avsr.plan.run import PlanSettings, plan_training
 from avsr.rates import FEATURES_PER_FRAME, MOUTH_INPUT, SAMPLES_PER_FRAME
 from avsr.runtime import Progress, no_progress, pick_device
-from avsr.train.initialise import rate
+from avsr.train.optimiser import freeze_batch_norms, freeze_weights
 
 STEPS = 3                                                   # that are measured, after one to warm up
 
@@ -71,8 +72,8 @@ def _module(config: Config, network: Network, settings: PlanSettings) -> LossMod
     for part in module.modules():
         if isinstance(part, WithDropout):
             part.dropout = config.train.dropout
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(rate(config, name.removeprefix("model.")) > 0)
+    freeze_weights(module, config)
+    freeze_batch_norms(module)
     return module
 
 
@@ -110,7 +111,7 @@ def noise_batch(module: LossModule, network: Network, shape: BatchShape) -> Batc
         seen = torch.ones(n, frames, dtype=torch.bool)
     tokens = torch.randint(0, dims.n_vocab, (n, shape.n_tokens), generator=random)
     n_letters = max(1, min(shape.n_tokens, frames // 2))
-    n_labels = next((head.out_features for head in module.labels.values()), 1)
+    n_labels = next((head.bias.shape[0] for head in module.labels.values() if isinstance(head, nn.Linear)), 1)
     classes = torch.randint(1, max(2, dims.n_ctc), (n * n_letters,), generator=random)
     return Batch([f"noise-{i}" for i in range(n)], mel, mel_lengths, mouths, seen, tokens, tokens.roll(-1, dims=1), classes,
                  torch.full((n,), n_letters), torch.randint(0, n_labels, (n, frames), generator=random),

@@ -53,12 +53,11 @@ def count(config: Config, network: Network, settings: PlanSettings, *, autocast:
     """The weights, and by modality what a batch takes, with the share of the batches. autocast: as in `count_step`."""
     n_labels = config.data.n_labels + 2 if settings.n_labels is None else settings.n_labels      # silence, and other words
     made = shapes(config, network, settings.clip_seconds)
-    with without_contents(config, network, n_labels if config.loss.frames else 0) as module:
-        counts = {}
-        for number, (name, (shape, share)) in enumerate(made.items()):
-            progress("counting operations", number, len(made), "steps")
-            counts[name] = (count_step(module, network, shape, autocast=autocast, recompute=getattr(config.train, "recompute", False)), share)
-        return count_weights(module), counts
+    module, counts = without_contents(config, network, n_labels if config.loss.frames else 0), {}
+    for number, (name, (shape, share)) in enumerate(made.items()):
+        progress("counting operations", number, len(made), "steps")
+        counts[name] = (count_step(module, network, shape, autocast=autocast, recompute=config.train.recompute), share)
+    return count_weights(module), counts
 
 
 def _plan(config: Config, settings: PlanSettings, device: Device, weights: Weights, counts: Counts) -> TrainingPlan:
@@ -72,54 +71,53 @@ def advice(plan: TrainingPlan, settings: PlanSettings) -> list[str]:
     step, train = plan.step, plan.config.train
     out = [] if plan.memory.fits else what_would_fit(plan, settings)
     if plan.limit == "launches":
-        room = "" if not plan.memory.fits else f"; {plan.config.data.frames} frames leave room for more"
-        out.append(f"The devices wait for operations to be launched: larger batches (data.frames{room}) take hardly longer, and "
-                   "train.compile merges operations.")
+        out.append(f"Operations are too small for the device: batches larger than data.frames = {plan.config.data.frames} take "
+                   "hardly longer, as long as they fit, and train.compile merges operations.")
     if step.loading > 0.05 * step.total:
-        out.append(f"Training waits for data: set data.workers = {plan.loaders_needed} (of each process; a machine needs as many "
-                   f"free cores for each of its devices).")
+        out.append(f"Training waits for data: set data.workers = {plan.loaders_needed}.  A machine needs that many free cores "
+                   "for each of its devices.")
     if step.communication > 0.1 * step.total:
         out.append(f"Messages take {step.communication / step.total:.0%} of a step: larger batches or train.accumulate = "
                    f"{2 * train.accumulate} send them less often.")
     if step.waiting > 0.1 * step.total:
-        out.append(f"Processes wait {step.waiting / step.total:.0%} of a step for the one whose batch has sound and mouths: each "
-                   "draws the modality of its batch by itself.  Larger train.accumulate evens this out little; batches of one "
-                   "modality would.")
+        out.append(f"Processes wait {step.waiting / step.total:.0%} of a step for the one whose batch takes longest, because "
+                   "each draws the modality of its batch by itself.")
     return out
 
 
 def what_would_fit(plan: TrainingPlan, settings: PlanSettings) -> list[str]:
     """Which of the settings that save memory would make it fit, with the memory that each leaves needed."""
-    config, device = plan.config, plan.cluster.device
+    config, network = plan.config, network_of(plan.config)
+    several = plan.cluster.n > 1
     tries: list[tuple[str, Config]] = []
-    if not getattr(config.train, "shard", False) and plan.cluster.n > 1:
+    if several and not config.train.shard:
         tries.append(("train.shard = true", replace(config, train=replace(config.train, shard=True))))
-    if not getattr(config.train, "recompute", False):
+    if not config.train.recompute:
         tries.append(("train.recompute = true", replace(config, train=replace(config.train, recompute=True))))
-    both = replace(config, train=replace(config.train, shard=plan.cluster.n > 1, recompute=True))
     if len(tries) == 2:
-        tries.append(("both", both))
+        tries.append(("both of these", replace(config, train=replace(config.train, shard=True, recompute=True))))
     for part in (2, 4, 8):
-        frames = config.data.frames // part
-        tries.append((f"data.frames = {frames}", replace(config, data=replace(config.data, frames=frames))))
-    found = []
-    network = network_of(config)
+        data = replace(config.data, frames=max(1, config.data.frames // part))
+        tries.append((f"data.frames = {data.frames}", replace(config, data=data)))
+    found, counts = [], {(config.train.recompute, config.data.frames): plan.counts}
     for name, changed in tries:
-        counts = count(changed, network, settings, autocast=device.is_gpu)
-        memory = _plan(changed, settings, device, *counts).memory
+        key = changed.train.recompute, changed.data.frames
+        if key not in counts:
+            counts[key] = count(changed, network, settings, autocast=plan.cluster.device.is_gpu)[1]
+        memory = replace(plan, config=changed, counts=counts[key]).memory
         if memory.fits:
             found.append(f"It fits with {name}: {memory.total / GB:.1f} GB of {(memory.available or 0) / GB:.0f} GB.")
             if name.startswith("data.frames"):
                 break
-    return found or [f"It fits with none of train.shard, train.recompute and an eighth of data.frames.  Make model.dims smaller, "
-                     f"or use devices with more memory than {(plan.memory.available or 0) / GB:.0f} GB."]
+    return found or [f"It fits with none of train.shard, train.recompute and an eighth of data.frames.  Make model.dims "
+                     f"smaller, or use devices with more memory than {(plan.memory.available or 0) / GB:.0f} GB."]
 
 
 def check_settings(settings: PlanSettings) -> None:
     """Raises AvsrError where the settings do not go together."""
     if "cpu" in settings.kinds and settings.gpus > max_processes():
-        raise AvsrError(f"--gpus {settings.gpus} --gpu cpu: this machine has {counted(n_cores(), 'core')}, and a plan for cpu is "
-                        f"for this machine.  Ask for at most {max_processes()}, or for another kind.")
+        raise AvsrError(f"--gpus {settings.gpus} --gpu cpu: a plan for cpu is for this machine, which has "
+                        f"{counted(n_cores(), 'core')}.  Ask for at most {max_processes()}, or for another kind.")
 
 
 def steps_for(plan: TrainingPlan, hours: float, passes: float | None) -> int:

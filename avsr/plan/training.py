@@ -21,16 +21,18 @@ OPTIMISER_TRAFFIC = 40                                      # bytes read and wri
 # The process on a CPU is this program with torch.
 RUNTIME_BYTES = {True: 2.0 * GB, False: 0.8 * GB}
 FRAGMENTED = 0.1
-# Seconds of speech that one loader process makes examples of in a second: 11.5 clips of 3 s with mouths augmented there, and
-# one in 54 ms where the GPU augments (experiments/speed; LOG.md, 2026-11-26).
-LOADED_PER_S = {False: 34.0, True: 55.0}
+# Seconds of speech that one loader process makes examples of in a second: 11.5 clips of 3 s, with mouths augmented there
+# (experiments/speed). Where a GPU augments them, 14 processes made 500 clips a second, and no more was asked of them (LOG.md,
+# 2026-11-26).
+LOADED_PER_S = {False: 34.0, True: 107.0}
 READ_BYTES_PER_S = 100e3                                    # of a second of speech in the cache: 300 kB for 3 s
 VALID_AT_ONCE, VALID_TOKENS_PER_S = 16, 8                   # as train/valid.py searches, greedily
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Devices of one kind. network: bytes/s from a machine to another. cores: of this machine, which processes on a CPU share."""
+    """Devices of one kind. network: bytes/s from a machine to another. cores: of this machine, which processes on a CPU
+    share."""
 
     device: Device
     n: int
@@ -99,7 +101,7 @@ class TrainingPlan:
     @property
     def shard(self) -> bool:
         """Whether the processes share the weights; one alone has nobody to share with."""
-        return getattr(self.config.train, "shard", False) and self.cluster.n > 1
+        return self.config.train.shard and self.cluster.n > 1
 
     @cached_property
     def memory(self) -> Memory:
@@ -221,7 +223,7 @@ class TrainingPlan:
 
     @cached_property
     def validation_s(self) -> float:
-        """Seconds of one validation, by the first process alone: the encoder's pass, and a step of the decoder for each token."""
+        """Seconds of one validation, by the first process alone: the encoder's pass, then the decoder's for each token."""
         data, device = self.config.data, self.cluster.device
         clip = next(iter(self.counts.values()))[0].shape.n_frames / VIDEO_FPS
         total = 0.0
