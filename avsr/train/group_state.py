@@ -25,7 +25,9 @@ class GroupWriter:
 
     def __init__(self) -> None:
         # Its threads exchange messages while the main threads exchange gradients, which must not be mixed up.
-        self.group = distributed.new_group(backend="gloo")
+        group = distributed.new_group(backend="gloo")
+        assert isinstance(group, distributed.ProcessGroup), "this process belongs to it"
+        self.group = group
         self.saving: Future | None = None
         self.fails: Callable[[BaseException], AvsrError] | None = None
 
