@@ -74,4 +74,5 @@ def _check_compiler(device: torch.device) -> None:
     except Exception as error:                              # torch has dozens, of its own and of the compilers that it calls
         reason = " ".join(str(error).split())[:160]
         raise BadConfig("train.compile is \"yes\", but torch.compile fails on this machine "
-                        f"({type(error).__name__}: {reason}).  Install a C++ compiler (CPU) or Triton (CUDA), or write train.compile = \"no\".") from error
+                        f"({type(error).__name__}: {reason}).  Install a C++ compiler (CPU) or Triton (CUDA), or write "
+                        "train.compile = \"no\".") from error

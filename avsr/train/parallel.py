@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -18,10 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from avsr.batch import Batch
 from avsr.config import TrainConfig
-from avsr.errors import BadConfig
+from avsr.errors import AvsrError, BadConfig
 from avsr.losses import Losses, LossModule
 from avsr.runtime import pick_device
 from avsr.train.blocks import BatchNorm, blocks, prepare_blocks
+from avsr.train.speed import FlopCounter
 
 # The others wait while the first one validates: with nccl's own 10 minutes a large set would end the run.
 LONGEST_WAIT = timedelta(hours=2)
@@ -39,8 +41,17 @@ def join_group(asked: str, config: TrainConfig) -> torch.device:
     if not started or (int(os.environ["WORLD_SIZE"]) == 1 and not config.shard):
         return pick_device(asked)
     cuda = asked != "cpu" and torch.cuda.is_available()
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT)
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    number, n_devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if cuda and number >= n_devices:
+        raise AvsrError(f"torchrun: process {number + 1} of this machine has no GPU, as torch sees only {n_devices} here.  Use "
+                        f"--nproc-per-node {n_devices}, or --device cpu.")
+    try:
+        distributed.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise AvsrError(f"torchrun: the group of {os.environ['WORLD_SIZE']} processes cannot be joined "
+                        f"({' '.join(str(error).split())[:160]}).  Look at its --rdzv-endpoint, or at MASTER_ADDR and "
+                        "MASTER_PORT.") from error
+    device = torch.device("cuda", number) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     return device
@@ -65,6 +76,7 @@ class Alone:
         self.whole: LossModule | None = None
         self._place(config)
         self.network: nn.Module = module
+        self.flops = FlopCounter(compiled=config.compile == "yes")
 
     def _place(self, config: TrainConfig) -> None:
         """Put the network where it is computed."""
@@ -82,7 +94,7 @@ class Alone:
         return losses
 
     def _losses(self, batch: Batch) -> Losses:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with self.flops.counting(batch), torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return self.network(batch)
 
     @torch.no_grad()
@@ -135,8 +147,10 @@ class Replicated(Alone):
     def start(self) -> None:
         """Make the copies equal to that of the first process."""
         devices = [self.device] if self.device.type == "cuda" else None
-        self.network = DistributedDataParallel(self.module, find_unused_parameters=True, device_ids=devices,
-                                               broadcast_buffers=False)
+        with warnings.catch_warnings():                     # torch 2.15 has another name for it, which 2.11 does not know
+            warnings.simplefilter("ignore", FutureWarning)
+            self.network = DistributedDataParallel(self.module, find_unused_parameters=True, device_ids=devices,
+                                                   broadcast_buffers=False)
         self.batch_norms = BatchNorms(self.module)
 
     def backward(self, batch: Batch, n_parts: int, *, last: bool) -> Losses:
@@ -188,6 +202,7 @@ class Sharded(Replicated):
         prepare_blocks(self.module.model, config, self.device)
         self.module.run_all, self.used = True, set[str]()
         self.numbers = [parameter for parameter in self.module.parameters() if parameter.ndim == 0]
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")     # which nothing here writes to
         mesh, alone = init_device_mesh(self.device.type, (distributed.get_world_size(),)), set(self.numbers)
         for tensor in (*self.numbers, *self.module.buffers()):
             tensor.data = tensor.data.to(self.device)
