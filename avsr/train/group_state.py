@@ -7,6 +7,7 @@ Any number of processes can read such a folder. Nothing in it is pickled.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from math import prod
@@ -25,7 +26,9 @@ class GroupWriter:
 
     def __init__(self) -> None:
         # Its threads exchange messages while the main threads exchange gradients, which must not be mixed up.
-        self.group = distributed.new_group(backend="gloo")
+        group = distributed.new_group(backend="gloo")
+        assert isinstance(group, distributed.ProcessGroup), "this process belongs to it"
+        self.group = group
         self.saving: Future | None = None
         self.fails: Callable[[BaseException], AvsrError] | None = None
 
@@ -101,7 +104,9 @@ def read_group_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
     from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
-        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not distributed.is_initialized())
+        with warnings.catch_warnings():                     # that this process is alone
+            warnings.simplefilter("ignore", UserWarning)
+            load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=not distributed.is_initialized())
     except BaseException as error:                          # torch's CheckpointException is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise

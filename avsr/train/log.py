@@ -54,7 +54,12 @@ class StepFigures:
 
 @dataclass(frozen=True)
 class StepReport:
-    """The figures of a step. total and parts: see StepFigures; pace: by name, see LABELS."""
+    """The figures of a step. total and parts: see StepFigures; pace: by name, of all processes together.
+
+    clips_s: clips a second. wait: share of the time in which a process waits for its batch. flops: of the model, a second. mfu:
+    model FLOPs utilisation, their share of what the GPUs can do at most, where that is known. memory: gigabytes of the process
+    that has most, see speed.memory_used.
+    """
 
     step: int
     steps: int
@@ -69,8 +74,14 @@ class StepReport:
         several = "+" in modalities
         parts = "  ".join(f"{name}{f'_{modality}' if several else ''} {value:.3f}"
                           for (name, modality), value in self.parts.items())
-        return (f"step {self.step}/{self.steps}  {modalities:<2}  loss {self.total:.3f}  {parts}  lr {self.pace['lr']:.1e}  "
-                f"norm {self.pace['norm']:.1f}  {self.pace['clips_s']:.1f} clips/s  waiting {self.pace['wait']:.0%}")
+        pace = self.pace
+        return (f"step {self.step}/{self.steps}  {modalities:<2}  loss {self.total:.3f}  {parts}  lr {pace['lr']:.1e}  "
+                f"norm {pace['norm']:.1f}  {pace['clips_s']:.1f} clips/s  waiting {pace['wait']:.0%}  {self._use}")
+
+    @property
+    def _use(self) -> str:
+        use = f"MFU {self.pace['mfu']:.1%}" if "mfu" in self.pace else f"{self.pace['flops'] / 1e9:.3g} GFLOP/s"
+        return f"{use}  {self.pace['memory']:.2f} GB" if "memory" in self.pace else use
 
     @property
     def values(self) -> dict[str, float]:

@@ -39,6 +39,7 @@ from avsr.train.optimiser import freeze_batch_norms, freeze_weights, learning_ra
 from avsr.train.parallel import join_group, make_parallel, n_restarts
 from avsr.train.reliability import check_reliability, fit_ood, fit_reliability
 from avsr.train.shortages import report_shortages
+from avsr.train.speed import Trace, memory_used, peak_flops
 from avsr.train.state import (
     STATE,
     TrainState,
@@ -74,6 +75,7 @@ class TrainOptions:
     device: str = "auto"
     say: Say = lambda line: None
     progress: Progress = no_progress
+    profile: bool = False                                   # whether a trace of a few steps is written, see speed.Trace
 
 
 def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptions()) -> Trained:
@@ -227,6 +229,7 @@ class Trainer:
         batches, log = self._batches(), TrainingLog(self.folder, self.rank, state.step)
         self.loss_module.train()
         freeze_batch_norms(self.loss_module)
+        trace = Trace(self.folder / f"trace-{self.rank}.json.gz", self.device, self.say) if self.options.profile else None
         stopped = state.step >= train.steps
         self.progress("training", state.step, train.steps, "steps")
         try:
@@ -239,12 +242,16 @@ class Trainer:
                 if due:
                     log.write(state.step, self._validate())
                 stopped = state.step >= train.steps or self._time_is_up()
+                if trace is not None:
+                    trace.step()
                 if stopped or due or state.step % train.save_every == 0:
                     self._save()
         except KeyboardInterrupt:
             self.say(f"interrupted at step {state.step}; {how_to_continue(self.folder)}")
             raise
         finally:
+            if trace is not None:
+                trace.close()
             log.close()
             batches.close()
         return self._finish()
@@ -273,7 +280,7 @@ class Trainer:
         return min(asked, most)
 
     def _step(self, batches: Iterator[tuple[Batch, float]]) -> StepReport:
-        began, waited, ids, n_clips = time.monotonic(), 0.0, [], 0
+        began, waited, ids = time.monotonic(), 0.0, []
         train, step, figures = self.config.train, self.state.step, StepFigures()
         for group in self.optimiser.param_groups:
             group["lr"] = group["factor"] * learning_rate(self.config, step)
@@ -282,7 +289,6 @@ class Trainer:
             batch, seconds = next(batches)
             waited += seconds
             ids += batch.ids
-            n_clips += len(batch.ids) * self.world
             number = part * self.world + self.rank          # in the step, whichever process computes it
             torch.manual_seed(zlib.crc32(f"{train.seed} {step} {number} 0".encode()))     # of dropout
             losses = self.parallel.backward(batch, self.parts, last=part == self.parts - 1)
@@ -293,11 +299,21 @@ class Trainer:
             self._stop_at_nan(ids, own, norm)
         self.optimiser.step()
         self.state.step += 1
-        spent = time.monotonic() - began
         self.state.seconds = self.before + time.monotonic() - self.started
         return StepReport(self.state.step, train.steps, figures.total, figures.parts,
-                    {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent,
-                     "minutes": self.state.seconds / 60})
+                          {"lr": learning_rate(self.config, step), "norm": norm,
+                           **self._pace(len(ids), waited, time.monotonic() - began), "minutes": self.state.seconds / 60})
+
+    def _pace(self, n_clips: int, waited: float, spent: float) -> dict[str, float]:
+        """How well a step has used the machine, all processes together; see log.StepReport."""
+        clips, waiting, flops = self.parallel.sum([n_clips, waited / spent, self.parallel.flops.take()])
+        peak, memory = peak_flops(self.device), memory_used(self.device)
+        pace = {"clips_s": clips / spent, "wait": waiting / self.world, "flops": flops / spent}
+        if peak is not None:
+            pace["mfu"] = flops / spent / (peak * self.world)
+        if memory is not None:
+            (pace["memory"],) = self.parallel.max([memory])
+        return pace
 
     def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
         path = self.folder / f"nan-{self.rank}.json"

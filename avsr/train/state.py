@@ -161,8 +161,7 @@ def batches_per_step(folder: Path, accumulate: int, world: int) -> int:
     with any number of processes. accumulate: as the config has it. Raises BadCheckpoint."""
     about = read_state(folder).about
     before, processes = about.get("accumulate"), about.get("processes")
-    both = isinstance(before, int) and isinstance(processes, int)
-    theirs = about.get("batches", before * processes if both else None)
+    theirs = about.get("batches", before * processes if isinstance(before, int) and isinstance(processes, int) else None)
     if not isinstance(theirs, int) or theirs < 1:
         raise BadCheckpoint(f"{folder / STATE}: about.batches is {quote(theirs)}, but must be a whole number above 0.  Start a "
                             "new run with --output-dir.")
