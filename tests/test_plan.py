@@ -109,7 +109,7 @@ def test_recomputing_saves_memory_costs_operations_and_no_flops_of_the_network(c
     plans = [plan_training(replace(deep, train=replace(deep.train, recompute=recompute)), PlanSettings(clip_seconds=3.0))[0]
              for recompute in (False, True)]
     kept, recomputed = (plan.counts["a"][0] for plan in plans)
-    assert recomputed.activations < 0.6 * kept.activations
+    assert recomputed.activations < 0.9 * kept.activations
     assert recomputed.backward.flops > kept.backward.flops
     assert recomputed.flops == kept.flops
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -123,6 +124,13 @@ class NoiseManifest:
         self._found, self._recordings = found, _VerifiedRecordings(path, families)
         self._levels: dict[str, tuple[float, float]] = {}    # of speech by its sha256: as asked for, and by RMS
         self._lock = threading.RLock()                       # several threads mix and share the recordings
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.RLock()
 
     @classmethod
     def open(cls, path: Path | str, families: Mapping[str, NoiseSource], utterances: Iterable[TargetSpeech], *,

@@ -35,6 +35,7 @@ from avsr.models.blocks import WithDropout, outline
 from avsr.rates import FEATURES_PER_FRAME, MEMORY_PER_FRAME, MOUTH_INPUT, SAMPLES_PER_FRAME, SEGMENT_FRAMES, VIDEO_FPS
 from avsr.schema import InvalidValue, validate_table
 from avsr.text import write_characters
+from avsr.train.blocks import blocks
 from avsr.train.initialise import model_path
 from avsr.train.optimiser import freeze_batch_norms, freeze_weights
 
@@ -156,14 +157,13 @@ def without_contents(config: Config, network: Network, n_labels: int) -> LossMod
     return module
 
 
-def count_weights(module: nn.Module) -> Weights:
+def count_weights(module: LossModule) -> Weights:
     """The weights of a loss module, heads that only training needs included."""
     parts: Tally[str] = Tally()
     for name, parameter in module.named_parameters():
         parts[name.removeprefix("model.").partition(".")[0]] += parameter.numel()
-    blocks = [sum(p.numel() for p in block.parameters()) for stack in module.modules() if isinstance(stack, nn.ModuleList)
-              for block in stack]
-    return Weights(sum(parts.values()), sum(p.numel() for p in module.parameters() if p.requires_grad), max(blocks, default=0),
+    sizes = [sum(p.numel() for p in block.parameters()) for _, block in blocks(module.model)]
+    return Weights(sum(parts.values()), sum(p.numel() for p in module.parameters() if p.requires_grad), max(sizes, default=0),
                    dict(parts.most_common()))
 
 
@@ -204,8 +204,7 @@ def _count(module: LossModule, network: Network, shape: BatchShape, autocast: bo
 @contextmanager
 def _recomputed(model: AVSR) -> Iterator[None]:
     """Within the block, the repeated blocks of the network keep their inputs alone, as with train.recompute."""
-    changed = [block for stack in model.modules() if isinstance(stack, nn.ModuleList) for block in stack
-               if type(block).forward is not nn.Module.forward]
+    changed = [block for _, block in blocks(model)]
     for block in changed:
         block.forward = partial(recomputing, block.forward, use_reentrant=False, preserve_rng_state=False,
                                 context_fn=lambda: (nullcontext(), FusedAttention()))

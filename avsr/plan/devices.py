@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from avsr.errors import AvsrError
 from avsr.plan.counting import Pass
 from avsr.runtime import memory_bytes
+from avsr.train.speed import PEAKS
 
 # Assumed of GPUs: of the peak in large products and convolutions, of the memory's bandwidth in all else, and of the time of
 # the backward pass behind which messages can hide.
@@ -68,11 +69,11 @@ class Device:
 
 GB = 1e9
 DEVICES = {device.name: device for device in (
-    Device("h100", 989e12, 3350 * GB, 80 * GB, 450 * GB, 8, "NVIDIA H100 SXM data sheet"),
-    Device("h200", 989e12, 4800 * GB, 141 * GB, 450 * GB, 8, "NVIDIA H200 SXM data sheet"),
-    Device("a100", 312e12, 2039 * GB, 80 * GB, 300 * GB, 8, "NVIDIA A100 80GB SXM data sheet"),
-    Device("l4", 121e12, 300 * GB, 24 * GB, 32 * GB, 8, "NVIDIA L4 data sheet, PCIe 4.0 x16"),
-    Device("rtx4090", 165e12, 1008 * GB, 24 * GB, 32 * GB, 8, "NVIDIA Ada architecture white paper, PCIe 4.0 x16"),
+    Device("h100", PEAKS["H100"], 3350 * GB, 80 * GB, 450 * GB, 8, "NVIDIA H100 SXM data sheet"),
+    Device("h200", PEAKS["H200"], 4800 * GB, 141 * GB, 450 * GB, 8, "NVIDIA H200 SXM data sheet"),
+    Device("a100", PEAKS["A100"], 2039 * GB, 80 * GB, 300 * GB, 8, "NVIDIA A100 80GB SXM data sheet"),
+    Device("l4", PEAKS["L4"], 300 * GB, 24 * GB, 32 * GB, 8, "NVIDIA L4 data sheet, PCIe 4.0 x16"),
+    Device("rtx4090", PEAKS["RTX 4090"], 1008 * GB, 24 * GB, 32 * GB, 8, "NVIDIA Ada architecture white paper, PCIe 4.0 x16"),
     # 34 GMAC/s were measured as a core's peak (experiments/speed); the shares are fitted, see experiments/scale.
     Device("cpu", 68e9, 10 * GB, memory_bytes(), 1 * GB, 1, "experiments/speed: a core's peak; experiments/scale: the rest",
            flops_share=0.8, bandwidth_share=0.5, launch_s=20e-6, overlap=0.0, latency_s=200e-6, asynchronous=False))}
