@@ -78,17 +78,19 @@ def _module(config: Config, network: Network, settings: PlanSettings) -> LossMod
 
 
 def _pass_s(module: LossModule, network: Network, shape: BatchShape, device: torch.device) -> float:
-    """The median time of passes forward and backward over a batch of noise."""
+    """The median time of passes forward and backward over a batch of noise. On a CPU it is processor time, which other work on
+    the machine does not lengthen; of one thread that is what an idle machine would take."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     batch, seconds = noise_batch(module, network, shape).to(device), []
     for _ in range(STEPS + 1):
         module.zero_grad(set_to_none=True)
         _synchronise(device)
-        began = time.perf_counter()
+        began = clock()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             total = module(batch).total
         total.backward()
         _synchronise(device)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(clock() - began)
     return statistics.median(seconds[1:])
 
 
