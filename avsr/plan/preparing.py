@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from avsr.plan.training import READ_BYTES_PER_S
 
-# Measured with experiments/speed/prepare.py on GRID (360 x 288): 2.9 times real time with one worker on a core, 5.3 with two.
-# Of the work landmarks are most, whatever the size of the picture; 1920 x 1080 also takes longer to decode.
-VIDEO_PER_CORE_HOUR = 2.9
-SHARED = 0.96                                               # of that for each of several workers
-# Seconds of a core for each second of video that the one process which writes takes; measured in experiments/scale.
-WRITING = 0.004
-START_S = 10.0                                              # until the first worker has loaded its models
+# Measured in experiments/scale on GRID (360 x 288), by processor time. Of the work landmarks are most, whatever the size of the
+# picture; 1920 x 1080 also takes longer to decode.
+VIDEO_PER_CORE_HOUR = 7.9
+SHARED = 0.96                                               # of that for each of several workers (experiments/speed: 1.94 of 2)
+WRITING = 0.002                                             # seconds of the one process that writes, for a second of video
+START_S = 7.5                                               # processor time of a worker until it has loaded its models
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class PreparePlan:
 
     @property
     def core_hours(self) -> float:
-        """Hours of all cores together."""
-        return self.wall_hours * self.workers
+        """Hours of processor time of all workers."""
+        return self.hours / self.rate + self.workers * START_S / 3600
 
     @property
     def written_bytes(self) -> float:
