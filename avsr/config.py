@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 from avsr.augment import MAX_VALUES, Augment
 from avsr.errors import BadConfig, quote
 from avsr.remote import as_address
-from avsr.schema import Between, InvalidValue, type_hints, validate
+from avsr.schema import Between, InvalidValue, OneOf, type_hints, validate
 from avsr.textfiles import read_toml
 
 # Noise that needs no files: computed, or made of the training corpus's own speakers where there are enough of them.
@@ -121,6 +121,9 @@ class TrainConfig:
     valid_every: Count = 500                                # steps
     save_every: Count = 200
     keep: Annotated[int, Between(1, 100)] = 3               # best checkpoints, averaged at the end
+    shard: bool = False                                     # the processes of torchrun share the weights, see train/parallel.py
+    recompute: bool = False                                 # activations of the blocks, when the gradient needs them
+    compile: Annotated[str, OneOf(("no", "yes"))] = "no"    # the blocks, by torch.compile
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def _end_of_lines(file: RawIOBase, size: int, block: int = 1 << 16) -> int:
     return 0
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What went wrong, without the path: `No space left on device`, also of safetensors' `I/O error: ... (os error 28)`."""
     text = getattr(error, "strerror", None) or str(error)
     found = re.search(r"I/O error: (.+) \(os error \d+\)", text)

@@ -23,7 +23,7 @@ ORDER = ["errors", "names", "arrays", "memory", "output", "rates", "runtime", "s
          "corpora",
          "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "export", "lm", "hmm",
          "decode",
-         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "transcribe",
+         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "plan", "transcribe",
          "align", "find_speakers", "live", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "serve", "cli",
          "__main__"]
 MODELS = ["protocol", "blocks", "conformer", "recurrent", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid",

@@ -32,6 +32,8 @@ def training_options(command: Options) -> Options:
             click.option("--minutes", type=Number(0, 10**7, min_open=True), default=None,
                          help="Stop after so many minutes; --resume continues from there."),
             click.option("--device", default="auto", help="auto, cpu or cuda."),
+            click.option("--profile", is_flag=True,
+                         help="Record a few steps with torch.profiler; the trace is written to the output folder."),
             click.option("--quiet", "-q", is_flag=True,
                          help="No line per step and no progress bar; errors are still shown."))):
         command = option(command)
@@ -43,13 +45,14 @@ def training_options(command: Options) -> Options:
 def train_command(**options) -> None:
     """Train a model as the file CONFIG says, a TOML such as those in experiments/.
 
-    On several GPUs or machines, under torchrun: torchrun --nproc-per-node 2 -m avsr train CONFIG
+    On several GPUs or machines, under torchrun: torchrun --nproc-per-node 2 -m avsr train CONFIG. With --set train.shard=true
+    they share the network, which then need not fit on one. With --max-restarts 3 a run whose process ends goes on by itself.
     """
     run_training("train", _how_to_go_on, **options)
 
 
 def run_training(verb: str, summary: Callable[[Trained, str], str], *, config: str, overrides: tuple[str, ...],
-                 output_dir: str | None, resume: bool, minutes: float | None, device: str, quiet: bool) -> None:
+                 output_dir: str | None, resume: bool, minutes: float | None, device: str, profile: bool, quiet: bool) -> None:
     """Run avsr.train.train or avsr.pretrain.pretrain, the function of the module `verb`, and print the summary of the run."""
     folder = None
 
@@ -67,7 +70,8 @@ def run_training(verb: str, summary: Callable[[Trained, str], str], *, config: s
         from avsr.train import TrainOptions
 
         with ProgressBar(quiet, lines=True) as bars:
-            trained = work(settings, folder, TrainOptions(resume, minutes, device, say=bars.print_line, progress=bars))
+            trained = work(settings, folder, TrainOptions(resume, minutes, device, say=bars.print_line, progress=bars,
+                                                          profile=profile))
         again = [config, *(f"--set {override}" for override in overrides)] + (["-o", output_dir] if output_dir else [])
         if is_first_process():
             print_status(summary(trained, " ".join(again)), lines=True)

@@ -60,6 +60,9 @@ def train_corrector(config: CorrectConfig, folder: str | Path, options: TrainOpt
 
     Raises AvsrError and its kinds.
     """
+    if config.train.shard or config.train.recompute or config.train.compile != "no":
+        raise BadConfig(f"{config.name}: train.shard, train.recompute and train.compile are of avsr train; a corrector is "
+                        "small and trained by one process.  Remove them.")
     folder = Path(folder)
     with locked(folder, "avsr correct"):
         if not options.resume and (folder / STATE).exists():

@@ -110,6 +110,34 @@ class DecoderBlock(nn.Module):
         self.feed_norm = nn.LayerNorm(width, eps)
         self.feed = feed_forward(width) if feed is None else feed
 
+    def memory_keys(self, audio: Tensor | None,
+                    video: Tensor | None) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
+        """Keys and values, (B, H, S, D / H) each, of the two memories (B, S, D); None for what is not there."""
+        return (None if audio is None else self.audio.keys_values(audio),
+                None if video is None or self.video is None else self.video.attention.keys_values(video))
+
+    def forward(self, x: Tensor, layer: int, cache: Cache, causal: Tensor | None,
+                queries: list[Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x (N, L, D) -> the same after the block, and the keys and values of its self-attention for all tokens so far.
+
+        layer: of this block in `cache`; causal (1, 1, L, past + L) bool: which tokens attend to which; queries: see
+        Decoder.hidden.
+        """
+        if cache.video is not None and self.video is not None:
+            assert cache.video_mask is not None
+            if queries is not None and cache.audio is None:
+                queries.append(self.video.attention.queries(self.video.attention_norm(x)))
+            x = self.video(x, *cache.video[layer], cache.video_mask, cache.reliability)
+        normed = self.attention_norm(x)
+        keys, values = cache.extended(layer, *self.attention.keys_values(normed))
+        x = x + self.attention(normed, keys, values, causal)
+        if cache.audio is not None:
+            normed = self.audio_norm(x)
+            if queries is not None:
+                queries.append(self.audio.queries(normed))
+            x = x + self.audio(normed, *cache.audio[layer], over_keys(cache.audio_mask))
+        return x + self.feed(self.feed_norm(x)), (keys, values)
+
 
 class Decoder(nn.Module):
     """Whisper's text decoder with video. Logits share the embedding's weights."""
@@ -123,11 +151,9 @@ class Decoder(nn.Module):
 
     def start(self, memory: Memory) -> Cache:
         """A cache over a `Memory`, holding no tokens yet. The memories' keys and values are computed here, once."""
-        audio = video = None
-        if memory.audio is not None:
-            audio = [block.audio.keys_values(memory.audio) for block in self.blocks]
-        if memory.video is not None:
-            video = [block.video.attention.keys_values(memory.video) for block in self.blocks if block.video is not None]
+        keys = [block.memory_keys(memory.audio, memory.video) for block in self.blocks]
+        audio = None if memory.audio is None else [pair for pair, _ in keys if pair is not None]
+        video = None if memory.video is None else [pair for _, pair in keys if pair is not None]
         return Cache([], audio, video, memory.audio_mask, memory.video_mask, memory.reliability)
 
     def forward(self, tokens: Tensor, cache: Cache) -> Tensor:
@@ -155,23 +181,11 @@ class Decoder(nn.Module):
         causal = None                                                       # one new token attends to everything
         if length > 1:
             causal = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)[None, None]
+        before = cache if cache.own else cache.again()      # is left as it is, for a block that training computes again
         own = []
         for i, block in enumerate(self.blocks):
-            if cache.video is not None and block.video is not None:
-                assert cache.video_mask is not None
-                if queries is not None and cache.audio is None:
-                    queries.append(block.video.attention.queries(block.video.attention_norm(x)))
-                x = block.video(x, *cache.video[i], cache.video_mask, cache.reliability)
-            normed = block.attention_norm(x)
-            keys, values = cache.extended(i, *block.attention.keys_values(normed))
-            own.append((keys, values))
-            x = x + block.attention(normed, keys, values, causal)
-            if cache.audio is not None:
-                normed = block.audio_norm(x)
-                if queries is not None:
-                    queries.append(block.audio.queries(normed))
-                x = x + block.audio(normed, *cache.audio[i], over_keys(cache.audio_mask))
-            x = x + block.feed(block.feed_norm(x))
+            x, pair = block(x, i, before, causal, queries)
+            own.append(pair)
         cache.own = own
         return self.norm(x)
 

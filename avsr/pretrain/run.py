@@ -76,20 +76,18 @@ class Pretrainer(Trainer):
         """What measures the model: see FrameErrors."""
         asked = Augment(**self.config.data.augment)
         masks = replace(MASKS_ALONE, mask_frames=asked.mask_frames, mask_seconds=asked.mask_seconds)
+        assert self.parallel.whole is not None
         return FrameErrors(rows, Examples(examples.tokenizer_path, examples.n_mels, examples.labels, examples.mixer, masks,
-                                          p_speed=0.0), self.loss_module, self._modalities())
+                                          p_speed=0.0), self.parallel.whole, self._modalities())
 
-    def _validate(self) -> dict[str, float]:
-        scores = self.validation(self.start, self.progress) if self.rank == 0 else {}
+    def _measure(self, began: float) -> dict[str, float]:
+        scores = self.validation(self.start, self.progress)
         self.say(f"valid at step {self.state.step}: frame error % "
                  + "  ".join(f"{name} {score:.1f}" for name, score in scores.items()))
-        return {f"valid_{name}": score for name, score in scores.items()}
+        return scores
 
-    def _finish(self) -> Trained:
+    def _write_model(self, done: bool) -> Trained:
         """Write the model as it is to `model/`."""
-        done = self.state.step >= self.config.train.steps
-        if self.rank:
-            return Trained(self.folder, None, self.state.step, done, {})
         scores = self.validation(self.start, self.progress)
         made = self._checkpoint({})
         made = replace(made, training={**made.training, "valid_frame_errors": scores})

@@ -5,44 +5,53 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import math
-import os
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import distributed
 
 from avsr import cache, checkpoint
 from avsr.augment import Augment
 from avsr.batch import Batch, Batches, InfiniteSampler, augmented, loader
 from avsr.checkpoint import Checkpoint
-from avsr.checkpoint.old_names import current_tensor
 from avsr.config import Config
 from avsr.dataset import Examples, ManifestRow, label_words, read_prepared, share_of
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
-from avsr.lm.config import LMConfig
-from avsr.losses import Losses, LossModule
+from avsr.losses import LossModule
 from avsr.models.avsr import AVSR
 from avsr.models.blocks import WithDropout
 from avsr.output import locked, write_file
 from avsr.rates import VIDEO_FPS
-from avsr.runtime import Progress, is_first_process, max_processes, n_cores, no_progress, pick_device
+from avsr.runtime import Progress, is_first_process, max_processes, n_cores, no_progress
 from avsr.train.data import Say, noise_mixer, training_manifests, validation_rows
 from avsr.train.forced_alignment import with_word_times
-from avsr.train.initialise import initialise, model_path, rate, to_save, training_facts, with_mouth_crop_of
-from avsr.train.log import StepReport, TrainingLog
+from avsr.train.group_state import GroupWriter
+from avsr.train.initialise import initialise, model_path, to_save, training_facts, with_mouth_crop_of
+from avsr.train.log import StepFigures, StepReport, TrainingLog
+from avsr.train.optimiser import freeze_batch_norms, freeze_weights, learning_rate, make_optimiser
+from avsr.train.parallel import join_group, make_parallel, n_restarts
 from avsr.train.reliability import check_reliability, fit_ood, fit_reliability
 from avsr.train.shortages import report_shortages
-from avsr.train.state import STATE, TrainState, averaged, best_one, how_to_continue, keep_best, load_state, save_state
+from avsr.train.speed import Trace, memory_used, peak_flops
+from avsr.train.state import (
+    STATE,
+    TrainState,
+    averaged,
+    batches_per_step,
+    best_one,
+    how_to_continue,
+    keep_best,
+    load_state,
+    manifest_fingerprint,
+    save_state,
+)
 from avsr.train.valid import Validation
 
 
@@ -66,6 +75,7 @@ class TrainOptions:
     device: str = "auto"
     say: Say = lambda line: None
     progress: Progress = no_progress
+    profile: bool = False                                   # whether a trace of a few steps is written, see speed.Trace
 
 
 def train(config: Config, folder: str | Path, options: TrainOptions = TrainOptions()) -> Trained:
@@ -84,27 +94,16 @@ def run(trainer: type[Trainer], config: Config, folder: str | Path, options: Tra
     except OSError as error:
         raise BadOutput(f"{folder}: cannot be made ({error.strerror}).  Choose another with --output-dir.") from error
     with locked(folder, "avsr train") if is_first_process() else nullcontext():
+        if n_restarts() and (folder / STATE).exists():      # torchrun has started the processes again, as one had ended
+            options = replace(options, resume=True)
         if not options.resume and (folder / STATE).exists():
             raise BadOutput(f"{folder}: holds a run already.  Go on with --resume, or choose another with --output-dir.")
         try:
             with report_shortages(folder, config.data):
-                return trainer(config, folder, options, _join_group(options.device)).run()
+                return trainer(config, folder, options, join_group(options.device, config.train)).run()
         finally:
             if distributed.is_initialized():
                 distributed.destroy_process_group()
-
-
-def _join_group(asked: str) -> torch.device:
-    """This process's device; under `torchrun`, after joining the other processes."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return pick_device(asked)
-    cuda = asked != "cpu" and torch.cuda.is_available()
-    # The others wait while the first one validates: with nccl's own 10 minutes a large set would end the run.
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=2))
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    return device
 
 
 class Trainer:
@@ -137,14 +136,20 @@ class Trainer:
         left_out += self._leave_out_long()
         self.say(f"{counted(len(self.rows), 'utterance')}, {self.hours:.2f} hours; {len(left_out)} left out"
                  + (f", such as {left_out[0]}" if left_out else "") + f"; {len(valid_rows)} to validate")
-        self.loss_module = LossModule(self.model, config.loss, len(labels) + 1).to(device)
-        self.validation = self._validation(valid_rows, Examples(path, n_mels, labels, mixer))
+        self.loss_module = LossModule(self.model, config.loss, len(labels) + 1)
         for module in self.loss_module.modules():
             if isinstance(module, WithDropout):
                 module.dropout = config.train.dropout
-        self.optimiser = _optimiser(self.loss_module, config)
-        self.state = TrainState()
+        freeze_weights(self.loss_module, config)
+        self.parallel = make_parallel(self.loss_module, device, config.train)
+        if self.parallel.whole is not None:
+            self.start = replace(self.start, model=self.parallel.whole.model)
+            self.validation = self._validation(valid_rows, Examples(path, n_mels, labels, mixer))
+        self.optimiser = make_optimiser(self.loss_module, config)
+        self.writer = GroupWriter() if self.world > 1 else None
+        self.state, self.per_step = TrainState(), config.train.accumulate * self.world
         if options.resume:
+            self.per_step = batches_per_step(folder, config.train.accumulate, self.world)
             self.state = load_state(folder, self.loss_module, self.optimiser, self._about())
             self.say(f"resumed at step {self.state.step}")
         self.before = self.state.seconds
@@ -206,26 +211,30 @@ class Trainer:
         return [name for name, share in shares.items() if share > 1e-9]
 
     def _about(self) -> dict:
+        """What a run that is resumed must share: all that its batches and their order follow from, and the network."""
         return {"dims": asdict(self.model.dims), "labels": len(self.examples.labels), "seed": self.config.train.seed,
-                "frames": self.config.data.frames, "accumulate": self.config.train.accumulate, "processes": self.world}
+                "frames": self.config.data.frames, "data": manifest_fingerprint(self.rows)}
+
+    @property
+    def parts(self) -> int:
+        """The batches of a step that this process computes."""
+        return self.per_step // self.world
 
     # --- steps ---
 
     def run(self) -> Trained:
         """Take steps until the last one, or until the time is up."""
         train, state = self.config.train, self.state
-        network = self.loss_module
-        if self.world > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(self.loss_module, find_unused_parameters=True, device_ids=devices)
+        self.parallel.start()
         batches, log = self._batches(), TrainingLog(self.folder, self.rank, state.step)
         self.loss_module.train()
-        _freeze_batch_norms(self.loss_module)
+        freeze_batch_norms(self.loss_module)
+        trace = Trace(self.folder / f"trace-{self.rank}.json.gz", self.device, self.say) if self.options.profile else None
         stopped = state.step >= train.steps
         self.progress("training", state.step, train.steps, "steps")
         try:
             while not stopped:
-                line = self._step(network, batches)
+                line = self._step(batches)
                 self.say(line.text)
                 self.progress("training", state.step, train.steps, "steps")
                 log.write(state.step, line.values)
@@ -233,12 +242,16 @@ class Trainer:
                 if due:
                     log.write(state.step, self._validate())
                 stopped = state.step >= train.steps or self._time_is_up()
+                if trace is not None:
+                    trace.step()
                 if stopped or due or state.step % train.save_every == 0:
                     self._save()
         except KeyboardInterrupt:
             self.say(f"interrupted at step {state.step}; {how_to_continue(self.folder)}")
             raise
         finally:
+            if trace is not None:
+                trace.close()
             log.close()
             batches.close()
         return self._finish()
@@ -249,7 +262,7 @@ class Trainer:
         data = Batches(self.rows, self.examples, tokenizer.prompt(None), tokenizer.end, self.start.pad_columns,
                        finished=self.device.type == "cpu")
         sampler = InfiniteSampler(self.rows, self.config.data, self.config.train.seed, rank=self.rank, world=self.world,
-                          first=self.state.step * self.config.train.accumulate * self.world)
+                          first=self.state.step * self.per_step)
         source = iter(loader(data, sampler, self._n_workers(), pin=self.device.type == "cuda"))
         while True:
             asked = time.monotonic()
@@ -266,33 +279,41 @@ class Trainer:
             self.say(f"data.workers is {asked}, but {most} are started: more would only take memory on {n_cores()} cores.")
         return min(asked, most)
 
-    def _step(self, network: nn.Module, batches: Iterator[tuple[Batch, float]]) -> StepReport:
-        began, waited, ids, n_clips = time.monotonic(), 0.0, [], 0
-        train, step = self.config.train, self.state.step
+    def _step(self, batches: Iterator[tuple[Batch, float]]) -> StepReport:
+        began, waited, ids = time.monotonic(), 0.0, []
+        train, step, figures = self.config.train, self.state.step, StepFigures()
         for group in self.optimiser.param_groups:
             group["lr"] = group["factor"] * learning_rate(self.config, step)
         self.optimiser.zero_grad(set_to_none=True)
-        for part in range(train.accumulate):
+        for part in range(self.parts):
             batch, seconds = next(batches)
             waited += seconds
             ids += batch.ids
-            n_clips += len(batch.ids) * self.world
-            torch.manual_seed(zlib.crc32(f"{train.seed} {step} {part} {self.rank}".encode()))     # of dropout
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-                losses: Losses = network(batch)
-            (losses.total / train.accumulate).backward()
-        norm = nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], train.clip)
-        total, norm = losses.total.item(), norm.item()
-        if not math.isfinite(total) or not math.isfinite(norm):
-            self._stop_at_nan(ids, total, norm)
+            number = part * self.world + self.rank          # in the step, whichever process computes it
+            torch.manual_seed(zlib.crc32(f"{train.seed} {step} {number} 0".encode()))     # of dropout
+            losses = self.parallel.backward(batch, self.parts, last=part == self.parts - 1)
+            figures.add(losses, batch.modality)
+        norm = self.parallel.clip([p for g in self.optimiser.param_groups for p in g["params"]], train.clip)
+        own, figures = figures.total, figures.of_all(self.parallel)
+        if not math.isfinite(figures.total) or not math.isfinite(norm):
+            self._stop_at_nan(ids, own, norm)
         self.optimiser.step()
         self.state.step += 1
-        spent = time.monotonic() - began
         self.state.seconds = self.before + time.monotonic() - self.started
-        return StepReport(self.state.step, train.steps, batch.modality, total,
-                    {name: value.item() for name, value in losses.parts.items()},
-                    {"lr": learning_rate(self.config, step), "norm": norm, "clips_s": n_clips / spent, "wait": waited / spent,
-                     "minutes": self.state.seconds / 60})
+        return StepReport(self.state.step, train.steps, figures.total, figures.parts,
+                          {"lr": learning_rate(self.config, step), "norm": norm,
+                           **self._pace(len(ids), waited, time.monotonic() - began), "minutes": self.state.seconds / 60})
+
+    def _pace(self, n_clips: int, waited: float, spent: float) -> dict[str, float]:
+        """How well a step has used the machine, all processes together; see log.StepReport."""
+        clips, waiting, flops = self.parallel.sum([n_clips, waited / spent, self.parallel.flops.take()])
+        peak, memory = peak_flops(self.device), memory_used(self.device)
+        pace = {"clips_s": clips / spent, "wait": waiting / self.world, "flops": flops / spent}
+        if peak is not None:
+            pace["mfu"] = flops / spent / (peak * self.world)
+        if memory is not None:
+            (pace["memory"],) = self.parallel.max([memory])
+        return pace
 
     def _stop_at_nan(self, ids: list[str], total: float, norm: float) -> None:
         path = self.folder / f"nan-{self.rank}.json"
@@ -301,13 +322,9 @@ class Trainer:
                         f"batch's ids are in {path}; look at them, or lower train.lr and {how_to_continue(self.folder)}.")
 
     def _time_is_up(self) -> bool:
-        """Whether the time is up. All processes must agree, or some would wait for the others for ever."""
-        up = self.options.minutes is not None and time.monotonic() - self.started > 60 * self.options.minutes
-        if self.world > 1:
-            flag = torch.tensor(float(up), device=self.device)
-            distributed.broadcast(flag, 0)
-            up = bool(flag.item())
-        return up
+        """Whether the time is up, by the clock of the first process."""
+        return self.parallel.agree(self.options.minutes is not None
+                                   and time.monotonic() - self.started > 60 * self.options.minutes)
 
     # --- saving ---
 
@@ -315,28 +332,41 @@ class Trainer:
         return to_save(self.start, self.config, training_facts(self.config, self.state.step, scores, self.hours))
 
     def _validate(self) -> dict[str, float]:
-        scores = {}
-        if self.rank == 0:
-            began = time.monotonic()
-            scores = self.validation(self.start, self.progress)
-            _freeze_batch_norms(self.loss_module)
-            keep_best(self.folder, self.state, self._checkpoint(scores), scores, self.config.train.keep)
-            said = "  ".join(f"{name} {score:.1f}" for name, score in scores.items())
-            self.say(f"valid at step {self.state.step}: WER % {said}  ({time.monotonic() - began:.0f} s)")
-        if self.world > 1:
-            distributed.barrier()
+        """Measure the model in the first process, while the others wait, and keep it if it is good."""
+        scores, began = {}, time.monotonic()
+        with self.parallel.gathered():
+            if self.rank == 0:
+                scores = self._measure(began)
+        self.parallel.barrier()
+        freeze_batch_norms(self.loss_module)
         return {f"valid_{name}": score for name, score in scores.items()}
 
+    def _measure(self, began: float) -> dict[str, float]:
+        scores = self.validation(self.start, self.progress)
+        keep_best(self.folder, self.state, self._checkpoint(scores), scores, self.config.train.keep)
+        said = "  ".join(f"{name} {score:.1f}" for name, score in scores.items())
+        self.say(f"valid at step {self.state.step}: WER % {said}  ({time.monotonic() - began:.0f} s)")
+        return scores
+
     def _save(self) -> None:
-        if self.rank == 0:
-            save_state(self.folder, self.state, self.loss_module, self.optimiser, self._about())
+        facts = {"accumulate": self.config.train.accumulate, "processes": self.world, "batches": self.per_step}
+        if self.rank == 0 or self.writer is not None:
+            save_state(self.folder, self.state, self.loss_module, self.optimiser, self._about() | facts, self.writer)
 
     def _finish(self) -> Trained:
-        """Write the averaged model, or the best one where that is better, to `model/`."""
+        """Write the model to `model/`, in the first process."""
         state, done = self.state, self.state.step >= self.config.train.steps
-        if self.rank or not (state.best or done):
+        if self.writer is not None:
+            self.writer.wait()
+        with self.parallel.gathered():
+            return Trained(self.folder, None, state.step, done, {}) if self.rank else self._write_model(done)
+
+    def _write_model(self, done: bool) -> Trained:
+        """Write the averaged model, or the best one where that is better."""
+        state = self.state
+        if not (state.best or done):
             return Trained(self.folder, None, state.step, done, {})
-        last = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        last = {name: tensor.clone() for name, tensor in self.start.model.state_dict().items()}
         scores = {}
         if state.best:
             mean = self.validation(averaged(self.folder, state, self.start), self.progress)
@@ -345,7 +375,7 @@ class Trainer:
                 scores = mean
             else:
                 best_one(self.folder, state, self.start)
-        if self.model.reliability is not None:
+        if self.start.model.reliability is not None:
             fit_ood(self.start, self.rows, seed=self.config.train.seed, progress=self.progress)
             if self.config.reliability.variants and done:
                 n_samples = fit_reliability(self.start, self.rows, self.examples, self.config.reliability,
@@ -355,43 +385,5 @@ class Trainer:
         scores = scores or self.validation(self.start, self.progress)
         path = checkpoint.save(self._checkpoint(scores), self.folder / "model",
                                remedy=f"Make room, then {how_to_continue(self.folder)}.")
-        self.model.load_state_dict(last)
+        self.start.model.load_state_dict(last)
         return Trained(self.folder, path, state.step, done, scores)
-
-
-def learning_rate(config: Config | LMConfig, step: int) -> float:
-    """Linear warm-up, then a cosine down to `final` times `lr` at the last step."""
-    train = config.train
-    if step < train.warmup:
-        return train.lr * (step + 1) / train.warmup
-    along = min(1.0, (step - train.warmup) / max(1, train.steps - train.warmup))
-    return train.lr * (train.final + (1 - train.final) * 0.5 * (1 + math.cos(math.pi * along)))
-
-
-def _optimiser(loss_module: LossModule, config: Config) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only; weights with a rate of 0 are frozen. Raises BadConfig if all are."""
-    names = [name.removeprefix("model.") for name, _ in loss_module.named_parameters()]
-    for pattern in config.train.rates:
-        if not fnmatch.filter(names, current_tensor(pattern)):
-            parts = ", ".join(sorted({f"{name.partition('.')[0]}.*" for name in names}))
-            raise BadConfig(f"{config.name}: train.rates \"{pattern}\" fits no weight.  Known are {parts}, and names within.")
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in loss_module.named_parameters():
-        factor = rate(config, name.removeprefix("model."))
-        parameter.requires_grad_(factor > 0)
-        if factor > 0:
-            decay = config.train.weight_decay if parameter.ndim > 1 and "embedding" not in name else 0.0
-            groups.setdefault((factor, decay), []).append(parameter)
-    if not groups:
-        raise BadConfig(f"{config.name}: train.rates freezes every weight.  Give some part a rate above 0.")
-    return torch.optim.AdamW([{"params": parameters, "factor": factor, "weight_decay": decay}
-                              for (factor, decay), parameters in groups.items()],
-                             lr=config.train.lr, betas=config.train.betas)
-
-
-def _freeze_batch_norms(loss_module: nn.Module) -> None:
-    """Keep the running means of batch norms whose weights are frozen."""
-    for module in loss_module.modules():
-        own = list(module.parameters())
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in own):
-            module.eval()

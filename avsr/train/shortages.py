@@ -14,11 +14,15 @@ from avsr.train.state import how_to_continue
 
 NO_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory", "HIP out of memory")      # how torch's errors begin or go on
 NO_WORKER = "DataLoader worker"                             # how they begin where one of its processes has ended
+# What they hold where another process of the group has ended; the last of NCCL.
+NO_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL communicator was aborted",
+           "remote process exited")
 
 
 @contextmanager
 def report_shortages(folder: Path, data: DataConfig) -> Iterator[None]:
-    """Raise BadOutput for a full disk and AvsrError for too little memory or too few processes, in place of a traceback.
+    """Raise BadOutput for a full disk and AvsrError for too little memory or too few processes, and where another process of a
+    group has ended, in place of a traceback.
 
     folder: the run's. Other exceptions pass. torch learns by a signal that a process of the loader was killed, so it raises
     its RuntimeError anywhere within the block.
@@ -38,6 +42,9 @@ def report_shortages(folder: Path, data: DataConfig) -> Iterator[None]:
             raise AvsrError(f"{folder}: one of {data.workers} processes that make batches has ended ({_first_line(error)}), "
                             f"most likely because memory was short.  Set data.workers lower, then "
                             f"{how_to_continue(folder)}.") from error
+        if any(words in str(error) for words in NO_PEER):
+            raise AvsrError(f"{folder}: another process of the group has ended ({_first_line(error)}).  Look at what it said "
+                            f"itself, then {how_to_continue(folder)}; torchrun --max-restarts N does so by itself.") from error
         if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
             raise AvsrError(f"{folder}: there is too little memory for batches of data.frames = {data.frames} "
                             f"({_first_line(error) or 'MemoryError'}).  Set data.frames or the network's dims lower, then "

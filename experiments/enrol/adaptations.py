@@ -95,16 +95,16 @@ def adapt(path: Path, lips: str, name: str, steps: list[int]) -> list[dict]:
             trainer.optimiser = torch.optim.AdamW([{"params": added, "factor": 1.0, "weight_decay": 0.0}], lr=PARTS[name][1])
         n = sum(p.numel() for group in trainer.optimiser.param_groups for p in group["params"])
         out = [{"steps": 0, "wer": trainer.validation(trainer.start)["v"]}]
-        from avsr.train.loop import _freeze_batch_norms
+        from avsr.train.optimiser import freeze_batch_norms
         trainer.loss_module.train()
-        _freeze_batch_norms(trainer.loss_module)
+        freeze_batch_norms(trainer.loss_module)
         batches, began = trainer._batches(), cpu()
         for step in range(1, steps[-1] + 1):
-            trainer._step(trainer.loss_module, batches)
+            trainer._step(batches)
             if step in steps:
                 spent = cpu() - began
                 out.append({"steps": step, "wer": trainer.validation(trainer.start)["v"], "cpu_s": round(spent, 1)})
-                _freeze_batch_norms(trainer.loss_module)
+                freeze_batch_norms(trainer.loss_module)
         return [{"parts": name, "weights": n, **one} for one in out]
 
 
