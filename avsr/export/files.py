@@ -70,8 +70,8 @@ def quantised(model: ModelProto) -> ModelProto:
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
-            # Unsigned: of signed weights a processor without VNNI adds pairs of products in 16 bits, which overflow (44 % of the
-            # words of 48 clips of GRID changed, 4 % by these).
+            # Unsigned: of signed weights a processor without VNNI adds pairs of products in 16 bits, which overflow (44 % of
+            # the words of 48 clips of GRID changed, 4 % by these).
             quantize_dynamic(model, path, weight_type=QuantType.QUInt8, per_channel=True,
                              op_types_to_quantize=["MatMul", "Gemm"])
             import onnx
