@@ -54,20 +54,33 @@ def log_mel(audio: np.ndarray, *, n_mels: int = 80, n_samples: int | None = None
 
 def mel_power(samples: np.ndarray, n_mels: int) -> np.ndarray:
     """Power in each mel band (..., S // HOP, n_mels) float32 of sound (..., S) float32, S at least N_FFT, a frame each HOP."""
-    n_frames, filters, edge = samples.shape[-1] // HOP, mel_filters(n_mels).T, N_FFT // 2       # Whisper drops the last frame
+    n_frames, edge = samples.shape[-1] // HOP, N_FFT // 2   # Whisper drops the last frame
+    bins, weights, starts = _products(n_mels)
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)).astype(np.float32)
-    windowed, spectrum = np.empty((BLOCK, N_FFT), np.float32), np.empty((BLOCK, edge + 1), np.complex64)
-    squares = spectrum.view(np.float32)                     # of real and imaginary parts by turns
     out = np.empty((*samples.shape[:-1], n_frames, n_mels), np.float32)
     for place in np.ndindex(samples.shape[:-1]):
         padded = np.pad(samples[place], edge, mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
         for start in range(0, n_frames, BLOCK):
-            n = min(BLOCK, n_frames - start)
-            np.multiply(frames[start : start + n], window, out=windowed[:n])
-            np.square(np.fft.rfft(windowed[:n], out=spectrum[:n]).view(np.float32), out=squares[:n])
-            np.matmul(squares[:n, 0::2] + squares[:n, 1::2], filters, out=out[place][start : start + n])
+            here = slice(start, min(start + BLOCK, n_frames))
+            spectrum = np.fft.rfft(frames[here] * window)   # 32 bits; 64 before NumPy 2
+            power = (np.square(spectrum.real) + np.square(spectrum.imag)).T
+            out[place][here] = np.add.reduceat(power[bins] * weights, starts, axis=0).T
     return out
+
+
+@lru_cache(maxsize=4)
+def _products(n_mels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The products that the bands add up, band after band: bins (K,), weights (K, 1) float32, and where each band begins.
+
+    A band has a few bins of 201. To multiply by all of them is as fast on one core, but OpenBLAS does it on all cores, which
+    wait for each other: 25 ms of processor time and 58 ms in all for 30 s of sound, on two busy cores, instead of 11.
+    """
+    filters = mel_filters(n_mels)
+    used = filters != 0
+    used[~used.any(axis=1), 0] = True                       # a band between two bins adds up a product with 0
+    bands, bins = np.nonzero(used)
+    return bins, filters[bands, bins][:, None], np.searchsorted(bands, np.arange(n_mels))
 
 
 def features(audio: np.ndarray, n_mels: int) -> np.ndarray:

@@ -108,7 +108,7 @@ class OnnxModel:
 
     def encode_audio(self, mel: np.ndarray, mel_lengths: np.ndarray | None = None) -> np.ndarray:
         """See AVSR.encode_audio."""
-        return self._run("encode_audio", mel=mel, **self._lengths(mel.shape[:2], mel_lengths))["states"]
+        return self._one_by_one("encode_audio", {"mel": mel} | self._lengths(mel.shape[:2], mel_lengths))["states"]
 
     def encode(self, mel: np.ndarray | None, mouths: np.ndarray | None = None, *, mel_lengths: np.ndarray | None = None,
                seen: np.ndarray | None = None, audio_states: np.ndarray | None = None) -> Memory:
@@ -128,7 +128,7 @@ class OnnxModel:
             if mel_lengths is not None:
                 positions = -(-mel_lengths // self.dims.samples) if self.dims.n_mels else mel_lengths // self.dims.samples
                 masks["audio_mask"] = np.arange(states.shape[1]) < positions[:, None]
-        found = self._run(f"encode_{_modality(states, mouths)}", **given)
+        found = self._one_by_one(f"encode_{_modality(states, mouths)}", given)
         known = {one.name for one in fields(Memory)}
         memory = Memory(**{"audio": None, "video": None} | {name: x for name, x in found.items() if name in known} | masks)
         return memory
@@ -200,6 +200,13 @@ class OnnxModel:
             return {}
         return {"lengths": np.full(shape[0], shape[1]) if lengths is None else lengths.astype(np.int64, copy=False)}
 
+    def _one_by_one(self, graph: str, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of a graph for each utterance by itself, joined. All heads' attention over 30 s takes 54 MB for one
+        utterance, and several at once are no faster on a processor."""
+        n_utterances = len(next(iter(given.values())))
+        found = [self._run(graph, **{name: x[i:i + 1] for name, x in given.items()}) for i in range(n_utterances)]
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
     def _run(self, graph: str, **given: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs of a graph by name."""
         session = self._sessions.get(graph) or self._load(graph)
@@ -221,6 +228,8 @@ def open_session(path: Path) -> Any:
     options.intra_op_num_threads = n_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")     # waiting threads would take a core each
     options.log_severity_level = 3
+    # What an encoder needs is large and short-lived: kept for the next time it takes 0.4 GB. A step of the decoder is brief.
+    options.enable_cpu_mem_arena = path.name.startswith("decode")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:                               # onnxruntime's errors have no common class but Exception

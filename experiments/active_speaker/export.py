@@ -3,13 +3,13 @@
     uv run --extra export experiments/active_speaker/export.py OLD -o avsr/weights/active_speaker
 
 OLD: a folder of network.json and model.safetensors, as train.py wrote it before it wrote graphs. train.py calls `export`.
-The weights lie in the graphs under their names in torch, so `read_weights` takes them back, to train on or to compare.
+The weights lie in the graphs under their names in torch, those of a convolution times those of the norm after it, so
+`read_network` takes them back, to train on or to compare.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import torch
 from network import TorchNetwork
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from avsr.lips import MouthCropSettings
@@ -28,8 +28,9 @@ from avsr.schema import read_json
 from avsr.speakers.network import DESCRIPTION, DIMS, ENCODER, SCORER, Dims
 
 OPSET = 20                                                  # the first that has Gelu
-PACKED, SCALE, HALF = ".int8", ".scale", ".half"            # follow the name of weights in the names of what is stored of them
-FRAMES = 50                                                 # of the example that is traced; any number runs
+PACKED, SCALE = ".int8", ".scale"                           # follow the name of weights in the names of what is stored of them
+NORM = "_bias"                                              # follows the name of weights in the name of what the norm adds
+FRAMES = 50                                                 # of the example that is exported; any number runs
 
 
 class Encode(nn.Module):
@@ -79,64 +80,58 @@ def export(network: TorchNetwork, folder: Path, training: Mapping[str, Any]) -> 
 def graph(module: nn.Module, given: tuple[Tensor, ...], inputs: tuple[str, ...], outputs: tuple[str, ...],
           dims: Dims) -> onnx.ModelProto:
     """A module as an ONNX graph of any number of frames, which is the last dimension of what is encoded, else the first."""
-    axes = {name: {1 if name in ("video", "sound") else 0: "columns" if name == "power" else "frames"}
-            for name in (*inputs, *outputs)}
-    file = io.BytesIO()
-    torch.onnx.export(module, given, file, input_names=list(inputs), output_names=list(outputs), dynamic_axes=axes,
-                      opset_version=OPSET, training=torch.onnx.TrainingMode.PRESERVE, dynamo=False)
-    model = onnx.load_from_string(file.getvalue())
+    axes = {name: {1 if name in ("video", "sound") else 0: torch.export.Dim.DYNAMIC} for name in inputs}
+    made = torch.onnx.export(module, given, input_names=list(inputs), output_names=list(outputs), opset_version=OPSET,
+                             dynamic_shapes=tuple(axes.values()), dynamo=True, verbose=False)
+    assert made is not None
+    model = made.model_proto
     pack(model.graph)
-    for node in model.graph.node:
-        node.ClearField("name")                             # the path through the modules, a tenth of the file
-        node.ClearField("doc_string")
+    del model.graph.value_info[:]
+    for described in (*model.graph.node, *model.graph.input, *model.graph.output):     # where each comes from: half of the file
+        described.ClearField("metadata_props")
+        described.ClearField("doc_string")
     helper.set_model_props(model, {DIMS: dims.written()})
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def pack(there: onnx.GraphProto) -> None:
-    """Store the weights of convolutions and linear layers in 8 bits with a scale for each channel that comes out, and other
-    weights in 16."""
+    """Store the weights of convolutions and linear layers in 8 bits with a scale for each channel that comes out."""
     for tensor in list(there.initializer):
         value = numpy_helper.to_array(tensor)
-        if value.dtype != np.float32 or not value.ndim or "." not in tensor.name:
-            continue
-        there.initializer.remove(tensor)
-        if value.ndim > 1:
+        if value.dtype == np.float32 and value.ndim > 1 and tensor.name.endswith(".weight"):
             scale = np.maximum(np.abs(value.reshape(len(value), -1)).max(axis=1), 1e-12) / np.float32(127)
             whole = np.round(value / scale.reshape(-1, *[1] * (value.ndim - 1))).astype(np.int8)
+            there.initializer.remove(tensor)
             there.initializer.extend([numpy_helper.from_array(whole, tensor.name + PACKED),
                                       numpy_helper.from_array(scale.astype(np.float32), tensor.name + SCALE)])
-            node = helper.make_node("DequantizeLinear", [tensor.name + PACKED, tensor.name + SCALE], [tensor.name], axis=0)
-        else:
-            there.initializer.append(numpy_helper.from_array(value.astype(np.float16), tensor.name + HALF))
-            node = helper.make_node("Cast", [tensor.name + HALF], [tensor.name], to=TensorProto.FLOAT)
-        there.node.insert(0, node)
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights in the graphs of a folder, under the names and in the shapes that they have in torch, float32."""
-    found = {}
-    for name in (ENCODER, SCORER):
-        stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(str(folder / name)).graph.initializer}
-        for key, value in stored.items():
-            if key.endswith(PACKED):
-                weights = key.removesuffix(PACKED)
-                scale = stored[weights + SCALE]
-                found[weights] = torch.from_numpy(value * scale.reshape(-1, *[1] * (value.ndim - 1)))
-            elif key.endswith(HALF):
-                found[key.removesuffix(HALF)] = torch.from_numpy(value.astype(np.float32))
-    return found
+            there.node.insert(0, helper.make_node("DequantizeLinear", [tensor.name + PACKED, tensor.name + SCALE],
+                                                  [tensor.name], axis=0))
 
 
 def read_network(folder: Path) -> TorchNetwork:
-    """The network of a folder in torch, to train on or to compare."""
+    """The network of a folder in torch, to train on or to compare. Its norms only add: what they multiply by is in the weights
+    before them."""
     about = read_json(folder / DESCRIPTION)
     network = TorchNetwork(Dims(**{name: tuple(value) if isinstance(value, list) else value
                                    for name, value in about[DIMS].items()}))
-    weights = {"scale": torch.tensor(about["scale"]).log(), **read_weights(folder)}
-    counts = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    network.load_state_dict({**weights, **counts})
+    weights = {"scale": torch.tensor(about["scale"]).log()}
+    for file in (ENCODER, SCORER):
+        stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(str(folder / file)).graph.initializer}
+        for name, value in stored.items():
+            if name.endswith(PACKED):
+                scale = stored[name.removesuffix(PACKED) + SCALE].reshape(-1, *[1] * (value.ndim - 1))
+                weights[name.removesuffix(PACKED)] = torch.from_numpy(value * scale)
+            elif name.endswith((".bias", NORM)):
+                weights[name] = torch.from_numpy(value.copy())
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.running_var.fill_(1 - module.eps)        # so that it multiplies by 1
+    for name in [name for name in weights if name.endswith(NORM)]:
+        conv = name.removesuffix(".weight" + NORM)          # stages.0 is followed by the norm stages.1, x.conv by x.norm
+        place, _, last = conv.rpartition(".")
+        weights[f"{place}.{int(last) + 1 if last.isdigit() else 'norm'}.bias"] = weights.pop(name)
+    network.load_state_dict({**network.state_dict(), **weights})
     return network.eval()
 
 

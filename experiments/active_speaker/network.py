@@ -127,11 +127,12 @@ class TorchNetwork(nn.Module):
         """Mouths (B, E + 3, T) and sound (B, E + 2, T), encoded -> log-odds (B, T) that each frame's mouth makes its sound."""
         (video, seen), (sound, heard) = self._parts(video), self._parts(sound)
         lags, n_frames = self.dims.lags, video.shape[2]
-        padded = F.pad(sound, (lags, lags))
-        curve = [(video * padded[..., shift : shift + n_frames]).sum(dim=1) for shift in range(2 * lags + 1)]
+        frames, shifts = (torch.arange(n, device=sound.device) for n in (n_frames, 2 * lags + 1))
+        shifted = F.pad(sound, (lags, lags))[:, :, shifts[:, None] + frames]                # (B, E, 2 lags + 1, T)
+        curve = (video[:, :, None] * shifted).sum(dim=1)
         size = self.dims.embedding**0.5                     # brings the entries of unit vectors to about 1
         both = (seen[:, :, None] * heard[:, None]).flatten(1, 2)           # their mean over time is a correlation
-        together = torch.cat([torch.stack(curve, dim=1) * 4, video * sound * size**2, sound * size, seen, heard, both], dim=1)
+        together = torch.cat([curve * 4, video * sound * size**2, sound * size, seen, heard, both], dim=1)
         return self.out(self.blocks(F.gelu(self.join(together))))[:, 0]
 
     def _parts(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
