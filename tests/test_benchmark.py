@@ -277,7 +277,7 @@ def test_a_cluster_writes_the_same_rows(folder, settings, tmp_path, monkeypatch)
         for number in reversed(range(len(jobs))):
             yield number, work(jobs[number], lambda: None)
 
-    few = replace(settings, limit=3, noises=("white",), snrs=(None, 0.0))
+    few = replace(settings, limit=3, noises=("white",), snrs=(None, 0.0), corruptions=())
     benchmark(folder, tmp_path / "here", few)
     monkeypatch.setattr(benchmark_run.workers, "run", elsewhere)
     monkeypatch.setattr(benchmark_run.workers, "check_cluster", lambda cluster: None)

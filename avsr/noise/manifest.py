@@ -46,6 +46,11 @@ class TargetSpeech:
         return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
 
 
+def _whole(audio: np.ndarray) -> DrawableAudio:
+    """All of a recording, to draw from."""
+    return DrawableAudio(audio, ((0, len(audio)),))
+
+
 class _VerifiedRecordings:
     """The recordings that rows name; each is found, and its sha256 checked, once."""
 
@@ -54,7 +59,7 @@ class _VerifiedRecordings:
         self._base = Path(os.path.realpath(manifest.parent))  # `..` in names is relative to the real folder, not to a link
         self._digests: dict[Sound, str] = {}
         self._files: dict[tuple[str, str], Path] = {}        # by relative path and sha256, as in rows
-        self._cache = RecordingCache(lambda audio: DrawableAudio(audio, ((0, len(audio)),)))
+        self._cache = RecordingCache(_whole)
         self._recorded: dict[str, Recorded] = {}
         self._named: dict[str, list[Path]] = {}              # files by name
         for sound in (sound for source in families.values() for sound in source.recordings()):

@@ -12,8 +12,8 @@ Work = Callable[[Any, Callable[..., None]], Any]
 once in STUCK_S (seconds)."""
 
 STUCK_S = 600.0                       # seconds without a sign of life after which a worker is ended
-# Attempts at a job whose worker died. A worker may also die of other causes than its job, such as a machine without memory:
-# with 2 attempts, 15 workers killed at random within 3 minutes cost a clip of 60 now and then.
+# Attempts at a job whose worker died, as by Ray's default of 3 retries. A worker may also die of other causes than its job,
+# such as a machine without memory; with 2 attempts, two such deaths would cost a clip.
 TRIES = 4
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
