@@ -125,3 +125,17 @@ def test_a_server_that_is_no_cluster_is_given_up_after_a_while(forked):
         done = forked.python(code, there)
     assert done.stdout.startswith(f"--cluster {there}: it did not take us in within 2 s.  Check that Ray runs at that address")
     assert done.stderr == ""
+
+
+def test_the_address_of_a_local_ray_that_was_killed_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert ray_cluster._running_here() is None
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        there = f"127.0.0.1:{listener.getsockname()[1]}"
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(there)
+        assert ray_cluster._running_here() is None
+        listener.listen()
+        assert ray_cluster._running_here() == there

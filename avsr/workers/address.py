@@ -29,6 +29,21 @@ def parse(cluster: str) -> str | None:
                     "of a cluster (ray:auto finds it), or ray://HOST:PORT from elsewhere.")
 
 
+def is_reachable(address: str) -> bool:
+    """Whether somebody listens at `HOST:PORT` or `ray://HOST:PORT`."""
+    try:
+        _call(address)
+    except (OSError, OverflowError, ValueError):
+        return False
+    return True
+
+
+def _call(address: str) -> None:
+    """Raise an error if nobody listens at an address."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), timeout=REACH_S).close()
+
+
 def check_cluster(cluster: str | None) -> None:
     """Check an address before any work: how it is written, whether Ray is installed, whether somebody listens there.
 
@@ -43,7 +58,7 @@ def check_cluster(cluster: str | None) -> None:
         return
     host, _, port = address.removeprefix("ray://").partition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=REACH_S).close()
+        _call(address)
     except (OSError, OverflowError) as error:
         reason = f"nothing answered in {REACH_S:.0f} s" if isinstance(error, TimeoutError) else error
         raise AvsrError(f"--cluster {cluster}: no connection to {host} at port {port} ({reason}).  Start the cluster there "

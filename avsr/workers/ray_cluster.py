@@ -14,13 +14,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from avsr import __version__, remote
 from avsr.errors import AvsrError
-from avsr.workers.address import check_cluster, parse
+from avsr.workers.address import check_cluster, is_reachable, parse
 from avsr.workers.work import ONE_THREAD, TRIES, Work
 
 CONNECT_S = 30.0                      # seconds in which a cluster must take us in
@@ -173,13 +174,13 @@ def _connected(cluster: str) -> Iterator[ModuleType]:
 
 def _connect(ray: ModuleType, cluster: str) -> None:
     """Connect within CONNECT_S, or start a local Ray. Raises AvsrError."""
-    address = parse(cluster)
+    address = parse(cluster) or _running_here()
     found: list[BaseException | None] = []
 
     def connect() -> None:
         try:
             # No logging_level: with `configure_logging` Ray would set the level again that was set before.
-            ray.init(address, log_to_driver=False, configure_logging=False, include_dashboard=False)
+            ray.init(address or "local", log_to_driver=False, configure_logging=False, include_dashboard=False)
             found.append(None)
         except Exception as error:
             found.append(error)
@@ -203,6 +204,16 @@ def _connect(ray: ModuleType, cluster: str) -> None:
                         f"({versions or words}).  Install the same ones.") from error
     raise AvsrError(f"--cluster {cluster}: it cannot be used ({words}).  Start it with ray start --head, or leave out "
                     "--cluster to work on this machine.") from error
+
+
+def _running_here() -> str | None:
+    """The address of a Ray that runs on this machine, if one does. Ray itself waits for ever for one that was killed, as its
+    address stays in a file."""
+    place = os.environ.get("RAY_ADDRESS", "")
+    with suppress(OSError):
+        folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+        place = place or (Path(folder) / "ray" / "ray_current_cluster").read_text(encoding="utf-8").strip()
+    return place if place and is_reachable(place) else None
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import sys
 import time
 from pathlib import Path
 
+SETTLED = 10                          # utterances at the start and at the end that are no measure of the work
 COMPARED = ("*.tar", "manifest.jsonl", "*.tsv", "cache.json", "contact_sheets/*.png")
 
 
@@ -73,20 +74,23 @@ def start(corpus: Path, folder: Path, engine: str) -> subprocess.Popen[str]:
 
 
 def timed(corpus: Path, folder: Path, engine: str) -> None:
-    """Prepare without disturbance, and print wall and processor time of all its processes, those until the first utterance
-    apart."""
-    began, first, spent = time.monotonic(), None, {}
+    """Prepare without disturbance, and print wall and processor time of all its processes: until SETTLED utterances are done,
+    which is the start of all workers, until all but as many are, and of the end."""
+    began, marks, spent = time.monotonic(), [], {}
     process = start(corpus, folder, engine)
+    goals = [SETTLED, len(list(corpus.glob("s*/*.m*"))) - SETTLED]
     while process.poll() is None:
         spent |= processor_times(process.pid)
-        if first is None and n_lines(folder) > 1:
-            first = time.monotonic() - began, sum(spent.values())
+        while goals and n_lines(folder) > goals[0]:
+            marks.append((time.monotonic() - began, sum(spent.values())))
+            goals.pop(0)
         time.sleep(0.1)
     assert process.returncode == 0, process.communicate()[1]
-    assert first is not None
-    wall_s, cpu_s = time.monotonic() - began, sum(spent.values())
-    print(f"{folder.name}: {first[0]:.1f} s wall and {first[1]:.1f} s CPU until the first utterance, then "
-          f"{wall_s - first[0]:.1f} s wall and {cpu_s - first[1]:.1f} s CPU", flush=True)
+    marks.append((time.monotonic() - began, sum(spent.values())))
+    starts = [(0.0, 0.0), *marks]
+    parts = [f"{after[0] - before[0]:.1f} s wall, {after[1] - before[1]:.1f} s CPU"
+             for before, after in zip(starts, marks, strict=False)]
+    print(f"{folder.name}: start {parts[0]}; work {parts[1]}; end {parts[2]}", flush=True)
 
 
 def processor_times(root: int) -> dict[int, float]:
