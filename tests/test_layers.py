@@ -23,9 +23,9 @@ ORDER = ["errors", "names", "arrays", "memory", "output", "rates", "runtime", "s
          "corpora",
          "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "export", "lm", "hmm",
          "decode",
-         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "plan", "transcribe",
-         "align", "find_speakers", "live", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "serve", "cli",
-         "__main__"]
+         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "plan",
+         "transcribe", "align", "find_speakers", "live", "benchmark", "tune", "html", "label", "enrol", "explain", "report",
+         "serve", "cli", "__main__"]
 MODELS = ["protocol", "blocks", "conformer", "recurrent", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid",
           "onnx"]
 FILES = sorted(PACKAGE.rglob("*.py"))
