@@ -112,9 +112,8 @@ def assumption_lines(plans: Sequence[TrainingPlan], clip_seconds: float) -> list
         out.append(f"{device.name}: {device.flops / 1e12:g} TFLOP/s ({device.source}), of which products get "
                    f"{device.flops_share:.0%}; {device.launch_s * 1e6:.0f} us for an operation at least{calibrated}{link}.")
     workers = plans[0].config.data.workers
-    speech = LOADED_PER_S[plans[0].cluster.device.is_gpu]
     who = f"{workers} for each device" if workers else "the process of the device itself"
-    out.append(f"Processes that load: {who} (data.workers), {speech:g} s of speech a second each.")
+    out.append(f"Processes that load: {who} (data.workers), {LOADED_PER_S:g} s of speech a second each.")
     return out
 
 

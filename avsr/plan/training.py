@@ -21,10 +21,10 @@ OPTIMISER_TRAFFIC = 40                                      # bytes read and wri
 # The process on a CPU is this program with torch.
 RUNTIME_BYTES = {True: 2.0 * GB, False: 0.8 * GB}
 FRAGMENTED = 0.1
-# Seconds of speech that one loader process makes examples of in a second: 11.5 clips of 3 s, with mouths augmented there
-# (experiments/speed). Where a GPU augments them, 14 processes made 500 clips a second, and no more was asked of them (LOG.md,
-# 2026-11-26).
-LOADED_PER_S = {False: 34.0, True: 107.0}
+# Seconds of speech that one loader process makes examples of in a second: 14 processes made 500 clips of 3 s for an H200, which
+# augmented the mouths, and no more was asked of them (LOG.md, 2026-11-26). On a CPU, where they augment them, 126 was measured
+# without changes of speed (experiments/scale), and 34 in an earlier version with all (experiments/speed).
+LOADED_PER_S = 107.0
 READ_BYTES_PER_S = 100e3                                    # of a second of speech in the cache: 300 kB for 3 s
 VALID_AT_ONCE, VALID_TOKENS_PER_S = 16, 8                   # as train/valid.py searches, greedily
 
@@ -182,7 +182,7 @@ class TrainingPlan:
     def _loading(self, computing: float) -> float:
         """Seconds by which making batches delays a step."""
         device, data, ring = self.cluster.device, self.config.data, self.cluster.ring
-        work = self.speech_s / self.cluster.n / LOADED_PER_S[device.is_gpu]       # core-seconds for each process
+        work = self.speech_s / self.cluster.n / LOADED_PER_S       # core-seconds for each process
         if not data.workers:
             return work * self.crowding                     # by the training process itself, between steps
         if device.is_gpu:
@@ -206,7 +206,7 @@ class TrainingPlan:
     @property
     def loaders_needed(self) -> int:
         """Loader processes for each process of the training that keep it from waiting."""
-        work = self.speech_s / self.cluster.n / LOADED_PER_S[self.cluster.device.is_gpu]
+        work = self.speech_s / self.cluster.n / LOADED_PER_S
         rest = self.step.total - self.step.loading
         return max(1, -(-int(1e6 * work) // int(1e6 * rest)))
 

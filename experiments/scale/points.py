@@ -69,8 +69,9 @@ def train(output: Path, n: int) -> None:
     rows = [row for row in map(json.loads, log.read_text().splitlines()) if "clips_s" in row][2:]
     wall = statistics.median(CLIPS * n / row["clips_s"] for row in rows)
     making = statistics.median(CLIPS * n / row["clips_s"] * row["wait"] for row in rows)
+    processor = (last[2] - second[2]) / steps / n
     print(f"train {n}: {1000 * wall:.0f} ms wall a step, {1000 * making:.0f} of them spent on making batches; "
-          f"{1000 * (last[2] - second[2]) / steps / n:.0f} ms CPU of each process; {max(row['memory'] for row in rows):.2f} GB; "
+          f"{1000 * processor:.0f} ms CPU of each process; {max(row['memory'] for row in rows):.2f} GB; "
           f"load {os.getloadavg()[0]:.1f}", flush=True)
 
 
