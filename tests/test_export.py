@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,12 @@ from avsr.checkpoint.exported import find_export, identity, kept_export
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput
 from avsr.export import export
+from avsr.export.files import quantised
 from avsr.export.run import check
+from avsr.memory import Memory
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.hybrid import HybridAVSR, HybridDims
+from avsr.models.onnx import open_session
 from avsr.recogniser import Recogniser
 from avsr.text import write_characters
 from avsr.transcribe.run import load_models
@@ -34,16 +37,15 @@ TOLERANCE = 1e-3
 def model(tmp_path_factory) -> Checkpoint:
     tokenizer = write_characters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
     torch.manual_seed(0)
-    made = AVSR(Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=2,
-                     n_vocab=tokenizer.no_timestamps + 1, n_context=32, video_frontend="compact", video_blocks="conformer",
-                     n_reliability=8)).eval()
+    made = AVSR(Dims(width=32, n_heads=2, n_audio_layers=1, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=1,
+                     n_vocab=tokenizer.no_timestamps + 1, n_context=32, video_frontend="compact", n_reliability=8)).eval()
     torch.nn.init.normal_(made.decoder.embedding.weight, std=0.3)
     for name, parameter in made.named_parameters():
         if name.endswith("gate"):
             torch.nn.init.constant_(parameter, 0.7)
     made.reliability.detector.radius.fill_(50.0)
     made.requires_grad_(False)
-    return Checkpoint("small", made, tokenizer, pad_seconds=None, video_trained=True, alignment_heads=((0, 1), (1, 0)))
+    return Checkpoint("small", made, tokenizer, pad_seconds=None, video_trained=True, alignment_heads=((0, 1), (0, 0)))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def encoded(checkpoint: Checkpoint, modality: str):
 @torch.no_grad()
 def test_the_graphs_say_what_torch_says(model, graphs, modality):
     (by_torch, ours), (by_graphs, theirs) = encoded(model, modality), encoded(graphs, modality)
-    for name in ("audio", "video", "unfused_video", "reliability", "in_distribution", "ood_distance", "audio_mask", "video_mask"):
+    for name in (field.name for field in fields(Memory) if field.name != "seconds"):
         one, other = getattr(ours, name), getattr(theirs, name)
         assert (one is None) == (other is None), name
         assert one is None or np.abs(one.numpy().astype(float) - other).max() < TOLERANCE, name
@@ -113,23 +115,20 @@ def test_an_export_transcribes_without_torch(folder):
 
 
 @pytest.mark.slow
-def test_int8_is_smaller_and_near(model, graphs, tmp_path):
-    small = export(without_video(model), tmp_path / "int8", int8=True)
-    assert json.loads((small.folder / "model.json").read_text())["onnx"]["int8"]
-    sound = say(["ab", "cd"], seed=4).audio
-    with torch.no_grad():
-        whole = Recogniser(model).encode([sound], None, "a").audio.numpy()
-    rounded = Recogniser(load(small.folder)).encode([sound], None, "a").audio
-    assert 0 < np.abs(whole - rounded).max() < 0.5
-    assert (small.folder / "weights.bin").stat().st_size < (graphs.tokenizer.path.parent / "weights.bin").stat().st_size
+def test_int8_is_smaller_and_near(folder, tmp_path):
+    import onnx
 
-
-def without_video(checkpoint: Checkpoint) -> Checkpoint:
-    """The same for sound alone."""
-    made = AVSR(replace(checkpoint.model.dims, video_frontend=None, n_reliability=0)).eval()
-    ours = made.state_dict()
-    made.load_state_dict({name: x for name, x in checkpoint.model.state_dict().items() if name in ours})
-    return replace(checkpoint, model=made.requires_grad_(False), video_trained=False)
+    whole = onnx.load(folder / "decode_a.onnx")
+    small = quantised(onnx.load(folder / "decode_a.onnx"))
+    onnx.save(small, tmp_path / "decode_a.onnx")
+    assert len(small.SerializeToString()) < 0.8 * len(whole.SerializeToString())     # names and shapes are most of it
+    rng = np.random.default_rng(0)
+    given = {one.name: rng.standard_normal([2 if d.dim_param else d.dim_value for d in one.type.tensor_type.shape.dim])
+             .astype(np.float32) for one in whole.graph.input}
+    given |= {"tokens": np.array([[2, 3], [4, 5]]), "rows": np.arange(2), "positions": np.array([0, 1]),
+              "audio_mask": np.ones((2, 2), bool)}
+    exact, near = (open_session(path / "decode_a.onnx").run(["logits"], given)[0] for path in (folder, tmp_path))
+    assert 0 < np.abs(exact - near).max() < 0.05 * np.abs(exact).max()
 
 
 @pytest.mark.slow
@@ -197,5 +196,6 @@ def test_a_missing_package_and_a_folder_of_another_kind_are_told(model, tmp_path
     with pytest.raises(BadOutput, match="holds a model that is no export"):
         export(model, tmp_path)
     monkeypatch.setattr("avsr.export.run.find_spec", lambda name: None)
-    with pytest.raises(AvsrError, match=r"the package onnx and onnxscript is not installed\.  Run pip install 'avsr\[export\]'"):
+    remedy = r"the package onnx and onnxscript is not installed\.  Run pip install 'avsr\[export\]'"
+    with pytest.raises(AvsrError, match=remedy):
         check(model)
