@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_corpus import config, corpus
+from made_corpus import config, corpus, stored_tensors
 from test_batch import rows_of
 from test_losses import ALL, DIMS, N_LABELS, batch_of, example
 
@@ -27,7 +26,6 @@ from avsr.losses import LossModule
 from avsr.models.avsr import AVSR
 from avsr.train import TrainOptions, train
 from avsr.train.blocks import prepare_blocks
-from avsr.train.group_state import read_group_header, read_group_tensors
 from avsr.train.speed import FORWARD_AND_BACKWARD, FlopCounter
 from avsr.train.state import batches_per_step
 
@@ -56,7 +54,19 @@ if __name__ == "__main__":
     loop.Trainer = Stopped
     loop.train(read_config(sys.argv[1], sys.argv[6:]), sys.argv[2], TrainOptions(device="cpu", resume=resume))
 """
-SETTINGS = ("train.dropout=0.1", "train.steps=9", "data.p_audio_visual=0.4", "data.p_audio=0.3", "train.save_every=3",
+# What `torchrun --nproc-per-node 2 --max-restarts 1` does, with processes that need not import everything again.
+AGENT = f"""
+import sys
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+def work(arguments):
+    sys.argv = arguments
+    exec(compile({SCRIPT!r}, "script", "exec"), {{"__name__": "__main__"}})
+
+elastic_launch(LaunchConfig(1, 1, 2, max_restarts=1, start_method="fork", rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+                            monitor_interval=0.2), work)(sys.argv)
+"""
+SETTINGS = ("train.dropout=0.1", "train.steps=6", "data.p_audio_visual=0.4", "data.p_audio=0.3", "train.save_every=2",
             'model.dims.video_blocks="conformer"')
 
 
@@ -79,7 +89,7 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
-def two(forked, folder, run, *overrides, stop=9, resume=False):
+def two(forked, folder, run, *overrides, stop=6, resume=False):
     """Two processes with the variables that torchrun sets."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -97,15 +107,6 @@ def two(forked, folder, run, *overrides, stop=9, resume=False):
 def losses(run):
     rows = map(json.loads, (run / "log.jsonl").read_text().splitlines())
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
-
-
-def tensors_of(run):
-    """The tensors of a state that several processes have written."""
-    path = run / json.loads((run / "state.json").read_text())["tensors"]
-    found = {name: torch.empty(one.shape, dtype=torch.int64 if "int64" in one.dtype else torch.float32)
-             for name, one in read_group_header(path).items()}
-    read_group_tensors(path, found)
-    return found
 
 
 # What one process computes
@@ -189,13 +190,13 @@ def test_the_arithmetic_of_a_model_is_counted_once_for_a_modality():
 
 @pytest.fixture(scope="module")
 def curves(forked, folder, tmp_path_factory):
-    """A run of one process; and one of two that share the network, then one, then two again, three steps each."""
+    """A run of one process; and one of two that share the network, then one, then two again, two steps each."""
     runs = tmp_path_factory.mktemp("runs")
     train(config(folder, *SETTINGS, "train.accumulate=2"), runs / "one")
-    two(forked, folder, runs / "two", *SETTINGS, "train.shard=true", "train.recompute=true", stop=3)
-    shutil.copytree(runs / "two", runs / "three steps")
-    forked.python(SCRIPT, folder / "config.toml", runs / "two", 6, "resume", 0, *SETTINGS, **environment()).check_returncode()
-    assert json.loads((runs / "two" / "state.json").read_text())["tensors"] == "state-6.safetensors"
+    two(forked, folder, runs / "two", *SETTINGS, "train.shard=true", "train.recompute=true", stop=2)
+    shutil.copytree(runs / "two", runs / "two steps")
+    forked.python(SCRIPT, folder / "config.toml", runs / "two", 4, "resume", 0, *SETTINGS, **environment()).check_returncode()
+    assert json.loads((runs / "two" / "state.json").read_text())["tensors"] == "state-4.safetensors"
     two(forked, folder, runs / "two", *SETTINGS, "train.shard=true", resume=True)
     return runs
 
@@ -203,53 +204,47 @@ def curves(forked, folder, tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_that_share_the_network_do_what_one_does_and_any_number_goes_on(curves):
     one, several = losses(curves / "one"), losses(curves / "two")
-    assert one.keys() == several.keys() == set(range(1, 10))
+    assert one.keys() == several.keys() == set(range(1, 7))
     assert max(abs(one[step] - several[step]) for step in one) < 1e-4
-    from safetensors.torch import load_file
-
-    mine, theirs = load_file(curves / "one" / "state-9.safetensors"), tensors_of(curves / "two")
+    mine, theirs = stored_tensors(curves / "one"), stored_tensors(curves / "two")
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
-        if "running_" in name or "num_batches" in name:     # as if one process had seen all batches
+        if "frontend" in name and ("running_" in name or "num_batches" in name):     # as if one had seen all batches
             torch.testing.assert_close(theirs[name], tensor, atol=1e-4, rtol=1e-4)
     assert (curves / "two" / "model" / "model.json").exists()
-    assert sorted(path.name for path in (curves / "two").glob("*state-*")) == ["state-9"]
+    assert sorted(path.name for path in (curves / "two").glob("*state-*")) == ["state-6"]
     assert not list((curves / "two").rglob("*.metadata"))   # which would be pickled
 
 
 @pytest.mark.slow
 def test_a_shared_state_that_is_incomplete_or_damaged_is_refused(curves, folder, tmp_path):
     settings = config(folder, *SETTINGS)
-    shutil.copytree(curves / "three steps", tmp_path / "run")
-    first, second = sorted((tmp_path / "run" / "state-3").iterdir())
+    shutil.copytree(curves / "two steps", tmp_path / "run")
+    first, second = sorted((tmp_path / "run" / "state-2").iterdir())
     whole = second.read_bytes()
     second.write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(BadCheckpoint, match=r"state-3: cannot be read as a training state \(.+\)\.  Copy the folder again"):
+    with pytest.raises(BadCheckpoint, match=r"state-2: cannot be read as a training state \(.+\)\.  Copy the folder again"):
         train(settings, tmp_path / "run", TrainOptions(resume=True))
     second.unlink()
-    with pytest.raises(BadCheckpoint, match=r"state-3: .*\.  "):
+    with pytest.raises(BadCheckpoint, match=r"state-2: .*\.  "):
         train(settings, tmp_path / "run", TrainOptions(resume=True))
     second.write_bytes(whole)
     first.unlink()
-    with pytest.raises(BadCheckpoint, match=r"state-3: holds \d+ of \d+ numbers of .+, so a file is missing or damaged\.  "):
+    with pytest.raises(BadCheckpoint, match=r"state-2: holds \d+ of \d+ numbers of .+, so a file is missing or damaged\.  "):
         train(settings, tmp_path / "run", TrainOptions(resume=True))
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_while_a_state_is_saved_is_started_again_and_goes_on_from_the_one_before(folder, tmp_path,
-                                                                                                          curves):
-    import subprocess
-
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 1,
-               tmp_path / "script.py", folder / "config.toml", tmp_path / "run", 9, "new", 6, *SETTINGS, "train.shard=true"]
-    done = subprocess.run(list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=900)
+def test_a_process_that_is_killed_while_a_state_is_saved_is_started_again_and_goes_on_from_the_one_before(forked, folder,
+                                                                                                          tmp_path, curves):
+    done = forked.python(AGENT, folder / "config.toml", tmp_path / "run", 6, "new", 4, *SETTINGS, "train.shard=true",
+                         **environment())
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Signal 9 (SIGKILL)" in done.stderr
+    assert "SIGKILL" in done.stderr
     found, undisturbed = losses(tmp_path / "run"), losses(curves / "one")
     assert found.keys() == undisturbed.keys()
     assert max(abs(found[step] - undisturbed[step]) for step in found) < 1e-4
-    assert [path.name for path in (tmp_path / "run").glob("*state-*")] == ["state-9"]
+    assert [path.name for path in (tmp_path / "run").glob("*state-*")] == ["state-6"]
 
 
 # What goes wrong
@@ -266,11 +261,12 @@ def test_a_number_of_processes_that_cannot_share_a_step_is_told_the_ones_that_ca
         (tmp_path / "state.json").write_text(json.dumps(state))
         return batches_per_step(tmp_path, accumulate, world)
 
-    assert of(1, 1, accumulate=1, processes=4) == of(2, 2, accumulate=1, processes=4) == of(1, 4, accumulate=4, processes=1) == 4
+    assert of(1, 1, accumulate=1, processes=4) == of(2, 2, accumulate=1, processes=4) == 4
+    assert of(1, 4, accumulate=4, processes=1) == 4
     assert of(1, 2, accumulate=1, processes=1, batches=6) == 6
     with pytest.raises(BadCheckpoint, match=r"takes 4 batches, which 3 processes cannot share evenly\.  Resume with a number"):
         of(1, 3, accumulate=1, processes=4)
-    with pytest.raises(BadCheckpoint, match=r"takes 4 batches, but train\.accumulate = 3 makes it 3\.  Resume with train\.accum"):
+    with pytest.raises(BadCheckpoint, match=r"takes 4 batches, but train\.accumulate = 3 makes it 3\.  Resume with train\."):
         of(3, 1, accumulate=4, processes=1)
     with pytest.raises(BadCheckpoint, match=r"about\.batches is null, but must be a whole number above 0\.  Start a new run"):
         of(1, 1)
@@ -282,8 +278,8 @@ def test_other_training_data_than_those_that_a_run_began_with_are_refused(tmp_pa
     train(settings, run, TrainOptions(minutes=1e-9))
     rows = manifest.read(path)
     manifest.write(path, [*rows[1:], rows[0]])
-    with pytest.raises(BadCheckpoint, match=r"run: the training data have changed since the run began, which had 12 utterances: "
-                                            r"the 12 of today are others, or lie elsewhere in the shards\.  Resume with the man"):
+    with pytest.raises(BadCheckpoint, match=r"run: the training data have changed since the run began, which had 12 utterances"
+                                            r": the 12 of today are others, or lie elsewhere in the shards\.  Resume with "):
         train(settings, run, TrainOptions(resume=True))
     manifest.write(path, rows)
     facts = json.loads((run / "state.json").read_text())

@@ -114,8 +114,8 @@ class Trace:
         if self.n_steps >= FIRST:
             profile.export_chrome_trace(str(self.path))
             self.written = True
-            self.say(f"profile of steps {FIRST} to {self.n_steps} of this start: {self.path}; chrome://tracing and Perfetto open "
-                     "it")
+            self.say(f"profile of steps {FIRST} to {self.n_steps} of this start: {self.path}; chrome://tracing and Perfetto "
+                     "open it")
 
     def step(self) -> None:
         """A step has ended."""
