@@ -8,6 +8,7 @@ Hugging Face models come through `hub_file`.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -18,7 +19,6 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from avsr.download import Remote, checksum_of, download, why_not_stored
 from avsr.errors import BadDownload, MissingAsset, NotInModel
 from avsr.output import TEMPORARY, whole_file
 from avsr.runtime import Progress, no_progress
@@ -284,11 +284,14 @@ def _checked(asset: Asset, path: Path, remedy: str) -> Path:
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """The sha256 of a file, computed once per process and state of the file. 75 MB take 0.4 s, too little to store it on
     disk."""
-    return checksum_of(path, "sha256").removeprefix("sha256:")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(asset: Asset, url: str, progress: Progress) -> Path:
     """Download an asset into the cache. A part of it is kept there, and the next call continues with it."""
+    from avsr.download import Remote, download, why_not_stored  # which import what HTTP needs, 40 ms of processor time
+
     target = cache_folder() / asset.name
     try:
         return download(Remote(asset.name, url, asset.size, f"sha256:{asset.sha256}"), target, progress=progress)

@@ -162,12 +162,6 @@ def cover(clip: Tensor, rng: np.random.Generator) -> Tensor:
     return v2.functional.erase(clip, top, left, tall, wide, clip.new_zeros(1))
 
 
-def centre(images: np.ndarray) -> np.ndarray:
-    """Mouths (..., 96, 96) -> (..., 88, 88), the centre: the crop used outside training."""
-    edge = (images.shape[-1] - MOUTH_INPUT) // 2
-    return np.ascontiguousarray(images[..., edge:edge + MOUTH_INPUT, edge:edge + MOUTH_INPUT])
-
-
 # --- an example ---
 
 def hide_frames(images: np.ndarray, settings: Augment, rng: np.random.Generator) -> np.ndarray:

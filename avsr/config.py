@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 from avsr.augment import MAX_VALUES, Augment
 from avsr.errors import BadConfig, quote
+from avsr.remote import as_address
 from avsr.schema import Between, InvalidValue, OneOf, type_hints, validate
 from avsr.textfiles import read_toml
 
@@ -159,8 +160,8 @@ class Config:
     folder: Path = Path()
 
     def path(self, name: str) -> Path:
-        """A path as the config means it."""
-        return self.folder / name
+        """A path as the config means it; an address such as s3://bucket/prepared stays what it is."""
+        return Path(name) if as_address(name) else self.folder / name
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = (), warn: Callable[[str], None] = lambda sentence: None) -> Config:

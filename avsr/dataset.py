@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from avsr import noise
-from avsr.augment import Augment, augment_sound, centre, hide_frames, make_unreadable, speed
+from avsr.augment import Augment, augment_sound, hide_frames, make_unreadable, speed
 from avsr.cache import Cached, read_entry
 from avsr.corrupt import Mouth, fitted
 from avsr.errors import BadManifest
 from avsr.features import features
+from avsr.lips import centre
 from avsr.manifest import CacheEntry, TimedWord, Utterance, manifest_path, read
 from avsr.rates import VIDEO_FPS, samples_to_frames
 from avsr.text import Tokenizer, ctc_classes, normalise, target_tokens
@@ -195,7 +196,7 @@ class Examples:
             if cached.audio is None:
                 raise BadManifest(f"{utterance.id}: sound was asked for, but its cache holds none.  Prepare it again.")
             sound = self._sound(cached.audio, utterance, spec, rng)
-            mel, n_frames = features(sound, self.n_mels).numpy(), samples_to_frames(len(sound))
+            mel, n_frames = features(sound, self.n_mels), samples_to_frames(len(sound))
         if "v" in spec.modality:
             mouths, seen, seed = self._mouths(cached, utterance, spec, rng)
             n_frames = len(mouths)

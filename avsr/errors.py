@@ -4,6 +4,7 @@ A message names the file and the problem with its numbers, then the remedy. Mist
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST_QUOTE = 40                                          # characters of a value in a message
@@ -25,6 +26,13 @@ def quote(value: Any) -> str:
     except (ValueError, TypeError, RecursionError):         # Python writes no number of more than 4,300 digits
         return f"a {type(value).__name__}"
     return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
+
+
+def listed(names: Iterable[str], n: int = 3, longest: int = 100) -> str:
+    """The first few names for a message, on one line whatever is in them."""
+    names = list(names)
+    first = [name if name.isprintable() and len(name) <= longest else ascii(name[:longest]) for name in names[:n]]
+    return ", ".join(first) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 class AvsrError(Exception):

@@ -317,3 +317,9 @@ def _shrunk(grey: np.ndarray, matrix: np.ndarray, size: int, block: int) -> tupl
     small = cv2.resize(part, tuple(int(n) for n in count), interpolation=cv2.INTER_AREA)
     shift = matrix[:, :2] @ (low + (block - 1) / 2) + matrix[:, 2]       # centre of the first block
     return small, np.column_stack([matrix[:, :2] * block, shift])
+
+
+def centre(images: np.ndarray) -> np.ndarray:
+    """Mouths (..., 96, 96) -> (..., 88, 88), the centre: the crop used outside training."""
+    edge, size = (images.shape[-1] - rates.MOUTH_INPUT) // 2, rates.MOUTH_INPUT
+    return np.ascontiguousarray(images[..., edge : edge + size, edge : edge + size])

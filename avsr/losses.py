@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from avsr.batch import IGNORE, Batch
 from avsr.config import LossConfig
 from avsr.dataset import NO_LABEL
+from avsr.memory import Memory
 from avsr.models.avsr import AVSR
-from avsr.models.decoder import Memory
 from avsr.rates import MEMORY_PER_FRAME
 
 # Names of the parameters that no loss of a batch without sound, or without mouths, depends on.

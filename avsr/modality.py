@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from avsr import media
-from avsr.checkpoint import Checkpoint
 from avsr.errors import AvsrError, BadMedia, NoFace, counted
 from avsr.media.level import FLOOR_DB, decibels
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.names import MODALITY_NAMES
 from avsr.stream import Window
+
+if TYPE_CHECKING:                                           # so that a model without torch does not need it here
+    from avsr.checkpoint import Checkpoint
 
 
 def check_modality(checkpoint: Checkpoint, modality: str) -> None:

@@ -8,30 +8,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from avsr import decode, timing
-from avsr.augment import centre
+from avsr.arrays import Array, like, log_softmax, repeat, to_numpy
 from avsr.checkpoint import Checkpoint
 from avsr.decode import HELPS, DecodeOptions, Hypothesis
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, listed
 from avsr.features import features
-from avsr.models.decoder import Cache, Memory
+from avsr.lips import centre
+from avsr.memory import Memory
 from avsr.rates import FEATURE_RATE, MOUTH_INPUT, SAMPLE_RATE, VIDEO_FPS, frames_to_seconds
 from avsr.schema import InvalidValue, validate_table
-from avsr.tensorfiles import listed
 from avsr.text.tokenizers import WordTokens
 from avsr.transcript import Word
 
 if TYPE_CHECKING:
+    import torch
+
     from avsr.batch import Batch  # only training needs what it imports
+    from avsr.models.protocol import SearchCache
 
 MIN_SAMPLES = SAMPLE_RATE // 10                             # less than 0.1 s of sound holds no speech
 # The largest Memory.ood_distance at which a recording without sound is transcribed although nobody asked for lip reading. The
@@ -62,13 +62,13 @@ class EncodedAudio:
     seconds: how long each utterance is.
     """
 
-    states: Tensor
-    lengths: Tensor | None
+    states: Array
+    lengths: Array | None
     seconds: tuple[float, ...]
 
     def expand(self, n: int) -> EncodedAudio:
         """The only utterance, n times: one sound for n videos."""
-        return EncodedAudio(self.states.expand(n, -1, -1), None if self.lengths is None else self.lengths.expand(n),
+        return EncodedAudio(repeat(self.states, n), None if self.lengths is None else repeat(self.lengths, n),
                             self.seconds * n)
 
 
@@ -76,7 +76,7 @@ Audio = Sequence[np.ndarray] | EncodedAudio
 Video = Sequence[MouthCrops | None]
 
 
-def batch_audio(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | None) -> tuple[Tensor, Tensor | None]:
+def batch_audio(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | None) -> tuple[np.ndarray, np.ndarray | None]:
     """Sounds (S,) each -> log-mel (B, columns, n_mels) float32, or for n_mels 0 waveforms (B, samples, 1), and lengths (B,),
     None where all are `pad_seconds` long.
 
@@ -85,11 +85,11 @@ def batch_audio(audio: Sequence[np.ndarray], n_mels: int, pad_seconds: int | Non
     GRID's validation clips.
     """
     mels = [features(_without_trailing_zeros(one), n_mels) for one in audio]
-    if pad_seconds is not None:
-        n_columns = pad_seconds * FEATURE_RATE
-        padded = [F.pad(mel[:n_columns], (0, 0, 0, max(0, n_columns - len(mel)))) for mel in mels]
-        return torch.stack(padded), None
-    return pad_sequence(mels, batch_first=True), torch.tensor([len(mel) for mel in mels])
+    n_columns = max(map(len, mels)) if pad_seconds is None else pad_seconds * FEATURE_RATE
+    batch = np.zeros((len(mels), n_columns, mels[0].shape[1]), np.float32)
+    for row, mel in zip(batch, mels, strict=True):
+        row[:len(mel)] = mel[:n_columns]
+    return batch, np.array([len(mel) for mel in mels]) if pad_seconds is None else None
 
 
 def _without_trailing_zeros(audio: np.ndarray) -> np.ndarray:
@@ -99,27 +99,31 @@ def _without_trailing_zeros(audio: np.ndarray) -> np.ndarray:
     return audio[:n_samples] if n_samples >= MIN_SAMPLES else audio
 
 
-def batch_video(mouths: Video) -> tuple[Tensor, Tensor]:
+def batch_video(mouths: Video) -> tuple[np.ndarray, np.ndarray]:
     """Mouths of B utterances -> (B, T, 88, 88) float32 in [0, 1], the centre of each crop, and seen (B, T) bool."""
     n_frames = max(len(one.images) for one in mouths if one is not None)
-    seen = torch.zeros(len(mouths), n_frames, dtype=torch.bool)
-    images = torch.zeros(len(mouths), n_frames, MOUTH_INPUT, MOUTH_INPUT)
+    seen = np.zeros((len(mouths), n_frames), bool)
+    images = np.zeros((len(mouths), n_frames, MOUTH_INPUT, MOUTH_INPUT), np.float32)
     for i, one in enumerate(mouths):
         if one is not None:
-            images[i, :len(one.images)] = torch.from_numpy(centre(one.images).astype(np.float32) / 255)
-            seen[i, :len(one.images)] = torch.from_numpy(~one.missing)
+            images[i, :len(one.images)] = centre(one.images).astype(np.float32) / 255
+            seen[i, :len(one.images)] = ~one.missing
     return images, seen
 
 
 class Recogniser:
-    """A model in use, on the device and in the precision of its weights. Gradients are the caller's to switch off."""
+    """A model in use, by torch on the device and in the precision of its weights, or by ONNX Runtime. Gradients are the
+    caller's to switch off."""
 
     def __init__(self, checkpoint: Checkpoint, *, task: str = "transcribe", previous: Sequence[int] = ()):
         """task, previous: what the model is told before it writes, see Tokenizer.prompt."""
         self.checkpoint, self.model, self.tokenizer = checkpoint, checkpoint.model, checkpoint.tokenizer
         self.task, self.previous = task, tuple(previous)
-        weight = next(self.model.parameters())
-        self.device, self.dtype = weight.device, weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs; a runtime.Processor for an export."""
+        return self.model.device
 
     @property
     def estimates_reliability(self) -> bool:
@@ -136,7 +140,7 @@ class Recogniser:
         """
         memory = self._encode(audio, video, modality)
         durations = _durations(audio, video) if seconds is None else list(seconds)
-        return replace(memory, seconds=torch.tensor(durations, device=self.device))
+        return replace(memory, seconds=like(memory.states, np.array(durations, np.float32)))
 
     def _encode(self, audio: Audio | None, video: Video | None, modality: str) -> Memory:
         mouths = seen = None
@@ -149,25 +153,29 @@ class Recogniser:
         if mouths is not None:
             return self.model.encode(None, mouths, seen=seen)
         n_utterances = len(_durations(audio, video))
-        nothing = torch.zeros(n_utterances, 1, dtype=torch.bool, device=self.device)
-        return Memory(torch.zeros(n_utterances, 1, self.model.dims.width, device=self.device, dtype=self.dtype), None, nothing)
+        nothing = np.zeros((n_utterances, 1, self.model.dims.width), np.float32)
+        return Memory(self.model.array(nothing), None, self.model.array(np.zeros((n_utterances, 1), bool)))
 
     def encode_audio(self, audio: Audio) -> EncodedAudio:
         """The part of `encode` that no video reaches, for callers who encode the same audio several times."""
         if isinstance(audio, EncodedAudio):
             return audio
         mel, lengths = batch_audio(audio, self.model.dims.n_mels, self.checkpoint.pad_seconds)
-        lengths = None if lengths is None else lengths.to(self.device)
-        states = self.model.encode_audio(mel.to(self.device, self.dtype), lengths)
+        lengths = None if lengths is None else self.model.array(lengths)
+        states = self.model.encode_audio(self.model.array(mel), lengths)
         return EncodedAudio(states, lengths, tuple(_durations(audio, None)))
 
-    def batch_video(self, video: Video) -> tuple[Tensor, Tensor]:
+    def batch_video(self, video: Video) -> tuple[Array, Array]:
         """As the function of that name, on the model's device and in its precision."""
         images, seen = batch_video(video)
-        return images.to(self.device, self.dtype), seen.to(self.device)
+        return self.model.array(images), self.model.array(seen)
+
+    def no_gradients(self) -> AbstractContextManager:
+        """A context in which no gradients are kept, for those who use the model and do not train it."""
+        return self.model.no_gradients()
 
     def encode_batch(self, batch: Batch) -> Memory:
-        """The memory of a batch of training or validation examples."""
+        """The memory of a batch of training or validation examples, by torch."""
         batch = batch.to(self.device)
         mouths = None if batch.mouths is None else batch.mouths.float() / 255
         memory = self.model.encode(batch.mel, mouths, mel_lengths=batch.mel_lengths, seen=batch.seen)
@@ -180,7 +188,7 @@ class Recogniser:
                              options=self.search_options() if options is None else options)
 
     def nbest(self, memory: Memory, options: DecodeOptions | None = None, language: str = "en", *,
-              cache: Cache | None = None) -> list[list[Hypothesis]]:
+              cache: SearchCache | None = None) -> list[list[Hypothesis]]:
         """The texts that one search finds for each utterance, the best first; see decode.nbest. options, language: as in
         `decode`."""
         return decode.nbest(self.model, self.tokenizer, memory, self._prompts(memory.n_utterances, language),
@@ -213,15 +221,15 @@ class Recogniser:
         """The language of the text, where `language` is spoken: a translation is English."""
         return "en" if self.task == "translate" else language
 
-    def score(self, memory: Memory, texts: Sequence[Sequence[int]], language: str = "en") -> list[Tensor]:
+    def score(self, memory: Memory, texts: Sequence[Sequence[int]], language: str = "en") -> list[Array]:
         """The log-probability of each token of given texts and of their end; see decode.token_log_probs."""
         return decode.token_log_probs(self.model, self.tokenizer, memory, self._prompts(len(texts), language), texts)
 
     def detect_language(self, memory: Memory) -> str:
         """The language most of these utterances seem to be in: Whisper's first token after the start, summed over them."""
-        start = torch.full((memory.n_utterances, 1), self.tokenizer.start, device=self.device)
-        scores = self.model.step(start, self.model.start(memory)).log_softmax(dim=-1).sum(dim=0)
-        return max(self.tokenizer.languages, key=lambda name: scores[self.tokenizer.languages[name]].item())
+        start = like(memory.states, np.full((memory.n_utterances, 1), self.tokenizer.start))
+        scores = to_numpy(log_softmax(self.model.step(start, self.model.start(memory)))).sum(axis=0)
+        return max(self.tokenizer.languages, key=lambda name: scores[self.tokenizer.languages[name]])
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Tokens as text."""
@@ -241,7 +249,7 @@ def _durations(audio: Audio | None, video: Video | None) -> list[float]:
     return [0.0 if one is None else frames_to_seconds(len(one.images)) for one in video]
 
 
-def in_distribution(memory: Memory) -> Tensor:
+def in_distribution(memory: Memory) -> Array:
     """(B,) bool: whose mouths are so like those of the training data that text is written from them alone."""
     assert memory.ood_distance is not None, "this model has no out-of-distribution detector"
     return memory.ood_distance <= MAX_OOD_DISTANCE

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
@@ -34,6 +36,13 @@ announced once, when it begins, by `progress(stage, 0, None, None)`. Calls may c
 
 def no_progress(stage: str, done: float, total: float | None, unit: Unit | None) -> None:
     """A progress callback that does nothing."""
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The processor of this machine, as the device of what runs without torch."""
+
+    type: str = "cpu"
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -108,9 +117,21 @@ def exit_with_parent() -> None:
     threading.Thread(target=watch, name="exit with parent", daemon=True).start()
 
 
-def n_parallel_batches(device: torch.device) -> int:
+def n_parallel_batches(device: torch.device | Processor) -> int:
     """The number of batches to process at the same time: one on a GPU, up to four on the cores of a CPU."""
     return 1 if device.type == "cuda" else min(4, n_cores())
+
+
+def torch_threads() -> int | None:
+    """The threads that torch uses for one operation; None where it is not loaded."""
+    torch = sys.modules.get("torch")
+    return None if torch is None else torch.get_num_threads()
+
+
+def set_torch_threads(n: int | None) -> None:
+    """Set the threads that torch uses for one operation of this thread, if it is loaded, and n is not None."""
+    if n is not None and (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(n)
 
 
 def release_memory() -> None:

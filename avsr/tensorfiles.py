@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, listed
 from avsr.runtime import memory_bytes
 
 FLOATS = ("F64", "F32", "F16", "BF16")                      # of safetensors' types, those that become float32 here
@@ -62,13 +62,6 @@ def misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Stored]) -> str | N
         if names:
             return f"{what} {listed(names)}"
     return None
-
-
-def listed(names: Iterable[str], n: int = 3, longest: int = 100) -> str:
-    """The first few names for a message, on one line whatever is in them."""
-    names = list(names)
-    first = [name if name.isprintable() and len(name) <= longest else ascii(name[:longest]) for name in names[:n]]
-    return ", ".join(first) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def check_memory(n: int, source: Path | str) -> None:

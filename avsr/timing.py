@@ -10,18 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from avsr.decode import CTCFrames, ctc_frames, token_log_probs
-from avsr.models.decoder import Cache, DecoderBlock, Memory
+from avsr.arrays import softmax, to_numpy
+from avsr.decode import token_log_probs
+from avsr.memory import Memory
 from avsr.models.protocol import SpeechModel
 from avsr.rates import MEMORY_RATE
 from avsr.text import SentencePieceTokenizer, Tokenizer
 from avsr.transcript import Word
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from avsr.decode.ctc_only import CTCFrames
 
 MEDIAN_WIDTH = 7                                            # positions: 140 ms
 MAX_TOKEN_TAIL = 5                                          # frames after a token's peak in CTC that may belong to it: 0.2 s
@@ -52,24 +56,16 @@ def align(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, mem
     heads = (list(heads) if has_audio else []) or default_heads(model)
     n_prompt, n_before = len(prompts[0]), prompts[0].index(tokenizer.start)             # before: <|startofprev|> and its text
     rows = [[*prompt, *text, tokenizer.end] for prompt, text in zip(prompts, texts, strict=True)]
-    tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=tokenizer.end)
-    queries: list[Tensor] = []
-    cache = model.start(memory)
-    hidden = model.decoder.hidden(tokens.to(positions.device), cache, queries)
     out: list[list[Word]] = []
-    for i, (row, text, duration) in enumerate(zip(rows, texts, durations, strict=True)):
+    for i, (found, text, duration) in enumerate(zip(model.follow(rows, memory, heads), texts, durations, strict=True)):
         if not len(text):
             out.append([])
             continue
-        logprobs = model.decoder.logits(hidden[i, n_prompt - 1:len(row) - 2]).log_softmax(dim=-1)
-        wanted = torch.tensor(list(text), device=positions.device)[:, None]
-        probabilities = logprobs.gather(1, wanted)[:, 0].exp().cpu().numpy()
+        probabilities = np.exp(to_numpy(found.log_probs)[n_prompt - 1:-1])
         unpadded = positions.shape[1] if not has_audio or memory.audio_mask is None else int(memory.audio_mask[i].sum())
         n_positions = max(1, min(unpadded, round(duration * MEMORY_RATE)))
-        attention = torch.stack([
-            _attention_logits(model, layer, queries[layer][i:i + 1, n_before:len(row)], cache, i)[head, :, :n_positions]
-            for layer, head in heads])
-        starts, ends = (np.maximum(0, t - delay) for t in token_times(dtw_cost(attention, n_prompt - n_before)))
+        cost = dtw_cost(found.attention[:, n_before:, :n_positions], n_prompt - n_before)
+        starts, ends = (np.maximum(0, t - delay) for t in token_times(cost))
         out.append(_words(tokenizer, text, probabilities, starts, ends, language))
     return out
 
@@ -84,8 +80,8 @@ def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer
             out.append([])
             continue
         n_frames = int(frames.lengths[i])
-        probabilities = scores[i][:len(text)].exp().numpy()
-        first, last = ctc_path(frames.log_probs[i, :n_frames].double().cpu().numpy(), list(text), frames.blank)
+        probabilities = np.exp(to_numpy(scores[i][:len(text)]))
+        first, last = ctc_path(to_numpy(frames.log_probs[i, :n_frames]).astype(np.float64), list(text), frames.blank)
         # A token's peak is shorter than its sound, so it gets the frames up to the next token, at most MAX_TOKEN_TAIL.
         ends = np.minimum(np.append(first[1:], n_frames), last + 1 + MAX_TOKEN_TAIL)
         out.append(_words(tokenizer, text, probabilities, first / model.memory_rate, ends / model.memory_rate, language))
@@ -94,6 +90,10 @@ def _align_ctc(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer
 
 def _frames(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory) -> CTCFrames:
     """CTC's log-probabilities of the tokenizer's tokens."""
+    import torch
+
+    from avsr.decode.ctc_only import CTCFrames, ctc_frames
+
     if model.ctc_only:
         return ctc_frames(model, tokenizer, memory)
     (log_probs,) = model.ctc_log_probs(memory).values()
@@ -130,17 +130,6 @@ def ctc_path(log_probs: np.ndarray, text: Sequence[int], blank: int = 0) -> tupl
     return np.searchsorted(path, numbers, side="left"), np.searchsorted(path, numbers, side="right") - 1
 
 
-def _attention_logits(model: SpeechModel, layer: int, queries: Tensor, cache: Cache, i: int) -> Tensor:
-    """Attention logits (H, L, S) float32 of one layer, from queries (1, L, D) to the memory of utterance i."""
-    block = model.decoder.blocks[layer]
-    assert isinstance(block, DecoderBlock)
-    if cache.audio is not None:
-        return block.audio.weights(queries, cache.audio[layer][0][i:i + 1])[0].float()
-    assert block.video is not None
-    assert cache.video is not None, "a cache has audio or video"
-    return block.video.attention.weights(queries, cache.video[layer][0][i:i + 1])[0].float()
-
-
 def is_trained(head: nn.Linear) -> bool:
     """Whether a CTC head was trained. New ones lie within 1 / sqrt(inputs), where torch draws them; float16 rounds that by
     0.05 %. Of the shipped models' heads those that were trained reach 3.6 to 9.1 times as far, the others 0.9999."""
@@ -153,25 +142,29 @@ def default_heads(model: SpeechModel) -> list[tuple[int, int]]:
     return [(layer, head) for layer in range(n_layers // 2, n_layers) for head in range(model.dims.n_heads)]
 
 
-def dtw_cost(attention: Tensor, n_prompt: int) -> np.ndarray:
+def dtw_cost(attention: np.ndarray, n_prompt: int) -> np.ndarray:
     """Attention logits (heads, P + L + 1, S) -> cost (L + 1, S) float32 for dynamic time warping.
 
     Row i belongs to the token that is written next: the attention of the last prompt token is for the first text token; that of
     the last text token, for the end, closes the path.
     """
-    weights = attention.softmax(dim=-1)
-    std, mean = torch.std_mean(weights, dim=-2, keepdim=True, correction=0)
-    weights = median_filter((weights - mean) / std.clamp_min(1e-8), MEDIAN_WIDTH).mean(dim=0)
-    return -weights[n_prompt - 1:-1].cpu().numpy()
+    weights = softmax(attention)
+    spread = np.maximum(weights.std(axis=1, keepdims=True), 1e-8)
+    weights = median_filter((weights - weights.mean(axis=1, keepdims=True)) / spread, MEDIAN_WIDTH).mean(axis=0)
+    return -weights[n_prompt - 1:-1]
 
 
-def median_filter(x: Tensor, width: int) -> Tensor:
+def median_filter(x: np.ndarray, width: int) -> np.ndarray:
     """Median over `width` (odd) neighbours of the last dimension of (A, B, C), edges reflected; short inputs are left alone."""
     reach = width // 2
     if x.shape[-1] <= reach:
         return x
-    padded = torch.nn.functional.pad(x, (reach, reach), mode="reflect")
-    return padded.unfold(-1, width, 1).median(dim=-1).values
+    padded = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(reach, reach)], mode="reflect")
+    near = [padded[..., i:i + x.shape[-1]] for i in range(width)]
+    for last in range(width - 1, reach - 1, -1):            # moves the largest of the first `last` + 1 there: 14 ms for a
+        for i in range(last):                               # window of 30 s, where numpy.partition takes 85
+            near[i], near[i + 1] = np.minimum(near[i], near[i + 1]), np.maximum(near[i], near[i + 1])
+    return near[reach]
 
 
 def token_times(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

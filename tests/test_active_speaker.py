@@ -5,13 +5,16 @@ import shutil
 
 import numpy as np
 import pytest
-from places import SHARED
+import torch
+from places import ROOT, SHARED
 from tracking import crop, track_faces
 
 from avsr import media
 from avsr.errors import BadCheckpoint
+from avsr.features import mel_power
+from avsr.lips import centre
 from avsr.rates import SAMPLES_PER_FRAME
-from avsr.speakers import ActiveSpeakerDetector, detector
+from avsr.speakers import ActiveSpeakerDetector, detector, network
 
 GRID = SHARED / "data/grid"
 
@@ -67,6 +70,25 @@ def test_pieces_give_what_the_whole_gives(monkeypatch):
     np.testing.assert_allclose(ActiveSpeakerDetector().lag_scores(images, audio, 5, missing), lags, atol=1e-4)
 
 
+def test_the_graphs_give_what_the_network_gives_in_torch(monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "active_speaker"))
+    from export import Encode, Score, read_network
+
+    images, audio, missing = made(90)
+    mouths, seen = network.halved(centre(images)), ~missing
+    # As loud and as soft as speech: the spread of an even sound is a small difference of large numbers.
+    power = mel_power(audio * np.square(np.sin(np.arange(len(audio), dtype=np.float32) / 1500)), 80)
+    ours, in_torch = network.ActiveSpeakerNetwork(detector.SHIPPED), read_network(detector.SHIPPED)
+    video, sound = ours.encode(centre(images), seen, power)
+    with torch.inference_mode():
+        encoded = Encode(in_torch)(*map(torch.from_numpy, (mouths, seen, power)))
+        scores = Score(in_torch)(*encoded)
+    np.testing.assert_allclose(video, encoded[0], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(sound, encoded[1], atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(ours.score(video, sound), scores, atol=1e-4)
+
+
 def test_frames_without_a_mouth_score_minus_infinity_whatever_their_pictures_show():
     images, audio, missing = made(60)
     scores = ActiveSpeakerDetector().scores(images, audio, missing)
@@ -95,11 +117,25 @@ def test_a_damaged_network_is_refused_by_name(tmp_path):
     about = json.loads((folder / "network.json").read_text())
     about["dims"]["width"] += 1
     (folder / "network.json").write_text(json.dumps(about))
-    with pytest.raises(BadCheckpoint, match="its weights do not fit its dims"):
+    with pytest.raises(BadCheckpoint, match=r"encode\.onnx: its weights do not fit the dims in network\.json"):
         ActiveSpeakerDetector(folder).scores(*made(5)[:2])
     folder = tmp_path / "third"
     shutil.copytree(detector.SHIPPED, folder)
     about["mouth_crop"]["smooth"] += 1
     (folder / "network.json").write_text(json.dumps(about))
     with pytest.raises(BadCheckpoint, match="its mouths are cropped otherwise"):
+        ActiveSpeakerDetector(folder).scores(*made(5)[:2])
+
+
+@pytest.mark.parametrize("file", ["encode.onnx", "score.onnx"])
+def test_a_graph_that_is_missing_or_cut_off_is_refused_by_name(tmp_path, file):
+    folder = tmp_path / "cut"
+    shutil.copytree(detector.SHIPPED, folder)
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadCheckpoint, match=rf"{file}: cannot be read as a network \(.*\)\.  Install avsr again\."):
+        ActiveSpeakerDetector(folder).scores(*made(5)[:2])
+    folder = folder.rename(tmp_path / "without")
+    (folder / file).unlink()
+    with pytest.raises(BadCheckpoint, match=rf"{file}: cannot be read as a network"):
         ActiveSpeakerDetector(folder).scores(*made(5)[:2])

@@ -17,7 +17,6 @@ from avsr.augment import (
     augment_mouths,
     augment_sound,
     bend,
-    centre,
     hide_frames,
     light_table,
     make_unreadable,
@@ -25,6 +24,7 @@ from avsr.augment import (
     time_mask,
     warp,
 )
+from avsr.lips import centre
 from avsr.rates import MOUTH_INPUT, MOUTH_SIZE, SAMPLE_RATE, SAMPLES_PER_FRAME, VIDEO_FPS
 
 NONE = Augment(**{name: 0 for name in Augment.__dataclass_fields__})

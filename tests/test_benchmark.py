@@ -1,6 +1,7 @@
 """The benchmark: a complete plan, the same rows in every run, noise as loud as said; what cannot be measured is told."""
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from made_corpus import corpus, say, utterance
 from made_limits import full_disk
 
 from avsr import cache, checkpoint, manifest, media
+from avsr.benchmark import run as benchmark_run
 from avsr.benchmark.conditions import (
     BenchmarkSettings,
     conditions,
@@ -265,6 +267,22 @@ def test_one_at_a_time_or_all_at_once_is_the_same(folder, settings, whole, tmp_p
         other = rows[row.key]
         assert row.loss == pytest.approx(other.loss, abs=2e-4)
         assert replace(row, loss=0) == replace(other, loss=0)
+
+
+@pytest.mark.slow
+def test_a_cluster_writes_the_same_rows(folder, settings, tmp_path, monkeypatch):
+    """All that a worker gets is pickled; tests/test_cluster.py has the cluster."""
+    def elsewhere(work, jobs, **_):
+        work, jobs = pickle.loads(pickle.dumps((work, jobs)))
+        for number in reversed(range(len(jobs))):
+            yield number, work(jobs[number], lambda: None)
+
+    few = replace(settings, limit=3, noises=("white",), snrs=(None, 0.0), corruptions=())
+    benchmark(folder, tmp_path / "here", few)
+    monkeypatch.setattr(benchmark_run.workers, "run", elsewhere)
+    monkeypatch.setattr(benchmark_run.workers, "check_cluster", lambda cluster: None)
+    benchmark(folder, tmp_path / "there", few, options=CallOptions(cluster="ray"))
+    assert (tmp_path / "here" / NAME).read_bytes() == (tmp_path / "there" / NAME).read_bytes()
 
 
 @pytest.mark.slow

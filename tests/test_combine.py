@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from avsr import media, noise, transcribe
 from avsr.checkpoint import Checkpoint, load
-from avsr.combine import CombinedRecogniser, Evidence, combine, open_recogniser
+from avsr.combine import combine, open_recogniser
 from avsr.combine.candidates import candidates, mixtures
+from avsr.combine.recogniser import CombinedRecogniser
 from avsr.combine.scores import score_by_lips
 from avsr.combine.spelling import Candidate, Known, SpellingSearch
 from avsr.combine.times import merged
-from avsr.combine.weights import lips_reliability, lips_score
+from avsr.combine.weights import Evidence, lips_reliability, lips_score
 from avsr.corpora.grid import sentence
 from avsr.corrupt import Mouth
 from avsr.decode import DecodeOptions

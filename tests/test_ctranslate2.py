@@ -46,7 +46,7 @@ def mel(hello):
     from avsr.features import log_mel
     from avsr.rates import SEGMENT_SAMPLES
 
-    return log_mel(hello, n_samples=SEGMENT_SAMPLES)[None]
+    return torch.from_numpy(log_mel(hello, n_samples=SEGMENT_SAMPLES))[None]
 
 
 @pytest.mark.slow

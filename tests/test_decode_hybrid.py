@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from oracles import NAMES, answers, need_oracles, network
 from test_decode import Chain, chain_of
 
-from avsr.decode import CTCPrefixScorer, DecodeOptions, DecoderScorer, HybridBeamSearch, decode, search
-from avsr.decode.ctc import LOG_ZERO, MIN_LOG_PROB
+from avsr.decode import DecodeOptions, DecoderScorer, decode, search
+from avsr.decode.ctc import LOG_ZERO, MIN_LOG_PROB, CTCPrefixScorer
+from avsr.decode.hybrid import HybridBeamSearch
 from avsr.lm import NGrams
+from avsr.memory import Memory
 from avsr.models.blocks import length_mask
-from avsr.models.decoder import Memory
 from avsr.models.hybrid import HybridAVSR, HybridDims
 
 BLANK = 0

@@ -23,14 +23,13 @@ from avsr import checkpoint, importers
 from avsr.checkpoint import importing
 from avsr.checkpoint.importing import import_checkpoint
 from avsr.cli import main
-from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput, listed
 from avsr.importers import auto_avsr
 from avsr.importers.family import Converted, Family
 from avsr.importers.reading import read_weights
 from avsr.lips import MOUTH_CROPS
 from avsr.models.blocks import outline
 from avsr.models.hybrid import HybridAVSR
-from avsr.tensorfiles import listed
 from avsr.text import SentencePieceTokenizer
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"

@@ -106,8 +106,8 @@ class Killed(BaseException):
 
 
 def fake_pool(n_at_once: int, kill_after: int | None = None):
-    """In place of pool.run, in this process: the parts of `n_at_once` jobs come in turn, and after `kill_after` all ends."""
-    def pool_run(task, jobs, n_workers, *, on_part):
+    """In place of workers.run, in this process: the parts of `n_at_once` jobs come in turn, and after `kill_after` all ends."""
+    def pool_run(task, jobs, n_workers, *, on_part, **_):
         made = {}
         for number, job in enumerate(jobs):
             parts: list = []
@@ -142,7 +142,7 @@ def faked(monkeypatch):
     CALLS.clear()
 
     def labelled(recordings, folder, *, at_once=2, kill_after=None, **limits):
-        monkeypatch.setattr(run.pool, "run", fake_pool(at_once, kill_after))
+        monkeypatch.setattr(run.workers, "run", fake_pool(at_once, kill_after))
         settings = LabelSettings("made-up", limits=LabelLimits(**limits))
         return label(recordings, folder, settings=settings, prepare=PrepareSettings(max_bytes=150_000))
 

@@ -16,15 +16,17 @@ from avsr.transcribe import run as transcribe_run
 
 PACKAGE = Path(__file__).resolve().parents[1] / "avsr"
 # In the order in which data flows; a folder stands for its files.
-ORDER = ["errors", "names", "output", "rates", "runtime", "schema", "tensorfiles", "textfiles", "folders", "remote",
+ORDER = ["errors", "names", "arrays", "memory", "output", "rates", "runtime", "schema", "tensorfiles", "textfiles", "folders",
+         "remote", "workers",
          "download", "assets", "fetch", "media", "faces", "sync", "lips", "cropped", "features", "segment", "selection",
          "speakers", "segmenters", "stream", "noise", "augment", "corrupt", "linebreak", "text", "transcript", "manifest",
          "corpora",
-         "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "lm", "hmm", "decode",
-         "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "transcribe",
-         "align", "find_speakers", "live", "benchmark", "tune", "html", "label", "enrol", "explain", "report", "serve", "cli",
-         "__main__"]
-MODELS = ["blocks", "conformer", "recurrent", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid", "protocol"]
+         "cache", "prepare", "config", "dataset", "batch", "models", "losses", "importers", "checkpoint", "export", "lm", "hmm",
+         "decode", "timing", "recogniser", "combine", "results", "metrics", "modality", "train", "correct", "pretrain", "plan",
+         "transcribe", "align", "find_speakers", "live", "benchmark", "tune", "html", "label", "enrol", "explain", "report",
+         "serve", "cli", "__main__"]
+MODELS = ["protocol", "blocks", "conformer", "recurrent", "resnet", "audio", "video", "fusion", "decoder", "avsr", "hybrid",
+          "onnx"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from avsr.decode import BeamSearch, DecodeOptions, search
 from avsr.errors import AvsrError, BadCheckpoint
-from avsr.lm import NeuralLM, open_language_model
+from avsr.lm import open_language_model
 from avsr.lm.networks import LMDims, LstmState, make_network
+from avsr.lm.neural import NeuralLM
 from avsr.lm.spelling import spell
 from avsr.text import write_characters
 

@@ -52,7 +52,7 @@ def said():
 
 
 def mel_of(sound):
-    return log_mel(sound, n_samples=SEGMENT_SAMPLES)[None]
+    return torch.from_numpy(log_mel(sound, n_samples=SEGMENT_SAMPLES))[None]
 
 
 def their_features(theirs, mel):

@@ -40,8 +40,7 @@ def test_what_is_shared_changes_nothing(checkpoint, said):
     recogniser = Recogniser(checkpoint)
     audio = recogniser.encode_audio(sounds)
     found = {modality: recogniser.encode(audio, said, modality) for modality in ("none", "a", "v", "av")}
-    mel, lengths = batch_audio(sounds, 80, None)
-    mouths, seen = batch_video(said)
+    mel, lengths, mouths, seen = map(torch.from_numpy, (*batch_audio(sounds, 80, None), *batch_video(said)))
     alone = {"a": checkpoint.model.encode(mel, mel_lengths=lengths), "v": checkpoint.model.encode(None, mouths, seen=seen),
              "av": checkpoint.model.encode(mel, mouths, mel_lengths=lengths, seen=seen)}
     for modality, memory in alone.items():

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from avsr import decode
 from avsr.checkpoint import Checkpoint
-from avsr.decode import CTCFrames, CTCScorer, DecodeOptions
-from avsr.decode.ctc_only import ctc_token_log_probs
+from avsr.decode import DecodeOptions
+from avsr.decode.ctc_only import CTCFrames, CTCScorer, ctc_token_log_probs
 from avsr.models.avsr import Dims
 from avsr.models.recurrent import LSTMBlock, sequence_lengths
 from avsr.recogniser import Recogniser

@@ -29,7 +29,7 @@ def theirs(tiny_en_folder):
 
 @pytest.fixture(scope="module")
 def mel(hello):
-    return log_mel(hello, n_samples=SEGMENT_SAMPLES)[None]
+    return torch.from_numpy(log_mel(hello, n_samples=SEGMENT_SAMPLES))[None]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_greedy_tokens_are_ctranslate2s(tiny_en, theirs, clip, request):
 
     audio = request.getfixturevalue("hello") if clip == "hello" else media.read(
         request.getfixturevalue("real_data") / clip, want_video=False).audio
-    mel, tokenizer = log_mel(audio, n_samples=SEGMENT_SAMPLES)[None], tiny_en.tokenizer
+    mel, tokenizer = torch.from_numpy(log_mel(audio, n_samples=SEGMENT_SAMPLES))[None], tiny_en.tokenizer
     prompt = tokenizer.prompt("en")
     result = theirs.model.generate(theirs.encode(mel[0].T.contiguous().numpy()), [prompt], beam_size=1,
                                    return_scores=True, return_no_speech_prob=True, suppress_tokens=list(tiny_en.suppress))[0]

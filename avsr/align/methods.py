@@ -15,7 +15,7 @@ from torch import nn
 
 from avsr.errors import AvsrError
 from avsr.hmm.alignment import PhoneAligner
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
 from avsr.recogniser import Recogniser
 from avsr.stream import Window

@@ -6,41 +6,38 @@ Batches are the same in every run, whatever rows there are already, so that a re
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
-import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from avsr import __version__, noise
+from avsr import __version__, noise, workers
 from avsr.benchmark.baselines import open_baseline
-from avsr.benchmark.conditions import AudioCondition, BenchmarkSettings, Task, conditions, group_labels, noise_config
+from avsr.benchmark.conditions import AudioCondition, BenchmarkSettings, conditions, noise_config
 from avsr.benchmark.hmm import HMM_PREFIX, open_hmm
+from avsr.benchmark.measuring import Batch, MeasureBatch, Measured, Measurer, keys_of, speaker_of
 from avsr.benchmark.predictions import read_predictions
 from avsr.benchmark.recordings import Mixture, write_mixtures, write_samples
-from avsr.benchmark.systems import CheckpointSystem, Request, Result, System
-from avsr.cache import Cached, read_entry, read_mouth_crop
-from avsr.corrupt import Corruption, Mouth, corrupt
+from avsr.benchmark.systems import CheckpointSystem, System
+from avsr.cache import read_mouth_crop
 from avsr.dataset import ManifestRow, read_prepared, recordings_by_speaker, sound_of
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadManifest, counted
 from avsr.manifest import manifest_path
 from avsr.names import INPUT_MODALITIES, MODALITY_NAMES
 from avsr.output import locked, write_file
-from avsr.rates import SAMPLE_RATE, SEGMENT_SECONDS
-from avsr.results import NOISE, RUN, TIMINGS, Key, ResultRow, Results, append, json_line
+from avsr.rates import SEGMENT_SECONDS
+from avsr.results import NOISE, RUN, TIMINGS, ResultRow, Results, append, json_line
 from avsr.runtime import Progress, n_cores, no_progress
 from avsr.text import NORMALISERS, find_normaliser
 
@@ -49,11 +46,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What does not change the measurement. command: as typed, for run.json.  say: takes sentences for the user."""
+    """What does not change the measurement. command: as typed, for run.json.  say: takes sentences for the user.  cluster: the
+    Ray cluster that does the work, see workers.address; None for this process."""
 
     command: str = ""
     progress: Progress = no_progress
     say: Say = lambda line: None
+    cluster: str | None = None
 
 
 @dataclass
@@ -65,18 +64,6 @@ class Benchmarked:
     n_new: int = 0
     n_cut: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A batch of utterances in one audio condition: the work of one thread at a time."""
-
-    condition: AudioCondition
-    rows: Sequence[ManifestRow]
-
-    @property
-    def n_results(self) -> int:
-        return len(self.rows) * len(self.condition.tasks)
 
 
 def benchmark(manifest: str | Path, output: str | Path, settings: BenchmarkSettings | None = None, *,
@@ -96,9 +83,9 @@ def benchmark(manifest: str | Path, output: str | Path, settings: BenchmarkSetti
             run.save_mixtures(save_audio)
         for path in predictions:
             run.add_predictions(path)
-        for open_system in run.systems():
+        for open_system, open_elsewhere in zip(run.systems(options.progress), run.systems(no_progress), strict=True):
             system = open_system()
-            run.measure(system)
+            run.measure(system, open_elsewhere)
             del system                                      # before the next one is loaded
         return run.finish()
 
@@ -109,6 +96,8 @@ class _BenchmarkRun:
     def __init__(self, manifest: Path, output: Path, settings: BenchmarkSettings, options: CallOptions):
         self.path = manifest_path(manifest)
         self.settings, self.progress, self.say, self.command = settings, options.progress, options.say, options.command
+        self.cluster = options.cluster
+        workers.check_cluster(self.cluster)
         self.normaliser = NORMALISERS[settings.normaliser]
         find_normaliser(self.normaliser)("")                # raises an error now if its package is not installed
         self.noise_config = noise_config(settings.noise_config)
@@ -122,6 +111,7 @@ class _BenchmarkRun:
         if settings.noises is None:
             self.settings = replace(settings, noises=self._default_noise())
         self.noises = self._noise_manifest(output)
+        self.measurer = Measurer(self.settings, self.rows, self.normaliser, self.noises)
         self.silent = set() if self.noises is None else set(self.noises.silent)
         self.measured: dict[str, dict[str, Any]] = {}       # systems, for run.json
 
@@ -138,7 +128,7 @@ class _BenchmarkRun:
         if not rows:
             raise BadManifest(f"{self.path}: none of the {len(soundless)} utterances of split {self.settings.split!r} has "
                               "sound.  Prepare them with --modality av.")
-        seen = {_speaker(row) for row in rows if "v" in row.cache.modality}
+        seen = {speaker_of(row) for row in rows if "v" in row.cache.modality}
         if len(seen) < 2 and any(corruption.name == "face" for corruption in self.settings.corruptions):
             raise AvsrError(f"{self.path}: {counted(len(rows), 'utterance')} of {counted(len(seen), 'speaker')} to be "
                             "measured, and another's face asked for.  Leave out --corrupt face, or measure more speakers.")
@@ -166,11 +156,11 @@ class _BenchmarkRun:
         self.done.skipped += [(one, "its speech is silent, so it has no SNR: measured clean only") for one in made.silent]
         return made
 
-    def systems(self) -> Iterator[Callable[[], System]]:
-        """Functions that load each system when its turn comes."""
+    def systems(self, progress: Progress) -> Iterator[Callable[[], System]]:
+        """Functions that load each system when its turn comes, or in a worker process."""
         asked = self.settings
         for name, lips in product(asked.models, asked.lips or (None,)):
-            yield partial(CheckpointSystem, name, lips=lips, settings=asked, progress=self.progress)
+            yield partial(CheckpointSystem, name, lips=lips, settings=asked, progress=progress)
         for name in asked.against:
             if name.startswith(HMM_PREFIX):
                 yield partial(open_hmm, name, asked.modalities, self.path.parent)
@@ -182,15 +172,16 @@ class _BenchmarkRun:
         """The utterances that have this condition: silent speech has no SNR."""
         return [row for row in self.rows if condition.noise is None or row.utterance.id not in self.silent]
 
-    def _batches(self, system: System) -> list[_Batch]:
+    def _batches(self, system: System) -> list[Batch]:
         size = self.settings.batch_size
-        return [_Batch(condition, rows[i:i + size]) for condition in conditions(self.settings, system.modalities)
+        return [Batch(condition, rows[i:i + size]) for condition in conditions(self.settings, system.modalities)
                 for rows in [self._measurable(condition)] for i in range(0, len(rows), size)]
 
     def save_mixtures(self, folder: Path) -> None:
         """Write the audio of every condition of every utterance."""
         wanted = [(one, row) for one in conditions(self.settings, ("a",)) for row in self._measurable(one)]
-        mixtures = (Mixture(row.utterance, one.noise, one.snr_db, *self._mixed(row, sound_of(row), one)) for one, row in wanted)
+        mixtures = (Mixture(row.utterance, one.noise, one.snr_db, *self.measurer.mixed(row, sound_of(row), one))
+                    for one, row in wanted)
         write_mixtures(folder, mixtures, len(wanted), self.progress)
 
     def add_predictions(self, path: Path) -> None:
@@ -208,25 +199,47 @@ class _BenchmarkRun:
 
     # --- measuring ---
 
-    def measure(self, system: System) -> None:
-        """Compute every row of a system that is not there yet."""
+    def measure(self, system: System, open_system: Callable[[], System]) -> None:
+        """Compute every row of a system that is not there yet. open_system: opens the same one in a worker process."""
         self.results.check({"system": system.name, "split": self.settings.split, "normaliser": self.normaliser,
                             **system.facts})
         self.measured[system.name] = {**system.facts, "device": system.device, **system.about}
         if isinstance(system, CheckpointSystem):
             self._check_checkpoint(system)
         batches = self._batches(system)
-        todo = [batch for batch in batches if any(key not in self.results for key in _keys(system, batch))]
+        todo = [batch for batch in batches if any(key not in self.results for key in keys_of(system, batch))]
         total = sum(batch.n_results for batch in batches)
         count = total - sum(batch.n_results for batch in todo)
         self.progress(f"measuring {system.name}", count, total, "rows")
-        n_parallel = system.n_parallel_batches
-        with _torch_threads(max(1, n_cores() // n_parallel)), ThreadPoolExecutor(n_parallel) as pool:
-            for batch, (rows, timings) in _in_order(pool, partial(self._recognise, system), todo, n_parallel):
+        done = self._here(system, todo) if self.cluster is None else self._elsewhere(system, open_system, todo)
+        with closing(done):
+            for batch, (rows, timings) in done:
                 self._add(rows)
                 append(self.done.folder / TIMINGS, map(json_line, timings))
                 count += batch.n_results
                 self.progress(f"measuring {system.name}", count, total, "rows")
+
+    def _here(self, system: System, todo: Sequence[Batch]) -> Generator[tuple[Batch, Measured], None, None]:
+        """Each batch with its rows, by threads of this process."""
+        n_parallel = system.n_parallel_batches
+        with _torch_threads(max(1, n_cores() // n_parallel)), ThreadPoolExecutor(n_parallel) as pool:
+            yield from _in_order(pool, partial(self.measurer.measure, system), todo, n_parallel)
+
+    def _elsewhere(self, system: System, open_system: Callable[[], System],
+                   todo: Sequence[Batch]) -> Generator[tuple[Batch, Measured], None, None]:
+        """Each batch with its rows, by the machines of a cluster, as they come. Raises AvsrError."""
+        work = MeasureBatch(self.measurer, open_system)
+        gpu = self.settings.device.startswith("cuda")
+        for number, measured in workers.run(work, todo, cluster=self.cluster, gpu=gpu):
+            if measured is None:
+                raise AvsrError(f"{system.name}: {workers.TRIES} workers died of the batch that begins with "
+                                f"{todo[number].rows[0].utterance.id}.  See to their memory, or use a smaller --batch-size; "
+                                "the rows of the others are kept.")
+            for row in measured[0]:
+                if row.sha256 != system.facts.get("sha256"):
+                    raise AvsrError(f"--cluster {self.cluster}: {system.name} has other weights there than here.  Copy the "
+                                    "model to all machines of the cluster, to the same folder.")
+            yield todo[number], measured
 
     def _check_checkpoint(self, system: CheckpointSystem) -> None:
         """Say which modalities the model lacks. Raises BadManifest where it needs mouths that are cropped in another way."""
@@ -237,65 +250,6 @@ class _BenchmarkRun:
             self.say(f"{system.name}: uses {able}, so it is not measured with {lacking}.")
         if any("v" in one for one in system.modalities):
             read_mouth_crop(self.path.parent, system.checkpoint.mouth_crop)
-
-    def _recognise(self, system: System, batch: _Batch) -> tuple[list[ResultRow], list[dict]]:
-        """The rows of a batch and its timings. Runs in a thread."""
-        condition, utterances = batch.condition, [row.utterance for row in batch.rows]
-        cached = [read_entry(row.base, row.cache) for row in batch.rows]
-        mixed = [self._mixed(row, one.audio, condition) for row, one in zip(batch.rows, cached, strict=True)]
-        videos = [[self._corrupted(row, one, corruption) for row, one in zip(batch.rows, cached, strict=True)]
-                  for _, corruption in condition.tasks]
-        requests = [Request(modality, [self._usable(mouth) for mouth, _ in video])
-                    for (modality, _), video in zip(condition.tasks, videos, strict=True)]
-        results = system.recognise([audio for audio, _ in mixed], [one.text for one in utterances], requests)
-        rows = [ResultRow(**_key(system, condition, task, utterance.id)._asdict(), **system.facts, **facts, **vars(found),
-                          face=face, speaker=utterance.speaker, split=self.settings.split, reference=utterance.text,
-                          normaliser=self.normaliser, labels=group_labels(utterance.labels),
-                          duration_s=round(len(audio) / SAMPLE_RATE, 3))
-                for task, video, result in zip(condition.tasks, videos, results, strict=True)
-                for utterance, (audio, facts), (_, face), found in
-                zip(utterances, mixed, video, result.recognitions, strict=True)]
-        return rows, _timings(system, batch, results, sum(len(audio) for audio, _ in mixed))
-
-    def _mixed(self, row: ManifestRow, speech: np.ndarray | None,
-               condition: AudioCondition) -> tuple[np.ndarray, dict[str, Any]]:
-        """The audio of a condition, and the fields of its row that describe the noise in it."""
-        assert speech is not None, row.utterance.id
-        if condition.noise is None:
-            return speech, {}
-        assert self.noises is not None, condition
-        made = self.noises.mix(row.utterance.id, condition.noise, condition.snr_db, speech)
-        assert made.snr_db is not None, condition
-        assert made.snr_rms is not None, condition
-        return made.audio, {"snr_achieved": round(made.snr_db, 4), "snr_rms": round(made.snr_rms, 4),
-                            "noise_id": made.noise_id, "noise_offset": made.offset}
-
-    def _corrupted(self, row: ManifestRow, cached: Cached, corruption: Corruption | None) -> tuple[Mouth | None, str | None]:
-        """The mouth that is shown, None where none was prepared, and the id of another utterance whose mouth it is."""
-        mouth = _mouth(cached)
-        if mouth is None or corruption is None:
-            return mouth, None
-        rng, other, face = np.random.default_rng(corruption_seed(row.utterance.id, corruption)), None, None
-        if corruption.name == "face":
-            shown = self._of_another_speaker(row, rng)
-            other, face = _mouth(read_entry(shown.base, shown.cache)), shown.utterance.id
-        return corrupt(mouth.images, mouth.missing, corruption, rng, other), face
-
-    def _of_another_speaker(self, row: ManifestRow, rng: np.random.Generator) -> ManifestRow:
-        """An utterance of another speaker, chosen speaker first, or the face would nearly always be the same."""
-        others = [one for one in self.rows if one.utterance.speaker != row.utterance.speaker
-                  and "v" in one.cache.modality]
-        speakers = sorted({_speaker(one) for one in others})
-        chosen = speakers[int(rng.integers(len(speakers)))]
-        of_speaker = [one for one in others if _speaker(one) == chosen]
-        return of_speaker[int(rng.integers(len(of_speaker)))]
-
-    def _usable(self, mouth: Mouth | None) -> Mouth | None:
-        """The mouth, None where too few frames show a face. `transcribe` also leaves out mouths that do not move; here they
-        are shown, so that rows stay comparable with those of earlier runs."""
-        if mouth is None or not len(mouth.missing) or mouth.missing.mean() > self.settings.max_missing:
-            return None
-        return mouth
 
     def finish(self) -> Benchmarked:
         """Sort the rows, and write the samples and run.json."""
@@ -311,51 +265,6 @@ class _BenchmarkRun:
         return self.done
 
 
-def _mouth(cached: Cached) -> Mouth | None:
-    return None if cached.images is None or cached.missing is None else Mouth(cached.images, cached.missing)
-
-
-def _speaker(row: ManifestRow) -> str:
-    """The speaker; an utterance without one has its own."""
-    return row.utterance.speaker or row.utterance.id
-
-
-def _key(system: System, condition: AudioCondition, task: Task, utterance: str) -> Key:
-    modality, corruption = task
-    name, amount = (None, None) if corruption is None else (corruption.name, corruption.amount)
-    return Key(system.name, modality, condition.noise, condition.snr_db, name, amount, utterance)
-
-
-def _keys(system: System, batch: _Batch) -> Iterator[Key]:
-    return (_key(system, batch.condition, task, row.utterance.id) for task in batch.condition.tasks for row in batch.rows)
-
-
-def _timings(system: System, batch: _Batch, results: Sequence[Result], n_samples: int) -> list[dict]:
-    peak = _peak_bytes(system.device)
-    return [{"system": system.name, "modality": modality, "noise": batch.condition.noise, "snr_db": batch.condition.snr_db,
-             "corruption": corruption and corruption.name, "amount": corruption and corruption.amount,
-             "clips": len(batch.rows), "audio_s": round(n_samples / SAMPLE_RATE, 3), "seconds": round(result.seconds, 6),
-             "peak_mb": None if peak is None else round(peak / 1e6), "device": system.device,
-             "first": batch.rows[0].utterance.id}
-            for (modality, corruption), result in zip(batch.condition.tasks, results, strict=True)]
-
-
-def _peak_bytes(device: str) -> int | None:
-    """The most memory that was in use so far; None on Windows, which does not say."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def corruption_seed(utterance: str, corruption: Corruption) -> int:
-    """The first 64 bits of the sha256 of the id, a NUL and the corruption, so that every machine draws the same."""
-    return int.from_bytes(hashlib.sha256(f"{utterance}\0{corruption}".encode()).digest()[:8], "big")
-
-
 @contextmanager
 def _torch_threads(n: int) -> Iterator[None]:
     """Let each torch operation use n threads."""
@@ -367,10 +276,10 @@ def _torch_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable, batches: Sequence[_Batch],
-              n_ahead: int) -> Iterator[tuple[_Batch, Any]]:
+def _in_order(pool: ThreadPoolExecutor, work: Callable, batches: Sequence[Batch],
+              n_ahead: int) -> Iterator[tuple[Batch, Any]]:
     """Each batch with what `work` made of it, in order; a few are worked on ahead."""
-    running: deque[tuple[_Batch, Future]] = deque()
+    running: deque[tuple[Batch, Future]] = deque()
     waiting = iter(batches)
     try:
         while True:

@@ -24,8 +24,8 @@ from avsr.correct import corrected, open_corrector
 from avsr.corrupt import Mouth
 from avsr.decode import HELPS, DecodeOptions, Hypothesis, open_external
 from avsr.errors import AvsrError
+from avsr.memory import Memory
 from avsr.models.avsr import AVSR
-from avsr.models.decoder import Memory
 from avsr.recogniser import EncodedAudio, Recogniser
 from avsr.runtime import Progress, n_parallel_batches, pick_device
 from avsr.text import target_tokens

@@ -10,7 +10,7 @@ packing.py makes the bytes of an utterance, shards.py the files that hold them.
 """
 
 from avsr.cache.packing import MAX_SECONDS, Cached, Packed, pack, unpack
-from avsr.cache.shards import MAX_BYTES, ShardWriter, read_entry, read_mouth_crop, read_range, write_mouth_crop
+from avsr.cache.shards import MAX_BYTES, SETTINGS, ShardWriter, read_entry, read_mouth_crop, read_range, write_mouth_crop
 
-__all__ = ["MAX_BYTES", "MAX_SECONDS", "Cached", "Packed", "ShardWriter", "pack", "read_entry", "read_mouth_crop", "read_range",
-           "unpack", "write_mouth_crop"]
+__all__ = ["MAX_BYTES", "MAX_SECONDS", "SETTINGS", "Cached", "Packed", "ShardWriter", "pack", "read_entry", "read_mouth_crop",
+           "read_range", "unpack", "write_mouth_crop"]

@@ -11,7 +11,6 @@ import stat
 import tarfile
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
 
 from avsr import rates
 from avsr.cache.packing import MAX_SECONDS, MAX_SIDE, MOUTHS, SOUND, Cached, Packed, unpack
@@ -19,7 +18,7 @@ from avsr.errors import BadCheckpoint, BadManifest
 from avsr.lips import MOUTH_CROPS, UNCROPPED, MouthCropSettings
 from avsr.manifest import CacheEntry, is_within_folder
 from avsr.output import write_file
-from avsr.remote import file_system_of
+from avsr.remote import as_address, read_bytes
 
 MAX_BYTES = 256 * 2**20               # of a shard: large enough for network file systems, small enough to copy about
 OPEN_SHARDS = 16                      # kept open between reads, by each process
@@ -106,7 +105,7 @@ class ShardWriter:
 def read_entry(base: str | Path, entry: CacheEntry, *, name: str | None = None) -> Cached:
     """An utterance from the cache beside a manifest.
 
-    base: folder of the manifest, or its URL (anything fsspec knows: http, s3, gs, memory, ...).
+    base: folder of the manifest, or its URL (anything fsspec knows: http, s3, gs, memory, ...), also as a Path.
     name: the utterance's id, checked if given. Raises BadManifest where the shard is missing, cut, or not as announced.
     """
     return unpack(read_range(base, entry), entry, name)
@@ -152,8 +151,7 @@ def _check(place: str, entry: CacheEntry) -> None:
 def _fetch(place: str, start: int | None = None, end: int | None = None) -> bytes:
     """The bytes of the file at a URL, or a part of them. Raises BadManifest."""
     try:
-        system, path = file_system_of(place)
-        return cast(bytes, system.cat_file(path, start=start, end=end))
+        return read_bytes(place, start, end)
     except Exception as error:                               # each kind of storage has errors of its own
         raise _unreachable(place, error) from error
 
@@ -166,8 +164,8 @@ def _unreachable(place: str, error: Exception) -> BadManifest:
 
 
 def _join(base: str | Path, name: str) -> str:
-    if "://" in str(base):
-        return f"{str(base).rstrip('/')}/{name}"
+    if (address := as_address(base)) is not None:
+        return f"{address.rstrip('/')}/{name}"
     return str(Path(base) / name)
 
 

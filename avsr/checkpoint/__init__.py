@@ -18,17 +18,20 @@ from typing import TYPE_CHECKING
 
 from avsr import assets
 from avsr.checkpoint.description import Checkpoint, describe, read_description
+from avsr.checkpoint.exported import KIND, find_export, has_gpu, load_exported
 from avsr.checkpoint.folder import PARTS, TOKENIZER, WEIGHTS, finish_save, load_ours, sha256_of, temporary
 from avsr.checkpoint.kept import kept_folder
 from avsr.checkpoint.whisper import PACKAGED, fetch_whisper, load_packaged, load_whisper
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput, quote
+from avsr.models.onnx import OnnxModel
 from avsr.output import reason_of
 from avsr.runtime import Progress, no_progress
+from avsr.schema import read_json
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SHIPPED", "Checkpoint", "load", "may_use_video", "save", "shipped"]
+__all__ = ["SHIPPED", "Checkpoint", "export_for", "folder_of", "load", "may_use_video", "save", "shipped"]
 
 SHIPPED = Path(__file__).parents[1] / "weights"             # models that come with the program, a folder each
 MOST_BASES = 3                                              # of a model, its base, the base's base
@@ -37,12 +40,18 @@ MOST_BASES = 3                                              # of a model, its ba
 def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
          progress: Progress = no_progress) -> Checkpoint:
     """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`; what was
-    fetched or enrolled, see kept.py; Whisper's `tiny.en`, `large-v3`), or by its name on the hub.
+    fetched or enrolled, see kept.py; Whisper's `tiny.en`, `large-v3`), or by its name on the hub; or the folder of an
+    export, which needs no torch.
 
     lips: False leaves out the video encoder of a model that can do without it, which saves memory. A Whisper gets a
     new video encoder behind closed gates. Raises BadCheckpoint or MissingAsset.
     """
     checkpoint = _load(str(name), lips, progress, ())
+    if isinstance(checkpoint.model, OnnxModel):
+        if str(device) != "cpu":
+            raise BadCheckpoint(f"{name}: an export, which runs on the processor alone, and {device} was asked for.  Use "
+                                "--device cpu, or the model that it was made from.")
+        return checkpoint
     if checkpoint.model.joint_ctc:                          # its search compares sums of log-probabilities over a whole text
         dtype = None
     checkpoint.model.to(device=device, dtype=dtype).eval().requires_grad_(False)
@@ -73,6 +82,8 @@ def _load(name: str, with_video: bool, progress: Progress, above: tuple[Path, ..
 
 def _load_ours(folder: Path, with_video: bool, progress: Progress, above: tuple[Path, ...]) -> Checkpoint:
     about, here = read_description(folder), folder.resolve()
+    if about.network == KIND:
+        return load_exported(folder, about, with_video=with_video)
     if here in above:
         others = ", by way of others" if len(above) > 1 else ""
         raise BadCheckpoint(f"{folder}: it only adds to itself{others}.  Copy the whole folder again.")
@@ -85,6 +96,25 @@ def _load_ours(folder: Path, with_video: bool, progress: Progress, above: tuple[
     except AvsrError as error:
         raise type(error)(f"{folder}: it only adds to {about.base}, which is needed too: {error}") from error
     return load_ours(folder, about, base, with_video)
+
+
+def folder_of(name: str | Path) -> Path | None:
+    """The folder of ours that a model's name stands for: shipped, named by its path, or kept; None for a published Whisper."""
+    name = str(name)
+    for folder in (SHIPPED / name if name in shipped() else Path(name), kept_folder(name)):
+        if folder is not None and name and (folder / "model.json").is_file():
+            return folder
+    return None
+
+
+def export_for(name: str | Path, device: str) -> Path | None:
+    """The folder of graphs by which a model runs without torch on a device as a user names it: the model itself, where it is an
+    export, or on a processor the one that `avsr export` keeps of it. None where there is none."""
+    folder = folder_of(name)
+    if folder is not None and read_json(folder / "model.json").get("network") == KIND:
+        return folder
+    kept = find_export(str(name), folder) if device in ("auto", "cpu") else None
+    return None if kept is None or (device == "auto" and has_gpu()) else kept
 
 
 def shipped() -> list[str]:

@@ -33,6 +33,7 @@ Place = Annotated[int, Between(0, 2**10)]                   # of a layer, or of 
 class Checkpoint:
     """A network with everything that its use needs.
 
+    model: of torch; or of an export an OnnxModel, which has all of SpeechModel, and nothing to train.
     pad_seconds: length to which sound is padded with silence before it is encoded (Whisper's 30), None for none.
     video_trained: whether the video encoder is trained. base: the model from which unchanged weights come.
     suppress, suppress_begin, alignment_heads: see importers.whisper.WhisperSettings.
@@ -88,6 +89,7 @@ class Description:
     base: Annotated[str, Printable(4096)] | None = None
     network: Annotated[str, Printable(100)] = "avsr"
     search: dict[str, Any] = field(default_factory=dict)
+    onnx: dict[str, Any] = field(default_factory=dict)      # of an export, see exported.py
 
     def facts(self) -> dict[str, Any]:
         """The fields that a Checkpoint has too."""

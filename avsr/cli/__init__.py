@@ -9,11 +9,13 @@ from avsr.cli.console import CONTEXT, Commands
 from avsr.cli.correct import correct_command
 from avsr.cli.enrol import enrol_command
 from avsr.cli.explain import explain_command
+from avsr.cli.export import export_command
 from avsr.cli.faces import faces_command
 from avsr.cli.fetch import fetch_command
 from avsr.cli.importing import import_command
 from avsr.cli.live import live_command
 from avsr.cli.lm import lm_command
+from avsr.cli.plan import plan_command
 from avsr.cli.prepare import prepare_command
 from avsr.cli.pretrain import pretrain_command
 from avsr.cli.report import report_command
@@ -31,5 +33,5 @@ def main() -> None:
 
 for command in (transcribe_command, live_command, align_command, faces_command, fetch_command, prepare_command,
                 pretrain_command, train_command, lm_command, correct_command, benchmark_command, report_command,
-                explain_command, import_command, enrol_command, tune_command, serve_command):
+                explain_command, import_command, export_command, enrol_command, tune_command, plan_command, serve_command):
     main.add_command(command)

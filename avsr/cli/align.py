@@ -150,10 +150,9 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
     bars("loading the model", 0, None, None)
     limit_openmp_spinning()
-    from avsr.runtime import pick_device
     from avsr.transcribe.run import load_models
 
-    return load_models(options["model"], None, options["modality"], pick_device(options["device"]), bars)
+    return load_models(options["model"], None, options["modality"], options["device"], bars, kept_export=True)
 
 
 def _align(path: str, given: str, encoding: str | None, options: dict, place: _Place, layout: dict, bars: ProgressBar) -> None:

@@ -85,6 +85,9 @@ N_SHOWN = 5                                                 # ids that are named
               help="With --live: seconds for which the text must stay the same before a word is committed; several draw the "
                    "curve of errors against delay.")
 @click.option("--device", default="auto", help="auto, cpu or cuda.")
+@click.option("--cluster", default=None, metavar="ADDRESS",
+              help="Do the work on a Ray cluster: ray for one on this machine, ray:HOST:PORT on a machine of a cluster, "
+                   "ray://HOST:PORT from elsewhere. With --device cuda each batch takes a GPU.  [default: this process]")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions: tuple[Path, ...], save_audio: Path | None,
                       **options) -> None:
@@ -96,12 +99,13 @@ def benchmark_command(manifest: Path, output_dir: Path, quiet: bool, predictions
         live, agreement = options.pop("live"), options.pop("agreement")
         if live:
             return _benchmark_live(manifest, output_dir, quiet, agreement, options)
+        cluster = options.pop("cluster")
         settings = _settings(options, predictions)
         check_writable(output_dir)
         from avsr.benchmark.run import CallOptions, benchmark  # heavy imports wait until the options are known to be sound
 
         with ProgressBar(quiet, lines=True) as bars:
-            call = CallOptions(shlex.join(["avsr", *sys.argv[1:]]), bars, bars.print_line)
+            call = CallOptions(shlex.join(["avsr", *sys.argv[1:]]), bars, bars.print_line, cluster)
             done = benchmark(manifest, output_dir, settings, predictions=predictions, save_audio=save_audio, options=call)
         if not quiet:
             _show(done)

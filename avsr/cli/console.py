@@ -143,7 +143,7 @@ class ProgressBar:
     def __init__(self, quiet: bool, *, lines: bool = False):
         self.rich: Progress | None = None
         self.task: TaskID | None = None
-        self.quiet, self.stage = quiet, ""
+        self.quiet, self.stage, self.noted = quiet, "", ""
         talks = not quiet and is_first_process()
         self.shown = talks and sys.stderr.isatty()
         self.lines, self.last_said = talks and lines and not self.shown, time.monotonic()
@@ -153,11 +153,22 @@ class ProgressBar:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.table import Column
+            from rich.text import Text
+
+            class Bars(Progress):
+                """The bar, and below it the note."""
+
+                note = ""
+
+                def get_renderables(self):
+                    yield from super().get_renderables()
+                    if self.note:
+                        yield Text(self.note, no_wrap=True, overflow="ellipsis")
 
             console = Console(stderr=True)
             bar = 20 if console.width >= 100 else 10
             name = Column(max_width=max(10, console.width - bar - OTHERS_WIDTH), no_wrap=True, overflow="ellipsis")
-            self.rich = Progress(
+            self.rich = Bars(
                 TextColumn("{task.description}", markup=False, table_column=name), BarColumn(bar_width=bar),
                 TextColumn("{task.fields[amount]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
                 console=console, transient=True, redirect_stdout=sys.stdout.isatty(), redirect_stderr=True)
@@ -180,6 +191,12 @@ class ProgressBar:
             self.last_said = time.monotonic()
             print_status(line)
 
+    def note(self, line: str) -> None:
+        """Show a line below the bar, in place of the one before; in a log it follows the amount."""
+        self.noted = escape_controls(line)
+        if self.rich is not None:
+            vars(self.rich)["note"] = self.noted
+
     def warn(self, problems: Sequence[str]) -> None:
         """Print problems that did not stop the work."""
         for problem in problems:
@@ -197,7 +214,7 @@ class ProgressBar:
         if self.rich is not None:
             self._draw(self.rich, done, total, amount, fresh=fresh)
         elif amount and time.monotonic() - self.last_said >= SILENCE_S:
-            self.print_line(f"{stage}: {amount}")
+            self.print_line(f"{stage}: {amount}{self.noted and '; '}{self.noted}")
 
     def _draw(self, rich: Progress, done: float, total: float | None, amount: str, *, fresh: bool) -> None:
         if fresh or self.task is None:

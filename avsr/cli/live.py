@@ -161,10 +161,9 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     bars("loading the model", 0, None, None)
     limit_openmp_spinning()
     from avsr.modality import check_modality
-    from avsr.runtime import pick_device
     from avsr.transcribe.run import load_models
 
-    checkpoint = load_models(options["model"], options["lips"], options["modality"], pick_device(options["device"]), bars)
+    checkpoint = load_models(options["model"], options["lips"], options["modality"], options["device"], bars, kept_export=True)
     check_modality(checkpoint, options["modality"])
     return checkpoint
 

@@ -23,6 +23,9 @@ LABEL_OPTIONS = ("second_model", "language", "min_confidence", "min_word_confide
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--workers", type=click.IntRange(1, 1024), default=None, help="Processes.  [default: one on each core]")
+@click.option("--cluster", default=None, metavar="ADDRESS",
+              help="Do the work on a Ray cluster: ray for one on this machine, ray:HOST:PORT on a machine of a cluster, "
+                   "ray://HOST:PORT from elsewhere.  [default: processes of this machine]")
 @click.option("--max-missing", type=Number(0, 1), default=0.25,
               help="Largest share of frames without a face; beyond it an utterance is dropped.")
 @click.option("--max-dropped", type=Number(0, 1), default=0.05,
@@ -89,7 +92,8 @@ def prepare_command(context: click.Context, corpus: str, source: Path, output: P
                             "the recogniser that is to write the texts.")
         found = CORPORA[corpus](source, split_list=split_list)
         with ProgressBar(quiet, lines=True) as bars:
-            prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars)
+            prepared = prepare(found.utterances, output, settings=settings, dropped=found.dropped, progress=bars,
+                               dashboard=bars.note)
         if not quiet:
             print_status(prepared.summary(), lines=True)
         prepared.check()
@@ -103,7 +107,8 @@ def _label(source: Path, output: Path, prepare: PrepareSettings, model: str, opt
     settings = LabelSettings(model, second, device, LabelLimits(**options, max_missing=prepare.max_missing))
     recordings, dropped = find_recordings(source)
     with ProgressBar(quiet, lines=True) as bars:
-        corpus = label(recordings, output, settings=settings, prepare=prepare, dropped=dropped, progress=bars)
+        corpus = label(recordings, output, settings=settings, prepare=prepare, dropped=dropped, progress=bars,
+                       dashboard=bars.note)
     if not quiet:
         print_status(corpus.summary(), lines=True)
     corpus.check()

@@ -71,7 +71,6 @@ def _check_packages() -> None:
 
 
 def _load(model: str, lips: str | None, device: str) -> Checkpoint:
-    from avsr.runtime import pick_device
     from avsr.transcribe.run import load_models
 
-    return load_models(model, lips, "av", pick_device(device))
+    return load_models(model, lips, "av", device, kept_export=True)

@@ -157,10 +157,10 @@ def _load(options: dict, bars: ProgressBar) -> Checkpoint:
     """The model, once for all files. Heavy imports wait until here."""
     bars("loading the model", 0, None, None)
     limit_openmp_spinning()
-    from avsr.runtime import pick_device
     from avsr.transcribe.run import load_models
 
-    checkpoint = load_models(options["model"], options.pop("lips"), options["modality"], pick_device(options["device"]), bars)
+    checkpoint = load_models(options["model"], options.pop("lips"), options["modality"], options["device"], bars,
+                             kept_export=True)
     gc.freeze()                                             # collecting the modules again costs 0.5 s when the program ends
     return checkpoint
 

@@ -6,13 +6,10 @@ Inside: candidates (texts of both searches) -> spelling (as the audio model writ
 
 from avsr.checkpoint import Checkpoint
 from avsr.combine.checkpoint import JOINED_BY, CombinedCheckpoint, combine
-from avsr.combine.recogniser import CombinedRecogniser, ComparedText, Comparison
-from avsr.combine.weights import Evidence
 from avsr.errors import BadCheckpoint
 from avsr.recogniser import Recogniser
 
-__all__ = ["JOINED_BY", "CombinedCheckpoint", "CombinedRecogniser", "ComparedText", "Comparison", "Evidence", "combine",
-           "open_recogniser"]
+__all__ = ["JOINED_BY", "CombinedCheckpoint", "combine", "open_recogniser"]
 
 
 def open_recogniser(checkpoint: Checkpoint, modality: str) -> Recogniser:
@@ -23,5 +20,7 @@ def open_recogniser(checkpoint: Checkpoint, modality: str) -> Recogniser:
     if not isinstance(checkpoint, CombinedCheckpoint):
         return Recogniser(checkpoint)
     if modality == "av":
+        from avsr.combine.recogniser import CombinedRecogniser  # needs torch
+
         return CombinedRecogniser(checkpoint)
     return Recogniser(checkpoint.lips if modality == "v" else checkpoint)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 
 
 @dataclass(frozen=True)

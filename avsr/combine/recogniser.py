@@ -22,7 +22,7 @@ from avsr.combine.spelling import Candidate, Known, Spelled, SpellingSearch
 from avsr.combine.times import merged
 from avsr.combine.weights import LETTERS, PIECES, Evidence, lips_reliability, lips_score, mean_entropy
 from avsr.decode import DecodeOptions, Hypothesis
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.recogniser import Audio, Recogniser, Video
 from avsr.text import normalise, target_tokens
 from avsr.transcript import LipsUse, Word

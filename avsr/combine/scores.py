@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from avsr.combine.candidates import Words
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.recogniser import Recogniser
 from avsr.text import ctc_classes, target_tokens
 

@@ -16,7 +16,8 @@ import torch
 
 from avsr import decode
 from avsr.combine.candidates import Words
-from avsr.models.decoder import Cache, Memory
+from avsr.memory import Memory
+from avsr.models.decoder import Cache
 from avsr.recogniser import Recogniser
 from avsr.text import NUMBERS, normalise
 

@@ -19,7 +19,7 @@ from avsr.correct.folder import NEVER, CorrectorParts, Guard, load_parts
 from avsr.correct.lists import Lists
 from avsr.correct.network import padded
 from avsr.decode import BeamSearch, DecodeOptions, DecoderScorer, SuppressTokens
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 
 if TYPE_CHECKING:
     from avsr.models.protocol import SpeechModel

@@ -16,13 +16,13 @@ from typing import Annotated
 import torch
 
 from avsr import decode
-from avsr.combine import CombinedRecogniser, Comparison
 from avsr.combine.memory import CombinedMemory
+from avsr.combine.recogniser import CombinedRecogniser, Comparison
 from avsr.combine.scores import n_letters
 from avsr.decode import DecodeOptions, Hypothesis, TextLimits
 from avsr.decode.limits import max_characters
 from avsr.errors import BadManifest
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.names import INPUT_MODALITIES
 from avsr.recogniser import Recogniser
 from avsr.schema import Between, InvalidValue, validate_table

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from avsr.memory import Memory
 from avsr.models.blocks import Block, sinusoids, stack
-from avsr.models.decoder import Cache, Decoder, Memory
+from avsr.models.decoder import Decoder, Writer
 from avsr.schema import Between
 
 Size = Annotated[int, Between(1, 4096)]
@@ -40,7 +41,7 @@ class TextDims:
     n_lists: Annotated[tuple[Annotated[int, Between(0, 6)], ...], Between(3, 3)] = (4, 4, 2)
 
 
-class TextToText(nn.Module):
+class TextToText(Writer):
     """An encoder-decoder over pieces of text."""
 
     def __init__(self, dims: TextDims):
@@ -58,14 +59,6 @@ class TextToText(nn.Module):
         for block in self.encoder:
             x = block(x, mask)
         return Memory(self.encoder_norm(x), None, mask)
-
-    def start(self, memory: Memory) -> Cache:
-        """An empty cache for decoding from a memory."""
-        return self.decoder.start(memory)
-
-    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """The next pieces (N, L) of all hypotheses -> logits (N, V) float32 of what follows the last; the cache grows."""
-        return self.decoder.logits(self.decoder.hidden(tokens, cache)[:, -1:])[:, 0]
 
     def forward(self, inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], end: int) -> Tensor:
         """The mean cross-entropy of target pieces and of their end, in nats: L = - 1/n sum_i log p(y_i | y_<i, x)."""

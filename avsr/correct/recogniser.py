@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import torch
 
-from avsr.combine import CombinedRecogniser
 from avsr.combine.memory import CombinedMemory
+from avsr.combine.recogniser import CombinedRecogniser
 from avsr.combine.spelling import Candidate, SpellingSearch
 from avsr.correct.corrector import Correction, Corrector
 from avsr.correct.lists import FoundLists, read_lists
 from avsr.decode import DecodeOptions, Hypothesis
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.recogniser import Audio, Recogniser, Video
 from avsr.text import normalise, target_tokens
 from avsr.transcript import Word

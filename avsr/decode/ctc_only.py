@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from avsr.decode.ctc import MIN_LOG_PROB, CTCPrefixScorer
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.models.protocol import SpeechModel
 from avsr.models.recurrent import sequence_lengths
 from avsr.text import CTC_LETTERS, SentencePieceTokenizer, Tokenizer
@@ -53,7 +54,7 @@ class CTCScorer:
     def __init__(self, frames: CTCFrames, *, end: int, weight: float = 1.0):
         self.prefixes = CTCPrefixScorer(frames.log_probs, frames.lengths, end=end, blank=frames.blank)
         self.weight, self.n_vocab = weight, frames.blank
-        self.no_speech = torch.zeros(len(frames.lengths))
+        self.no_speech = np.zeros(len(frames.lengths), np.float32)
 
     def score(self, tokens: Tensor) -> Tensor:
         """See Scorer: (N, L) -> (N, V) float32."""

@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from avsr.decode.ctc import CTCPrefixScorer
-from avsr.decode.ctc_only import CTCScorer, ctc_frames, ctc_token_log_probs
+from avsr.arrays import Array, like
 from avsr.decode.external import joins_search, rescored, scorers
-from avsr.decode.hybrid import HybridBeamSearch
 from avsr.decode.limits import TextLimits, compression_ratio, max_characters
 from avsr.decode.options import DecodeOptions, Hypothesis
 from avsr.decode.scorers import DecoderScorer, SuppressTokens, teacher_forced_log_probs
 from avsr.decode.search import search
 from avsr.decode.strategies import BeamSearch, Sampling, ScoredTokens
-from avsr.models.decoder import Cache, Memory
-from avsr.models.protocol import SpeechModel
+from avsr.memory import Memory
+from avsr.models.protocol import SearchCache, SpeechModel
 from avsr.text import SentencePieceTokenizer, Tokenizer
 
 DEFAULT = DecodeOptions()
@@ -45,7 +42,7 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, me
     limits, todo = _limits(tokenizer, memory, options), list(range(memory.n_utterances))
     filters = [text_filter(model, tokenizer, len(prompts[0]), suppress, suppress_begin)]
     for temperature in options.temperatures:
-        part = memory if len(todo) == memory.n_utterances else memory.select(torch.tensor(todo, device=memory.device))
+        part = memory if len(todo) == memory.n_utterances else memory.select(todo)
         strategy = (Sampling(len(todo), options, tokenizer.end, temperature, limits.select(todo)) if temperature > 0
                     else BeamSearch(len(todo), options, tokenizer.end, limits.select(todo)))
         found = _attempt(model, tokenizer, part, [prompts[i] for i in todo], filters, strategy, options)
@@ -61,7 +58,7 @@ def decode(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, me
 
 def nbest(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]], *,
           suppress: tuple[int, ...] = (), suppress_begin: tuple[int, ...] = (), options: DecodeOptions = DEFAULT,
-          cache: Cache | None = None) -> list[list[Hypothesis]]:
+          cache: SearchCache | None = None) -> list[list[Hypothesis]]:
     """The texts that one beam search finds for each utterance, the best first: up to beam_size of them, or more.
 
     As `decode` by its first attempt at temperature 0, without guards; at least one text. A model that joins the search or
@@ -94,10 +91,10 @@ def _rescored(tokenizer: Tokenizer | SentencePieceTokenizer, texts: list[ScoredT
 def _own_scores(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory,
                 prompts: list[list[int]], found: list[list[ScoredTokens]]) -> list[list[ScoredTokens]]:
     """The texts with the network's own scores in place of those of a search that others joined."""
-    rows = torch.tensor([i for i, texts in enumerate(found) for _ in texts], device=memory.device)
+    rows = [i for i, texts in enumerate(found) for _ in texts]
     flat = [tokens for texts in found for tokens, _ in texts]
-    own = iter(token_log_probs(model, tokenizer, memory.select(rows), [prompts[i] for i in rows.tolist()], flat))
-    return [[(tokens, next(own).sum().item()) for tokens, _ in texts] for texts in found]
+    own = iter(token_log_probs(model, tokenizer, memory.select(rows), [prompts[i] for i in rows], flat))
+    return [[(tokens, float(next(own).sum())) for tokens, _ in texts] for texts in found]
 
 
 def _limits(tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, options: DecodeOptions) -> TextLimits:
@@ -115,34 +112,38 @@ def text_filter(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenize
 
 def _attempt(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
              filters: list[SuppressTokens], strategy: BeamSearch | Sampling, options: DecodeOptions,
-             cache: Cache | None = None) -> list[Hypothesis]:
+             cache: SearchCache | None = None) -> list[Hypothesis]:
     """One hypothesis of each utterance."""
     n_prompt, n_context = len(prompts[0]), model.dims.n_context
     max_tokens = options.max_tokens if n_context is None else min(options.max_tokens, n_context - n_prompt - 1)    # and the end
     if model.ctc_only:
+        from avsr.decode.ctc_only import CTCScorer, ctc_frames
+
         scorer = CTCScorer(ctc_frames(model, tokenizer, memory), end=tokenizer.end)
     else:
         scorer = DecoderScorer(model, memory, no_speech_token=tokenizer.no_speech, start_token=tokenizer.start, cache=cache,
                                draft=() if isinstance(strategy, Sampling) else options.draft)
     helped = not isinstance(strategy, Sampling)             # which draws from the network alone
     helps = scorers(options, tokenizer, n_prompt=n_prompt, n_vocab=model.dims.n_vocab) if helped else []
-    texts = search([scorer, *helps], torch.tensor(prompts, device=memory.device), strategy, filters=filters,
+    texts = search([scorer, *helps], like(memory.states, np.array(prompts)), strategy, filters=filters,
                    max_tokens=max_tokens, length_penalty=options.length_penalty)
     if helped and options.rescore is not None:
         found = strategy.nbest(options.beam_size, length_penalty=options.length_penalty)
         texts = [_rescored(tokenizer, one, options)[0] for one in found]
     if joins_search(options):                               # the guards judge the scores of the network itself
         own = token_log_probs(model, tokenizer, memory, prompts, [tokens for tokens, _ in texts])
-        texts = [(tokens, one.sum().item()) for (tokens, _), one in zip(texts, own, strict=True)]
+        texts = [(tokens, float(one.sum())) for (tokens, _), one in zip(texts, own, strict=True)]
     return [Hypothesis(tokens, logprob, no_speech)
             for (tokens, logprob), no_speech in zip(texts, scorer.no_speech.tolist(), strict=True)]
 
 
 def token_log_probs(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory,
-                    prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+                    prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[Array]:
     """The log-probability of each token of given texts and of their end, the tokens before it given, by the decoder, or by CTC
     where there is none: (L + 1,) float32 each, on the CPU."""
     if model.ctc_only:
+        from avsr.decode.ctc_only import ctc_frames, ctc_token_log_probs
+
         return ctc_token_log_probs(ctc_frames(model, tokenizer, memory), texts, tokenizer.end)
     return teacher_forced_log_probs(model, memory, prompts, texts, tokenizer.end)
 
@@ -156,6 +157,11 @@ def _last_possible(attempts: Sequence[Hypothesis], limits: TextLimits, utterance
 def _nbest_hybrid(model: SpeechModel, tokenizer: Tokenizer | SentencePieceTokenizer, memory: Memory, prompts: list[list[int]],
                   options: DecodeOptions, *, n: int) -> list[list[Hypothesis]]:
     """The n best texts of each utterance, the best first."""
+    import torch
+
+    from avsr.decode.ctc import CTCPrefixScorer
+    from avsr.decode.hybrid import HybridBeamSearch
+
     assert memory.audio is not None, "what a hybrid network encodes is its audio, see Hybrid.encode"
     n_frames = torch.full((memory.n_utterances,), memory.audio.shape[1], device=memory.device)
     lengths = n_frames if memory.audio_mask is None else memory.audio_mask.sum(dim=1)

@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from avsr.arrays import Array, gather, like
 from avsr.errors import AvsrError
 from avsr.textfiles import NotText, read_text
 
@@ -159,9 +159,9 @@ class Vocabulary:
         return [token for token, text in enumerate(self.texts) if re.search(f"{inside}[^\\w{WITHIN_WORDS}]", text)]
 
     @cached_property
-    def ends_word(self) -> Tensor:
+    def ends_word(self) -> np.ndarray:
         """(V,) float32: 1 for a token whose first letter cannot be within a word."""
-        return torch.tensor([float(is_boundary(text[:1])) for text in self.texts])
+        return np.array([is_boundary(text[:1]) for text in self.texts], np.float32)
 
     def starting(self, letters: Sequence[str]) -> list[int]:
         """The tokens that begin with one of these letters."""
@@ -179,33 +179,32 @@ class HotwordScorer:
         self.hotwords, self.vocabulary, self.end, self.weight, self.n_read = hotwords, vocabulary, end, weight, n_prompt
         self.ends_word = vocabulary.ends_word
         self.states: list[_State] = []
-        self.found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self.found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
-    def score(self, tokens: Tensor) -> Tensor:
-        """(N, L) int64 -> (N, V) float32, on the device of `tokens`."""
+    def score(self, tokens: Array) -> Array:
+        """(N, L) int64 -> (N, V) float32, of the library and on the device of `tokens`."""
         self._advance(tokens)
-        device, states = tokens.device, self.states
-        self.ends_word = self.ends_word.to(device)
-        ended = torch.tensor([self.hotwords.left(one) for one in states], dtype=torch.float32, device=device)
-        going_on = torch.tensor([-self.hotwords.depth(one.at) for one in states], dtype=torch.float32, device=device)
+        states = self.states
+        ended = np.array([self.hotwords.left(one) for one in states], np.float32)
+        going_on = np.array([-self.hotwords.depth(one.at) for one in states], np.float32)
         scores = going_on[:, None] + (ended - going_on)[:, None] * self.ends_word
         for row, one in enumerate(states):
             ids, units, after_end = self._going_on(one.at)
-            scores[row, ids.to(device)] = (units + ended[row].cpu() * after_end).to(device)
+            scores[row, ids] = units + ended[row] * after_end
             for token in self.vocabulary.of_several:
                 scores[row, token] = self.hotwords.walk(one, self.vocabulary.texts[token])[1]
         scores[:, self.end] = ended
-        return scores
+        return like(tokens, scores)
 
-    def score_partial(self, tokens: Tensor, candidates: Tensor) -> Tensor:
+    def score_partial(self, tokens: Array, candidates: Array) -> Array:
         """As `score`, but only the columns `candidates` (N, C) int64 -> (N, C) float32."""
-        return self.score(tokens).gather(1, candidates)
+        return gather(self.score(tokens), candidates)
 
-    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
+    def select(self, rows: Array, utterances: Array | None) -> None:
         """See Scorer."""
         self.states = [self.states[row] for row in rows.tolist()]
 
-    def _advance(self, tokens: Tensor) -> None:
+    def _advance(self, tokens: Array) -> None:
         if not self.states:
             self.states = [_State()] * len(tokens)
         assert len(self.states) == len(tokens), "select was not called"
@@ -214,7 +213,7 @@ class HotwordScorer:
                            for state, token in zip(self.states, column, strict=True)]
         self.n_read = tokens.shape[1]
 
-    def _going_on(self, at: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _going_on(self, at: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The tokens that lead from a node to another one of a hotword, (n,) int64, their units, without those paid back where
         a word ended, (n,) float32, and whether a word ended, (n,) float32."""
         if at not in self.found:
@@ -230,6 +229,6 @@ class HotwordScorer:
                         gained, now_ended = (units + 1, ended) if after > ROOT else (0, True)
                         rows |= {token: (gained, now_ended) for token in self.vocabulary.tokens[child] if after > ROOT}
                         todo.append((child, after, gained, now_ended))
-            values = torch.tensor(list(rows.values()), dtype=torch.float32).view(-1, 2)
-            self.found[at] = torch.tensor(list(rows), dtype=torch.long), values[:, 0], values[:, 1]
+            values = np.array(list(rows.values()), np.float32).reshape(-1, 2)
+            self.found[at] = np.array(list(rows), np.int64), values[:, 0], values[:, 1]
         return self.found[at]

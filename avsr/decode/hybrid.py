@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,11 +66,11 @@ class HybridBeamSearch:
         lengths = torch.stack(self.recent[-5:-2])
         return ((lengths > -torch.inf) & (lengths < self.best - END_MARGIN)).all(dim=0)
 
-    def select(self, utterances: Tensor) -> None:
+    def select(self, utterances: np.ndarray) -> None:
         """See SearchStrategy."""
-        kept = utterances.to(self.totals.device)
+        kept = torch.as_tensor(utterances, device=self.totals.device)
         self.totals, self.best, self.limits = self.totals[kept], self.best[kept], self.limits[kept]
-        self.active, self.recent = self.active[utterances], [best[kept] for best in self.recent[-4:]]
+        self.active, self.recent = self.active[kept.cpu()], [best[kept] for best in self.recent[-4:]]
 
     def finish(self, tokens: Tensor, length_penalty: float) -> list[ScoredTokens]:
         """See SearchStrategy. Raises BadCheckpoint where an utterance has no text, because every score was NaN."""

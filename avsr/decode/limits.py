@@ -12,8 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
+from avsr.arrays import Array
 from avsr.decode.options import Hypothesis
 
 # People say at most 8 words, or 10 syllables, a second: in English, with 5.1 letters to a word and its space, 41 characters
@@ -68,11 +67,11 @@ class TextLimits:
     def __init__(self, detokenize: Callable[[Sequence[int]], str], characters: Sequence[int | None], loop_ratio: float | None):
         self.detokenize, self.characters, self.loop_ratio = detokenize, list(characters), loop_ratio
 
-    def select(self, utterances: Tensor | Sequence[int]) -> TextLimits:
+    def select(self, utterances: Array | Sequence[int]) -> TextLimits:
         """The limits of these utterances."""
         return TextLimits(self.detokenize, [self.characters[int(i)] for i in utterances], self.loop_ratio)
 
-    def reached(self, tokens: Tensor) -> list[int]:
+    def reached(self, tokens: Array) -> list[int]:
         """Texts so far (N, L), equally many of each utterance -> the rows of those that have reached a limit.
 
         They are checked only at every CHECK_INTERVAL tokens.

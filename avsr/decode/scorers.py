@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from avsr.models.decoder import Cache, Memory
-from avsr.models.protocol import SpeechModel
+from avsr.arrays import Array, append, copy, fill, like, repeat, softmax, to_numpy
+from avsr.memory import Memory
+
+if TYPE_CHECKING:
+    from avsr.models.protocol import SearchCache, SpeechModel
 
 
 class Scorer(Protocol):
@@ -19,11 +21,11 @@ class Scorer(Protocol):
 
     weight: float
 
-    def score(self, tokens: Tensor) -> Tensor:
+    def score(self, tokens: Array) -> Array:
         """All tokens so far, prompt included, (N, L) int64 -> scores (N, V) float32 of the next. May be logits."""
         ...
 
-    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
+    def select(self, rows: Array, utterances: Array | None) -> None:
         """Keep these rows (N',), in this order; `utterances` (B',) where some of them are finished, else None."""
         ...
 
@@ -33,11 +35,11 @@ class PartialScorer(Protocol):
 
     weight: float
 
-    def score_partial(self, tokens: Tensor, candidates: Tensor) -> Tensor:
+    def score_partial(self, tokens: Array, candidates: Array) -> Array:
         """All tokens so far (N, L), tokens that may come next (N, C) int64 -> scores (N, C), normalised."""
         ...
 
-    def select(self, rows: Tensor, utterances: Tensor | None) -> None: ...
+    def select(self, rows: Array, utterances: Array | None) -> None: ...
 
 
 class DecoderScorer:
@@ -47,22 +49,22 @@ class DecoderScorer:
     """
 
     def __init__(self, model: SpeechModel, memory: Memory, *, no_speech_token: int | None, start_token: int,
-                 weight: float = 1.0, cache: Cache | None = None, draft: Sequence[int] = ()):
+                 weight: float = 1.0, cache: SearchCache | None = None, draft: Sequence[int] = ()):
         """cache: that of `memory` before any token, where it is there already. draft: see DecodeOptions; it counts where there
         is one hypothesis of one utterance."""
         self.model, self.weight, self.n_utterances = model, weight, memory.n_utterances
         self.cache = model.start(memory) if cache is None else cache
         self.no_speech_token, self.start_token = no_speech_token, start_token
-        self.no_speech = torch.zeros(self.n_utterances)
+        self.no_speech = np.zeros(self.n_utterances, np.float32)
         self.draft = list(draft)
-        self._ahead: Tensor | None = None                    # (L + 1, V) logits before and after each token of the draft
+        self._ahead: Array | None = None                    # (L + 1, V) logits before and after each token of the draft
 
-    def score(self, tokens: Tensor) -> Tensor:
+    def score(self, tokens: Array) -> Array:
         """(N, L) -> (N, V). The prompt, which is the same in all hypotheses of an utterance, is read once for each."""
         if self._ahead is not None:
             n_written = tokens.shape[1] - (self.cache.n_tokens - len(self.draft))
             if n_written <= len(self.draft) and tokens[0, tokens.shape[1] - n_written:].tolist() == self.draft[:n_written]:
-                return self._ahead[n_written][None].clone()  # filters write into it
+                return copy(self._ahead[n_written][None])    # filters write into it
             self.cache.truncate(tokens.shape[1] - 1)         # the text goes another way
             self._ahead = None
         if self.cache.n_tokens:
@@ -71,28 +73,28 @@ class DecoderScorer:
         prompt = tokens[::n_hypotheses]
         if self.draft and len(tokens) == 1:
             return self._read_draft(tokens)
-        hidden = self.model.decoder.hidden(prompt, self.cache)
-        if self.no_speech_token is not None:
-            self.no_speech = self._no_speech(prompt, hidden)
-        rows = torch.arange(self.n_utterances, device=tokens.device).repeat_interleave(n_hypotheses)
-        self.cache.select_rows(rows)
-        return self.model.decoder.logits(hidden[:, -1])[rows]
+        logits = self._read_prompt(prompt, [prompt.shape[1] - 1])
+        self.cache.select_rows(like(tokens, np.repeat(np.arange(self.n_utterances), n_hypotheses)))
+        return repeat(logits[:, -1], n_hypotheses)
 
-    def _read_draft(self, prompt: Tensor) -> Tensor:
+    def _read_draft(self, prompt: Array) -> Array:
         """Read the prompt and the draft in one step: (1, V), the logits of the first token."""
-        draft = torch.tensor([self.draft], dtype=prompt.dtype, device=prompt.device)
-        hidden = self.model.decoder.hidden(torch.cat([prompt, draft], dim=1), self.cache)
-        if self.no_speech_token is not None:
-            self.no_speech = self._no_speech(prompt, hidden)
-        self._ahead = self.model.decoder.logits(hidden[0, prompt.shape[1] - 1:])
-        return self._ahead[0][None].clone()
+        n_prompt = prompt.shape[1]
+        written = append(prompt, like(prompt, np.array([self.draft])))
+        ahead = self._read_prompt(written, range(n_prompt - 1, n_prompt + len(self.draft)))[0]
+        self._ahead = ahead
+        return copy(ahead[0][None])
 
-    def _no_speech(self, prompt: Tensor, hidden: Tensor) -> Tensor:
-        """(B,) the probability of that token right after the start token, given the decoder's states (B, L, D)."""
-        at = (prompt[0] == self.start_token).nonzero()[0, 0]
-        return self.model.decoder.logits(hidden[:, at]).softmax(dim=-1)[:, self.no_speech_token].cpu()
+    def _read_prompt(self, tokens: Array, positions: Sequence[int]) -> Array:
+        """Read the first tokens (B, L) of each utterance, and find `no_speech`: (B, K, V), the logits after K positions."""
+        if self.no_speech_token is None:
+            return self.model.read(tokens, self.cache, positions)
+        start = tokens[0].tolist().index(self.start_token)
+        logits = self.model.read(tokens, self.cache, [start, *positions])
+        self.no_speech = to_numpy(softmax(logits[:, 0])[:, self.no_speech_token])
+        return logits[:, 1:]
 
-    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
+    def select(self, rows: Array, utterances: Array | None) -> None:
         """See Scorer."""
         self.cache.select_rows(rows)
         if utterances is not None:
@@ -102,7 +104,7 @@ class DecoderScorer:
 class LogitFilter(Protocol):
     """Forbids tokens by writing -inf into the scores, in place."""
 
-    def __call__(self, scores: Tensor, tokens: Tensor) -> None:
+    def __call__(self, scores: Array, tokens: Array) -> None:
         """scores (N, V) float32; tokens (N, L) so far, prompt included."""
         ...
 
@@ -115,28 +117,25 @@ class SuppressTokens:
     at_begin: tuple[int, ...] = ()
     n_prompt: int = 0
 
-    def __call__(self, scores: Tensor, tokens: Tensor) -> None:
+    def __call__(self, scores: Array, tokens: Array) -> None:
         """See LogitFilter."""
-        scores.index_fill_(1, _indices(self.always, scores.device), -torch.inf)
+        fill(scores, like(tokens, _indices(self.always)), -np.inf)
         if tokens.shape[1] == self.n_prompt and self.at_begin:
-            scores.index_fill_(1, _indices(self.at_begin, scores.device), -torch.inf)
+            fill(scores, like(tokens, _indices(self.at_begin)), -np.inf)
 
 
 @lru_cache(maxsize=16)
-def _indices(ids: tuple[int, ...], device: torch.device) -> Tensor:
+def _indices(ids: tuple[int, ...]) -> np.ndarray:
     """Cached: 1600 ids, Whisper's timestamps among them, take 3 ms to convert."""
-    return torch.tensor(ids, dtype=torch.long, device=device)
+    return np.array(ids, np.int64)
 
 
 def teacher_forced_log_probs(model: SpeechModel, memory: Memory, prompts: Sequence[Sequence[int]],
-                             texts: Sequence[Sequence[int]], end: int) -> list[Tensor]:
+                             texts: Sequence[Sequence[int]], end: int) -> list[Array]:
     """The decoder's log-probability of each token of given texts and of their end, the tokens before it given.
 
     prompts, texts: tokens of each of B utterances, texts without prompt and end. Returns (L + 1,) float32 each, on the CPU.
     """
     written = [[*prompt, *text, end] for prompt, text in zip(prompts, texts, strict=True)]
-    longest = max(map(len, written))
-    tokens = torch.tensor([one + [end] * (longest - len(one)) for one in written], device=memory.device)
-    logits = model.decoder(tokens[:, :-1], model.start(memory))
-    log_probs = logits.log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[:, :, 0].cpu()
-    return [log_probs[i, len(prompt) - 1:len(one) - 1] for i, (prompt, one) in enumerate(zip(prompts, written, strict=True))]
+    found = model.follow(written, memory)
+    return [one.log_probs[len(prompt) - 1:] for one, prompt in zip(found, prompts, strict=True)]

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from avsr.arrays import Array, append, gather, largest, like, log_softmax, repeat, to_numpy
 from avsr.decode.scorers import LogitFilter, PartialScorer, Scorer
 from avsr.decode.strategies import NAN_SCORES, ScoredTokens, SearchStrategy
 from avsr.errors import BadCheckpoint
 
 
-def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: SearchStrategy, *, filters: Sequence[LogitFilter] = (),
+def search(scorers: Sequence[Scorer], prompt: Array, strategy: SearchStrategy, *, filters: Sequence[LogitFilter] = (),
            partial_scorers: Sequence[PartialScorer] = (), pre_beam: int = 0, max_tokens: int = 224,
            length_penalty: float = 1.0) -> list[ScoredTokens]:
     """The best text of each utterance with its score, as (tokens, sum of weighted log-probabilities).
 
-    prompt: (B, P) int64. The first scorer's logits are normalised after the filters; those of further ones are added as they
-    are. partial_scorers: score only the `pre_beam` tokens that the first scorer finds most likely, and the end; then no
-    other token can be written. Utterances that are done leave the batch. Raises BadCheckpoint where scores are NaN.
+    prompt: (B, P) int64, of the library and on the device of the scores. The first scorer's logits are normalised after the
+    filters; those of further ones are added as they are. partial_scorers: score only the `pre_beam` tokens that the first
+    scorer finds most likely, and the end; then no other token can be written. Utterances that are done leave the batch. Raises
+    BadCheckpoint where scores are NaN.
     """
     size, n_prompt = strategy.size, prompt.shape[1]
-    tokens = prompt.repeat_interleave(size, dim=0)
+    tokens = repeat(prompt, size)
     for n_written in range(max_tokens):
         first = scorers[0].score(tokens)
         for logit_filter in filters:
             logit_filter(first, tokens)
-        first = first.log_softmax(dim=-1)
+        first = log_softmax(first)
         logprobs, ids = scorers[0].weight * first, None
         for scorer in scorers[1:]:
             logprobs = logprobs + scorer.weight * scorer.score(tokens)
@@ -35,29 +36,29 @@ def search(scorers: Sequence[Scorer], prompt: Tensor, strategy: SearchStrategy, 
             logprobs, ids = _candidates(first, logprobs, pre_beam, strategy.end)
             for scorer in partial_scorers:
                 logprobs = logprobs + scorer.weight * scorer.score_partial(tokens, ids)
-        if n_written == 0 and logprobs.isnan().any():
+        if n_written == 0 and (logprobs != logprobs).any():  # only NaN is not equal to itself
             raise BadCheckpoint(NAN_SCORES)
         rows, chosen, done = strategy.step(logprobs, ids, tokens[:, n_prompt:])
-        rows, chosen = rows.to(tokens.device), chosen.to(tokens.device)
-        tokens = torch.cat([tokens[rows], chosen[:, None]], dim=1)
+        rows, chosen = like(tokens, rows), like(tokens, chosen)
+        tokens = append(tokens[rows], chosen[:, None])
         if n_written + 1 == max_tokens or done.all():
             break
         utterances = None
         if done.any():
-            keep = (~done).nonzero()[:, 0].cpu()
-            kept_rows = (keep[:, None] * size + torch.arange(size)).flatten().to(tokens.device)
+            keep = np.flatnonzero(~to_numpy(done))
+            kept_rows = like(tokens, (keep[:, None] * size + np.arange(size)).reshape(-1))
             rows, tokens = rows[kept_rows], tokens[kept_rows]
             strategy.select(keep)
-            utterances = keep.to(tokens.device)
+            utterances = like(tokens, keep)
         for scorer in (*scorers, *partial_scorers):
             scorer.select(rows, utterances)
     return strategy.finish(tokens[:, n_prompt:], length_penalty)
 
 
-def _candidates(first: Tensor, logprobs: Tensor, n: int, end: int) -> tuple[Tensor, Tensor]:
+def _candidates(first: Array, logprobs: Array, n: int, end: int) -> tuple[Array, Array]:
     """The n best tokens by `first` (N, V), and the end, with their `logprobs`: (N, n + 1) both. The end counts once."""
-    best = first.topk(min(n, first.shape[1]), dim=1).indices
-    ids = torch.cat([best, best.new_full((len(best), 1), end)], dim=1)
-    values = logprobs.gather(1, ids)
-    values[:, :-1].masked_fill_(best == end, -torch.inf)
+    _, best = largest(first, min(n, first.shape[1]))
+    ids = append(best, like(best, np.full((len(best), 1), end)))
+    values = gather(logprobs, ids)
+    values[:, :-1][best == end] = -np.inf
     return values, ids

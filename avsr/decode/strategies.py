@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from avsr.arrays import Array, gather, largest, softmax, to_numpy
 from avsr.decode.limits import TextLimits
 from avsr.decode.options import DecodeOptions
 from avsr.errors import BadCheckpoint
@@ -24,16 +24,16 @@ class SearchStrategy(Protocol):
     size: int
     end: int
 
-    def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, logprobs: Array, ids: Array | None, tokens: Array) -> tuple[Array, Array, Array]:
         """Scores (N, C) of next tokens, which tokens they are (N, C) or None for all of them in order, and texts so far
         (N, L) without prompt -> rows (N,) to extend, their next tokens (N,), and which utterances are done (B,) bool."""
         ...
 
-    def select(self, utterances: Tensor) -> None:
+    def select(self, utterances: np.ndarray) -> None:
         """Keep these utterances."""
         ...
 
-    def finish(self, tokens: Tensor, length_penalty: float) -> list[ScoredTokens]:
+    def finish(self, tokens: Array, length_penalty: float) -> list[ScoredTokens]:
         """The best text of every utterance of the batch, given the texts so far (N, L) of those that are not done: by score
         over length ** length_penalty (Wu et al. 2016, as simplified by Whisper)."""
         ...
@@ -51,21 +51,21 @@ class _BatchSearch:
 
     def __init__(self, n_utterances: int, size: int, end: int, limits: TextLimits | None):
         self.size, self.end, self.limits = size, end, limits
-        self.totals = torch.zeros(n_utterances, size)
+        self.totals = np.zeros((n_utterances, size), np.float32)
         self.searched = list(range(n_utterances))
         self.finished: list[list[ScoredTokens]] = [[] for _ in range(n_utterances)]
 
-    def select(self, utterances: Tensor) -> None:
+    def select(self, utterances: np.ndarray) -> None:
         """See SearchStrategy."""
         self.totals = self.totals[utterances]
         self.searched = [self.searched[i] for i in utterances.tolist()]
         self.limits = None if self.limits is None else self.limits.select(utterances)
 
-    def _text(self, tokens: Tensor, place: int, number: int) -> ScoredTokens:
+    def _text(self, tokens: Array, place: int, number: int) -> ScoredTokens:
         """An unfinished text of the utterance at this place in `searched`."""
         return tuple(tokens[place * self.size + number].tolist()), self.totals[place, number].item()
 
-    def _limited(self, tokens: Tensor) -> Iterator[tuple[int, int]]:
+    def _limited(self, tokens: Array) -> Iterator[tuple[int, int]]:
         """Place and number of each text that has reached a limit."""
         for row in [] if self.limits is None else self.limits.reached(tokens):
             yield divmod(row, self.size)
@@ -95,22 +95,22 @@ class BeamSearch(_BatchSearch):
     def __init__(self, n_utterances: int, options: DecodeOptions, end: int, limits: TextLimits | None = None):
         super().__init__(n_utterances, options.beam_size, end, limits)
         self.n_wanted = max(1, round(options.beam_size * options.patience))
-        self.totals[:, 1:] = -torch.inf                     # all begin alike: only the first may branch
+        self.totals[:, 1:] = -np.inf                     # all begin alike: only the first may branch
         self.abandoned: list[list[ScoredTokens]] = [[] for _ in range(n_utterances)]
 
-    def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, logprobs: Array, ids: Array | None, tokens: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See SearchStrategy."""
         for place, number in self._limited(tokens):
-            if self.totals[place, number] > -torch.inf:
+            if self.totals[place, number] > -np.inf:
                 self.abandoned[self.searched[place]].append(self._text(tokens, place, number))
-                self.totals[place, number] = -torch.inf
+                self.totals[place, number] = -np.inf
         n_utterances, size = self.totals.shape
         per_row, finished = min(2 * size, logprobs.shape[1]), [self.finished[i] for i in self.searched]
-        values, at = logprobs.topk(per_row, dim=1)                               # of each row: enough even if all end
-        ids = at if ids is None else ids.gather(1, at)
-        sums = (self.totals.to(values.device)[:, :, None] + values.view(n_utterances, size, per_row)).flatten(1)
-        best, at = sums.topk(min(2 * size, sums.shape[1]), dim=1)
-        parents, next_ids = at // per_row, ids.view(n_utterances, -1).gather(1, at)
+        values, at = largest(logprobs, per_row)                                  # of each row: enough even if all end
+        values, ids = to_numpy(values), to_numpy(at if ids is None else gather(ids, at))
+        sums = (self.totals[:, :, None] + values.reshape(n_utterances, size, per_row)).reshape(n_utterances, -1)
+        best, at = largest(sums, min(2 * size, sums.shape[1]))
+        parents, next_ids = at // per_row, gather(ids.reshape(n_utterances, -1), at)
         rows, chosen = [], []
         candidates_of = zip(best.tolist(), parents.tolist(), next_ids.tolist(), strict=True)
         for utterance, (scores, beams, candidates) in enumerate(candidates_of):
@@ -118,23 +118,23 @@ class BeamSearch(_BatchSearch):
             for rank, (score, beam, token) in enumerate(zip(scores, beams, candidates, strict=True)):
                 row = utterance * size + beam
                 if token == self.end:
-                    if rank < size and score > -torch.inf:
+                    if rank < size and score > -np.inf:
                         finished[utterance].append((tuple(tokens[row].tolist()), score))
                 elif len(live) < size:
                     live.append((score, row, token))
                 if len(live) == size:
                     break
-            live += [(-torch.inf, utterance * size, self.end)] * (size - len(live))
-            self.totals[utterance] = torch.tensor([score for score, _, _ in live])
+            live += [(-np.inf, utterance * size, self.end)] * (size - len(live))
+            self.totals[utterance] = [score for score, _, _ in live]
             rows += [row for _, row, _ in live]
             chosen += [token for _, _, token in live]
-        done = torch.tensor([len(texts) >= self.n_wanted or total == -torch.inf
-                             for texts, total in zip(finished, self.totals.amax(dim=1).tolist(), strict=True)])
-        return torch.tensor(rows), torch.tensor(chosen), done
+        done = np.array([len(texts) >= self.n_wanted or total == -np.inf
+                         for texts, total in zip(finished, self.totals.max(axis=1).tolist(), strict=True)])
+        return np.array(rows), np.array(chosen), done
 
-    def finish(self, tokens: Tensor, length_penalty: float) -> list[ScoredTokens]:
+    def finish(self, tokens: Array, length_penalty: float) -> list[ScoredTokens]:
         """See SearchStrategy. Where too few texts have finished, unfinished and abandoned ones are added."""
-        for place, number in (self.totals > -torch.inf).nonzero().tolist():
+        for place, number in np.argwhere(self.totals > -np.inf).tolist():
             self.abandoned[self.searched[place]].append(self._text(tokens, place, number))
         for texts, abandoned in zip(self.finished, self.abandoned, strict=True):
             missing = max(0, self.n_wanted - len(texts))
@@ -153,40 +153,40 @@ class Sampling(_BatchSearch):
         super().__init__(n_utterances, options.best_of, end, limits)
         self.temperature = temperature
         # One for each utterance, so that its text does not depend on the others of the batch.
-        self.rngs = [torch.Generator().manual_seed(options.seed) for _ in range(n_utterances)]
-        self.ended = torch.zeros(n_utterances, self.size, dtype=torch.bool)
+        self.rngs = [np.random.default_rng(options.seed) for _ in range(n_utterances)]
+        self.ended = np.zeros((n_utterances, self.size), bool)
 
-    def step(self, logprobs: Tensor, ids: Tensor | None, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, logprobs: Array, ids: Array | None, tokens: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See SearchStrategy; rows stay where they are."""
         assert ids is None, "sampling needs the scores of all tokens"
         for place, number in self._limited(tokens):
             if not self.ended[place, number]:
                 self._end(tokens, place, number)
-        logprobs = logprobs.cpu()
-        # A random number in the cumulative probabilities of each row: 2 ms, where torch.multinomial takes 15.
-        cumulative = (logprobs / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        drawn = torch.cat([torch.rand(self.size, 1, generator=rng) for rng in self.rngs]) * cumulative[:, -1:]
-        drawn = drawn.minimum(cumulative[:, -1:] * (1 - 1e-6))  # rounding up to the whole sum would pick the last token
-        chosen = torch.searchsorted(cumulative, drawn, right=True)[:, 0]
-        gained = logprobs.gather(1, chosen[:, None])[:, 0].view_as(self.totals)
-        self.totals += gained.masked_fill(self.ended, 0.0)
-        ends = (chosen == self.end).view_as(self.ended) & ~self.ended
-        for place, number in ends.nonzero().tolist():
+        logprobs = to_numpy(logprobs)
+        # A random number in the cumulative probabilities of each row, in float64, so that no token but the drawn one is near.
+        cumulative = softmax(logprobs.astype(np.float64) / self.temperature).cumsum(axis=1)
+        drawn = np.concatenate([rng.random(self.size) for rng in self.rngs]) * cumulative[:, -1]
+        drawn = np.minimum(drawn, np.nextafter(cumulative[:, -1], 0))     # or rounding up would give a token beyond the last
+        chosen = np.array([np.searchsorted(row, at, side="right") for row, at in zip(cumulative, drawn, strict=True)])
+        gained = gather(logprobs, chosen[:, None])[:, 0].reshape(self.totals.shape)
+        self.totals += np.where(self.ended, 0.0, gained).astype(np.float32)
+        ends = (chosen == self.end).reshape(self.ended.shape) & ~self.ended
+        for place, number in np.argwhere(ends).tolist():
             self._end(tokens, place, number)
-        return torch.arange(len(chosen)), chosen, self.ended.all(dim=1)
+        return np.arange(len(chosen)), chosen, np.all(self.ended, axis=1)
 
-    def _end(self, tokens: Tensor, place: int, number: int) -> None:
+    def _end(self, tokens: Array, place: int, number: int) -> None:
         """Count a text as finished."""
         self.finished[self.searched[place]].append(self._text(tokens, place, number))
         self.ended[place, number] = True
 
-    def select(self, utterances: Tensor) -> None:
+    def select(self, utterances: np.ndarray) -> None:
         """See SearchStrategy."""
         super().select(utterances)
         self.ended, self.rngs = self.ended[utterances], [self.rngs[i] for i in utterances.tolist()]
 
-    def finish(self, tokens: Tensor, length_penalty: float) -> list[ScoredTokens]:
+    def finish(self, tokens: Array, length_penalty: float) -> list[ScoredTokens]:
         """See SearchStrategy. Texts that did not end count as they are."""
-        for place, number in (~self.ended).nonzero().tolist():
+        for place, number in np.argwhere(~self.ended).tolist():
             self._end(tokens, place, number)
         return self._best(length_penalty)

@@ -25,8 +25,8 @@ from avsr.explain.page import make_recordings, render_page
 from avsr.explain.plots import draw_plots
 from avsr.explain.saliency import integrated_gradients
 from avsr.explain.summary import Explanation, summarise
+from avsr.memory import Memory
 from avsr.models.avsr import AVSR
-from avsr.models.decoder import Memory
 from avsr.names import DEFAULT_MODEL
 from avsr.output import write_files
 from avsr.rates import MEMORY_RATE

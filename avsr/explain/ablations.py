@@ -11,8 +11,8 @@ from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError
 from avsr.explain.attention import Calls, gated_modules, record_calls
 from avsr.explain.input import Input
+from avsr.memory import Memory
 from avsr.metrics import Score, Shapley, shapley, word_errors
-from avsr.models.decoder import Memory
 from avsr.recogniser import EncodedAudio, Recogniser
 from avsr.runtime import Progress
 from avsr.text import normalise, target_tokens

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avsr.memory import Memory
 from avsr.models.avsr import AVSR
 from avsr.models.blocks import Attention
-from avsr.models.decoder import DecoderBlock, Memory
+from avsr.models.decoder import DecoderBlock
 from avsr.models.fusion import GatedCrossAttention
 from avsr.recogniser import Recogniser
 from avsr.text import ctc_text

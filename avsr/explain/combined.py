@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from avsr import __version__
-from avsr.combine import JOINED_BY, CombinedCheckpoint, CombinedRecogniser, Comparison
+from avsr.combine import JOINED_BY, CombinedCheckpoint
 from avsr.combine.memory import CombinedMemory
+from avsr.combine.recogniser import CombinedRecogniser, Comparison
 from avsr.combine.scores import frame_log_probs
 from avsr.combine.times import lips_lead, matched, merged
 from avsr.combine.weights import FLOOR, mean_entropy

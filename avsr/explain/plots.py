@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from avsr.augment import centre
 from avsr.explain.attention import CTC_MODALITY, greedy_letters
 from avsr.explain.summary import Explanation
 from avsr.features import log_mel
 from avsr.html.plot import BOTH, FAINT, INK, MODALITY_COLOURS, SOUND, VIDEO, file_bytes, plot_style, svg_element
+from avsr.lips import centre
 from avsr.names import MODALITY_NAMES, escape_controls
 from avsr.rates import FEATURE_RATE, MEMORY_RATE, SAMPLE_RATE, VIDEO_FPS
 from avsr.text import CTC_LETTERS
@@ -103,7 +103,7 @@ def log_mels(given: Input) -> dict[str, np.ndarray]:
     if given.sound is None or given.clean is None:
         return {}
     sounds = {"sound": given.sound} if given.noise is None else {"as recorded": given.clean, "in noise": given.sound}
-    return {name: log_mel(sound).numpy() for name, sound in sounds.items()}
+    return {name: log_mel(sound) for name, sound in sounds.items()}
 
 
 def make_plot(name: str, figure: Figure) -> Plot:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from avsr.explain.attention import forward_hooks, record_calls
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.models.fusion import OODDetector, ReliabilityEstimator
 from avsr.recogniser import EncodedAudio, MouthCrops, Recogniser
 from avsr.runtime import Progress, no_progress

@@ -24,7 +24,8 @@ LOG_LINES = (b"WARNING: Logging before InitGoogle", b"I0000 ", b"W0000 ", b"INFO
 STDERR_LOCK = threading.RLock()       # without it, two threads that redirect standard error could leave it redirected
 
 # MediaPipe imports these for functions that draw and record, which are not used here. They take half as long as torch.
-UNUSED = ("matplotlib", "matplotlib.pyplot", "sounddevice")
+UNUSED = ("matplotlib", "matplotlib.pyplot", "sounddevice",
+          *(f"mediapipe.tasks.python.{name}" for name in ("audio", "decision", "retrieval", "text")))
 
 Square = tuple[int, int, int]
 """Left, top, side in pixels; may reach outside the frame."""
@@ -87,7 +88,7 @@ def import_mediapipe() -> ModuleType:
         sys.modules.update(lazy)
         for name, module in lazy.items():
             parent, _, child = name.rpartition(".")
-            if parent:
+            if parent in lazy:
                 setattr(lazy[parent], child, module)
         try:
             return import_module("mediapipe")

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, listed
 from avsr.importers import auto_avsr
 from avsr.importers.family import Converted, Family, Known
 from avsr.models.blocks import TooLarge, outline
 from avsr.models.hybrid import HybridAVSR
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME
-from avsr.tensorfiles import listed
 
 __all__ = ["FAMILIES", "Family", "Known", "check_numbers", "network_of"]
 

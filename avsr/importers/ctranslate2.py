@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsr.errors import BadCheckpoint, quote
-from avsr.tensorfiles import listed
+from avsr.errors import BadCheckpoint, listed, quote
 
 VERSION, SPEC = 6, "WhisperSpec"
 REMEDY = "Install or fetch it again."

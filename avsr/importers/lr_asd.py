@@ -12,9 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from avsr.errors import BadCheckpoint
+from avsr.errors import BadCheckpoint, listed
 from avsr.speakers.lr_asd import LrAsd
-from avsr.tensorfiles import check_finite, listed, misfit, stored
+from avsr.tensorfiles import check_finite, misfit, stored
 
 NAME = "lr_asd"
 LICENCE = ("LR-ASD's code and weights are published under the MIT licence, but the weights were trained on VoxCeleb2 and LRS3, "

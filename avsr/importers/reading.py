@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avsr.errors import BadCheckpoint
-from avsr.tensorfiles import listed
+from avsr.errors import BadCheckpoint, listed
 
 WRAPPED = ("state_dict", "model_state_dict", "model")       # keys under which trainers keep the weights
 PREFIXES = ("module.", "model.")                            # of all names, by data parallel training and by Lightning

@@ -11,8 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from avsr.errors import BadCheckpoint
-from avsr.tensorfiles import listed
+from avsr.errors import BadCheckpoint, listed
 from avsr.text import BLANK, END, SentencePieceTokenizer, write_sentencepiece
 
 UNITS = "_units.txt"

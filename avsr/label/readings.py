@@ -21,9 +21,9 @@ from avsr.checkpoint import Checkpoint
 from avsr.errors import AvsrError
 from avsr.manifest import TimedWord
 from avsr.media.level import is_silent
+from avsr.memory import Memory
 from avsr.metrics.counting import word_errors
 from avsr.modality import check_modality
-from avsr.models.decoder import Memory
 from avsr.noise.mixing import mix
 from avsr.rates import SAMPLE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser

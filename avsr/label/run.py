@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from avsr import assets, faces, manifest
+from avsr import assets, faces, manifest, remote, workers
 from avsr.errors import BadOutput, counted
 from avsr.label import readings
 from avsr.label.journal import LabelJournal, RecordingEnd
@@ -28,24 +28,30 @@ from avsr.label.result import CLIPS, LabelledCorpus, Recording
 from avsr.manifest import Dropped, Problem, Utterance
 from avsr.names import file_name
 from avsr.output import write_file
-from avsr.prepare import PrepareSettings, conclude, pool
+from avsr.prepare import PrepareSettings, conclude
 from avsr.prepare.crop import Outcome
+from avsr.prepare.dashboard import Dashboard, Tell, tell_nobody
 from avsr.prepare.journal import Journal, identity
-from avsr.runtime import Progress, n_cores, no_progress
+from avsr.runtime import Progress, no_progress
 
 DIED = "worker died"
 
 
 def label(recordings: Sequence[Recording], folder: str | Path, *, settings: LabelSettings,
           prepare: PrepareSettings | None = None, dropped: Sequence[Dropped] = (),
-          progress: Progress = no_progress) -> LabelledCorpus:
+          progress: Progress = no_progress, dashboard: Tell = tell_nobody) -> LabelledCorpus:
     """Label `recordings` and prepare a corpus of them in `folder`, from where an earlier run stopped.
 
     dropped: what the reader of the folder could not use. progress: called with the number of recordings done, which is not
-    whole. Raises AvsrError, BadCheckpoint and MissingAsset for what is asked for and cannot be, BadManifest for a folder with
-    labels or a cache made in another way, BadOutput where it cannot write.
+    whole. dashboard: called with the line of prepare.dashboard. Raises AvsrError, BadCheckpoint and MissingAsset for what is
+    asked for and cannot be, BadManifest for a folder with labels or a cache made in another way, BadOutput where it cannot
+    write.
     """
+    if remote.as_address(folder):
+        raise BadOutput(f"{remote.shown(folder)}: labels are written into a folder of this machine.  Name one, and copy it to "
+                        "the storage when it is done.")
     prepare, folder = prepare or PrepareSettings(), Path(os.path.realpath(folder))
+    workers.check_cluster(prepare.cluster)
     prepare = replace(prepare, max_missing=settings.limits.max_missing)
     if "v" in prepare.modality and (landmarks := prepare.mouth_crop.face_landmarks) is not None:
         assets.find(faces.asset_of(landmarks))
@@ -57,7 +63,7 @@ def label(recordings: Sequence[Recording], folder: str | Path, *, settings: Labe
         with Journal(folder, prepare.mouth_crop, prepare.modality, prepare.max_bytes) as journal:
             run = _Run(folder, recordings, LabelJournal(folder, made_by), journal, settings, prepare)
             try:
-                run.work_off(progress)
+                run.work_off(progress, dashboard)
                 journal.finish()
             except OSError as error:
                 raise BadOutput(f"{folder}: {error.strerror} after {counted(len(journal.rows), 'utterance')}.  Make room and "
@@ -85,16 +91,18 @@ class _Run:
         self.model = labels.made_by["model"] or ""
         self.n_done_before = 0
 
-    def work_off(self, progress: Progress) -> None:
+    def work_off(self, progress: Progress, dashboard: Tell) -> None:
         """Label the recordings that are not done, and add to the journals what comes."""
         todo = [one for one in self.recordings if not self._is_done(one)]
         self.n_done_before = len(self.recordings) - len(todo)
         jobs = [self._job(one) for one in todo]
         order = _InOrder(self.journal, self.folder, len(jobs))
+        board = Dashboard(None, len(self.journal.rows))
         shares = dict.fromkeys(range(len(jobs)), 0.0)
 
         def tell() -> None:
             progress("labelling", self.n_done_before + sum(shares.values()), len(self.recordings), "files")
+            dashboard(board.line())
 
         def take(number: int, part: Share | Labelled) -> None:
             if isinstance(part, Share):
@@ -102,11 +110,15 @@ class _Run:
                 tell()
             else:
                 self._take(number, part, order)
+                board.add(part.outcome is not None, dropped=why_left_out(part.label, self.settings.limits))
 
         tell()
         task = partial(work, settings=self.settings, prepare=self.prepare)
-        for number, end in pool.run(task, jobs, self.prepare.workers or n_cores(), on_part=take):
-            self.labels.add(end or RecordingEnd(jobs[number].media, 0.0, 0, reason=DIED))
+        gpu = self.settings.device.startswith("cuda")
+        for number, end in workers.run(task, jobs, self.prepare.workers, cluster=self.prepare.cluster, gpu=gpu, on_part=take):
+            end = end or RecordingEnd(jobs[number].media, 0.0, 0, reason=DIED)
+            board.add(seconds=end.seconds, dropped=end.reason)
+            self.labels.add(end)
             order.end(number)
             shares[number] = 1.0
             tell()

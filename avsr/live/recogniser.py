@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
-import torch
 
 from avsr import decode, media, transcript
 from avsr.checkpoint import Checkpoint
@@ -272,7 +271,6 @@ class LiveRecogniser:
         self._start = max(self._start, int(written[-1].word.end * VIDEO_FPS) if written else middle)
         return [one.word for one in new]
 
-    @torch.inference_mode()
     def _write(self, segment: SpeechSegment, *, quick: bool = False) -> list[WrittenWord]:
         """The words of a segment, with the names of who says them."""
         whole = self.reader.window(segment)

@@ -6,14 +6,11 @@
 from pathlib import Path
 
 from avsr.lm.arpa import UNKNOWN_LOGPROB, NGrams
-from avsr.lm.neural import DESCRIPTION, NeuralLM
-from avsr.lm.protocol import FusionScorer, LanguageModel, TextScore
-from avsr.lm.tokens import TokenScorer
+from avsr.lm.protocol import DESCRIPTION, FusionScorer, LanguageModel, TextScore
 from avsr.lm.words import WordScorer
 from avsr.runtime import Progress, no_progress
 
-__all__ = ["UNKNOWN_LOGPROB", "FusionScorer", "LanguageModel", "NGrams", "NeuralLM", "TextScore", "TokenScorer", "WordScorer",
-           "open_language_model"]
+__all__ = ["UNKNOWN_LOGPROB", "FusionScorer", "LanguageModel", "NGrams", "TextScore", "WordScorer", "open_language_model"]
 
 
 NGRAMS = "model.arpa.gz"                                    # in the folder of a run
@@ -24,6 +21,8 @@ def open_language_model(path: Path | str, progress: Progress = no_progress) -> L
     model. Raises BadCheckpoint for anything else."""
     for folder in (Path(path), Path(path) / "model"):
         if (folder / DESCRIPTION).is_file():
+            from avsr.lm.neural import NeuralLM  # needs torch, unlike n-grams
+
             return NeuralLM.open(folder)
     if (Path(path) / NGRAMS).is_file():
         path = Path(path) / NGRAMS

@@ -18,7 +18,7 @@ import torch
 from avsr.checkpoint.folder import TOKENIZER, WEIGHTS, sha256_of
 from avsr.errors import AvsrError, BadCheckpoint, quote
 from avsr.lm.networks import LanguageNetwork, LMDims, make_network
-from avsr.lm.protocol import TextScore
+from avsr.lm.protocol import DESCRIPTION, TextScore
 from avsr.lm.spelling import Spelling, spell
 from avsr.lm.tokens import TokenScorer
 from avsr.models.blocks import TooLarge, outline
@@ -27,7 +27,6 @@ from avsr.schema import InvalidValue, Printable, read_json, validate_table
 from avsr.tensorfiles import check_finite, check_memory, misfit, n_numbers, read_header, read_safetensors
 from avsr.text import NORMALISER, SentencePieceTokenizer, Tokenizer, normalise, open_tokenizer, target_tokens
 
-DESCRIPTION = "model.json"
 NETWORK = "language model"                                  # in model.json; a recogniser has another word there
 LAYOUT = 1
 AGAIN = "Copy the whole folder again."

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-
+from avsr.arrays import Array
 from avsr.text import SentencePieceTokenizer, Tokenizer
+
+DESCRIPTION = "model.json"                                  # in the folder of a model of ours
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class FusionScorer(Protocol):
 
     weight: float
 
-    def score(self, tokens: Tensor) -> Tensor: ...
+    def score(self, tokens: Array) -> Array: ...
 
-    def score_partial(self, tokens: Tensor, candidates: Tensor) -> Tensor: ...
+    def score_partial(self, tokens: Array, candidates: Array) -> Array: ...
 
-    def select(self, rows: Tensor, utterances: Tensor | None) -> None: ...
+    def select(self, rows: Array, utterances: Array | None) -> None: ...
 
 
 class LanguageModel(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from avsr.arrays import Array, gather, like
 from avsr.lm.networks import GptState, LanguageNetwork, LstmState
 
 
@@ -24,24 +25,24 @@ class TokenScorer:
         self.n_read = n_prompt
 
     @torch.no_grad()
-    def score(self, tokens: Tensor) -> Tensor:
-        """(N, L) int64 -> (N, V) float32 on the device of `tokens`."""
-        return self.network.all_logprobs(self._advance(tokens), self.n_vocab).to(tokens.device)
+    def score(self, tokens: Array) -> Array:
+        """(N, L) int64 -> (N, V) float32, of the library and on the device of `tokens`."""
+        read = torch.as_tensor(tokens, device=self.network.known.device)
+        return like(tokens, self.network.all_logprobs(self._advance(read), self.n_vocab))
 
-    def score_partial(self, tokens: Tensor, candidates: Tensor) -> Tensor:
+    def score_partial(self, tokens: Array, candidates: Array) -> Array:
         """As `score`, but only the columns `candidates` (N, C) int64 -> (N, C) float32."""
-        return self.score(tokens).gather(1, candidates)
+        return gather(self.score(tokens), candidates)
 
-    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
+    def select(self, rows: Array, utterances: Array | None) -> None:
         """See decode.Scorer."""
         if self.state is not None:
-            self.state.select_rows(rows.to(self.network.known.device))
+            self.state.select_rows(torch.as_tensor(rows, device=self.network.known.device))
 
     def _advance(self, tokens: Tensor) -> Tensor:
         """Read the new tokens of (N, L). Returns the hidden state (N, D) after the last."""
         assert tokens.shape[1] >= self.n_read, "a scorer is made for one search"
-        device = self.network.known.device
-        written = tokens[:, self.n_prompt:].to(device).clamp(max=self.network.dims.n_tokens - 1)
+        written = tokens[:, self.n_prompt:].clamp(max=self.network.dims.n_tokens - 1)
         most = self.network.n_context
         new = tokens.shape[1] - self.n_read
         if self.state is None or (most is not None and self.state.n_tokens + new > most):

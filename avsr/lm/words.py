@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from avsr.arrays import Array, like, to_numpy
 
 if TYPE_CHECKING:
     from avsr.lm.arpa import NGrams
@@ -45,27 +46,29 @@ class WordScorer:
         """
         self.ngrams, self.texts, self.end, self.weight = ngrams, texts, end, weight
         self.word_bonus, self.unknown_bonus = word_bonus, unknown_bonus
-        self.begins_word = torch.tensor([float(text[:1].isspace()) for text in texts])     # (V,)
+        self.begins_word = np.array([text[:1].isspace() for text in texts], np.float32)    # (V,)
         self.states: list[_State] = []
         self.n_read = n_prompt
 
-    def score(self, tokens: Tensor) -> Tensor:
-        """(N, L) int64 -> (N, V) float32, on the device of `tokens`."""
+    def score(self, tokens: Array) -> Array:
+        """(N, L) int64 -> (N, V) float32, of the library and on the device of `tokens`."""
         word_scores, end_scores = self._advance(tokens)
-        scores = torch.outer(word_scores, self.begins_word)
+        scores = np.outer(word_scores, self.begins_word)
         scores[:, self.end] = end_scores
-        return scores
+        return like(tokens, scores)
 
-    def score_partial(self, tokens: Tensor, candidates: Tensor) -> Tensor:
+    def score_partial(self, tokens: Array, candidates: Array) -> Array:
         """As `score`, but only the columns `candidates` (N, C) int64 -> (N, C) float32."""
         word_scores, end_scores = self._advance(tokens)
-        return torch.where(candidates == self.end, end_scores[:, None], self.begins_word[candidates] * word_scores[:, None])
+        columns = to_numpy(candidates)
+        return like(tokens, np.where(columns == self.end, end_scores[:, None],
+                                     self.begins_word[columns] * word_scores[:, None]))
 
-    def select(self, rows: Tensor, utterances: Tensor | None) -> None:
+    def select(self, rows: Array, utterances: Array | None) -> None:
         """See Scorer: `rows` are among the last scored; which utterances they belong to does not matter here."""
         self.states = [self.states[row] for row in rows.tolist()]
 
-    def _advance(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _advance(self, tokens: Array) -> tuple[np.ndarray, np.ndarray]:
         """Read the new tokens of (N, L). Returns (N,) float32 twice: of completing a word, and of ending there."""
         if not self.states:
             self.states = [self._state((self.ngrams.start,), "")] * len(tokens)
@@ -75,10 +78,8 @@ class WordScorer:
             self.states = [self._append(state, self.texts[int(token)])
                            for state, token in zip(self.states, column, strict=True)]
         self.n_read = tokens.shape[1]
-        self.begins_word = self.begins_word.to(tokens.device)
-        scores = torch.tensor([[state.word_score for state in self.states], [state.end_score for state in self.states]])
-        word_scores, end_scores = scores.to(tokens.device)
-        return word_scores, end_scores
+        return (np.array([state.word_score for state in self.states], np.float32),
+                np.array([state.end_score for state in self.states], np.float32))
 
     def _append(self, state: _State, text: str) -> _State:
         if text[:1].isspace():

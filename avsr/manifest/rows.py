@@ -16,6 +16,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from avsr import remote
 from avsr.errors import BadManifest, quote
 from avsr.output import write_file
 from avsr.textfiles import NotText, decode, no_number
@@ -93,7 +94,12 @@ class _BadRow(ValueError):
 
 
 def manifest_path(path: str | Path) -> Path:
-    """The file of a manifest: the path itself, or manifest.jsonl in it if it is a folder, as `avsr prepare` writes it."""
+    """The file of a manifest: the path itself, or manifest.jsonl in it if it is a folder, as `avsr prepare` writes it.
+
+    An address without a suffix is a folder. An address in a Path has lost a slash, which remote.as_address gives back.
+    """
+    if (address := remote.as_address(path)) is not None:
+        return Path(address if Path(address).suffix else f"{address.rstrip('/')}/{MANIFEST_NAME}")
     path = Path(path)
     return path / MANIFEST_NAME if path.is_dir() else path
 
@@ -102,6 +108,7 @@ def read(path: str | Path) -> list[Utterance]:
     """All utterances of a manifest, which may be named by its folder. Raises BadManifest, which names the file and the first
     line that is not well formed."""
     path = manifest_path(path)
+    name = remote.shown(path)
     lines: dict[str, int] = {}
     out = []
     for number, line in enumerate(_bytes(path).split(b"\n"), start=1):
@@ -110,13 +117,19 @@ def read(path: str | Path) -> list[Utterance]:
         try:
             utterance = _utterance(_json(line))
         except _BadRow as error:
-            raise BadManifest(f"{path}: line {number}: {error}") from error
+            raise BadManifest(f"{name}: line {number}: {error}") from error
         if utterance.id in lines:
-            raise BadManifest(f"{path}: line {number}: id {utterance.id!r} is already that of line {lines[utterance.id]}.  "
+            raise BadManifest(f"{name}: line {number}: id {utterance.id!r} is already that of line {lines[utterance.id]}.  "
                               "Remove one of the two lines.")
         lines[utterance.id] = number
         out.append(utterance)
     return out
+
+
+def manifest_fingerprint(path: str | Path) -> str:
+    """The sha256 of a manifest, which may be named by its folder or address: which utterances there are, and in which bytes of
+    which shards. A training that goes on can tell by it that its data has changed. Raises BadManifest."""
+    return hashlib.sha256(_bytes(manifest_path(path))).hexdigest()
 
 
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -173,6 +186,8 @@ def shuffled(ids: Iterable[str], seed: int) -> list[str]:
 
 def _bytes(path: Path) -> bytes:
     """The bytes of a manifest, as UTF-8 without a byte order mark. Raises BadManifest."""
+    if (address := remote.as_address(path)) is not None:
+        return _fetched(address)
     named = Path(os.path.normpath(path))                     # `a/../b`, of a config's folder and its paths, is hard to read
     try:
         mode = path.stat().st_mode
@@ -191,6 +206,18 @@ def _bytes(path: Path) -> bytes:
         return decode(data).encode()
     except NotText as error:
         raise BadManifest(f"{named}: {error}.  Save the file as UTF-8.") from error
+
+
+def _fetched(address: str) -> bytes:
+    """The bytes of a manifest at an address. Raises BadManifest."""
+    try:
+        return remote.read_bytes(address)
+    except ImportError as error:
+        raise BadManifest(f"{remote.shown(address)}: a package is missing to read it ({error}).  Install it with: pip install "
+                          "'avsr[storage]'.") from error
+    except Exception as error:                               # each kind of storage has errors of its own
+        raise BadManifest(f"{remote.shown(address)}: cannot be read ({remote.reason(error)}).  Check the address and your "
+                          "credentials, or make it with avsr prepare.") from error
 
 
 def _line(utterance: Utterance) -> str:

@@ -12,9 +12,10 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from avsr.memory import Memory
 from avsr.models.audio import AUDIO_BLOCKS, AudioEncoder
 from avsr.models.blocks import length_mask
-from avsr.models.decoder import Decoder, Memory, Network
+from avsr.models.decoder import Decoder, Network
 from avsr.models.fusion import BidirectionalCrossAttention, ReliabilityEstimator
 from avsr.models.video import BLOCKS, FRONTENDS, VideoEncoder
 from avsr.rates import MEMORY_PER_FRAME, MEMORY_RATE

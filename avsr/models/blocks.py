@@ -108,19 +108,30 @@ class Attention(nn.Module):
         else:
             masked = ~mask.any(dim=-1, keepdim=True)                              # (B, 1, 1 or K * L, 1)
             mask = mask | masked                                                  # or softmax would compute 0 / 0
+            if torch.compiler.is_exporting():                                     # ONNX Runtime does not broadcast over queries
+                mask = mask.expand(-1, -1, query.shape[2], -1)
         attended = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
         x = self.out(attended.transpose(1, 2).reshape(n_utterances, -1, width))
         if masked is not None:
             x = x.masked_fill(masked.squeeze(1), 0.0)
         return x.view(n_rows, length, width)
 
+    def queries(self, x: Tensor) -> Tensor:
+        """(N, L, D) -> queries (N, H, L, D / H)."""
+        return self._heads(self.query(x))
+
     def weights(self, x: Tensor, keys: Tensor) -> Tensor:
-        """The attention logits before softmax, for alignment: (B, L, D), (B, H, S, D / H) -> (B, H, L, S)."""
-        return self._heads(self.query(x)) @ keys.transpose(-2, -1) / math.sqrt(keys.shape[-1])
+        """The attention logits before softmax: (B, L, D), (B, H, S, D / H) -> (B, H, L, S)."""
+        return attention_logits(self.queries(x), keys)
 
     def _heads(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         return x.view(batch, length, self.n_heads, width // self.n_heads).transpose(1, 2)
+
+
+def attention_logits(queries: Tensor, keys: Tensor) -> Tensor:
+    """Queries (..., L, E), keys (..., S, E) -> the logits (..., L, S) of an attention."""
+    return queries @ keys.transpose(-2, -1) / math.sqrt(keys.shape[-1])
 
 
 def stack(blocks: Iterable[M]) -> Sequence[M]:

@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from avsr.models.blocks import Attention, feed_forward, over_keys, stack
+from avsr.arrays import to_numpy
+from avsr.memory import Memory
+from avsr.models.blocks import Attention, attention_logits, feed_forward, over_keys, stack
 from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator
+from avsr.models.protocol import Followed
 
 CACHE_STEP = 32                                             # tokens by which the cache grows
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What the encoders made of B utterances, `memory_rate` positions a second; the decoder attends to it.
-
-    audio (B, S, D) or None; audio_mask (B, S) bool, None when all S positions count.
-    video (B, Sv, D) or None; video_mask (B, Sv) bool, False for padding and for frames without a face.
-    unfused_video (B, Sv, D): the output of the video encoder before any fusion.
-    reliability (B,) in [0, 1], from reliability_logits (B,): how reliable the video is; None unless there are audio and video.
-    in_distribution (B,) in [0, 1], ood_distance (B,): see fusion.OODDetector. All of these are None without an estimator.
-    seconds (B,): how long each utterance is, padding not counted; None where the caller does not say.
-    """
-
-    audio: Tensor | None
-    video: Tensor | None
-    audio_mask: Tensor | None = None
-    video_mask: Tensor | None = None
-    unfused_video: Tensor | None = None
-    reliability: Tensor | None = None
-    reliability_logits: Tensor | None = None
-    in_distribution: Tensor | None = None
-    ood_distance: Tensor | None = None
-    seconds: Tensor | None = None
-
-    def select(self, utterances: Tensor) -> Memory:
-        """The memory of these utterances (B',) only."""
-        def keep(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.index_select(0, utterances)
-
-        return Memory(**{field.name: keep(getattr(self, field.name)) for field in fields(self)})
-
-    @property
-    def states(self) -> Tensor:
-        """The audio, or the video where there is no audio."""
-        states = self.video if self.audio is None else self.audio
-        assert states is not None, "neither audio nor video"
-        return states
-
-    @property
-    def n_utterances(self) -> int:
-        """The number of utterances, B."""
-        return len(self.states)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of its tensors."""
-        return self.states.device
 
 
 @dataclass
@@ -167,7 +126,7 @@ class DecoderBlock(nn.Module):
         if cache.video is not None and self.video is not None:
             assert cache.video_mask is not None
             if queries is not None and cache.audio is None:
-                queries.append(self.video.attention_norm(x))
+                queries.append(self.video.attention.queries(self.video.attention_norm(x)))
             x = self.video(x, *cache.video[layer], cache.video_mask, cache.reliability)
         normed = self.attention_norm(x)
         keys, values = cache.extended(layer, *self.attention.keys_values(normed))
@@ -175,7 +134,7 @@ class DecoderBlock(nn.Module):
         if cache.audio is not None:
             normed = self.audio_norm(x)
             if queries is not None:
-                queries.append(normed)
+                queries.append(self.audio.queries(normed))
             x = x + self.audio(normed, *cache.audio[layer], over_keys(cache.audio_mask))
         return x + self.feed(self.feed_norm(x)), (keys, values)
 
@@ -215,8 +174,8 @@ class Decoder(nn.Module):
         return (x @ self.embedding.weight.T).float()
 
     def hidden(self, tokens: Tensor, cache: Cache, queries: list[Tensor] | None = None) -> Tensor:
-        """As `forward`, before the logits: (N, L, D). `queries` collects each block's input (N, L, D) to its attention to the
-        audio, or to the video where there is no audio."""
+        """As `forward`, before the logits: (N, L, D). `queries` collects each block's queries (N, H, L, D / H) to the audio, or
+        to the video where there is no audio."""
         past, length = cache.n_tokens, tokens.shape[1]
         x = self.embed(tokens, past)
         causal = None                                                       # one new token attends to everything
@@ -231,17 +190,24 @@ class Decoder(nn.Module):
         return self.norm(x)
 
 
-class Network(nn.Module):
-    """What our networks share: `decoder`, by which they write from the Memory that their `encode` makes."""
+class Writer(nn.Module):
+    """A network that writes from a Memory by its `decoder`."""
 
-    memory_rate: int
-    joint_ctc: bool
     decoder: Decoder
-    reliability: ReliabilityEstimator | None
 
-    def __init__(self):
-        super().__init__()
-        self.reliability = None
+    @property
+    def device(self) -> torch.device:
+        """The device of its weights."""
+        return next(self.parameters()).device
+
+    def array(self, x: np.ndarray) -> Tensor:
+        """An array as the network takes it: on its device, and real numbers in the precision of its weights."""
+        weight = next(self.parameters())
+        return torch.from_numpy(x).to(weight.device, weight.dtype if x.dtype.kind == "f" else None)
+
+    def no_gradients(self) -> AbstractContextManager:
+        """A context in which no gradients are kept."""
+        return torch.inference_mode()
 
     def start(self, memory: Memory) -> Cache:
         """An empty cache for decoding from a `Memory`."""
@@ -249,7 +215,39 @@ class Network(nn.Module):
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 of what follows the last; the cache grows."""
-        return self.decoder.logits(self.decoder.hidden(tokens, cache)[:, -1:])[:, 0]
+        return self.read(tokens, cache, [-1])[:, 0]
+
+    def read(self, tokens: Tensor, cache: Cache, positions: Sequence[int]) -> Tensor:
+        """As `step`, with the logits (N, K, V) of what follows the tokens at K positions."""
+        return self.decoder.logits(self.decoder.hidden(tokens, cache)[:, list(positions)])
+
+    def follow(self, texts: Sequence[Sequence[int]], memory: Memory,
+               heads: Sequence[tuple[int, int]] = ()) -> list[Followed]:
+        """See protocol.SpeechModel."""
+        rows = pad_sequence([torch.tensor(list(text)) for text in texts], batch_first=True, padding_value=texts[0][-1])
+        tokens, cache, queries = rows.to(memory.device), self.start(memory), []
+        hidden = self.decoder.hidden(tokens, cache, queries if heads else None)
+        keys = [pair[0] for pair in cache.video or []] if cache.audio is None else [pair[0] for pair in cache.audio]
+        out = []
+        for i, text in enumerate(texts):
+            logits = self.decoder.logits(hidden[i, :len(text) - 1])
+            log_probs = logits.log_softmax(dim=-1).gather(1, tokens[i, 1:len(text), None])[:, 0]
+            attention = [attention_logits(queries[layer][i, head, :len(text)], keys[layer][i, head]) for layer, head in heads]
+            out.append(Followed(log_probs.cpu(), np.stack([to_numpy(one.float()) for one in attention])
+                                if attention else np.zeros((0, len(text), 0), np.float32)))
+        return out
+
+
+class Network(Writer):
+    """What our networks share: they write from the Memory that their `encode` makes."""
+
+    memory_rate: int
+    joint_ctc: bool
+    reliability: ReliabilityEstimator | None
+
+    def __init__(self):
+        super().__init__()
+        self.reliability = None
 
     def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
                seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory:

@@ -38,7 +38,8 @@ class GatedCrossAttention(nn.Module):
         there = mask.any(dim=1).to(x.dtype)
         if reliability is not None:
             there = there * reliability
-        there = there.repeat_interleave(n_hypotheses)[:, None, None]                         # (N, 1, 1)
+        # (N, 1, 1); torch's exporter turns repeat_interleave, of which this is the result, into a graph that fails.
+        there = there[:, None].expand(-1, n_hypotheses).reshape(-1, 1, 1)
         attended = self.attention(self.attention_norm(x), keys, values, over_keys(mask))
         x = x + there * self.attention_gate.tanh() * attended
         return x + there * self.feed_gate.tanh() * self.feed(self.feed_norm(x))

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from avsr.memory import Memory
 from avsr.models.audio import WaveformFrontend
 from avsr.models.avsr import Heads, Layers, Vocabulary, Width
 from avsr.models.blocks import length_mask, stack
 from avsr.models.conformer import EPS, KERNEL, ConformerBlock, interleaved_sinusoids, relu_feed_forward
-from avsr.models.decoder import Decoder, DecoderBlock, Memory, Network
+from avsr.models.decoder import Decoder, DecoderBlock, Network
 from avsr.models.video import GREY_MEAN, GREY_STD, ResNet18Frontend
 from avsr.rates import SAMPLES_PER_FRAME, VIDEO_FPS
 from avsr.schema import Between, OneOf

@@ -2,14 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+import numpy as np
 
-from avsr.models.avsr import Dims
-from avsr.models.decoder import Cache, Decoder, Memory
-from avsr.models.fusion import ReliabilityEstimator
-from avsr.models.hybrid import HybridDims
+from avsr.arrays import Array
+from avsr.memory import Memory
+from avsr.runtime import Processor
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Sizes(Protocol):
+    """The sizes of a network that its users ask for; see avsr.Dims. n_context: tokens at most, None for any number."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def n_heads(self) -> int: ...
+
+    @property
+    def n_mels(self) -> int: ...
+
+    @property
+    def n_decoder_layers(self) -> int: ...
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def n_context(self) -> int | None: ...
+
+
+class SearchCache(Protocol):
+    """What a decoder keeps between the steps of a search; see decoder.Cache."""
+
+    @property
+    def n_tokens(self) -> int: ...
+
+    def truncate(self, n_tokens: int) -> None: ...
+
+    def select_rows(self, rows: Array) -> None: ...
+
+    def select_utterances(self, utterances: Array) -> None: ...
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What a decoder makes of a given text of L tokens (teacher forcing).
+
+    log_probs: of each token but the first, given those before it, (L - 1,) float32, on the CPU.
+    attention: of the heads that were asked for, the logits (heads, L, S) float32 of each token's attention to the audio, or to
+    the video where there is no audio, before their softmax.
+    """
+
+    log_probs: Array
+    attention: np.ndarray
 
 
 class SpeechModel(Protocol):
@@ -25,13 +78,15 @@ class SpeechModel(Protocol):
     joint_ctc: bool
 
     @property
-    def decoder(self) -> Decoder: ...
+    def device(self) -> torch.device | Processor:
+        """Where it runs."""
+        ...
 
     @property
-    def reliability(self) -> ReliabilityEstimator | None: ...
+    def reliability(self) -> object | None: ...
 
     @property
-    def dims(self) -> Dims | HybridDims: ...
+    def dims(self) -> Sizes: ...
 
     @property
     def ctc_only(self) -> bool: ...
@@ -39,13 +94,34 @@ class SpeechModel(Protocol):
     @property
     def modalities(self) -> tuple[str, ...]: ...
 
-    def encode_audio(self, mel: Tensor, mel_lengths: Tensor | None = None) -> Tensor: ...
+    def array(self, x: np.ndarray) -> Array:
+        """An array as the network takes it: on its device, and real numbers in the precision of its weights."""
+        ...
 
-    def encode(self, mel: Tensor | None, mouths: Tensor | None = None, *, mel_lengths: Tensor | None = None,
-               seen: Tensor | None = None, audio_states: Tensor | None = None) -> Memory: ...
+    def no_gradients(self) -> AbstractContextManager:
+        """A context in which no gradients are kept."""
+        ...
 
-    def start(self, memory: Memory) -> Cache: ...
+    def encode_audio(self, mel: Array, mel_lengths: Array | None = None) -> Array: ...
 
-    def step(self, tokens: Tensor, cache: Cache) -> Tensor: ...
+    def encode(self, mel: Array | None, mouths: Array | None = None, *, mel_lengths: Array | None = None,
+               seen: Array | None = None, audio_states: Array | None = None) -> Memory: ...
 
-    def ctc_log_probs(self, memory: Memory) -> dict[str, Tensor]: ...
+    def start(self, memory: Memory) -> SearchCache:
+        """A cache for decoding from a Memory, without any tokens."""
+        ...
+
+    def step(self, tokens: Array, cache: Any) -> Array:
+        """The next tokens (N, L) of all hypotheses -> logits (N, V) float32 of what follows the last; the cache grows."""
+        ...
+
+    def read(self, tokens: Array, cache: Any, positions: Sequence[int]) -> Array:
+        """As `step`, with the logits (N, K, V) of what follows the tokens at K positions."""
+        ...
+
+    def follow(self, texts: Sequence[Sequence[int]], memory: Memory,
+               heads: Sequence[tuple[int, int]] = ()) -> list[Followed]:
+        """Read given texts of B utterances, prompt and end included. heads: (layer, head) whose attention is wanted."""
+        ...
+
+    def ctc_log_probs(self, memory: Memory) -> dict[str, Array]: ...

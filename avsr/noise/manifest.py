@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,11 @@ class TargetSpeech:
         return np.zeros(0, np.float32) if audio is None else np.asarray(audio, np.float32)
 
 
+def _whole(audio: np.ndarray) -> DrawableAudio:
+    """All of a recording, to draw from."""
+    return DrawableAudio(audio, ((0, len(audio)),))
+
+
 class _VerifiedRecordings:
     """The recordings that rows name; each is found, and its sha256 checked, once."""
 
@@ -53,7 +59,7 @@ class _VerifiedRecordings:
         self._base = Path(os.path.realpath(manifest.parent))  # `..` in names is relative to the real folder, not to a link
         self._digests: dict[Sound, str] = {}
         self._files: dict[tuple[str, str], Path] = {}        # by relative path and sha256, as in rows
-        self._cache = RecordingCache(lambda audio: DrawableAudio(audio, ((0, len(audio)),)))
+        self._cache = RecordingCache(_whole)
         self._recorded: dict[str, Recorded] = {}
         self._named: dict[str, list[Path]] = {}              # files by name
         for sound in (sound for source in families.values() for sound in source.recordings()):
@@ -123,6 +129,13 @@ class NoiseManifest:
         self._found, self._recordings = found, _VerifiedRecordings(path, families)
         self._levels: dict[str, tuple[float, float]] = {}    # of speech by its sha256: as asked for, and by RMS
         self._lock = threading.RLock()                       # several threads mix and share the recordings
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.RLock()
 
     @classmethod
     def open(cls, path: Path | str, families: Mapping[str, NoiseSource], utterances: Iterable[TargetSpeech], *,

@@ -2,8 +2,9 @@
 
     Utterances -> jobs (one recording each) -> worker processes -> shards, journal -> manifest.jsonl, dropped.tsv,
     problems.tsv, contact_sheets/
-Worker processes crop (crop.py, pool.py). This process alone writes (journal.py), in the order of the corpus, so the bytes are
-the same with any number of workers and however often the run was killed in between. contact_sheets.py shows the mouths.
+Worker processes crop (crop.py), here or on a cluster (avsr.workers). This process alone writes (journal.py,
+storage.py), in the order of the corpus, so the bytes are the same with any number of workers and however often the run was
+killed in between. contact_sheets.py shows the mouths.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from pathlib import Path
 
 import numpy as np
 
-from avsr import assets, faces, manifest
+from avsr import assets, faces, manifest, remote, workers
 from avsr.errors import BadManifest, BadOutput, counted
 from avsr.manifest import Dropped, Problem, Utterance
-from avsr.prepare import pool
 from avsr.prepare.contact_sheets import write_contact_sheets
 from avsr.prepare.crop import Job, Outcome, PrepareSettings, no_faces, work
+from avsr.prepare.dashboard import Dashboard, Tell, tell_nobody
 from avsr.prepare.journal import Done, Journal, identity
-from avsr.runtime import Progress, n_cores, no_progress
+from avsr.prepare.storage import Storage
+from avsr.rates import SAMPLE_RATE, VIDEO_FPS
+from avsr.runtime import Progress, no_progress
 
 __all__ = ["PrepareSettings", "Prepared", "prepare"]
 
@@ -56,12 +59,12 @@ class Prepared:
     def summary(self) -> str:
         """Lines for the user: how many utterances, what was dropped and what may be wrong, most frequent reasons first."""
         before = f", {self.n_done_before} of them by an earlier run" if self.n_done_before else ""
-        lines = [f"{self.manifest}: {counted(len(self.utterances), 'utterance')}{before}{self._splits()}"]
+        lines = [f"{remote.shown(self.manifest)}: {counted(len(self.utterances), 'utterance')}{before}{self._splits()}"]
         lines += [f"  {sentence}" for sentence in (*self.unknown(), *self._lacks())]
         for name, reasons in (("dropped", self.dropped_reasons), ("problems", Counter(one.reason for one in self.problems))):
             if reasons:
                 n_all = sum(reasons.values())
-                lines.append(f"{self.manifest.with_name(name + '.tsv')}: {n_all} "
+                lines.append(f"{remote.shown(self.manifest.with_name(name + '.tsv'))}: {n_all} "
                              f"{name if n_all > 1 else name.removesuffix('s')}")
                 lines += [f"  {count:6d}  {reason}" for reason, count in reasons.most_common(SHOWN)]
         return "\n".join(lines)
@@ -108,35 +111,41 @@ class Prepared:
 
     def check(self) -> None:
         """Raises BadManifest if more utterances were dropped than `max_dropped` allows, or none is left."""
-        lost, listed = self.n_asked - len(self.utterances), self.manifest.with_name("dropped.tsv")
+        name = remote.shown(self.manifest)
+        lost, listed = self.n_asked - len(self.utterances), remote.shown(self.manifest.with_name("dropped.tsv"))
         allow = "--max-missing and --modality put up with some of the reasons."
         if not self.utterances and not self.dropped:
-            raise BadManifest(f"{self.manifest}: the corpus holds no utterance.  Check the folder or the table that was named.")
+            raise BadManifest(f"{name}: the corpus holds no utterance.  Check the folder or the table that was named.")
         if not self.utterances:
             ((reason, count),) = self.dropped_reasons.most_common(1)
-            raise BadManifest(f"{self.manifest}: nothing that can be used is left: {len(self.dropped)} dropped, {count} of "
+            raise BadManifest(f"{name}: nothing that can be used is left: {len(self.dropped)} dropped, {count} of "
                               f"them because of this: {reason}.  {listed} lists each with its reason"
                               f"{f'; {allow}' if self.n_asked else '.'}")
         if lost > self.settings.max_dropped * self.n_asked:
             limit = f"{lost / self.n_asked:.0%}, limit {self.settings.max_dropped:.0%}"
-            raise BadManifest(f"{self.manifest}: {lost} of {counted(self.n_asked, 'utterance')} dropped ({limit}); the others "
+            raise BadManifest(f"{name}: {lost} of {counted(self.n_asked, 'utterance')} dropped ({limit}); the others "
                               f"can be used.  {listed} lists them with the reason; --max-dropped puts up with them, {allow}")
 
 
 def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: PrepareSettings | None = None,
-            dropped: Sequence[Dropped] = (), progress: Progress = no_progress) -> Prepared:
+            dropped: Sequence[Dropped] = (), progress: Progress = no_progress, dashboard: Tell = tell_nobody) -> Prepared:
     """Crop, pack and check `utterances` into `folder`, from where an earlier run stopped.
 
-    utterances: media paths absolute, or relative to the current folder. dropped: what the corpus reader could not use,
+    utterances: media paths absolute, addresses, or relative to the current folder. folder: also an address such as
+    s3://bucket/prepared, see storage.py. dropped: what the corpus reader could not use,
     which is listed with the rest. progress: called with utterances done, those of earlier runs included.
+    dashboard: called with the line of dashboard.py.
 
     Writes manifest.jsonl (in the order of `utterances`), shards, dropped.tsv, problems.tsv and contact_sheets/.
     Raises BadManifest for ids that come twice or a folder with a cache made in another way, BadOutput where it cannot write,
     and MissingAsset.
     """
     settings = settings or PrepareSettings()
-    folder = Path(os.path.realpath(folder))
-    everything = [relative_to_manifest(utterance, folder) for utterance in utterances]
+    workers.check_cluster(settings.cluster)
+    address = remote.as_address(folder)
+    storage = None if address is None else Storage(address)
+    folder = Path(os.path.realpath(folder)) if storage is None else storage.local
+    everything = [relative_to_manifest(utterance, None if storage else folder) for utterance in utterances]
     _check_ids(everything)
     n_valid, n_training = (sum(utterance.split == name for utterance in everything) for name in ("valid", "train"))
     everything = manifest.draw_valid(everything, settings.valid_share)
@@ -145,11 +154,11 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
         assets.find(faces.asset_of(landmarks))               # fails before any worker is started
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with Journal(folder, settings.mouth_crop, settings.modality, settings.max_bytes) as journal:
+        with Journal(folder, settings.mouth_crop, settings.modality, settings.max_bytes, storage) as journal:
             done = {utterance.id for utterance in everything if _is_done(journal.rows.get(utterance.id), utterance, settings)}
             jobs = _jobs([utterance for utterance in everything if utterance.id not in done], folder)
             try:
-                _work_off(jobs, journal, settings, len(everything), len(done), progress)
+                _work_off(jobs, journal, settings, _Watch(progress, dashboard, len(everything), len(done)))
                 journal.finish()
             except OSError as error:
                 raise BadOutput(f"{folder}: {error.strerror} after {len(journal.rows)} of "
@@ -158,14 +167,19 @@ def prepare(utterances: Iterable[Utterance], folder: str | Path, *, settings: Pr
             rows = [journal.rows[utterance.id] for utterance in everything]
     except OSError as error:
         raise BadOutput(f"{folder}: it cannot be written to ({error.strerror}).  Choose another folder.") from error
-    prepared = conclude(folder, everything, rows, len(done), list(dropped), settings)
+    prepared = conclude(folder, everything, rows, len(done), list(dropped), settings, base=address)
+    if storage is not None:
+        storage.publish()
+        prepared = replace(prepared, manifest=manifest.manifest_path(storage.address))
     return replace(prepared, n_drawn=n_drawn, n_training=n_training)
 
 
-def relative_to_manifest(utterance: Utterance, folder: Path) -> Utterance:
-    """The utterance with its media path relative to the manifest."""
+def relative_to_manifest(utterance: Utterance, folder: Path | None) -> Utterance:
+    """The utterance with its media path relative to the manifest; absolute if the manifest lies at an address."""
     if "://" in utterance.media:
         return utterance
+    if folder is None:
+        return replace(utterance, media=os.path.abspath(utterance.media))
     return replace(utterance, media=os.path.relpath(os.path.abspath(utterance.media), folder))
 
 
@@ -191,8 +205,23 @@ def _jobs(utterances: Sequence[Utterance], folder: Path) -> list[Job]:
             for media, theirs in by_media.items()]
 
 
-def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, n_total: int, n_done: int,
-              progress: Progress) -> None:
+class _Watch:
+    """Tells the callbacks how far a run is."""
+
+    def __init__(self, progress: Progress, tell: Tell, n_total: int, n_done: int):
+        self.progress, self.tell, self.board, self.n_total = progress, tell, Dashboard(n_total, n_done), n_total
+        progress("preparing", n_done, n_total, "utterances")
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Count the outcomes of a job."""
+        for one in outcomes:
+            frames, samples = (one.packed.n_frames, one.packed.n_samples) if one.packed else (0, 0)
+            self.board.add(1, max(frames / VIDEO_FPS, samples / SAMPLE_RATE), one.dropped)
+        self.progress("preparing", self.board.n, self.n_total, "utterances")
+        self.tell(self.board.line())
+
+
+def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, watch: _Watch) -> None:
     """Do the jobs, and add the outcomes to the journal in the order of the jobs."""
     early: dict[int, list[Outcome]] = {}                     # done before jobs that come before them
     next_job = 0
@@ -200,11 +229,10 @@ def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, 
     def hold() -> bool:
         return sum(len(one.packed.blob) for outcomes in early.values() for one in outcomes if one.packed) > HELD_BYTES
 
-    progress("preparing", n_done, n_total, "utterances")
-    for number, outcomes in pool.run(partial(work, settings=settings), jobs, settings.workers or n_cores(), hold=hold):
+    task = partial(work, settings=settings)
+    for number, outcomes in workers.run(task, jobs, settings.workers, cluster=settings.cluster, hold=hold):
         early[number] = outcomes or [Outcome(utterance.id, dropped=DIED) for utterance in jobs[number].utterances]
-        n_done += len(early[number])
-        progress("preparing", n_done, n_total, "utterances")
+        watch.add(early[number])
         while next_job in early:
             for outcome, utterance in zip(early.pop(next_job), jobs[next_job].utterances, strict=True):
                 journal.add(outcome, utterance)
@@ -212,8 +240,11 @@ def _work_off(jobs: Sequence[Job], journal: Journal, settings: PrepareSettings, 
 
 
 def conclude(folder: Path, everything: Sequence[Utterance], rows: Sequence[Done], n_before: int, dropped: list[Dropped],
-             settings: PrepareSettings, *, problems: Sequence[Problem] = ()) -> Prepared:
-    """Write the manifest, the tables and the contact sheets, from the rows of the journal. problems: further ones to list."""
+             settings: PrepareSettings, *, problems: Sequence[Problem] = (), base: str | None = None) -> Prepared:
+    """Write the manifest, the tables and the contact sheets, from the rows of the journal.
+
+    problems: further ones to list. base: the address of the shards, where they are not in `folder`.
+    """
     kept, problems = [], list(problems)
     hashes: dict[str, str] = {}
     curves: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -233,5 +264,5 @@ def conclude(folder: Path, everything: Sequence[Utterance], rows: Sequence[Done]
     manifest.write(path, kept)
     manifest.write_dropped(folder / "dropped.tsv", dropped)
     manifest.write_problems(folder / "problems.tsv", problems)
-    write_contact_sheets(folder, kept)
+    write_contact_sheets(folder, kept, base)
     return Prepared(path, kept, dropped, problems, len(everything), n_before, settings)

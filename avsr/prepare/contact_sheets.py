@@ -22,8 +22,8 @@ LABEL = 14                            # pixels above each row of mouths
 RED = (40, 40, 230)                   # BGR: frame of a mouth where no face was found
 
 
-def write_contact_sheets(folder: Path, utterances: Iterable[Utterance]) -> list[Path]:
-    """Write a sheet for every speaker with mouths in the cache of `folder`. Raises BadOutput."""
+def write_contact_sheets(folder: Path, utterances: Iterable[Utterance], base: str | Path | None = None) -> list[Path]:
+    """Write a sheet for every speaker with mouths in the cache of `folder`, or of `base`. Raises BadOutput."""
     import cv2
 
     speakers: dict[str, list[Utterance]] = defaultdict(list)
@@ -33,19 +33,19 @@ def write_contact_sheets(folder: Path, utterances: Iterable[Utterance]) -> list[
     paths = []
     for speaker, theirs in sorted(speakers.items()):
         chosen = [theirs[i] for i in np.unique(np.linspace(0, len(theirs) - 1, ROWS).round().astype(int))]
-        sheet = np.concatenate([_row(folder, utterance) for utterance in chosen])
+        sheet = np.concatenate([_row(folder if base is None else base, utterance) for utterance in chosen])
         path = folder / "contact_sheets" / f"{file_name(speaker)}.png"
         write_file(path, cv2.imencode(".png", sheet)[1].tobytes())
         paths.append(path)
     return paths
 
 
-def _row(folder: Path, utterance: Utterance) -> np.ndarray:
+def _row(base: str | Path, utterance: Utterance) -> np.ndarray:
     """(LABEL + 96, FRAMES * 96, 3) uint8 BGR."""
     import cv2
 
     assert utterance.cache is not None
-    cached = cache.read_entry(folder, utterance.cache, name=utterance.id)
+    cached = cache.read_entry(base, utterance.cache, name=utterance.id)
     assert cached.images is not None
     assert cached.missing is not None
     size = cached.images.shape[1]

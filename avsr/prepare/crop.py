@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from avsr import cache, manifest, selection
-from avsr.errors import AvsrError
+from avsr.errors import AvsrError, MissingAsset
 from avsr.lips import MouthCropSettings
 from avsr.manifest import Problem, Utterance
 from avsr.manifest.checks import step_curve
@@ -33,8 +33,9 @@ class PrepareSettings:
     modality: av needs a face and sound, a skips the picture, v the sound. max_missing: largest share of frames without a face.
     max_dropped: share of utterances that may be dropped before it is a failure. valid_share: share of the training utterances
     that become split `valid` if the corpus has none, see manifest.draw_valid. workers: processes, None for one on each core.
-    max_bytes: of a shard. mouth_crop: how mouths are cut out, which must match the model that the cache is for; on the command
-    line the name of one of lips.MOUTH_CROPS.
+    cluster: the Ray cluster that does the work, see workers.address; None for this machine. max_bytes: of a shard. mouth_crop:
+    how mouths are cut out, which must match the model that the cache is for; on the command line the name of one of
+    lips.MOUTH_CROPS.
     """
 
     modality: str = "av"
@@ -42,6 +43,7 @@ class PrepareSettings:
     max_dropped: float = 0.05
     valid_share: float = 0.05
     workers: int | None = None
+    cluster: str | None = None
     max_bytes: int = cache.MAX_BYTES
     mouth_crop: MouthCropSettings = field(default_factory=MouthCropSettings)
 
@@ -53,7 +55,7 @@ class PrepareSettings:
                 raise AvsrError(f"{name} {getattr(self, name)}: must be a share from 0 to 1.  Leave it out for the usual one.")
         if self.workers is not None and self.workers < 1:
             raise AvsrError(f"workers {self.workers}: must be at least 1.  Leave it out for one on each core.")
-        if (self.workers or 1) > max_processes():
+        if self.cluster is None and (self.workers or 1) > max_processes():
             raise AvsrError(f"workers {self.workers}: at most {max_processes()} on this machine of {n_cores()} cores.  "
                             "Leave it out for one on each core.")
 
@@ -98,6 +100,8 @@ def work(job: Job, tick: Callable[[], None], *, settings: PrepareSettings) -> li
     try:
         _cut(job, settings, made, problems, tick)
         reason = "outside the recording"
+    except MissingAsset:                                     # of this machine, not of the file
+        raise
     except Exception as error:                               # a bug in avsr must not cost the user the other files
         reason = why_failed(error, job.path)
     first = job.utterances[0].id

@@ -21,6 +21,7 @@ from avsr.lips import MouthCropSettings
 from avsr.manifest import CacheEntry, Problem, Utterance
 from avsr.output import locked
 from avsr.prepare.crop import Outcome
+from avsr.prepare.storage import Storage
 
 NAME = "journal.jsonl"
 SYNC_EVERY = 64                       # utterances: the most that a power cut can cost, about 20 s of one core
@@ -48,12 +49,13 @@ def identity(utterance: Utterance) -> tuple:
 class Journal:
     """The journal and the shards of a folder, open for adding, and locked by this process until `__exit__`.
 
-    rows: what is done, by id. Raises BadManifest for a cache made in another way, AvsrError if another process has locked the
-    folder.
+    storage: where `folder` is only the staging folder, the place to store what is complete. rows: what is done, by id. Raises
+    BadManifest for a cache made in another way, AvsrError if another process has locked the folder or a storage refuses.
     """
 
-    def __init__(self, folder: Path, mouth_crop: MouthCropSettings, modality: str, max_bytes: int):
-        self.folder, self.rows = folder, {}
+    def __init__(self, folder: Path, mouth_crop: MouthCropSettings, modality: str, max_bytes: int,
+                 storage: Storage | None = None):
+        self.folder, self.storage, self.rows = folder, storage, {}
         self._since_sync = 0
         self._held = ExitStack()
         self._held.enter_context(locked(folder, "avsr prepare"))         # two at once would write over one another
@@ -65,6 +67,8 @@ class Journal:
 
     def _open(self, mouth_crop: MouthCropSettings, modality: str, max_bytes: int) -> None:
         folder, path = self.folder, self.folder / NAME
+        if self.storage is not None:
+            self.storage.take_up()
         started = path.exists()
         if started:
             cache.read_mouth_crop(folder, mouth_crop)
@@ -72,6 +76,8 @@ class Journal:
             raise BadOutput(f"{folder}: there is a manifest or a cache in it and no {NAME}.  Choose an empty folder.")
         else:
             cache.write_mouth_crop(folder, mouth_crop)
+            if self.storage is not None:
+                self.storage.store(cache.SETTINGS)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             end = self._read({"version": 1, "modality": modality})
@@ -94,7 +100,10 @@ class Journal:
 
     def add(self, outcome: Outcome, utterance: Utterance) -> None:
         """Add an outcome, its bytes first. An OSError, as of a full disk, leaves what was added before."""
+        shard = self.writer.shard
         entry = None if outcome.packed is None else self.writer.add(outcome.packed)
+        if self.storage is not None and self.writer.shard != shard:
+            self.storage.push()                              # the journal has the lines of that shard and no others
         done = Done(outcome.id, identity(utterance), entry, outcome.dropped, outcome.share, outcome.problems,
                     outcome.sound_hash, outcome.curve)
         self._since_sync += 1
@@ -108,6 +117,8 @@ class Journal:
         """Complete the last shard."""
         self.writer.finish()
         os.fsync(self._file)
+        if self.storage is not None:
+            self.storage.push()
 
     def _read(self, header: dict[str, Any]) -> int:
         """Fill `rows`. Returns the byte at which the last whole line ends."""
@@ -149,6 +160,9 @@ class Journal:
     def _take_up(self, max_bytes: int) -> cache.ShardWriter:
         """A writer that goes on where the good bytes end. Rows whose bytes are not there are dropped."""
         whole = {path.name: path.stat().st_size for path in self.folder.glob("shard-*.tar")}
+        if self.storage is not None:                         # a shard without a line was stored just before a crash
+            named = {row.cache.shard for row in self.rows.values() if row.cache}
+            whole |= {name: size for name, size in self.storage.shards.items() if name in named}
         parts = sorted(path.name.removesuffix(".part") for path in self.folder.glob("shard-*.tar.part"))
         self.rows = {id_: row for id_, row in self.rows.items() if row.cache is None or row.cache.shard in parts
                      or row.cache.offset + row.cache.size <= whole.get(row.cache.shard, 0)}

@@ -1,36 +1,34 @@
-"""Our active-speaker network: one mouth and a sound in, an embedding of each per frame, and whether the two belong together.
+"""Our active-speaker network, run by ONNX Runtime: one mouth and a sound in, an embedding of each per frame, and log-odds.
 
-    mouths (B, T, 88, 88), seen (B, T)  ->  VideoEncoder ->  video (B, E, T) ─┐
-    mel power (B, 4T, 80)               ->  AudioEncoder ->  sound (B, E, T) ─┴->  head -> log-odds (B, T) that this mouth
-                                                                                  makes this sound in this frame
-The embeddings do not know of one another, so one pass serves all lags between lips and sound, as in SyncNet (Chung and
-Zisserman 2016). The network was trained by experiments/active_speaker/train.py.
+    mouths (T, 88, 88), seen (T,), mel power (4T, n_mels)  ->  encode  ->  video (E + 3, T), sound (E + 2, T)
+    video, sound  ->  score  ->  log-odds (T,) that this mouth makes this sound in each frame
+Beside the embeddings, E numbers a frame, are plain signals. The embeddings do not know of one another, so one pass serves all
+lags between lips and sound. experiments/active_speaker trains the network (network.py) and writes its folder (export.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+import numpy as np
 
 from avsr.errors import BadCheckpoint
 from avsr.lips import MouthCropSettings
-from avsr.rates import FEATURES_PER_FRAME
-from avsr.schema import Between, InvalidValue, read_json, validate_table
-from avsr.tensorfiles import Stored, check_finite, misfit, read_header, read_safetensors
+from avsr.runtime import import_onnxruntime
+from avsr.schema import Between, InvalidValue, read_json, validate, validate_table
 
-DESCRIPTION, WEIGHTS = "network.json", "model.safetensors"  # files of a stored network
-SCALE = ".scale"                                            # follows the name of weights in the name of their scales
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+DESCRIPTION, ENCODER, SCORER = "network.json", "encode.onnx", "score.onnx"      # files of a stored network
+DIMS = "dims"                                               # in the description, and in what each graph says of itself
 Width = Annotated[int, Between(1, 1024)]
 Dilations = Annotated[tuple[Annotated[int, Between(1, 25)], ...], Between(1, 8)]
-POWER_FLOOR = 1e-8                                          # of a mel band: digital silence and the quietest rooms
-LIPS = (slice(14, 31), slice(9, 35))                        # rows and columns of the 44 of a crop
-EVEN_CONTRAST = 0.02                                        # of grey levels in [0, 1]; a flat picture stays flat
+Scale = Annotated[float, Between(1e-3, 1e3)]
 
 
 @dataclass(frozen=True)
@@ -60,177 +58,73 @@ class Dims:
         encoders = 2 + max(video, sound)                    # 2: of differences of frames, and of the first layers over sound
         return encoders + self.lags + 2 * sum(self.head_dilations)
 
-
-class TimeBlock(nn.Module):
-    """(B, C, T) -> (B, C, T): a convolution over time with 5 taps, added to its input."""
-
-    def __init__(self, width: int, dilation: int):
-        super().__init__()
-        self.conv = nn.Conv1d(width, width, 5, padding=2 * dilation, dilation=dilation, bias=False)
-        self.norm = nn.BatchNorm1d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Frames beyond the ends count as 0."""
-        return x + F.gelu(self.norm(self.conv(x)))
+    def written(self) -> str:
+        """One line of JSON, by which a graph is known to belong to a description."""
+        return json.dumps(asdict(self))
 
 
-class VideoEncoder(nn.Module):
-    """Mouths (B, T, 88, 88) float in [0, 1], seen (B, T) bool -> (B, E, T). 1.1 MMAC a frame."""
+class ActiveSpeakerNetwork:
+    """The network in a folder, on the CPU, in one thread.
 
-    def __init__(self, dims: Dims):
-        super().__init__()
-        self.around, self.window = dims.around, dims.window
-        stages, n_in = [], 3
-        for n_out, size, stride in zip(dims.channels, (6, 3, 3), (4, 2, 2), strict=True):      # 44 -> 11 -> 6 -> 3 pixels
-            conv = nn.Conv2d(n_in, n_out, size, stride, padding=(size - 1) // 2, bias=False)
-            stages += [conv, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
-            n_in = n_out
-        self.stages = nn.Sequential(*stages, nn.Flatten(), nn.Linear(9 * n_in, dims.width), nn.GELU())
-        self.blocks = nn.Sequential(*(TimeBlock(dims.width, dilation) for dilation in dims.video_dilations))
-        self.project = nn.Conv1d(dims.width, dims.embedding, 1)
-
-    def forward(self, mouths: Tensor, seen: Tensor) -> Tensor:
-        """Each frame is brought to mean 0 and contrast 1; what is not seen is 0, and so is the change from and to it."""
-        small = F.avg_pool2d(mouths, 2)                                          # (B, T, 44, 44)
-        variance, mean = torch.var_mean(small, dim=(2, 3), keepdim=True, correction=0)
-        small = (small - mean) * (variance + EVEN_CONTRAST**2).rsqrt() * seen[:, :, None, None]
-        both = seen[:, 1:] & seen[:, :-1]
-        steps = F.pad(small.diff(dim=1) * both[:, :, None, None], (0, 0, 0, 0, 1, 1))      # (B, T + 1, 44, 44)
-        small = small - self._usual(small, seen) * seen[:, :, None, None] if self.around else small
-        frames = torch.stack([small, steps[:, :-1], steps[:, 1:]], dim=2).flatten(0, 1)
-        x = self.stages(frames.contiguous(memory_format=torch.channels_last))
-        x = x.view(*mouths.shape[:2], -1) * seen[:, :, None]
-        embedding = F.normalize(self.project(self.blocks(x.transpose(1, 2))), dim=1)
-        lips, moved = small[:, :, *LIPS], frames[:, 1:].abs().mean(dim=1).view_as(small)[:, :, *LIPS]
-        signals = [lips.clamp_max(0).mean(dim=(2, 3)), lips.clamp_min(0).mean(dim=(2, 3)), moved.mean(dim=(2, 3)).sqrt()]
-        return torch.cat([embedding, standard(torch.stack(signals, dim=1), self.window)], dim=1)
-
-    def _usual(self, small: Tensor, seen: Tensor) -> Tensor:
-        """The mean picture of the frames around each that are seen (B, T, 44, 44): how this person looks, apart from speech."""
-        window = 2 * self.around + 1
-        total = F.avg_pool1d(small.flatten(2).transpose(1, 2), window, 1, self.around)       # of 0 where nothing is seen
-        share = F.avg_pool1d(seen[:, None].float(), window, 1, self.around)
-        return (total / share.clamp_min(0.5 / window)).transpose(1, 2).view_as(small)
-
-
-class AudioEncoder(nn.Module):
-    """Power in mel bands (B, 4T, n_mels), a frame each 10 ms -> (B, E, T)."""
-
-    def __init__(self, dims: Dims):
-        super().__init__()
-        self.first = nn.Conv1d(dims.n_mels, dims.width, 4, stride=2, padding=1)
-        self.norm = nn.BatchNorm1d(dims.width)
-        self.second = nn.Conv1d(dims.width, dims.width, 4, stride=2, padding=1)
-        self.window = dims.window
-        self.blocks = nn.Sequential(*(TimeBlock(dims.width, dilation) for dilation in dims.audio_dilations))
-        self.project = nn.Conv1d(dims.width, dims.embedding, 1)
-
-    def forward(self, power: Tensor) -> Tensor:
-        """No frame is measured by the loudness of others, so that pieces give what the whole gives."""
-        x = (power.clamp_min(POWER_FLOOR).log10() + 4.0) / 4.0
-        low, high = (F.avg_pool1d(half.mean(dim=2)[:, None], FEATURES_PER_FRAME) for half in x.chunk(2, dim=2))
-        x = F.gelu(self.norm(self.first(x.transpose(1, 2))))
-        embedding = F.normalize(self.project(self.blocks(F.gelu(self.second(x)))), dim=1)
-        return torch.cat([embedding, standard(torch.cat([low, high], dim=1), self.window)], dim=1)
-
-
-def standard(signals: Tensor, window: int) -> Tensor:
-    """Signals (B, N, T) less the mean of the `window` frames before and after each, over their standard deviation."""
-    def mean(x: Tensor) -> Tensor:
-        return F.avg_pool1d(x, 2 * window + 1, 1, window, count_include_pad=False)
-
-    usual = mean(signals)
-    return (signals - usual) * (mean(signals.square()) - usual.square()).clamp_min(0).add(1e-4).rsqrt()
-
-
-class ActiveSpeakerNetwork(nn.Module):
-    """Both encoders and the head, which sees the sound, and how alike the embeddings are: in each number, and at each lag.
-
-    It does not see the embedding of the mouth alone. Without it 87 % of the frames of two mouths of a person who was left out
-    of training went to the right one, with it 84 % (200 steps).
+    dims: its sizes. scale: by what a mean cosine is multiplied to become the logit of a lag. Each graph is loaded when it is
+    first used. Raises BadCheckpoint, as do `encode` and `score`.
     """
 
-    def __init__(self, dims: Dims):
-        super().__init__()
-        self.dims = dims
-        self.video, self.audio = VideoEncoder(dims), AudioEncoder(dims)
-        self.scale = nn.Parameter(torch.tensor(2.5))        # log of what a mean cosine is multiplied by in training
-        self.join = nn.Conv1d(2 * dims.lags + 1 + 2 * dims.embedding + 3 + 2 + 3 * 2, dims.head_width, 1)
-        self.blocks = nn.Sequential(*(TimeBlock(dims.head_width, dilation) for dilation in dims.head_dilations))
-        self.out = nn.Conv1d(dims.head_width, 1, 1)
+    def __init__(self, folder: Path) -> None:
+        about = read_json(folder / DESCRIPTION)
+        try:
+            self.dims = Dims(**validate_table(Dims, about[DIMS], "dims."))
+            self.scale = validate(about["scale"], Scale, "scale")
+            mouth_crop = MouthCropSettings.from_dict(about["mouth_crop"])
+        except (InvalidValue, KeyError, TypeError) as error:
+            raise BadCheckpoint(f"{folder / DESCRIPTION}: {error} does not describe an active-speaker network.  Install avsr "
+                                "again.") from error
+        if differences := mouth_crop.differences(MouthCropSettings()):
+            raise BadCheckpoint(f"{folder}: its mouths are cropped otherwise ({differences[0]}).  Install avsr again.")
+        self._folder = folder
 
-    def forward(self, video: Tensor, sound: Tensor) -> Tensor:
-        """Embeddings (B, E, T) of mouths and of sound -> log-odds (B, T) that the mouth makes the sound in each frame."""
-        (video, seen), (sound, heard) = self._parts(video), self._parts(sound)
-        lags, n_frames = self.dims.lags, video.shape[2]
-        padded = F.pad(sound, (lags, lags))
-        curve = [(video * padded[..., shift : shift + n_frames]).sum(dim=1) for shift in range(2 * lags + 1)]
-        size = self.dims.embedding**0.5                     # brings the entries of unit vectors to about 1
-        both = (seen[:, :, None] * heard[:, None]).flatten(1, 2)           # their mean over time is a correlation
-        together = torch.cat([torch.stack(curve, dim=1) * 4, video * sound * size**2, sound * size, seen, heard, both], dim=1)
-        return self.out(self.blocks(F.gelu(self.join(together))))[:, 0]
+    def encode(self, mouths: np.ndarray, seen: np.ndarray, power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """T frames, encoded: video (E + 3, T) and sound (E + 2, T) float32.
 
-    def _parts(self, encoded: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding of what was encoded, and the signals beside it."""
-        return encoded[:, : self.dims.embedding], encoded[:, self.dims.embedding :]
+        mouths: (T, 88, 88) uint8. seen: (T,) bool. power: (4T, n_mels) float32 in mel bands, see features.mel_power.
+        """
+        found = self._encoder.run(["video", "sound"], {"mouths": halved(mouths), "seen": seen, "power": power})
+        return np.asarray(found[0]), np.asarray(found[1])
 
-    def cosines(self, video: Tensor, sound: Tensor) -> Tensor:
-        """How alike mouth and sound are in each frame, (B, T) in -1..1."""
-        (video, _), (sound, _) = self._parts(video), self._parts(sound)
-        return (video * sound).sum(dim=1)
+    def score(self, video: np.ndarray, sound: np.ndarray) -> np.ndarray:
+        """What `encode` returned -> log-odds (T,) float32 that the mouth makes the sound in each frame."""
+        return np.asarray(self._scorer.run(["scores"], {"video": video, "sound": sound})[0])
 
-    def lag_similarity(self, video: Tensor, sound: Tensor, max_lag: int) -> Tensor:
-        """Mean cosine (B, 2 max_lag + 1) with the lips k frames after the sound, for k from -max_lag to max_lag, below T."""
-        n_frames = video.shape[2]
-        spans = [(slice(max(0, k), n_frames + min(0, k)), slice(max(0, -k), n_frames + min(0, -k)))
-                 for k in range(-max_lag, max_lag + 1)]
-        return torch.stack([self.cosines(video[..., mouth], sound[..., heard]).mean(dim=1) for mouth, heard in spans], dim=1)
+    def cosines(self, video: np.ndarray, sound: np.ndarray) -> np.ndarray:
+        """How alike mouth and sound are in each frame, (T,) float32 in -1..1."""
+        return (video[: self.dims.embedding] * sound[: self.dims.embedding]).sum(axis=0)
 
+    @cached_property
+    def _encoder(self) -> InferenceSession:
+        return self._opened(self._folder / ENCODER)
 
-def load(folder: Path) -> ActiveSpeakerNetwork:
-    """The network that a folder holds, on the CPU, for use. Raises BadCheckpoint."""
-    about = read_json(folder / DESCRIPTION)
-    try:
-        dims = Dims(**validate_table(Dims, about["dims"], "dims."))
-        mouth_crop = MouthCropSettings.from_dict(about["mouth_crop"])
-    except (InvalidValue, KeyError, TypeError) as error:
-        raise BadCheckpoint(f"{folder / DESCRIPTION}: {error} does not describe an active-speaker network.  Install avsr "
-                            "again.") from error
-    if differences := mouth_crop.differences(MouthCropSettings()):
-        raise BadCheckpoint(f"{folder}: its mouths are cropped otherwise ({differences[0]}).  Install avsr again.")
-    network = ActiveSpeakerNetwork(dims)
-    header = read_header(folder / WEIGHTS)
-    found = {name: Stored(one.shape, "F16") if _is_packed(name, header) else one
-             for name, one in header.items() if not name.endswith(SCALE)}
-    if wrong := misfit(network.state_dict(), found):
-        raise BadCheckpoint(f"{folder}: its weights do not fit its dims (it {wrong}).  Install avsr again.")
-    weights = unpacked(read_safetensors(folder / WEIGHTS))
-    check_finite(weights, folder / WEIGHTS)
-    network.load_state_dict(weights)
-    return network.eval().requires_grad_(False)
+    @cached_property
+    def _scorer(self) -> InferenceSession:
+        return self._opened(self._folder / SCORER)
+
+    def _opened(self, path: Path) -> InferenceSession:
+        """A session of one of the graphs, which must be of this network."""
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # The weights are stored in 8 bits and used in 32: they are converted once, here, and not in every run.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:                          # its errors have no common class but this
+            reason = " ".join(str(error).split())[:200]
+            raise BadCheckpoint(f"{path}: cannot be read as a network ({reason}).  Install avsr again.") from error
+        if session.get_modelmeta().custom_metadata_map.get(DIMS) != self.dims.written():
+            raise BadCheckpoint(f"{path}: its weights do not fit the dims in {DESCRIPTION}.  Install avsr again.")
+        return session
 
 
-def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as they are stored: those of convolutions and linear layers in 8 bits with a scale for each channel that comes
-    out, other numbers in 16. `unpacked` takes them back."""
-    out = {}
-    for name, value in weights.items():
-        if value.is_floating_point() and value.ndim > 1:
-            scale = value.flatten(1).abs().amax(dim=1).clamp_min(1e-12) / 127
-            out[name + SCALE] = scale
-            out[name] = (value / scale.view(-1, *[1] * (value.ndim - 1))).round().to(torch.int8)
-        else:
-            out[name] = value.half() if value.is_floating_point() else value
-    return out
-
-
-def unpacked(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights in float32."""
-    return {name: value.float() * stored[name + SCALE].view(-1, *[1] * (value.ndim - 1)) if name + SCALE in stored else value
-            for name, value in stored.items() if not name.endswith(SCALE)}
-
-
-def _is_packed(name: str, header: Mapping[str, Stored]) -> bool:
-    """Whether a tensor is stored in 8 bits, and has its scales."""
-    scale = header.get(name + SCALE)
-    return scale is not None and header[name].dtype == "I8" and scale == Stored(header[name].shape[:1], "F32")
+def halved(mouths: np.ndarray) -> np.ndarray:
+    """Mouths (..., 88, 88) uint8 -> (..., 44, 44) float32 in 0..1, as the encoder takes them: the mean of 2x2 pixels."""
+    rows = np.add(mouths[..., 0::2, :], mouths[..., 1::2, :], dtype=np.uint16)
+    return np.add(rows[..., 0::2], rows[..., 1::2], dtype=np.float32) / np.float32(4 * 255)

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
 from avsr.errors import AvsrError, BadConfig, BadOutput, counted
-from avsr.lm import NGRAMS, NeuralLM, NGrams
+from avsr.lm import NGRAMS, NGrams
 from avsr.lm.config import LMConfig
 from avsr.lm.kneser_ney import FALLBACK, SPECIAL, estimate, write_arpa
 from avsr.lm.networks import LanguageNetwork, LMDims, make_network
-from avsr.lm.neural import lacking_letters
+from avsr.lm.neural import NeuralLM, lacking_letters
 from avsr.lm.texts import TextData, read_data
 from avsr.metrics import perplexity
 from avsr.models.blocks import WithDropout

@@ -66,7 +66,7 @@ def _own_store() -> dict[str, Any]:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
-    from torch._C._distributed_c10d import PrefixStore, TCPStore      # where torch.distributed has them from
+    from torch._C._distributed_c10d import PrefixStore, TCPStore  # where torch.distributed has them from
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False,

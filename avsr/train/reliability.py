@@ -26,9 +26,9 @@ from avsr.config import Config, ReliabilityConfig
 from avsr.corrupt import FRAME_MS, Corruption, Mouth, corrupt, fitted, occlude
 from avsr.dataset import Examples, ExampleSpec, ManifestRow
 from avsr.errors import BadConfig
+from avsr.memory import Memory
 from avsr.metrics import word_errors
 from avsr.models.avsr import AVSR, Dims
-from avsr.models.decoder import Memory
 from avsr.models.fusion import TEMPERATURE, ReliabilityEstimator
 from avsr.rates import MEMORY_PER_FRAME
 from avsr.recogniser import Recogniser

@@ -26,11 +26,11 @@ from avsr import checkpoint
 from avsr.checkpoint import Checkpoint
 from avsr.checkpoint.old_names import AudioGate, current_dims, current_tensor
 from avsr.dataset import ManifestRow
-from avsr.errors import BadCheckpoint, BadOutput, quote
+from avsr.errors import BadCheckpoint, BadOutput, listed, quote
 from avsr.models.avsr import Dims
 from avsr.output import reason_of, whole_file
 from avsr.schema import Between, InvalidValue, Printable, read_json, validate_table
-from avsr.tensorfiles import Stored, listed, read_header, read_safetensors
+from avsr.tensorfiles import Stored, read_header, read_safetensors
 from avsr.train.group_state import GroupWriter, read_group_header, read_group_tensors
 
 STATE = "state.json"

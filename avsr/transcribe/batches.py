@@ -13,13 +13,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
-from avsr.runtime import n_cores, n_parallel_batches
+from avsr.runtime import Processor, n_cores, n_parallel_batches, set_torch_threads
 from avsr.stream import Window
 from avsr.transcribe.windows import WrittenWindow
 
 if TYPE_CHECKING:
+    import torch
+
     from avsr.transcribe.transcriber import Transcriber
 
 
@@ -40,7 +40,7 @@ class SharedBatches:
     has all cores.
     """
 
-    def __init__(self, device: torch.device, batch_size: int = 8):
+    def __init__(self, device: torch.device | Processor, batch_size: int = 8):
         self.batch_size = batch_size
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
@@ -72,7 +72,7 @@ class SharedBatches:
 
     def _work(self) -> None:
         while batch := self._next():
-            torch.set_num_threads(max(1, n_cores() // max(1, self._n_busy)))
+            set_torch_threads(max(1, n_cores() // max(1, self._n_busy)))
             try:
                 _write(batch)
             finally:

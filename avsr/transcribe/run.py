@@ -10,17 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from avsr import cropped, decode, media, selection
-from avsr.checkpoint import Checkpoint, load, may_use_video
+from avsr.checkpoint import Checkpoint, export_for, folder_of, load, may_use_video
 from avsr.combine import CombinedCheckpoint, combine, open_recogniser
-from avsr.correct import Corrector, corrected, open_corrector
-from avsr.errors import AvsrError, BadMedia
+from avsr.errors import AvsrError, BadCheckpoint, BadMedia
 from avsr.lips import MouthCropSettings
 from avsr.lm import LanguageModel
 from avsr.modality import VideoUse, check_modality, decide, sound_problems
+from avsr.models.onnx import OnnxModel
 from avsr.names import DEFAULT_MODEL, INPUT_MODALITIES
 from avsr.runtime import Progress, no_progress, pick_device, pick_dtype, prefetch
 from avsr.schema import from_keywords
@@ -31,6 +30,11 @@ from avsr.transcribe.batches import SharedBatches
 from avsr.transcribe.prompts import check_model, check_settings
 from avsr.transcribe.transcriber import Transcriber
 from avsr.transcript import Segment, Transcript
+
+if TYPE_CHECKING:
+    import torch
+
+    from avsr.correct import Corrector
 
 
 @dataclass(frozen=True)
@@ -100,14 +104,13 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
     options = from_keywords(TranscribeSettings, settings, "transcribe")
     if modality not in (choices := ("auto", *INPUT_MODALITIES)):
         raise AvsrError(f"modality {modality}: not known.  Use one of {', '.join(choices)}.")
-    target = pick_device(device)
-    checkpoint = load_models(model, lips, modality, target, progress)
+    checkpoint = load_models(model, lips, modality, device, progress)
     language = language_of(checkpoint, language)
     check_modality(checkpoint, modality)
     check_search(checkpoint, options)
     check_model(checkpoint, modality, options)
     options = replace(options, **decode.open_external(options, checkpoint.tokenizer, progress))
-    corrector = None if options.correct is None else open_corrector(options.correct)
+    corrector = _open_corrector(options.correct)
     mouth_crop = checkpoint.mouth_crop if options.mouth_crop is None else cropped.as_they_are(checkpoint.mouth_crop)
     want_video = options.speakers or modality in ("v", "av") or (modality == "auto" and checkpoint.video_trained)
     track_language = language or (checkpoint.languages[0] if len(checkpoint.languages) == 1 else None)
@@ -130,7 +133,11 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             speakers=options.speakers, speaker_model=options.speaker_model,
             save_lips=None if options.save_lips is None else Path(options.save_lips))
         reader = StreamReader(recording, mouth_crop if "v" in used else to_tell_speakers, settings, progress=progress)
-        recogniser = corrected(open_recogniser(checkpoint, used), corrector, used)
+        recogniser = open_recogniser(checkpoint, used)
+        if corrector is not None:
+            from avsr.correct import corrected
+
+            recogniser = corrected(recogniser, corrector, used)
         transcriber = Transcriber(recogniser, used, language, options, video_use, shared)
         segments: list[Segment] = []
         for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):
@@ -151,21 +158,44 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
                            *transcriber.prompts.problems(recording.name)), options.task)
 
 
-def load_models(model: str | Path | Checkpoint, lips: str | Path | Checkpoint | None, modality: str, device: torch.device,
-                progress: Progress = no_progress) -> Checkpoint:
-    """The checkpoint for `transcribe`: of one model, or where `lips` names a second one that reads them, of both together."""
+def _open_corrector(asked: str | Path | Corrector | None) -> Corrector | None:
+    """The corrector that was asked for. Only those who ask for one need torch for it."""
+    if asked is None:
+        return None
+    from avsr.correct import open_corrector
+
+    return open_corrector(asked)
+
+
+def load_models(model: str | Path | Checkpoint, lips: str | Path | Checkpoint | None, modality: str,
+                device: str | torch.device, progress: Progress = no_progress, *, kept_export: bool = False) -> Checkpoint:
+    """The checkpoint for `transcribe`: of one model, or where `lips` names a second one that reads them, of both together.
+
+    kept_export: whether a model on a processor may be replaced by the export that `avsr export` keeps of it, which is the same
+    network and runs without torch.
+    """
     if lips is None:
-        return model if isinstance(model, Checkpoint) else load_model(model, modality, device, progress)
+        return model if isinstance(model, Checkpoint) else load_model(model, modality, device, progress, kept_export)
     sound = model if isinstance(model, Checkpoint) else load_model(model, "a", device, progress)
-    other = lips if isinstance(lips, Checkpoint) else load(lips, device=device, dtype=pick_dtype(device), progress=progress)
+    other = lips if isinstance(lips, Checkpoint) else load_model(lips, "v", device, progress)
+    for one in (sound, other):
+        if isinstance(one.model, OnnxModel):
+            raise BadCheckpoint(f"{one.name}: an export, which --lips cannot join to another model.  Use the model that it was "
+                                "made from.")
     both = combine(sound, other)
     return both.lips if modality == "v" else both
 
 
-def load_model(model: str | Path, modality: str, device: torch.device, progress: Progress = no_progress) -> Checkpoint:
+def load_model(model: str | Path, modality: str, device: str | torch.device, progress: Progress = no_progress,
+               kept_export: bool = False) -> Checkpoint:
     """The checkpoint for `transcribe`, without its video encoder if no video will be used."""
     with_video = modality in ("v", "av") or (modality == "auto" and may_use_video(model))
-    return load(model, lips=with_video, device=device, dtype=pick_dtype(device), progress=progress)
+    graphs = export_for(model, str(device))
+    if graphs is not None and (kept_export or graphs == folder_of(model)):
+        checkpoint = load(graphs, lips=with_video, device="cpu" if str(device) == "auto" else device, progress=progress)
+        return checkpoint if graphs == folder_of(model) else replace(checkpoint, name=str(model))
+    target = pick_device(device) if isinstance(device, str) else device
+    return load(model, lips=with_video, device=target, dtype=pick_dtype(target), progress=progress)
 
 
 def speech_options(checkpoint: Checkpoint) -> VadOptions:

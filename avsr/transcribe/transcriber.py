@@ -6,22 +6,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import wraps
 from itertools import chain, groupby, islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
 from avsr import decode, transcript
+from avsr.arrays import to_numpy
 from avsr.media.level import is_silent
+from avsr.memory import Memory
 from avsr.modality import VideoUse
-from avsr.models.decoder import Memory
 from avsr.rates import FEATURE_RATE
 from avsr.recogniser import MIN_SAMPLES, Recogniser, in_distribution
-from avsr.runtime import n_cores, n_parallel_batches, release_memory
+from avsr.runtime import n_cores, n_parallel_batches, release_memory, set_torch_threads, torch_threads
 from avsr.stream import Window, why_unreadable
 from avsr.transcribe.batches import SharedBatches
 from avsr.transcribe.prompts import Prompts
@@ -32,7 +33,18 @@ from avsr.transcript import Segment
 if TYPE_CHECKING:
     from avsr.transcribe.run import TranscribeSettings
 
+Result = TypeVar("Result")
 MIN_RELIABILITY = 0.5                                       # of the video, to extend a segment to where no speech was heard
+
+
+def no_gradients(method: Callable[..., Result]) -> Callable[..., Result]:
+    """A method of Transcriber that keeps no gradients."""
+    @wraps(method)
+    def run(self: Transcriber, *args: Any, **kwargs: Any) -> Result:
+        with self.recogniser.no_gradients():
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class Transcriber:
@@ -77,8 +89,8 @@ class Transcriber:
             n_workers, sizes = 1, repeat(1)
         elif self.prompts.only_first:
             sizes = chain([1], sizes)
-        threads_before, n_threads = torch.get_num_threads(), max(1, n_cores() // n_workers)
-        with ThreadPoolExecutor(n_workers, initializer=torch.set_num_threads, initargs=(n_threads,)) as pool:
+        threads_before, n_threads = torch_threads(), max(1, n_cores() // n_workers)
+        with ThreadPoolExecutor(n_workers, initializer=set_torch_threads, initargs=(n_threads,)) as pool:
             running: deque[Future[list[WrittenWindow]]] = deque()
             try:
                 batches = self._batches(chain(first, usable), sizes, n_workers, pool, running)
@@ -86,7 +98,7 @@ class Transcriber:
             finally:
                 for future in running:
                     future.cancel()
-                torch.set_num_threads(threads_before)       # the workers' setting reached MKL as a whole
+                set_torch_threads(threads_before)           # the workers' setting reached MKL as a whole
 
     def _transcribe_shared(self, shared: SharedBatches, usable: Iterator[Window]) -> Iterator[Segment]:
         """As `transcribe`, each window by itself into batches that other recordings share."""
@@ -102,7 +114,7 @@ class Transcriber:
             for future in running:
                 future.cancel()
 
-    @torch.inference_mode()
+    @no_gradients
     def find_language(self, windows: Sequence[Window]) -> None:
         """Set the language to the one that is most likely spoken in some usable windows."""
         self.language = self.recogniser.detect_language(self._encode(windows))
@@ -136,7 +148,7 @@ class Transcriber:
             if self._is_usable(window):
                 yield window
 
-    @torch.inference_mode()
+    @no_gradients
     def _extended_or_not(self, window: Window) -> tuple[Window, ...]:
         """The window; but if its segment was extended, and its mouths cannot be read or are not reliable, the windows without
         that extension."""
@@ -156,7 +168,7 @@ class Transcriber:
         return (window.audio is not None and len(window.audio) >= MIN_SAMPLES
                 and (self.video_use.needs_video or not is_silent(window.audio)))
 
-    @torch.inference_mode()
+    @no_gradients
     def write(self, batch: Sequence[Window], is_first: bool) -> list[WrittenWindow]:
         """Some usable windows with their words, in order. Several threads may call this. is_first: of the recording."""
         recogniser = self.prompts.recogniser(batch[0], is_first=is_first)
@@ -171,7 +183,7 @@ class Transcriber:
                 and self.video_use.only_in_distribution == other.video_use.only_in_distribution
                 and self.prompts.are_alike(other.prompts))
 
-    @torch.inference_mode()
+    @no_gradients
     def write_together(self, owners: Sequence[Transcriber], windows: Sequence[Window]) -> list[tuple[int, WrittenWindow]]:
         """Usable windows of several recordings with their words, in order, and which of `windows` each comes from: one may be
         cut, or left out. owners: the transcriber of each, which must write like this one."""
@@ -187,7 +199,7 @@ class Transcriber:
         mine = [owners[number] for number, _ in batch]
         for owner in dict.fromkeys(mine):
             rows = [row for row, one in enumerate(mine) if one is owner]
-            own = memory if len(rows) == len(mine) else memory.select(torch.tensor(rows, device=memory.device))
+            own = memory if len(rows) == len(mine) else memory.select(rows)
             owner.video_use.count_reliability([batch[row][1].mouths is not None for row in rows], own)
         assert self.language is not None, "it was asked for, or is detected before the first batch"
         reliability = _reliability(memory)
@@ -211,13 +223,13 @@ class Transcriber:
     def _in_distribution(self, owners: Sequence[Transcriber], batch: list[tuple[int, Window]],
                          memory: Memory) -> tuple[list[tuple[int, Window]], Memory]:
         """What of a batch shows mouths like those of the training data; the others are counted."""
-        known = in_distribution(memory)
+        known = to_numpy(in_distribution(memory))
         if known.all():
             return batch, memory
         for (number, _), one in zip(batch, known.tolist(), strict=True):
             owners[number].video_use.n_out_of_distribution += not one
-        rows = known.nonzero()[:, 0]
-        return [batch[row] for row in rows.tolist()], memory.select(rows)
+        rows = np.flatnonzero(known).tolist()
+        return [batch[row] for row in rows], memory.select(rows)
 
     def _encode(self, batch: Sequence[Window]) -> Memory:
         audio = None

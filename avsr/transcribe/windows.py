@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 from avsr.decode import DecodeOptions, Hypothesis, fails
 from avsr.media.level import frame_levels
-from avsr.models.decoder import Memory
+from avsr.memory import Memory
 from avsr.rates import VIDEO_FPS, frames_to_seconds
 from avsr.recogniser import Recogniser
 from avsr.segment import SpeechSegment, VadOptions, cuts_at_rests, quietest, speech_of_frames
@@ -117,7 +116,7 @@ def _texts(recogniser: Recogniser, tasks: Sequence[_Task], memory: Memory, searc
     """The text of each task's window; None for one that is to be cut in two."""
     def decode(rows: Sequence[int], options: DecodeOptions) -> None:
         if rows:
-            part = memory if len(rows) == len(tasks) else memory.select(torch.tensor(rows, device=memory.device))
+            part = memory if len(rows) == len(tasks) else memory.select(rows)
             for row, text in zip(rows, recogniser.decode(part, options, language), strict=True):
                 texts[row] = text
 

@@ -47,7 +47,7 @@ def power_of(audio: np.ndarray, n_frames: int) -> np.ndarray:
     """(S,) float32 -> (4T, 80) float32, of exactly T frames: the end is filled with silence or cut."""
     whole = np.zeros(n_frames * SAMPLES_PER_FRAME, np.float32)
     whole[: len(audio)] = audio[: len(whole)]
-    return mel_power(torch.from_numpy(whole), N_MELS).numpy()
+    return mel_power(whole, N_MELS)
 
 
 def words(align: Path, power: np.ndarray) -> tuple[float, float]:

@@ -1,6 +1,7 @@
-"""Trains the active-speaker network (avsr/speakers/network.py) on clips of prepare.py and portraits of make_faces.py.
+"""Trains the active-speaker network (network.py) on clips of prepare.py and portraits of make_faces.py.
 
-    uv run experiments/active_speaker/train.py --clips CLIPS --grid GRID --faces FACES.npy --noise FOLDER --voices FOLDER -o OUT
+    uv run --extra export experiments/active_speaker/train.py --clips CLIPS --grid GRID --faces FACES.npy \\
+        --noise FOLDER --voices FOLDER -o OUT
     ... --without s4        # leave a speaker out, and judge the network by that speaker's clips
 """
 
@@ -8,31 +9,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from examples import Batch, Clip, Sampler, read_clips, read_faces, read_noises
-from safetensors.torch import save_file
+from export import export
+from network import TorchNetwork
 from torch import Tensor
 from torch.nn import functional as F
 
-from avsr.augment import centre
-from avsr.lips import MouthCropSettings
+from avsr.lips import centre
 from avsr.rates import FEATURES_PER_FRAME
-from avsr.speakers.network import DESCRIPTION, WEIGHTS, ActiveSpeakerNetwork, Dims, packed
+from avsr.speakers.network import Dims, halved
 
 MAX_LAG = 25
 SMOOTHED = 13
 
 
-def losses(network: ActiveSpeakerNetwork, batch: Batch) -> dict[str, Tensor]:
+def losses(network: TorchNetwork, batch: Batch) -> dict[str, Tensor]:
     """pair: whether each mouth makes each sound, per frame; lag: which lag is the right one; whose: which mouth is whose."""
-    video = network.video(batch.mouths.float() / 255, batch.seen)
+    video = network.video(torch.from_numpy(halved(batch.mouths.numpy())), batch.seen)
     sound = network.audio(batch.power)
     n_sounds = len(sound) // len(video)
     logits = network(video.repeat_interleave(n_sounds, dim=0), sound)
@@ -56,7 +55,7 @@ def smooth(scores: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def judge(network: ActiveSpeakerNetwork, clips: list[Clip], seed: int = 0) -> dict[str, float]:
+def judge(network: TorchNetwork, clips: list[Clip], seed: int = 0) -> dict[str, float]:
     """Shares of frames and clips that are right. own: spoken frames with one's own sound; off: with another's sound, where that
     is speech; two: spoken frames in which the speaker scores above a face that says another sentence; lag_*: clips whose lag
     is found within a frame, of 3 shifts by up to 12 frames each."""
@@ -64,7 +63,7 @@ def judge(network: ActiveSpeakerNetwork, clips: list[Clip], seed: int = 0) -> di
     rng = np.random.default_rng(seed)
     videos, sounds = [], []
     for clip in clips:
-        mouths = torch.from_numpy(centre(clip.images)).float()[None] / 255
+        mouths = torch.from_numpy(halved(centre(clip.images)))[None]
         videos.append(network.video(mouths, torch.ones(1, len(clip), dtype=torch.bool)))
         sounds.append(network.audio(torch.from_numpy(clip.power).float()[None]))
     own, off, two, cos, head = [], [], [], [], []
@@ -92,7 +91,7 @@ def judge(network: ActiveSpeakerNetwork, clips: list[Clip], seed: int = 0) -> di
             (("own", own), ("off", off), ("two", two), ("lag_cos", cos), ("lag_head", head))}
 
 
-def head_curve(network: ActiveSpeakerNetwork, video: Tensor, sound: Tensor, max_lag: int) -> np.ndarray:
+def head_curve(network: TorchNetwork, video: Tensor, sound: Tensor, max_lag: int) -> np.ndarray:
     """(2 max_lag + 1,): mean log-odds at each lag."""
     n = video.shape[2]
     out = []
@@ -134,7 +133,7 @@ class Run:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.step, self.spent = args, 0, 0.0
-        self.network = ActiveSpeakerNetwork(Dims())
+        self.network = TorchNetwork(Dims())
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=args.lr, weight_decay=0.02)
         self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.path = args.output / "state.pt"
@@ -163,9 +162,9 @@ class Run:
                 self.average[name].copy_(value)
         return [float(part.detach()) for part in parts.values()]
 
-    def averaged(self) -> ActiveSpeakerNetwork:
+    def averaged(self) -> TorchNetwork:
         """The network with the moving average of its weights."""
-        network = ActiveSpeakerNetwork(self.network.dims)
+        network = TorchNetwork(self.network.dims)
         network.load_state_dict(self.average)
         return network
 
@@ -177,14 +176,11 @@ class Run:
         temporary.replace(self.path)
 
 
-def store(network: ActiveSpeakerNetwork, folder: Path, bias: float, training: dict[str, Any]) -> None:
-    """Write the folder that avsr.speakers.network.load reads, with weights in 8 bits. bias: is added to all log-odds."""
+def store(network: TorchNetwork, folder: Path, bias: float, training: dict[str, Any]) -> None:
+    """Write the folder that avsr.speakers.network reads. bias: is added to all log-odds."""
     with torch.no_grad():
         network.out.bias += bias
-    save_file({name: value.contiguous() for name, value in packed(network.state_dict()).items()}, folder / WEIGHTS)
-    about = {"dims": asdict(network.dims), "mouth_crop": MouthCropSettings().to_dict(), "training": training}
-    (folder / DESCRIPTION).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    shutil.copymode(folder / DESCRIPTION, folder / WEIGHTS)          # safetensors makes it readable for its owner alone
+    export(network, folder, training)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ import torch
 from avsr import media
 from avsr.cache import read_entry
 from avsr.checkpoint import load
-from avsr.combine import CombinedRecogniser, combine
+from avsr.combine import combine
 from avsr.combine.candidates import candidates
-from avsr.combine.recogniser import words_of
+from avsr.combine.recogniser import CombinedRecogniser, words_of
 from avsr.combine.scores import n_letters, score_by_lips
 from avsr.combine.spelling import Candidate, SpellingSearch
 from avsr.corrupt import Mouth

@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avsr.decode import CTCPrefixScorer, DecoderScorer, HybridBeamSearch, search
-from avsr.models.decoder import Cache, Memory
+from avsr.decode import DecoderScorer, search
+from avsr.decode.ctc import CTCPrefixScorer
+from avsr.decode.hybrid import HybridBeamSearch
+from avsr.memory import Memory
+from avsr.models.decoder import Cache
 from avsr.models.hybrid import HybridAVSR, HybridDims
 
 END, FRAMES, CTC, NO = HybridDims.n_vocab - 1, 250, 0.1, -1e10

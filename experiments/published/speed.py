@@ -13,7 +13,9 @@ import time
 
 import torch
 
-from avsr.decode import CTCPrefixScorer, DecoderScorer, HybridBeamSearch, search
+from avsr.decode import DecoderScorer, search
+from avsr.decode.ctc import CTCPrefixScorer
+from avsr.decode.hybrid import HybridBeamSearch
 from avsr.models.hybrid import HybridAVSR, HybridDims
 from avsr.rates import MOUTH_INPUT, SAMPLES_PER_FRAME, VIDEO_FPS
 

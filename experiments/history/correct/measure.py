@@ -18,7 +18,8 @@ import torch
 from avsr import noise
 from avsr.cache import read_entry
 from avsr.checkpoint import load
-from avsr.combine import CombinedRecogniser, combine
+from avsr.combine import combine
+from avsr.combine.recogniser import CombinedRecogniser
 from avsr.correct import open_corrector
 from avsr.correct.data import systems
 from avsr.correct.lists import LabelledLists, line_of, read_file, read_lists

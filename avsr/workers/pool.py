@@ -1,6 +1,6 @@
 """A pool of worker processes that may crash: jobs in, results out as they are made, each exactly once.
 
-    jobs -> `n` processes, one thread each -> (number of the job, result), or (number, None) if two workers died of the job
+    jobs -> `n` processes, one thread each -> (number of the job, result), or (number, None) if TRIES workers died of the job
                                            -> parts of a result, as soon as they are made
 concurrent.futures fails altogether when one of its processes is killed, as by a machine that is out of memory.
 """
@@ -18,17 +18,12 @@ from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+from avsr import remote
 from avsr.errors import AvsrError
 from avsr.runtime import exit_with_parent
+from avsr.workers.work import ONE_THREAD, STUCK_S, TRIES, Work, use_one_thread
 
-Work = Callable[[Any, Callable[..., None]], Any]
-"""`work(job, tick) -> result`: picklable. It calls `tick()`, or `tick(part)` with a part of the result, at least
-once in STUCK_S (seconds)."""
-
-STUCK_S = 600.0                       # seconds without a sign of life after which a worker is killed
-TRIES = 2                             # attempts at a job whose worker died
 STARTS = 3                            # failed starts of a worker in a row after which the run fails
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class _Worker:
@@ -59,13 +54,9 @@ class _Worker:
         self.pipe.close()
 
 
-def run(work: Work, jobs: Sequence[Any], n_workers: int, *, hold: Callable[[], bool] = lambda: False,
-        on_part: Callable[[int, Any], None] = lambda number, part: None) -> Iterator[tuple[int, Any]]:
-    """Results in the order in which they are made. While `hold()` is true, no job is begun until the running ones are done.
-
-    on_part: called with the number of a job and each part of its result. A job whose worker died is begun anew, and then its
-    first parts come twice.
-    """
+def run(work: Work, jobs: Sequence[Any], n_workers: int, *, hold: Callable[[], bool],
+        on_part: Callable[[int, Any], None]) -> Iterator[tuple[int, Any]]:
+    """See avsr.workers.run."""
     waiting = deque(range(len(jobs)))
     tries = [0] * len(jobs)
     workers: list[_Worker] = []
@@ -86,8 +77,12 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int, *, hold: Callable[[], b
                     failed_starts = 0
                 elif message == "done" and number is not None:
                     yield number, result
+                elif message == "retries":
+                    remote.add_retries(result)
                 elif message == "part" and number is not None:
                     on_part(number, result)
+                elif message == "error":
+                    raise AvsrError(result)
                 elif message == "failed":
                     raise RuntimeError(f"in a worker process: {result}")
                 elif message == "died":
@@ -96,7 +91,7 @@ def run(work: Work, jobs: Sequence[Any], n_workers: int, *, hold: Callable[[], b
                     failed_starts += not worker.ready
                     if failed_starts == STARTS:
                         raise AvsrError(f"worker processes end with status {worker.process.exitcode} before they begin.  In a "
-                                        "script of your own, call prepare below `if __name__ == '__main__':`.")
+                                        "script of your own, call it below `if __name__ == '__main__':`.")
                     if number is not None:
                         tries[number] += worker.ready
                         if tries[number] < TRIES:
@@ -128,16 +123,18 @@ def _serve(pipe: Connection, work: Work) -> None:
     """Run a worker until the pipe closes or the process at its other end ends, even when that is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the process that started us
     exit_with_parent()
-    with suppress(ImportError):
-        import cv2
-
-        cv2.setNumThreads(1)
+    use_one_thread()
     with suppress(EOFError, OSError):
         pipe.send(("ready", None))
         while True:
             job = pipe.recv()
             try:
+                before = remote.n_retries()
                 message = "done", work(job, lambda *part: pipe.send(("part", *part) if part else ("tick", None)))
+                if n_retries := remote.n_retries() - before:
+                    pipe.send(("retries", n_retries))
+            except AvsrError as error:                       # such as a model that is not there
+                message = "error", str(error)
             except Exception:                                # a bug in avsr, shown by the main process
                 message = "failed", traceback.format_exc()
             pipe.send(message)
@@ -146,8 +143,8 @@ def _serve(pipe: Connection, work: Work) -> None:
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Let processes that are started in this context compute in one thread: libraries read these variables as they load."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)
     try:
         yield
     finally:

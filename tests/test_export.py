@@ -1,0 +1,201 @@
+"""Exports: the graphs say what torch says, run without torch, and a folder that is not whole is told in one sentence."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_corpus import say
+
+from avsr import checkpoint as checkpoints
+from avsr.checkpoint import Checkpoint, load
+from avsr.checkpoint.exported import find_export, identity, kept_export
+from avsr.decode import DecodeOptions
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.export import export
+from avsr.export.run import check
+from avsr.models.avsr import AVSR, Dims
+from avsr.models.hybrid import HybridAVSR, HybridDims
+from avsr.recogniser import Recogniser
+from avsr.text import write_characters
+from avsr.transcribe.run import load_models
+
+DEMO = Path(__file__).parents[1] / "data" / "demo" / "hello.mp4"
+MODALITIES = ["a", "v", "av"]
+TOLERANCE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Checkpoint:
+    tokenizer = write_characters(tmp_path_factory.mktemp("letters") / "tokenizer.json")
+    torch.manual_seed(0)
+    made = AVSR(Dims(width=32, n_heads=2, n_audio_layers=2, n_video_layers=1, n_fusion_layers=1, n_decoder_layers=2,
+                     n_vocab=tokenizer.no_timestamps + 1, n_context=32, video_frontend="compact", video_blocks="conformer",
+                     n_reliability=8)).eval()
+    torch.nn.init.normal_(made.decoder.embedding.weight, std=0.3)
+    for name, parameter in made.named_parameters():
+        if name.endswith("gate"):
+            torch.nn.init.constant_(parameter, 0.7)
+    made.reliability.detector.radius.fill_(50.0)
+    made.requires_grad_(False)
+    return Checkpoint("small", made, tokenizer, pad_seconds=None, video_trained=True, alignment_heads=((0, 1), (1, 0)))
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory) -> Path:
+    return export(model, tmp_path_factory.mktemp("exports") / "small", source={"sha256": {"a": "b"}}).folder
+
+
+@pytest.fixture(scope="module")
+def graphs(folder) -> Checkpoint:
+    return load(folder)
+
+
+def encoded(checkpoint: Checkpoint, modality: str):
+    clips = [say(["ab"], seed=1), say(["cd", "ef", "ab"], seed=2), say(["ef"], seed=3)]
+    clips[1].missing[-5:] = True
+    recogniser = Recogniser(checkpoint)
+    return recogniser, recogniser.encode([one.audio for one in clips] if "a" in modality else None, clips, modality)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", MODALITIES)
+@torch.no_grad()
+def test_the_graphs_say_what_torch_says(model, graphs, modality):
+    (by_torch, ours), (by_graphs, theirs) = encoded(model, modality), encoded(graphs, modality)
+    for name in ("audio", "video", "unfused_video", "reliability", "in_distribution", "ood_distance", "audio_mask", "video_mask"):
+        one, other = getattr(ours, name), getattr(theirs, name)
+        assert (one is None) == (other is None), name
+        assert one is None or np.abs(one.numpy().astype(float) - other).max() < TOLERANCE, name
+    for name, log_probs in by_torch.model.ctc_log_probs(ours).items():
+        assert np.abs(log_probs.numpy() - by_graphs.model.ctc_log_probs(theirs)[name]).max() < TOLERANCE
+    tokens = np.random.default_rng(0).integers(0, 20, (3, 4))
+    cache, other_cache = by_torch.model.start(ours), by_graphs.model.start(theirs)
+    first = by_torch.model.read(torch.from_numpy(tokens), cache, [1, 3])
+    assert np.abs(first.numpy() - by_graphs.model.read(tokens, other_cache, [1, 3])).max() < TOLERANCE
+    for rows in (np.repeat(np.arange(3), 2), np.array([1, 0, 2, 2, 5, 4])):
+        cache.select_rows(torch.from_numpy(rows))
+        other_cache.select_rows(rows)
+        step = by_torch.model.step(torch.from_numpy(tokens[:, :1].repeat(2, axis=0)), cache)
+        assert np.abs(step.numpy() - by_graphs.model.step(tokens[:, :1].repeat(2, axis=0), other_cache)).max() < TOLERANCE
+    assert np.abs(by_graphs.model.start(theirs).again().own[0][0]).size == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", MODALITIES)
+@torch.no_grad()
+def test_texts_scores_and_times_are_those_of_torch(model, graphs, modality):
+    (by_torch, ours), (by_graphs, theirs) = encoded(model, modality), encoded(graphs, modality)
+    options = DecodeOptions(beam_size=3, temperatures=(0.0, 0.4), logprob_threshold=-0.1, max_tokens=20)
+    texts, same = by_torch.decode(ours, options), by_graphs.decode(theirs, options)
+    assert [one.tokens for one in texts] == [one.tokens for one in same]
+    assert [one.logprob for one in texts] == pytest.approx([one.logprob for one in same], abs=1e-2)
+    tokens = [[2, 3, 4], [5, 6], [7, 8, 9, 2]]
+    for one, other in zip(by_torch.score(ours, tokens), by_graphs.score(theirs, tokens), strict=True):
+        assert np.abs(one.numpy() - other).max() < TOLERANCE
+    seconds = ours.seconds.tolist()
+    for one, other in zip(by_torch.align(ours, tokens, seconds), by_graphs.align(theirs, tokens, seconds), strict=True):
+        assert [(word.text, word.start, word.end) for word in one] == [(word.text, word.start, word.end) for word in other]
+
+
+@pytest.mark.slow
+def test_an_export_transcribes_without_torch(folder):
+    code = ("import sys\nfrom avsr.cli import main\n"
+            f"main(['transcribe', {str(DEMO)!r}, '--model', {str(folder)!r}, '-q'], standalone_mode=False)\n"
+            "assert 'torch' not in sys.modules, 'torch was imported'\nprint('without')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["without"], done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_near(model, graphs, tmp_path):
+    small = export(without_video(model), tmp_path / "int8", int8=True)
+    assert json.loads((small.folder / "model.json").read_text())["onnx"]["int8"]
+    sound = say(["ab", "cd"], seed=4).audio
+    with torch.no_grad():
+        whole = Recogniser(model).encode([sound], None, "a").audio.numpy()
+    rounded = Recogniser(load(small.folder)).encode([sound], None, "a").audio
+    assert 0 < np.abs(whole - rounded).max() < 0.5
+    assert (small.folder / "weights.bin").stat().st_size < (graphs.tokenizer.path.parent / "weights.bin").stat().st_size
+
+
+def without_video(checkpoint: Checkpoint) -> Checkpoint:
+    """The same for sound alone."""
+    made = AVSR(replace(checkpoint.model.dims, video_frontend=None, n_reliability=0)).eval()
+    ours = made.state_dict()
+    made.load_state_dict({name: x for name, x in checkpoint.model.state_dict().items() if name in ours})
+    return replace(checkpoint, model=made.requires_grad_(False), video_trained=False)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_whole_is_told(folder, tmp_path):
+    def broken(name: str) -> Path:
+        copied = tmp_path / name
+        shutil.copytree(folder, copied)
+        return copied
+
+    lacking = broken("lacking")
+    (lacking / "decode_a.onnx").unlink()
+    recogniser, memory = encoded(load(lacking), "a")
+    with pytest.raises(BadCheckpoint, match=r"decode_a\.onnx: this file of the export is missing\.  Run avsr export again"):
+        recogniser.decode(memory)
+    altered = broken("altered")
+    data = bytearray((altered / "weights.bin").read_bytes())
+    data[len(data) // 2] ^= 1
+    (altered / "weights.bin").write_bytes(data)
+    with pytest.raises(BadCheckpoint, match=r"weights\.bin: this file of the export was altered"):
+        encoded(load(altered), "a")
+    without = broken("without")
+    (without / "tokenizer.json").unlink()
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.json: this file of the export is missing"):
+        load(without)
+
+
+@pytest.mark.slow
+def test_what_an_export_cannot_do_is_told(folder, graphs, tmp_path):
+    with pytest.raises(BadCheckpoint, match="runs on the processor alone, and cuda was asked for"):
+        load(folder, device="cuda")
+    with pytest.raises(BadCheckpoint, match="an export, which --lips cannot join"):
+        load_models(str(folder), "grid", "av", "cpu")
+    with pytest.raises(BadCheckpoint, match="is exported already"):
+        export(graphs, tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_an_export_is_found_by_name_only_if_it_is_of_the_same_model(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("AVSR_CACHE", str(tmp_path))
+    assert checkpoints.export_for(folder, "cpu") == folder
+    assert checkpoints.export_for("default", "cpu") is None
+    shutil.copytree(folder, kept_export("default"))
+    source = checkpoints.folder_of("default")
+    assert find_export("default", source) is None, "it was made from another model"
+    about = json.loads((kept_export("default") / "model.json").read_text())
+    about["onnx"]["source"] = identity(source)
+    (kept_export("default") / "model.json").write_text(json.dumps(about))
+    assert checkpoints.export_for("default", "cpu") == kept_export("default")
+    assert checkpoints.export_for("default", "cuda") is None
+    named = load_models("default", None, "a", "cpu", kept_export=True)
+    assert (named.name, type(named.model).__name__, named.modalities) == ("default", "OnnxModel", ("a",))
+
+
+def test_models_that_cannot_be_exported_are_told(model):
+    hybrid = HybridAVSR(HybridDims(width=16, n_heads=2, n_inside=16, n_audio_layers=1, n_decoder_layers=1, n_vocab=9, kernel=3))
+    with pytest.raises(BadCheckpoint, match="its search adds CTC's scores"):
+        check(replace(model, model=hybrid))
+    alone = AVSR(replace(model.model.dims, n_decoder_layers=0))
+    with pytest.raises(BadCheckpoint, match="it has no decoder"):
+        check(replace(model, model=alone))
+
+
+def test_a_missing_package_and_a_folder_of_another_kind_are_told(model, tmp_path, monkeypatch):
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(BadOutput, match="holds a model that is no export"):
+        export(model, tmp_path)
+    monkeypatch.setattr("avsr.export.run.find_spec", lambda name: None)
+    with pytest.raises(AvsrError, match=r"the package onnx and onnxscript is not installed\.  Run pip install 'avsr\[export\]'"):
+        check(model)
