@@ -189,8 +189,8 @@ def _leaves(total: Tensor) -> list[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            leaves.append(node.variable)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            leaves.append(leaf)
         waiting += [next_one for next_one, _ in node.next_functions]
     return leaves
 

@@ -4,7 +4,8 @@
         commands.run(["transcribe", "clip.mp4"], folder) -> CompletedProcess
         commands.python("import torch; print(torch.__version__)") -> CompletedProcess
         commands.start(["serve"], folder) -> Program, which may be asked, sent a signal and waited for
-To start Python and import torch takes 2 s of processor time, torchvision, mediapipe and librosa 5 s more, and to end such a
+To start Python and import torch takes 2 s of processor time, torchvision, mediapipe and librosa 5 s more, torch's compiler,
+which its optimisers import, 4 s, and to end such a
 process as Python does 1.6 s, in which it visits every object of every module. A fork takes 0.02 s, and os._exit no time.
 One process of a test run imports, when the first test asks: conftest.py starts it, and AVSR_TESTS_FORK names its socket.
 """
@@ -31,7 +32,8 @@ from types import ModuleType
 
 # What is imported before the first command. None of it starts a thread where OMP_NUM_THREADS is 1, as conftest.py sets it.
 IMPORTED = ("torch", "av", "avsr.transcribe.run", "avsr.cli", "torchvision.transforms.v2", "scipy.signal", "scipy.stats", "cv2",
-            "mediapipe", "librosa.feature.spectral", "matplotlib.figure", "rich.progress")
+            "mediapipe", "librosa.feature.spectral", "matplotlib.figure", "rich.progress", "torch._dynamo",
+            "torch.distributed.fsdp")
 # conftest.py sets these; console.limit_openmp_spinning comes too late for a torch that is imported already.
 OPENMP = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
 SOCKET = "AVSR_TESTS_FORK"

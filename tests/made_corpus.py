@@ -1,5 +1,6 @@
 """A made-up corpus for tests of training: each word has a tone of its own and a mouth of its own."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,22 @@ def corpus(folder: Path, n_train: int = 12, n_valid: int = 3, *, n_sound: int = 
             rows.append(utterance(f"u{i}", words, split, entry))
     manifest.write(folder / "manifest.jsonl", rows)
     return folder / "manifest.jsonl"
+
+
+def stored_tensors(run: Path) -> dict:
+    """The tensors of a run's state, whether one process has written them or several."""
+    import torch
+    from safetensors.torch import load_file
+
+    from avsr.train.group_state import read_group_header, read_group_tensors
+
+    path = run / json.loads((run / "state.json").read_text())["tensors"]
+    if not path.is_dir():
+        return load_file(path)
+    found = {name: torch.empty(one.shape, dtype=torch.int64 if "int64" in one.dtype else torch.float32)
+             for name, one in read_group_header(path).items()}
+    read_group_tensors(path, found)
+    return found
 
 
 def config(folder: Path, *overrides: str, text: str = CONFIG) -> Config:

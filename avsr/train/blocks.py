@@ -56,15 +56,16 @@ def _prepare(block: nn.Module, *, compiled: bool, recompute: bool) -> None:
 
 @contextmanager
 def _resting(norms: Sequence[BatchNorm]) -> Iterator[None]:
-    """Within the block, running means stay as they are: they have moved when the activations were first computed."""
-    tracking = [norm for norm in norms if norm.track_running_stats]
-    for norm in tracking:
-        norm.track_running_stats = False
+    """Within the block, copies of the running means move in their place: they have moved when the activations were first
+    computed. Norms without any would save other tensors than at first, which torch.utils.checkpoint refuses."""
+    buffers = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
+    for norm, name, buffer in buffers:
+        setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in tracking:
-            norm.track_running_stats = True
+        for norm, name, buffer in buffers:
+            setattr(norm, name, buffer)
 
 
 def _check_compiler(device: torch.device) -> None:

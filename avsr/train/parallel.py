@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -46,7 +47,7 @@ def join_group(asked: str, config: TrainConfig) -> torch.device:
         raise AvsrError(f"torchrun: process {number + 1} of this machine has no GPU, as torch sees only {n_devices} here.  Use "
                         f"--nproc-per-node {n_devices}, or --device cpu.")
     try:
-        distributed.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT)
+        distributed.init_process_group("nccl" if cuda else "gloo", timeout=LONGEST_WAIT, **_own_store())
     except (RuntimeError, ValueError, OSError) as error:
         raise AvsrError(f"torchrun: the group of {os.environ['WORLD_SIZE']} processes cannot be joined "
                         f"({' '.join(str(error).split())[:160]}).  Look at its --rdzv-endpoint, or at MASTER_ADDR and "
@@ -55,6 +56,22 @@ def join_group(asked: str, config: TrainConfig) -> torch.device:
     if cuda:
         torch.cuda.set_device(device)
     return device
+
+
+def _own_store() -> dict[str, Any]:
+    """The arguments by which the processes of one start find each other, and not those of a start before.
+
+    torchrun keeps one store for all starts (torch 2.15 with the rendezvous c10d, as of --standalone), in which gloo would find
+    the addresses of processes that have ended: "Connection refused" after the first restart.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    from torch._C._distributed_c10d import PrefixStore, TCPStore  # where torch.distributed has them from
+
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world, is_master=False,
+                     timeout=LONGEST_WAIT)
+    return {"store": PrefixStore(f"avsr/{n_restarts()}/{world}", store), "rank": rank, "world_size": world}
 
 
 def n_restarts() -> int:

@@ -100,7 +100,8 @@ class Trace:
     def __init__(self, path: Path, device: torch.device, say: Callable[[str], None]):
         from torch import profiler
 
-        self.path, self.say, self.written = path, say, False
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")      # else it says on stderr that it starts and stops
+        self.path, self.say, self.n_steps, self.written = path, say, 0, False
         activities = [profiler.ProfilerActivity.CPU]
         if device.type == "cuda":
             activities.append(profiler.ProfilerActivity.CUDA)
@@ -110,16 +111,19 @@ class Trace:
         self.profile.start()
 
     def _write(self, profile: Any) -> None:
-        profile.export_chrome_trace(str(self.path))
-        self.written = True
-        self.say(f"profile of steps {FIRST} to {LAST} of this start: {self.path}; chrome://tracing and Perfetto open it")
+        if self.n_steps >= FIRST:
+            profile.export_chrome_trace(str(self.path))
+            self.written = True
+            self.say(f"profile of steps {FIRST} to {self.n_steps} of this start: {self.path}; chrome://tracing and Perfetto "
+                     "open it")
 
     def step(self) -> None:
         """A step has ended."""
+        self.n_steps += 1
         self.profile.step()
 
     def close(self) -> None:
         """End the recording."""
         self.profile.stop()
         if not self.written:
-            self.say(f"profile: the run ended before its step {LAST + 1}, so no trace was written")
+            self.say(f"profile: this start has ended before its step {FIRST}, so no trace was written")

@@ -74,6 +74,7 @@ def save_state(folder: Path, state: TrainState, module: nn.Module, optimiser: to
         return
 
     def done() -> None:
+        about["files"] = sorted(path.name for path in fresh.iterdir())
         _write_facts(folder, fresh.name, facts)
         _drop_older(folder, best | {step for _, step, _ in state.best})
 
@@ -191,6 +192,9 @@ def load_state(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer
                                 f"{'manifest' if key == 'data' else 'config'} it was made with, or start a new run with "
                                 "--output-dir.")
     path, parameters = folder / stored.tensors, dict(module.named_parameters())
+    if path.is_dir() and (missing := [name for name in stored.about.get("files", []) if not (path / str(name)).exists()]):
+        raise BadCheckpoint(f"{path / str(missing[0])}: no such file, although the state has it.  Copy the folder again, or "
+                            "start a new run with --output-dir.")
     found = read_group_header(path) if path.is_dir() else read_header(path, _current_name)
     if mismatched := [name for name, one in found.items() if not _fits(name, one.shape, parameters)]:
         raise BadCheckpoint(f"{folder}: its optimiser's state is not that of this network ({listed(mismatched)}).  Start a new "
