@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from made_corpus import say
 
 from avsr import checkpoint as checkpoints
 from avsr.checkpoint import Checkpoint, load
 from avsr.checkpoint.exported import find_export, identity, kept_export
+from avsr.cli import main
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput
 from avsr.export import export
@@ -50,7 +52,11 @@ def model(tmp_path_factory) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def folder(model, tmp_path_factory) -> Path:
-    return export(model, tmp_path_factory.mktemp("exports") / "small", source={"sha256": {"a": "b"}}).folder
+    place = tmp_path_factory.mktemp("exports")
+    checkpoints.save(model, place / "torch", half=False)
+    done = CliRunner().invoke(main, ["export", str(place / "torch"), "--output-dir", str(place / "small"), "--quiet"])
+    assert (done.exit_code, done.stdout.strip()) == (0, str(place / "small")), done.output
+    return place / "small"
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +186,12 @@ def test_an_export_is_found_by_name_only_if_it_is_of_the_same_model(folder, tmp_
     assert checkpoints.export_for("default", "cuda") is None
     named = load_models("default", None, "a", "cpu", kept_export=True)
     assert (named.name, type(named.model).__name__, named.modalities) == ("default", "OnnxModel", ("a",))
+
+
+def test_an_export_without_a_folder_needs_a_name():
+    done = CliRunner().invoke(main, ["export", "data/demo"], catch_exceptions=False)
+    assert done.exit_code == 1
+    assert "exports are kept by a model's name, and this is a path" in done.stderr
 
 
 def test_models_that_cannot_be_exported_are_told(model):
