@@ -169,7 +169,7 @@ def test_what_a_benchmark_is_told_unless_otherwise_is_the_function_s_default():
 
     context = benchmark_command.make_context("benchmark", ["data/grid"])
     options = {name: value for name, value in context.params.items()
-               if name not in ("manifest", "output_dir", "quiet", "predictions", "save_audio", "live", "agreement")}
+               if name not in ("manifest", "output_dir", "quiet", "predictions", "save_audio", "live", "agreement", "cluster")}
     assert _settings(dict(options), ()) == BenchmarkSettings()
     assert _settings(dict(options), (Path("theirs.jsonl"),)).models == ()
     assert all(option.help for option in benchmark_command.params if isinstance(option, click.Option))

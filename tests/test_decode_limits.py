@@ -144,13 +144,13 @@ class Timed(Script):
         return decode(self, FakeTokenizer(), memory, [[91, 93]] * len(self.scripts), options=DecodeOptions(**options))
 
     class Memory:
-        device, audio, video = torch.device("cpu"), torch.zeros(1), None
+        states, audio, video = torch.zeros(1), torch.zeros(1), None
 
         def __init__(self, ids):
             self.ids, self.n_utterances = list(ids), len(ids)
 
         def select(self, utterances):
-            return Timed.Memory([self.ids[i] for i in utterances.tolist()])
+            return Timed.Memory([self.ids[i] for i in utterances])
 
 
 def said(text):

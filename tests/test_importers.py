@@ -581,6 +581,8 @@ def test_nothing_of_ours_unpickles_what_it_does_not_know():
             called, given = ast.unparse(node.func), {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             if path.parts[-2:] == ("label", "run.py") and called == "pickle.load":
                 continue                                     # of a file without a name that the same process wrote
+            if path.parts[-2:] == ("workers", "task.py") and called == "pickle.loads":
+                continue                                     # of a job that the command gave to its own cluster
             assert called not in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.jit.load", "joblib.load"), path
             assert given.get("allow_pickle", "False") == "False", path
             if called == "torch.load":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from avsr.cli.console import CONTEXT
-from avsr.cli.train import run_training, training_options
+from avsr.cli.train import profile_option, run_training, training_options
 
 if TYPE_CHECKING:
     from avsr.train import Trained
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("pretrain", context_settings=CONTEXT, short_help="Train a model without text, to start training from.")
 @training_options
+@profile_option
 def pretrain_command(**options) -> None:
     """Pre-train a model as the file CONFIG says, such as experiments/history/pretrain.toml, without reading any text.
 

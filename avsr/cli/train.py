@@ -32,16 +32,19 @@ def training_options(command: Options) -> Options:
             click.option("--minutes", type=Number(0, 10**7, min_open=True), default=None,
                          help="Stop after so many minutes; --resume continues from there."),
             click.option("--device", default="auto", help="auto, cpu or cuda."),
-            click.option("--profile", is_flag=True,
-                         help="Record a few steps with torch.profiler; the trace is written to the output folder."),
             click.option("--quiet", "-q", is_flag=True,
                          help="No line per step and no progress bar; errors are still shown."))):
         command = option(command)
     return command
 
 
+profile_option = click.option("--profile", is_flag=True,
+                              help="Record a few steps with torch.profiler; the trace is written to the output folder.")
+
+
 @click.command("train", context_settings=CONTEXT, short_help="Train a model as a config file says.")
 @training_options
+@profile_option
 def train_command(**options) -> None:
     """Train a model as the file CONFIG says, a TOML such as those in experiments/.
 

@@ -34,7 +34,7 @@ def create_app(model: Checkpoint | ServedModel, settings: ServeSettings | None =
 
     @lru_cache(maxsize=1)
     def batches() -> SharedBatches:
-        return SharedBatches(next(served.get().model.parameters()).device)
+        return SharedBatches(served.get().model.device)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
