@@ -206,7 +206,9 @@ class NetworkTrainer:
         torch.manual_seed(zlib.crc32(f"{train.seed} {step}".encode()))           # of dropout
         self.network.train()
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.bfloat16):
+        # Processors without AVX-512 have no LSTM in bfloat16.
+        half = train.bfloat16 and (self.device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             loss, n_tokens = self._loss(batch.to(self.device))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), train.clip or math.inf).item()
