@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from avsr.arrays import Array, like
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Memory:
 
     def select(self, utterances: Array | Sequence[int]) -> Memory:
         """The memory of these utterances (B',) only."""
-        rows = like(self.states, utterances)
+        rows = like(self.states, np.array(utterances, np.int64) if isinstance(utterances, list | tuple) else utterances)
 
         def keep(x: Array | None) -> Array | None:
             return None if x is None else x[rows]

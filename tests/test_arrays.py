@@ -49,3 +49,4 @@ def test_a_memory_keeps_the_utterances_that_are_selected(library):
         assert arrays.to_numpy(kept.audio).tolist() == arrays.to_numpy(audio)[[2, 0]].tolist()
         assert kept.seconds.tolist() == [3.0, 1.0]
         assert type(kept.audio) is type(audio)
+    assert memory.select([]).n_utterances == 0
