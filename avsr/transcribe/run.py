@@ -174,6 +174,8 @@ def load_models(model: str | Path | Checkpoint, lips: str | Path | Checkpoint | 
     kept_export: whether a model on a processor may be replaced by the export that `avsr export` keeps of it, which is the same
     network and runs without torch.
     """
+    if isinstance(model, Checkpoint) and isinstance(device, str) and not isinstance(model.model, OnnxModel):
+        pick_device(device)                                  # a name that is no device is an error here as well
     if lips is None:
         return model if isinstance(model, Checkpoint) else load_model(model, modality, device, progress, kept_export)
     sound = model if isinstance(model, Checkpoint) else load_model(model, "a", device, progress)
