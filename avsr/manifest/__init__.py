@@ -24,7 +24,6 @@ from avsr.manifest.rows import (
     Utterance,
     draw_valid,
     is_within_folder,
-    manifest_fingerprint,
     manifest_path,
     read,
     shuffled,
@@ -33,5 +32,5 @@ from avsr.manifest.rows import (
 )
 
 __all__ = ["CacheEntry", "Corpus", "Dropped", "Limits", "Problem", "TimedWord", "Utterance", "check", "check_all",
-           "check_speakers", "content_hash", "draw_valid", "is_within_folder", "manifest_fingerprint", "manifest_path", "read",
+           "check_speakers", "content_hash", "draw_valid", "is_within_folder", "manifest_path", "read",
            "shuffled", "split", "step_curve", "write", "write_dropped", "write_problems"]

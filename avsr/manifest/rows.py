@@ -126,12 +126,6 @@ def read(path: str | Path) -> list[Utterance]:
     return out
 
 
-def manifest_fingerprint(path: str | Path) -> str:
-    """The sha256 of a manifest, which may be named by its folder or address: which utterances there are, and in which bytes of
-    which shards. A training that goes on can tell by it that its data has changed. Raises BadManifest."""
-    return hashlib.sha256(_bytes(manifest_path(path))).hexdigest()
-
-
 def write(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest under a temporary name, then rename it. Raises BadManifest for an id that comes twice, BadOutput."""
     utterances, path = list(utterances), Path(path)

@@ -70,13 +70,13 @@ def save_state(folder: Path, state: TrainState, module: nn.Module, optimiser: to
 
     if group is None:
         _save_alone(folder, f"state-{state.step}.safetensors", tensors, facts, fails)
-        _drop_older(folder, best)
+        _drop_older(folder, state, best)
         return
 
     def done() -> None:
         about["files"] = sorted(path.name for path in fresh.iterdir())
         _write_facts(folder, fresh.name, facts)
-        _drop_older(folder, best | {step for _, step, _ in state.best})
+        _drop_older(folder, state, best)
 
     named = _read(folder).tensors if (folder / STATE).exists() else None
     fresh = folder / (f"state-{state.step}" if named != f"state-{state.step}" else f"state-{state.step}-again")
@@ -116,14 +116,20 @@ def _write_facts(folder: Path, tensors: str, facts: dict) -> None:
         part.write_text(json.dumps({**facts, "tensors": tensors}, indent=1) + "\n")
 
 
-def _drop_older(folder: Path, best: set[int]) -> None:
-    """Delete what state.json does not name: older states, those of a killed process, and models that are not among the best."""
+def _drop_older(folder: Path, state: TrainState, best: set[int]) -> None:
+    """Delete what state.json does not name: older states, those of a killed process, and models that are not among the best.
+
+    best: steps of the models that state.json names. Training may go on meanwhile and save another model; `keep_best` adds its
+    step to `state.best` first, so models are listed before that is read.
+    """
     named = _read(folder).tensors
     for old in (*folder.glob("state-*"), *folder.glob(".state-*.part")):
         if old.name != named:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-    for old in (folder / "best").glob("step-*"):
-        if old.name not in {f"step-{step}" for step in best}:
+    models = list((folder / "best").glob("step-*"))
+    kept = {f"step-{step}" for step in best | {step for _, step, _ in state.best}}
+    for old in models:
+        if old.name not in kept:
             shutil.rmtree(old)
 
 
