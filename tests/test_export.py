@@ -25,7 +25,7 @@ from avsr.export.run import check
 from avsr.memory import Memory
 from avsr.models.avsr import AVSR, Dims
 from avsr.models.hybrid import HybridAVSR, HybridDims
-from avsr.models.onnx import open_session
+from avsr.models.onnx import OnnxModel, open_session
 from avsr.recogniser import Recogniser
 from avsr.text import write_characters
 from avsr.transcribe.run import load_models
@@ -162,6 +162,26 @@ def test_a_folder_that_is_not_whole_is_told(folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_where_there_is_nothing_to_hear_or_see_the_text_is_that_of_torch(model, graphs):
+    """By `none` the memory is empty: its one position is masked."""
+    options = DecodeOptions(beam_size=2, temperatures=(0.0,), max_tokens=6)
+    texts = []
+    for one in (model, graphs, padded(graphs)):
+        recogniser = Recogniser(one)
+        with recogniser.no_gradients():
+            texts.append(recogniser.decode(recogniser.encode([np.zeros(4000, np.float32)], None, "none"), options)[0].tokens)
+    assert texts[0] == texts[1]
+    assert len(texts[2]) <= 6
+
+
+def padded(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, as if its sound was always padded: its decoder takes no mask of the sound."""
+    ours = checkpoint.model
+    made = OnnxModel(ours.dims, ours.modalities, ours._open_graph, pads=True, estimates_reliability=True)
+    return replace(checkpoint, model=made)
+
+
+@pytest.mark.slow
 def test_what_an_export_cannot_do_is_told(folder, graphs, tmp_path):
     with pytest.raises(BadCheckpoint, match="runs on the processor alone, and cuda was asked for"):
         load(folder, device="cuda")
@@ -205,8 +225,10 @@ def test_models_that_cannot_be_exported_are_told(model):
 
 def test_a_missing_package_and_a_folder_of_another_kind_are_told(model, tmp_path, monkeypatch):
     (tmp_path / "model.json").write_text("{}")
-    with pytest.raises(BadOutput, match="holds a model that is no export"):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadOutput, match=r"holds model\.json, thesis\.txt, which is no part of an export"):
         export(model, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
     monkeypatch.setattr("avsr.export.run.find_spec", lambda name: None)
     remedy = r"the package onnx and onnxscript is not installed\.  Run pip install 'avsr\[export\]'"
     with pytest.raises(AvsrError, match=remedy):

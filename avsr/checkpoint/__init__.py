@@ -38,16 +38,19 @@ MOST_BASES = 3                                              # of a model, its ba
 
 
 def load(name: str | Path, *, lips: bool = True, device: torch.device | str = "cpu", dtype: torch.dtype | None = None,
-         progress: Progress = no_progress) -> Checkpoint:
+         progress: Progress = no_progress, exports: bool = True) -> Checkpoint:
     """A model by folder (ours, or a Whisper in Hugging Face's or faster-whisper's layout), by name (`default`, `grid`; what was
-    fetched or enrolled, see kept.py; Whisper's `tiny.en`, `large-v3`), or by its name on the hub; or the folder of an
-    export, which needs no torch.
+    fetched or enrolled, see kept.py; Whisper's `tiny.en`, `large-v3`), or by its name on the hub. The folder of an export is a
+    model too, for whose use torch is not loaded.
 
     lips: False leaves out the video encoder of a model that can do without it, which saves memory. A Whisper gets a
-    new video encoder behind closed gates. Raises BadCheckpoint or MissingAsset.
+    new video encoder behind closed gates. exports: False refuses an export, which has nothing to train. Raises BadCheckpoint or
+    MissingAsset.
     """
     checkpoint = _load(str(name), lips, progress, ())
     if isinstance(checkpoint.model, OnnxModel):
+        if not exports:
+            raise BadCheckpoint(f"{name}: an export, whose weights cannot be trained.  Use the model that it was made from.")
         if str(device) != "cpu":
             raise BadCheckpoint(f"{name}: an export, which runs on the processor alone, and {device} was asked for.  Use "
                                 "--device cpu, or the model that it was made from.")

@@ -18,7 +18,7 @@ from avsr.checkpoint.folder import TOKENIZER, sha256_of
 from avsr.errors import AvsrError, BadCheckpoint
 from avsr.models.onnx import OnnxDims, OnnxModel
 from avsr.names import file_name
-from avsr.schema import Between, InvalidValue, OneOf, read_json, validate_table
+from avsr.schema import InvalidValue, OneOf, read_json, validate_table
 from avsr.text import open_tokenizer
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 KIND = "onnx"                                               # of the network, in model.json
 WEIGHTS_FILE, GRAPH = "weights.bin", "{}.onnx"
 AGAIN = "Run avsr export again."
-Size = Annotated[int, Between(0, 2**20)]
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,14 @@ def load_exported(folder: Path, about: Description, *, with_video: bool) -> Chec
     tokenizer = open_tokenizer(checked.path(TOKENIZER))
     if tokenizer.n_tokens > dims.n_vocab:
         raise BadCheckpoint(f"{folder}: its tokenizer has {tokenizer.n_tokens} tokens, and its network {dims.n_vocab}.  {COPY}")
+    if any(layer >= dims.n_decoder_layers or head >= dims.n_heads for layer, head in about.alignment_heads):
+        raise BadCheckpoint(f"{folder}: its alignment heads are not all among the {dims.n_decoder_layers} layers of "
+                            f"{dims.n_heads} heads of its network.  {COPY}")
     model = OnnxModel(dims, facts.modalities, checked.graph, pads=about.pad_seconds is not None,
-                      estimates_reliability=facts.estimates_reliability, name=about.name)
+                      estimates_reliability=facts.estimates_reliability)
     values: dict[str, Any] = about.facts() | {"video_trained": about.video_trained and with_video}
     network = cast("AVSR", model if with_video else model.without_video())
-    return Checkpoint(model=network, tokenizer=tokenizer,
-                      mouth_crop=read_mouth_crop(about, folder), **values)
+    return Checkpoint(model=network, tokenizer=tokenizer, mouth_crop=read_mouth_crop(about, folder), **values)
 
 
 class _Checked:

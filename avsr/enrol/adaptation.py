@@ -33,7 +33,7 @@ def load_lips(name: str, progress: Progress) -> Checkpoint:
     if (enrolled_folder(name) / "model.json").is_file():
         raise AvsrError(f"{name}: lips of a person, and these are made from those that know nobody yet.  Name the model that "
                         "they were made from, such as --lips grid.")
-    lips = checkpoint.load(name, progress=progress)
+    lips = checkpoint.load(name, progress=progress, exports=False)
     if not isinstance(lips.model, AVSR):
         raise AvsrError(f"{name}: an imported network, which cannot be trained further, so nobody can be enrolled with it.  "
                         "Use --lips grid, or a model that avsr train made.")

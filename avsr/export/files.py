@@ -57,15 +57,17 @@ def _reason(error: BaseException) -> str:
 
 
 def quantised(model: ModelProto) -> ModelProto:
-    """The graph with the weights of its matrix products in 8 bits, a scale for each column that comes out, whose inputs are
-    brought to 8 bits as they come (dynamic quantisation, onnxruntime.quantization). Convolutions stay in 32 bits. The table of
-    embeddings, from which rows are taken as they are, is stored in 16 bits."""
+    """The graph with the weights of its matrix products in 8 bits (dynamic quantisation by onnxruntime.quantization).
+
+    There is a scale for each column that a product makes; its inputs are brought to 8 bits when it is computed. Convolutions
+    stay in 32 bits. The table of embeddings, of which single rows are taken, is stored in 16 bits.
+    """
     import_onnxruntime()
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     _split_embedding(model)
-    logger = logging.getLogger()
-    level, disabled = logger.level, logging.root.manager.disable
+    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)                        # it advises a pass that graphs of torch's exporter do not need
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -74,16 +76,13 @@ def quantised(model: ModelProto) -> ModelProto:
             # the words of 48 clips of GRID changed, 4 % by these).
             quantize_dynamic(model, path, weight_type=QuantType.QUInt8, per_channel=True,
                              op_types_to_quantize=["MatMul", "Gemm"])
-            import onnx
-
             return onnx.load(path)
     finally:
         logging.disable(disabled)
-        logger.setLevel(level)
 
 
 def _split_embedding(model: ModelProto) -> None:
-    """Give the rows of the embedding, and the logits that share its weights, tensors of their own."""
+    """Store the table of embeddings and the same weights of the product that makes the logits as two tensors."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
@@ -107,6 +106,7 @@ def _split_embedding(model: ModelProto) -> None:
 
 
 def _insert(model: ModelProto, place: int, node: NodeProto) -> None:
+    """Insert a node into a graph, whose list of nodes can only be appended to."""
     nodes = list(model.graph.node)
     nodes.insert(place, node)
     del model.graph.node[:]

@@ -1,6 +1,6 @@
 """The parts of a network as functions from arrays to arrays, which torch's exporter can turn into graphs.
 
-    AVSR -> graphs_of: Graph for each of encode_audio, encode_a, encode_v, encode_av, start_a, start_v, decode_*, ctc_*
+    AVSR -> GraphMaker.graphs: Graph of encode_audio, encode_a, encode_v, encode_av, start_a, start_v, decode_*, ctc_*
 models/onnx.py runs the graphs; the names of inputs and outputs here are those that it gives and asks for.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from avsr.memory import Memory
 from avsr.models.avsr import AVSR
 from avsr.models.decoder import Cache
-from avsr.rates import MEMORY_PER_FRAME, MOUTH_INPUT
+from avsr.rates import HOP, MEMORY_PER_FRAME, MOUTH_INPUT
 
 # Sizes of the example by which a graph is traced. No two are equal, so that no two axes are taken for one.
 N_BEAM, N_UTTERANCES, N_COLUMNS, N_FRAMES, N_TOKENS, N_PAST = 3, 2, 96, 26, 5, 7
@@ -24,9 +24,11 @@ MEMORY_FIELDS = ("audio", "video", "unfused_video", "reliability", "reliability_
 
 @dataclass(frozen=True)
 class Graph:
-    """A part of a network. inputs: example arrays by name. axes: of each input, those whose size may change. outputs: names."""
+    """A part of a network. network: whose weights `run` uses. inputs: example arrays by name, in the order of the arguments of
+    `run`. axes: of each input, those whose size may change. outputs: names of what `run` returns, in order."""
 
     name: str
+    network: nn.Module
     run: Callable[..., tuple[Tensor, ...]]
     inputs: dict[str, Tensor]
     axes: dict[str, tuple[int, ...]]
@@ -34,18 +36,18 @@ class Graph:
 
     def module(self) -> nn.Module:
         """The part as a module whose arguments are the inputs in order."""
-        return _Part(self.run)
+        return _Part(self.network, self.run)
 
 
 class _Part(nn.Module):
-    """A function as a module. Its parameters are those of the network, which the exporter finds in the function's bounds."""
+    """A function as a module. The network is a part of it, so that the exporter takes its weights for weights."""
 
-    def __init__(self, run: Callable[..., tuple[Tensor, ...]]):
+    def __init__(self, network: nn.Module, run: Callable[..., tuple[Tensor, ...]]):
         super().__init__()
-        self.run = run
-        self.network = getattr(run, "__self__").model       # noqa: B009 - registered, so that the weights are parameters
+        self.network, self.run = network, run
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the function."""
         return self.run(*inputs)
 
 
@@ -71,7 +73,7 @@ class GraphMaker:
             yield self._encode(modality)
             if self.dims.n_ctc:
                 yield self._ctc(modality)
-        for modality in ("a", "v")[:1 if self.model.modalities == ("a",) else 2]:
+        for modality in (one for one in self.model.modalities if one != "av"):
             yield self._start(modality)
         for modality in self.model.modalities:
             yield self._decode(modality)
@@ -84,15 +86,15 @@ class GraphMaker:
 
     def encode_a(self, states: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """The audio memory of audio states (B, S, D)."""
-        return self._fields(self.model.encode(None, mel_lengths=lengths, audio_states=states))
+        return _present(self.model.encode(None, mel_lengths=lengths, audio_states=states))
 
     def encode_v(self, mouths: Tensor, seen: Tensor) -> tuple[Tensor, ...]:
         """The memory of mouths (B, T, 88, 88), seen (B, T)."""
-        return self._fields(self.model.encode(None, mouths, seen=seen))
+        return _present(self.model.encode(None, mouths, seen=seen))
 
     def encode_av(self, states: Tensor, mouths: Tensor, seen: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
         """The memory of both."""
-        return self._fields(self.model.encode(None, mouths, seen=seen, mel_lengths=lengths, audio_states=states))
+        return _present(self.model.encode(None, mouths, seen=seen, mel_lengths=lengths, audio_states=states))
 
     def ctc(self, *memory: Tensor) -> tuple[Tensor, ...]:
         """CTC log-probabilities of a memory: audio, video or both."""
@@ -146,13 +148,16 @@ class GraphMaker:
     # --- the graphs ---
 
     def _encode_audio(self) -> Graph:
-        width = self.dims.n_mels or 1
-        columns = N_COLUMNS if self.dims.n_mels else N_COLUMNS * 160
-        inputs = {"mel": torch.randn(N_UTTERANCES, columns, width)}
+        inputs = {"mel": torch.randn(N_UTTERANCES, int(self._lengths.max()), self.dims.n_mels or 1)}
         axes: dict[str, tuple[int, ...]] = {"mel": (0, 1)}
         if not self.pads:
-            inputs["lengths"], axes["lengths"] = torch.tensor([columns, columns - 32]), (0,)
-        return Graph("encode_audio", self.encode_audio, inputs, axes, ("states",))
+            inputs["lengths"], axes["lengths"] = self._lengths, (0,)
+        return Graph("encode_audio", self.model, self.encode_audio, inputs, axes, ("states",))
+
+    @property
+    def _lengths(self) -> Tensor:
+        """How much of the sound of each utterance of the example counts: columns of log-mel, or samples."""
+        return torch.tensor([N_COLUMNS, N_COLUMNS - 32]) * (1 if self.dims.n_mels else HOP)
 
     def _encode(self, modality: str) -> Graph:
         inputs: dict[str, Tensor] = {}
@@ -163,23 +168,10 @@ class GraphMaker:
             inputs["mouths"], axes["mouths"] = torch.rand(N_UTTERANCES, N_FRAMES, MOUTH_INPUT, MOUTH_INPUT), (0, 1)
             inputs["seen"], axes["seen"] = torch.ones(N_UTTERANCES, N_FRAMES, dtype=torch.bool), (0, 1)
         if "a" in modality and not self.pads:
-            lengths = torch.tensor([N_COLUMNS, N_COLUMNS - 32]) * (1 if self.dims.n_mels else 160)
-            inputs["lengths"], axes["lengths"] = lengths, (0,)
-        run = getattr(self, f"encode_{modality}")
+            inputs["lengths"], axes["lengths"] = self._lengths, (0,)
         with torch.no_grad():
-            found = self._memory(run, inputs)
-        return Graph(f"encode_{modality}", run, inputs, axes, found)
-
-    def _memory(self, run: Callable[..., tuple[Tensor, ...]], inputs: dict[str, Tensor]) -> tuple[str, ...]:
-        """The names of the fields that a memory has, which are what `run` returns."""
-        self.found: tuple[str, ...] = ()
-        run(*inputs.values())
-        return self.found
-
-    def _fields(self, memory: Memory) -> tuple[Tensor, ...]:
-        """The arrays that a memory holds, apart from its masks."""
-        self.found = tuple(name for name in MEMORY_FIELDS if getattr(memory, name) is not None)
-        return tuple(getattr(memory, name) for name in self.found)
+            memory = self.model.encode(None, inputs.get("mouths"), audio_states=inputs.get("states"))
+        return Graph(f"encode_{modality}", self.model, getattr(self, f"encode_{modality}"), inputs, axes, _names(memory))
 
     def _memories(self, modality: str) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
         sizes = {"audio": N_COLUMNS // 2, "video": N_FRAMES * MEMORY_PER_FRAME}
@@ -190,11 +182,11 @@ class GraphMaker:
     def _ctc(self, modality: str) -> Graph:
         inputs, axes = self._memories(modality)
         outputs = tuple(f"ctc_{name}" for name in (*inputs, *(["fused"] if modality == "av" else [])))
-        return Graph(f"ctc_{modality}", self.ctc_v if modality == "v" else self.ctc, inputs, axes, outputs)
+        return Graph(f"ctc_{modality}", self.model, self.ctc_v if modality == "v" else self.ctc, inputs, axes, outputs)
 
     def _start(self, modality: str) -> Graph:
         inputs, axes = self._memories(modality)
-        return Graph(f"start_{modality}", getattr(self, f"start_{modality}"), inputs, axes,
+        return Graph(f"start_{modality}", self.model, getattr(self, f"start_{modality}"), inputs, axes,
                      layer_names(next(iter(inputs)), self.dims.n_decoder_layers))
 
     def _decode(self, modality: str) -> Graph:
@@ -216,7 +208,16 @@ class GraphMaker:
         if modality == "av" and self.model.reliability is not None:
             inputs["reliability"], axes["reliability"] = torch.rand(N_UTTERANCES), (0,)
         outputs = ("logits", *layer_names("present", n), *(f"queries_{layer}" for layer in range(n)))
-        return Graph(f"decode_{modality}", getattr(self, f"decode_{modality}"), inputs, axes, outputs)
+        return Graph(f"decode_{modality}", self.model, getattr(self, f"decode_{modality}"), inputs, axes, outputs)
+
+
+def _names(memory: Memory) -> tuple[str, ...]:
+    """The arrays that a memory holds, apart from its masks."""
+    return tuple(name for name in MEMORY_FIELDS if getattr(memory, name) is not None)
+
+
+def _present(memory: Memory) -> tuple[Tensor, ...]:
+    return tuple(getattr(memory, name) for name in _names(memory))
 
 
 def layer_names(name: str, n_layers: int) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +14,13 @@ from avsr.checkpoint import Checkpoint
 from avsr.checkpoint.description import describe
 from avsr.checkpoint.exported import GRAPH, KIND, WEIGHTS_FILE
 from avsr.checkpoint.folder import TOKENIZER, sha256_of
-from avsr.errors import AvsrError, BadCheckpoint, BadOutput
+from avsr.errors import AvsrError, BadCheckpoint, BadOutput, listed
 from avsr.models.hybrid import HybridAVSR
 from avsr.models.onnx import OnnxDims, OnnxModel
 from avsr.output import reason_of
 from avsr.rates import MEMORY_RATE, SAMPLE_RATE
 from avsr.runtime import Progress, no_progress
+from avsr.schema import read_json
 
 PACKAGES = ("onnx", "onnxscript")
 
@@ -36,32 +38,40 @@ def export(checkpoint: Checkpoint, folder: str | Path, *, int8: bool = False, so
            progress: Progress = no_progress) -> Exported:
     """Write a model of torch as graphs of ONNX into `folder`, which is then a model for `--model`.
 
-    int8: store the weights of matrix products in 8 bits: a quarter of the size, and faster on a processor. source: what the
-    model was made from, see checkpoint.exported.identity. Takes a minute or two of one core. An interrupted export leaves what
-    the folder held. Raises AvsrError where a package is missing, BadCheckpoint with the part of the network that cannot be
-    exported, BadOutput where the folder cannot be written or holds another kind of model.
+    int8: store the weights of matrix products in 8 bits, which makes a small file and is faster on a processor. source: what
+    the model was made from, see checkpoint.exported.identity. It takes a minute or two of one core. An export that is
+    interrupted leaves what the folder held. Raises AvsrError where a package is missing, BadCheckpoint with the part of the
+    network that cannot be exported, BadOutput where the folder cannot be written or holds anything but an export.
     """
     check(checkpoint)
     folder = Path(folder)
-    if (folder / "model.json").exists() and not (folder / WEIGHTS_FILE).exists():
-        raise BadOutput(f"{folder}: holds a model that is no export.  Choose another folder with --output-dir.")
+    made, old = (folder.with_name(f".{folder.name}-{secrets.token_hex(6)}") for _ in range(2))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise BadOutput(f"{folder}: cannot be written to ({reason_of(error)}).  Choose another with --output-dir.") from error
-    try:
+        _check_replaceable(folder)
+        made.mkdir(parents=True)
         graphs = _write(checkpoint, made, int8, source or {}, progress)
         if folder.exists():
-            shutil.rmtree(folder)
-        os.chmod(made, 0o777 & ~_umask())                    # temporary folders are their owner's alone
+            os.replace(folder, old)
         os.replace(made, folder)
     except OSError as error:
         raise BadOutput(f"{folder}: the export cannot be written ({reason_of(error)}).  Make room, or choose another folder "
                         "with --output-dir.") from error
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        if old.exists() and not folder.exists():             # interrupted between the two renames
+            os.replace(old, folder)
+        for unneeded in (made, old):
+            shutil.rmtree(unneeded, ignore_errors=True)
     return Exported(folder, sum(path.stat().st_size for path in folder.iterdir()), graphs)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raises BadOutput where a folder, which will be replaced, holds anything but an export."""
+    there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    about = read_json(folder / "model.json") if "model.json" in there else {}
+    ours = {"model.json", *about["sha256"]} if about.get("network") == KIND else set()
+    if others := sorted(there - ours):
+        raise BadOutput(f"{folder}: holds {listed(others)}, which is no part of an export, and the folder would be replaced.  "
+                        "Choose another with --output-dir.")
 
 
 def check(checkpoint: Checkpoint) -> None:
@@ -107,8 +117,6 @@ def _write(checkpoint: Checkpoint, folder: Path, int8: bool, source: dict, progr
 
 
 def _describe(checkpoint: Checkpoint, sha256: dict[str, str], int8: bool, source: dict) -> str:
-    import json
-
     dims = checkpoint.model.dims
     assert dims.n_context is not None, "only hybrid networks have no limit, see check"
     samples = 2 if dims.n_mels else SAMPLE_RATE // MEMORY_RATE
@@ -118,9 +126,3 @@ def _describe(checkpoint: Checkpoint, sha256: dict[str, str], int8: bool, source
         "int8": int8, "source": source}}
     return json.dumps(about, indent=1, ensure_ascii=False) + "\n"
 
-
-def _umask() -> int:
-    """The bits that new files and folders of this process lack."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -22,22 +22,24 @@ from avsr.memory import Memory
 from avsr.models.protocol import Followed
 from avsr.rates import MEMORY_PER_FRAME, MEMORY_RATE
 from avsr.runtime import Processor, import_onnxruntime, n_cores
+from avsr.schema import Between
 
+Size = Annotated[int, Between(1, 2**20)]
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class OnnxDims:
-    """The sizes of an exported network that its users ask for; see avsr.Dims. samples: of the input to a position of the
-    encoder's output, 2 columns of log-mel, or samples of the waveform."""
+    """The sizes of an exported network that its users ask for; see avsr.Dims. samples: of the input for each position that the
+    audio encoder returns: 2 columns of log-mel, or 320 samples of the waveform."""
 
-    width: int
-    n_heads: int
-    n_mels: int
-    n_decoder_layers: int
-    n_vocab: int
-    n_context: int
-    samples: int
+    width: Size
+    n_heads: Size
+    n_mels: Annotated[int, Between(0, 2**10)]
+    n_decoder_layers: Size
+    n_vocab: Size
+    n_context: Size
+    samples: Size
 
 
 @dataclass
@@ -86,13 +88,13 @@ class OnnxModel:
     device = Processor()
 
     def __init__(self, dims: OnnxDims, modalities: Sequence[str], open_graph: Callable[[str], Path], *, pads: bool,
-                 estimates_reliability: bool, name: str = ""):
-        """open_graph: gives the checked file of a graph. pads: whether sound is always padded to one length, so that none of it
-        is masked. name: of the model, in messages."""
-        self.dims, self.modalities, self.name, self.pads = dims, tuple(modalities), name, pads
+                 estimates_reliability: bool):
+        """open_graph: returns the file of a graph, which was compared with its sha256. pads: whether sound is always padded to
+        one length, so that none of it is masked."""
+        self.dims, self.modalities, self.pads = dims, tuple(modalities), pads
         self.reliability = True if estimates_reliability else None
         self._open_graph, self._lock = open_graph, threading.Lock()
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, tuple[Any, list[str]]] = {}        # with the names of their outputs
 
     def array(self, x: np.ndarray) -> np.ndarray:
         """The array itself."""
@@ -104,7 +106,7 @@ class OnnxModel:
 
     def without_video(self) -> OnnxModel:
         """The same network for audio only."""
-        return OnnxModel(self.dims, ("a",), self._open_graph, pads=self.pads, estimates_reliability=False, name=self.name)
+        return OnnxModel(self.dims, ("a",), self._open_graph, pads=self.pads, estimates_reliability=False)
 
     def encode_audio(self, mel: np.ndarray, mel_lengths: np.ndarray | None = None) -> np.ndarray:
         """See AVSR.encode_audio."""
@@ -129,9 +131,7 @@ class OnnxModel:
                 positions = -(-mel_lengths // self.dims.samples) if self.dims.n_mels else mel_lengths // self.dims.samples
                 masks["audio_mask"] = np.arange(states.shape[1]) < positions[:, None]
         found = self._one_by_one(f"encode_{_modality(states, mouths)}", given)
-        known = {one.name for one in fields(Memory)}
-        memory = Memory(**{"audio": None, "video": None} | {name: x for name, x in found.items() if name in known} | masks)
-        return memory
+        return Memory(**{"audio": None, "video": None} | found | masks)
 
     def ctc_log_probs(self, memory: Memory) -> dict[str, np.ndarray]:
         """See AVSR.ctc_log_probs."""
@@ -141,6 +141,9 @@ class OnnxModel:
 
     def start(self, memory: Memory) -> OnnxCache:
         """See protocol.SpeechModel."""
+        if self.pads and memory.audio_mask is not None:      # its graphs have no such mask; a video of nothing is the same
+            assert not memory.audio_mask.any(), "sound is padded to one length, or there is none of it"
+            memory = Memory(None, memory.audio, None, memory.audio_mask)
         memories: dict[str, Pairs] = {}
         rest: dict[str, np.ndarray] = {}
         for name, letter in (("audio", "a"), ("video", "v")):
@@ -149,7 +152,7 @@ class OnnxModel:
                 continue
             memories[name] = _pairs(list(self._run(f"start_{letter}", **{name: states}).values()))
             mask = getattr(memory, f"{name}_mask")
-            if name == "video" or not self.pads or mask is not None:
+            if name == "video" or not self.pads:
                 rest[f"{name}_mask"] = np.ones(states.shape[:2], bool) if mask is None else mask
         modality = _modality(memory.audio, memory.video)
         if modality == "av" and memory.reliability is not None:
@@ -164,8 +167,7 @@ class OnnxModel:
 
     def read(self, tokens: np.ndarray, cache: OnnxCache, positions: Sequence[int]) -> np.ndarray:
         """See protocol.SpeechModel."""
-        found = self._decode(tokens, cache, positions)
-        return found["logits"]
+        return self._decode(tokens, cache, positions)["logits"]
 
     def follow(self, texts: Sequence[Sequence[int]], memory: Memory,
                heads: Sequence[tuple[int, int]] = ()) -> list[Followed]:
@@ -209,15 +211,15 @@ class OnnxModel:
 
     def _run(self, graph: str, **given: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs of a graph by name."""
-        session = self._sessions.get(graph) or self._load(graph)
-        names = [one.name for one in session.get_outputs()]
+        session, names = self._sessions.get(graph) or self._load(graph)
         return dict(zip(names, session.run(names, given), strict=True))
 
-    def _load(self, graph: str) -> Any:
+    def _load(self, graph: str) -> tuple[Any, list[str]]:
         """Load a graph, once. Raises BadCheckpoint where ONNX Runtime cannot."""
         with self._lock:
             if graph not in self._sessions:
-                self._sessions[graph] = open_session(self._open_graph(graph))
+                session = open_session(self._open_graph(graph))
+                self._sessions[graph] = session, [one.name for one in session.get_outputs()]
             return self._sessions[graph]
 
 
@@ -238,9 +240,11 @@ def open_session(path: Path) -> Any:
 
 
 def _modality(audio: np.ndarray | None, video: np.ndarray | None) -> str:
+    """`a`, `v` or `av`, by what there is."""
     assert audio is not None or video is not None, "neither audio nor video"
     return ("a" if audio is not None else "") + ("v" if video is not None else "")
 
 
 def _pairs(arrays: Sequence[np.ndarray]) -> Pairs:
+    """Keys and values by layer, from a list of both in turn."""
     return list(zip(arrays[::2], arrays[1::2], strict=True))

@@ -118,7 +118,7 @@ def network_of(config: Config) -> Network:
             n_vocab = write_characters(Path(folder) / "tokenizer.json").no_timestamps + 1
         start, pad_seconds, letters = Dims(n_vocab=n_vocab, n_context=256, video_frontend="compact"), None, True
     else:
-        base = checkpoint.load(model_path(config.model.start, config))
+        base = checkpoint.load(model_path(config.model.start, config), exports=False)
         if not isinstance(base.model, AVSR):
             raise BadConfig(f"{config.name}: model.start {config.model.start} is an imported network, which cannot be trained "
                             "further.  Take over its video encoder with model.video_encoder_from.")

@@ -93,7 +93,7 @@ def model_path(name: str, config: Config | LMConfig) -> str | Path:
 
 
 def _taken_over(name: str, config: Config, progress: Progress) -> tuple[AVSR, Checkpoint]:
-    base = checkpoint.load(model_path(name, config), progress=progress)
+    base = checkpoint.load(model_path(name, config), progress=progress, exports=False)
     if not isinstance(base.model, AVSR):
         raise BadConfig(f"{config.name}: model.start {name} is an imported network, which cannot be trained "
                         "further.  Take over its video encoder with model.video_encoder_from.")
@@ -127,7 +127,7 @@ def rate(config: Config, name: str) -> float:
 
 def _take(name: str, what: str, parts: tuple[str, ...], model: AVSR, config: Config, progress: Progress) -> Checkpoint:
     """Take over the weights of another model whose names start with one of `parts`; returns that model."""
-    source = checkpoint.load(model_path(name, config), progress=progress)
+    source = checkpoint.load(model_path(name, config), progress=progress, exports=False)
     other = source.model.state_dict()
     wanted = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(parts)}
     if misfit := [key for key, tensor in wanted.items() if key not in other or other[key].shape != tensor.shape]:
