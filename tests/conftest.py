@@ -72,6 +72,16 @@ def face_detector() -> Path:
     return assets.find(asset.name)
 
 
+@pytest.fixture
+def threads_as_before():
+    """Training sets the threads of torch; what comes after has those that it had."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def forked():
     """`forked.run(words, folder)` runs `avsr` with these words in a process of its own, without importing torch anew."""

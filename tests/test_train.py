@@ -41,6 +41,7 @@ from avsr.train.shortages import report_shortages
 from avsr.train.state import TrainState, averaged, keep_best, save_state
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 # Everything that chance has a hand in, so that a run that goes on must find chance where it was.
 BUSY = ("data.noise.white=true", "data.p_mismatched=0.3", "data.p_speed=0.5", "train.accumulate=2", "train.valid_every=4",
         "train.save_every=5", "loss.reliability=0.3", "model.dims.n_reliability=8", "data.augment={}")
@@ -51,13 +52,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     corpus(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def state(run):

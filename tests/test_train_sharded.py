@@ -30,6 +30,7 @@ from avsr.train.speed import FORWARD_AND_BACKWARD, FlopCounter
 from avsr.train.state import batches_per_step
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("threads_as_before")
 CONFORMER = replace(DIMS, video_blocks="conformer", n_decoder_layers=2, n_reliability=0)
 SCRIPT = """
 import os, signal, sys
@@ -76,13 +77,6 @@ def folder(tmp_path_factory):
     corpus(folder)
     config(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def threads_as_before():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def environment(**more):
