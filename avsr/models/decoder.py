@@ -18,7 +18,7 @@ from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator
 from avsr.models.protocol import Followed
 
 CACHE_STEP = 32                                             # tokens by which the cache grows
-# Rows of logits up to which MKL multiplies faster with the large matrix on the left: 5 rows of 51,864 logits from a width of 512
+# Rows of logits up to which MKL is faster with the large matrix on the left: 5 rows of 51,864 logits from a width of 512
 # took 15 ms, not 31; 20 rows took 48 and 54.
 FEW_ROWS = 12
 
