@@ -1,6 +1,7 @@
 """Graphs as ONNX files: torch's exporter, int8 by ONNX Runtime's own tools, and one file of weights for all graphs.
 
     Graph -> traced -> ModelProto -> quantised -> ModelProto -> SharedWeights -> NAME.onnx, and weights.bin for all
+Attention without a mask is written as ONNX Runtime's own MultiHeadAttention.
 """
 
 from __future__ import annotations
@@ -45,7 +46,41 @@ def traced(graph: Graph, name: str) -> ModelProto:
         raise BadCheckpoint(f"{name}: its part {graph.name} cannot be exported ({_reason(error)}).  Use it with torch, by its "
                             "own folder.") from error
     assert program is not None
-    return program.model_proto
+    return _with_blockwise_attention(program.model_proto)
+
+
+def _with_blockwise_attention(model: ModelProto) -> ModelProto:
+    """The graph with each self-attention that has no mask as ONNX Runtime's own MultiHeadAttention (domain com.microsoft).
+
+    Given (B, S, D) that multiplies block by block, and never writes down all products of queries and keys, which are 54 MB a
+    layer for half a minute of sound and 6 heads: without an arena the encoder of tiny.en took 0.70 s of a core, and takes 0.45.
+    """
+    from onnx import helper, numpy_helper
+
+    graph, nodes = model.graph, []
+    shapes = {one.name: [axis.dim_value for axis in one.type.tensor_type.shape.dim] for one in graph.value_info}
+    given = {one.name for one in graph.input}
+    for node in graph.node:
+        if node.op_type != "Attention" or len(list(filter(None, node.input))) != 3 or not given.isdisjoint(node.input):
+            nodes.append(node)
+            continue
+        result = node.output[0]
+        _, n_heads, _, inside = shapes[node.input[0]]       # (B, H, S, D / H), as the keys and values; of which ONNX Runtime
+        for name, shape in (("joined", [0, 0, n_heads * inside]), ("apart", [0, 0, n_heads, inside])):   # undoes the transposes
+            graph.initializer.append(numpy_helper.from_array(np.array(shape), f"{result}.{name}.shape"))
+        joined = [f"{result}.{name}" for name in ("query", "key", "value")]
+        for before, after in zip(node.input, joined, strict=True):
+            nodes += [helper.make_node("Transpose", [before], [f"{after}.by_place"], perm=[0, 2, 1, 3]),
+                      helper.make_node("Reshape", [f"{after}.by_place", f"{result}.joined.shape"], [after])]
+        nodes += [helper.make_node("MultiHeadAttention", joined, [f"{result}.joined"], domain="com.microsoft",
+                                   num_heads=n_heads),
+                  helper.make_node("Reshape", [f"{result}.joined", f"{result}.apart.shape"], [f"{result}.apart"]),
+                  helper.make_node("Transpose", [f"{result}.apart"], [result], perm=[0, 2, 1, 3])]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    if all(one.domain != "com.microsoft" for one in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return model
 
 
 def _reason(error: BaseException) -> str:
@@ -60,7 +95,8 @@ def quantised(model: ModelProto) -> ModelProto:
     """The graph with the weights of its matrix products in 8 bits (dynamic quantisation by onnxruntime.quantization).
 
     There is a scale for each column that a product makes; its inputs are brought to 8 bits when it is computed. Convolutions
-    stay in 32 bits. The table of embeddings, of which single rows are taken, is stored in 16 bits.
+    stay in 32 bits, and so do products of what a GELU or an attention returns, see _products_of_wide_inputs. The table of
+    embeddings, of which single rows are taken, is stored in 16 bits.
     """
     import_onnxruntime()
     import onnx
@@ -75,10 +111,28 @@ def quantised(model: ModelProto) -> ModelProto:
             # Unsigned: of signed weights a processor without VNNI adds pairs of products in 16 bits, which overflow (44 % of
             # the words of 48 clips of GRID changed, 4 % by these).
             quantize_dynamic(model, path, weight_type=QuantType.QUInt8, per_channel=True,
-                             op_types_to_quantize=["MatMul", "Gemm"])
+                             op_types_to_quantize=["MatMul", "Gemm"], nodes_to_exclude=_products_of_wide_inputs(model))
             return onnx.load(path)
     finally:
         logging.disable(disabled)
+
+
+def _products_of_wide_inputs(model: ModelProto) -> list[str]:
+    """The names of the products whose inputs come from a GELU or an attention.
+
+    A few of these inputs are far larger than the others, which 8 bits for all leave little of. In the encoder of tiny.en the
+    first made an error of 1.8 % when they alone were rounded, the second 1.1 %, all other products together 1.0 %. With
+    them in 32 bits 1.8 % of the words of 40 clips of GRID's validation part changed, and 3.5 % without, in no more time.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found = []
+    for node in model.graph.node:
+        maker = makers.get(node.input[0]) if node.op_type in ("MatMul", "Gemm") else None
+        while maker is not None and maker.op_type in ("Reshape", "Transpose"):
+            maker = makers.get(maker.input[0])
+        if maker is not None and maker.op_type in ("Gelu", "Attention", "MultiHeadAttention"):
+            found.append(node.name)
+    return found
 
 
 def _split_embedding(model: ModelProto) -> None:
