@@ -20,7 +20,8 @@ from avsr.cli import main
 from avsr.decode import DecodeOptions
 from avsr.errors import AvsrError, BadCheckpoint, BadOutput
 from avsr.export import export
-from avsr.export.files import quantised
+from avsr.export.files import _products_of_wide_inputs, quantised, traced
+from avsr.export.graphs import GraphMaker
 from avsr.export.run import check
 from avsr.memory import Memory
 from avsr.models.avsr import AVSR, Dims
@@ -135,6 +136,31 @@ def test_int8_is_smaller_and_near(folder, tmp_path):
               "audio_mask": np.ones((2, 2), bool)}
     exact, near = (open_session(path / "decode_a.onnx").run(["logits"], given)[0] for path in (folder, tmp_path))
     assert 0 < np.abs(exact - near).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_attention_without_a_mask_works_block_by_block_and_its_result_is_not_rounded(tmp_path):
+    """As in models whose sound is padded to one length, such as `default`."""
+    import onnx
+
+    torch.manual_seed(0)
+    hears = AVSR(Dims(width=32, n_heads=2, n_audio_layers=1, n_fusion_layers=0, n_decoder_layers=1, n_vocab=9, n_context=8,
+                      video_frontend=None)).eval()
+    graph = next(GraphMaker(hears, pads=True).graphs())
+    whole = traced(graph, "padded")
+    operations = [node.op_type for node in whole.graph.node]
+    assert (operations.count("MultiHeadAttention"), operations.count("Attention")) == (1, 0)
+    kept = _products_of_wide_inputs(whole)
+    assert len(kept) == 2                                    # the last product of the attention, and that of the feed-forward
+    small = quantised(onnx.ModelProto.FromString(whole.SerializeToString()))
+    assert [node.name for node in small.graph.node if node.op_type in ("MatMul", "Gemm")] == kept
+    for columns in (64, 200):
+        mel = np.random.default_rng(columns).standard_normal((2, columns, 80)).astype(np.float32)
+        expected = hears.encode_audio(torch.from_numpy(mel), None).numpy()
+        for name, proto, tolerance in (("whole", whole, 1e-4), ("small", small, 0.1)):
+            onnx.save(proto, tmp_path / f"{name}.onnx")
+            assert np.abs(open_session(tmp_path / f"{name}.onnx").run(None, {"mel": mel})[0] - expected).max() < tolerance
 
 
 @pytest.mark.slow
