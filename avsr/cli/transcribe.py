@@ -71,7 +71,8 @@ class _TranscribeCommand(click.Command):
 @click.option("--ctc-weight", type=Number(0, 1, max_open=True), default=None,
               help="Weight of CTC in the search, for imported models.  [default: their authors' 0.1]")
 @search_options
-@click.option("--batch-size", type=click.IntRange(1, 1024), default=8, help="Segments of up to 30 s recognised at once.")
+@click.option("--batch-size", type=click.IntRange(1, 1024), default=None,
+              help="Segments of up to 30 s recognised at once.  [default: 8; for exports 4]")
 @click.option("--temperature", type=Number(0, 10), default=0.0,
               help="First temperature tried; 0 is beam search, and imported models support only beam search.")
 @click.option("--max-missing", type=Number(0, 1), default=0.25,

@@ -45,16 +45,16 @@ class TranscribeSettings:
     models that have one, see decode.DecodeOptions. lm: the path of a language model, or an opened one, that counts with
     lm_weight in the search; rescore: likewise, on the n-best lists that the search finds. hotwords: a list, words with
     commas, or a file with one a line, see decode.Hotwords. batch_size: segments of up to 30 s that go through the network
-    at once. temperature: the first of the temperatures tried, see decode.DecodeOptions. max_missing: share of a segment's
-    frames that may lack a face before it is recognised by audio alone. vad: find speech first; without, all is taken as
-    speech, cut into segments of up to 30 s. save_lips: a folder in which to write the mouth crops as a small video; or its
-    .mp4 file. speakers: tell who of those in sight says each word, see transcript.Segment. speaker_model: by which network,
-    see speakers.open_detector; None for the program's own. audio_track, video_track: which of several tracks to take,
-    counted from 1; None for one with speech, and one with a face, see selection. mouth_crop: "none" takes each picture as
-    the mouth, see cropped.py; None cuts it out as the model wants. task: "translate" writes English, whatever is spoken; for
-    multilingual Whispers. initial_prompt: a text that could come before the recording, for its names and style; the first
-    window is told it, with carry_initial_prompt every one. condition_on_previous_text: each window is told the text before
-    it, and waits for it. See prompts.Prompts.
+    at once; None for 8, and for 4 with an export. temperature: the first of the temperatures tried, see
+    decode.DecodeOptions. max_missing: share of a segment's frames that may lack a face before it is recognised by audio
+    alone. vad: find speech first; without, all is taken as speech, cut into segments of up to 30 s. save_lips: a folder in
+    which to write the mouth crops as a small video; or its .mp4 file. speakers: tell who of those in sight says each word,
+    see transcript.Segment. speaker_model: by which network, see speakers.open_detector; None for the program's own.
+    audio_track, video_track: which of several tracks to take, counted from 1; None for one with speech, and one with a
+    face, see selection. mouth_crop: "none" takes each picture as the mouth, see cropped.py; None cuts it out as the model
+    wants. task: "translate" writes English, whatever is spoken; for multilingual Whispers. initial_prompt: a text that
+    could come before the recording, for its names and style; the first window is told it, with carry_initial_prompt every
+    one. condition_on_previous_text: each window is told the text before it, and waits for it. See prompts.Prompts.
     """
 
     beam_size: int | None = None
@@ -65,7 +65,7 @@ class TranscribeSettings:
     rescore_weight: float | None = None
     hotwords: str | Path | Sequence[str] | decode.Hotwords | None = None
     hotword_weight: float | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     temperature: float = 0.0
     max_missing: float = 0.25
     vad: bool = True
@@ -140,7 +140,7 @@ def transcribe(source: media.Source | media.Clip, *, model: str | Path | Checkpo
             recogniser = corrected(recogniser, corrector, used)
         transcriber = Transcriber(recogniser, used, language, options, video_use, shared)
         segments: list[Segment] = []
-        for segment in transcriber.transcribe(prefetch(reader, 2 * options.batch_size)):
+        for segment in transcriber.transcribe(prefetch(reader, 2 * transcriber.batch_size)):
             segments.append(segment)
             if on_segment is not None:
                 on_segment(segment)
