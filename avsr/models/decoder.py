@@ -18,9 +18,10 @@ from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator
 from avsr.models.protocol import Followed
 
 CACHE_STEP = 32                                             # tokens by which the cache grows
-# Rows of logits up to which MKL is faster with the large matrix on the left: 5 rows of 51,864 logits from a width of 512
-# took 15 ms, not 31; 20 rows took 48 and 54.
-FEW_ROWS = 12
+# Rows of logits up to which MKL is faster with the large matrix on the left, and numbers in it from which that matters: 5 rows of
+# 51,864 logits from a width of 512 took 15 ms, not 31; 20 rows took 48 and 54. In this order the last bits of logits depend on
+# where the matrix lies in memory.
+FEW_ROWS, LARGE = 12, 2**22
 
 
 @dataclass
@@ -175,7 +176,8 @@ class Decoder(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """(N, L, D) -> (N, L, V) float32."""
         weight = self.embedding.weight
-        if not torch.compiler.is_compiling() and x.device.type == "cpu" and x.shape[0] * x.shape[1] <= FEW_ROWS:
+        if (weight.numel() >= LARGE and x.device.type == "cpu" and not torch.compiler.is_compiling()
+                and x.shape[0] * x.shape[1] <= FEW_ROWS):
             return (weight @ x.flatten(0, 1).T).T.contiguous().float().unflatten(0, x.shape[:2])
         return (x @ weight.T).float()
 
