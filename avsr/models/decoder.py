@@ -18,9 +18,9 @@ from avsr.models.fusion import GatedCrossAttention, ReliabilityEstimator
 from avsr.models.protocol import Followed
 
 CACHE_STEP = 32                                             # tokens by which the cache grows
-# Rows of logits up to which MKL is faster with the large matrix on the left, and numbers in it from which that matters: 5 rows of
-# 51,864 logits from a width of 512 took 15 ms, not 31; 20 rows took 48 and 54. In this order the last bits of logits depend on
-# where the matrix lies in memory.
+# Rows of logits up to which MKL is faster with the large matrix on the left, and numbers in it from which that matters.
+# 5 rows of 51,864 logits from a width of 512 took 15 ms, not 31; 20 rows took 48 and 54. In this order the last bits of
+# logits depend on where the matrix lies in memory.
 FEW_ROWS, LARGE = 12, 2**22
 
 
