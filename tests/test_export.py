@@ -200,8 +200,7 @@ def test_where_there_is_nothing_to_hear_or_see_the_text_is_that_of_torch(model, 
         recogniser = Recogniser(one)
         with recogniser.no_gradients():
             texts.append(recogniser.decode(recogniser.encode([np.zeros(4000, np.float32)], None, "none"), options)[0].tokens)
-    assert texts[0] == texts[1]
-    assert len(texts[2]) <= 6
+    assert texts[0] == texts[1] == texts[2]
 
 
 def padded(checkpoint: Checkpoint) -> Checkpoint:
@@ -259,6 +258,10 @@ def test_a_missing_package_and_a_folder_of_another_kind_are_told(model, tmp_path
     with pytest.raises(BadOutput, match=r"holds model\.json, thesis\.txt, which is no part of an export"):
         export(model, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    for damaged in ("{", '{"network": "onnx"}'):
+        (tmp_path / "model.json").write_text(damaged)
+        with pytest.raises(BadOutput, match=r"holds model\.json, thesis\.txt, which is no part of an export"):
+            export(model, tmp_path)
     monkeypatch.setattr("avsr.export.run.find_spec", lambda name: None)
     remedy = r"the package onnx and onnxscript is not installed\.  Run pip install 'avsr\[export\]'"
     with pytest.raises(AvsrError, match=remedy):

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
                    "MODEL's name and use it on a processor]")
 @click.option("--format", "kind", type=click.Choice(["onnx"]), default="onnx", help="The format of the graphs.",
               show_default=True)
-@click.option("--int8", is_flag=True, help="Store weights in 8 bits: a quarter of the size, and faster on a processor.")
+@click.option("--int8", is_flag=True, help="Store most weights in 8 bits: a third smaller, and faster on a processor.")
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary; errors are still shown.")
 def export_command(model: str, output_dir: Path | None, kind: str, int8: bool, quiet: bool) -> None:
     """Write MODEL, which is named as for avsr transcribe, as graphs that ONNX Runtime runs on a processor.
 
-    Commands that use the export do not load torch: they start in a fraction of the time. Takes a minute or two, once. Needs the
+    Commands that use the export do not load torch: they start faster. The export takes about three minutes, once. Needs the
     extra export: pip install 'avsr[export]'.
     """
     with report_errors("Nothing was written."), ProgressBar(quiet) as bars:

@@ -59,14 +59,16 @@ def _with_blockwise_attention(model: ModelProto) -> ModelProto:
 
     graph, nodes = model.graph, []
     shapes = {one.name: [axis.dim_value for axis in one.type.tensor_type.shape.dim] for one in graph.value_info}
-    given = {one.name for one in graph.input}
+    given = {one.name for one in graph.input}               # such as the keys of a memory, which would have to be transposed
     for node in graph.node:
         if node.op_type != "Attention" or len(list(filter(None, node.input))) != 3 or not given.isdisjoint(node.input):
             nodes.append(node)
             continue
+        assert all(one.name != "scale" for one in node.attribute), "both operators scale by the root of D / H"
         result = node.output[0]
-        _, n_heads, _, inside = shapes[node.input[0]]       # (B, H, S, D / H), as the keys and values; of which ONNX Runtime
-        for name, shape in (("joined", [0, 0, n_heads * inside]), ("apart", [0, 0, n_heads, inside])):   # undoes the transposes
+        # Queries, keys and values are (B, H, S, D / H). ONNX Runtime removes the transposes with those that came before.
+        _, n_heads, _, inside = shapes[node.input[0]]
+        for name, shape in (("joined", [0, 0, n_heads * inside]), ("apart", [0, 0, n_heads, inside])):
             graph.initializer.append(numpy_helper.from_array(np.array(shape), f"{result}.{name}.shape"))
         joined = [f"{result}.{name}" for name in ("query", "key", "value")]
         for before, after in zip(node.input, joined, strict=True):
